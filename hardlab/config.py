@@ -1,0 +1,171 @@
+"""The whole configuration of a run: frozen, strict, with a stable identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hardlab import registry
+from hardlab.types import HardlabError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Spec(_Strict):
+    """An entry of a registry by name, with its options."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class Data(_Strict):
+    """Which images: a data set by name, a stratified share of it, optionally a class list."""
+
+    name: str
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    subset_seed: int = 0
+    classes: tuple[str, ...] | None = None
+    size: int | None = None  # resize on loading; None = as stored
+    on_broken: Literal["error", "skip"] = "error"
+
+
+class Optim(_Strict):
+    """The learner's optimiser; ``lr`` is per 256 images, as the papers give it."""
+
+    name: Literal["sgd", "lars", "adamw"] = "sgd"
+    lr: float = Field(default=0.05, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay_end: float | None = None
+    warmup_epochs: float = Field(default=0, ge=0)
+    final_lr: float = Field(default=0, ge=0)
+    trust: float = 1e-3  # LARS
+    exclude_bias_norm: bool = False  # no decay and no LARS adaptation on biases and norm parameters
+    clip: float | None = Field(default=None, gt=0)  # global gradient norm
+
+
+class Logs(_Strict):
+    """How often something is written; none of it changes what is learned."""
+
+    step_every: int = Field(default=10, ge=1)
+    views_every: int = Field(default=10, ge=1)  # HVS paper, App. D: a sampled slice of the run
+    views_rows: int = Field(default=256, ge=1)  # images of a logged step
+    monitor_every: int = Field(default=0, ge=0)  # epochs between kNN monitors; 0 = never
+    checkpoint_every: int = Field(default=1, ge=1)  # epochs
+    keep: int = Field(default=2, ge=1)  # newest checkpoints that stay
+
+
+class Run(_Strict):
+    """Everything that decides the outcome of a run."""
+
+    recipe: str
+    rung: Literal["smoke", "cpu", "gpu", "paper"]
+    seed: int = 0
+    data: Data
+    augment: Spec  # name: a preset of views.PRESETS; options: fields of views.Augment that replace the preset's
+    backbone: Spec
+    method: Spec
+    hard: tuple[Spec, ...] = ()
+    optim: Optim
+    epochs: int = Field(ge=0)
+    batch_size: int = Field(ge=2)
+    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # torchvision's ImageNet statistics
+    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    logs: Logs = Logs()
+
+    @model_validator(mode="after")
+    def _names(self) -> Run:
+        registry.check("method", self.method.name, self.method.options)
+        registry.check("backbone", self.backbone.name, self.backbone.options)
+        for spec in self.hard:
+            registry.check("strategy", spec.name, spec.options)
+        if not self.data.name.startswith("folder:") and self.data.name not in registry.DATASETS:
+            raise registry.unknown("data set", self.data.name, [*registry.DATASETS, "folder:PATH"])
+        return self
+
+    @property
+    def hash(self) -> str:
+        """Hex sha256 of the canonical JSON of this configuration."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def id(self) -> str:
+        return f"{self.recipe}-{self.rung}-s{self.seed}-{self.hash[:10]}"
+
+    def with_(self, overrides: Mapping[str, Any]) -> Run:
+        """A copy with dotted keys replaced, e.g. ``{"optim.lr": 0.1, "hard.hvs.views": 8}``; checked as a whole."""
+        tree = self.model_dump(mode="json")
+        for key, value in overrides.items():
+            _set(tree, key, value)
+        return make(tree)
+
+
+def parse(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    """``["optim.lr=1e-3", "seed=1"]`` -> dotted keys with YAML-typed values."""
+    out = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise HardlabError(f"'{pair}' is no override: write key=value, for example optim.lr=0.1.")
+        out[key] = yaml.safe_load(text)
+    return out
+
+
+def make(tree: Mapping[str, Any]) -> Run:
+    """A checked ``Run`` from nested plain values; the first mistake is told in one sentence."""
+    try:
+        return Run.model_validate(tree)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        if first["type"] == "extra_forbidden":
+            owner = _model_at(first["loc"][:-1])
+            raise registry.unknown(f"setting '{where}': no key", first["loc"][-1], owner.model_fields) from None
+        raise HardlabError(f"{where}={first['input']!r}: {first['msg']}.") from None
+
+
+def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:
+    """The model that a location of a validation error points into."""
+    named: dict[str, type[BaseModel]] = {
+        "data": Data, "optim": Optim, "logs": Logs, "augment": Spec, "backbone": Spec, "method": Spec, "hard": Spec,
+    }  # fmt: skip
+    return named[loc[0]] if loc and loc[0] in named else Run
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key; ``method.temperature`` goes to the options of the method, ``hard.NAME.x`` to that strategy."""
+    head, *rest = key.split(".")
+    if head not in tree:
+        raise registry.unknown("setting", head, tree)
+    if not rest:
+        tree[head] = value
+        return
+    if head == "hard":
+        found = [s for s in tree["hard"] if s["name"] == rest[0]]
+        if not found:
+            raise registry.unknown("strategy in this run", rest[0], [s["name"] for s in tree["hard"]])
+        node, rest = found[0], rest[1:] or ["name"]
+    else:
+        node = tree[head]
+    if not isinstance(node, dict) or len(rest) != 1:
+        raise HardlabError(f"'{key}' is no setting: use group.key=value, with a group of {', '.join(sorted(tree))}.")
+    if "options" in node and rest[0] not in ("name", "options"):
+        node["options"][rest[0]] = value
+    else:
+        node[rest[0]] = value
+

@@ -1,0 +1,38 @@
+"""Signs of trouble in a run: collapse of the embeddings, and numbers that are none."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardlab.types import Out
+
+
+@torch.no_grad()
+def collapse_signals(out: Out) -> dict[str, float]:
+    """Spread, effective rank, alignment and uniformity of a step's unit-norm predictions (B,D) of two slots.
+
+    std: mean over dimensions, times sqrt(D): 1 for directions uniform on the sphere, 0 for a point (SimSiam, Sec. 4.1).
+    rank: exp of the entropy of the singular values (Roy & Vetterli 2007). alignment, uniformity: Wang & Isola
+    (arXiv 2005.10242), Sec. 4.1.
+    """
+    first, second = list(out.q.values())[:2]
+    z, w = F.normalize(first.float(), dim=1), F.normalize(second.float(), dim=1)
+    s = torch.linalg.svdvals(z - z.mean(0))
+    p = s / s.sum().clamp_min(1e-12)
+    distances = torch.pdist(z).square()
+    return {
+        "std": float(z.std(0).mean() * z.shape[1] ** 0.5),
+        "rank": float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum())),
+        "alignment": float((z - w).square().sum(1).mean()),
+        "uniformity": float(torch.logsumexp(-2 * distances, 0) - torch.log(torch.tensor(float(len(distances))))),
+    }
+
+
+def finite(loss: Tensor, grads: list[Tensor | None]) -> str | None:
+    """What is not finite, in a word, or None; one synchronisation with the device."""
+    total = torch.stack([g.float().sum() for g in grads if g is not None]).sum() if grads else loss.new_zeros(())
+    if bool(torch.isfinite(loss.detach().float().sum() + total)):
+        return None
+    return "gradient" if bool(torch.isfinite(loss).all()) else "loss"

@@ -1,0 +1,22 @@
+"""Per-sample losses: pure functions, (N,...) in and (N,) out; only the trainer takes a mean."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cosine(p: Tensor, z: Tensor) -> Tensor:
+    """Negative cosine similarity of rows; p, z: (N,D) -> (N,) in [-1, 1]. SimSiam (arXiv 2011.10566), Eq. 1."""
+    return -F.cosine_similarity(p.float(), z.float(), dim=-1)
+
+
+def info_nce(pos: Tensor, neg: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of the positive among itself and its negatives.
+
+    pos: (N,) similarities to the positive; neg: (N,M) to the negatives, -inf where a column does not count -> (N,).
+    CPC (arXiv 1807.03748), Eq. 4, with temperature as in SimCLR (arXiv 2002.05709), Eq. 1.
+    """
+    logits = torch.cat([pos[:, None], neg], dim=1).float() / temperature  # (N,1+M)
+    return torch.logsumexp(logits, dim=1) - logits[:, 0]

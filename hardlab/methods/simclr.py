@@ -1,0 +1,37 @@
+"""SimCLR (arXiv 2002.05709): each view must find its twin among all other views of the batch."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardlab import losses
+from hardlab.methods.base import Method
+from hardlab.negatives import OtherKeys
+from hardlab.nets import mlp
+
+
+class SimCLR(Method):
+    """NT-Xent over the 2B views of a batch, positive included in the denominator, gradient through both views.
+
+    The per-sample loss is the mean of the image's two anchors (google-research/simclr sums them: a factor 2).
+    All views go through the network as one batch, as there. dim: of z. temperature: tau. SimCLR, Eq. 1, Alg. 1.
+    """
+
+    joint = True
+
+    def __init__(self, backbone: nn.Module, dim: int = 128, temperature: float = 0.1) -> None:
+        super().__init__(backbone)
+        width = int(backbone.dim)
+        self.projector = mlp(width, width, dim, bn_output=True, bias_output=False)
+        # google-research/simclr gives the last BN a scale but no offset
+        self.projector[-1].bias.requires_grad_(False)
+        self.negatives = OtherKeys()
+        self.temperature = temperature
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = F.normalize(self.projector(self.backbone(x)).float(), dim=1)  # (N,dim)
+        return z, z
+
+    def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
+        return losses.info_nce((q * t).sum(1), self.negatives(q, t), self.temperature)

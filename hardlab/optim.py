@@ -1,0 +1,99 @@
+"""Optimisers, parameter groups and schedules of the five papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from hardlab.config import Optim
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling with momentum (arXiv 1708.03888), in the order of google-research/simclr.
+
+    Groups with ``adapt=False`` (biases and norm parameters) take plain momentum steps. trust: the coefficient eta.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[dict],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 1e-3,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                d = p.grad.add(p, alpha=group["weight_decay"])
+                if group["adapt"]:
+                    norm_p, norm_d = torch.linalg.vector_norm(p), torch.linalg.vector_norm(d)
+                    ratio = group["trust"] * norm_p / norm_d.clamp_min(1e-12)
+                    d.mul_(torch.where((norm_p > 0) & (norm_d > 0), ratio, torch.ones_like(ratio)))
+                state = self.state[p]
+                if "v" not in state:
+                    state["v"] = torch.zeros_like(p)
+                state["v"].mul_(group["momentum"]).add_(d, alpha=group["lr"])
+                p.sub_(state["v"])
+
+
+def groups(params: Iterable[nn.Parameter], config: Optim, constant: Iterable[nn.Parameter] = ()) -> list[dict]:
+    """Parameter groups of a learner: weights, then biases and norm parameters, each with or without a schedule.
+
+    constant: parameters whose rate is not scheduled (SimSiam's predictor, ``fix_pred_lr``).
+    """
+    fixed = {id(p) for p in constant}
+    out: dict[tuple[bool, bool], list[Tensor]] = {}
+    for p in params:
+        if p.requires_grad:
+            plain = config.exclude_bias_norm and p.ndim <= 1
+            out.setdefault((plain, id(p) in fixed), []).append(p)
+    decay = config.weight_decay
+    return [
+        {"params": ps, "weight_decay": 0.0 if plain else decay, "adapt": not plain, "scheduled": not still}
+        for (plain, still), ps in sorted(out.items())
+    ]
+
+
+def build(params: Iterable[nn.Parameter], config: Optim, batch_size: int, constant: Iterable[nn.Parameter] = ()) -> Optimizer:
+    """The learner's optimiser, at its base rate ``lr * batch_size / 256``."""
+    lr = config.lr * batch_size / 256
+    parts = groups(params, config, constant)
+    if config.name == "lars":
+        return LARS(parts, lr, config.momentum, trust=config.trust)
+    if config.name == "adamw":
+        return AdamW(parts, lr, betas=config.betas)
+    return SGD(parts, lr, momentum=config.momentum)
+
+
+def cosine(step: int, total: int, warmup: int, base: float, final: float = 0.0) -> float:
+    """Linear warm-up from 0 over ``warmup`` steps, then half a cosine from ``base`` to ``final`` (SGDR, Eq. 5)."""
+    if step < warmup:
+        return base * (step + 1) / warmup
+    share = (step - warmup) / max(1, total - warmup)
+    return final + (base - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def set_schedule(opt: Optimizer, config: Optim, batch_size: int, step: int, total: int, warmup: int) -> float:
+    """Write the rates (and the decay, where it has an end) of this step into ``opt``; returns the scheduled rate."""
+    base = config.lr * batch_size / 256
+    lr = cosine(step, total, warmup, base, config.final_lr)
+    decay = config.weight_decay
+    if config.weight_decay_end is not None:
+        decay = cosine(step, total, 0, config.weight_decay, config.weight_decay_end)
+    for group in opt.param_groups:
+        group["lr"] = lr if group["scheduled"] else base
+        if group["weight_decay"] > 0:
+            group["weight_decay"] = decay
+    return lr

@@ -1,0 +1,85 @@
+"""Literal tables of everything that has a name; imported lazily, iterated by the contract tests."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from hardlab.data import SETS as DATASETS
+from hardlab.types import HardlabError
+
+METHODS = {
+    "simclr": "hardlab.methods.simclr:SimCLR",
+    "simsiam": "hardlab.methods.simsiam:SimSiam",
+}
+HARD = {
+    "hvs": "hardlab.hard.hvs:HVS",
+}
+BACKBONES = {
+    "tiny": "hardlab.nets:Tiny",
+    "resnet18": "hardlab.nets:resnet18",
+    "resnet50": "hardlab.nets:resnet50",
+}
+TABLES: dict[str, Mapping[str, str]] = {
+    "method": METHODS,
+    "strategy": HARD,
+    "backbone": BACKBONES,
+    "data set": DATASETS,
+}
+
+
+def unknown(kind: str, name: object, allowed: Iterable[str]) -> HardlabError:
+    """The one sentence for a name that does not exist: the value, the nearest valid one, and all that is allowed."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return HardlabError(f"There is no {kind} '{name}'.{hint} Allowed: {', '.join(names)}.")
+
+
+def find(kind: str, name: str) -> Callable[..., Any]:
+    """The object behind ``name``, imported now."""
+    table = TABLES[kind]
+    if name not in table:
+        raise unknown(kind, name, table)
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
+    """The options of an entry: its constructor's parameters that have a default, with evaluated annotations."""
+    made = find(kind, name)
+    target = made.__init__ if inspect.isclass(made) else made
+    hints = typing.get_type_hints(target)
+    parameters = inspect.signature(made).parameters
+    return {
+        key: p.replace(annotation=hints.get(key, Any))
+        for key, p in parameters.items()
+        if p.default is not p.empty
+    }
+
+
+def check(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Typed options of an entry: unknown names and values of the wrong type are refused before anything is built."""
+    known = options(kind, name)
+    out = {}
+    for key, value in given.items():
+        if key not in known:
+            raise unknown(f"option of {kind} '{name}'", key, known)
+        try:
+            out[key] = TypeAdapter(known[key].annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(
+                value
+            )
+        except ValidationError as e:
+            raise HardlabError(f"{kind} '{name}', option {key}={value!r}: {e.errors()[0]['msg']}.") from None
+    return out
+
+
+def build(kind: str, name: str, given: Mapping[str, Any], *args: Any) -> Any:
+    """Make the entry ``name`` from positional parts and checked options."""
+    return find(kind, name)(*args, **check(kind, name, given))

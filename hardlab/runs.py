@@ -1,0 +1,201 @@
+"""A run's folder: manifest, metrics, view log, lock. The only writer of ``runs/<id>/``."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from hardlab import build, checkpoint, config
+from hardlab.config import Run
+from hardlab.methods.base import Method
+from hardlab.types import Candidates, HardlabError
+from hardlab.views import PARAMS
+
+_PACKAGES = ("hardlab", "torch", "torchvision", "numpy", "pyarrow", "pydantic")
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def commit() -> tuple[str, bool]:
+    """(hex id, whether the tree is dirty) of the checkout that hardlab runs from; ("unknown", False) outside one."""
+    at = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=at, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # only what can change a result counts: the package itself
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "."))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", False
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak of the device's memory on a GPU, of the process's resident memory elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+class Folder:
+    """``runs/<id>/`` opened for training: locked, so that two runs never mix their files."""
+
+    def __init__(self, runs_dir: Path, run: Run) -> None:
+        self.run, self.path = run, runs_dir / run.id
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / "lock", "a")  # noqa: SIM115  held as long as the process trains
+        except OSError as e:
+            raise HardlabError(f"{self.path} cannot be written ({e.strerror}); name another folder for runs.") from e
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise HardlabError(f"Another process trains in {self.path}; wait for it or stop it.") from None
+        self.checkpoints = self.path / "checkpoints"
+        self.manifest: dict[str, Any] = manifest(self.path) or {}
+        self._rows: list[pa.Table] = []
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def begin(self, device: torch.device, data: dict[str, Any]) -> None:
+        """Write the manifest of a run that starts or goes on."""
+        head, dirty = commit()
+        self.manifest = {
+            "id": self.run.id,
+            "config": self.run.model_dump(mode="json"),
+            "config_hash": self.run.hash,
+            "commit": head,
+            "dirty": dirty,
+            "versions": versions(),
+            "python": platform.python_version(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
+            "cuda": torch.version.cuda if device.type == "cuda" else None,
+            "threads": torch.get_num_threads(),
+            "world_size": 1,
+            "seed": self.run.seed,
+            "data": data,
+            "started": self.manifest.get("started", now()),
+            "ended": None,
+            "state": "running",
+            "parent": self.manifest.get("parent"),
+            "error": None,
+        }
+        self.update()
+
+    def update(self, **fields: Any) -> None:
+        self.manifest |= fields
+        checkpoint.write_atomic(self.path / "manifest.json", (json.dumps(self.manifest, indent=1) + "\n").encode())
+
+    def metric(self, row: dict[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with open(self.path / "metrics.jsonl", "a") as f:
+            f.write(json.dumps(row) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Forget everything that was logged after ``step``, so that a resumed run logs it once."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
+            checkpoint.write_atomic(path, "".join(kept).encode())
+        for segment in (self.path / "views").glob("step-*.parquet"):
+            if int(segment.stem.removeprefix("step-")) > step:
+                segment.unlink()
+
+    def log_views(self, seen: Candidates, index: torch.Tensor, epoch: int, step: int, rows: int) -> None:
+        """Keep every candidate of the first ``rows`` images of this step for the next segment."""
+        params, loss, best = (t[:rows].detach().float().cpu() for t in (seen.params, seen.loss, seen.best))
+        pairs, index = seen.pairs.cpu(), index[:rows].cpu()
+        b, c = loss.shape
+        columns: dict[str, Any] = {
+            "epoch": pa.array([epoch] * (b * c), pa.int32()),
+            "step": pa.array([step] * (b * c), pa.int32()),
+            "index": index.repeat_interleave(c).numpy(),
+            "candidate": torch.arange(c, dtype=torch.int16).repeat(b).numpy(),
+            "a": pairs[:, 0].to(torch.int8).repeat(b).numpy(),
+            "b": pairs[:, 1].to(torch.int8).repeat(b).numpy(),
+            "loss": loss.reshape(-1).numpy(),
+            "chosen": (torch.arange(c) == best[:, None]).reshape(-1).numpy(),
+        }
+        for side, name in ((0, "a"), (1, "b")):
+            of_pair = params[:, pairs[:, side]].reshape(b * c, -1)  # (B*C,P)
+            columns |= {f"{name}_{p}": of_pair[:, j].contiguous().numpy() for j, p in enumerate(PARAMS)}
+        self._rows.append(pa.table(columns))
+
+    def flush_views(self, step: int) -> None:
+        """Write what was kept as one segment, whole or not at all."""
+        if not self._rows:
+            return
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.concat_tables(self._rows), sink, compression="zstd")
+        folder = self.path / "views"
+        folder.mkdir(exist_ok=True)
+        checkpoint.write_atomic(folder / f"step-{step:08d}.parquet", sink.getvalue().to_pybytes())
+        self._rows = []
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # the last line of a killed process
+        return float("inf")
+
+
+def manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of a run's folder, or None where there is none yet."""
+    file = path / "manifest.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl``, all or of one kind (``step``, ``epoch``)."""
+    file = path / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [r for r in rows if kind is None or r["kind"] == kind]
+
+
+def open_run(path: Path) -> tuple[Run, Method, dict[str, Any]]:
+    """Configuration, trained method (newest whole checkpoint) and manifest of a run's folder."""
+    about = manifest(path)
+    if about is None:
+        raise HardlabError(f"{path} is no run: it has no manifest.json.")
+    run = config.make(about["config"])
+    state = checkpoint.newest(path / "checkpoints")
+    if state is None:
+        raise HardlabError(f"{path} has no checkpoint yet; its state is '{about['state']}'.")
+    method = build.method(run)
+    method.load_state_dict(state[0]["method"])
+    return run, method, about

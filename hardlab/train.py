@@ -1,0 +1,459 @@
+"""The one training loop, and starting it in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardlab import build, checkpoint, config, health, optim, runs
+from hardlab.config import Run
+from hardlab.data import Images
+from hardlab.evaluate import monitor
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method
+from hardlab.types import Candidates, HardlabError, Out, Player
+
+STOPPED = 75  # exit status of a run that was asked to stop and can go on (EX_TEMPFAIL)
+SAY_EVERY = 5.0  # seconds between two lines of progress
+Say = Callable[[str], None]
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def epoch_order(seed: int, epoch: int, count: int, batch_size: int) -> Tensor:
+    """(S,B) rows of an epoch's S whole batches; a function of (seed, epoch) alone, so that resuming is exact."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    steps = count // batch_size
+    return torch.randperm(count, generator=generator)[: steps * batch_size].view(steps, batch_size)
+
+
+def train(
+    run: Run,
+    runs_dir: Path,
+    *,
+    root: str | Path | None = None,
+    device: str = "auto",
+    say: Say = say,
+) -> Path:
+    """Train ``run`` to its end in ``runs_dir/<id>``, from the newest whole checkpoint there; returns that folder.
+
+    A finished run is found and returned at once. Ctrl-C, SIGTERM and SIGUSR1 save and raise ``Stopped``. A loss or
+    gradient that is not finite stops before the update.
+    """
+    folder = runs.Folder(runs_dir, run)
+    try:
+        if folder.manifest.get("state") == "done":
+            say(f"{run.id}: finished before, nothing to do.")
+            return folder.path
+        with _signals() as asked:
+            try:
+                _train(run, folder, build.device(device), root, say, asked)
+            except Stopped:
+                folder.update(state="stopped", ended=runs.now())
+                raise
+            except Exception as e:
+                if folder.manifest:
+                    folder.update(state="failed", ended=runs.now(), error=str(e))
+                raise
+    finally:
+        folder.close()
+    return folder.path
+
+
+def _train(run: Run, folder: runs.Folder, device: torch.device, root: str | Path | None, say: Say, asked: list) -> None:
+    data = build.images(run, "train", root, device)
+    per_epoch = len(data) // run.batch_size
+    if per_epoch == 0:
+        raise HardlabError(
+            f"batch_size={run.batch_size} is larger than the data set: {run.data.name} has {len(data)} images at "
+            f"fraction={run.data.fraction}; the largest batch is {len(data)}."
+        )
+    total, warmup = run.epochs * per_epoch, round(run.optim.warmup_epochs * per_epoch)
+    torch.manual_seed(run.seed)
+    look = build.look(run)
+    method = build.method(run).to(device)
+    hard = build.strategies(run, method)
+    if run.channels_last:
+        method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    draws = max([h.draws for h in hard] + [method.slots])
+    players = _players(run, method, hard)
+    generator = torch.Generator(device).manual_seed(run.seed)
+    state = State(method, hard, players, generator)
+
+    step = 0
+    sums: dict[str, float] = defaultdict(float)  # of the epoch under way, for its row in metrics.jsonl
+    found = checkpoint.newest(folder.checkpoints)
+    if found is not None:
+        saved, path, complaints = found
+        for complaint in complaints:
+            say(f"{run.id}: {complaint}")
+        if saved["config_hash"] != run.hash:
+            raise HardlabError(f"{path} belongs to another configuration; it is left alone.")
+        step = state.restore(saved)
+        sums.update(saved["sums"])
+        say(f"{run.id}: goes on at step {step} of {total}.")
+    folder.rewind(step)
+    folder.begin(
+        device,
+        {
+            "name": run.data.name,
+            "split": "train",
+            "count": len(data),
+            "digest": data.digest(),
+            "skipped": len(data.skipped),
+        },
+    )
+
+    def save() -> None:
+        folder.flush_views(step)
+        checkpoint.save(folder.checkpoints, step, state.dump(run, step, dict(sums)), run.logs.keep)
+
+    method.train()
+    rate = Rate(total - step, run.batch_size)
+    for epoch in range(step // per_epoch if per_epoch else 0, run.epochs):
+        if step % per_epoch == 0:
+            sums.clear()
+            method.on_epoch(epoch)
+        order = epoch_order(run.seed, epoch, len(data), run.batch_size)[step - epoch * per_epoch :]
+        clock = Clock(sums)
+        for batch in clock.around("data", data.batches(order)):
+            lr = optim.set_schedule(players[0].opt, run.optim, run.batch_size, step, total, warmup)
+            with clock.time("views"):
+                v = look.views(batch, draws, generator)
+            with clock.time("select"), _autocast(run, device):
+                for h in hard:
+                    v = h.views(v, method, look)
+            with clock.time("views"):
+                v = look.render(v)
+            with clock.time("step"):
+                with _autocast(run, device):
+                    out = method(v)
+                    terms: dict[str, Tensor] = {"base": out.loss}
+                    for h in hard:
+                        terms |= h.terms(out, method)
+                rates = _play(players, out, terms, step, run, folder)
+                method.after_step(out, step)
+                for h in hard:
+                    h.after_step(out, method, step)
+            if step % run.logs.views_every == 0:
+                folder.log_views(_seen(out, hard), batch.index, epoch, step + 1, run.logs.views_rows)
+            step += 1
+            means = {name: float(t.detach().mean()) for name, t in terms.items() if len(t)}
+            for name, value in means.items():
+                sums[f"term:{name}"] += value
+            sums["steps"] += 1
+            rate.tick()
+            if (step - 1) % run.logs.step_every == 0:
+                folder.metric(
+                    {
+                        "kind": "step",
+                        "step": step,
+                        "epoch": epoch,
+                        "loss": means["base"],
+                        "terms": means,
+                        "lr": {"learner": lr} | rates,
+                        "images_per_s": rate.images_per_s(),
+                        **health.collapse_signals(out),
+                    }
+                )
+            if rate.due():
+                say(
+                    f"{run.id} | epoch {epoch + 1}/{run.epochs}, step {step}/{total} | "
+                    f"loss {means['base']:.4f} | {rate.describe()}"
+                )
+            if asked:
+                save()
+                say(f"{run.id}: asked to stop, saved at step {step} of {total}; the same command goes on from here.")
+                raise Stopped
+        row: dict[str, Any] = {
+            "kind": "epoch",
+            "epoch": epoch,
+            "step": step,
+            "loss": sums["term:base"] / sums["steps"],
+            "terms": {k[5:]: s / sums["steps"] for k, s in sums.items() if k.startswith("term:")},
+            "lr": {"learner": lr},
+            "seconds": {k[8:]: round(s, 4) for k, s in sums.items() if k.startswith("seconds:")},
+            "peak_memory_mb": round(runs.peak_memory_mb(device), 1),
+        }
+        last = epoch + 1 == run.epochs
+        if run.logs.monitor_every and (last or (epoch + 1) % run.logs.monitor_every == 0):
+            row["knn"] = _monitor(run, method, data, root, device)
+        folder.metric(row)
+        folder.update(epochs_done=epoch + 1, steps_done=step)
+        if last or (epoch + 1) % run.logs.checkpoint_every == 0:
+            save()
+        else:
+            folder.flush_views(step)
+    if run.epochs == 0:
+        save()
+    folder.update(
+        state="done",
+        ended=runs.now(),
+        epochs_done=run.epochs,
+        steps_done=step,
+        images_per_s=round(rate.images_per_s(), 2),
+        peak_memory_mb=round(runs.peak_memory_mb(device), 1),
+    )
+    say(f"{run.id}: done, {step} steps.")
+
+
+def _players(run: Run, method: Method, hard: list[Hard]) -> list[Player]:
+    """The learner first, then the strategies' players in the order of play; no tensor belongs to two of them."""
+    others = [p for h in hard for p in h.players(method)]
+    taken = {id(t) for p in others for t in p.params}
+    mine = [p for p in method.parameters() if p.requires_grad and id(p) not in taken]
+    weights = {name: w for h in hard for name, w in h.weights.items()}
+
+    def objective(out: Out, terms: dict[str, Tensor]) -> Tensor:
+        return torch.stack([weights.get(name, 1.0) * t.mean() for name, t in terms.items() if len(t)]).sum()
+
+    opt = optim.build(mine, run.optim, run.batch_size, method.constant_rate())
+    players = [Player("learner", mine, opt, objective), *others]
+    if len({id(t) for p in players for t in p.params}) != sum(len(p.params) for p in players):
+        raise HardlabError("Two players of this run optimise the same tensor: its strategies do not go together.")
+    return players
+
+
+def _play(
+    players: list[Player], out: Out, terms: dict[str, Tensor], step: int, run: Run, folder: runs.Folder
+) -> dict[str, float]:
+    """One optimiser step (or several, or none) of each player; returns the rates of all but the learner."""
+    rates = {}
+    for p in players:
+        for _ in range(p.times(step)):
+            loss = p.objective(out, terms)
+            grads = torch.autograd.grad(loss, p.params, allow_unused=True)
+            bad = health.finite(loss, list(grads))
+            if bad is not None:
+                good = checkpoint.found(folder.checkpoints)
+                raise HardlabError(
+                    f"The {bad} of the {p.name} is not finite at step {step + 1} (images "
+                    f"{out.views.index[:4].tolist()}...); nothing was updated. The last good checkpoint is "
+                    f"{good[0].name if good else 'none'}."
+                )
+            for param, grad in zip(p.params, grads, strict=True):
+                param.grad = grad
+            if p.name == "learner" and run.optim.clip is not None:
+                torch.nn.utils.clip_grad_norm_(p.params, run.optim.clip)
+            p.opt.step()
+            p.opt.zero_grad(set_to_none=True)
+        if p.name != "learner":
+            rates[p.name] = p.opt.param_groups[0]["lr"]
+    return rates
+
+
+def _seen(out: Out, hard: list[Hard]) -> Candidates:
+    """What a selection saw, or, without one, the only pair there was, as trained on."""
+    for h in hard:
+        if h.seen is not None:
+            return h.seen
+    v = out.views
+    pair = torch.tensor([range(v.params.shape[1])], device=out.loss.device)  # (1,S)
+    return Candidates(v.params, pair, out.loss[:, None], torch.zeros_like(v.index))
+
+
+def _monitor(run: Run, method: Method, data: Images, root: str | Path | None, device: torch.device) -> float:
+    test = build.images(run, "test", root, device)
+    return monitor(method.backbone, build.look(run), data, test, run.precision)
+
+
+def _autocast(run: Run, device: torch.device) -> torch.autocast:
+    # a fresh context each time: the weight cache of one that also ran without gradient would cut the graph
+    return torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16")
+
+
+class State:
+    """Everything that a step changes: weights, strategies, optimisers, random numbers."""
+
+    def __init__(self, method: Method, hard: list[Hard], players: list[Player], generator: torch.Generator) -> None:
+        self.method, self.hard, self.players, self.generator = method, hard, players, generator
+
+    def dump(self, run: Run, step: int, sums: dict[str, float]) -> dict[str, Any]:
+        return {
+            "config_hash": run.hash,
+            "step": step,
+            "sums": sums,
+            "method": self.method.state_dict(),
+            "hard": [h.state_dict() for h in self.hard],
+            "players": {p.name: p.opt.state_dict() for p in self.players},
+            "generator": self.generator.get_state(),
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def restore(self, saved: dict[str, Any]) -> int:
+        """Put everything back; returns the number of steps done."""
+        self.method.load_state_dict(saved["method"])
+        for h, s in zip(self.hard, saved["hard"], strict=True):
+            h.load_state_dict(s)
+        for p in self.players:
+            p.opt.load_state_dict(saved["players"][p.name])
+        self.generator.set_state(saved["generator"])
+        torch.set_rng_state(saved["rng"])
+        if saved["rng_cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(saved["rng_cuda"])
+        return saved["step"]
+
+
+class Clock:
+    """Seconds by part of a step, added into the epoch's sums."""
+
+    def __init__(self, sums: dict[str, float]) -> None:
+        self.sums = sums
+
+    @contextmanager
+    def time(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        took = time.perf_counter() - start
+        self.sums[f"seconds:{part}"] += took
+        self.sums["seconds:total"] += took
+
+    def around(self, part: str, batches: Iterator[Any]) -> Iterator[Any]:
+        """The same items, with the time spent waiting for each."""
+        iterator = iter(batches)
+        while True:
+            with self.time(part):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
+
+class Rate:
+    """Images a second over this process's steps, and the time that is left."""
+
+    def __init__(self, left: int, batch_size: int) -> None:
+        self.left, self.batch_size, self.done = left, batch_size, 0
+        self.start = self.said = time.monotonic()
+
+    def tick(self) -> None:
+        self.done += 1
+
+    def images_per_s(self) -> float:
+        return self.done * self.batch_size / max(1e-9, time.monotonic() - self.start)
+
+    def due(self) -> bool:
+        if time.monotonic() - self.said < SAY_EVERY:
+            return False
+        self.said = time.monotonic()
+        return True
+
+    def describe(self) -> str:
+        per_step = (time.monotonic() - self.start) / max(1, self.done)
+        minutes, seconds = divmod(round((self.left - self.done) * per_step), 60)
+        return f"{self.images_per_s():.0f} images/s, {minutes} min {seconds:02d} s left"
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that fills with the signals which ask this process to stop; untouched outside the main thread."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    previous = {}
+    try:
+        for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            previous[s] = signal.signal(s, note)
+    except ValueError:  # not in the main thread
+        pass
+    try:
+        yield asked
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)
+
+
+def keep_pages() -> None:
+    """Tell glibc to keep freed memory: blocks over 32 MiB would be page-faulted again at every step."""
+    if sys.platform == "linux":
+        try:
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped on its own
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's top is not given back
+        except OSError:  # another C library: nothing to tune
+            pass
+
+
+def launch(
+    run: Run, runs_dir: Path | str, *, root: str | Path | None = None, device: str = "auto", threads: int | None = None
+) -> Path:
+    """Train in a process of its own and follow it line by line; a finished run is found at once.
+
+    A notebook's kernel that is interrupted or terminated passes the request on, so that training saves first.
+    Returns the run's folder; raises ``Stopped`` or ``HardlabError`` with what the process said.
+    """
+    runs_dir = Path(runs_dir)
+    about = runs.manifest(runs_dir / run.id)
+    if about is not None and about["state"] == "done":
+        return runs_dir / run.id
+    command = [sys.executable, "-m", "hardlab.train", "--runs", str(runs_dir), "--device", device]
+    command += ["--root", str(root)] if root is not None else []
+    command += ["--threads", str(threads)] if threads is not None else []
+    child = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert child.stdin is not None and child.stderr is not None
+    line = ""
+    try:
+        child.stdin.write(json.dumps(run.model_dump(mode="json")))
+        child.stdin.close()
+        for line in child.stderr:
+            print(line.rstrip(), flush=True)
+        status = child.wait()
+    except BaseException:
+        child.terminate()
+        child.wait()
+        raise
+    if status == STOPPED:
+        raise Stopped
+    if status != 0:
+        raise HardlabError(f"Training of {run.id} failed (exit {status}): {line.strip()}")
+    return runs_dir / run.id
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``python -m hardlab.train --runs DIR``: reads the configuration as JSON from standard input."""
+    parser = argparse.ArgumentParser(prog="python -m hardlab.train", description=main.__doc__)
+    parser.add_argument("--runs", required=True, type=Path)
+    parser.add_argument("--root", default=None)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=None)
+    args = parser.parse_args(argv)
+    keep_pages()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    try:
+        train(config.make(json.load(sys.stdin)), args.runs, root=args.root, device=args.device)
+    except Stopped:
+        return STOPPED
+    except HardlabError as e:
+        say(f"hardlab: {e}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
