@@ -1,0 +1,45 @@
+# `make help` lists the targets. Settings: CORES=4 make reproduce; PYTHON=python3.12 make install.
+CORES ?= 2
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install reproduce figures test test-fast bench lint format lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
+
+install: ## make .venv with the exact versions of requirements.lock
+	@.ci/install
+
+reproduce: install ## run whatever is missing of the workbook, then print where the figures and the report are
+	@$(BIN)/hardlab reproduce --cores $(CORES)
+
+figures: install ## draw the figures again from figures/data
+	@$(BIN)/hardlab figures
+
+test: install ## run all tests that this machine can run
+	@$(BIN)/python -m pytest
+
+test-fast: install ## run the tests that take seconds
+	@$(BIN)/python -m pytest -m "not slow"
+
+bench: install ## measure against the peers on this machine
+	@$(BIN)/python -m benchmarks
+
+lint: install ## check style, format and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: install ## format the code
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+lock: install ## resolve requirements.lock anew from pyproject.toml; `make lock UPGRADE=torch` moves one package, `UPGRADE=all` all
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --no-emit-index-url \
+		--no-header $(if $(UPGRADE),$(if $(filter all,$(UPGRADE)),--upgrade,--upgrade-package $(UPGRADE))) \
+		pyproject.toml --output-file requirements.lock
+
+clean: ## remove .venv, caches and the workbook's output; runs/ stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .snakemake out dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
