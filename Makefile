@@ -15,7 +15,7 @@ reproduce: install ## run whatever is missing of the workbook, then print where 
 	@$(BIN)/hardlab reproduce --cores $(CORES)
 
 figures: install ## draw the figures again from figures/data
-	@$(BIN)/hardlab figures
+	@$(BIN)/hardlab figures --all
 
 test: install ## run all tests that this machine can run
 	@$(BIN)/python -m pytest
