@@ -1,0 +1,103 @@
+"""Data sets by name: built-in (shapes, digits), image folders, and torchvision's."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from hardlab.data.base import Images, build, nearest
+from hardlab.types import HardlabError
+
+__all__ = ["SETS", "Images", "load"]
+
+SETS: dict[str, str] = {
+    "shapes": "hardlab.data.shapes:shapes",
+    "digits": "hardlab.data.images:digits",
+    "folder": "hardlab.data.folders:folder",
+    "cifar10-jpeg": "hardlab.data.folders:cifar10_jpeg",
+    "imagenet": "hardlab.data.folders:imagenet",
+    "cifar10": "hardlab.data.images:cifar10",
+    "cifar100": "hardlab.data.images:cifar100",
+    "fashionmnist": "hardlab.data.images:fashionmnist",
+    "stl10": "hardlab.data.images:stl10",
+    "svhn": "hardlab.data.images:svhn",
+    "flowers102": "hardlab.data.images:flowers102",
+    "food101": "hardlab.data.images:food101",
+    "pets": "hardlab.data.images:pets",
+    "cars": "hardlab.data.images:cars",
+    "sun397": "hardlab.data.images:sun397",
+    "voc2007": "hardlab.data.images:voc2007",
+    "voc2012": "hardlab.data.images:voc2012",
+    "coco": "hardlab.data.images:coco",
+}
+
+
+def load(
+    name: str,
+    split: str = "train",
+    *,
+    root: str | os.PathLike[str] | None = None,
+    fraction: float = 1.0,
+    subset_seed: int = 0,
+    classes: Sequence[str] | str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+    on_broken: str = "error",
+    broken_share: float = 0.01,
+    workers: int = 0,
+    max_side: int = 512,
+    size: int | None = None,
+    **options: Any,
+) -> Images:
+    """Load a data set by its name in SETS, or ``folder:<path>`` for a folder of images.
+
+    root: where its files are; without it ``HARDLAB_DATA``, else the user's cache. Nothing is downloaded where
+    ``HARDLAB_OFFLINE`` is set.
+    classes: a list of class names, or the path of a text file with one a line; label i is its i-th line.
+    fraction: share of each class, chosen by ``subset_seed`` alone and before broken images are looked for.
+    on_broken: "error" raises HardlabError naming the path, when the image is decoded; "skip" decodes every file once
+    at load (remembered in the data root), leaves the broken ones out, lists them in ``.skipped``, and raises
+    HardlabError where they are more than ``broken_share`` of all.
+    size: fit every image to size x size pixels (centred square); without it, the set's own size, and images with a
+    side above ``max_side`` are shrunk to it. Images of one size up to 96 pixels (below 2 GiB together) are held on
+    ``device``; others are decoded by ``workers`` processes.
+    options: those of the set's own function, such as count, seed and objects of "shapes".
+    """
+    key = name
+    if name.startswith("folder:"):
+        if root is not None:
+            raise HardlabError(f"give the folder once: either as {name!r} or as root={os.fspath(root)!r}")
+        key, root = "folder", name.removeprefix("folder:")
+    if key not in SETS:
+        raise HardlabError(f"unknown data set {name!r}{nearest(name, SETS)} Allowed are {', '.join(SETS)}.")
+    if on_broken not in ("error", "skip"):
+        raise HardlabError(
+            f"on_broken must be 'error' or 'skip', not {on_broken!r}{nearest(on_broken, ('error', 'skip'))}"
+        )
+    for what, value, least in (("max_side", max_side, 1), ("workers", workers, 0), ("size", size, 1)):
+        if value is not None and value < least:
+            raise HardlabError(f"{what} must be at least {least}, not {value}")
+    module, factory = SETS[key].split(":")
+    make = getattr(import_module(module), factory)
+    own = [p.name for p in inspect.signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in own:
+            allowed = ", ".join(own) or "none"
+            raise HardlabError(f"{key} has no option {option!r}: allowed are {allowed}{nearest(option, own)}")
+    source = make(split, None if root is None else os.fspath(root), size, **options)
+    return build(
+        key,
+        split,
+        source,
+        fraction=fraction,
+        subset_seed=subset_seed,
+        classes=classes,
+        device=device,
+        on_broken=on_broken,
+        broken_share=broken_share,
+        workers=workers,
+        max_side=max_side,
+        size=size,
+    )

@@ -1,0 +1,506 @@
+"""What every data set becomes: an ``Images``, in memory or decoded batch by batch, and where its files live."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import tempfile
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hardlab.types import Batch, HardlabError
+
+SMALL_SIDE = 96  # images up to this side are held in memory ...
+SMALL_BYTES = 2 * 1024**3  # ... as long as the whole set stays below this
+_DECODER = 1  # part of the cache key: raise it when `decode` gives other pixels
+_PROBES = 32  # headers read to guess whether a folder holds small images of one size
+
+Annotate = Callable[[int], dict[str, np.ndarray]]
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Say what was meant: ``"; did you mean 'x'?"`` with the closest of ``allowed``, or nothing where that is empty."""
+    by_lower = {a.lower(): a for a in allowed}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def choose(what: str, name: str, allowed: Sequence[str]) -> str:
+    """Return ``name``; HardlabError with the nearest of ``allowed`` where it is none of them."""
+    if name in allowed:
+        return name
+    raise HardlabError(f"unknown {what} {name!r}: allowed are {', '.join(allowed)}{nearest(name, allowed)}")
+
+
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of data sets and caches: the argument, else ``HARDLAB_DATA``, else the user's cache.
+
+    The user's cache is ``$XDG_CACHE_HOME/hardlab`` or ``~/.cache/hardlab``. The folder need not exist.
+    """
+    if root is not None:
+        return Path(root).expanduser()
+    if named := os.environ.get("HARDLAB_DATA"):
+        return Path(named).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return Path(cache) / "hardlab" if cache else Path(os.path.expanduser("~")) / ".cache" / "hardlab"
+
+
+def offline() -> bool:
+    """Whether ``HARDLAB_OFFLINE`` forbids downloads (any value but empty and 0)."""
+    return os.environ.get("HARDLAB_OFFLINE", "") not in ("", "0")
+
+
+def cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Read the arrays in ``path`` (.npz), or make them and keep them there.
+
+    Written to a scratch name and renamed, so that a reader never sees half a file; a damaged file is made again;
+    where nothing can be written nothing is kept.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return {name: kept[name] for name in kept.files}  # reading checks the zip's checksums
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        arrays = make()
+    scratch = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as f:
+            scratch = f.name
+            np.savez(f, **arrays)  # type: ignore[arg-type]
+        os.replace(scratch, path)
+    except OSError:  # a read-only or full disk costs time on the next load, not this run
+        if scratch is not None and os.path.exists(scratch):
+            os.unlink(scratch)
+    return arrays
+
+
+@dataclass
+class Source:
+    """What a factory hands to ``load``: pixels or paths, with labels.
+
+    pixels: (N,H,W,3) uint8, or None where ``paths`` names N files. names: what row i is called in the digest and in
+    messages. targets: (N,) int64, -1 = no label. multi_hot: (N,C) int8, 1 present, 0 absent, -1 present only as
+    difficult or crowd (not counted by the VOC protocol). annotate(i): labels (n,), boxes (n,4), what else
+    is known of each object, and full (2,) = height and width of the image that the boxes belong to.
+    """
+
+    classes: tuple[str, ...]
+    targets: np.ndarray
+    names: Sequence[str]
+    pixels: np.ndarray | None = None
+    paths: Sequence[Path] | None = None
+    multi_hot: np.ndarray | None = None
+    annotate: Annotate | None = None
+
+
+# ---------------------------------------------------------------------------------------------- decoding
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn any PIL image into 8-bit RGB: 16-bit grey is scaled, transparency dropped, an animation's first frame kept.
+
+    ValueError for floating-point images, which have no agreed range.
+    """
+    if image.mode.startswith("I"):  # 16-bit grey opens as I;16 or, by format and version, as I
+        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("a floating-point image has no agreed range")
+    if image.mode == "P":  # by way of RGBA, because a palette may hold its transparency as bytes
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def decode(path: str | os.PathLike[str], max_side: int, size: int | None = None) -> np.ndarray:
+    """Read one image as (H,W,3) uint8.
+
+    With ``size`` the largest centred square is resized to size x size, else an image with a side above ``max_side`` is
+    shrunk to it (bilinear, antialiased; a JPEG is already decoded at a reduced scale). EXIF rotation is ignored, as by
+    torchvision. HardlabError naming the path where the file cannot be read as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            shrink = size / min(width, height) if size else max_side / max(width, height)
+            if shrink < 0.5:  # twice the wanted resolution is enough for the resize that follows
+                image.draft(None, (round(2 * shrink * width), round(2 * shrink * height)))
+            rgb = to_rgb(image)
+        if size:
+            rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
+        elif max(rgb.size) > max_side:
+            rgb.thumbnail((max_side, max_side), Image.Resampling.BILINEAR)
+        return np.asarray(rgb)
+    except Exception as e:  # foreign bytes can make a decoder raise nearly anything
+        raise HardlabError(f"broken image {os.fspath(path)}: {e or type(e).__name__}") from e
+
+
+def _try_decode(path: Path, max_side: int, size: int | None) -> np.ndarray | HardlabError:
+    try:
+        return decode(path, max_side, size)
+    except HardlabError as e:
+        return e
+
+
+def _stamp(source: Source, *options: object) -> str:
+    """A digest of the file list: path, length and time of change of each file, and the options."""
+    h = hashlib.sha256(repr((_DECODER, options)).encode())
+    for path in source.paths or ():
+        try:
+            s = os.stat(path)
+            stamp = (s.st_size, s.st_mtime_ns)
+        except OSError:
+            stamp = (-1, -1)
+        h.update(os.fsencode(path) + repr(stamp).encode())
+    return h.hexdigest()[:32]
+
+
+def _common_size(paths: Sequence[Path], max_side: int) -> tuple[int, int] | None:
+    """(width, height) shared by a sample of the files, read from their headers; None where they differ or are large."""
+    found = set()
+    for path in paths[:: max(1, len(paths) // _PROBES)]:
+        try:
+            with Image.open(path) as image:
+                found.add(image.size)
+        except Exception:  # broken files are the business of the decoding pass
+            continue
+    if len(found) != 1:
+        return None
+    width, height = found.pop()
+    return (width, height) if max(width, height) <= min(SMALL_SIDE, max_side) else None
+
+
+def _decode_all(paths: Sequence[Path], max_side: int, size: int | None, keep: bool) -> dict[str, np.ndarray]:
+    """Decode every file; pixels (n,H,W,3) of the good ones (none without ``keep``, or where sizes differ), ``broken``
+    (m,) rows, ``why`` (m,) messages."""
+    good: list[np.ndarray] = []
+    broken: list[int] = []
+    why: list[str] = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(paths), 1024):  # in pieces, so that few decoded images wait in the queue
+            piece = paths[start : start + 1024]
+            for i, out in enumerate(pool.map(lambda p: _try_decode(p, max_side, size), piece), start):
+                if isinstance(out, HardlabError):
+                    broken.append(i)
+                    why.append(str(out))
+                elif keep:
+                    good.append(out)
+                    keep = out.shape == good[0].shape
+    pixels = np.stack(good) if keep and good else np.zeros((0, 1, 1, 3), np.uint8)
+    return {"pixels": pixels, "broken": np.array(broken, np.int64), "why": np.array(why, np.str_)}
+
+
+# ---------------------------------------------------------------------------------------------- Images
+
+
+class Images(ABC):
+    """A data set of N uint8 images with labels, read in any order.
+
+    name, split: what was loaded. classes: class names in label order. targets: (N,) int64, -1 where there is no label.
+    multi_hot: (N,C) int8 of sets with several labels an image (1, 0, -1 = difficult only), else None.
+    in_memory: whether all pixels lie on the device. skipped: paths of broken images left out under policy "skip".
+    """
+
+    in_memory: bool
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        source: Source,
+        skipped: list[str],
+        *,
+        label_map: np.ndarray,
+        device: str,
+        size: int | None,
+    ):
+        self.name = name
+        self.split = split
+        self.classes = source.classes
+        self.targets = torch.from_numpy(np.ascontiguousarray(source.targets, dtype=np.int64))
+        self.multi_hot = None if source.multi_hot is None else torch.from_numpy(source.multi_hot)
+        self.skipped = skipped
+        self.device = torch.device(device)
+        self._annotate = source.annotate
+        self._label_map = label_map  # label of the annotations -> label here, -1 = a class left out
+        self._size = size  # every image was fitted to a square of this side
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __repr__(self) -> str:
+        where = f"on {self.device}" if self.in_memory else "decoded by batch"
+        return f"{self.name}/{self.split}: {len(self)} images, {len(self.classes)} classes, {where}"
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Hex sha256 of what is seen, in order: pixels (or names and file lengths), labels, class names."""
+
+    @abstractmethod
+    def _batches(self, rows: Sequence[Tensor]) -> Iterator[Batch]: ...
+
+    def batches(self, order: Tensor) -> Iterator[Batch]:
+        """Yield S batches, the rows of ``order`` (S,B) int64, in exactly that order.
+
+        ``raw`` is uint8 on the device; images that differ in size are padded with zeros on the right and below.
+        Resume by passing the rest of the order. Leaves torch's global random state alone.
+        """
+        return self._batches(list(order))
+
+    def all(self, batch_size: int) -> Iterator[Batch]:
+        """Yield every row once, in order; the last batch may be smaller."""
+        return self._batches(list(torch.arange(len(self)).split(batch_size)))
+
+    def scene(self, index: int) -> dict[str, Tensor]:
+        """One image with its objects.
+
+        image (3,H,W) uint8; labels (n,) int64; boxes (n,4) float32 x0,y0,x1,y1 in pixels of ``image`` as it is
+        here (shrunk or fitted), x1 and y1 exclusive; objects of classes left out or under
+        one pixel are missing; and, by set, masks (n,H,W) bool, difficult (n,) bool or crowd (n,) bool. HardlabError
+        where the set has no annotations.
+        """
+        if self._annotate is None:
+            raise HardlabError(f"{self.name} has no boxes: load 'shapes', 'voc2007', 'voc2012' or 'coco' for scenes")
+        out = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in self._annotate(index).items()}
+        full_height, full_width = out.pop("full").tolist()
+        batch = next(self._batches([torch.tensor([index])]))
+        height, width = batch.sizes[0].tolist()
+        scale = torch.tensor([width / full_width, height / full_height])
+        margin = torch.zeros(2)
+        if self._size:  # fitted: the centred square of the original
+            scale = torch.full((2,), self._size / min(full_height, full_width))
+            margin = (scale * torch.tensor([full_width, full_height]) - self._size) / 2
+        boxes = out["boxes"].float() * scale.repeat(2) - margin.repeat(2)
+        out["boxes"] = boxes.clamp(min=torch.zeros(4), max=torch.tensor([width, height] * 2).float())
+        out["labels"] = torch.from_numpy(self._label_map)[out["labels"]]
+        x0, y0, x1, y1 = out["boxes"].unbind(1)
+        seen = (out["labels"] >= 0) & (x1 - x0 >= 1) & (y1 - y0 >= 1)
+        return {"image": batch.raw[0, :, :height, :width], **{name: a[seen] for name, a in out.items()}}
+
+
+class Pixels(Images):
+    """Images of one size held as one (N,3,H,W) uint8 tensor: on the device, or on the host where they are too many."""
+
+    def __init__(self, *args: Any, pixels: np.ndarray, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+        self.in_memory = tensor.numel() < SMALL_BYTES and max(tensor.shape[2:]) <= SMALL_SIDE
+        self.pixels = tensor.to(self.device) if self.in_memory else tensor
+
+    def digest(self) -> str:
+        h = hashlib.sha256(repr((tuple(self.pixels.shape), self.classes)).encode())
+        h.update(self.targets.numpy().tobytes())
+        for piece in self.pixels.split(4096):
+            h.update(piece.cpu().numpy().tobytes())
+        return h.hexdigest()
+
+    def _batches(self, rows: Sequence[Tensor]) -> Iterator[Batch]:
+        height, width = self.pixels.shape[2:]
+        for row in rows:
+            raw = self.pixels[row.to(self.pixels.device)].to(self.device)
+            sizes = torch.tensor([height, width], device=self.device).expand(len(row), 2)
+            yield Batch(raw, sizes, row.to(self.device))
+
+
+class _Rows(Dataset):
+    """Decodes a row of the order in a worker; what is broken comes back as a value, so its sentence stays whole."""
+
+    def __init__(self, paths: np.ndarray, max_side: int, size: int | None):
+        self.paths, self.max_side, self.size = paths, max_side, size
+
+    def __getitem__(self, row: list[int]) -> Batch | HardlabError:
+        try:
+            images = [decode(os.fsdecode(self.paths[i]), self.max_side, self.size) for i in row]
+        except HardlabError as e:
+            return e
+        sizes = torch.tensor([image.shape[:2] for image in images])
+        height, width = sizes.amax(0).tolist()
+        raw = torch.zeros(len(row), 3, height, width, dtype=torch.uint8)
+        for padded, image in zip(raw, images):
+            padded[:, : image.shape[0], : image.shape[1]] = torch.from_numpy(image.copy()).permute(2, 0, 1)
+        return Batch(raw, sizes, torch.tensor(row))
+
+
+class Files(Images):
+    """Images decoded batch by batch in ``workers`` processes, shrunk to ``max_side`` or fitted to ``size``."""
+
+    in_memory = False
+
+    def __init__(
+        self, name: str, split: str, source: Source, skipped: list[str], *, workers: int, max_side: int, **kwargs: Any
+    ):
+        super().__init__(name, split, source, skipped, **kwargs)
+        assert source.paths is not None
+        self.names = list(source.names)
+        self.workers = workers
+        # one array of bytes: a list of a million str would be copied, page by page, into every worker
+        self._rows = _Rows(np.array([os.fsencode(p) for p in source.paths]), max_side, self._size)
+
+    def digest(self) -> str:
+        h = hashlib.sha256(repr((self._rows.max_side, self._rows.size, self.classes)).encode())
+        h.update(self.targets.numpy().tobytes())
+        for name, path in zip(self.names, self._rows.paths):
+            length = os.path.getsize(path) if os.path.exists(path) else -1
+            h.update(f"\n{name}\t{length}".encode("utf-8", "surrogateescape"))
+        return h.hexdigest()
+
+    def _batches(self, rows: Sequence[Tensor]) -> Iterator[Batch]:
+        loader = DataLoader(
+            self._rows,
+            batch_size=None,  # one row of the order is one item
+            sampler=[row.tolist() for row in rows],
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # the default would draw from the global state and break an exact resume
+        )
+        for batch in loader:
+            if isinstance(batch, HardlabError):
+                raise batch
+            yield Batch(*(t.to(self.device, non_blocking=True) for t in batch))
+
+
+# ---------------------------------------------------------------------------------------------- subsets
+
+
+def class_list(classes: Sequence[str] | str | os.PathLike[str], known: Sequence[str]) -> list[str]:
+    """The class names of a subset: a list, or a text file with one a line (what follows the first word is ignored
+    where only the first word is a class; blank lines and # lines are skipped). HardlabError for an unknown class, a
+    class named twice or none at all."""
+    if isinstance(classes, (str, os.PathLike)):
+        try:
+            lines = Path(classes).expanduser().read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as e:
+            raise HardlabError(f"cannot read the class list {os.fspath(classes)}: {e}") from e
+        names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        names = [n if n in known else n.split()[0] if n.split()[0] in known else n for n in names]
+    else:
+        names = list(classes)
+    for n in names:
+        if n not in known:
+            raise HardlabError(f"unknown class {n!r} among {len(known)} classes{nearest(n, known)}")
+        if names.count(n) > 1:
+            raise HardlabError(f"class {n!r} is named twice in the class list")
+    if not names:
+        raise HardlabError("the class list is empty: name at least one class")
+    return names
+
+
+def stratified(targets: np.ndarray, fraction: float, seed: int, classes: Sequence[str] = ()) -> np.ndarray:
+    """Rows, ascending, of a class-balanced subset: round(fraction * n) of each class of n images.
+
+    The choice depends on nothing but the labels, the seed and the fraction, and a smaller fraction is part of a larger
+    one. HardlabError where a class would be left without an image.
+    """
+    if not 0 < fraction <= 1:
+        raise HardlabError(f"fraction must be above 0 and at most 1, not {fraction}")
+    chosen = []
+    for c in np.unique(targets):
+        rows = np.flatnonzero(targets == c)
+        keep = int(fraction * len(rows) + 0.5)
+        if keep == 0:
+            label = classes[c] if 0 <= c < len(classes) else str(c)
+            raise HardlabError(
+                f"fraction {fraction} leaves no image of class {label!r}, which has {len(rows)}: "
+                f"use at least {0.5 / len(rows):.3g}"
+            )
+        rng = np.random.default_rng([seed, int(c) + 1])  # +1: the label -1 is a class here
+        chosen.append(rng.permutation(rows)[:keep])
+    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
+
+
+def take(source: Source, rows: np.ndarray) -> Source:
+    """The source reduced to ``rows``, in that order."""
+    annotate = source.annotate
+    return Source(
+        classes=source.classes,
+        targets=source.targets[rows],
+        names=[source.names[i] for i in rows],
+        pixels=None if source.pixels is None else source.pixels[rows],
+        paths=None if source.paths is None else [source.paths[i] for i in rows],
+        multi_hot=None if source.multi_hot is None else source.multi_hot[rows],
+        annotate=None if annotate is None else lambda i: annotate(int(rows[i])),
+    )
+
+
+def only_classes(source: Source, names: Sequence[str]) -> tuple[Source, np.ndarray]:
+    """The source with the classes ``names`` alone, label i = names[i]; and the map old label -> new, -1 = left out."""
+    old = [source.classes.index(n) for n in names]
+    label_map = np.full(len(source.classes), -1, np.int64)
+    label_map[old] = np.arange(len(old))
+    has_label = source.targets >= 0
+    out = take(source, np.flatnonzero(has_label & (label_map[source.targets] >= 0)))
+    out.targets = label_map[out.targets]
+    out.classes = tuple(names)
+    if out.multi_hot is not None:
+        out.multi_hot = np.ascontiguousarray(out.multi_hot[:, old])
+    return out, label_map
+
+
+def build(
+    name: str,
+    split: str,
+    source: Source,
+    *,
+    fraction: float,
+    subset_seed: int,
+    classes: Sequence[str] | str | os.PathLike[str] | None,
+    device: str,
+    on_broken: str,
+    broken_share: float,
+    workers: int,
+    max_side: int,
+    size: int | None,
+) -> Images:
+    """Turn a source into Images: choose classes and fraction, find broken files, decide where the pixels live."""
+    label_map = np.arange(len(source.classes))
+    if classes is not None:
+        source, label_map = only_classes(source, class_list(classes, source.classes))
+    if fraction != 1:
+        source = take(source, stratified(source.targets, fraction, subset_seed, source.classes))
+    if not len(source.targets):
+        raise HardlabError(f"{name}/{split} holds no image")
+    common: dict[str, Any] = {"label_map": label_map, "device": device, "size": size}
+
+    if source.pixels is not None:
+        pixels = source.pixels
+        if size and pixels.shape[1:3] != (size, size):
+            fit = [ImageOps.fit(Image.fromarray(p), (size, size), Image.Resampling.BILINEAR) for p in pixels]
+            pixels = np.stack([np.asarray(image) for image in fit])
+        return Pixels(name, split, source, [], pixels=pixels, **common)
+
+    paths = source.paths or []
+    probe = _common_size(paths, max_side) if size is None else (size, size)
+    small = probe is not None and max(probe) <= SMALL_SIDE and len(paths) * 3 * probe[0] * probe[1] < SMALL_BYTES
+    skipped: list[str] = []
+    if small or on_broken == "skip":
+        kept = data_root() / "decoded" / f"{_stamp(source, max_side, size, small)}.npz"
+        found = cached(kept, lambda: _decode_all(paths, max_side, size, small))
+        broken = found["broken"]
+        _judge(name, [str(w) for w in found["why"]], len(paths), on_broken, broken_share)
+        if len(broken):
+            skipped = [str(paths[i]) for i in broken]
+            source = take(source, np.setdiff1d(np.arange(len(paths)), broken))
+            if not len(source.targets):
+                raise HardlabError(f"every image of {name}/{split} is broken; the first: {found['why'][0]}")
+        if len(found["pixels"]) == len(source.targets):
+            return Pixels(name, split, source, skipped, pixels=found["pixels"], **common)
+    return Files(name, split, source, skipped, workers=workers, max_side=max_side, **common)
+
+
+def _judge(name: str, why: list[str], count: int, on_broken: str, share: float) -> None:
+    if why and on_broken == "error":
+        raise HardlabError(f"{why[0]} (on_broken='skip' leaves such images out and counts them)")
+    if len(why) > share * count:
+        raise HardlabError(
+            f"{len(why)} of {count} images of {name} are broken, more than broken_share={share} allows: {why[0]}"
+        )
