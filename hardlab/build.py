@@ -53,7 +53,8 @@ def look(run: Run) -> Look:
     for key in run.augment.options:
         if key not in views.Augment.model_fields:
             raise registry.unknown("field of the augmentation", key, views.Augment.model_fields)
-    return Look([views.augment(a, **run.augment.options) for a in preset], run.pixel_mean, run.pixel_std)
+    slots = [a.but(**run.augment.options) for a in preset]
+    return Look(slots, run.pixel_mean, run.pixel_std)
 
 
 def method(run: Run) -> Method:

@@ -22,7 +22,7 @@ from torch import Tensor
 from hardlab import build, checkpoint, config, health, optim, runs
 from hardlab.config import Run
 from hardlab.data import Images
-from hardlab.evaluate import monitor
+from hardlab.evaluate.run import monitor
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
 from hardlab.types import Candidates, HardlabError, Out, Player

@@ -1,0 +1,237 @@
+"""The command line. Exit status: 0 done, 1 failed, 2 usage, 75 stopped on request and can go on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hardlab.types import HardlabError
+
+# heavy modules are imported inside the commands, so that --help answers at once
+
+RUNS = click.option("--runs", "runs_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+                    help="Folder of the runs.")  # fmt: skip
+ROOT = click.option("--root", type=click.Path(path_type=Path), default=None,
+                    help="Folder of the data sets; else HARDLAB_DATA, else the user's cache.")  # fmt: skip
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+THREADS = click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads; default: all cores.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+DRY = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+RUNG = click.option("--rung", default="smoke", show_default=True, help="smoke, cpu, gpu or paper.")
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Mistakes made inside are the caller's: exit status 2."""
+    try:
+        yield
+    except HardlabError as e:
+        raise click.UsageError(str(e)) from None
+
+
+def _echo(as_json: bool, plain: str, value: Any) -> None:
+    click.echo(json.dumps(value, indent=1, default=str) if as_json else plain)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="hardlab")
+def cli() -> None:
+    """Which examples are hard for a self-supervised model, and does training on them help?
+
+    Exit status: 0 done, 1 failed, 2 usage, 75 stopped on request (the same command goes on).
+    """
+
+
+@cli.command()
+@click.argument("recipe", required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@RUNG
+@RUNS
+@ROOT
+@DEVICE
+@THREADS
+@JSON
+@DRY
+@click.option("--list", "list_", is_flag=True, help="List the recipes and exit.")
+def pretrain(
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    rung: str,
+    runs_dir: Path,
+    root: Path | None,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+    dry_run: bool,
+    list_: bool,
+) -> None:
+    """Train RECIPE at a rung, e.g. `hardlab pretrain simsiam-hvs --rung cpu seed=1 hard.hvs.draws=8`.
+
+    A finished run is found again; a stopped one goes on exactly where it was.
+    """
+    import torch
+
+    from hardlab import config, recipes, train
+
+    if list_:
+        for name, made in recipes.RECIPES.items():
+            click.echo(f"{name:22}{(made.__doc__ or '').splitlines()[0]}")
+        return
+    if recipe is None:
+        raise click.UsageError("Name a recipe; `hardlab pretrain --list` lists them.")
+    with usage():
+        run = recipes.recipe(recipe, rung, config.parse(overrides))
+    if dry_run:
+        _echo(as_json, f"would train {run.id}\n{run.model_dump_json(indent=1)}", run.model_dump(mode="json"))
+        return
+    train.keep_pages()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    path = train.train(run, runs_dir, root=root, device=device)
+    from hardlab import runs
+
+    _echo(as_json, str(path), runs.manifest(path))
+
+
+@cli.command()
+@click.argument("run", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--protocol", "protocols", multiple=True, default=("knn", "linear-lbfgs"), show_default=True)
+@click.option("--pixels", is_flag=True, help="Also the same protocols on raw pixels.")
+@ROOT
+@DEVICE
+@JSON
+def evaluate(
+    run: tuple[Path, ...], protocols: tuple[str, ...], pixels: bool, root: Path | None, device: str, as_json: bool
+) -> None:
+    """Evaluate the frozen backbone of each RUN folder; rows go to its results.jsonl."""
+    from hardlab.evaluate import protocols as table
+    from hardlab.evaluate.run import evaluate_run
+
+    with usage():
+        for name in protocols:
+            table.find(name)
+    rows: list[dict[str, Any]] = []
+    for path in run:
+        rows += evaluate_run(path, protocols, pixels=pixels, root=root, device=device)
+    lines = [f"{r['run']:44}{r['features']:10}{r['protocol']:14}{r['metric']:16}{r['value']:.4f}" for r in rows]
+    _echo(as_json, "\n".join(lines), rows)
+
+
+@cli.group()
+def nb() -> None:
+    """Run the notebooks headless, with checked parameters."""
+
+
+@nb.command("list")
+def nb_list() -> None:
+    """The notebooks and their parameters."""
+    from hardlab.workbook import execute
+
+    for path in execute.notebooks():
+        click.echo(path.stem)
+        for name, (kind, default) in execute.schema(path).items():
+            click.echo(f"    {name}: {kind} = {default!r}")
+
+
+@nb.command("run")
+@click.argument("name")
+@click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/notebooks"), show_default=True)
+@click.option("--force", is_flag=True, help="Run it although it is done already.")
+def nb_run(name: str, parameters: tuple[str, ...], out: Path, force: bool) -> None:
+    """Run notebook NAME, e.g. `hardlab nb run 01_pretrain recipe=simsiam-hvs rung=smoke`."""
+    from hardlab.workbook import execute
+
+    with usage():
+        path = execute.find(name)
+        values = execute.check(path, dict(execute.split(parameters)))
+    result = execute.execute(path, values, out_dir=out, force=force)
+    click.echo(result.describe())
+    sys.exit(result.status)
+
+
+@cli.command()
+@click.argument("name", nargs=-1)
+@click.option("--all", "all_", is_flag=True, help="Every figure.")
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=Path("figures/data"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("figures"), show_default=True)
+@click.option("--from", "runs_dir", type=click.Path(path_type=Path), default=None,
+              help="First collect the tables in --data from the finished runs of this folder.")  # fmt: skip
+@click.option("--list", "list_", is_flag=True, help="List the figures and exit.")
+@ROOT
+def figures(
+    name: tuple[str, ...], all_: bool, data_dir: Path, out: Path, runs_dir: Path | None, list_: bool, root: Path | None
+) -> None:
+    """Draw figures from their tables, e.g. `hardlab figures hvs_f3` or `hardlab figures --all`."""
+    from hardlab import figures as book
+    from hardlab.analysis import tables
+
+    if list_:
+        click.echo("\n".join(book.FIGURES))
+        return
+    with usage():
+        names = list(book.FIGURES) if all_ else [book.find(n) for n in name]
+    if not names:
+        raise click.UsageError("Name a figure, or --all; `hardlab figures --list` lists them.")
+    if runs_dir is not None:
+        tables.collect(runs_dir, data_dir, root=root)
+    for n in names:
+        for path in book.draw(n, data_dir, out):
+            click.echo(str(path))
+
+
+@cli.command()
+@click.option("--rung", default="smoke", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Default: out/RUNG.")
+@click.option("--readme", is_flag=True, help="Rewrite the results block of README.md from figures/data instead.")
+def report(rung: str, out: Path | None, readme: bool) -> None:
+    """Build the HTML report of a rung's output, or the README's table of results."""
+    from hardlab.workbook import report as book
+
+    click.echo(str(book.readme_table() if readme else book.build(out or Path("out") / rung)))
+
+
+@cli.command()
+@RUNG
+@click.option("--cores", type=click.IntRange(1), default=2, show_default=True)
+@DRY
+def reproduce(rung: str, cores: int, dry_run: bool) -> None:
+    """Run the whole workbook of a rung through Snakemake: only what is missing."""
+    from hardlab.workbook import reproduce as run
+
+    sys.exit(run(rung, cores=cores, dry_run=dry_run))
+
+
+@cli.command()
+@JSON
+def doctor(as_json: bool) -> None:
+    """Say what this machine has, what hardlab can use of it, and what is missing."""
+    from hardlab.workbook import doctor as check
+
+    found = check.examine()
+    _echo(as_json, check.describe(found), found)
+    sys.exit(0 if check.healthy(found) else 1)
+
+
+def main() -> None:
+    """Entry point: one sentence for a known mistake, never a traceback."""
+    from hardlab.train import STOPPED, Stopped
+
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(1)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(e.exit_code)
+    except Stopped:
+        sys.exit(STOPPED)
+    except HardlabError as e:
+        click.echo(f"hardlab: {e}", err=True)
+        sys.exit(1)

@@ -1,0 +1,76 @@
+"""A configuration is strict, says what is wrong, and has a stable identity."""
+
+import pytest
+
+from hardlab import build, config, recipes
+from hardlab.types import HardlabError
+
+
+@pytest.mark.parametrize("rung", recipes.RUNGS)
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_makes_a_run_at_every_rung(name, rung):
+    run = recipes.recipe(name, rung)
+    assert (run.recipe, run.rung) == (name, rung)
+    assert config.make(run.model_dump(mode="json")) == run
+    build.look(run)
+    assert recipes.RECIPES[name].__doc__
+
+
+def test_the_identity_depends_on_every_setting_and_on_nothing_else():
+    run = recipes.recipe("simsiam-hvs")
+    assert run.id == recipes.recipe("simsiam-hvs").id
+    others = [{"seed": 1}, {"optim.lr": 0.5}, {"hard.hvs.draws": 8}, {"method.dim": 64}, {"data.fraction": 0.2}]
+    ids = {run.with_(o).id for o in others} | {run.id}
+    assert len(ids) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        (["optim.learning_rate=1"], "learning_rate"),
+        (["optim.lrr=1"], "Did you mean 'lr'"),
+        (["sed=1"], "Did you mean 'seed'"),
+        (["method.temprature=1"], "Did you mean|Allowed"),
+        (["hard.hvs.views=8"], "Allowed: .*draws"),
+        (["hard.hsv.draws=8"], "Did you mean 'hvs'"),
+        (["data.name=shape"], "Did you mean 'shapes'"),
+        (["backbone=resnet"], "Allowed"),
+        (["augment=simclr_cifr"], "Did you mean 'simclr_cifar'"),
+        (["augment.sizes=32"], "Did you mean 'size'"),
+        (["epochs=-1"], "epochs=-1"),
+        (["epochs=many"], "many"),
+        (["data.fraction=2"], "data.fraction=2"),
+        (["seed"], "key=value"),
+        (["optim.name=adam"], "adam"),
+    ],
+)
+def test_a_wrong_override_is_refused_in_one_sentence_before_anything_runs(pairs, words):
+    with pytest.raises(HardlabError, match=words) as e:
+        build.look(recipes.recipe("simsiam-hvs", "smoke", config.parse(pairs)))
+    assert "\n" not in str(e.value)
+
+
+def test_values_arrive_with_their_types():
+    run = recipes.recipe(
+        "simsiam-hvs",
+        "smoke",
+        config.parse(["optim.lr=1e-3", "hard.hvs.update_bn=false", "hard.hvs.probe_size=null", "data.classes=[a, b]"]),
+    )
+    assert run.optim.lr == 0.001
+    assert run.hard[0].options["update_bn"] is False
+    assert run.hard[0].options["probe_size"] is None
+    assert run.data.classes == ("a", "b")
+
+
+def test_unknown_recipes_and_rungs_name_the_nearest():
+    with pytest.raises(HardlabError, match="Did you mean 'simsiam-hvs'"):
+        recipes.recipe("simsiam-hsv")
+    with pytest.raises(HardlabError, match="Did you mean 'smoke'"):
+        recipes.recipe("simsiam", "smok")
+
+
+def test_an_arm_with_hvs_differs_from_its_baseline_in_nothing_else():
+    for name in ("simsiam", "simclr"):
+        for rung in recipes.RUNGS:
+            base, hard = recipes.recipe(name, rung).model_dump(), recipes.recipe(f"{name}-hvs", rung).model_dump()
+            assert {k for k in base if base[k] != hard[k]} == {"recipe", "hard"}

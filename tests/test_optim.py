@@ -1,0 +1,93 @@
+"""Optimisers and schedules against lightly and torch."""
+
+import pytest
+import torch
+from lightly.utils.lars import LARS as LightlyLARS
+from torch import nn
+
+from hardlab import optim
+from hardlab.config import Optim
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def steps(model, opt, n=5):
+    for step in range(n):
+        x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step))
+        opt.zero_grad()
+        model(x).square().mean().backward()
+        opt.step()
+
+
+def test_lars_without_decay_takes_the_same_steps_as_lightlys():
+    ours, theirs = net(), net()
+    # lightly adapts only groups that decay, and adds the norms where simclr takes the norm of the sum: the same at 0
+    config = Optim(name="lars", lr=0.5, weight_decay=1e-9, exclude_bias_norm=True)
+    weights = [p for p in theirs.parameters() if p.ndim > 1]
+    plain = [p for p in theirs.parameters() if p.ndim <= 1]
+    peer = LightlyLARS(
+        [{"params": plain, "weight_decay": 0}, {"params": weights}], lr=0.5, momentum=0.9, weight_decay=1e-9
+    )
+    steps(ours, optim.build(ours.parameters(), config, 256))
+    steps(theirs, peer)
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+    assert not torch.allclose(ours[0].weight, net()[0].weight, atol=1e-4)
+
+
+def test_lars_adapts_the_decayed_gradient_of_weights_and_leaves_biases_and_norms_alone():
+    model = net()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    opt = optim.build(model.parameters(), Optim(name="lars", lr=0.5, weight_decay=0.1, exclude_bias_norm=True), 256)
+    model(torch.randn(8, 6)).square().mean().backward()
+    grads = {n: p.grad.clone() for n, p in model.named_parameters()}
+    opt.step()
+    for n, p in model.named_parameters():
+        g, w = grads[n], before[n]
+        if w.ndim > 1:  # google-research/simclr, lars_optimizer.py
+            g = g + 0.1 * w
+            g = 1e-3 * w.norm() / g.norm() * g
+        assert torch.allclose(p, w - 0.5 * g, atol=1e-6)
+
+
+def test_cosine_without_warmup_is_torchs_annealing():
+    p = nn.Parameter(torch.zeros(1))
+    opt = torch.optim.SGD([p], lr=0.4)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(opt, T_max=50, eta_min=0.01)
+    for step in range(50):
+        assert optim.cosine(step, 50, 0, 0.4, 0.01) == pytest.approx(opt.param_groups[0]["lr"])
+        opt.step()
+        theirs.step()
+
+
+def test_warmup_rises_linearly_to_the_base_rate_and_the_end_is_the_final_rate():
+    rates = [optim.cosine(s, 100, 10, 1.0, 0.1) for s in range(101)]
+    assert rates[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0.1)
+
+
+def test_the_rate_scales_with_the_batch_and_constant_parameters_keep_theirs():
+    model = net()
+    config = Optim(lr=0.1, weight_decay=1e-3)
+    opt = optim.build(model.parameters(), config, 512, constant=model[3].parameters())
+    optim.set_schedule(opt, config, 512, step=99, total=100, warmup=0)
+    rates = {id(p): g["lr"] for g in opt.param_groups for p in g["params"]}
+    assert rates[id(model[3].weight)] == pytest.approx(0.2)
+    assert rates[id(model[0].weight)] < 1e-3
+    assert {id(p) for p in model.parameters()} == set(rates)
+
+
+def test_weight_decay_follows_its_own_cosine_and_stays_zero_where_it_is_excluded():
+    model = net()
+    config = Optim(name="adamw", lr=1e-3, weight_decay=0.04, weight_decay_end=0.4, exclude_bias_norm=True)
+    opt = optim.build(model.parameters(), config, 256)
+    seen = []
+    for step in (0, 50, 100):
+        optim.set_schedule(opt, config, 256, step, 100, 0)
+        seen.append(sorted({g["weight_decay"] for g in opt.param_groups}))
+    assert [s[0] for s in seen] == [0, 0, 0]
+    assert [s[1] for s in seen] == pytest.approx([0.04, 0.22, 0.4])

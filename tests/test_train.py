@@ -1,0 +1,214 @@
+"""The loop: exact resume, honest logs, and stopping without loss."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from hardlab import checkpoint, recipes, runs, train
+from hardlab.types import HardlabError
+from hardlab.views import PARAMS
+
+QUICK = {
+    "data": {"name": "digits"},
+    "backbone": {"name": "tiny", "options": {"width": 4}},
+    "epochs": 2,
+    "batch_size": 256,
+    "logs.step_every": 1,
+    "logs.views_every": 2,
+    "logs.views_rows": 16,
+    "logs.checkpoint_every": 1,
+}
+ARMS = ["simsiam", "simclr", "simsiam-hvs", "simclr-hvs", "simsiam-hvs-static"]
+
+
+def quick(name="simsiam-hvs", **more):
+    return recipes.recipe(name, "smoke", QUICK | more)
+
+
+def stopping_at(*steps):
+    """A stand-in for the progress line that asks the process to stop after the given numbers of steps."""
+    done = []
+
+    def tick(self):
+        self.done += 1
+        done.append(1)
+        if len(done) in steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return tick
+
+
+def learned(path):
+    return checkpoint.load(checkpoint.found(path / "checkpoints")[0])
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a if not str(k).startswith("seconds:"))
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def rows(path):
+    timing = ("seconds", "images_per_s", "peak_memory_mb")
+    return [{k: v for k, v in r.items() if k not in timing} for r in runs.metrics(path)]
+
+
+def views(path):
+    return pq.read_table(path / "views")
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_a_run_that_was_stopped_twice_in_mid_epoch_ends_bitwise_like_one_that_was_not(name, tmp_path, monkeypatch):
+    whole = train.train(quick(name), tmp_path / "whole")
+    monkeypatch.setattr(train.Rate, "tick", stopping_at(2, 7))
+    for _ in range(2):
+        with pytest.raises(train.Stopped):
+            train.train(quick(name), tmp_path / "parts")
+    assert runs.manifest(tmp_path / "parts" / quick(name).id)["state"] == "stopped"
+    parts = train.train(quick(name), tmp_path / "parts")
+    assert same(learned(whole), learned(parts))
+    assert rows(whole) == rows(parts)
+    assert views(whole).sort_by([("step", "ascending")]).equals(views(parts).sort_by([("step", "ascending")]))
+
+
+def test_what_was_logged_after_the_last_checkpoint_is_logged_once_after_a_crash(tmp_path, monkeypatch):
+    run = quick(**{"logs.checkpoint_every": 2})
+    whole = train.train(run, tmp_path / "whole")
+
+    def crash(self):
+        self.done += 1
+        if self.done == 8:
+            raise RuntimeError("power cut")
+
+    monkeypatch.setattr(train.Rate, "tick", crash)
+    with pytest.raises(RuntimeError):
+        train.train(run, tmp_path / "parts")
+    monkeypatch.undo()
+    parts = train.train(run, tmp_path / "parts")
+    assert rows(whole) == rows(parts)
+    assert same(learned(whole), learned(parts))
+
+
+@pytest.mark.parametrize(("name", "pairs"), [("simsiam", 1), ("simsiam-hvs", 6), ("simclr-hvs", 6)])
+def test_the_view_log_holds_every_candidate_once_and_marks_the_one_that_was_trained_on(name, pairs, tmp_path):
+    path = train.train(quick(name), tmp_path)
+    log = views(path).to_pandas()
+    steps = runs.manifest(path)["steps_done"]
+    logged = len(range(0, steps, 2))
+    assert len(log) == logged * 16 * pairs
+    assert {f"{s}_{p}" for s in "ab" for p in PARAMS} < set(log.columns)
+    for _, image in log.groupby(["step", "index"]):
+        assert sorted(image.candidate) == list(range(pairs))
+        assert len(set(zip(image.a, image.b, strict=True))) == pairs
+        assert image.chosen.sum() == 1
+        assert image.loss[image.chosen].item() == image.loss.max()
+
+
+def test_a_finished_run_is_found_again_without_touching_a_file(tmp_path):
+    path = train.train(quick(), tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
+    assert train.train(quick(), tmp_path) == path
+    assert train.launch(quick(), tmp_path) == path
+    assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
+
+
+def test_the_manifest_says_what_was_run_on_what_and_how_it_ended(tmp_path):
+    m = runs.manifest(train.train(quick(), tmp_path))
+    assert m["state"] == "done"
+    assert m["config"]["hard"] == [{"name": "hvs", "options": {}}]
+    assert m["config_hash"] == quick().hash
+    assert m["data"]["count"] > 1000
+    assert len(m["data"]["digest"]) == 64
+    assert m["versions"]["torch"] == torch.__version__.split("+")[0] or m["versions"]["torch"] == torch.__version__
+    assert m["epochs_done"] == 2
+    assert m["images_per_s"] > 0
+    assert m["peak_memory_mb"] > 0
+
+
+def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):
+    held = runs.Folder(tmp_path, quick())
+    with pytest.raises(HardlabError, match="Another process"):
+        train.train(quick(), tmp_path)
+    held.close()
+
+
+def test_a_loss_that_is_not_a_number_stops_before_the_update(tmp_path):
+    run = quick("simclr", **{"optim.lr": 1e30, "optim.warmup_epochs": 0, "epochs": 1})
+    with pytest.raises(HardlabError, match=r"not finite at step \d+"):
+        train.train(run, tmp_path)
+    m = runs.manifest(tmp_path / run.id)
+    assert m["state"] == "failed"
+    assert "not finite" in m["error"]
+
+
+def test_a_batch_larger_than_the_data_set_is_refused_before_training(tmp_path):
+    with pytest.raises(HardlabError, match="batch_size=100000 is larger"):
+        train.train(quick(batch_size=100_000), tmp_path)
+
+
+def test_a_damaged_newest_checkpoint_is_told_and_training_goes_on_from_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.Rate, "tick", stopping_at(8))
+    with pytest.raises(train.Stopped):
+        train.train(quick(), tmp_path / "a")
+    monkeypatch.undo()
+    folder = tmp_path / "a" / quick().id / "checkpoints"
+    newest = checkpoint.found(folder)[0]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    lines = []
+    path = train.train(quick(), tmp_path / "a", say=lines.append)
+    assert any(newest.name in line and "damaged" in line for line in lines)
+    assert same(learned(path), learned(train.train(quick(), tmp_path / "b")))
+
+
+def test_an_untrained_run_saves_the_network_as_initialised(tmp_path):
+    path = train.train(quick("untrained", epochs=0), tmp_path)
+    run, method, m = runs.open_run(path)
+    assert m["steps_done"] == 0
+    torch.manual_seed(run.seed)
+    from hardlab import build
+
+    assert same(dict(build.method(run).state_dict()), dict(method.state_dict()))
+
+
+def test_every_epoch_reports_its_seconds_by_part_and_they_add_up(tmp_path):
+    path = train.train(quick(), tmp_path)
+    for row in runs.metrics(path, "epoch"):
+        parts = row["seconds"]
+        assert parts["select"] > 0
+        assert sum(s for k, s in parts.items() if k != "total") == pytest.approx(parts["total"], abs=1e-3)
+    for row in runs.metrics(path, "step"):
+        assert {"std", "rank", "alignment", "uniformity", "lr", "terms"} <= row.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_ends_the_process_with_75_and_the_same_command_goes_on_exactly(number, tmp_path):
+    run = quick(epochs=60)
+    command = [sys.executable, "-m", "hardlab.train", "--runs", str(tmp_path / "parts"), "--threads", "1"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child.stdin.write(json.dumps(run.model_dump(mode="json")))
+    child.stdin.close()
+    assert "epoch" in child.stderr.readline()
+    child.send_signal(number)
+    assert child.wait(20) == train.STOPPED
+    assert runs.manifest(tmp_path / "parts" / run.id)["state"] == "stopped"
+    parts = train.launch(run, tmp_path / "parts", threads=1)
+    whole = train.launch(run, tmp_path / "whole", threads=1)
+    assert same(learned(parts), learned(whole))
+
+
+@pytest.mark.slow
+def test_a_read_only_folder_is_named_and_nothing_is_started(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HardlabError, match="cannot be written"):
+        train.train(quick(), tmp_path / "file" / "runs")
