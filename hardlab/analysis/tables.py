@@ -1,0 +1,339 @@
+"""From finished runs to the tidy tables that the figures are drawn from, and the one place where intervals are made."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from scipy import stats
+
+from hardlab import build, config, registry
+from hardlab.analysis import iou, viewlog
+from hardlab.checkpoint import write_atomic
+from hardlab.recipes import RUNGS
+from hardlab.types import HardlabError
+
+WHO = ("rung", "data", "method", "setting", "arm", "recipe", "seed", "run")  # every table starts with these
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "hvs_f2": (*WHO, "row", *viewlog.SCHEMA.names, "iou"),
+    "hvs_f3_left": (*WHO, "epoch", "images", "share", "chance", "control", "tied"),
+    "hvs_f3_right": (*WHO, "series", "lo", "hi", "density", "images", "outside"),
+    "hvs_f4_left": (*WHO, "series", "epoch", "images", "iou"),
+    "hvs_f4_right": (*WHO, "epoch", "images", "share", "chance", "control", "tied"),
+    "hvs_summary": (*WHO, "quantity", "mean", "lo", "hi", "n"),
+    "evaluation": (*WHO, "protocol", "features", "evaluated_on", "split", "metric", "options", "value"),
+}
+STANDARD, HVS, STATIC, UNTRAINED = "standard", "hvs", "hvs colour=static", "untrained"
+PICTURES = 10  # images whose views are kept: HVS Fig. 6 shows ten rows, Fig. 2 the first three of them
+CELL = 96  # pixels; views larger than this are kept in this size
+
+
+class Interval(NamedTuple):
+    """A mean with the limits of its confidence interval; ``lo`` and ``hi`` are NaN below two values."""
+
+    mean: float
+    lo: float
+    hi: float
+    n: int
+
+
+def interval(values: Sequence[float] | np.ndarray | pd.Series, level: float = 0.95) -> Interval:
+    """Mean and Student t-interval of independent values, one per seed; NaN is no value."""
+    x = np.asarray(values, dtype=np.float64)
+    x = x[~np.isnan(x)]
+    if len(x) < 2:
+        return Interval(float(x[0]) if len(x) else np.nan, np.nan, np.nan, len(x))
+    mean = float(x.mean())
+    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    return Interval(mean, mean - half, mean + half, len(x))
+
+
+def arm(configuration: Mapping[str, Any]) -> str:
+    """What makes a run differ from its baseline: ``standard``, ``untrained``, or its strategies, e.g. ``hvs draws=8``.
+
+    Only options that differ from the strategy's defaults are told.
+    """
+    if configuration["epochs"] == 0:
+        return UNTRAINED
+    names = []
+    for spec in configuration["hard"]:
+        defaults = {k: p.default for k, p in registry.options("strategy", spec["name"]).items()}
+        told = {k: v for k, v in sorted(spec["options"].items()) if v != defaults.get(k)}
+        names.append(" ".join([spec["name"], *(f"{k}={v}" for k, v in told.items())]))
+    return " + ".join(names) or STANDARD
+
+
+def setting(configuration: Mapping[str, Any]) -> str:
+    """Eight hex digits of all that decides the outcome but strategies and seed: what a run shares with its baseline."""
+    same = {k: v for k, v in configuration.items() if k not in ("recipe", "seed", "hard", "logs")}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def runs(runs_dir: Path | str) -> pd.DataFrame:
+    """A row per run folder: ``WHO``, state, epochs, epochs_done, count, device, commit, dirty, started, ended, path.
+
+    Raises ``HardlabError`` where the folder does not exist or a manifest cannot be read.
+    """
+    root = Path(runs_dir)
+    if not root.is_dir():
+        raise HardlabError(f"There is no folder of runs '{root}'.")
+    return pd.DataFrame(
+        [_row(p) for p in sorted(root.glob("*/manifest.json"))],
+        columns=[
+            *WHO,
+            "state",
+            "epochs",
+            "epochs_done",
+            "count",
+            "device",
+            "commit",
+            "dirty",
+            "started",
+            "ended",
+            "path",
+        ],
+    )
+
+
+def results(runs_dir: Path | str) -> pd.DataFrame:
+    """A row per line of every ``results.jsonl``, with ``WHO`` and the state of its run in front.
+
+    ``data`` is what the network was trained on, ``evaluated_on`` what the row was measured on; ``options`` is JSON.
+    Where the same thing was measured twice the later line stands.
+    """
+    table = runs(runs_dir)
+    rows: list[dict[str, Any]] = []
+    for about in table.to_dict("records"):
+        for line in _lines(Path(about["path"]) / "results.jsonl"):
+            of_run = {k: about[k] for k in (*WHO, "state")}
+            told = {"evaluated_on": line["data"], "options": json.dumps(line.get("options", {}), sort_keys=True)}
+            rows.append({**line, **of_run, **told})
+    columns = [*COLUMNS["evaluation"], "state", "n_train", "n_test", "cost_s"]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.drop_duplicates([c for c in COLUMNS["evaluation"] if c != "value"], keep="last", ignore_index=True)
+
+
+def choose(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one setting: of the highest rung, then SimSiam (the paper's analysis), then the most seeds."""
+    if not len(frame):
+        return frame
+    seeds = frame.groupby(["rung", "data", "method", "setting"], observed=True)["seed"].nunique().reset_index()
+    best = max(
+        seeds.itertuples(index=False),
+        key=lambda s: (RUNGS.index(s.rung), s.method == "simsiam", s.seed, s.setting),
+    )
+    return frame[(frame["rung"] == best.rung) & (frame["setting"] == best.setting)]
+
+
+def collect(runs_dir: Path | str, out_dir: Path | str, root: Path | str | None = None) -> list[Path]:
+    """Write every table of ``COLUMNS`` as CSV, and the pictures of HVS Figure 2 as a PNG; returns the paths.
+
+    Only runs whose manifest says ``done`` count, and of runs that differ in nothing but their name the one that started
+    last. Rows are sorted, so the files are byte-identical when nothing changed. ``root`` is where the data sets lie; the pictures
+    are left out where the run's images are not there or are not the same as those it was trained on.
+    """
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    table = runs(runs_dir)
+    done = table[table["state"] == "done"].sort_values(["started", "run"], kind="stable")
+    done = done.drop_duplicates(["setting", "arm", "seed"], keep="last").sort_values("run", ignore_index=True)
+    evaluation = results(runs_dir)
+    evaluation = evaluation[evaluation["run"].isin(done["run"])]
+
+    shares, overlaps, histograms = [], [], []
+    needed = [
+        c
+        for c in viewlog.SCHEMA.names
+        if c in ("epoch", "step", "index", "candidate", "a", "b", "chosen", *viewlog.BOX)
+    ]
+    for about in done.to_dict("records"):
+        if about["arm"] not in (STANDARD, HVS, STATIC) or not viewlog.segments(about["path"]):
+            continue
+        log = viewlog.metrics(viewlog.read(about["path"], needed))
+        who = {k: about[k] for k in WHO}
+        if about["arm"] == STANDARD:
+            series: dict[str, iou.Of] = {"standard": "chosen"}
+        else:
+            series = {"selected": "chosen", "first": "first", "others": "others"}
+            shares.append(iou.lowest_iou_share(log).assign(**who))
+        for name, of in series.items():
+            overlaps.append(iou.mean_iou(log, of).assign(**who, series=name))
+            histograms.append(iou.iou_histogram(log, of=of).assign(**who, series=name))
+
+    share, overlap, histogram = _stack(shares), _stack(overlaps), _stack(histograms)
+    tables = {
+        "hvs_f3_left": share[share["arm"] == HVS] if len(share) else share,
+        "hvs_f3_right": histogram[histogram["arm"] != STATIC] if len(histogram) else histogram,
+        "hvs_f4_left": overlap[overlap["arm"] != STATIC] if len(overlap) else overlap,
+        "hvs_f4_right": share,
+        "hvs_summary": _summary(share, overlap, evaluation),
+        "evaluation": evaluation,
+    }
+    shown, pixels = _pictures(done, root)
+    tables["hvs_f2"] = shown
+    written = [_write(out / f"{name}.csv", tables[name], columns) for name, columns in COLUMNS.items()]
+    strip = out / "hvs_f2_pixels.png"
+    if pixels is None:
+        strip.unlink(missing_ok=True)  # pictures of other rows would be worse than none
+        return written
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="png", optimize=True)
+    write_atomic(strip, buffer.getvalue())
+    return [*written, strip]
+
+
+def _row(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text())
+        c = about["config"]
+        fraction = c["data"]["fraction"]
+        return {
+            "rung": c["rung"],
+            "data": c["data"]["name"] + (f" {100 * fraction:g} %" if fraction < 1 else ""),
+            "method": c["method"]["name"],
+            "setting": setting(c),
+            "arm": arm(c),
+            "recipe": c["recipe"],
+            "seed": c["seed"],
+            "run": path.parent.name,
+            "count": about["data"]["count"],
+            "epochs": c["epochs"],
+            "path": str(path.parent),
+            **{k: about.get(k) for k in ("state", "epochs_done", "device", "commit", "dirty", "started", "ended")},
+        }
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise HardlabError(f"The manifest '{path}' cannot be read: {type(e).__name__}: {e}.") from e
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; a last line that a killed process left without its end is no line."""
+    if not path.exists():
+        return []
+    whole, newline, _ = path.read_text().rpartition("\n")
+    out = []
+    for number, line in enumerate((whole + newline).splitlines(), 1):
+        try:
+            out.append(json.loads(line))
+        except ValueError as e:
+            raise HardlabError(f"Line {number} of '{path}' is not JSON: {e}.") from e
+    return out
+
+
+def _stack(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _summary(share: pd.DataFrame, overlap: pd.DataFrame, evaluation: pd.DataFrame) -> pd.DataFrame:
+    """Per setting and arm, each quantity's mean over the seeds with its interval; differences are paired by seed.
+
+    A run's share and IoU are means over its logged epochs, each epoch with the same weight.
+    """
+    per_run = [_quantities(share, {q: q for q in ("share", "chance", "control", "tied")}, prefix="lowest_iou_")]
+    if len(overlap):
+        per_run += [_quantities(rows, {"iou": f"iou_{name}"}) for name, rows in overlap.groupby("series", sort=True)]
+    if len(evaluation):
+        named = evaluation.assign(
+            quantity=evaluation["protocol"] + " " + evaluation["metric"] + " of " + evaluation["features"] + " on "
+            + evaluation["evaluated_on"] + " " + evaluation["options"]
+        )  # fmt: skip
+        per_run.append(named[[*WHO, "quantity", "value"]])
+    values = pd.concat([p for p in per_run if len(p)] or [pd.DataFrame(columns=[*WHO, "quantity", "value"])])
+    same = ["rung", "data", "method", "setting", "seed"]
+    differences = []
+    for (_, _), rows in values[values["arm"] != STANDARD].groupby(["setting", "arm"], sort=True):
+        for quantity, mine in rows.groupby("quantity", sort=True):
+            if quantity == "iou_selected":
+                first = rows[rows["quantity"] == "iou_first"]
+                differences.append(_difference(mine, first, same, "iou_selected - iou_first"))
+                other, name = "iou_standard", "iou_selected - iou_standard"
+            else:
+                other, name = quantity, f"{quantity}: gain"
+            baseline = values[(values["arm"] == STANDARD) & (values["quantity"] == other)]
+            differences.append(_difference(mine, baseline, same, name))
+    out = []
+    everything = pd.concat([values, *differences])
+    for key, rows in everything.groupby(["rung", "data", "method", "setting", "arm", "quantity"], sort=True):
+        rows = rows.sort_values(["seed", "run"])
+        who = dict(zip(("rung", "data", "method", "setting", "arm", "quantity"), key, strict=True))
+        together = {c: " ".join(dict.fromkeys(str(v) for v in rows[c])) for c in ("recipe", "seed", "run")}
+        out.append({**who, **together, **interval(rows["value"])._asdict()})
+    return pd.DataFrame(out, columns=list(COLUMNS["hvs_summary"]))
+
+
+def _quantities(frame: pd.DataFrame, names: dict[str, str], prefix: str = "") -> pd.DataFrame:
+    """Long form: a row per run and quantity, its mean over the epochs."""
+    if not len(frame):
+        return pd.DataFrame()
+    means = frame.groupby(list(WHO), sort=True)[list(names)].mean().rename(columns=lambda c: prefix + names[c])
+    return means.reset_index().melt(id_vars=list(WHO), var_name="quantity")
+
+
+def _difference(mine: pd.DataFrame, other: pd.DataFrame, same: list[str], name: str) -> pd.DataFrame:
+    """Per seed of one setting, mine - other."""
+    both = mine.merge(other[[*same, "value"]], on=same, suffixes=("", "_other"))
+    return both.assign(value=both["value"] - both["value_other"], quantity=name)[[*WHO, "quantity", "value"]]
+
+
+def _pictures(done: pd.DataFrame, root: Path | str | None) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """The first images of the last logged step of one HVS run, and their pixels.
+
+    Returns the log's rows, numbered by ``row``, and (rows*S, (1+N)*S, 3) uint8: the image, then its N views; or None.
+    """
+    logged = np.array([bool(viewlog.segments(p)) for p in done["path"]], dtype=bool)
+    candidates = done[(done["arm"] == HVS) & logged]
+    if not len(candidates):
+        return pd.DataFrame(), None
+    about = choose(candidates).sort_values(["seed", "run"]).iloc[0]
+    log = viewlog.metrics(viewlog.read(about["path"]))
+    log = log[log["step"] == log["step"].max()]
+    order = {index: row for row, index in enumerate(sorted(log["index"].unique())[:PICTURES])}
+    log = log[log["index"].isin(order)].assign(row=lambda f: f["index"].map(order), **about[list(WHO)].to_dict())
+    return log, _pixels(about, viewlog.slots(log), root)
+
+
+def _pixels(about: pd.Series, views: pd.DataFrame, root: Path | str | None) -> np.ndarray | None:
+    manifest = json.loads((Path(about["path"]) / "manifest.json").read_text())
+    run = config.make(manifest["config"])
+    try:
+        images = build.images(run, root=root)
+    except HardlabError:
+        return None  # the data are not on this machine
+    if images.digest() != manifest["data"]["digest"]:
+        return None
+    look = build.look(run)
+    n = views["slot"].nunique()
+    first = views.drop_duplicates("row")
+    params = torch.from_numpy(views[list(viewlog.PARAMS)].to_numpy(np.float32)).reshape(len(first), n, -1)
+    batch = next(iter(images.batches(torch.tensor(first["index"].to_numpy(np.int64))[None])))
+    mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (run.pixel_mean, run.pixel_std))
+    seen = look.apply(batch.raw, params)  # (R,N,3,S,S)
+    if seen.shape[-1] > CELL:
+        seen = look.apply(batch.raw, params, CELL)
+    size = seen.shape[-1]
+    shown = ((seen * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
+    strip = np.full((len(first) * size, (1 + n) * size, 3), 255, np.uint8)
+    for row in range(len(first)):
+        h, w = batch.sizes[row].tolist()
+        picture = Image.fromarray(batch.raw[row, :, :h, :w].permute(1, 2, 0).numpy())
+        picture.thumbnail((size, size))
+        down = slice(row * size, (row + 1) * size)
+        strip[row * size : row * size + picture.height, : picture.width] = np.asarray(picture)
+        for slot in range(n):
+            strip[down, (1 + slot) * size : (2 + slot) * size] = shown[row, slot]
+    return strip
+
+
+def _write(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> Path:
+    """Sorted rows, six significant digits, one kind of line end; whole or not at all."""
+    frame = frame.reindex(columns=list(columns))
+    frame = frame.sort_values(list(columns), kind="stable")
+    write_atomic(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
+    return path

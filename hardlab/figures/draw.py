@@ -1,0 +1,74 @@
+"""From a figure's name to its files."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from hardlab.analysis import tables
+from hardlab.checkpoint import write_atomic
+from hardlab.figures import FIGURES, style
+from hardlab.registry import unknown
+from hardlab.types import HardlabError
+
+COLUMNS = {**tables.COLUMNS, "paper": ("paper", "item", "row", "column", "value", "unit", "place")}
+
+
+def find(name: str) -> str:
+    """The name itself; ``HardlabError`` with the nearest one where there is no such figure."""
+    if name not in FIGURES:
+        raise unknown("figure", name, FIGURES)
+    return name
+
+
+def make(name: str, data_dir: Path | str) -> Figure:
+    """The figure ``name`` from the tables in ``data_dir``.
+
+    A parameter ``x`` of a figure function is the table ``x.csv``; ``x_pixels`` is the picture ``x_pixels.png`` as
+    (H,W,3) uint8 or None. A table that is not there is an empty one, which the figure shows as a gap.
+    """
+    module, _, attribute = FIGURES[find(name)].partition(":")
+    function = getattr(importlib.import_module(module), attribute)
+    with style.applied():
+        figure: Figure = function(*(_read(Path(data_dir), p) for p in inspect.signature(function).parameters))
+        FigureCanvasAgg(figure).draw()  # settles the layout once, whatever is saved later
+        figure.set_layout_engine("none")
+    return figure
+
+
+def draw(name: str, data_dir: Path | str, out_dir: Path | str) -> list[Path]:
+    """Write ``<name>.svg`` and ``<name>.png`` into ``out_dir``, whole or not at all; same tables, same bytes."""
+    figure = make(name, data_dir)
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    with style.applied():
+        for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix, metadata=metadata)
+            write_atomic(out / f"{name}.{suffix}", buffer.getvalue())
+            written.append(out / f"{name}.{suffix}")
+    return written
+
+
+def _read(data_dir: Path, parameter: str) -> Any:
+    if parameter.endswith("_pixels"):
+        picture = data_dir / f"{parameter}.png"
+        return np.asarray(Image.open(picture).convert("RGB")) if picture.exists() else None
+    path, columns = data_dir / f"{parameter}.csv", list(COLUMNS[parameter])
+    if not path.exists():
+        return pd.DataFrame(columns=columns)
+    # a run's name, a hash or a list of seeds can look like a number; "0e12345678" is none
+    frame = pd.read_csv(path, dtype=dict.fromkeys(("setting", "run", "recipe", "column"), str), encoding="utf-8")
+    if missing := [c for c in columns if c not in frame.columns]:
+        raise HardlabError(f"The table '{path}' has no column '{missing[0]}'. A figure needs: {', '.join(columns)}.")
+    return frame.sort_values(columns, kind="stable", ignore_index=True)

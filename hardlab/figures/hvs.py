@@ -1,0 +1,307 @@
+"""The figures of Hard View Selection (arXiv 2310.03940), from tables of our runs, published values beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from hardlab.analysis.tables import HVS, STANDARD, STATIC, UNTRAINED, choose, interval
+from hardlab.analysis.viewlog import slots
+from hardlab.figures import style
+
+BAND = "band: 95 % t-interval over seeds"
+
+
+def f2(hvs_f2: pd.DataFrame, hvs_f2_pixels: np.ndarray | None) -> Figure:
+    """HVS Figure 2: three images with their crops, and the views; the selected pair in solid frames."""
+    return _pictures(hvs_f2, hvs_f2_pixels, rows=3)
+
+
+def f6(hvs_f2: pd.DataFrame, hvs_f2_pixels: np.ndarray | None) -> Figure:
+    """HVS Figure 6: as Figure 2, with ten images."""
+    return _pictures(hvs_f2, hvs_f2_pixels, rows=10)
+
+
+def f3(hvs_f3_left: pd.DataFrame, hvs_f3_right: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """HVS Figure 3. Left: share of images whose selected pair has the lowest IoU. Right: IoU with and without HVS."""
+    left, right = choose(hvs_f3_left), hvs_f3_right
+    right = right[right["setting"].isin(left["setting"])] if len(left) else choose(right)
+    figure, (a, b) = style.new(2.5, 2)
+    a.set(title="Selected pair has the lowest IoU", xlabel="epoch", ylabel="share of images")
+    published = _published(paper, "Figure 3 left", "share")
+    if len(left):
+        style.series(a, left, "epoch", "share", style.BLUE, "HVS")
+        style.series(a, left, "epoch", "control", style.GREY, "a random pair, measured", ":")
+        a.axhline(left["chance"].iloc[0], color=style.INK, linewidth=0.7, label=f"chance, {_chance(left)}")
+        _beside(a, published, left["epoch"].max())
+        top = max(left["share"].max(), *published["value"], 0.4)
+        a.set_ylim(0, 1.3 * top)
+        a.legend(loc="upper left", bbox_to_anchor=(0, 1.0), ncols=2, columnspacing=1, handlelength=1.3)
+    else:
+        style.gap(a, "no finished run with HVS\nand a view log")
+    b.set(title="Overlap of the trained pair", xlabel="IoU", ylabel="density")
+    drawn = [_histogram(b, right, *what) for what in (("selected", style.BLUE, "HVS"), _standard(right))]
+    if any(drawn):
+        b.set_xlim(0.1, 1)
+        b.set_ylim(0, 1.35 * b.get_ylim()[1])
+        b.legend(loc="upper right")
+    else:
+        style.gap(b, "no finished run\nwith a view log")
+    style.caption(figure, f"{style.about(left)} · {BAND}" if len(left) else "no run of ours")
+    return figure
+
+
+def f4(hvs_f4_left: pd.DataFrame, hvs_f4_right: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """HVS Figure 4. Left: mean IoU of the trained pair by epoch. Right: Figure 3 left under one colour draw for all views."""
+    chosen = choose(hvs_f4_left[hvs_f4_left["arm"] == HVS])
+    left, right = (f[f["setting"].isin(chosen["setting"])] for f in (hvs_f4_left, hvs_f4_right))
+    figure, (a, b) = style.new(2.5, 2)
+    a.set(title="Overlap of the trained pair", xlabel="epoch", ylabel="mean IoU")
+    if len(left):
+        series, colour, label = _standard(left)
+        style.series(a, left[left["series"] == "selected"], "epoch", "iou", style.BLUE, "HVS")
+        style.series(a, left[left["series"] == series], "epoch", "iou", colour, label, "--")
+        published = _published(paper, "Figure 4 left", "selected")
+        _beside(a, published, left["epoch"].max(), "published HVS, approx.")
+        values = [*left.loc[left["series"].isin(["selected", series]), "iou"], *published["value"]]
+        margin = 0.25 * (max(values) - min(values)) + 0.01
+        a.set_ylim(max(min(values) - margin, 0), max(values) + 3 * margin)
+        a.legend(loc="upper left", ncols=2, columnspacing=1, handlelength=1.3)
+    else:
+        style.gap(a, "no finished run with HVS\nand a view log")
+    b.set(title="Selected pair has the lowest IoU", xlabel="epoch", ylabel="share of images")
+    static = right[right["arm"] == STATIC]
+    if len(static):
+        style.series(b, static, "epoch", "share", style.GREEN, "one colour draw for all views")
+        own = right[right["arm"] == HVS]
+        if len(own):
+            style.series(b, own, "epoch", "share", style.BLUE, "a colour draw per view", "--")
+        b.axhline(right["chance"].iloc[0], color=style.INK, linewidth=0.7, label=f"chance, {_chance(right)}")
+        b.set_ylim(0, 1.4 * right["share"].max())
+        b.legend(loc="upper left")
+    else:
+        style.gap(b, "no finished run with\none colour draw for all views")
+    style.caption(figure, f"{style.about(chosen)} · {BAND}" if len(chosen) else "no run of ours")
+    return figure
+
+
+def results(evaluation: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """Accuracy with and without HVS (HVS Table 1 at small scale), and the gain beside the published one."""
+    rows = evaluation[evaluation["split"].eq("test") & evaluation["metric"].eq("top1")]
+    trained = rows[rows["arm"].isin([STANDARD, HVS, STATIC]) & rows["features"].ne("pixels")]
+    chosen = _one_setting_a_method(trained)
+    figure, axes = style.new(2.6, 3, [1, 1, 0.8])
+    for ax, title, protocol in zip(axes, ("kNN", "linear"), ("knn", "linear"), strict=False):
+        ax.set(title=title, ylabel="top-1 accuracy (%)")
+        mine = _protocol(chosen, protocol)
+        if len(mine):
+            _accuracies(ax, mine, _protocol(_same_data(rows, chosen), protocol))
+        else:
+            style.gap(ax, f"no finished run\nwith a {title} evaluation")
+    axes[2].set(title="gain by HVS", ylabel="points of top-1")
+    _gains(axes[2], chosen, paper)
+    style.caption(
+        figure,
+        f"{style.about(chosen)} · a dot is a seed, a bar the 95 % t-interval" if len(chosen) else "no run of ours",
+    )
+    return figure
+
+
+def _published(paper: pd.DataFrame, item: str, row: str) -> pd.DataFrame:
+    """Epochs and values of a published curve."""
+    rows = paper[paper["paper"].eq("hvs") & paper["item"].eq(item) & paper["row"].eq(row)]
+    curve = pd.DataFrame({"epoch": rows["column"].astype(float), "value": rows["value"].astype(float)})
+    return curve.sort_values("epoch")
+
+
+def _beside(ax: Axes, published: pd.DataFrame, last: int, label: str = "published, 100 epochs (top axis)") -> None:
+    """A published curve on an axis of its own epochs, laid so that both trainings begin and end at the same place."""
+    ax.set_xlim(0, max(last, 1))
+    if not len(published):
+        return
+    top = ax.twiny()
+    top.set_xlim(0, published["epoch"].max())
+    top.spines["top"].set(visible=True, color=style.GREY)
+    top.tick_params(colors=style.GREY)
+    top.plot(published["epoch"], published["value"], color=style.GREY, linewidth=0.8)
+    ax.plot([], [], color=style.GREY, linewidth=0.8, label=label)
+
+
+def _chance(frame: pd.DataFrame) -> str:
+    return f"1/{round(1 / frame['chance'].iloc[0])}"
+
+
+def _standard(frame: pd.DataFrame) -> tuple[str, str, str]:
+    """Series, colour and label of standard training: real baseline runs, or else the pair (0,1) of the HVS log."""
+    if frame["series"].eq("standard").any():
+        return "standard", style.ORANGE, "standard"
+    return "first", style.ORANGE, "pair (0,1) of the HVS log"
+
+
+def _histogram(ax: Axes, frame: pd.DataFrame, series: str, colour: str, label: str) -> bool:
+    """The mean density over seeds as steps, with its interval; False where there is no such series."""
+    rows = frame[frame["series"] == series]
+    if not len(rows):
+        return False
+    bins = [(lo, hi, *interval(group["density"])) for (lo, hi), group in rows.groupby(["lo", "hi"], sort=True)]
+    lo, hi, mean, low, high, n = np.array(bins, dtype=float).T
+    edges = np.append(lo, hi[-1])
+    if n.max() > 1:
+        ax.fill_between(
+            edges, np.append(low, low[-1]), np.append(high, high[-1]), step="post", color=colour, alpha=0.2, lw=0
+        )
+    outside = rows.groupby("run")["outside"].first().mean()
+    ax.stairs(mean, edges, color=colour, label=f"{label} ({100 * outside:.0f} % below 0.1)", linewidth=1.3)
+    return True
+
+
+def _one_setting_a_method(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the strongest setting's rung and data, the strongest setting of every method."""
+    best = choose(rows)
+    if not len(best):
+        return rows
+    peers = _same_data(rows, best)
+    return pd.concat([choose(peers[peers["method"] == m]) for m in sorted(peers["method"].unique(), reverse=True)])
+
+
+def _same_data(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+    if not len(chosen):
+        return rows
+    first = chosen.iloc[0]
+    return rows[(rows["rung"] == first["rung"]) & (rows["data"] == first["data"])]
+
+
+def _protocol(rows: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """The rows of one kind of protocol, on the data set that the networks were trained on."""
+    return rows[rows["protocol"].str.startswith(protocol)]
+
+
+def _accuracies(ax: Axes, mine: pd.DataFrame, peers: pd.DataFrame) -> None:
+    """Per method and arm the seeds as dots and their interval; untrained network and raw pixels as lines."""
+    looks = {
+        STANDARD: (style.ORANGE, "standard"),
+        HVS: (style.BLUE, "+ HVS"),
+        STATIC: (style.GREEN, "+ HVS, static colour"),
+    }
+    methods = sorted(mine["method"].unique(), reverse=True)
+    offsets = np.linspace(-0.22, 0.22, len(looks))
+    for (arm, (colour, label)), offset in zip(looks.items(), offsets, strict=True):
+        shown = label
+        for at, method in enumerate(methods):
+            values = _per_seed(mine[mine["method"].eq(method) & mine["arm"].eq(arm)])
+            if len(values):
+                _dots(ax, at + offset, values, colour, shown)
+                shown = "_"  # one entry in the legend
+    references = (
+        (peers[peers["arm"].eq(UNTRAINED) & peers["features"].ne("pixels")], "untrained", "--"),
+        (peers[peers["features"].eq("pixels")], "raw pixels", ":"),
+    )
+    for rows, label, line in references:
+        if len(rows):
+            ax.axhline(_per_seed(rows).mean(), color=style.GREY, linewidth=0.9, linestyle=line, label=label)
+    ax.set_xticks(range(len(methods)), [style.METHODS.get(m, m) for m in methods])
+    ax.set_xlim(-0.6, len(methods) - 0.4)
+
+
+def _gains(ax: Axes, chosen: pd.DataFrame, paper: pd.DataFrame) -> None:
+    """HVS minus standard, paired by seed, and the published gain at 100 epochs on ImageNet."""
+    ticks = []
+    for method in sorted(chosen["method"].unique(), reverse=True):
+        for protocol in ("knn", "linear"):
+            rows = _protocol(chosen[chosen["method"] == method], protocol)
+            gain = (_per_seed(rows[rows["arm"] == HVS]) - _per_seed(rows[rows["arm"] == STANDARD])).dropna()
+            if not len(gain):
+                continue
+            at = len(ticks)
+            _dots(ax, at - 0.12, gain, style.BLUE, "ours" if at == 0 else "_")
+            table = paper[
+                paper["paper"].eq("hvs") & paper["item"].eq("Table 1") & paper["column"].eq(f"{protocol} 100 epochs")
+            ]
+            name = f"{style.METHODS.get(method, method)} RN50"
+            pair = [table.loc[table["row"].eq(r), "value"] for r in (f"{name} + HVS", name)]
+            if all(len(v) for v in pair):
+                value = float(pair[0].iloc[0]) - float(pair[1].iloc[0])
+                ax.plot(
+                    at + 0.18, value, "D", markersize=4, color=style.GREY, markerfacecolor="white",
+                    label="published,\nImageNet" if at == 0 else "_",
+                )  # fmt: skip
+            ticks.append(f"{style.METHODS.get(method, method)}\n{'kNN' if protocol == 'knn' else protocol}")
+    if not ticks:
+        style.gap(ax, "no seed with both\nHVS and standard")
+        return
+    ax.axhline(0, color=style.INK, linewidth=0.7)
+    ax.set_xticks(range(len(ticks)), ticks, rotation=90 if len(ticks) > 2 else 0)
+    ax.set_xlim(-0.6, len(ticks) - 0.4)
+    ax.legend(loc="best")
+
+
+def _per_seed(rows: pd.DataFrame) -> pd.Series:
+    """Seed -> accuracy in percent."""
+    return 100 * rows.groupby("seed")["value"].mean()
+
+
+def _dots(ax: Axes, at: float, values: pd.Series, colour: str, label: str) -> None:
+    mean, lo, hi, n = interval(values)
+    if n > 1:
+        ax.plot([at, at], [lo, hi], color=colour, linewidth=1.2)
+    ax.plot([at - 0.09, at + 0.09], [mean, mean], color=colour, linewidth=1.6, label=label)
+    spread = np.linspace(-0.05, 0.05, n) if n > 1 else np.zeros(1)
+    ax.plot(at + spread, values, "o", color=colour, markersize=2.6, markeredgecolor="white", markeredgewidth=0.3)
+
+
+def _pictures(log: pd.DataFrame, pixels: np.ndarray | None, rows: int) -> Figure:
+    """Rows of an image with all its crops and its views as the network saw them."""
+    if not len(log):
+        figure, (ax,) = style.new(1.6)
+        style.gap(ax, "no finished run with HVS and a view log")
+        style.caption(figure, "no run of ours")
+        return figure
+    views = slots(log)
+    count, shown = views["slot"].nunique(), sorted(views["row"].unique())[:rows]
+    size = 0 if pixels is None else pixels.shape[1] // (1 + count)
+    figure = Figure(figsize=(style.WIDTH, 0.3 + 0.95 * len(shown) * 5 / (2 + count)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    grid = np.atleast_2d(figure.subplots(len(shown), 2 + count, width_ratios=[1] * (1 + count) + [0.9]))
+    for axes, row in zip(grid, shown, strict=True):
+        mine = views[views["row"] == row]
+        height, width = mine["image_h"].iloc[0], mine["image_w"].iloc[0]
+        for ax in axes:
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        if pixels is None:
+            style.gap(axes[0], "")
+        else:
+            scale = min(1.0, size / max(height, width))
+            h, w = max(1, round(height * scale)), max(1, round(width * scale))
+            axes[0].imshow(pixels[row * size :][:h, :w], extent=(0, width, height, 0), interpolation="nearest")
+        axes[0].set(xlim=(-0.02 * width, 1.02 * width), ylim=(1.02 * height, -0.02 * height), aspect="equal")
+        for slot, view in enumerate(mine.itertuples()):
+            colour = style.VIEW_COLOURS[slot % len(style.VIEW_COLOURS)]
+            frame = {"edgecolor": colour, "fill": False, "linewidth": 1.7 if view.chosen else 1.0}
+            frame["linestyle"] = "-" if view.chosen else (0, (2.5, 1.5))
+            axes[0].add_patch(Rectangle((view.left, view.top), view.width, view.height, clip_on=False, **frame))
+            ax = axes[1 + slot]
+            if pixels is None:
+                style.gap(ax, "pixels\nnot at hand")
+            else:
+                ax.imshow(pixels[row * size :][:size, (1 + slot) * size : (2 + slot) * size], interpolation="nearest")
+            ax.set_box_aspect(1)
+            ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, clip_on=False, **frame))
+        _losses(axes[-1], log[log["row"] == row])
+    for ax, title in zip(grid[0], ["image", *(f"view {i + 1}" for i in range(count))], strict=False):
+        ax.set_title(title, fontsize=7, pad=3)
+    step = f"epoch {log['epoch'].iloc[0]}, first {len(shown)} of the logged images"
+    style.caption(figure, f"{style.about(log)} · {step} · solid: the selected pair")
+    return figure
+
+
+def _losses(ax: Axes, pairs: pd.DataFrame) -> None:
+    """What was selected, in words."""
+    chosen, others = pairs[pairs["chosen"]].iloc[0], pairs[~pairs["chosen"]]
+    lines = [f"views {chosen['a'] + 1} and {chosen['b'] + 1}", f"loss {chosen['loss']:.2f}", f"IoU {chosen['iou']:.2f}"]
+    if len(others):
+        lines.insert(2, f"(others to {others['loss'].max():.2f})")
+    ax.text(0, 0.5, "\n".join(lines), transform=ax.transAxes, va="center", fontsize=7)

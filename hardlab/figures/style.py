@@ -1,0 +1,98 @@
+"""One look for all figures, and the few things that all of them draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hardlab.analysis.tables import interval
+
+WIDTH = 5.5  # inches: the text width of the usual one-column proceedings, so that point sizes are final sizes
+# Okabe and Ito's palette: told apart with any colour vision, and in grey by line style as well
+BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
+GREY, LIGHT, INK = "#707070", "#D9D9D9", "#202020"
+METHODS = {"simsiam": "SimSiam", "simclr": "SimCLR", "dino": "DINO"}  # as the papers write them
+VIEW_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
+
+_RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.4,
+    "hatch.linewidth": 0.5,
+    "figure.dpi": 100,
+    "savefig.dpi": 300,
+    "svg.hashsalt": "hardlab",  # ids in the file are a hash of the drawing, not of the clock
+    "svg.fonttype": "path",  # the same letters where DejaVu is not installed
+}
+
+
+@contextmanager
+def applied() -> Iterator[None]:
+    """The style and nothing else: whatever the caller set in matplotlib is out of force inside, and back afterwards."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_RC)
+        yield
+
+
+def new(height: float, columns: int = 1, ratios: list[float] | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure of text width and a row of axes."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, list(np.atleast_1d(figure.subplots(1, columns, width_ratios=ratios)))
+
+
+def caption(figure: Figure, text: str) -> None:
+    """A small line under the axes: rung, data, seeds, and what the bands are."""
+    figure.supxlabel(text, fontsize=7, color=GREY)
+
+
+def gap(ax: Axes, text: str) -> None:
+    """Mark an axes as not measured; no value is made up for it."""
+    ax.set(xticks=[], yticks=[])
+    ax.patch.set(hatch="////", edgecolor=LIGHT, facecolor="white")
+    ax.text(
+        0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=GREY, fontsize=7,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 3},
+    )  # fmt: skip
+
+
+def series(ax: Axes, frame: pd.DataFrame, x: str, y: str, colour: str, label: str, line: str = "-") -> None:
+    """The mean over seeds with its 95 % t-interval as a band, and each seed as a thin line."""
+    rows = [(at, *interval(group[y])) for at, group in frame.groupby(x, sort=True)]
+    at, mean, lo, hi, n = np.array(rows, dtype=float).T
+    if n.max() > 1:
+        ax.fill_between(at, lo, hi, color=colour, alpha=0.18, linewidth=0)
+        for _, one in frame.groupby("run", sort=True):
+            ax.plot(one[x], one[y], color=colour, linewidth=0.5, alpha=0.45, linestyle=line)
+    marker = "o" if len(at) <= 12 else ""
+    ax.plot(at, mean, color=colour, label=label, linestyle=line, marker=marker, markersize=2.5)
+
+
+def about(frame: pd.DataFrame) -> str:
+    """Rung, method, data and seeds of the rows, for a caption."""
+    seeds = sorted(frame["seed"].unique())
+    told = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"one seed ({seeds[0]})"
+    methods = " and ".join(METHODS.get(m, m) for m in sorted(frame["method"].unique(), reverse=True))
+    return f"rung {_one(frame, 'rung')} · {methods} on {_one(frame, 'data')} · {told}"
+
+
+def _one(frame: pd.DataFrame, column: str) -> str:
+    return ", ".join(sorted(frame[column].unique()))

@@ -1,0 +1,420 @@
+"""The view log, overlap of selected pairs, and tables, against loops and closed forms."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from scipy import stats
+
+from hardlab import build, recipes, views
+from hardlab.analysis import iou, tables, viewlog
+from hardlab.types import Batch, HardlabError
+
+PAIRS = list(itertools.combinations(range(4), 2))
+
+
+def draw_log(
+    images: int, epochs: int, seed: int, pairs: list[tuple[int, int]] = PAIRS, lean: float = 0.003
+) -> pa.Table:
+    """A view log as the trainer writes it: random crops of 32 x 48 images, easier by ``lean`` for every shared pixel."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[Any]] = {name: [] for name in viewlog.SCHEMA.names}
+    for epoch in range(epochs):
+        for image in rng.permutation(1000)[:images]:
+            crops = []
+            for _ in range(1 + max(max(p) for p in pairs)):
+                height, width = rng.integers(6, 33), rng.integers(6, 49)
+                crop = dict.fromkeys(viewlog.PARAMS, 0.0)
+                crop |= {"image_h": 32, "image_w": 48, "height": height, "width": width}
+                crop |= {"top": rng.integers(0, 33 - height), "left": rng.integers(0, 49 - width)}
+                crop |= {
+                    "brightness": rng.uniform(0.6, 1.4),
+                    "contrast": 1.0,
+                    "saturation": 1.0,
+                    "hue": rng.uniform(-0.1, 0.1),
+                }
+                crops.append(crop)
+            losses = [rng.normal() - lean * overlap(crops[a], crops[b]) for a, b in pairs]
+            for c, (a, b) in enumerate(pairs):
+                row = {"epoch": epoch, "step": 10 * epoch, "index": image, "candidate": c, "a": a, "b": b}
+                row |= {"loss": losses[c], "chosen": c == int(np.argmax(losses))}
+                row |= {f"{s}_{k}": v for s, crop in (("a", crops[a]), ("b", crops[b])) for k, v in crop.items()}
+                for name, value in row.items():
+                    rows[name].append(value)
+    return pa.table({f.name: pa.array(rows[f.name]).cast(f.type) for f in viewlog.SCHEMA})
+
+
+def overlap(a: Any, b: Any) -> float:
+    """Shared pixels of two boxes."""
+    sides = (
+        max(0, min(a[at] + a[by], b[at] + b[by]) - max(a[at], b[at]))
+        for at, by in (("top", "height"), ("left", "width"))
+    )
+    return float(np.prod(list(sides)))
+
+
+def loop_iou(a: Any, b: Any) -> float:
+    """Overlap of two boxes on whole pixels, counted pixel by pixel."""
+    cells = []
+    for box in (a, b):
+        top, left, height, width = (int(box[k]) for k in ("top", "left", "height", "width"))
+        cells.append({(y, x) for y in range(top, top + height) for x in range(left, left + width)})
+    return len(cells[0] & cells[1]) / len(cells[0] | cells[1])
+
+
+def write_run(
+    runs_dir: Path,
+    recipe: str,
+    seed: int,
+    log: pa.Table | None,
+    state: str = "done",
+    segments: int = 2,
+    **results: float,
+) -> Path:
+    """A run folder with the files of docs/architecture.md, as far as tables are made from them."""
+    run = recipes.recipe(recipe, "smoke", {"seed": seed})
+    path = runs_dir / run.id
+    (path / "views").mkdir(parents=True)
+    data = {"name": run.data.name, "split": "train", "count": 1000, "digest": "d1", "skipped": []}
+    manifest = {"config": run.model_dump(mode="json"), "id": run.id, "state": state, "data": data, "seed": seed}
+    manifest |= {"started": f"2025-01-01T00:00:{seed:02d}+00:00", "epochs_done": run.epochs}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    if log is not None:
+        for epochs in np.array_split(sorted(set(log["epoch"].to_pylist())), segments):
+            part = log.filter(pa.compute.is_in(log["epoch"], pa.array(epochs, pa.int32())))
+            if part.num_rows:
+                pa.parquet.write_table(part, path / "views" / f"step-{10 * epochs[-1]:08d}.parquet", compression="zstd")
+    with open(path / "results.jsonl", "w") as f:
+        for key, value in results.items():
+            features, protocol = key.split("_", 1)
+            row = {"protocol": protocol.replace("_", "-"), "metric": "top1", "value": value, "features": features}
+            row |= {"data": run.data.name, "split": "test", "n_train": 100, "n_test": 100, "seed": seed, "run": run.id}
+            f.write(json.dumps(row | {"recipe": recipe, "rung": "smoke", "cost_s": 1.0, "options": {}}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def log() -> pa.Table:
+    return draw_log(images=40, epochs=3, seed=0)
+
+
+def test_reading_gives_back_every_row_of_every_segment_in_the_contracts_columns(log: pa.Table, tmp_path: Path) -> None:
+    run = write_run(tmp_path, "simsiam-hvs", 0, log, segments=3)
+    frame = viewlog.read(run)
+    assert list(frame.columns) == ["run", *viewlog.SCHEMA.names]
+    pd.testing.assert_frame_equal(frame.drop(columns="run"), log.to_pandas())
+    assert set(frame["run"]) == {run.name}
+    assert viewlog.read(run, ["loss", "chosen"]).columns.tolist() == ["run", "loss", "chosen"]
+
+
+def test_reading_two_runs_keeps_them_apart(log: pa.Table, tmp_path: Path) -> None:
+    first, second = write_run(tmp_path, "simsiam-hvs", 0, log), write_run(tmp_path, "simsiam-hvs", 1, log)
+    share = iou.lowest_iou_share(viewlog.read([first, second]))
+    alone = iou.lowest_iou_share(viewlog.read(second))
+    pd.testing.assert_frame_equal(
+        share[share["run"] == second.name].reset_index(drop=True).assign(run=second.name), alone.assign(run=second.name)
+    )
+
+
+def test_a_run_without_a_view_log_is_told_apart_from_an_empty_one(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "simsiam", 0, None)
+    with pytest.raises(HardlabError, match=r"no view log.*views/step"):
+        viewlog.read(run)
+
+
+def test_segments_that_are_cut_off_or_lack_a_column_are_named(log: pa.Table, tmp_path: Path) -> None:
+    run = write_run(tmp_path, "simsiam-hvs", 0, log)
+    whole = sorted((run / "views").iterdir())[0]
+    (run / "views" / "step-00000098.parquet").write_bytes(whole.read_bytes()[:-200])
+    pa.parquet.write_table(log.drop_columns(["a_hue"]), run / "views" / "step-00000099.parquet")
+    with pytest.raises(
+        HardlabError, match=r"2 of the 4 .*step-00000098.parquet \(broken.*step-00000099.parquet.*'a_hue'"
+    ):
+        viewlog.read(run)
+
+
+def test_an_unknown_column_is_refused_with_what_there_is(log: pa.Table, tmp_path: Path) -> None:
+    with pytest.raises(HardlabError, match=r"no column 'los'.*loss"):
+        viewlog.read(write_run(tmp_path, "simsiam-hvs", 0, log), ["los"])
+
+
+def test_iou_equals_counted_pixels(log: pa.Table) -> None:
+    frame = viewlog.metrics(log.to_pandas())
+    for row in frame.head(60).to_dict("records"):
+        a, b = ({k: row[f"{s}_{k}"] for k in ("top", "left", "height", "width")} for s in "ab")
+        assert row["iou"] == pytest.approx(loop_iou(a, b), abs=1e-12)
+
+
+def test_pair_metrics_agree_with_those_of_the_views_module(log: pa.Table) -> None:
+    frame = viewlog.metrics(log.to_pandas())
+    a, b = (torch.from_numpy(frame[[f"{s}_{p}" for p in views.PARAMS]].to_numpy(np.float32).copy()) for s in "ab")
+    for name in ("iou", "centre_distance", "colour_distance"):
+        np.testing.assert_allclose(frame[name], getattr(views, name)(a, b), rtol=1e-4, atol=1e-6)
+
+
+def test_centres_at_two_corners_of_the_image_are_a_diagonal_apart_but_for_the_crops_own_size() -> None:
+    box = {"image_h": 30, "image_w": 40, "height": 2, "width": 2}
+    a, b = box | {"top": 0, "left": 0}, box | {"top": 28, "left": 38}
+    row = {f"{s}_{k}": float(v) for s, c in (("a", a), ("b", b)) for k, v in c.items()}
+    assert viewlog.metrics(pd.DataFrame([row]))["centre_distance"].item() == pytest.approx(np.hypot(28, 38) / 50)
+
+
+def test_shares_means_and_control_per_epoch_equal_a_loop_over_images(log: pa.Table) -> None:
+    frame = log.to_pandas().assign(run="r")
+    share, mean, others = iou.lowest_iou_share(frame), iou.mean_iou(frame), iou.mean_iou(frame, "others")
+    first = iou.mean_iou(frame, "first")
+    for epoch in range(3):
+        hits, chosen, rest, zero_one = [], [], [], []
+        for _, image in frame[frame["epoch"] == epoch].groupby("index"):
+            values = [
+                loop_iou(*({k: r[f"{s}_{k}"] for k in ("top", "left", "height", "width")} for s in "ab"))
+                for r in image.to_dict("records")
+            ]
+            at = image["chosen"].tolist().index(True)
+            lowest = [v == min(values) for v in values]
+            hits.append(lowest[at] / sum(lowest))
+            chosen.append(values[at])
+            rest.append((sum(values) - values[at]) / 5)
+            zero_one.append(values[0])
+        assert share.loc[epoch, "share"] == pytest.approx(np.mean(hits))
+        assert mean.loc[epoch, "iou"] == pytest.approx(np.mean(chosen))
+        assert others.loc[epoch, "iou"] == pytest.approx(np.mean(rest))
+        assert first.loc[epoch, "iou"] == pytest.approx(np.mean(zero_one))
+    assert (share["chance"] == 1 / 6).all()
+    assert (share["images"] == 40).all()
+
+
+def test_a_tie_for_the_lowest_iou_counts_the_chance_to_break_it_right() -> None:
+    frame = pd.DataFrame(
+        {"run": "r", "epoch": 0, "step": 0, "index": np.repeat([1, 2, 3], 3), "candidate": [0, 1, 2] * 3}
+        | {"iou": [0, 0, 1, 0, 0, 0, 0.5, 0.2, 0.3], "chosen": np.arange(9) == np.array([0, 0, 0, 4, 4, 4, 6, 6, 6])}
+    )
+    result = iou.lowest_iou_share(frame).iloc[0]
+    assert result["share"] == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
+    assert result["tied"] == pytest.approx(2 / 3)
+
+
+def test_where_all_crops_are_disjoint_any_selection_scores_exactly_chance() -> None:
+    g = 50
+    frame = pd.DataFrame({"run": "r", "epoch": 0, "step": 0, "index": np.repeat(np.arange(g), 6)})
+    frame = frame.assign(candidate=np.tile(np.arange(6), g), iou=0.0, chosen=np.tile(np.arange(6) == 0, g))
+    result = iou.lowest_iou_share(frame).iloc[0]
+    assert result["share"] == pytest.approx(1 / 6)
+    assert result["control"] == pytest.approx(1 / 6)
+
+
+def test_the_measured_control_is_at_chance_and_a_selection_of_the_lowest_iou_is_at_one() -> None:
+    g = 4000
+    rng = np.random.default_rng(0)
+    values = rng.uniform(size=(g, 6))
+    index = np.repeat(np.arange(g), 6)
+    frame = pd.DataFrame({"run": "r", "epoch": 0, "step": index // 64, "index": index})
+    frame = frame.assign(candidate=np.tile(np.arange(6), g), iou=values.ravel())
+    frame["chosen"] = (values == values.min(1, keepdims=True)).ravel()
+    result = iou.lowest_iou_share(frame).iloc[0]
+    assert result["share"] == 1
+    assert abs(result["control"] - 1 / 6) < 4 * np.sqrt(1 / 6 * 5 / 6 / g)
+
+
+def test_the_order_of_the_rows_changes_nothing(log: pa.Table) -> None:
+    frame = log.to_pandas().assign(run="r")
+    mixed = frame.sample(frac=1, random_state=1)
+    for function in (iou.lowest_iou_share, iou.mean_iou, iou.iou_histogram):
+        pd.testing.assert_frame_equal(function(frame), function(mixed))
+
+
+def test_the_histogram_counts_as_a_loop_and_integrates_to_one(log: pa.Table) -> None:
+    frame = viewlog.metrics(log.to_pandas()).assign(run="r")
+    table = iou.iou_histogram(frame, bins=9, range=(0.1, 1))
+    values = frame.loc[frame["chosen"], "iou"].tolist()
+    for row in table.to_dict("records"):
+        last = row["hi"] == table["hi"].max()
+        inside = [v for v in values if row["lo"] <= v and (v < row["hi"] or (last and v <= row["hi"]))]
+        assert row["density"] * 0.1 * sum(0.1 <= v <= 1 for v in values) == pytest.approx(len(inside))
+    assert (table["density"] * (table["hi"] - table["lo"])).sum() == pytest.approx(1)
+    assert table["outside"].iloc[0] == pytest.approx(sum(v < 0.1 for v in values) / len(values))
+
+
+def test_a_baseline_log_with_one_pair_has_a_mean_iou_but_no_share() -> None:
+    frame = draw_log(20, 2, 0, pairs=[(0, 1)]).to_pandas().assign(run="r")
+    pd.testing.assert_frame_equal(iou.mean_iou(frame), iou.mean_iou(frame, "first"))
+    with pytest.raises(HardlabError, match="no selection"):
+        iou.lowest_iou_share(frame)
+    with pytest.raises(HardlabError, match="not selected"):
+        iou.mean_iou(frame, "others")
+
+
+def test_a_log_that_lost_rows_or_chose_twice_is_refused(log: pa.Table) -> None:
+    frame = log.to_pandas().assign(run="r")
+    with pytest.raises(HardlabError, match="not complete"):
+        iou.mean_iou(frame.drop(index=7))
+    with pytest.raises(HardlabError, match="1 of 120 images"):
+        iou.mean_iou(frame.assign(chosen=frame["chosen"] | (frame.index == frame.index[~frame["chosen"]][0])))
+
+
+def test_slots_lists_each_view_once_and_marks_the_two_that_were_selected(log: pa.Table) -> None:
+    frame = log.to_pandas().assign(run="r")
+    each = viewlog.slots(frame)
+    assert len(each) == 120 * 4
+    for _, rows in each.groupby(["epoch", "index"]):
+        assert rows["slot"].tolist() == [0, 1, 2, 3]
+        assert rows["chosen"].sum() == 2
+    image = frame[(frame["epoch"] == 0) & (frame["index"] == frame["index"][0])]
+    pair = image[image["chosen"]].iloc[0]
+    mine = each[(each["epoch"] == 0) & (each["index"] == pair["index"]) & (each["slot"] == pair["b"])].iloc[0]
+    assert all(mine[p] == pair[f"b_{p}"] for p in viewlog.PARAMS)
+
+
+def test_the_interval_is_the_textbook_t_interval_and_unknown_below_two_values() -> None:
+    values = [1.0, 2.0, 4.0, np.nan]
+    expected = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem(values[:3]))
+    mean, lo, hi, n = tables.interval(values)
+    assert (mean, n) == (pytest.approx(7 / 3), 3)
+    assert (lo, hi) == pytest.approx(expected)
+    assert tables.interval([3.0])[0] == 3
+    assert np.isnan(tables.interval([3.0])[1])
+    assert np.isnan(tables.interval([]).mean)
+
+
+def test_an_arm_is_what_differs_from_the_defaults_and_arms_share_their_setting() -> None:
+    runs = {name: recipes.recipe(name, "smoke").model_dump(mode="json") for name in recipes.RECIPES}
+    assert tables.arm(runs["simsiam"]) == tables.STANDARD
+    assert tables.arm(runs["simsiam-hvs"]) == tables.HVS
+    assert tables.arm(runs["simsiam-hvs-static"]) == tables.STATIC
+    assert tables.arm(runs["untrained"]) == tables.UNTRAINED
+    eight = recipes.recipe("simsiam-hvs", "smoke", {"hard.hvs.draws": 8, "seed": 3}).model_dump(mode="json")
+    assert tables.arm(eight) == "hvs draws=8"
+    assert tables.setting(eight) == tables.setting(runs["simsiam"]) == tables.setting(runs["simsiam-hvs"])
+    assert tables.setting(runs["simsiam"]) != tables.setting(runs["simclr"])
+    longer = recipes.recipe("simsiam", "smoke", {"epochs": 99}).model_dump(mode="json")
+    assert tables.setting(longer) != tables.setting(runs["simsiam"])
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of HVS and of its baseline, one HVS run that is not done, an untrained network."""
+    root = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        accuracy = {"backbone_knn": 0.5 + 0.01 * seed, "backbone_linear_lbfgs": 0.6, "pixels_knn": 0.3}
+        hard = {k: v + 0.02 for k, v in accuracy.items()}
+        write_run(root, "simsiam-hvs", seed, draw_log(30, 3, seed), **hard)
+        write_run(root, "simsiam", seed, draw_log(30, 3, 10 + seed, pairs=[(0, 1)]), **accuracy)
+    write_run(root, "simsiam-hvs", 2, draw_log(30, 1, 2), state="running", backbone_knn=0.99)
+    write_run(root, "untrained", 0, None, backbone_knn=0.2)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def no_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: Any, **__: Any) -> None:
+        raise HardlabError("no data set here")
+
+    monkeypatch.setattr(build, "images", absent)
+
+
+def test_runs_and_results_join_the_manifests_of_all_folders(runs_dir: Path) -> None:
+    table = tables.runs(runs_dir)
+    assert len(table) == 6
+    assert set(table["state"]) == {"done", "running"}
+    rows = tables.results(runs_dir)
+    assert len(rows) == 4 * 3 + 1 + 1
+    assert set(rows["evaluated_on"]) == {"shapes"}
+    assert rows.loc[rows["state"] == "running", "value"].tolist() == [0.99]
+
+
+def test_a_second_measurement_replaces_the_first_and_a_cut_off_line_is_no_line(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "simsiam", 0, None, backbone_knn=0.5)
+    line = (run / "results.jsonl").read_text()
+    (run / "results.jsonl").write_text(line + line.replace("0.5", "0.75") + line[:30])
+    assert tables.results(tmp_path)["value"].tolist() == [0.75]
+    (run / "results.jsonl").write_text(line[:30] + "\n" + line)
+    with pytest.raises(HardlabError, match=r"Line 1 .* is not JSON"):
+        tables.results(tmp_path)
+
+
+def test_only_runs_that_are_done_are_collected(runs_dir: Path, tmp_path: Path) -> None:
+    tables.collect(runs_dir, tmp_path)
+    for name in tables.COLUMNS:
+        frame = pd.read_csv(tmp_path / f"{name}.csv")
+        assert tuple(frame.columns) == tables.COLUMNS[name]
+        assert len(frame)
+        assert not frame["run"].str.contains("-s2-").any()
+        assert not (frame["seed"].astype(str) == "2").any()
+
+
+def test_collecting_again_gives_the_same_bytes_and_no_other_files(runs_dir: Path, tmp_path: Path) -> None:
+    tables.collect(runs_dir, tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    tables.collect(runs_dir, tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert set(before) == {f"{name}.csv" for name in tables.COLUMNS}
+
+
+def test_the_summarys_shift_of_the_mean_iou_is_paired_by_seed(runs_dir: Path, tmp_path: Path) -> None:
+    tables.collect(runs_dir, tmp_path)
+    summary = pd.read_csv(tmp_path / "hvs_summary.csv").set_index(["arm", "quantity"])
+    table = tables.runs(runs_dir)
+    shifts = []
+    for seed in (0, 1):
+        of = table[(table["seed"] == seed) & (table["state"] == "done")].set_index("recipe")["path"]
+        means = [iou.mean_iou(viewlog.read(of[r]))["iou"].mean() for r in ("simsiam-hvs", "simsiam")]
+        shifts.append(means[0] - means[1])
+    row = summary.loc[("hvs", "iou_selected - iou_standard")]
+    assert row[["mean", "lo", "hi"]].tolist() == pytest.approx(list(tables.interval(shifts)[:3]), rel=1e-4)
+    assert row["n"] == 2
+    assert row["seed"] == "0 1"
+    gain = summary.loc[("hvs", "knn top1 of backbone on shapes {}: gain")]
+    assert (gain["mean"], gain["n"]) == (pytest.approx(0.02), 2)
+
+
+def test_an_empty_folder_of_runs_gives_tables_with_a_header_only(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    tables.collect(tmp_path / "runs", tmp_path / "out")
+    for name, columns in tables.COLUMNS.items():
+        assert (tmp_path / "out" / f"{name}.csv").read_text() == ",".join(columns) + "\n"
+    with pytest.raises(HardlabError, match="no folder of runs"):
+        tables.collect(tmp_path / "nowhere", tmp_path / "out")
+
+
+class Grey:
+    """Images whose pixels are all their own index; as much of ``Images`` as pictures need."""
+
+    def digest(self) -> str:
+        return "d1"
+
+    def batches(self, order: torch.Tensor) -> Any:
+        for rows in order:
+            raw = (rows % 256).to(torch.uint8)[:, None, None, None].expand(-1, 3, 32, 48)
+            yield Batch(raw.contiguous(), torch.tensor([[32, 48]]).expand(len(rows), 2), rows)
+
+
+def test_pictures_show_the_logged_images_and_vanish_with_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    frame = draw_log(12, 1, 0).to_pandas()
+    neutral = {f"{s}_{k}": 1.0 for s in "ab" for k in ("brightness", "contrast", "saturation")}
+    frame = frame.assign(**neutral, a_hue=0.0, b_hue=0.0)
+    write_run(tmp_path / "runs", "simsiam-hvs", 0, pa.Table.from_pandas(frame, viewlog.SCHEMA, preserve_index=False))
+    monkeypatch.setattr(build, "images", lambda *_, **__: Grey())
+    tables.collect(tmp_path / "runs", tmp_path)
+    rows = pd.read_csv(tmp_path / "hvs_f2.csv").drop_duplicates("row")
+    strip = np.asarray(Image.open(tmp_path / "hvs_f2_pixels.png"))
+    size = strip.shape[1] // 5
+    assert len(rows) == tables.PICTURES == strip.shape[0] / size
+    for row, index in zip(rows["row"], rows["index"], strict=True):
+        middle = strip[row * size + size // 4, size // 2 :: size, 0]
+        assert np.abs(middle.astype(int) - index % 256).max() <= 1
+    monkeypatch.setattr(Grey, "digest", lambda _: "other data")
+    tables.collect(tmp_path / "runs", tmp_path)
+    assert not (tmp_path / "hvs_f2_pixels.png").exists()
