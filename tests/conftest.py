@@ -1,0 +1,49 @@
+"""What every test runs under: few threads, fixed seeds, no network, data and caches in a folder of their own."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before torch is loaded, and inherited by every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["HARDLAB_OFFLINE"] = "1"
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, with the reason in pytest's summary."""
+    skips = {}
+    if not torch.cuda.is_available():
+        skips["gpu"] = pytest.mark.skip(reason="no CUDA device")
+    if "HARDLAB_TEST_DATA" not in os.environ:
+        skips["data"] = pytest.mark.skip(reason="HARDLAB_TEST_DATA names no data root with the real data sets")
+    for item in items:
+        for name in skips.keys() & item.keywords.keys():
+            item.add_marker(skips[name])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The data root of the whole session: empty at first, shared by all tests, so that each set is made once."""
+    root = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARDLAB_DATA", str(root))
+        yield root
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """The same random numbers for a test, whichever tests ran before it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  libraries that tests compare against draw from the global state
+    torch.manual_seed(0)

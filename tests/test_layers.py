@@ -1,0 +1,127 @@
+"""The order of the layers, as docs/architecture.md states it, against the imports in the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / "hardlab").rglob("*.py"))
+IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # where a distribution's name is not the name to import
+
+
+@cache
+def ranks() -> dict[str, int]:
+    """Layer -> place in the order, 0 on the left; layers between the same two arrows share a place."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    block = text.split("## Layers", 1)[1].split("```")[1]
+    groups = [re.findall(r"\w+", group) for group in block.split("->")]
+    return {name: rank for rank, group in enumerate(groups) for name in group}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer_of(module: str) -> str | None:
+    """The layer that a module of hardlab belongs to; None for the package itself and for other packages."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "hardlab" and len(parts) > 1 else None
+
+
+def imports(path: Path, tree: ast.AST) -> Iterator[str]:
+    """Every module that a piece of code names in an import, at any depth, as an absolute name."""
+    package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            yield from (f"{base}.{alias.name}" if base == "hardlab" else base for alias in node.names)
+
+
+def at_load(path: Path) -> Iterator[str]:
+    """The modules that importing this file imports: not those inside functions, nor those for type checkers only."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imports(path, node)
+        waiting += ast.iter_child_nodes(node)
+
+
+def test_every_module_has_a_place_in_the_order_of_the_layers() -> None:
+    found = {layer for path in FILES if (layer := layer_of(module_of(path)))}
+    assert found - ranks().keys() == set(), "docs/architecture.md, section Layers, does not place these"
+    assert ranks().keys() - found == set(), "docs/architecture.md, section Layers, places what does not exist"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_a_module_imports_only_layers_to_its_right(path: Path) -> None:
+    own = layer_of(module_of(path))
+    named = set(imports(path, ast.parse(path.read_text(encoding="utf-8"))))
+    other = {layer for module in named if (layer := layer_of(module)) and layer != own and layer in ranks()}
+    if own is None:
+        assert not other, "hardlab/__init__.py imports nothing of its own, so that `import hardlab` is free"
+    else:
+        wrong = {layer for layer in other if ranks()[layer] <= ranks().get(own, -1)}
+        assert not wrong, f"{module_of(path)} imports {sorted(wrong)}, which do not stand to the right of {own}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if layer_of(module_of(p)) in ("analysis", "figures")], ids=module_of)
+def test_analysis_and_figures_read_files_and_never_the_trainer(path: Path) -> None:
+    assert "train" not in {layer_of(module) for module in imports(path, ast.parse(path.read_text(encoding="utf-8")))}
+
+
+def test_methods_know_nothing_of_strategies_and_strategies_only_the_base_of_methods() -> None:
+    for path in FILES:
+        named = set(imports(path, ast.parse(path.read_text(encoding="utf-8"))))
+        if layer_of(module_of(path)) == "hard":
+            assert {m for m in named if layer_of(m) == "methods"} <= {"hardlab.methods.base"}, module_of(path)
+        if layer_of(module_of(path)) == "methods":
+            assert not {m for m in named if layer_of(m) == "hard"}, module_of(path)
+
+
+def test_the_training_core_loads_only_the_core_dependencies() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    names = {re.match(r"[\w-]+", requirement)[0] for requirement in declared} - {"click"}  # type: ignore[index]
+    allowed = {IMPORT_NAMES.get(name, name) for name in names} | {"hardlab"} | sys.stdlib_module_names
+    core = [p for p in FILES if (layer := layer_of(module_of(p))) and ranks().get(layer, -1) >= ranks()["train"]]
+    assert len(core) > 10
+    found = {(module_of(p), module) for p in core for module in at_load(p) if module.split(".")[0] not in allowed}
+    assert found == set(), "these belong inside the function that needs them, or not into the core"
+
+
+def test_loading_the_registry_loads_no_entry_of_it() -> None:
+    code = """
+import sys
+from hardlab import registry
+entries = {value.partition(":")[0] for table in registry.TABLES.values() for value in table.values()}
+assert entries, "no entries"
+print(*sorted(entries & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == []
+
+
+def test_every_entry_of_the_registry_leads_to_something_callable() -> None:
+    from hardlab import registry
+
+    for kind, table in registry.TABLES.items():
+        for name in table:
+            assert callable(registry.find(kind, name)), f"{kind} {name}"
