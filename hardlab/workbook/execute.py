@@ -1,0 +1,485 @@
+"""Runs a notebook and tells the truth about it: typed parameters, whole files, a marker that is written last."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import datetime
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import nbformat
+import psutil
+
+from hardlab import registry
+from hardlab.types import HardlabError
+from hardlab.workbook import page
+from hardlab.workbook.family import Family, stop_requests
+
+PACKAGE = Path(__file__).resolve().parents[1]
+NOTEBOOKS = PACKAGE.parent / "notebooks"
+EXIT = {"done": 0, "failed": 1, "stopped": 75}  # 2, usage, is a HardlabError raised before anything starts
+
+
+class Parameter(NamedTuple):
+    """A line of the cell tagged ``parameters``: its type, as written, and its default."""
+
+    type: str
+    default: Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a notebook; ``skipped``: it was done before, with an intact marker."""
+
+    name: str
+    state: Literal["done", "failed", "stopped"]
+    notebook: Path
+    log: Path
+    marker: Path
+    html: Path | None
+    error: str | None
+    seconds: float
+    skipped: bool = False
+
+    @property
+    def status(self) -> int:
+        """The exit status of the command line."""
+        return EXIT[self.state]
+
+    def describe(self) -> str:
+        """What a person wants to know: what became of it, why, and where it lies."""
+        if self.skipped:
+            head = f"{self.name}: was done before in {self.seconds:.1f} s, nothing to do."
+        else:
+            head = f"{self.name}: {self.state} after {self.seconds:.1f} s." + (f" {self.error}" if self.error else "")
+        files = [self.html or self.notebook] if self.state == "done" else [self.notebook, self.log]
+        return "\n".join([head, *(f"  {_shown(f)}" for f in files)])
+
+
+def notebooks() -> list[Path]:
+    """Our notebooks, in their order."""
+    return sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
+def find(name: str) -> Path:
+    """The notebook of this name: a path, or the name (or its number, ``03``) of one of ours."""
+    path = Path(name)
+    if path.suffix == ".ipynb":
+        if not path.is_file():
+            raise HardlabError(f"There is no notebook '{name}'.")
+        return path
+    known = {p.stem: p for p in notebooks()}
+    numbered = {stem.split("_")[0]: p for stem, p in known.items()}
+    if name not in known and name not in numbered:
+        raise registry.unknown("notebook", name, known)
+    return known.get(name) or numbered[name]
+
+
+# Parameters
+
+
+def schema(path: str | Path) -> dict[str, Parameter]:
+    """The declared parameters of a notebook by name, read without running anything.
+
+    Raises ``HardlabError`` for several cells tagged ``parameters``, a line that is no assignment of a literal, and a
+    type that is unknown or does not fit its default.
+    """
+    cells = [c for c in _read(Path(path)).cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])]
+    if len(cells) > 1:
+        raise HardlabError(f"{path} has {len(cells)} cells tagged 'parameters'; one is allowed.")
+    found: dict[str, Parameter] = {}
+    try:
+        body = ast.parse(cells[0].source, type_comments=True).body if cells else []
+    except SyntaxError as e:
+        raise HardlabError(f"{path}: line {e.lineno} of the parameters cell is no Python: {e.msg}.") from None
+    for node in body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) and len(node.targets) == 1 else None
+        target = node.target if isinstance(node, ast.AnnAssign) else target
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(target, ast.Name) or node.value is None:
+            raise HardlabError(
+                f"{path}: '{ast.unparse(node)}' in the parameters cell is not of the form name = literal."
+            )
+        try:
+            default = ast.literal_eval(node.value)
+        except ValueError:
+            raise HardlabError(
+                f"{path}: parameter {target.id} is '{ast.unparse(node.value)}', not a literal."
+            ) from None
+        comment = (node.type_comment or "") if isinstance(node, ast.Assign) else ""
+        kind = comment.partition(" ")[0]  # the rest of the line explains
+        if isinstance(node, ast.AnnAssign):
+            kind = ast.unparse(node.annotation)
+        found[target.id] = Parameter(kind or _kind_of(default), default)
+        _fit(target.id, default, found[target.id].type)
+    return found
+
+
+def check(path: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides in their declared types; text, as the command line gives it, is converted.
+
+    A relative path given for a parameter of type ``path`` is meant from here, not from the notebook's folder.
+    Raises ``HardlabError`` for an unknown name and for a value that does not fit.
+    """
+    known = schema(path)
+    typed = {}
+    for name, value in overrides.items():
+        if name not in known:
+            raise registry.unknown(f"parameter in {Path(path).name}", name, known)
+        typed[name] = _here(_fit(name, value, known[name].type), known[name].type)
+    return typed
+
+
+def split(texts: Iterable[str]) -> dict[str, str]:
+    """``["seed=1", "recipe=simclr"]`` -> the overrides, still as text."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise HardlabError(f"'{text}' is no parameter: write name=value, for example seed=1.")
+        found[name.strip()] = value
+    return found
+
+
+def _kind_of(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+def _kinds(kind: str) -> list[ast.expr]:
+    """The members of a union, e.g. of ``int|None``."""
+    try:
+        node: ast.expr = ast.parse(kind, mode="eval").body
+    except SyntaxError:
+        raise HardlabError(
+            f"'{kind}' is no type of a parameter; write for example int, list[str] or float|None."
+        ) from None
+    members = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        members.append(node.right)
+        node = node.left
+    return [node, *reversed(members)]
+
+
+def _fit(name: str, value: Any, kind: str) -> Any:
+    """``value`` in the first type of ``kind`` that it fits."""
+    for member in _kinds(kind):
+        with contextlib.suppress(ValueError):
+            return _to(value, member)
+    shown = f"'{value}'" if isinstance(value, str) else repr(value)
+    raise HardlabError(f"Parameter {name} cannot be {shown}: it is declared as {kind}.")
+
+
+def _to(value: Any, kind: ast.expr) -> Any:
+    """``value`` in one type; ValueError where it does not fit. Text stands for what the command line can only spell."""
+    written = ast.unparse(kind)
+    text = value.strip() if isinstance(value, str) else None
+    if written == "None":
+        if value is None or (text is not None and text.lower() in ("none", "null")):
+            return None
+    elif written in ("str", "path"):
+        if text is not None:
+            return value
+    elif written == "bool":
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if isinstance(value, bool):
+            return value
+        if text is not None and text.lower() in words:
+            return words[text.lower()]
+    elif written == "int":
+        if text is not None or (isinstance(value, int) and not isinstance(value, bool)):
+            return int(value)
+    elif written == "float":
+        given = text is not None or (isinstance(value, int | float) and not isinstance(value, bool))
+        if given and math.isfinite(number := float(value)):
+            return number
+    elif written == "list" or written.startswith("list["):
+        items = _items(text) if text is not None else value
+        if isinstance(items, list | tuple):
+            return [_to(i, kind.slice) for i in items] if isinstance(kind, ast.Subscript) else list(items)
+    elif written == "dict":
+        table = _literal(text) if text is not None else value
+        if isinstance(table, dict):
+            return table
+    else:
+        raise HardlabError(
+            f"'{written}' is no type of a parameter. Allowed: str, int, float, bool, path, dict, list, list[...], None "
+            "and unions of them with |."
+        )
+    raise ValueError(value)
+
+
+def _items(text: str) -> Any:
+    """``[1,2]`` as JSON or Python; without brackets, words between commas, so that no shell needs quotes."""
+    if text.startswith("["):
+        try:
+            return _literal(text)
+        except ValueError:  # [simclr, simsiam]
+            text = text.removeprefix("[").removesuffix("]")
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _literal(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        try:
+            return ast.literal_eval(text)
+        except SyntaxError as e:
+            raise ValueError(text) from e
+
+
+def _here(value: Any, kind: str) -> Any:
+    if "path" not in kind:
+        return value
+    return [_here(v, "path") for v in value] if isinstance(value, list) else value and os.path.abspath(value)
+
+
+# Execution
+
+
+def execute(
+    path: str | Path,
+    params: Mapping[str, Any] | None = None,
+    *,
+    out_dir: str | Path,
+    timeout: float | None = None,
+    report: bool = True,
+    force: bool = False,
+    echo: Callable[[str], object] | None = None,
+) -> Result:
+    """Runs the notebook at ``path`` and keeps what it became as ``out_dir/<name>.ipynb``, with its ``.log``.
+
+    The last file written is ``<name>.done.json`` on success, ``<name>.failed.json`` otherwise; there is never both. A
+    notebook is done when its kernel lived to the end, every code cell ran and none raised, ``sys.exit(0)`` included.
+    One that was done with the same text, parameters, code and inputs (folders named by ``path`` parameters) is skipped
+    unless ``force``. SIGTERM, SIGINT and SIGUSR1 end it and all that it started within 20 s, training runs with a
+    checkpoint. params: see ``check``. timeout: seconds for the whole notebook. report: also write a self-contained
+    ``<name>.html``. echo: called with each new piece of the log. Raises ``HardlabError`` before anything is started.
+    """
+    path, out = Path(path), Path(out_dir).absolute()
+    typed = check(path, params or {})
+    source = path.read_bytes()
+    name = path.stem
+    key = hashlib.sha256(source + json.dumps(typed, sort_keys=True).encode() + _code().encode()).hexdigest()
+    done, failed = out / f"{name}.done.json", out / f"{name}.failed.json"
+    target, log, html = out / f"{name}.ipynb", out / f"{name}.log", out / f"{name}.html"
+    if not force and (was := _intact(done, key, target, _inputs(path, typed))) and html.exists() >= report:
+        return Result(name, "done", target, log, done, html if report else None, None, was["seconds"], skipped=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out))
+    except OSError as e:
+        raise HardlabError(f"'{out}' cannot be written ({e.strerror}); name another folder for the output.") from None
+    started, clock = _now(), time.monotonic()
+    try:
+        done.unlink(missing_ok=True)
+        failed.unlink(missing_ok=True)
+        (scratch / "in.ipynb").write_bytes(source)
+        spec = {"parent": os.getpid(), "parameters": typed, "cwd": str(path.resolve().parent)}
+        (scratch / "spec.json").write_text(json.dumps(spec))
+        with stop_requests() as stops:
+            code, late = _run(scratch, log, stops, timeout, echo)
+            kept = scratch / "out.ipynb"
+            nb = _read(kept if kept.exists() else path)
+            error = _fault(nb, code, log)
+            state: Literal["done", "failed", "stopped"] = "failed" if error else "done"
+            if error and stops:
+                state, error = "stopped", f"It was stopped by {signal.Signals(stops[0]).name}."
+            elif error and late:
+                error = f"It ran past the limit of {timeout:g} s."
+            _annotate(nb, name, state, error, typed)
+            _write(target, nbformat.writes(nb) + "\n", scratch)
+            html.unlink(missing_ok=True)
+            if report:
+                _write(html, page.notebook_page(nb, name), scratch)
+            seconds = round(time.monotonic() - clock, 2)
+            marker = done if state == "done" else failed
+            about = {
+                "name": name,
+                "state": state,
+                "error": error,
+                "parameters": typed,
+                "key": key,
+                "source_sha256": hashlib.sha256(source).hexdigest(),
+                "notebook_sha256": _sha256(target),
+                "code": _code(),
+                "inputs": _inputs(path, typed),
+                "started": started,
+                "ended": _now(),
+                "seconds": seconds,
+            }
+            _write(marker, json.dumps(about, indent=1) + "\n", scratch)
+        return Result(name, state, target, log, marker, html if report else None, error, seconds)
+    except OSError as e:
+        raise HardlabError(f"'{e.filename or out}' cannot be written ({e.strerror}).") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run(
+    scratch: Path, log: Path, stops: list[int], timeout: float | None, echo: Callable[[str], object] | None
+) -> tuple[int, bool]:
+    """The child's exit code and whether it ran out of time; nobody whom it started is left when this returns."""
+    family = Family()
+    env = family.environment() | {
+        # nothing of the user's start-up files or kernels gets in, and no home folder is needed
+        "IPYTHONDIR": str(scratch / "ipython"),
+        "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "JUPYTER_PLATFORM_DIRS": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])),
+    }
+    if "MPLCONFIGDIR" not in env and not os.access(Path(env.get("HOME", "/nowhere")), os.W_OK):
+        env["MPLCONFIGDIR"] = str(scratch / "matplotlib")
+    until = math.inf if timeout is None else time.monotonic() + timeout
+    with open(log, "w", encoding="utf-8") as sink, open(log, encoding="utf-8", errors="replace") as tail:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "hardlab.workbook.kernel", str(scratch)],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+        )
+        while child.poll() is None and not stops and time.monotonic() < until:
+            if echo and (new := tail.read()):
+                echo(new)
+            time.sleep(0.1)
+        late = child.poll() is None and not stops
+        # a kernel that died leaves behind what its cells started, so this is for every kind of end
+        family.end(lambda: _hosts(child), _interrupt)
+        code = child.wait()
+        if echo and (new := tail.read()):
+            echo(new)
+    return code, late
+
+
+def _hosts(child: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """papermill and its kernel."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        papermill = psutil.Process(child.pid)
+        if child.poll() is None:
+            return [papermill, *papermill.children()]
+    return []
+
+
+def _interrupt(hosts: Iterable[psutil.Process]) -> None:
+    """Breaks off the running cell, so that papermill saves and ends."""
+    for kernel in list(hosts)[1:]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            kernel.send_signal(signal.SIGINT)
+
+
+def _ran(cell: nbformat.NotebookNode) -> bool:
+    return cell.execution_count is not None or not cell.source.strip()
+
+
+def _fault(nb: nbformat.NotebookNode, code: int, log: Path) -> str | None:
+    """Why this is no success, read from the notebook itself: papermill calls a killed kernel's cells completed."""
+    cells = [c for c in nb.cells if c.cell_type == "code"]
+    for number, cell in enumerate(cells, 1):
+        for output in cell.outputs:
+            if output.output_type == "error":
+                said = f"{output.ename}: {output.evalue}".strip().rstrip(":")
+                return f"Code cell {number} of {len(cells)} raised {said}"
+    unrun = [number for number, cell in enumerate(cells, 1) if not _ran(cell)]
+    if code:
+        lines = log.read_text(errors="replace").strip().splitlines()
+        where = f"before code cell {unrun[0]} of {len(cells)} had run" if unrun else "after the last cell"
+        return f"The kernel or papermill ended {where} (exit code {code}): {lines[-1] if lines else 'no message'}"
+    if unrun:
+        return f"Code cell {unrun[0]} of {len(cells)} was never run."
+    return None
+
+
+def _annotate(nb: nbformat.NotebookNode, name: str, state: str, error: str | None, typed: dict[str, Any]) -> None:
+    """Correct what papermill says where it is wrong, and say in the notebook what became of it."""
+    about = nb.metadata.get("papermill", {})
+    about.update(input_path=f"{name}.ipynb", output_path=f"{name}.ipynb", parameters=typed)
+    if state != "done":
+        about["exception"] = True
+        for cell in nb.cells:
+            if cell.cell_type == "code" and not _ran(cell):
+                cell.metadata.get("papermill", {})["status"] = "pending"
+    nb.metadata["papermill"] = about
+    nb.metadata["hardlab"] = {"state": state, "error": error}
+
+
+def _read(path: Path) -> nbformat.NotebookNode:
+    try:
+        return nbformat.read(path, as_version=4)
+    except OSError as e:
+        raise HardlabError(f"The notebook '{path}' cannot be read ({e.strerror}).") from None
+    except Exception as e:  # nbformat has no common base for what can be wrong in a file
+        raise HardlabError(f"'{path}' is no valid notebook: {str(e).splitlines()[0]}") from None
+
+
+def _write(path: Path, text: str, scratch: Path) -> None:
+    """The whole file or none of it; the scratch folder is on the same file system."""
+    part = scratch / "part"
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _intact(marker: Path, key: str, target: Path, inputs: dict[str, str]) -> dict[str, Any] | None:
+    """The marker, if it is of this very notebook, code, parameters and inputs, and the output is as it was."""
+    try:
+        about = json.loads(marker.read_text())
+        same = about["key"] == key and about["state"] == "done" and about["inputs"] == inputs
+        return about if same and about["notebook_sha256"] == _sha256(target) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _inputs(notebook: Path, typed: Mapping[str, Any]) -> dict[str, str]:
+    """What lies in the folders that ``path`` parameters name (names, sizes, times), so that new runs are noticed."""
+    found = {}
+    for name, parameter in schema(notebook).items():
+        if "path" not in parameter.type:
+            continue
+        value = typed.get(name, parameter.default)
+        folders = [notebook.parent / v for v in (value if isinstance(value, list) else [value]) if v]
+        digest = hashlib.sha256()
+        for file in sorted(f for folder in folders for f in folder.rglob("*") if f.is_file()):
+            about = file.stat()
+            digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+        found[name] = digest.hexdigest()
+    return found
+
+
+@cache
+def _code() -> str:
+    """Digest of this package's source: the code version, whether or not it was committed."""
+    digest = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        digest.update(str(file.relative_to(PACKAGE)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _shown(path: Path) -> str:
+    """Relative to here where it lies below."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

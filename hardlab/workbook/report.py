@@ -1,0 +1,210 @@
+"""What a rung's output looks like to a reader: one self-contained page, and the README's table of results."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from hardlab.analysis import tables
+from hardlab.types import HardlabError
+from hardlab.workbook import page
+
+ROOT = Path(__file__).resolve().parents[2]
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+_TABLE = """<table><thead><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>
+{%- for row in rows %}<tr>{% for cell in row %}<td{% if cell is number %} class="number"{% endif %}>
+{{- cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table>"""
+_REPORT = """<h1>{{ title }}</h1>
+<p>{{ states }}. Intervals are 95 % Student t-intervals over seeds; with one seed there is none.</p>
+<h2>What was run</h2>
+{{ runs }}
+<h2>Results</h2>
+{% for name, table in results %}<h3>{{ name }}</h3>
+{{ table }}
+{% else %}<p>No run was evaluated.</p>
+{% endfor %}
+<h2>Figures</h2>
+{% for f in figures %}<figure id="{{ f.name }}"><img alt="{{ f.name }}" src="{{ f.source }}">
+<figcaption>{{ f.name }}: drawn from {{ f.drawn_from }}</figcaption></figure>
+{% else %}<p>No figure was drawn.</p>
+{% endfor %}
+<h2>Notebooks</h2>
+{% for n in notebooks %}<details><summary>{{ n.name }}, <span class="{{ n.state }}">{{ n.state }}</span>,
+{{ n.seconds }} s (<a href="{{ n.link }}">with its code</a>)</summary>
+{{ n.body }}</details>
+{% else %}<p>No notebook was run.</p>
+{% endfor %}
+<h2>Versions</h2>
+{{ versions }}
+"""
+
+
+def build(out_dir: str | Path, title: str | None = None) -> Path:
+    """Write ``out_dir/report.html`` from what lies in ``out_dir``: runs/, data/, figures/ and notebooks/.
+
+    One file that needs no network: pictures are inline. Parts that are not there are said to be missing. Raises
+    ``HardlabError`` where there are no runs at all.
+    """
+    out = Path(out_dir)
+    manifests = _manifests(out / "runs")
+    if not manifests:
+        raise HardlabError(f"There is nothing to report in '{out}': no run was found in its folder runs/.")
+    states = pd.Series([m["state"] for m in manifests]).value_counts()
+    body = page.JINJA.from_string(_REPORT).render(
+        title=title or f"hardlab workbook, rung {manifests[0]['config']['rung']}",
+        states=f"{len(manifests)} runs: " + ", ".join(f"{n} {state}" for state, n in states.items()),
+        runs=_table(map(_about_run, manifests)),
+        results=_results(out),
+        figures=[
+            {"name": f.stem, "source": _inline(f), "drawn_from": _drawn_from(f.stem, out / "data")}
+            for f in sorted((out / "figures").glob("*.svg"))
+        ],
+        notebooks=[_about_notebook(n, out) for n in sorted((out / "notebooks").glob("*.ipynb"))],
+        versions=_table(_versions(manifests)),
+    )
+    written = out / "report.html"
+    _replace(written, page.wrap(title or "hardlab workbook", Markup(body)))
+    return written
+
+
+def readme_table(readme: str | Path = ROOT / "README.md", data_dir: str | Path = ROOT / "figures" / "data") -> Path:
+    """Rewrite what stands between the two result marks of the README from ``hvs_summary.csv``; returns the README.
+
+    Raises ``HardlabError`` where the marks or the table are missing.
+    """
+    readme, source = Path(readme), Path(data_dir) / "hvs_summary.csv"
+    if not source.exists():
+        raise HardlabError(f"There is no table '{source}' yet; `hardlab figures --from runs --all` makes it.")
+    text = readme.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise HardlabError(f"'{readme}' needs the lines '{BEGIN}' and '{END}' once each, in this order.")
+    summary = tables.choose(pd.read_csv(source, keep_default_na=False, na_values={"mean": "", "lo": "", "hi": ""}))
+    rows = [
+        f"| {r.recipe} | {_quantity(r.quantity)} | {_mean(r)} | {r.n} | {r.rung}, {r.data} |"
+        for r in summary.itertuples()
+    ]
+    head = ["| Recipe | Quantity | Mean and 95 % interval | Seeds | Rung, data |", "|---|---|---|---|---|"]
+    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
+    _replace(readme, "\n".join([before + BEGIN, *head, *rows, after]))
+    return readme
+
+
+def _table(rows: Iterable[dict[str, Any]]) -> Markup:
+    rows = list(rows)
+    columns = list(rows[0]) if rows else []
+    return Markup(page.JINJA.from_string(_TABLE).render(columns=columns, rows=[list(r.values()) for r in rows]))
+
+
+def _manifests(runs_dir: Path) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(runs_dir.glob("*/manifest.json")):
+        try:
+            found.append(json.loads(path.read_text()))
+        except ValueError as e:
+            raise HardlabError(f"The manifest '{path}' cannot be read: {e}.") from e
+    return found
+
+
+def _about_run(m: dict[str, Any]) -> dict[str, Any]:
+    c = m["config"]
+    return {
+        "run": m["id"],
+        "recipe": c["recipe"],
+        "rung": c["rung"],
+        "seed": m["seed"],
+        "data": f"{m['data']['name']}, {m['data']['count']} images",
+        "epochs": f"{m.get('epochs_done', 0)}/{c['epochs']}",
+        "images/s": _number(m.get("images_per_s")),
+        "peak memory, MB": _number(m.get("peak_memory_mb")),
+        "state": m["state"],
+        "commit": m["commit"][:7] + ("*" if m["dirty"] else ""),
+        "device": m["device"],
+    }
+
+
+def _results(out: Path) -> list[tuple[str, Markup]]:
+    """A table per protocol and metric, and one of what is known of the selection."""
+    found = []
+    rows = tables.results(out / "runs")
+    rows = rows[rows["state"] == "done"]
+    what = ["protocol", "metric", "evaluated_on", "split", "options"]
+    for (protocol, metric, data, split, options), of in rows.groupby(what, sort=True):
+        lines = []
+        for (features, recipe), values in of.groupby(["features", "recipe"], sort=True):
+            lines.append(
+                {"recipe": recipe, "features": features}
+                | _interval_cells(tables.interval(values["value"]))
+                | {"seconds each": _number(values["cost_s"].mean())}
+            )
+        name = f"{protocol}, {metric} on {data} ({split}" + (f", {options})" if options != "{}" else ")")
+        found.append((name, _table(lines)))
+    source = out / "data" / "hvs_summary.csv"
+    if source.exists():
+        summary = pd.read_csv(source, keep_default_na=False, na_values={"mean": "", "lo": "", "hi": ""})
+        selection = summary[summary["quantity"].str.contains("iou")]
+        lines = [
+            {"recipe": r.recipe, "quantity": _quantity(r.quantity)} | _interval_cells(r) for r in selection.itertuples()
+        ]
+        if lines:
+            found.append(("The overlap of the selected pairs", _table(lines)))
+    return found
+
+
+def _interval_cells(i: Any) -> dict[str, Any]:
+    return {"mean": _number(i.mean), "95 % from": _number(i.lo), "to": _number(i.hi), "n": i.n}
+
+
+def _about_notebook(path: Path, out: Path) -> dict[str, Any]:
+    nb = nbformat.read(path, as_version=4)
+    markers = [path.with_suffix(f".{kind}.json") for kind in ("done", "failed")]
+    about = next((json.loads(m.read_text()) for m in markers if m.exists()), {"state": "unfinished", "seconds": "?"})
+    link = os.path.relpath(path.with_suffix(".html"), out)
+    body = Markup(page.notebook_body(nb, code=False))
+    return {"name": path.stem, "state": about["state"], "seconds": about["seconds"], "link": link, "body": body}
+
+
+def _versions(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per set of versions; several mean that the runs were not made alike."""
+    seen = {json.dumps(m["versions"] | {"python": m["python"]}, sort_keys=True) for m in manifests}
+    return [json.loads(s) for s in sorted(seen)]
+
+
+def _drawn_from(name: str, data_dir: Path) -> str:
+    rows = sorted(p.name for p in data_dir.glob("*.csv") if p.stem == name or p.stem.startswith(f"{name}_"))
+    return ", ".join(rows) or "the tables in data/"
+
+
+def _inline(path: Path) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _number(value: Any) -> Any:
+    """Four significant digits; an empty cell for what is not there."""
+    if value is None or (isinstance(value, float | np.floating) and not np.isfinite(value)):
+        return ""
+    return float(f"{value:.4g}") if isinstance(value, float | np.floating) else value
+
+
+def _quantity(name: str) -> str:
+    return name.replace("_", " ").removesuffix(" {}").replace(" {}:", ":")
+
+
+def _mean(row: Any) -> str:
+    return f"{row.mean:.4g}" + ("" if np.isnan(row.lo) else f" ({row.lo:.4g} to {row.hi:.4g})")
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
