@@ -22,11 +22,11 @@ def digits(split: str, root: str | None, size: int | None) -> Source:
 
     size: resized bilinearly to this side (32). split: train (four fifths of each class) or test, fixed for good.
     """
+    choose("split of digits", split, ("train", "test"))
     try:
         from sklearn.datasets import load_digits
     except ImportError as e:
         raise HardlabError("digits come with scikit-learn, which is not installed") from e
-    choose("split of digits", split, ("train", "test"))
     bunch = load_digits()
     rows = _halves(bunch.target, split, 0.8)
     grey = np.round(bunch.images[rows] * (255 / 16)).astype(np.uint8)
@@ -49,23 +49,26 @@ def _halves(targets: np.ndarray, split: str, share: float) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
+_FAILURES = (RuntimeError, OSError, ValueError, AssertionError)  # what torchvision raises for missing or damaged files
+
+
 def _open(name: str, cls: Callable[..., Any], root: str | None, expected: str, **options: Any) -> Any:
     """A torchvision data set: from disk, else downloaded where allowed, else a sentence on what is missing."""
     where = data_root(root)
-    missing = f"{name} was not found: put {expected} under {where}"
+    missing = f"{name} was not found or is damaged: put {expected} under {where}"
     try:
         return cls(where, **options)
     except ImportError as e:
         raise HardlabError(f"{name} needs the package {e.name}") from e
-    except (RuntimeError, OSError) as e:
-        if "scipy" in str(e).lower():
+    except _FAILURES as e:
+        if "Scipy is not found" in str(e):  # a RuntimeError in one of torchvision's sets, an ImportError in the others
             raise HardlabError(f"{name} needs the package scipy") from e
         if offline():
             raise HardlabError(f"{missing}, or unset HARDLAB_OFFLINE to download it") from e
     try:
         where.mkdir(parents=True, exist_ok=True)
         return cls(where, download=True, **options)
-    except (RuntimeError, OSError, ValueError) as e:  # URLError is an OSError
+    except _FAILURES as e:
         raise HardlabError(f"{missing} (the download failed: {e})") from e
 
 
@@ -106,7 +109,13 @@ def cifar100(split: str, root: str | None, size: int | None) -> Source:
 def fashionmnist(split: str, root: str | None, size: int | None) -> Source:
     """Fashion-MNIST: 60,000 train and 10,000 test grey images of 28x28, 10 classes; ``FashionMNIST/raw/``."""
     train = choose("split of fashionmnist", split, ("train", "test")) == "train"
-    d = _open("fashionmnist", datasets.FashionMNIST, root, "FashionMNIST/raw/*-ubyte", train=train)
+    d = _open(
+        "fashionmnist",
+        datasets.FashionMNIST,
+        root,
+        "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte",
+        train=train,
+    )
     return _array(d.data.numpy(), d.targets, d.classes, split)
 
 
@@ -203,7 +212,13 @@ VOC_CLASSES = [
 
 
 def _voc_objects(path: str) -> Objects:
-    tree = ElementTree.parse(path).getroot()
+    try:
+        return _voc_tree(ElementTree.parse(path).getroot())
+    except (OSError, ValueError, ElementTree.ParseError) as e:
+        raise HardlabError(f"{path} is not a VOC annotation: {e}") from e
+
+
+def _voc_tree(tree: ElementTree.Element) -> Objects:
     objects = tree.findall("object")
 
     def number(of: ElementTree.Element, what: str) -> float:

@@ -11,7 +11,7 @@ CLASSES = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "e
 SPLITS = {"train": 5000, "test": 1000}  # split -> images by default
 VERSION = 1  # raise it with any change of a pixel: part of the cache key
 _CHUNK = 128  # images rendered at once: keeps the working set in the cache
-_LINES, _BLOBS, _WAVES, _PLACES = 6, 6, 3, 12
+_LINES, _BLOBS, _WAVES, _PLACES = 3, 4, 3, 12
 _DRAWS = 512  # uniform numbers reserved for the scene of one image, before its pixel noise
 
 Plane = np.ndarray  # (n,H,W)
@@ -113,7 +113,7 @@ def _places(draw: _Draws, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     there = np.zeros((n, count), bool)
     for k in range(count):
         # the first is always the largest; several need to be smaller to find a place
-        low, high = (0.26, 0.42) if count == 1 else (0.2, 0.26) if k == 0 else (0.14, 0.2)
+        low, high = (0.3, 0.45) if count == 1 else (0.2, 0.26) if k == 0 else (0.14, 0.2)
         radius[:, k] = draw(low, high)[:, 0, 0]
         for _ in range(1 if k == 0 else _PLACES):
             margin = 0.8 * radius[:, k]
@@ -141,7 +141,7 @@ def _render(u: np.ndarray, noise: np.ndarray, kinds: np.ndarray, size: int) -> t
     cx, cy, radius, there = _places(draw, count)
     for k in range(count):
         colour = first if k == 0 else _far_colour(draw, base)
-        turn, aspect, shear = draw(0, 6.2832), draw(0.8, 1.25), draw(-0.2, 0.2)
+        turn, aspect, shear = draw(-0.7, 0.7), draw(0.8, 1.25), draw(-0.2, 0.2)
         r = radius[:, k, None, None]
         dx, dy = (x - cx[:, k, None, None]) / r, (y - cy[:, k, None, None]) / r
         ox, oy = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
