@@ -1,0 +1,155 @@
+"""Weighted k nearest neighbours on frozen features: exact, tiled, with ties broken by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardlab.evaluate.features import check_features
+from hardlab.types import HardlabError
+
+KS = (10, 20, 100, 200)  # HVS's appendix, as in DINO
+TEMPERATURE = 0.07
+# A tile of similarities stays below 32 MiB, from where on glibc maps and faults in fresh pages at every use.
+_QUERIES, _ROWS = 128, 60_000
+_BLOCK = 8  # rows whose maximum is looked at before they are looked at one by one
+
+
+def knn(
+    train_f: Tensor,
+    train_y: Tensor,
+    test_f: Tensor,
+    test_y: Tensor,
+    *,
+    ks: Sequence[int] = KS,
+    temperature: float = TEMPERATURE,
+) -> dict[int, float]:
+    """Top-1 accuracy for each k of ``ks``: neighbours vote with weight exp(cosine / temperature).
+
+    train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). HardlabError where a k is larger than N. (HVS; Wu et al.
+    2018, section 3.4.) Of neighbours equally near the lower row counts as nearer, of classes equally strong the lower
+    class wins, so the answer does not depend on tiles or threads.
+    """
+    classes = check_features(train_f, train_y, test_f, test_y)
+    right = dict.fromkeys(_checked(ks, len(train_f), temperature), 0)
+    memory = F.normalize(train_f.float(), dim=1)
+    for queries, truth in zip(test_f.split(_QUERIES), test_y.split(_QUERIES)):
+        for k, scores in _votes(memory, train_y, queries, list(right), temperature, classes).items():
+            right[k] += int((scores.argmax(1) == truth).sum())
+    return {k: right[k] / len(test_f) for k in ks}
+
+
+def knn_predict(
+    train_f: Tensor,
+    train_y: Tensor,
+    test_f: Tensor,
+    *,
+    k: int = 200,
+    temperature: float = TEMPERATURE,
+    classes: int | None = None,
+) -> Tensor:
+    """Scores (Q,C) float64: for each class the summed exp(cosine / temperature) of its rows among the k nearest.
+
+    train_f (N,D), train_y (N,), test_f (Q,D). classes: C; None = the largest label of ``train_y`` plus one.
+    """
+    found = check_features(train_f, train_y, test_f)
+    if classes is not None and classes < found:
+        raise HardlabError(f"classes={classes} is too few: the training labels go up to {found - 1}.")
+    _checked([k], len(train_f), temperature)
+    memory = F.normalize(train_f.float(), dim=1)
+    tiles = test_f.split(_QUERIES)
+    return torch.cat([_votes(memory, train_y, q, [k], temperature, classes or found)[k] for q in tiles])
+
+
+def neighbours(memory: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k rows of ``memory`` (N,D) most similar to each of ``queries`` (Q,D), both of unit length.
+
+    Returns cosines (Q,k), falling, and rows (Q,k) int64; of equal cosines the lower row comes first. Q is at most a
+    tile's worth: the caller splits.
+    """
+    best = queries.new_empty((len(queries), 0))
+    rows = best.long()
+    for start in range(0, len(memory), _ROWS):
+        value, row = _top(_cosines(memory[start : start + _ROWS], queries), k)
+        # stable, and earlier tiles stand first: the lower row stays ahead where cosines are equal
+        best, order = torch.cat([best, value], 1).sort(dim=1, descending=True, stable=True)
+        rows = torch.cat([rows, row + start], 1).gather(1, order)[:, :k]
+        best = best[:, :k]
+    return best, rows
+
+
+def _checked(ks: Sequence[int], n: int, temperature: float) -> list[int]:
+    """``ks`` in rising order, once each."""
+    if not ks:
+        raise HardlabError("ks is empty: name at least one number of neighbours.")
+    for k in ks:
+        if not 1 <= k <= n:
+            raise HardlabError(f"k={k} neighbours cannot be had from {n} training samples: k must be from 1 to {n}.")
+    if temperature < 0.002:  # exp(1/T) leaves float64
+        raise HardlabError(f"temperature={temperature} is too low: it must be at least 0.002 (published: 0.07).")
+    return sorted(set(ks))
+
+
+def _votes(
+    memory: Tensor, labels: Tensor, queries: Tensor, ks: list[int], temperature: float, classes: int
+) -> dict[int, Tensor]:
+    """Class scores (Q,C) for each of the rising ``ks``; one search serves them all."""
+    cosine, rows = neighbours(memory, F.normalize(queries.float(), dim=1), ks[-1])
+    weight, voted = (cosine.double() / temperature).exp(), labels[rows]  # (Q,K)
+    scores, out, done = weight.new_zeros((len(queries), classes)), {}, 0
+    for k in ks:
+        scores = scores.scatter_add(1, voted[:, done:k], weight[:, done:k])
+        out[k], done = scores, k
+    return out
+
+
+def _cosines(memory: Tensor, queries: Tensor) -> Tensor:
+    """Products (N,Q) of all rows.
+
+    On a CPU as a 1x1 convolution with the memory as the image and the queries as the kernels: oneDNN does that faster
+    than MKL does the matrix product, and as exactly.
+    """
+    if memory.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        image = memory[None, None].permute(0, 3, 1, 2)  # (1,D,1,N), channels_last without a copy
+        return F.conv2d(image, queries[:, :, None, None]).permute(0, 2, 3, 1)[0, 0]  # (1,Q,1,N) -> (N,Q)
+    return memory @ queries.T
+
+
+def _top(similar: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The largest k of each column of ``similar`` (N,Q): values (Q,k), falling, and rows; the lower row first.
+
+    Exact by blocks: the k largest lie in the k blocks of the largest maxima, so all others need no second look.
+    """
+    n, q = similar.shape
+    k, more = min(k, n), min(k + 1, n)  # one more than asked shows a tie across the border
+    blocks = n // _BLOCK
+    columns = similar.T
+    if blocks > more:
+        # block j = rows j, j + blocks, ...: the maximum runs along contiguous memory; left-over rows always compete
+        maxima = similar[: blocks * _BLOCK].reshape(_BLOCK, blocks, q).amax(0).T.contiguous()  # (Q,blocks)
+        keep = maxima.topk(more, dim=1, sorted=False).indices
+        rows = (keep[:, None] + torch.arange(0, blocks * _BLOCK, blocks, device=keep.device)[:, None]).flatten(1)
+        rest = torch.arange(blocks * _BLOCK, n, device=keep.device).expand(q, -1)
+        rows = torch.cat([rows, rest], 1)
+        value, at = columns.gather(1, rows).topk(more, dim=1)
+        row = rows.gather(1, at)
+    else:
+        value, row = columns.topk(more, dim=1)
+    tied = (value[:, 1:] == value[:, :-1]).any(1)  # (Q,); their order, and who is in at all, is topk's whim
+    value, row = value[:, :k], row[:, :k]
+    for some in tied.nonzero()[:, 0].split(_QUERIES // 4):  # a few at a time: the keys are twice as wide
+        value[some], row[some] = _top_in_order(columns[some], k)
+    return value, row
+
+
+def _top_in_order(similar: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As ``_top`` for rows (Q,N) with equal values: value and row number make one integer, so nothing is equal."""
+    n = similar.shape[1]
+    bits = (similar + 0.0).contiguous().view(torch.int32).long()  # + 0.0: -0 and 0 are one value
+    rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # order of the integers = order of the floats
+    key = rising * 2**32 + torch.arange(n - 1, -1, -1, device=similar.device)
+    row = n - 1 - (key.topk(k, dim=1).values & 0xFFFFFFFF)
+    return similar.gather(1, row), row

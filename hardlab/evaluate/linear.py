@@ -1,0 +1,204 @@
+"""Linear probes on frozen features: the published SGD recipe, and the converged optimum of the same objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS, SGD, Adam, Adamax, Optimizer
+
+from hardlab.evaluate.features import check_features
+from hardlab.registry import unknown
+from hardlab.types import HardlabError
+
+# name -> (weight and bias, learning rate, weight decay) -> optimiser
+OPTIMIZERS: Mapping[str, Callable[[list[Tensor], float, float], Optimizer]] = {
+    "sgd": lambda params, lr, decay: SGD(params, lr, momentum=0.9, weight_decay=decay),
+    "adam": lambda params, lr, decay: Adam(params, lr, weight_decay=decay),
+    "adamax": lambda params, lr, decay: Adamax(params, lr, weight_decay=decay),
+}
+# name -> share of the epochs that are done, in [0,1) -> factor of the learning rate, set once per epoch
+SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "step-60-80": lambda done: 0.1 ** ((done >= 0.6) + (done >= 0.8)),
+}
+_TILE = 2**20  # numbers in a tile of features: 4 MiB, still in cache when the gradient reads it again
+
+
+class Probe(NamedTuple):
+    """A trained linear classifier: scores of f (N,D) are ``f @ weight.T + bias``.
+
+    weight (C,D), bias (C,). top1, top5: accuracy on the test features after each epoch (``lbfgs``: at the optimum);
+    top5 is empty below 6 classes. objective: mean cross entropy on the training features, with the penalty where there
+    is one, in the state returned. steps: updates made.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    top1: list[float]
+    top5: list[float]
+    objective: float
+    steps: int
+
+
+def linear_probe(
+    train_f: Tensor,
+    train_y: Tensor,
+    test_f: Tensor,
+    test_y: Tensor,
+    *,
+    seed: int = 0,
+    optimizer: str = "sgd",
+    lr: float = 30.0,
+    batch_size: int = 256,
+    epochs: int = 100,
+    weight_decay: float = 0.0,
+    schedule: str = "cosine",
+) -> Probe:
+    """Train a linear classifier by minibatches; weights start at N(0, 0.01²), the bias at 0.
+
+    train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). The defaults are the public ones for CIFAR (moco's colab
+    notebook, PatrickHua/SimSiam, hvp): SGD with momentum 0.9, rate ``lr * batch_size / 256``, no decay, cosine. They
+    augment the training images of the probe; features that are computed once cannot. Everything random comes from
+    ``seed``. HardlabError where the probe diverges.
+    """
+    classes = check_features(train_f, train_y, test_f, test_y)
+    if optimizer not in OPTIMIZERS:
+        raise unknown("optimizer of a linear probe", optimizer, OPTIMIZERS)
+    if schedule not in SCHEDULES:
+        raise unknown("schedule of a linear probe", schedule, SCHEDULES)
+    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1)):
+        if value < least:
+            raise HardlabError(f"{name} must be at least {least}, not {value}.")
+    if not lr > 0:
+        raise HardlabError(f"lr must be above 0, not {lr}.")
+    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that a GPU sees the same numbers
+    device = train_f.device
+    weight = torch.empty(classes, train_f.shape[1]).normal_(0, 0.01, generator=generator).to(device)
+    bias = torch.zeros(classes, device=device)
+    rate = lr * batch_size / 256
+    opt = OPTIMIZERS[optimizer]([weight, bias], rate, weight_decay)
+    top1: list[float] = []
+    top5: list[float] = []
+    steps = 0
+    for epoch in range(epochs):
+        for group in opt.param_groups:
+            group["lr"] = rate * SCHEDULES[schedule](epoch / epochs)
+        for rows in torch.randperm(len(train_f), generator=generator).to(device).split(batch_size):
+            _, grad_w, grad_b = _cross_entropy(train_f[rows].float(), train_y[rows], weight, bias)
+            weight.grad, bias.grad = grad_w / len(rows), grad_b / len(rows)
+            opt.step()
+            steps += 1
+        if not weight.isfinite().all():
+            raise HardlabError(
+                f"the linear probe diverged in epoch {epoch + 1} at lr={lr}: lower it or scale the features."
+            )
+        _score(test_f, test_y, weight, bias, top1, top5)
+    return Probe(weight, bias, top1, top5, _objective(train_f, train_y, weight, bias, 0.0)[0], steps)
+
+
+def lbfgs(
+    train_f: Tensor,
+    train_y: Tensor,
+    test_f: Tensor,
+    test_y: Tensor,
+    *,
+    c: float = 1.0,
+    tolerance: float = 1e-5,
+    max_iter: int = 1000,
+) -> Probe:
+    """Multinomial logistic regression at its optimum: full batch, nothing random.
+
+    train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). Minimises mean cross entropy + |weight|² / (2 c N), the
+    objective of scikit-learn's ``LogisticRegression(C=c)``, until no entry of the gradient exceeds ``tolerance``.
+    HardlabError where that takes more than ``max_iter`` iterations.
+
+    L-BFGS works on centred features of about unit spread. The objective stays what it is, because the bias takes up the
+    mean and the penalty is on the weight of the features as given; only its valley becomes rounder.
+    """
+    classes = check_features(train_f, train_y, test_f, test_y)
+    if not (c > 0 and tolerance > 0 and max_iter >= 1):
+        raise HardlabError(f"c, tolerance and max_iter must be above 0, not {c}, {tolerance} and {max_iter}.")
+    penalty = 1 / (c * len(train_f))
+    sample = train_f[:: max(1, len(train_f) // 4096)].float()  # only the path depends on it, not the optimum
+    var, mean = torch.var_mean(sample, 0, correction=0)  # (D,)
+    scale = (var + 10 * penalty).rsqrt()  # both terms of the curvature, softmax's being about a tenth of the variance
+    inner = torch.zeros(classes, len(mean), device=train_f.device)  # the weight of the scaled features
+    offset = torch.zeros(classes, device=train_f.device)
+
+    def given() -> tuple[Tensor, Tensor]:  # weight and bias of the features as given
+        weight = inner * scale
+        return weight, offset - weight @ mean
+
+    def closure() -> float:
+        weight, bias = given()
+        value, grad_w, grad_b = _objective(train_f, train_y, weight, bias, penalty)
+        inner.grad, offset.grad = (grad_w - grad_b[:, None] * mean) * scale, grad_b
+        return value
+
+    opt = LBFGS(
+        [inner, offset],
+        max_iter=max_iter,
+        max_eval=2 * max_iter,
+        tolerance_grad=tolerance,
+        tolerance_change=1e-10,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+    opt.step(closure)
+    steps = opt.state[inner]["n_iter"]
+    weight, bias = given()
+    value = closure()
+    if steps >= max_iter:
+        raise HardlabError(
+            f"no optimum of the regression after {steps} iterations: raise max_iter or tolerance, or lower c={c}."
+        )
+    top1: list[float] = []
+    top5: list[float] = []
+    _score(test_f, test_y, weight, bias, top1, top5)
+    return Probe(weight, bias, top1, top5, value, steps)
+
+
+def _objective(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, penalty: float) -> tuple[float, Tensor, Tensor]:
+    """Mean cross entropy + penalty/2 |weight|² on (N,D) features, with the gradients (C,D) and (C,)."""
+    loss = torch.zeros((), dtype=torch.float64, device=x.device)
+    grad_w, grad_b = torch.zeros_like(weight), torch.zeros_like(bias)
+    for tile, true in _tiles(x, y, len(bias)):
+        part, part_w, part_b = _cross_entropy(tile, true, weight, bias)
+        loss, grad_w, grad_b = loss + part, grad_w.add_(part_w), grad_b.add_(part_b)
+    value = loss / len(x) + 0.5 * penalty * weight.double().square().sum()
+    return float(value), grad_w.div_(len(x)).add_(weight, alpha=penalty), grad_b.div_(len(x))
+
+
+def _cross_entropy(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed cross entropy of (N,D) features with its gradients (C,D), (C,): softmax minus one-hot, times features."""
+    log_p = torch.addmm(bias[:, None], weight, x.T).log_softmax(0)  # (C,N): few classes would make slow, short rows
+    true = y[None]
+    loss = -log_p.gather(0, true).sum(dtype=torch.float64)
+    error = log_p.exp_()  # in place: nothing needs the logarithm any more
+    error.scatter_add_(0, true, error.new_full((1, 1), -1.0).expand_as(true))
+    return loss, error @ x, error.sum(1)
+
+
+def _score(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, top1: list[float], top5: list[float]) -> None:
+    """Append the accuracy on (Q,D) features to ``top1``, and to ``top5`` where there are more than 5 classes."""
+    one = five = 0
+    for tile, true in _tiles(x, y, len(bias)):
+        scores = torch.addmm(bias, tile, weight.T)  # (T,C)
+        one += int((scores.argmax(1) == true).sum())
+        if len(bias) > 5:
+            five += int((scores.topk(5, dim=1).indices == true[:, None]).sum())
+    top1.append(one / len(x))
+    if len(bias) > 5:
+        top5.append(five / len(x))
+
+
+def _tiles(x: Tensor, y: Tensor, classes: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(N,D) features and (N,) labels, a few rows at a time."""
+    rows = max(1, _TILE // max(x.shape[1], classes))
+    for tile, true in zip(x.split(rows), y.split(rows)):
+        yield tile.float(), true
