@@ -305,6 +305,7 @@ def execute(
             _annotate(nb, name, state, error, typed)
             _write(target, nbformat.writes(nb) + "\n", scratch)
             html.unlink(missing_ok=True)
+            report = report and state != "stopped"  # whoever asked to stop waits
             if report:
                 _write(html, page.notebook_page(nb, name), scratch)
             seconds = round(time.monotonic() - clock, 2)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 import psutil
 
 MARK = "HARDLAB_FAMILY"
-GRACE_S = 14.0  # for a checkpoint; with the end of the hosts it stays under the 20 s that are promised
+GRACE_S = 12.0  # for a checkpoint; with the end of the hosts it stays under the 20 s that are promised
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess)
 
 
@@ -33,12 +33,17 @@ class Family:
 
     def members(self) -> dict[int, psutil.Process]:
         """All living members by process id."""
-        found: dict[int, psutil.Process] = {}
-        for p in psutil.process_iter():
+        everybody, found = {}, set()
+        for p in psutil.process_iter(["ppid", "status"]):
+            if p.info["status"] == psutil.STATUS_ZOMBIE:
+                continue
+            everybody[p.pid] = p
             with contextlib.suppress(*_GONE):
                 if self.mark in p.environ().get(MARK, ""):
-                    found |= {q.pid: q for q in [p, *p.children(recursive=True)]}
-        return {pid: p for pid, p in found.items() if _alive(p)}
+                    found.add(p.pid)
+        while new := {pid for pid, p in everybody.items() if p.info["ppid"] in found} - found:
+            found |= new  # a descendant that cleared its environment
+        return {pid: everybody[pid] for pid in found}
 
     def end(
         self,
@@ -46,7 +51,7 @@ class Family:
         nudge: Callable[[Iterable[psutil.Process]], None],
         grace: float = GRACE_S,
     ) -> None:
-        """End everybody within ``grace`` + 4 s: the work first (SIGTERM, time to save), then its hosts.
+        """End everybody within ``grace`` + 5 s: the work first (SIGTERM, time to save), then its hosts.
 
         hosts: who carries the work (papermill and the kernel; Snakemake). They are not ended before the work is;
         ``nudge`` keeps them from starting more of it.
@@ -54,39 +59,33 @@ class Family:
         told: set[int] = set()
         nudge(hosts())
         until = time.monotonic() + grace
-        while time.monotonic() < until:
-            carriers = {p.pid for p in hosts()}
-            work = {pid: p for pid, p in self.members().items() if pid not in carriers}
-            if not work:
-                break
+        while work := self._work(hosts):
             for pid, p in work.items():
                 with contextlib.suppress(*_GONE):
+                    if time.monotonic() > until:
+                        p.kill()
                     # a loader's worker that gets the signal itself would take its trainer down before it has saved
-                    if pid not in told and p.ppid() not in work:
+                    elif pid not in told and p.ppid() not in work:
                         told.add(pid)
                         p.terminate()
-            time.sleep(0.1)
+            time.sleep(0.2)
+            if time.monotonic() > until + 1:
+                break
         # nudged again and again, as one time can be missed: a kernel ignores SIGINT between two cells. Not before, as
         # the second one would break off a cell that waits for its training run to save.
-        for _ in range(6):
-            if not self.members():
-                return
+        until = time.monotonic() + 3
+        while left := self.members():
             nudge(hosts())
-            time.sleep(0.5)
-        for _ in range(40):
-            if not (left := self.members()):
-                return
-            for p in left.values():
+            for p in left.values() if time.monotonic() > until else self._work(hosts).values():
                 with contextlib.suppress(*_GONE):
                     p.kill()
-            time.sleep(0.05)
+            if time.monotonic() > until + 2:
+                return
+            time.sleep(0.4)
 
-
-def _alive(p: psutil.Process) -> bool:
-    try:
-        return p.is_running() and p.status() != psutil.STATUS_ZOMBIE
-    except _GONE:
-        return False
+    def _work(self, hosts: Callable[[], Iterable[psutil.Process]]) -> dict[int, psutil.Process]:
+        carriers = {p.pid for p in hosts()}
+        return {pid: p for pid, p in self.members().items() if pid not in carriers}
 
 
 @contextlib.contextmanager
