@@ -1,0 +1,186 @@
+"""Protocols as data, and the file of results."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import threading
+
+import pytest
+import torch
+
+from hardlab.evaluate.knn import knn
+from hardlab.evaluate.linear import lbfgs, linear_probe
+from hardlab.evaluate.protocols import PROTOCOLS, append_rows, run_protocol
+from hardlab.types import HardlabError
+
+
+def make(n=260, q=80, d=8, classes=7, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, d, generator=g)
+    y, t = torch.arange(n) % classes, torch.arange(q) % classes
+    return centres[y] + torch.randn(n, d, generator=g), y, centres[t] + torch.randn(q, d, generator=g), t
+
+
+QUICK = {"linear": {"epochs": 3, "lr": 1.0}}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_gives_complete_rows_that_a_file_can_hold(name):
+    rows = run_protocol(name, *make(), seed=4, **QUICK.get(name, {}))
+    assert rows and len({r["metric"] for r in rows}) == len(rows)
+    for row in rows:
+        assert json.loads(json.dumps(row)) == row
+        assert set(row) == {"protocol", "metric", "value", "n_train", "n_test", "seed", "cost_s", "options"}
+        assert (row["protocol"], row["n_train"], row["n_test"], row["seed"]) == (name, 260, 80, 4)
+        assert row["cost_s"] > 0 and set(row["options"]) == set(PROTOCOLS[name][1])
+        if row["metric"].startswith("top"):
+            assert 0 <= row["value"] <= 1
+    assert max(r["value"] for r in rows if r["metric"].startswith("top1")) > 0.4  # chance is 0.14
+
+
+def test_rows_hold_what_the_functions_say():
+    data = make()
+    value = {r["metric"]: r["value"] for name in PROTOCOLS for r in run_protocol(name, *data, **QUICK.get(name, {}))}
+    assert {k: value[f"top1@k={k}"] for k in (10, 20, 100, 200)} == knn(*data)
+    probe = linear_probe(*data, **QUICK["linear"])
+    assert (value["top1-last"], value["top1-best"]) == (probe.top1[-1], max(probe.top1))
+    assert (value["top5-last"], value["top5-best"]) == (probe.top5[-1], max(probe.top5))
+    assert (value["top1"], value["top5"]) == (lbfgs(*data).top1[0], lbfgs(*data).top5[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "given"),
+    [("knn", knn, set()), ("linear", linear_probe, {"seed"}), ("linear-lbfgs", lbfgs, set())],
+)
+def test_published_settings_are_the_defaults_of_the_functions(name, function, given):
+    defaults = {k: p.default for k, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
+    assert {k: v for k, v in defaults.items() if k not in given} == dict(PROTOCOLS[name][1])
+
+
+def test_the_public_linear_protocol_is_sgd_at_30_without_decay_for_100_epochs():
+    assert dict(PROTOCOLS["linear"][1]) == {
+        "optimizer": "sgd",
+        "lr": 30.0,
+        "batch_size": 256,
+        "epochs": 100,
+        "weight_decay": 0.0,
+        "schedule": "cosine",
+    }
+
+
+def test_published_ks_beyond_the_memory_give_no_row_and_named_ones_are_refused():
+    train_f, train_y, test_f, test_y = make(n=150)
+    rows = run_protocol("knn", train_f, train_y, test_f, test_y)
+    assert [r["metric"] for r in rows] == ["top1@k=10", "top1@k=20", "top1@k=100"]
+    with pytest.raises(HardlabError, match="k=200 neighbours cannot be had from 150"):
+        run_protocol("knn", train_f, train_y, test_f, test_y, ks=(200,))
+    with pytest.raises(HardlabError, match="9 training samples are too few for kNN"):
+        run_protocol("knn", train_f[:9], train_y[:9], test_f, test_y)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "sentence"),
+    [
+        ("linaer", {}, "'linaer'.*'linear'"),
+        ("knn", {"temprature": 1.0}, "'temprature'.*'temperature'"),
+        ("knn", {"ks": 20}, "ks of protocol 'knn' must be a list"),
+        ("linear", {"epochs": "3"}, "epochs of protocol 'linear' must be a whole number like 100, not '3'"),
+        ("linear", {"epochs": True}, "must be a whole number"),
+        ("linear", {"lr": "30"}, "must be a number"),
+        ("linear", {"optimizer": 3}, "must be a name"),
+    ],
+)
+def test_unknown_names_and_wrong_kinds_are_refused_in_one_sentence(name, overrides, sentence):
+    with pytest.raises(HardlabError, match=sentence):
+        run_protocol(name, *make(), **overrides)
+
+
+def test_unlabelled_data_are_refused_by_every_protocol():
+    train_f, train_y, test_f, test_y = make()
+    for name in PROTOCOLS:
+        with pytest.raises(HardlabError, match="have no label"):
+            run_protocol(name, train_f, torch.full_like(train_y, -1), test_f, test_y)
+
+
+def row(value=0.5, **other):
+    return {
+        "protocol": "knn",
+        "features": "backbone",
+        "metric": "top1@k=20",
+        "value": value,
+        "options": {"a": 1},
+    } | other
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_row_replaces_the_earlier_one_of_the_same_measurement_and_no_other(tmp_path):
+    path = tmp_path / "runs" / "results.jsonl"
+    others = [
+        row(metric="top1@k=10"),
+        row(protocol="linear"),
+        row(features="pixels"),
+        row(options={"a": 2}),
+        row(seed=1),
+        row(data="shapes"),
+    ]
+    append_rows(path, [row(0.1), *others])
+    append_rows(path, [row(0.9, cost_s=3.0)])
+    assert read(path) == [*others, row(0.9, cost_s=3.0)]
+
+
+def test_options_match_whatever_their_order(tmp_path):
+    path = tmp_path / "results.jsonl"
+    append_rows(path, [row(0.1, options={"a": 1, "b": 2})])
+    append_rows(path, [row(0.2, options={"b": 2, "a": 1})])
+    assert [r["value"] for r in read(path)] == [0.2]
+
+
+def test_a_failed_write_leaves_the_old_rows_and_no_other_file(tmp_path, monkeypatch):
+    path = tmp_path / "results.jsonl"
+    append_rows(path, [row(0.1)])
+    before = path.read_bytes()
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(HardlabError, match="No space left on device"):
+        append_rows(path, [row(0.2)])
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["results.jsonl"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_no_number_is_refused_and_nothing_is_written(tmp_path, value):
+    with pytest.raises(HardlabError, match="nothing was written"):
+        append_rows(tmp_path / "results.jsonl", [row(0.1), row(value)])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("line", ["{broken", "3", "[]"])
+def test_a_damaged_file_is_named_with_its_line_and_kept(tmp_path, line):
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps(row()) + "\n" + line + "\n")
+    with pytest.raises(HardlabError, match=r"results\.jsonl, line 2"):
+        append_rows(path, [row(0.2)])
+    assert path.read_text().endswith(line + "\n")
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HardlabError, match=r"results\.jsonl cannot be opened"):
+        append_rows(tmp_path / "file" / "results.jsonl", [row()])
+
+
+def test_rows_added_at_the_same_time_are_all_kept(tmp_path):
+    path = tmp_path / "results.jsonl"
+    threads = [threading.Thread(target=append_rows, args=(path, [row(seed=i)])) for i in range(12)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert sorted(r["seed"] for r in read(path)) == list(range(12))
