@@ -29,10 +29,10 @@ def _common(rung: str) -> dict[str, Any]:
         "cpu": {
             "data": {"name": "cifar10-jpeg", "fraction": 0.1},
             "backbone": "tiny",
-            "epochs": 80,
+            "epochs": 30,
             "batch_size": 128,
             "precision": "bf16",
-            "logs": {"views_every": 5, "views_rows": 128, "checkpoint_every": 10, "monitor_every": 20},
+            "logs": {"views_every": 5, "views_rows": 128, "checkpoint_every": 10, "monitor_every": 10},
         },
         "gpu": {
             "data": {"name": "cifar10"},
@@ -57,7 +57,7 @@ def simsiam(rung: str) -> Run:
     small = {"name": "simsiam", "options": {"layers": 2}}
     by_rung: dict[str, dict[str, Any]] = {
         "smoke": {"optim": {"lr": 0.06, "weight_decay": 5e-4}, "augment": "simsiam_cifar"},
-        "cpu": {"optim": {"lr": 0.06, "weight_decay": 5e-4}, "augment": "simsiam_cifar"},
+        "cpu": {"optim": {"lr": 0.5, "weight_decay": 5e-4}, "augment": "simsiam_cifar"},
         "gpu": {"optim": {"lr": 0.03, "weight_decay": 5e-4}, "augment": "simsiam_cifar"},
         "paper": {"optim": {"lr": 0.05, "weight_decay": 1e-4}, "augment": "simsiam", "batch_size": 512},
     }
