@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Any, Literal
 
 import torch
@@ -32,8 +32,8 @@ _TRIES = 10  # torchvision's RandomResizedCrop gives up after as many
 _ORDERS = torch.tensor(list(permutations(range(4))))  # (24,4) over brightness, contrast, saturation, hue
 _HUE_AT = (_ORDERS == 3).int().argmax(1)  # (24,) how many of the three blends come before hue
 _BLENDS = _ORDERS[_ORDERS != 3].view(24, 3)  # (24,3) the blends in their order
-_LUMA = (0.2989, 0.587, 0.114)
-_TILE = 64 * 3 * 32 * 32  # values of one tile: small enough to stay in a core's cache from crop to normalisation
+_NO_HUE, _NO_JITTER = 4, 5  # in place of 0-3 where there is nothing to turn, nothing to do
+_TILE = 64 * 3 * 32 * 32  # values rendered at once on a CPU, so that they stay in a core's cache from crop to end
 
 
 class Augment(BaseModel, frozen=True, extra="forbid"):
@@ -82,7 +82,7 @@ class Augment(BaseModel, frozen=True, extra="forbid"):
         made._require(0 < made.sigma[0] <= made.sigma[1] < math.inf, "sigma", "two numbers, 0 < low <= high")
         made._require(all(0 <= s < math.inf for s in made.jitter), "jitter", "four strengths of at least 0")
         made._require(made.jitter[3] <= 0.5, "jitter", "four strengths, hue at most 0.5")
-        made._require(made.kernel is None or made.kernel > 0 and made.kernel % 2, "kernel", "odd, or None")
+        made._require(made.kernel is None or (made.kernel > 0 and made.kernel % 2), "kernel", "odd, or None")
         return made
 
     def but(self, **changes: Any) -> Augment:
@@ -125,10 +125,6 @@ def _presets() -> dict[str, tuple[Augment, ...]]:
 PRESETS = _presets()
 
 
-def _between(u: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return low + (high - low) * u
-
-
 class Look:
     """Draws and renders views.
 
@@ -148,15 +144,19 @@ class Look:
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise HardlabError(f"mean {mean} and std {std} must be three numbers each, std above 0")
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        # one row per entry: everything that `draw` needs, so that slots with different distributions draw at once
-        self._table = torch.tensor(
+        self.interpolation, self.crop = self.augment[0].interpolation, self.augment[0].crop
+        # one row per entry, so that slots with different distributions are drawn at once
+        self._boxes = torch.tensor([[*a.scale, *a.ratio, a.flip] for a in self.augment])
+        self._colours = torch.tensor(
             [
-                [*a.scale, math.log(a.ratio[0]), math.log(a.ratio[1]), *a.ratio, a.crop == "none", a.flip]
-                + [max(0.0, 1 - s) for s in a.jitter[:3]] + [-a.jitter[3]] + [1 + s for s in a.jitter[:3]] + [a.jitter[3]]
-                + [a.jitter_p, a.gray, a.blur, *a.sigma, a.solarize]
+                [
+                    *(*(max(0.0, 1 - s) for s in a.jitter[:3]), -a.jitter[3]),
+                    *(*(1 + s for s in a.jitter[:3]), a.jitter[3]),
+                    *(a.jitter_p, a.gray, a.blur, *a.sigma, a.solarize),
+                ]
                 for a in self.augment
             ]
-        )  # fmt: skip
+        )
 
     def draw(self, sizes: Tensor, views: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the parameters of ``views`` views of each image.
@@ -167,28 +167,29 @@ class Look:
         if sizes.ndim != 2 or sizes.shape[1] != 2 or sizes.is_floating_point():
             raise HardlabError(f"sizes must be (B,2) whole numbers, got {tuple(sizes.shape)} {sizes.dtype}")
         if sizes.device.type == "cpu" and len(sizes) and sizes.min() < 1:  # on a GPU, looking would stall the queue
-            raise HardlabError(f"an image of {sizes[sizes.amin(1).argmin()].tolist()} pixels has no view; at least 1 x 1")
+            small = sizes[sizes.amin(1).argmin()].tolist()
+            raise HardlabError(f"an image of {small} pixels (height, width) has no view; 1 x 1 is the least")
         if views < 1:
             raise HardlabError(f"views = {views} is not possible; draw at least 1")
-        u = self._uniform(len(sizes), views, 2 * _TRIES + 3, generator, sizes.device)
-        look = self._rows(views, sizes.device)
-        h, w = sizes.float()[:, None, :].expand(-1, views, -1).unbind(-1)  # (B,V)
-        area = (h * w)[..., None] * _between(u[..., :_TRIES], look[..., 0:1], look[..., 1:2])
-        aspect = _between(u[..., _TRIES : 2 * _TRIES], look[..., 2:3], look[..., 3:4]).exp()
+        u = _uniform(len(sizes), views, 2 * _TRIES + 3, generator, sizes.device)
+        share_low, share_high, thin, fat, flip = self._rows(self._boxes, views, sizes.device)  # (V,1) each
+        h, w = sizes.float()[:, None, :, None].expand(-1, views, -1, -1).unbind(2)  # (B,V,1)
+        area = h * w * _between(u[..., :_TRIES], share_low, share_high)
+        aspect = _between(u[..., _TRIES : 2 * _TRIES], thin.log(), fat.log()).exp()
         height, width = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()  # (B,V,tries)
-        fits = (width > 0) & (width <= w[..., None]) & (height > 0) & (height <= h[..., None])
-        fits &= look[..., 6:7] == 0
+        fits = (width > 0) & (width <= w) & (height > 0) & (height <= h)
         first = fits.int().argmax(-1, keepdim=True)
-        fits, height, width = (t.gather(-1, first)[..., 0] for t in (fits, height, width))
+        fits, height, width = (t.gather(-1, first) for t in (fits, height, width))
         # torchvision's way out after ten misses: the largest central crop of an allowed aspect ratio
-        narrow, wide = (w / h < look[..., 4]) & ~(look[..., 6] > 0), (w / h > look[..., 5]) & ~(look[..., 6] > 0)
-        height = torch.where(fits, height, torch.where(narrow, (w / look[..., 4]).round(), h))
-        width = torch.where(fits, width, torch.where(wide, (h * look[..., 5]).round(), w))
-        top = torch.where(fits, u[..., -3] * (h - height + 1), (h - height) / 2).floor()
-        left = torch.where(fits, u[..., -2] * (w - width + 1), (w - width) / 2).floor()
-        flip = (u[..., -1] < look[..., 7]).float()
-        boxes = torch.stack((h, w, top, left, height, width, flip), -1)
-        return torch.cat((boxes, self._appearance(len(sizes), views, generator, sizes.device)), -1)
+        height = torch.where(fits, height, torch.where(w / h < thin, (w / thin).round(), h))
+        width = torch.where(fits, width, torch.where(w / h > fat, (h * fat).round(), w))
+        if self.crop == "none":
+            height, width = h, w
+        top = torch.where(fits, u[..., -3:-2] * (h - height + 1), (h - height) / 2).floor()
+        left = torch.where(fits, u[..., -2:-1] * (w - width + 1), (w - width) / 2).floor()
+        flips = (u[..., -1:] < flip).float()
+        colour = self._appearance(len(sizes), views, generator, sizes.device)
+        return torch.cat((h, w, top, left, height, width, flips, colour), -1)
 
     def apply(self, raw: Tensor, params: Tensor, size: int | None = None) -> Tensor:
         """Render views: crop, flip, resize, jitter, gray, blur, solarize, normalise.
@@ -197,26 +198,13 @@ class Look:
         the augmentation's. Returns (B,V,3,S,S) float, each slot contiguous. Raises HardlabError.
         """
         size = self.augment[0].size if size is None else size
-        if size < 1:
-            raise HardlabError(f"size = {size} is not possible; it must be at least 1 pixel")
-        if raw.ndim != 4 or raw.shape[1] != 3 or not (raw.dtype == torch.uint8 or raw.is_floating_point()):
-            raise HardlabError(f"raw must be (B,3,H,W) uint8 or float, got {tuple(raw.shape)} {raw.dtype}")
-        if params.ndim != 3 or params.shape[0] != len(raw) or params.shape[2] != len(PARAMS):
-            raise HardlabError(f"params must be ({len(raw)},V,{len(PARAMS)}), got {tuple(params.shape)}")
-        host = params.detach().cpu()  # the one look at values: which rows need hue, gray, blur, solarize
-        far = host[..., 2:4] + host[..., 4:6]
-        if ((host[..., 2:4] < 0) | (host[..., 4:6] < 1) | (far > host[..., :2])).any() or (
-            host[..., :2] > torch.tensor(raw.shape[2:])
-        ).any():
-            raise HardlabError(f"a crop box leaves its image (the batch is {tuple(raw.shape[2:])} pixels)")
-        step = max(1, _TILE // (3 * size * size * max(1, params.shape[1])))
-        if raw.requires_grad or raw.device.type != "cpu":
-            step = max(1, len(raw))
-        tiles = [
-            self._tile(raw[at : at + step], params[at : at + step], host[at : at + step], size)
-            for at in range(0, max(1, len(raw)), step)
-        ]
-        return torch.cat(tiles, 1).transpose(0, 1)
+        host = params.detach().cpu()  # the one look at values: which rows need which work
+        self._check(raw, host, size)
+        b, v = host.shape[:2]
+        tile = max(1, _TILE // (3 * size * size)) if raw.device.type == "cpu" else b * v
+        host = host.transpose(0, 1).flatten(0, 1)  # (V*B,P): slot by slot, so that a slot is contiguous
+        x = torch.cat([self._tile(raw, host, rows, size) for rows in torch.arange(b * v).split(tile)])
+        return x.view(v, b, 3, size, size).transpose(0, 1)
 
     def views(self, batch: Batch, n: int, generator: torch.Generator | None = None) -> Views:
         """``n`` views of each image of the batch, drawn and not rendered; every image is a group of its own."""
@@ -241,134 +229,176 @@ class Look:
         fresh[..., COLOUR] = self._appearance(len(params), params.shape[1], generator, params.device)
         return fresh
 
-    def _rows(self, views: int, device: torch.device) -> Tensor:
-        return self._table[torch.arange(views) % len(self._table)].to(device, non_blocking=True)  # (V,K)
-
-    @staticmethod
-    def _uniform(b: int, v: int, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        return torch.rand(b, v, n, generator=generator, device=generator.device if generator else device).to(device)
-
     def _appearance(self, b: int, v: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
         """(B,V,8) the columns ``COLOUR``."""
-        u, look = self._uniform(b, v, 10, generator, device), self._rows(v, device)
+        u = _uniform(b, v, 10, generator, device)
+        *ranges, jitter, gray, blur, sharp, soft, solarize = self._rows(self._colours, v, device)
+        low, high = torch.cat(ranges[:4], -1), torch.cat(ranges[4:], -1)  # (V,4)
         neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], device=device)
-        factors = torch.where(u[..., :1] < look[..., 16:17], _between(u[..., 1:5], look[..., 8:12], look[..., 12:16]), neutral)
+        factors = torch.where(u[..., :1] < jitter, _between(u[..., 1:5], low, high), neutral)
         order = (u[..., 5:6] * 24).floor()
-        gray = (u[..., 6:7] < look[..., 17:18]).float()
-        sigma = torch.where(u[..., 7:8] < look[..., 18:19], _between(u[..., 8:9], look[..., 19:20], look[..., 20:21]), 0.0)
-        return torch.cat((factors, order, gray, sigma, (u[..., 9:10] < look[..., 21:22]).float()), -1)
+        sigma = torch.where(u[..., 7:8] < blur, _between(u[..., 8:9], sharp, soft), 0.0)
+        return torch.cat((factors, order, (u[..., 6:7] < gray).float(), sigma, (u[..., 9:] < solarize).float()), -1)
 
-    def _tile(self, raw: Tensor, params: Tensor, host: Tensor, size: int) -> Tensor:
-        """Render some images: raw (b,3,H,W), params and host (b,V,P) -> (V,b,3,S,S)."""
-        b, v, look = len(raw), params.shape[1], self.augment[0]
-        dtype = raw.dtype if raw.is_floating_point() else torch.float32
-        p, host, unit = params.flatten(0, 1).to(dtype), host.flatten(0, 1), 1.0 if raw.is_floating_point() else 1 / 255
-        kernel = look.kernel or max(3, size // 10 // 2 * 2 + 1)
-        cubic = look.interpolation == "bicubic"
-        down = _resample(p[:, 2], p[:, 4], raw.shape[2], size, cubic)  # (b*V,S,H)
-        across = _resample(p[:, 3], p[:, 5], raw.shape[3], size, cubic, p[:, 6]).transpose(1, 2)  # (b*V,W,S)
-        if look.crop == "last":
-            # padding is put to 0, so that it adds nothing to the mean of contrast
-            rows, columns = (torch.arange(n, device=raw.device) < p[:, i, None] for i, n in enumerate(raw.shape[2:]))
-            whole = (raw.to(dtype) * unit).repeat_interleave(v, 0) * (rows[:, :, None] & columns[:, None, :])[:, None]
-            x = _appear(whole.transpose(0, 1).contiguous(), p, host, p[:, :2], kernel, look.threshold)
+    @staticmethod
+    def _rows(table: Tensor, views: int, device: torch.device) -> tuple[Tensor, ...]:
+        rows = table[torch.arange(views) % len(table)].to(device, non_blocking=True)
+        return rows[:, :, None].unbind(1)
+
+    def _check(self, raw: Tensor, params: Tensor, size: int) -> None:
+        if size < 1:
+            raise HardlabError(f"size = {size} is not possible; it must be at least 1 pixel")
+        pixels = raw.dtype == torch.uint8 or raw.is_floating_point()
+        if raw.ndim != 4 or raw.shape[1] != 3 or not len(raw) or not pixels:
+            raise HardlabError(f"raw must be (B,3,H,W) uint8 or float, got {tuple(raw.shape)} {raw.dtype}")
+        if params.ndim != 3 or params.shape[0] != len(raw) or params.shape[2] != len(PARAMS) or not params.shape[1]:
+            raise HardlabError(f"params must be ({len(raw)},V,{len(PARAMS)}), got {tuple(params.shape)}")
+        image, start, length = params[..., 0:2], params[..., 2:4], params[..., 4:6]
+        good = (start >= 0) & (length >= 1) & (start + length <= image) & (image <= torch.tensor(raw.shape[2:]))
+        if not good.all():
+            bad = dict(zip(PARAMS[:6], params[~good.all(-1)][0, :6].tolist(), strict=True))
+            raise HardlabError(f"a crop must lie within its image, and that within {tuple(raw.shape[2:])}; got {bad}")
+
+    def _tile(self, raw: Tensor, host: Tensor, rows: Tensor, size: int) -> Tensor:
+        """Render ``rows`` (n,) of host (V*B,P), a row being a view of image row % B -> (n,3,S,S)."""
+        look, cubic = self.augment[0], self.interpolation == "bicubic"
+        unit = 1.0 if raw.is_floating_point() else 1 / 255
+        # sorted by the moment when their hue turns, the views that share a pass lie side by side
+        stage, order = _stage(host[rows]).sort(stable=True)
+        host = host[rows[order]]
+        raw = raw.index_select(0, (rows[order] % len(raw)).to(raw.device, non_blocking=True))
+        raw = raw if raw.is_floating_point() else raw.float()
+        p = host.to(raw, non_blocking=True)
+        reach = (host[:, 4:6].amax(0) / size).clamp_min(1).tolist()
+        down = _resample(p[:, 2], p[:, 4], raw.shape[2], size, reach[0], cubic)  # (n,S,H)
+        across = _resample(p[:, 3], p[:, 5], raw.shape[3], size, reach[1], cubic, p[:, 6]).mT  # (n,W,S)
+
+        def crop(x: Tensor) -> Tensor:  # (3,n,H,W) -> (3,n,S,S)
             x = torch.stack([torch.bmm(torch.bmm(down, c), across) for c in x])
+            return x.clamp_(0, 1) if cubic else x  # the cubic kernel overshoots: clamped as in the 8-bit pipelines
+
+        def appear(x: Tensor, extent: Tensor) -> Tensor:
+            x = _jitter(x, p, stage.bincount(minlength=6).cumsum(0).tolist(), extent.prod(1, keepdim=True))
+            return _finish(x, p, host, extent, look.kernel or max(3, size // 10 // 2 * 2 + 1), look.threshold)
+
+        if look.crop == "last":
+            inside = [torch.arange(n, device=p.device) < p[:, i, None] for i, n in enumerate(raw.shape[2:])]
+            # padding is put to 0, so that it adds nothing to the mean that contrast needs
+            x = (raw * unit).transpose(0, 1) * (inside[0][:, :, None] & inside[1][:, None, :])
+            x = crop(appear(x, p[:, :2]))
         else:
-            wide = raw.permute(0, 2, 1, 3).to(dtype, memory_format=torch.contiguous_format).flatten(2)  # (b,H,3W)
-            half = torch.bmm((down * unit).view(b, v * size, -1), wide).view(b * v, size, 3, -1)
-            x = torch.stack([torch.bmm(half[:, :, c], across) for c in range(3)])  # (3,b*V,S,S)
-            if cubic:
-                x = x.clamp(0, 1)  # as the 8-bit pipelines do: the cubic kernel overshoots
-            area = torch.full((len(p), 2), float(size), device=raw.device, dtype=dtype)
-            x = _appear(x, p, host, area, kernel, look.threshold)
-        if cubic and look.crop == "last":
-            x = x.clamp(0, 1)
-        mean, std = (torch.tensor(t, device=raw.device, dtype=dtype).view(3, 1, 1, 1) for t in (self.mean, self.std))
-        x = x.sub_(mean).div_(std)
-        return x.view(3, b, v, size, size).permute(2, 1, 0, 3, 4)
+            down = down * unit
+            x = appear(crop(raw.transpose(0, 1)), torch.full_like(p[:, :2], size))
+        x = torch.stack([(c - m).div_(s) for c, m, s in zip(x, self.mean, self.std, strict=True)], 1)
+        return x.index_select(0, order.argsort().to(x.device, non_blocking=True))
+
+
+def _stage(p: Tensor) -> Tensor:
+    """(N,) how many of the three blends come before hue: 0 to 3, or ``_NO_HUE`` or ``_NO_JITTER``."""
+    stage = _HUE_AT[p[:, _AT["order"]].long()]
+    stage[p[:, _AT["hue"]] == 0] = _NO_HUE
+    stage[(p[:, _FACTORS] == torch.tensor([1.0, 1.0, 1.0, 0.0])).all(1)] = _NO_JITTER
+    return stage
+
+
+def _uniform(b: int, v: int, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    return torch.rand(b, v, n, generator=generator, device=generator.device if generator else device).to(device)
+
+
+def _between(u: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return low + (high - low) * u
 
 
 def _resample(
-    start: Tensor, length: Tensor, n: int, size: int, cubic: bool, flip: Tensor | None = None
+    start: Tensor, length: Tensor, n: int, size: int, reach: float, cubic: bool, flip: Tensor | None = None
 ) -> Tensor:
     """Weights (N,S,n) that turn ``n`` source pixels into ``size`` pixels of the crop [start, start + length).
 
     Antialiased triangle or cubic (a = -0.5) kernel, normalised over the pixels inside the crop, as ATen does.
+    ``reach`` is the largest length / size, at least 1.
     """
-    scale = (length / size)[:, None]
+    scale, start, length = (length / size)[:, None], start[:, None], length[:, None]
+    wide = scale.clamp_min(1.0) * (2 if cubic else 1)  # (N,1) half the kernel's width, in source pixels
     centre = (torch.arange(size, device=start.device, dtype=start.dtype) + 0.5) * scale  # (N,S) in the crop's pixels
     if flip is not None:
-        centre = torch.where(flip[:, None] > 0, length[:, None] - centre, centre)
-    pixel = torch.arange(n, device=start.device, dtype=start.dtype) + 0.5 - start[:, None]  # (N,n)
-    inside = ((pixel > 0) & (pixel < length[:, None])).to(start.dtype)
-    d = (pixel[:, None, :] - centre[:, :, None]).abs_().div_(scale.clamp_min(1.0)[:, :, None])  # (N,S,n)
+        centre = torch.where(flip[:, None] > 0, length - centre, centre)
+    # only so many taps of a row can differ from 0
+    taps = min(n, math.ceil(reach * (4 if cubic else 2)))
+    first = (start + (centre - wide + 0.5).floor()).clamp(0, n - taps)[:, :, None]  # (N,S,1)
+    pixel = first + torch.arange(taps, device=start.device)
+    here = pixel - start[:, :, None]  # (N,S,taps)
+    d = (here + 0.5 - centre[:, :, None]).abs() / scale.clamp_min(1.0)[:, :, None]
     if cubic:
         near, far = (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2
         weight = torch.where(d < 1, near, torch.where(d < 2, far, 0.0))
     else:
-        weight = (1 - d).clamp_(min=0)
-    weight *= inside[:, None, :]
-    return weight.div_(weight.sum(-1, keepdim=True))
+        weight = (1 - d).clamp_min(0)
+    weight = weight * ((here >= 0) & (here < length[:, :, None]))
+    weight = weight / weight.sum(-1, keepdim=True)
+    return weight.new_zeros(len(start), size, n).scatter_(2, pixel.long(), weight)
 
 
-def _appear(x: Tensor, p: Tensor, host: Tensor, extent: Tensor, kernel: int, threshold: float) -> Tensor:
-    """Colour jitter in each sample's order, gray, blur, solarize; x (3,N,h,w), of which ``extent`` (N,2) is image."""
-    shape = x.shape
-    x = x.flatten(2)  # (3,N,h*w)
+def _jitter(x: Tensor, p: Tensor, ends: list[int], pixels: Tensor) -> Tensor:
+    """Brightness, contrast, saturation and hue in each sample's order, in place.
 
-    def rows(mask: Tensor) -> Tensor:
-        return mask.nonzero()[:, 0].to(x.device, non_blocking=True)
-
-    order = host[:, _AT["order"]].long()
-    hue, hue_at = host[:, _AT["hue"]], _HUE_AT[order]
-    if (host[:, _FACTORS] != torch.tensor([1.0, 1.0, 1.0, 0.0])).any():
-        blends = _BLENDS[order].to(x.device, non_blocking=True)  # (N,3)
-        factors = p[:, 7:10].gather(1, blends)
-        pixels = extent.prod(1, keepdim=True)
-        for at in range(4):
-            x = _on(x, rows((hue_at == at) & (hue != 0)), lambda some, i: _hue(some, p[i, _AT["hue"], None]))
-            if at < 3:
-                f, kind = factors[:, at, None], blends[:, at, None]
-                gray = _luma(x)  # (N,h*w)
-                mean = gray.sum(1, keepdim=True) / pixels * (1 - f) * (kind == 1)
-                x = (x * f).add_(torch.addcmul(mean, gray, (1 - f) * (kind == 2))).clamp_(0, 1)
-    x = _on(x, rows(host[:, _AT["gray"]] > 0), lambda some, i: _luma(some).expand_as(some))
-    blurred = rows(host[:, _AT["sigma"]] > 0)
-    if len(blurred):
-        sigma, ends = p[blurred, _AT["sigma"]], extent[blurred]
-        down, across = (_blur(sigma, ends[:, i], shape[2 + i], kernel) for i in range(2))
-        x = _on(
-            x, blurred, lambda some, i: torch.stack(
-                [torch.bmm(torch.bmm(down, c.unflatten(1, shape[2:])), across.mT).flatten(1) for c in some]
-            )
-        )  # fmt: skip
-    x = _on(x, rows(host[:, _AT["solarize"]] > 0), lambda some, i: torch.where(some >= threshold, 1 - some, some))
-    return x.unflatten(2, shape[2:])
+    x: (3,N,h,w), of which ``pixels`` (N,1) are image; rows sorted by stage, stage i ends at ends[i].
+    """
+    some = ends[_NO_HUE]
+    if not some:
+        return x
+    flat = x.flatten(2)[:, :some]  # (3,some,h*w)
+    blends = _BLENDS.to(p.device, non_blocking=True)[p[:some, _AT["order"]].long()]  # (some,3)
+    factors, pixels = p[:some, _FACTORS].gather(1, blends), pixels[:some]
+    for at, (start, end) in enumerate(pairwise([0, *ends[:4]])):
+        if start < end:
+            flat[:, start:end] = _hue(flat[:, start:end].clone(), p[start:end, _AT["hue"], None])
+        if at < 3:  # brightness, contrast and saturation blend with black, the mean gray and the gray of each pixel
+            f, kind, gray = factors[:, at, None], blends[:, at, None], _luma(flat)
+            mean = gray.sum(1, keepdim=True) / pixels * ((1 - f) * (kind == 1))
+            flat.mul_(f).add_(torch.addcmul(mean, gray, (1 - f) * (kind == 2))).clamp_(0, 1)
+    return x
 
 
-def _on(x: Tensor, rows: Tensor, change: Any) -> Tensor:
-    """x (3,N,P) with ``change`` done to some rows only."""
-    return x.index_copy(1, rows, change(x.index_select(1, rows), rows)) if len(rows) else x
+def _finish(x: Tensor, p: Tensor, host: Tensor, extent: Tensor, kernel: int, threshold: float) -> Tensor:
+    """Gray, blur and solarize where they are due, in place: x (3,N,h,w), of which ``extent`` (N,2) is image."""
+    h, w = x.shape[2:]
+    x = x.flatten(2)
+    x = _some(x, host[:, _AT["gray"]] > 0, lambda part, rows: _luma(part).expand_as(part))
+
+    def blur(part: Tensor, rows: Tensor) -> Tensor:
+        sigma, ends = p[rows, _AT["sigma"]], extent[rows]
+        down, across = _blur(sigma, ends[:, 0], h, kernel), _blur(sigma, ends[:, 1], w, kernel).mT
+        return torch.stack([torch.bmm(torch.bmm(down, c.view(-1, h, w)), across).flatten(1) for c in part])
+
+    x = _some(x, host[:, _AT["sigma"]] > 0, blur)
+    x = _some(x, host[:, _AT["solarize"]] > 0, lambda part, rows: torch.where(part >= threshold, 1 - part, part))
+    return x.unflatten(2, (h, w))
+
+
+def _some(x: Tensor, which: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """x (3,N,P) with ``change`` made to the rows where ``which`` (N,), on the host, says so."""
+    rows = which.nonzero()[:, 0].to(x.device, non_blocking=True)
+    return x.index_copy_(1, rows, change(x.index_select(1, rows), rows)) if len(rows) else x
 
 
 def _luma(x: Tensor) -> Tensor:
-    return (x[0] * _LUMA[0]).add_(x[1], alpha=_LUMA[1]).add_(x[2], alpha=_LUMA[2])
+    return (x[0] * 0.2989).add_(x[1], alpha=0.587).add_(x[2], alpha=0.114)
 
 
 def _hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of (3,N,P) by ``shift`` (N,1) of a full circle."""
+    """Turn the hue of (3,N,P) by ``shift`` (N,1) of a full circle; HSV without a branch per sector."""
     r, g, b = x
-    high = torch.maximum(torch.maximum(r, g), b)
-    span = high - torch.minimum(torch.minimum(r, g), b)
-    over = 1 / torch.where(span > 0, span, 1.0)
-    sector = torch.where(r == high, (g - b) * over, torch.where(g == high, (b - r) * over + 2, (r - g) * over + 4))
-    sector = sector + 6 * shift
-    # channel = v - v s clamp(min(k, 4 - k), 0, 1) with k = (n + sector) mod 6 and n = 5, 3, 1 for red, green, blue
-    out = []
-    for n in (5, 3, 1):
-        k = (sector + n).remainder(6)
-        out.append(high - span * torch.minimum(k, 4 - k).clamp(0, 1))
-    return torch.stack(out)
+    low, high = torch.minimum(torch.minimum(r, g), b), torch.maximum(torch.maximum(r, g), b)
+    span = high - low
+    # the angle from red in sixths of a circle is 0 to 3, towards green or towards blue
+    angle = ((g - r).add_(b).sub_(low) / span.clamp_min(1e-12)).add_(1)
+    hue = torch.copysign(angle, g - b) + 6 * shift
+    hue = hue - (hue / 6).floor_().mul_(6)  # 0 to 6
+    less, more = low - span, torch.add(low, span, alpha=2)
+    red = torch.addcmul(less, span, (hue - 3).abs().clamp(1, 2))
+    green = torch.addcmul(more, span, (hue - 2).abs().clamp(1, 2), value=-1)
+    blue = torch.addcmul(more, span, (hue - 4).abs().clamp(1, 2), value=-1)
+    return torch.stack((red, green, blue))
 
 
 def _blur(sigma: Tensor, length: Tensor, n: int, kernel: int) -> Tensor:
