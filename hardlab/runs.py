@@ -93,7 +93,7 @@ class Folder:
             "dirty": dirty,
             "versions": versions(),
             "python": platform.python_version(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
             "cuda": torch.version.cuda if device.type == "cuda" else None,
             "threads": torch.get_num_threads(),
             "world_size": 1,
@@ -158,7 +158,8 @@ class Folder:
         self._rows = []
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """The name of this machine's processor and its number of cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

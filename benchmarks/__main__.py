@@ -1,0 +1,33 @@
+"""``make bench``: every benchmark, as a table of ratios to peers measured in the same run."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from pathlib import Path
+
+from benchmarks import bench_evaluate, bench_train, bench_views
+
+
+def main() -> int:
+    """Prints the table and writes it to benchmarks/results.json; status 1 where a target is missed."""
+    rows = []
+    for module in (bench_views, bench_train, bench_evaluate):
+        for row in module.run():
+            rows.append(row)
+            target = "" if row["target"] is None else f"target {row['target']:g}"
+            verdict = "ok" if row["ok"] else "MISSED"
+            value = f"{row.get('ratio') or row['value']:.3f}"
+            print(f"{row['name']:62} {value:>8}  {target:14} {row.get('peer') or '':40} {verdict}", flush=True)
+    from hardlab import runs
+
+    head, dirty = runs.commit()
+    about = {"commit": head, "dirty": dirty, "machine": runs.processor(), "python": platform.python_version(),
+             "versions": runs.versions(), "rows": rows}  # fmt: skip
+    Path(__file__).with_name("results.json").write_text(json.dumps(about, indent=1) + "\n")
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""Row A: a SimSiam step end to end against lightly, and what Hard View Selection adds to it; ``run()`` gives the rows.
+
+Each contestant lives in a process of its own, so that allocator settings do not leak; a driver gives every one a turn
+per round, in alternating order. Ratios are of the medians. Run as ``python benchmarks/bench_train.py [rounds]``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardlab import data, nets, train
+from hardlab.hard.base import Hard
+from hardlab.hard.hvs import HVS
+from hardlab.methods.simsiam import SimSiam
+from hardlab.types import Batch
+from hardlab.views import PRESETS, Look
+
+NETS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "tiny": (lambda: nets.Tiny(width=16, blocks=3, stride=1), 256),  # CIFAR's ResNet-20
+    "resnet18": (nets.resnet18, 64),
+}
+PROBES: dict[str, dict[str, Any]] = {
+    "exact": {"statistics": "per-view"},
+    "joint": {"statistics": "joint"},
+    "bf16": {"statistics": "per-view", "probe_precision": "bf16"},
+    "half": {"statistics": "per-view", "probe_precision": "bf16", "probe_size": 16},
+}
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+COUNT = 2048
+
+
+def look() -> Look:
+    return Look(PRESETS["simsiam_cifar"], MEAN, STD)
+
+
+class Ours:
+    """hardlab's own parts, as the trainer puts them together."""
+
+    def __init__(self, net: str, precision: str, hvs: str = "", loader: bool = True) -> None:
+        train.keep_pages()
+        make, self.batch = NETS[net]
+        torch.manual_seed(0)
+        self.method = SimSiam(make(), layers=2).to(memory_format=torch.channels_last)
+        self.hard: Hard = HVS(**PROBES[hvs]) if hvs else Hard()
+        self.precision, self.look, self.loader = precision, look(), loader
+        self.images = data.load("shapes")
+        self.opt = torch.optim.SGD(self.method.parameters(), lr=0.05, momentum=0.9)
+        self.batches: Iterator[Batch] = itertools.chain.from_iterable(
+            self.images.batches(torch.randint(0, len(self.images), (64, self.batch))) for _ in itertools.count()
+        )
+        self.fixed = next(self.batches)
+
+    def step(self) -> None:
+        low = self.precision == "bf16"
+        batch = next(self.batches) if self.loader else self.fixed
+        v = self.look.views(batch, self.hard.draws or 2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            v = self.hard.views(v, self.method, self.look)
+        v = self.look.render(v)
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss = self.method(v).loss.mean()
+        for p, g in zip(self.method.parameters(), torch.autograd.grad(loss, list(self.method.parameters()))):
+            p.grad = g
+        self.opt.step()
+
+
+class Peer:
+    """lightly's SimSiam as its documentation has it: PIL transforms, DataLoader with two workers, float32.
+
+    tuned: channels_last, bf16 where asked and kept pages on its side too. hvs: its loader makes four views, four
+    forward passes without gradient score them, as in the official code.
+    """
+
+    def __init__(self, net: str, precision: str, tuned: bool = False, hvs: bool = False) -> None:
+        from lightly.data import LightlyDataset
+        from lightly.loss import NegativeCosineSimilarity
+        from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
+        from lightly.transforms.multi_view_transform import MultiViewTransform
+        from torchvision import transforms as T
+
+        if tuned:
+            train.keep_pages()
+        make, batch = NETS[net]
+        torch.manual_seed(0)
+        self.backbone = make()
+        dim = int(self.backbone.dim)
+        self.projector = SimSiamProjectionHead(dim, 2048, 2048)
+        self.predictor = SimSiamPredictionHead(2048, 512, 2048)
+        self.parts = nn.ModuleList([self.backbone, self.projector, self.predictor])
+        if tuned:
+            self.parts.to(memory_format=torch.channels_last)
+        self.loss, self.low, self.hvs = NegativeCosineSimilarity(), precision == "bf16", hvs
+        self.opt = torch.optim.SGD(self.parts.parameters(), lr=0.05, momentum=0.9)
+        view = T.Compose(
+            [
+                T.RandomResizedCrop(32, scale=(0.2, 1.0)),
+                T.RandomHorizontalFlip(),
+                T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+                T.RandomGrayscale(0.2),
+                T.ToTensor(),
+                T.Normalize(MEAN, STD),
+            ]
+        )
+        images = data.load("shapes")
+        raw = next(images.batches(torch.arange(COUNT)[None])).raw
+        pictures = [(T.functional.to_pil_image(x), 0) for x in raw]
+        dataset = LightlyDataset.from_torch_dataset(pictures, transform=MultiViewTransform([view] * (4 if hvs else 2)))
+        self.loader = torch.utils.data.DataLoader(
+            dataset, batch_size=batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
+        )
+        self.batches: Iterator[Any] = itertools.chain.from_iterable(self.loader for _ in itertools.count())
+
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.low):
+            z = self.projector(self.backbone(x))
+            return self.predictor(z), z.detach()
+
+    def hardest(self, views: list[Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            p, z = zip(*[self.embed(x) for x in views])
+            pairs = list(itertools.combinations(range(len(views)), 2))
+            s = [F.cosine_similarity(p[n], z[m]) + F.cosine_similarity(p[m], z[n]) for n, m in pairs]
+            best = torch.tensor(pairs)[torch.stack(s).argmin(0)]  # (B,2)
+            rows, x = torch.arange(len(best)), torch.stack(views)
+            return [x[best[:, 0], rows], x[best[:, 1], rows]]
+
+    def step(self) -> None:
+        views = next(self.batches)[0]
+        a, b = self.hardest(views) if self.hvs else views
+        (p0, z0), (p1, z1) = self.embed(a), self.embed(b)
+        loss = 0.5 * (self.loss(p0.float(), z1.float()) + self.loss(p1.float(), z0.float()))
+        self.opt.zero_grad()
+        loss.backward()
+        self.opt.step()
+
+
+def worker(kind: str, options: dict[str, Any]) -> None:
+    """Reads a number of steps a line from standard input and answers with the seconds of each."""
+    torch.set_num_threads(2)
+    contestant = Ours(**options) if kind == "ours" else Peer(**options)
+    for _ in range(2):
+        contestant.step()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        seconds = []
+        for _ in range(int(line)):
+            start = time.perf_counter()
+            contestant.step()
+            seconds.append(time.perf_counter() - start)
+        print(json.dumps(seconds), flush=True)
+
+
+def race(contestants: dict[str, tuple[str, dict[str, Any]]], rounds: int, steps: int = 3) -> dict[str, float]:
+    """Median seconds of a step of each contestant, over ``rounds`` interleaved turns of ``steps`` steps."""
+    children = {}
+    for name, (kind, options) in contestants.items():
+        command = [sys.executable, str(Path(__file__).resolve()), "worker", kind, json.dumps(options)]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert child.stdin is not None and child.stdout is not None
+        child.stdout.readline()
+        children[name] = child
+    seconds: dict[str, list[float]] = {name: [] for name in children}
+    try:
+        for i in range(rounds):
+            for name in list(children)[:: 1 if i % 2 == 0 else -1]:
+                child = children[name]
+                time.sleep(1)  # loaders fill their queues while nothing runs, which favours them
+                child.stdin.write(f"{steps}\n")
+                child.stdin.flush()
+                seconds[name] += json.loads(child.stdout.readline())
+    finally:
+        for child in children.values():
+            child.kill()
+            child.wait()
+    return {name: statistics.median(s) for name, s in seconds.items()}
+
+
+def agreement(steps: int = 60) -> dict[str, tuple[float, float]]:
+    """Share of images where a cheaper probe picks the exact pair, and the share of the exact probe's extra loss it keeps.
+
+    After ``steps`` steps of training; extra loss = loss of the picked pair over the mean pair, both by the exact probe.
+    """
+    ours = Ours("tiny", "fp32")
+    for _ in range(steps):
+        ours.step()
+    batch = next(ours.images.batches(torch.arange(1024).view(1, -1)))
+    v = ours.look.views(batch, 4, torch.Generator().manual_seed(1))
+    picks, exact_loss = {}, torch.empty(0)
+    for name, options in PROBES.items():
+        hvs = HVS(update_bn=False, **options)
+        hvs.views(v, ours.method, ours.look)
+        assert hvs.seen is not None
+        picks[name] = hvs.seen.best
+        if name == "exact":
+            exact_loss = hvs.seen.loss  # (B,C)
+    mean = exact_loss.mean(1)
+
+    def extra(best: Tensor) -> float:
+        return float((exact_loss.gather(1, best[:, None])[:, 0] - mean).mean())
+
+    return {n: (float((b == picks["exact"]).float().mean()), extra(b) / extra(picks["exact"])) for n, b in picks.items()}
+
+
+def row(name: str, value: float, target: float, *, most: bool, unit: str = "x", peer: str = "") -> dict[str, Any]:
+    """One line of the table; ``most``: the target is an upper limit."""
+    ok = value <= target if most else value >= target
+    return {"name": name, "value": round(value, 3), "unit": unit, "peer": peer, "target": target, "ok": ok}
+
+
+def run(rounds: int = 5) -> list[dict[str, Any]]:
+    """The rows of the table; bf16 rows only where the processor has bf16 arithmetic."""
+    low = "avx512_bf16" in Path("/proc/cpuinfo").read_text() or "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    rows: list[dict[str, Any]] = []
+    for net, fp32, bf16 in (("tiny", 1.5, 2.2), ("resnet18", 1.1, 1.7)):
+        field: dict[str, tuple[str, dict[str, Any]]] = {
+            "peer": ("peer", {"net": net, "precision": "fp32"}),
+            "fp32": ("ours", {"net": net, "precision": "fp32"}),
+        }
+        if low:
+            field["bf16"] = ("ours", {"net": net, "precision": "bf16"})
+        if net == "tiny":
+            field["tuned fp32"] = ("peer", {"net": net, "precision": "fp32", "tuned": True})
+            if low:
+                field["tuned bf16"] = ("peer", {"net": net, "precision": "bf16", "tuned": True})
+        s = race(field, rounds)
+        rows.append(row(f"SimSiam {net}, fp32, end to end", s["peer"] / s["fp32"], fp32, most=False, peer="lightly"))
+        if low:
+            rows.append(row(f"SimSiam {net}, bf16, end to end", s["peer"] / s["bf16"], bf16, most=False, peer="lightly"))
+        for precision, target in (("fp32", 1.2), ("bf16", 1.3)):
+            if f"tuned {precision}" in s:
+                value = s[f"tuned {precision}"] / s[precision]
+                peer = "lightly's loader, the same tuned step"
+                rows.append(row(f"SimSiam {net}, {precision}, end to end", value, target, most=False, peer=peer))
+    steps: dict[str, dict[str, Any]] = {"plain": {}, "exact": {"hvs": "exact"}, "joint": {"hvs": "joint"}}
+    if low:
+        steps |= {"bf16": {"hvs": "bf16"}, "half": {"hvs": "half"}}
+    s = race({n: ("ours", {"net": "tiny", "precision": "fp32", "loader": False} | o) for n, o in steps.items()}, rounds)
+    picks = agreement()
+    for name, target in (("exact", 1.70), ("joint", 1.70), ("bf16", 1.45), ("half", 1.22)):
+        if name in s:
+            rows.append(row(f"HVS step over SimSiam step, {name}", s[name] / s["plain"], target, most=True, peer="hardlab"))
+    if low:
+        rows.append(row("HVS bf16 probe: the exact pair", picks["bf16"][0], 0.95, most=False, unit="share"))
+        for label, value in (("the exact pair", picks["half"][0]), ("extra loss kept", picks["half"][1])):
+            rows.append({"name": f"HVS half-size bf16 probe: {label}", "value": round(value, 3), "unit": "share",
+                         "peer": "hardlab", "target": None, "ok": True})  # fmt: skip
+    field = {
+        "peer": ("peer", {"net": "tiny", "precision": "fp32", "hvs": True}),
+        "exact": ("ours", {"net": "tiny", "precision": "fp32", "hvs": "exact"}),
+    }
+    if low:
+        field["half"] = ("ours", {"net": "tiny", "precision": "bf16", "hvs": "half"})
+    s = race(field, rounds)
+    for name, target in (("exact", 1.5), ("half", 3.0)):
+        if name in s:
+            label = "exact fp32" if name == "exact" else "bf16, half-size probe"
+            rows.append(row(f"HVS end to end, {label}", s["peer"] / s[name], target, most=False, peer="HVS on lightly"))
+    return rows
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["worker"]:
+        worker(sys.argv[2], json.loads(sys.argv[3]))
+    else:
+        for line in run(int(sys.argv[1]) if len(sys.argv) > 1 else 5):
+            print(json.dumps(line))

@@ -1,0 +1,93 @@
+"""What this machine has, what hardlab can use of it, and what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from packaging.requirements import Requirement
+
+from hardlab.data import base
+
+_COMPILERS = ("c++", "g++", "clang++")
+
+
+def examine() -> dict[str, Any]:
+    """Machine, packages and data as plain values."""
+    flags = _cpu_flags()
+    root = base.data_root()
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "bf16_in_hardware": bool({"avx512_bf16", "amx_bf16", "bf16"} & flags),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "compiler": next((path for name in _COMPILERS if (path := shutil.which(name))), None),
+        "data_root": str(root),
+        "data_present": sorted(p.name for p in root.iterdir()) if root.is_dir() else [],
+        "offline": bool(os.environ.get("HARDLAB_OFFLINE")),
+        "free_disk_gb": round(shutil.disk_usage(_existing(root)).free / 1e9, 1),
+        "packages": _packages(),
+        "fanova": importlib.util.find_spec("fanova") is not None,
+    }
+
+
+def healthy(found: dict[str, Any]) -> bool:
+    """Whether every required package is there at a version that hardlab accepts."""
+    return all(p["ok"] for p in found["packages"].values())
+
+
+def describe(found: dict[str, Any]) -> str:
+    """The same in plain lines."""
+    bad = [f"{name} {p['installed'] or 'missing'} (needs {p['needs']})" for name, p in found["packages"].items() if not p["ok"]]
+    bf16 = "in hardware" if found["bf16_in_hardware"] else "not in hardware: set precision=fp32 for speed"
+    lines = {
+        "python": f"{found['python']} on {found['system']}",
+        "cores": f"{found['cores']}, torch uses {found['threads']} threads",
+        "gpu": found["gpu"] or "none",
+        "bf16": "on the GPU" if found["gpu"] else bf16,
+        "packages": "all there" if not bad else "; ".join(bad),
+        "fanova": "there" if found["fanova"] else "left out (it needs a C++ compiler to build)",
+        "compiler": found["compiler"] or "none",
+        "data": f"{found['data_root']}: {', '.join(found['data_present']) or 'nothing yet; the built-in sets need nothing'}",
+        "downloads": "off (HARDLAB_OFFLINE)" if found["offline"] else "on",
+        "disk": f"{found['free_disk_gb']} GB free",
+    }
+    return "\n".join(f"{name:10}{text}" for name, text in lines.items())
+
+
+def _packages() -> dict[str, dict[str, Any]]:
+    """Required packages by name: what is installed, what hardlab's metadata asks for, whether they agree."""
+    found = {}
+    for text in importlib.metadata.requires("hardlab") or []:
+        need = Requirement(text)
+        if need.marker is not None:  # an extra
+            continue
+        try:
+            version: str | None = importlib.metadata.version(need.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+        ok = version is not None and need.specifier.contains(version, prereleases=True)
+        found[need.name] = {"installed": version, "needs": str(need.specifier), "ok": ok}
+    return found
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    words = next((line.split(":", 1)[1] for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return set(words.split())
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above ``path`` that exists."""
+    return next(p for p in (path, *path.parents) if p.exists())

@@ -1,0 +1,92 @@
+"""The command line: help everywhere, checked input, documented exit codes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from hardlab import cli, runs
+
+QUICK = ["data.name=digits", "backbone.width=4", "epochs=1", "batch_size=256", "method.dim=16"]
+
+
+def call(*words):
+    return CliRunner().invoke(cli.cli, list(words), catch_exceptions=True)
+
+
+def process(*words):
+    """The installed command as a shell would see it: (status, stdout, stderr)."""
+    done = subprocess.run([sys.executable, "-c", "from hardlab.cli import main; main()", *words], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def commands(group=cli.cli, path=()):
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
+def test_every_command_has_help(path):
+    result = call(*path, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_a_dry_run_tells_the_whole_configuration_and_writes_nothing(tmp_path):
+    result = call("pretrain", "simsiam-hvs", "seed=3", "--dry-run", "--json", "--runs", str(tmp_path / "runs"))
+    told = json.loads(result.output)
+    assert told["seed"] == 3
+    assert told["hard"][0]["name"] == "hvs"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pretrain", "simsam"], "Did you mean 'simsiam'"),
+        (["pretrain", "simsiam", "--rung", "cp"], "Did you mean 'cpu'"),
+        (["pretrain", "simsiam", "optim.lrr=1"], "Did you mean 'lr'"),
+        (["pretrain", "simsiam", "data.fraction=0"], "data.fraction"),
+        (["pretrain"], "--list"),
+        (["evaluate", "x", "--protocol", "knnn"], "knn"),
+        (["figures", "hvs_f33"], "hvs_f3"),
+        (["figures"], "--list"),
+        (["nb", "run", "01_pretrian"], "01_pretrain"),
+        (["nb", "run", "01_pretrain", "sede=1"], "seed"),
+        (["pretrain", "simsiam", "--rungs", "cpu"], "--rung"),
+    ],
+)
+def test_wrong_input_exits_with_2_and_names_what_was_meant(words, said):
+    result = call(*words)
+    assert result.exit_code == 2, result.output
+    assert said in result.output
+
+
+def test_a_run_trains_is_evaluated_and_is_found_again_from_the_command_line(tmp_path):
+    where = ["--runs", str(tmp_path)]
+    first = call("pretrain", "simsiam-hvs", *QUICK, *where)
+    assert first.exit_code == 0, first.output
+    path = first.output.strip().splitlines()[-1]
+    assert runs.manifest(tmp_path / path.rsplit("/", 1)[1])["state"] == "done"
+    rows = json.loads(call("evaluate", path, "--protocol", "knn", "--pixels", "--json").output)
+    assert {r["features"] for r in rows} == {"backbone", "pixels"}
+    assert all(0 <= r["value"] <= 1 and r["run"] in path for r in rows)
+    again = call("pretrain", "simsiam-hvs", *QUICK, *where, "--json")
+    assert json.loads(again.output[again.output.index("{") :])["state"] == "done"
+
+
+def test_a_folder_that_is_no_run_is_told_in_one_sentence_with_exit_1(tmp_path):
+    status, _, err = process("evaluate", str(tmp_path))
+    assert status == 1
+    assert "is no run" in err
+    assert "Traceback" not in err
+
+
+def test_doctor_finds_this_machine_healthy_and_speaks_json():
+    result = call("doctor", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["packages"]["torch"]["ok"] is True
+    assert "packages  all there" in call("doctor").output

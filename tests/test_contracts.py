@@ -1,0 +1,107 @@
+"""Whatever is in a registry keeps the contract of its kind; a new entry is tested by being there."""
+
+import inspect
+import itertools
+
+import pytest
+import torch
+
+from hardlab import registry, views
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method
+from hardlab.types import Batch, HardlabError
+
+B, S = 8, 32
+
+
+@pytest.fixture
+def look():
+    return views.Look(views.PRESETS["simclr_cifar"], (0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.fixture
+def batch():
+    raw = torch.randint(0, 256, (B, 3, S, S), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return Batch(raw, torch.full((B, 2), S), torch.arange(B))
+
+
+def make(name):
+    torch.manual_seed(0)
+    return registry.build("method", name, {}, registry.build("backbone", "tiny", {"width": 4}))
+
+
+@pytest.mark.parametrize("name", registry.BACKBONES)
+def test_a_backbone_maps_images_to_pooled_features_of_the_width_it_tells(name):
+    net = registry.build("backbone", name, {}).eval()
+    with torch.no_grad():
+        assert net(torch.randn(2, 3, S, S)).shape == (2, net.dim)
+
+
+@pytest.mark.parametrize("name", registry.METHODS)
+def test_a_method_gives_one_loss_per_image_and_changes_nothing_but_bn_in_forward(name, look, batch):
+    method = make(name)
+    assert isinstance(method, Method)
+    assert method.__doc__
+    bn = {n for n, _ in method.named_buffers() if "running" in n or "num_batches" in n}
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    v = look.render(look.views(batch, method.slots))
+    out = method(v)
+    assert out.loss.shape == (B,)
+    assert out.loss.dtype == torch.float32
+    assert all(torch.equal(before[k], t) for k, t in method.state_dict().items() if k not in bn)
+    grads = torch.autograd.grad(out.loss.mean(), [p for p in method.parameters() if p.requires_grad], allow_unused=True)
+    assert all(g is not None and torch.isfinite(g).all() for g in grads)
+
+
+@pytest.mark.parametrize("name", registry.METHODS)
+def test_a_method_does_not_care_in_which_order_its_images_come(name, look, batch):
+    method = make(name)
+    v = look.render(look.views(batch, method.slots))
+    order = torch.randperm(B, generator=torch.Generator().manual_seed(1))
+    from dataclasses import replace
+
+    shuffled = replace(v, index=v.index[order], group=v.group[order], params=v.params[order], x=v.x[order])
+    assert torch.allclose(method(v).loss[order], method(shuffled).loss, atol=1e-4)
+
+
+@pytest.mark.parametrize(("strategy", "name"), itertools.product(registry.HARD, registry.METHODS))
+def test_a_strategy_steps_with_a_method_or_refuses_with_a_reason(strategy, name, look, batch):
+    method, hard = make(name), registry.build("strategy", strategy, {})
+    assert isinstance(hard, Hard)
+    assert hard.__doc__
+    try:
+        hard.install(method)
+    except HardlabError as e:
+        assert len(str(e)) > 20
+        return
+    v = hard.views(look.views(batch, max(hard.draws, method.slots)), method, look)
+    out = method(look.render(v))
+    terms = hard.terms(out, method)
+    total = out.loss.mean() + sum(t.mean() for t in terms.values())
+    torch.autograd.grad(total, [p for p in method.parameters() if p.requires_grad], allow_unused=True)
+    for player in hard.players(method):
+        assert not {id(p) for p in player.params} & {id(p) for p in method.parameters()}
+    hard.after_step(out, method, 0)
+
+
+def test_the_base_strategy_is_the_baseline(look, batch):
+    method, hard = make("simsiam"), Hard()
+    v = look.views(batch, 2)
+    assert hard.views(v, method, look) is v
+    assert hard.terms(method(look.render(v)), method) == {}
+    assert hard.players(method) == []
+
+
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for k, t in registry.TABLES.items() for n in t])
+def test_every_name_leads_to_something_documented_whose_options_are_typed(kind, name):
+    made = registry.find(kind, name)
+    assert inspect.getdoc(made)
+    if kind != "data set":
+        assert all(p.annotation is not inspect.Parameter.empty for p in registry.options(kind, name).values())
+
+
+@pytest.mark.parametrize("kind", registry.TABLES)
+def test_an_unknown_name_is_answered_with_the_nearest(kind):
+    name = next(iter(registry.TABLES[kind]))
+    with pytest.raises(HardlabError, match=f"Did you mean '{name}'"):
+        registry.find(kind, name + "x")
