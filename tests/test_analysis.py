@@ -25,7 +25,7 @@ PAIRS = list(itertools.combinations(range(4), 2))
 def draw_log(
     images: int, epochs: int, seed: int, pairs: list[tuple[int, int]] = PAIRS, lean: float = 0.003
 ) -> pa.Table:
-    """A view log as the trainer writes it: random crops of 32 x 48 images, easier by ``lean`` for every shared pixel."""
+    """A view log as the trainer writes it: random crops of 32 x 48 images, easier by ``lean`` a shared pixel."""
     rng = np.random.default_rng(seed)
     rows: dict[str, list[Any]] = {name: [] for name in viewlog.SCHEMA.names}
     for epoch in range(epochs):
@@ -94,9 +94,10 @@ def write_run(
             if part.num_rows:
                 pa.parquet.write_table(part, path / "views" / f"step-{10 * epochs[-1]:08d}.parquet", compression="zstd")
     with open(path / "results.jsonl", "w") as f:
+        metrics = {"knn": "top1@k=20", "linear": "top1-last", "linear-lbfgs": "top1"}
         for key, value in results.items():
-            features, protocol = key.split("_", 1)
-            row = {"protocol": protocol.replace("_", "-"), "metric": "top1", "value": value, "features": features}
+            features, _, protocol = key.replace("_", "-").partition("-")
+            row = {"protocol": protocol, "metric": metrics[protocol], "value": value, "features": features}
             row |= {"data": run.data.name, "split": "test", "n_train": 100, "n_test": 100, "seed": seed, "run": run.id}
             f.write(json.dumps(row | {"recipe": recipe, "rung": "smoke", "cost_s": 1.0, "options": {}}) + "\n")
     return path
@@ -372,8 +373,10 @@ def test_the_summarys_shift_of_the_mean_iou_is_paired_by_seed(runs_dir: Path, tm
     assert row[["mean", "lo", "hi"]].tolist() == pytest.approx(list(tables.interval(shifts)[:3]), rel=1e-4)
     assert row["n"] == 2
     assert row["seed"] == "0 1"
-    gain = summary.loc[("hvs", "knn top1 of backbone on shapes {}: gain")]
+    gain = summary.loc[("hvs", "knn top1@k=20 of backbone on shapes: gain")]
     assert (gain["mean"], gain["n"]) == (pytest.approx(0.02), 2)
+    assert ("hvs", "knn top1@k=20 of pixels on shapes") in summary.index
+    assert ("hvs", "knn top1@k=20 of pixels on shapes: gain") not in summary.index
 
 
 def test_an_empty_folder_of_runs_gives_tables_with_a_header_only(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from hardlab.analysis import iou, viewlog
 from hardlab.checkpoint import write_atomic
 from hardlab.recipes import RUNGS
 from hardlab.types import HardlabError
+from hardlab.views import PARAMS
 
 WHO = ("rung", "data", "method", "setting", "arm", "recipe", "seed", "run")  # every table starts with these
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -137,8 +138,8 @@ def collect(runs_dir: Path | str, out_dir: Path | str, root: Path | str | None =
     """Write every table of ``COLUMNS`` as CSV, and the pictures of HVS Figure 2 as a PNG; returns the paths.
 
     Only runs whose manifest says ``done`` count, and of runs that differ in nothing but their name the one that started
-    last. Rows are sorted, so the files are byte-identical when nothing changed. ``root`` is where the data sets lie; the pictures
-    are left out where the run's images are not there or are not the same as those it was trained on.
+    last. Rows are sorted, so the files are byte-identical when nothing changed. ``root`` is where the data sets lie;
+    the pictures are left out where the run's images are not there or are not those it was trained on.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -240,11 +241,12 @@ def _summary(share: pd.DataFrame, overlap: pd.DataFrame, evaluation: pd.DataFram
     if len(overlap):
         per_run += [_quantities(rows, {"iou": f"iou_{name}"}) for name, rows in overlap.groupby("series", sort=True)]
     if len(evaluation):
-        named = evaluation.assign(
-            quantity=evaluation["protocol"] + " " + evaluation["metric"] + " of " + evaluation["features"] + " on "
-            + evaluation["evaluated_on"] + " " + evaluation["options"]
-        )  # fmt: skip
-        per_run.append(named[[*WHO, "quantity", "value"]])
+        what = ["protocol", "metric", "features", "evaluated_on"]
+        words = evaluation["protocol"] + " " + evaluation["metric"] + " of " + evaluation["features"]
+        words += " on " + evaluation["evaluated_on"]
+        several = evaluation.groupby(what)["options"].transform("nunique") > 1  # only then the options tell them apart
+        words = words.where(~several, words + " " + evaluation["options"])
+        per_run.append(evaluation.assign(quantity=words)[[*WHO, "quantity", "value"]])
     values = pd.concat([p for p in per_run if len(p)] or [pd.DataFrame(columns=[*WHO, "quantity", "value"])])
     same = ["rung", "data", "method", "setting", "seed"]
     differences = []
@@ -254,6 +256,8 @@ def _summary(share: pd.DataFrame, overlap: pd.DataFrame, evaluation: pd.DataFram
                 first = rows[rows["quantity"] == "iou_first"]
                 differences.append(_difference(mine, first, same, "iou_selected - iou_first"))
                 other, name = "iou_standard", "iou_selected - iou_standard"
+            elif " of pixels on " in quantity:  # the same images for every arm: no gain
+                continue
             else:
                 other, name = quantity, f"{quantity}: gain"
             baseline = values[(values["arm"] == STANDARD) & (values["quantity"] == other)]
@@ -311,7 +315,7 @@ def _pixels(about: pd.Series, views: pd.DataFrame, root: Path | str | None) -> n
     look = build.look(run)
     n = views["slot"].nunique()
     first = views.drop_duplicates("row")
-    params = torch.from_numpy(views[list(viewlog.PARAMS)].to_numpy(np.float32)).reshape(len(first), n, -1)
+    params = torch.from_numpy(views[list(PARAMS)].to_numpy(np.float32)).reshape(len(first), n, -1)
     batch = next(iter(images.batches(torch.tensor(first["index"].to_numpy(np.int64))[None])))
     mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (run.pixel_mean, run.pixel_std))
     seen = look.apply(batch.raw, params)  # (R,N,3,S,S)

@@ -40,7 +40,8 @@ def make(name: str, data_dir: Path | str) -> Figure:
     function = getattr(importlib.import_module(module), attribute)
     with style.applied():
         figure: Figure = function(*(_read(Path(data_dir), p) for p in inspect.signature(function).parameters))
-        FigureCanvasAgg(figure).draw()  # settles the layout once, whatever is saved later
+        for _ in range(2):  # labels move with the ticks that the first pass of the layout chose
+            FigureCanvasAgg(figure).draw()
         figure.set_layout_engine("none")
     return figure
 

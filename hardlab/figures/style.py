@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,7 +21,7 @@ GREY, LIGHT, INK = "#707070", "#D9D9D9", "#202020"
 METHODS = {"simsiam": "SimSiam", "simclr": "SimCLR", "dino": "DINO"}  # as the papers write them
 VIEW_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 
-_RC = {
+_RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8,
@@ -49,14 +50,14 @@ def applied() -> Iterator[None]:
     """The style and nothing else: whatever the caller set in matplotlib is out of force inside, and back afterwards."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
+        matplotlib.rcParams.update(_RC)  # type: ignore[arg-type]
         yield
 
 
-def new(height: float, columns: int = 1, ratios: list[float] | None = None) -> tuple[Figure, list[Axes]]:
+def new(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of text width and a row of axes."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, list(np.atleast_1d(figure.subplots(1, columns, width_ratios=ratios)))
+    return figure, list(np.atleast_1d(figure.subplots(1, columns)))
 
 
 def caption(figure: Figure, text: str) -> None:
@@ -84,6 +85,22 @@ def series(ax: Axes, frame: pd.DataFrame, x: str, y: str, colour: str, label: st
             ax.plot(one[x], one[y], color=colour, linewidth=0.5, alpha=0.45, linestyle=line)
     marker = "o" if len(at) <= 12 else ""
     ax.plot(at, mean, color=colour, label=label, linestyle=line, marker=marker, markersize=2.5)
+
+
+def legend(ax: Axes, bottom: float, values: Iterable[float], lines: int, columns: int = 2) -> None:
+    """Limits that show ``values`` from ``bottom`` on, with room above them for a legend of so many lines."""
+    highest = max(values)
+    ax.set_ylim(bottom, bottom + 1.08 * (highest - bottom) / (1 - 0.12 * lines))
+    ax.legend(loc="upper left", ncols=columns, columnspacing=1, handlelength=1.4, borderaxespad=0.2).set_in_layout(
+        False
+    )
+
+
+def legend_above(figure: Figure) -> None:
+    """One legend over all axes, every label once."""
+    found = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if found:
+        figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=3, columnspacing=1.5)
 
 
 def about(frame: pd.DataFrame) -> str:
