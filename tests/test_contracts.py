@@ -64,7 +64,7 @@ def test_a_method_does_not_care_in_which_order_its_images_come(name, look, batch
     assert torch.allclose(method(v).loss[order], method(shuffled).loss, atol=1e-4)
 
 
-@pytest.mark.parametrize(("strategy", "name"), itertools.product(registry.HARD, registry.METHODS))
+@pytest.mark.parametrize(("strategy", "name"), list(itertools.product(registry.HARD, registry.METHODS)))
 def test_a_strategy_steps_with_a_method_or_refuses_with_a_reason(strategy, name, look, batch):
     method, hard = make(name), registry.build("strategy", strategy, {})
     assert isinstance(hard, Hard)

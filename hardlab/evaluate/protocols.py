@@ -86,6 +86,13 @@ PROTOCOLS: Mapping[str, tuple[Callable[..., dict[str, float]], Mapping[str, Any]
 }
 
 
+def find(name: str) -> tuple[Callable[..., dict[str, float]], Mapping[str, Any]]:
+    """What runs a protocol and its published settings; HardlabError with the nearest name for an unknown one."""
+    if name not in PROTOCOLS:
+        raise unknown("evaluation protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]
+
+
 def run_protocol(
     name: str, train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Tensor, seed: int = 0, **overrides: Any
 ) -> list[Row]:
@@ -94,9 +101,7 @@ def run_protocol(
     train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). overrides: settings other than the published ones.
     HardlabError for an unknown protocol or setting, and for data that cannot be evaluated.
     """
-    if name not in PROTOCOLS:
-        raise unknown("evaluation protocol", name, PROTOCOLS)
-    function, published = PROTOCOLS[name]
+    function, published = find(name)
     for option, value in overrides.items():
         if option not in published:
             raise unknown(f"option of protocol '{name}'", option, published)
