@@ -188,7 +188,7 @@ def race(contestants: dict[str, tuple[str, dict[str, Any]]], rounds: int, steps:
 
 
 def agreement(steps: int = 60) -> dict[str, tuple[float, float]]:
-    """Share of images where a cheaper probe picks the exact pair, and the share of the exact probe's extra loss it keeps.
+    """Per probe: the share of images where it picks the exact pair, and the share of the exact extra loss it keeps.
 
     After ``steps`` steps of training; extra loss = loss of the picked pair over the mean pair, both by the exact probe.
     """
@@ -210,7 +210,9 @@ def agreement(steps: int = 60) -> dict[str, tuple[float, float]]:
     def extra(best: Tensor) -> float:
         return float((exact_loss.gather(1, best[:, None])[:, 0] - mean).mean())
 
-    return {n: (float((b == picks["exact"]).float().mean()), extra(b) / extra(picks["exact"])) for n, b in picks.items()}
+    return {
+        n: (float((b == picks["exact"]).float().mean()), extra(b) / extra(picks["exact"])) for n, b in picks.items()
+    }
 
 
 def row(name: str, value: float, target: float, *, most: bool, unit: str = "x", peer: str = "") -> dict[str, Any]:
@@ -237,7 +239,9 @@ def run(rounds: int = 5) -> list[dict[str, Any]]:
         s = race(field, rounds)
         rows.append(row(f"SimSiam {net}, fp32, end to end", s["peer"] / s["fp32"], fp32, most=False, peer="lightly"))
         if low:
-            rows.append(row(f"SimSiam {net}, bf16, end to end", s["peer"] / s["bf16"], bf16, most=False, peer="lightly"))
+            rows.append(
+                row(f"SimSiam {net}, bf16, end to end", s["peer"] / s["bf16"], bf16, most=False, peer="lightly")
+            )
         for precision, target in (("fp32", 1.2), ("bf16", 1.3)):
             if f"tuned {precision}" in s:
                 value = s[f"tuned {precision}"] / s[precision]
@@ -250,7 +254,9 @@ def run(rounds: int = 5) -> list[dict[str, Any]]:
     picks = agreement()
     for name, target in (("exact", 1.70), ("joint", 1.70), ("bf16", 1.45), ("half", 1.22)):
         if name in s:
-            rows.append(row(f"HVS step over SimSiam step, {name}", s[name] / s["plain"], target, most=True, peer="hardlab"))
+            rows.append(
+                row(f"HVS step over SimSiam step, {name}", s[name] / s["plain"], target, most=True, peer="hardlab")
+            )
     if low:
         rows.append(row("HVS bf16 probe: the exact pair", picks["bf16"][0], 0.95, most=False, unit="share"))
         for label, value in (("the exact pair", picks["half"][0]), ("extra loss kept", picks["half"][1])):

@@ -40,7 +40,7 @@ def images(run: Run, split: str = "train", root: str | Path | None = None, on: s
         subset_seed=c.subset_seed,
         classes=c.classes,
         size=c.size,
-        device=on,
+        device=str(on),
         on_broken=c.on_broken,
     )
 

@@ -60,7 +60,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def newest(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:
     """The newest whole checkpoint, its path, and a complaint for each damaged one before it; None if there is none."""
-    complaints = []
+    complaints: list[str] = []
     for path in found(folder):
         try:
             return load(path), path, complaints

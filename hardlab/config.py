@@ -148,7 +148,7 @@ def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set one dotted key; ``method.temperature`` goes to the options of the method, ``hard.NAME.x`` to that strategy."""
+    """Set one dotted key; ``method.x`` goes to the options of the method, ``hard.NAME.x`` to those of a strategy."""
     head, *rest = key.split(".")
     if head not in tree:
         raise registry.unknown("setting", head, tree)
@@ -168,4 +168,3 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         node["options"][rest[0]] = value
     else:
         node[rest[0]] = value
-

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -79,7 +79,7 @@ def resnet50(small_images: bool = False, zero_init_residual: bool = False) -> Re
 def mlp(*dims: int, bn_output: bool = False, affine_output: bool = True, bias_output: bool = True) -> nn.Sequential:
     """Linear-BN-ReLU per hidden layer, then Linear, optionally with a last BN; (N,dims[0]) -> (N,dims[-1])."""
     layers: list[nn.Module] = []
-    for before, after in zip(dims[:-2], dims[1:-1], strict=True):
+    for before, after in itertools.pairwise(dims[:-1]):
         layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
     layers.append(nn.Linear(dims[-2], dims[-1], bias=bias_output))
     if bn_output:

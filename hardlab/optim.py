@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from hardlab.config import Optim
@@ -48,7 +48,7 @@ class LARS(Optimizer):
                 p.sub_(state["v"])
 
 
-def groups(params: Iterable[nn.Parameter], config: Optim, constant: Iterable[nn.Parameter] = ()) -> list[dict]:
+def groups(params: Iterable[Tensor], config: Optim, constant: Iterable[Tensor] = ()) -> list[dict]:
     """Parameter groups of a learner: weights, then biases and norm parameters, each with or without a schedule.
 
     constant: parameters whose rate is not scheduled (SimSiam's predictor, ``fix_pred_lr``).
@@ -66,7 +66,7 @@ def groups(params: Iterable[nn.Parameter], config: Optim, constant: Iterable[nn.
     ]
 
 
-def build(params: Iterable[nn.Parameter], config: Optim, batch_size: int, constant: Iterable[nn.Parameter] = ()) -> Optimizer:
+def build(params: Iterable[Tensor], config: Optim, batch_size: int, constant: Iterable[Tensor] = ()) -> Optimizer:
     """The learner's optimiser, at its base rate ``lr * batch_size / 256``."""
     lr = config.lr * batch_size / 256
     parts = groups(params, config, constant)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from hardlab.data import SETS as DATASETS
+from hardlab import data
 from hardlab.types import HardlabError
 
 METHODS = {
@@ -21,6 +21,7 @@ METHODS = {
 HARD = {
     "hvs": "hardlab.hard.hvs:HVS",
 }
+DATASETS = data.SETS
 BACKBONES = {
     "tiny": "hardlab.nets:Tiny",
     "resnet18": "hardlab.nets:resnet18",
@@ -57,11 +58,7 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
     target = made.__init__ if inspect.isclass(made) else made
     hints = typing.get_type_hints(target)
     parameters = inspect.signature(made).parameters
-    return {
-        key: p.replace(annotation=hints.get(key, Any))
-        for key, p in parameters.items()
-        if p.default is not p.empty
-    }
+    return {key: p.replace(annotation=hints.get(key, Any)) for key, p in parameters.items() if p.default is not p.empty}
 
 
 def check(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,9 +69,9 @@ def check(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if key not in known:
             raise unknown(f"option of {kind} '{name}'", key, known)
         try:
-            out[key] = TypeAdapter(known[key].annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(
-                value
-            )
+            out[key] = TypeAdapter(
+                known[key].annotation, config=ConfigDict(arbitrary_types_allowed=True)
+            ).validate_python(value)
         except ValidationError as e:
             raise HardlabError(f"{kind} '{name}', option {key}={value!r}: {e.errors()[0]['msg']}.") from None
     return out

@@ -94,7 +94,7 @@ def _train(run: Run, folder: runs.Folder, device: torch.device, root: str | Path
     method = build.method(run).to(device)
     hard = build.strategies(run, method)
     if run.channels_last:
-        method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        method = method.to(memory_format=torch.channels_last)
     draws = max([h.draws for h in hard] + [method.slots])
     players = _players(run, method, hard)
     generator = torch.Generator(device).manual_seed(run.seed)
@@ -221,7 +221,7 @@ def _players(run: Run, method: Method, hard: list[Hard]) -> list[Player]:
     """The learner first, then the strategies' players in the order of play; no tensor belongs to two of them."""
     others = [p for h in hard for p in h.players(method)]
     taken = {id(t) for p in others for t in p.params}
-    mine = [p for p in method.parameters() if p.requires_grad and id(p) not in taken]
+    mine: list[Tensor] = [p for p in method.parameters() if p.requires_grad and id(p) not in taken]
     weights = {name: w for h in hard for name, w in h.weights.items()}
 
     def objective(out: Out, terms: dict[str, Tensor]) -> Tensor:
@@ -412,9 +412,7 @@ def launch(
     command = [sys.executable, "-m", "hardlab.train", "--runs", str(runs_dir), "--device", device]
     command += ["--root", str(root)] if root is not None else []
     command += ["--threads", str(threads)] if threads is not None else []
-    child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert child.stdin is not None and child.stderr is not None
     line = ""
     try:

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
     raw: Tensor
     sizes: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
 
 
 @dataclass(frozen=True)

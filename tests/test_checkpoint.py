@@ -22,7 +22,7 @@ def state(step):
 def test_the_newest_checkpoint_comes_back_and_only_the_last_ones_stay(tmp_path):
     for step in (1, 2, 3):
         checkpoint.save(tmp_path, step, state(step), keep=2)
-    saved, path, complaints = checkpoint.newest(tmp_path)
+    saved, _, complaints = checkpoint.newest(tmp_path)
     assert saved["step"] == 3
     assert complaints == []
     assert len(list(tmp_path.iterdir())) == 2

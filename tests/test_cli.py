@@ -18,7 +18,9 @@ def call(*words):
 
 def process(*words):
     """The installed command as a shell would see it: (status, stdout, stderr)."""
-    done = subprocess.run([sys.executable, "-c", "from hardlab.cli import main; main()", *words], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "from hardlab.cli import main; main()", *words], capture_output=True, text=True
+    )
     return done.returncode, done.stdout, done.stderr
 
 

@@ -37,7 +37,7 @@ def evaluate_run(
     """
     run, method, _ = runs.open_run(path)
     on = build.device(device)
-    method.to(on).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method.to(on).to(memory_format=torch.channels_last)
     look = build.look(run)
     train, test = build.images(run, "train", root, on), build.images(run, "test", root, on)
     if train.classes != test.classes:

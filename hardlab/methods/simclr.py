@@ -22,8 +22,7 @@ class SimCLR(Method):
 
     def __init__(self, backbone: nn.Module, dim: int = 128, temperature: float = 0.1) -> None:
         super().__init__(backbone)
-        width = int(backbone.dim)
-        self.projector = mlp(width, width, dim, bn_output=True, bias_output=False)
+        self.projector = mlp(self.features, self.features, dim, bn_output=True, bias_output=False)
         # google-research/simclr gives the last BN a scale but no offset
         self.projector[-1].bias.requires_grad_(False)
         self.negatives = OtherKeys()

@@ -27,9 +27,7 @@ class SimSiam(Method):
         fix_predictor_rate: bool = True,
     ) -> None:
         super().__init__(backbone)
-        self.projector = mlp(
-            int(backbone.dim), *[dim] * layers, bn_output=True, affine_output=False, bias_output=False
-        )
+        self.projector = mlp(self.features, *[dim] * layers, bn_output=True, affine_output=False, bias_output=False)
         self.predictor = mlp(dim, hidden, dim)
         self.fix_predictor_rate = fix_predictor_rate
 

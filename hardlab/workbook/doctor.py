@@ -46,7 +46,11 @@ def healthy(found: dict[str, Any]) -> bool:
 
 def describe(found: dict[str, Any]) -> str:
     """The same in plain lines."""
-    bad = [f"{name} {p['installed'] or 'missing'} (needs {p['needs']})" for name, p in found["packages"].items() if not p["ok"]]
+    bad = [
+        f"{name} {p['installed'] or 'missing'} (needs {p['needs']})"
+        for name, p in found["packages"].items()
+        if not p["ok"]
+    ]
     bf16 = "in hardware" if found["bf16_in_hardware"] else "not in hardware: set precision=fp32 for speed"
     lines = {
         "python": f"{found['python']} on {found['system']}",
@@ -56,7 +60,7 @@ def describe(found: dict[str, Any]) -> str:
         "packages": "all there" if not bad else "; ".join(bad),
         "fanova": "there" if found["fanova"] else "left out (it needs a C++ compiler to build)",
         "compiler": found["compiler"] or "none",
-        "data": f"{found['data_root']}: {', '.join(found['data_present']) or 'nothing yet; the built-in sets need nothing'}",
+        "data": f"{found['data_root']}: {', '.join(found['data_present']) or 'nothing; built-in sets need none'}",
         "downloads": "off (HARDLAB_OFFLINE)" if found["offline"] else "on",
         "disk": f"{found['free_disk_gb']} GB free",
     }
