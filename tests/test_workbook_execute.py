@@ -18,6 +18,7 @@ import pytest
 
 from hardlab.types import HardlabError
 from hardlab.workbook import execute, page
+from hardlab.workbook.family import MARK, Family, stop_requests
 
 PARAMETERS = """\
 flag = True  # type: bool  whether
@@ -278,32 +279,25 @@ time.sleep(300)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_stop_lets_training_save_ends_everybody_and_exits_75(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_stop_lets_training_save_ends_everybody_and_exits_75(tmp_path: Path) -> None:
     (tmp_path / "trainer.py").write_text(TRAINER)
     source = notebook(
         tmp_path / "n.ipynb",
         """
-        import subprocess, sys, os
+        import subprocess, sys
         trainer = subprocess.Popen([sys.executable, "trainer.py", "."], start_new_session=True)
-        stubborn = subprocess.Popen(["sh", "-c", "trap '' TERM INT; sleep 301 & sleep 302"], start_new_session=True)
         """,
         "trainer.wait()",
         "open('went-on', 'w')",
     )
     code = (
         "import sys; from hardlab.workbook import execute; "
-        f"r = execute.execute({str(source)!r}, out_dir={str(tmp_path / 'out')!r}, report=False); "
-        "print(r.describe()); sys.exit(r.status)"
+        f"sys.exit(execute.execute({str(source)!r}, out_dir={str(tmp_path / 'out')!r}).status)"
     )
-    # a session of its own, so that whoever is left can be told from everybody else by the folder they work in
     runner = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
-    until = time.monotonic() + 60
-    while not (tmp_path / "training").exists():
-        assert time.monotonic() < until and runner.poll() is None
-        time.sleep(0.1)
-    runner.send_signal(number)
-    assert runner.wait(timeout=20) == 75
+    wait_for(tmp_path / "training")
+    runner.terminate()
+    assert runner.wait(timeout=60) == 75
     assert (tmp_path / "checkpoint").read_text() == "saved"
     assert not (tmp_path / "went-on").exists()
     assert left_in(tmp_path / "out", "n") == {".ipynb", ".log", ".failed.json"}
@@ -312,14 +306,50 @@ def test_a_stop_lets_training_save_ends_everybody_and_exits_75(tmp_path: Path, n
     assert [p.cmdline() for p in living() if cwd(p) == str(tmp_path)] == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_request_to_stop_is_noted_and_the_handlers_are_put_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with stop_requests() as seen:
+        os.kill(os.getpid(), number)
+        assert seen == [number]
+    assert signal.getsignal(number) is before
+
+
+def test_the_end_of_a_family_gives_its_roots_time_to_save_spares_their_children_and_kills_the_stubborn(
+    tmp_path: Path,
+) -> None:
+    worker = "trap 'touch worker-told' TERM; while :; do sleep 0.05; done"
+    scripts = {
+        "polite": f"(exec sh -c \"{worker}\") & w=$!; trap 'sleep 0.5; touch saved; kill -9 $w; exit' TERM",
+        "stubborn": "trap '' TERM INT",
+    }
+    family = Family()
+    for name, script in scripts.items():
+        loop = f"{script}; touch {name}; while :; do sleep 0.05; done"
+        # each in a session of its own and an orphan at once, as under a kernel that died
+        starter = f"import subprocess; subprocess.Popen(['sh', '-c', {loop!r}], start_new_session=True)"
+        subprocess.run([sys.executable, "-c", starter], cwd=tmp_path, env=family.environment(), check=True)
+        wait_for(tmp_path / name)
+    family.end(list, lambda _: None, grace=3)
+    assert (tmp_path / "saved").exists() and not (tmp_path / "worker-told").exists()
+    assert [p.cmdline() for p in living() if cwd(p) == str(tmp_path)] == []
+
+
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < until, path
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 def test_a_kernel_that_dies_and_a_limit_that_passes_leave_no_process_behind(tmp_path: Path) -> None:
     start = "import subprocess, os; subprocess.Popen(['sleep', '303'], start_new_session=True)"
     killed = notebook(tmp_path / "killed.ipynb", start, "os.kill(os.getpid(), 9)")
     assert execute.execute(killed, out_dir=tmp_path / "out", report=False).state == "failed"
     late = notebook(tmp_path / "late.ipynb", start, "import time; time.sleep(300)")
-    result = execute.execute(late, out_dir=tmp_path / "out", report=False, timeout=8)
-    assert result.state == "failed" and "8 s" in result.error
+    result = execute.execute(late, out_dir=tmp_path / "out", report=False, timeout=15)
+    assert result.state == "failed" and "15 s" in result.error
     assert [p.cmdline() for p in living() if cwd(p) == str(tmp_path)] == []
 
 
@@ -362,8 +392,6 @@ def test_a_page_without_code_still_shows_the_outputs() -> None:
 
 
 def test_the_mark_of_a_family_is_inherited_beside_the_mark_of_an_outer_one() -> None:
-    from hardlab.workbook.family import MARK, Family
-
     outer = Family()
     inner = Family()
     os.environ[MARK] = outer.mark

@@ -62,7 +62,7 @@ def _snakemake(rung: str, cores: int, dry_run: bool, out: Path) -> int:
         *("--config", f"rung={rung}", f"seeds={SEEDS[rung]}"),
         # ours is a lock that goes with its process; Snakemake's stays after a crash
         *("--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--keep-going"),
-        *(("--dry-run", "--quiet", "rules") if dry_run else ("--quiet", "progress", "host")),
+        *(("--dry-run", "--quiet", "rules", "host") if dry_run else ("--quiet", "progress", "host")),
     ]  # fmt: skip
     family = Family()
     env = family.environment()

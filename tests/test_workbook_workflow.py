@@ -1,0 +1,77 @@
+"""The rules behind `make reproduce`: what they would run, on the real command line."""
+
+from __future__ import annotations
+
+import fcntl
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from hardlab import recipes
+from hardlab.cli import cli
+from hardlab.types import HardlabError
+from hardlab.workbook import execute, workflow
+
+
+def planned(out: Path, rung: str) -> list[list[str]]:
+    """The command lines of hardlab that a reproduction would run."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", "--snakefile", str(workflow.SNAKEFILE), "--directory", str(out)),
+            *("--config", f"rung={rung}", f"seeds={workflow.SEEDS[rung]}", "--dry-run", "--printshellcmds"),
+            *("--cores", "2", "--quiet", "progress", "host"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = (done.stdout + done.stderr).splitlines()
+    lines = [shlex.split(line.split("Shell command: ")[1]) for line in said if "Shell command: " in line]
+    assert {Path(line[0]).name for line in lines} == {"hardlab"}
+    return [line[1:] for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rung", ["smoke", "cpu"])
+def test_every_step_is_a_command_line_that_hardlab_understands(tmp_path: Path, rung: str) -> None:
+    lines = planned(tmp_path, rung)
+    for line in lines:
+        words, command = line[: line.index(">")], cli
+        while isinstance(command, click.Group):
+            name, words = words[0], words[1:]
+            command = command.commands[name]
+        command.make_context(name, words, resilient_parsing=False)
+        if line[:2] == ["nb", "run"]:
+            given = [w for w in words if "=" in w]
+            execute.check(execute.find(words[0]), execute.split(given))
+    names = [" ".join(line[:2]) for line in lines]
+    trained = {(line[1], line[2]) for line in lines if line[0] == "pretrain"}
+    seeds = workflow.SEEDS[rung]
+    assert len(trained) == 6 * seeds and {recipe for recipe, _ in trained} <= set(recipes.RECIPES)
+    assert sum(name.startswith("evaluate") for name in names) == 6 * seeds
+    assert {line[2] for line in lines if line[:2] == ["nb", "run"]} == {p.stem for p in execute.notebooks()}
+    assert names[-1] == "report --rung"
+
+
+def test_an_unknown_rung_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(HardlabError, match="Did you mean 'smoke'"):
+        workflow.reproduce("smok")
+
+
+def test_two_reproductions_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow.sys, "executable", str(tmp_path / "python"))
+    (tmp_path / "hardlab").write_text("")
+    with open(tmp_path / ".lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(HardlabError, match="Another process"):
+            workflow.reproduce("smoke", out=tmp_path)
+
+
+def test_a_missing_command_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(HardlabError, match="make install"):
+        workflow.reproduce("smoke", out=tmp_path)
