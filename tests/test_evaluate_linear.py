@@ -167,6 +167,18 @@ def test_lbfgs_converges_on_features_of_very_different_scales():
     assert objective(train_f * scale, train_y, probe.weight, probe.bias, 1.0) <= best * (1 + 1e-5)
 
 
+def test_lbfgs_needs_few_iterations_where_features_are_strongly_correlated():
+    g = torch.Generator().manual_seed(0)
+    mix = torch.linalg.qr(torch.randn(40, 40, generator=g))[0] * torch.arange(1, 41)[:, None] ** -1.5
+    train_f, train_y, test_f, test_y = make(n=3000, d=40)
+    train_f, test_f = train_f @ mix + 1, test_f @ mix + 1
+    probe = lbfgs(train_f, train_y, test_f, test_y)
+    peer = LogisticRegression(max_iter=5000).fit(train_f.numpy(), train_y.numpy())
+    theirs = objective(train_f, train_y, torch.from_numpy(peer.coef_), torch.from_numpy(peer.intercept_), 1.0)
+    assert objective(train_f, train_y, probe.weight, probe.bias, 1.0) <= theirs
+    assert probe.steps < peer.n_iter_[0] / 2
+
+
 def test_lbfgs_is_deterministic_and_independent_of_the_order_of_the_samples():
     train_f, train_y, test_f, test_y = make()
     one, same = lbfgs(train_f, train_y, test_f, test_y), lbfgs(train_f, train_y, test_f, test_y)
