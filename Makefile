@@ -1,6 +1,8 @@
 # `make help` lists the targets. Settings: CORES=4 make reproduce; PYTHON=python3.12 make install.
 CORES ?= 2
 BIN := .venv/bin
+# compiled once into .venv, not again in every process of the workflow and of the tests
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install reproduce figures test test-fast bench lint format lock clean
