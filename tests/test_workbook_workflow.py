@@ -30,7 +30,8 @@ def planned(out: Path, rung: str) -> list[list[str]]:
         check=True,
     )
     said = (done.stdout + done.stderr).splitlines()
-    lines = [shlex.split(line.split("Shell command: ")[1]) for line in said if "Shell command: " in line]
+    lines = [shlex.split(line.removeprefix("Shell command: ")) for line in said if line.startswith("Shell command: ")]
+    lines.remove(["None"])  # the rule that only names what is wanted
     assert {Path(line[0]).name for line in lines} == {"hardlab"}
     return [line[1:] for line in lines]
 
@@ -44,7 +45,7 @@ def test_every_step_is_a_command_line_that_hardlab_understands(tmp_path: Path, r
         while isinstance(command, click.Group):
             name, words = words[0], words[1:]
             command = command.commands[name]
-        command.make_context(name, words, resilient_parsing=False)
+        command.make_context(name, list(words))
         if line[:2] == ["nb", "run"]:
             given = [w for w in words if "=" in w]
             execute.check(execute.find(words[0]), execute.split(given))
