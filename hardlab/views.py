@@ -33,7 +33,8 @@ _ORDERS = torch.tensor(list(permutations(range(4))))  # (24,4) over brightness, 
 _HUE_AT = (_ORDERS == 3).int().argmax(1)  # (24,) how many of the three blends come before hue
 _BLENDS = _ORDERS[_ORDERS != 3].view(24, 3)  # (24,3) the blends in their order
 _NO_HUE, _NO_JITTER = 4, 5  # in place of 0-3 where there is nothing to turn, nothing to do
-_TILE = 64 * 3 * 32 * 32  # values rendered at once on a CPU, so that they stay in a core's cache from crop to end
+# pixels rendered at once: on a CPU they stay in a core's cache from crop to end, elsewhere memory stays bounded
+_TILE, _TILE_GPU = 128 * 32 * 32, 2**25
 
 
 class Augment(BaseModel, frozen=True, extra="forbid"):
@@ -42,8 +43,8 @@ class Augment(BaseModel, frozen=True, extra="forbid"):
     size: pixels of a side of the output. crop: ``first`` (before the appearance), ``last`` (after it, HNSSL's order)
     or ``none`` (the whole image). scale, ratio: area share and aspect ratio of the crop. jitter: strengths of
     brightness, contrast, saturation, hue, as in torchvision's ColorJitter. flip, jitter_p, gray, blur, solarize:
-    probabilities, each drawn per sample. sigma: range of the blur in output pixels. kernel: taps of the blur; None =
-    a tenth of the size, made odd. threshold: pixels from here on are inverted by solarize. Raises HardlabError.
+    probabilities, each drawn per sample. sigma: range of the blur, in pixels of the image it blurs. kernel: taps of
+    the blur; None = a tenth of the size, made odd. threshold: where solarize begins. Raises HardlabError.
     """
 
     size: int
@@ -201,7 +202,8 @@ class Look:
         host = params.detach().cpu()  # the one look at values: which rows need which work
         self._check(raw, host, size)
         b, v = host.shape[:2]
-        tile = max(1, _TILE // (3 * size * size)) if raw.device.type == "cpu" else b * v
+        pixels = _TILE if raw.device.type == "cpu" else _TILE_GPU
+        tile = max(1, pixels // max(size * size, raw.shape[2] * raw.shape[3]))
         host = host.transpose(0, 1).flatten(0, 1)  # (V*B,P): slot by slot, so that a slot is contiguous
         x = torch.cat([self._tile(raw, host, rows, size) for rows in torch.arange(b * v).split(tile)])
         return x.view(v, b, 3, size, size).transpose(0, 1)
