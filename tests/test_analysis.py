@@ -357,7 +357,18 @@ def test_collecting_again_gives_the_same_bytes_and_no_other_files(runs_dir: Path
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     tables.collect(runs_dir, tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
-    assert set(before) == {f"{name}.csv" for name in tables.COLUMNS}
+    assert set(before) == {f"{name}.csv" for name in tables.COLUMNS} | {"manifests.jsonl"}
+
+
+def test_every_run_that_a_table_names_has_its_manifest_beside_it(runs_dir: Path, tmp_path: Path) -> None:
+    tables.collect(runs_dir, tmp_path)
+    told = {
+        json.loads(line)["id"]: json.loads(line) for line in (tmp_path / "manifests.jsonl").read_text().splitlines()
+    }
+    for name in tables.COLUMNS:
+        named = {run for cell in pd.read_csv(tmp_path / f"{name}.csv")["run"] for run in cell.split()}
+        assert named <= told.keys()
+    assert {m["state"] for m in told.values()} == {"done"}
 
 
 def test_the_summarys_shift_of_the_mean_iou_is_paired_by_seed(runs_dir: Path, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def choose(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def collect(runs_dir: Path | str, out_dir: Path | str, root: Path | str | None = None) -> list[Path]:
-    """Write every table of ``COLUMNS`` as CSV, and the pictures of HVS Figure 2 as a PNG; returns the paths.
+    """Write every table of ``COLUMNS`` as CSV, the manifests of the runs, and HVS Figure 2's pictures; gives the paths.
 
     Only runs whose manifest says ``done`` count, and of runs that differ in nothing but their name the one that started
     last. Rows are sorted, so the files are byte-identical when nothing changed. ``root`` is where the data sets lie;
@@ -181,6 +181,10 @@ def collect(runs_dir: Path | str, out_dir: Path | str, root: Path | str | None =
     shown, pixels = _pictures(done, root)
     tables["hvs_f2"] = shown
     written = [_write(out / f"{name}.csv", tables[name], columns) for name, columns in COLUMNS.items()]
+    # the tables name their runs; here is what each of them was
+    manifests = [json.dumps(json.loads((Path(p) / "manifest.json").read_text())) + "\n" for p in done["path"]]
+    write_atomic(out / "manifests.jsonl", "".join(manifests).encode())
+    written.append(out / "manifests.jsonl")
     strip = out / "hvs_f2_pixels.png"
     if pixels is None:
         strip.unlink(missing_ok=True)  # pictures of other rows would be worse than none
