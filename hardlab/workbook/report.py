@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from hardlab.analysis import tables
+from hardlab.figures.style import METHODS
+from hardlab.recipes import RUNGS
 from hardlab.types import HardlabError
 from hardlab.workbook import page
 
@@ -81,7 +83,7 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
 def readme_table(readme: str | Path = ROOT / "README.md", data_dir: str | Path = ROOT / "figures" / "data") -> Path:
     """Rewrite what stands between the two result marks of the README from ``hvs_summary.csv``; returns the README.
 
-    Raises ``HardlabError`` where the marks or the table are missing.
+    Published values stand beside ours, from ``paper.csv``. Raises ``HardlabError`` where marks or tables are missing.
     """
     readme, source = Path(readme), Path(data_dir) / "hvs_summary.csv"
     if not source.exists():
@@ -89,15 +91,69 @@ def readme_table(readme: str | Path = ROOT / "README.md", data_dir: str | Path =
     text = readme.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise HardlabError(f"'{readme}' needs the lines '{BEGIN}' and '{END}' once each, in this order.")
-    summary = tables.choose(pd.read_csv(source, keep_default_na=False, na_values={"mean": "", "lo": "", "hi": ""}))
-    rows = [
-        f"| {r.recipe} | {_quantity(r.quantity)} | {_mean(r)} | {r.n} | {r.rung}, {r.data} |"
-        for r in summary.itertuples()
+    summary = pd.read_csv(source, keep_default_na=False, na_values={"mean": "", "lo": "", "hi": ""})
+    rung = max(summary["rung"], key=RUNGS.index, default="")
+    summary = summary[summary["rung"] == rung]
+    paper = pd.read_csv(Path(data_dir) / "paper.csv")
+    rows = []
+    for (arm, pattern), (what, scale, published) in _README.items():
+        found = summary[(summary["arm"] == arm) & summary["quantity"].str.fullmatch(pattern)]
+        for r in found.sort_values(["method", "data"], ascending=[False, True]).itertuples():
+            title = METHODS.get(r.method, r.method)
+            who = title + (" + HVS" if arm == "hvs" else "") if arm != "untrained" else "untrained network"
+            if " of pixels " in r.quantity:
+                who = "raw pixels"
+            rows.append(
+                f"| {what} | {who} | {published(paper, title)} | {_mean(r, scale)} | {r.n} | {r.rung}, {r.data} |"
+            )
+    head = [
+        "| What | Of | Published | Ours: mean and 95 % interval | Seeds | Rung, data |",
+        "|---|---|---|---|---|---|",
     ]
-    head = ["| Recipe | Quantity | Mean and 95 % interval | Seeds | Rung, data |", "|---|---|---|---|---|"]
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
     _replace(readme, "\n".join([before + BEGIN, *head, *rows, after]))
     return readme
+
+
+def _nothing(paper: pd.DataFrame, title: str) -> str:
+    return "–"
+
+
+def _share(paper: pd.DataFrame, title: str) -> str:
+    """The range of the published curve, after its first point."""
+    curve = paper[(paper["item"] == "Figure 3 left") & (paper["row"] == "share")]
+    curve = curve[curve["column"].astype(float) > 0]
+    if title != "SimSiam" or not len(curve):
+        return "–"
+    return f"{100 * curve['value'].min():.1f} to {100 * curve['value'].max():.1f} (ImageNet)"
+
+
+def _gain(protocol: str) -> Callable[[pd.DataFrame, str], str]:
+    """The published difference of Table 1 at 100 epochs, from its two accuracies."""
+
+    def published(paper: pd.DataFrame, title: str) -> str:
+        table = paper[(paper["item"] == "Table 1") & (paper["column"] == f"{protocol} 100 epochs")]
+        values = table.set_index("row")["value"]
+        return f"{values[f'{title} RN50 + HVS'] - values[f'{title} RN50']:+.2f} (ImageNet)"
+
+    return published
+
+
+# (arm, quantity) -> (what the row says, factor, what the paper has): the lines of the README's table, in this order
+_README: dict[tuple[str, str], tuple[str, float, Callable[[pd.DataFrame, str], str]]] = {
+    ("hvs", "lowest_iou_share"): ("selected pair has the lowest IoU of six, % (chance 16.7)", 100, _share),
+    ("hvs", "iou_selected - iou_standard"): ("mean IoU of the trained pair, difference to standard", 1, _nothing),
+    ("hvs", "knn top1@k=20 of backbone on .*: gain"): ("kNN, k = 20: gain, points", 100, _gain("knn")),
+    ("hvs", "linear-lbfgs top1 of backbone on .*: gain"): ("linear probe: gain, points", 100, _gain("linear")),
+    ("hvs", "knn top1@k=20 of backbone on [^:]*"): ("kNN, k = 20, top-1 %", 100, _nothing),
+    ("standard", "knn top1@k=20 of backbone on [^:]*"): ("kNN, k = 20, top-1 %", 100, _nothing),
+    ("untrained", "knn top1@k=20 of backbone on [^:]*"): ("kNN, k = 20, top-1 %", 100, _nothing),
+    ("untrained", "knn top1@k=20 of pixels on [^:]*"): ("kNN, k = 20, top-1 %", 100, _nothing),
+    ("hvs", "linear-lbfgs top1 of backbone on [^:]*"): ("linear probe, top-1 %", 100, _nothing),
+    ("standard", "linear-lbfgs top1 of backbone on [^:]*"): ("linear probe, top-1 %", 100, _nothing),
+    ("untrained", "linear-lbfgs top1 of backbone on [^:]*"): ("linear probe, top-1 %", 100, _nothing),
+    ("untrained", "linear-lbfgs top1 of pixels on [^:]*"): ("linear probe, top-1 %", 100, _nothing),
+}
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> Markup:
@@ -200,8 +256,9 @@ def _quantity(name: str) -> str:
     return name.replace("_", " ").removesuffix(" {}").replace(" {}:", ":")
 
 
-def _mean(row: Any) -> str:
-    return f"{row.mean:.4g}" + ("" if np.isnan(row.lo) else f" ({row.lo:.4g} to {row.hi:.4g})")
+def _mean(row: Any, scale: float = 1.0) -> str:
+    inner = "" if np.isnan(row.lo) else f" ({scale * row.lo:.4g} to {scale * row.hi:.4g})"
+    return f"{scale * row.mean:.4g}" + inner
 
 
 def _replace(path: Path, text: str) -> None:
