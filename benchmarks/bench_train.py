@@ -76,6 +76,21 @@ class Ours:
         self.opt.step()
 
 
+class Pictures(torch.utils.data.Dataset[tuple[Any, int]]):
+    """PIL images in memory, in the form that lightly wraps."""
+
+    transform: Callable[[Any], Any]
+
+    def __init__(self, images: list[Any]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        return self.transform(self.images[i]), 0
+
+
 class Peer:
     """lightly's SimSiam as its documentation has it: PIL transforms, DataLoader with two workers, float32.
 
@@ -115,8 +130,9 @@ class Peer:
         )
         images = data.load("shapes")
         raw = next(images.batches(torch.arange(COUNT)[None])).raw
-        pictures = [(T.functional.to_pil_image(x), 0) for x in raw]
-        dataset = LightlyDataset.from_torch_dataset(pictures, transform=MultiViewTransform([view] * (4 if hvs else 2)))
+        pictures = Pictures([T.functional.to_pil_image(x) for x in raw])
+        transform = MultiViewTransform([view] * (4 if hvs else 2))
+        dataset = LightlyDataset.from_torch_dataset(pictures, transform=transform)
         self.loader = torch.utils.data.DataLoader(
             dataset, batch_size=batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
         )

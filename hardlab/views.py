@@ -34,7 +34,7 @@ _HUE_AT = (_ORDERS == 3).int().argmax(1)  # (24,) how many of the three blends c
 _BLENDS = _ORDERS[_ORDERS != 3].view(24, 3)  # (24,3) the blends in their order
 _NO_HUE, _NO_JITTER = 4, 5  # in place of 0-3 where there is nothing to turn, nothing to do
 # pixels rendered at once: on a CPU they stay in a core's cache from crop to end, elsewhere memory stays bounded
-_TILE, _TILE_GPU = 128 * 32 * 32, 2**25
+_TILE, _TILE_GPU = 256 * 32 * 32, 2**25
 
 
 class Augment(BaseModel, frozen=True, extra="forbid"):
@@ -205,7 +205,10 @@ class Look:
         pixels = _TILE if raw.device.type == "cpu" else _TILE_GPU
         tile = max(1, pixels // max(size * size, raw.shape[2] * raw.shape[3]))
         host = host.transpose(0, 1).flatten(0, 1)  # (V*B,P): slot by slot, so that a slot is contiguous
-        x = torch.cat([self._tile(raw, host, rows, size) for rows in torch.arange(b * v).split(tile)])
+        dtype = raw.dtype if raw.is_floating_point() else torch.float32
+        x = torch.empty(v * b, 3, size, size, dtype=dtype, device=raw.device)
+        for rows in torch.arange(b * v).split(tile):
+            self._tile(x, raw, host, rows)
         return x.view(v, b, 3, size, size).transpose(0, 1)
 
     def views(self, batch: Batch, n: int, generator: torch.Generator | None = None) -> Views:
@@ -261,14 +264,17 @@ class Look:
             bad = dict(zip(PARAMS[:6], params[~good.all(-1)][0, :6].tolist(), strict=True))
             raise HardlabError(f"a crop must lie within its image, and that within {tuple(raw.shape[2:])}; got {bad}")
 
-    def _tile(self, raw: Tensor, host: Tensor, rows: Tensor, size: int) -> Tensor:
-        """Render ``rows`` (n,) of host (V*B,P), a row being a view of image row % B -> (n,3,S,S)."""
+    def _tile(self, out: Tensor, raw: Tensor, host: Tensor, rows: Tensor) -> None:
+        """Render ``rows`` (n,) of host (V*B,P), a row being a view of image row % B, into those of out (V*B,3,S,S)."""
+        size = out.shape[-1]
         look, cubic = self.augment[0], self.interpolation == "bicubic"
         unit = 1.0 if raw.is_floating_point() else 1 / 255
         # sorted by the moment when their hue turns, the views that share a pass lie side by side
         stage, order = _stage(host[rows]).sort(stable=True)
-        host = host[rows[order]]
-        raw = raw.index_select(0, (rows[order] % len(raw)).to(raw.device, non_blocking=True))
+        rows = rows[order]
+        host = host[rows]
+        rows = rows.to(raw.device, non_blocking=True)
+        raw = raw.index_select(0, rows % len(raw))
         raw = raw if raw.is_floating_point() else raw.float()
         p = host.to(raw, non_blocking=True)
         reach = (host[:, 4:6].amax(0) / size).clamp_min(1).tolist()
@@ -291,8 +297,8 @@ class Look:
         else:
             down = down * unit
             x = appear(crop(raw.transpose(0, 1)), torch.full_like(p[:, :2], size))
-        x = torch.stack([(c - m).div_(s) for c, m, s in zip(x, self.mean, self.std, strict=True)], 1)
-        return x.index_select(0, order.argsort().to(x.device, non_blocking=True))
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            out[:, channel].index_copy_(0, rows, (x[channel] - mean).div_(std))
 
 
 def _stage(p: Tensor) -> Tensor:
@@ -353,7 +359,10 @@ def _jitter(x: Tensor, p: Tensor, ends: list[int], pixels: Tensor) -> Tensor:
     factors, pixels = p[:some, _FACTORS].gather(1, blends), pixels[:some]
     for at, (start, end) in enumerate(pairwise([0, *ends[:4]])):
         if start < end:
-            flat[:, start:end] = _hue(flat[:, start:end].clone(), p[start:end, _AT["hue"], None])
+            part = flat[:, start:end]
+            turned = _hue(part.clone() if part.requires_grad else part, p[start:end, _AT["hue"], None])
+            for channel, values in enumerate(turned):
+                flat[channel, start:end] = values
         if at < 3:  # brightness, contrast and saturation blend with black, the mean gray and the gray of each pixel
             f, kind, gray = factors[:, at, None], blends[:, at, None], _luma(flat)
             mean = gray.sum(1, keepdim=True) / pixels * ((1 - f) * (kind == 1))
@@ -387,7 +396,7 @@ def _luma(x: Tensor) -> Tensor:
     return (x[0] * 0.2989).add_(x[1], alpha=0.587).add_(x[2], alpha=0.114)
 
 
-def _hue(x: Tensor, shift: Tensor) -> Tensor:
+def _hue(x: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Turn the hue of (3,N,P) by ``shift`` (N,1) of a full circle; HSV without a branch per sector."""
     r, g, b = x
     low, high = torch.minimum(torch.minimum(r, g), b), torch.maximum(torch.maximum(r, g), b)
@@ -400,7 +409,7 @@ def _hue(x: Tensor, shift: Tensor) -> Tensor:
     red = torch.addcmul(less, span, (hue - 3).abs().clamp(1, 2))
     green = torch.addcmul(more, span, (hue - 2).abs().clamp(1, 2), value=-1)
     blue = torch.addcmul(more, span, (hue - 4).abs().clamp(1, 2), value=-1)
-    return torch.stack((red, green, blue))
+    return red, green, blue
 
 
 def _blur(sigma: Tensor, length: Tensor, n: int, kernel: int) -> Tensor:
