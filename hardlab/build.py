@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ def images(run: Run, split: str = "train", root: str | Path | None = None, on: s
         size=c.size,
         device=str(on),
         on_broken=c.on_broken,
+        workers=min(16, os.cpu_count() or 1),  # only large images are decoded while training
     )
 
 

@@ -151,7 +151,9 @@ def nb_run(name: str, parameters: tuple[str, ...], out: Path, force: bool) -> No
     with usage():
         path = execute.find(name)
         values = execute.check(path, dict(execute.split(parameters)))
-    result = execute.execute(path, values, out_dir=out, force=force)
+    result = execute.execute(
+        path, values, out_dir=out, force=force, echo=lambda text: click.echo(text, nl=False, err=True)
+    )
     click.echo(result.describe())
     sys.exit(result.status)
 

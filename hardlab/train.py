@@ -11,7 +11,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,7 +37,9 @@ class Stopped(Exception):
 
 
 def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """A line of progress; that nobody listens any more is no reason to fail."""
+    with suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def epoch_order(seed: int, epoch: int, count: int, batch_size: int) -> Tensor:
