@@ -1,7 +1,7 @@
-"""Row A: a SimSiam step end to end against lightly, and what Hard View Selection adds to it; ``run()`` gives the rows.
+"""Row A: a SimSiam step end to end against lightly, and what Hard View Selection adds to it; ``RACES`` gives the rows.
 
 Each contestant lives in a process of its own, so that allocator settings do not leak; a driver gives every one a turn
-per round, in alternating order. Ratios are of the medians. Run as ``python benchmarks/bench_train.py [rounds]``.
+per round, in alternating order. Ratios are of the medians. Run as ``python benchmarks/bench_train.py``.
 """
 
 from __future__ import annotations
@@ -237,64 +237,74 @@ def row(name: str, value: float, target: float, *, most: bool, unit: str = "x", 
     return {"name": name, "value": round(value, 3), "unit": unit, "peer": peer, "target": target, "ok": ok}
 
 
-def run(rounds: int = 5) -> list[dict[str, Any]]:
-    """The rows of the table; bf16 rows only where the processor has bf16 arithmetic."""
-    low = "avx512_bf16" in Path("/proc/cpuinfo").read_text() or "amx_bf16" in Path("/proc/cpuinfo").read_text()
-    rows: list[dict[str, Any]] = []
-    for net, fp32, bf16 in (("tiny", 1.5, 2.2), ("resnet18", 1.1, 1.7)):
-        field: dict[str, tuple[str, dict[str, Any]]] = {
-            "peer": ("peer", {"net": net, "precision": "fp32"}),
-            "fp32": ("ours", {"net": net, "precision": "fp32"}),
-        }
-        if low:
-            field["bf16"] = ("ours", {"net": net, "precision": "bf16"})
-        if net == "tiny":
-            field["tuned fp32"] = ("peer", {"net": net, "precision": "fp32", "tuned": True})
-            if low:
-                field["tuned bf16"] = ("peer", {"net": net, "precision": "bf16", "tuned": True})
-        s = race(field, rounds)
-        rows.append(row(f"SimSiam {net}, fp32, end to end", s["peer"] / s["fp32"], fp32, most=False, peer="lightly"))
-        if low:
-            rows.append(
-                row(f"SimSiam {net}, bf16, end to end", s["peer"] / s["bf16"], bf16, most=False, peer="lightly")
-            )
-        for precision, target in (("fp32", 1.2), ("bf16", 1.3)):
-            if f"tuned {precision}" in s:
-                value = s[f"tuned {precision}"] / s[precision]
-                peer = "lightly's loader, the same tuned step"
-                rows.append(row(f"SimSiam {net}, {precision}, end to end", value, target, most=False, peer=peer))
-    steps: dict[str, dict[str, Any]] = {"plain": {}, "exact": {"hvs": "exact"}, "joint": {"hvs": "joint"}}
-    if low:
-        steps |= {"bf16": {"hvs": "bf16"}, "half": {"hvs": "half"}}
-    s = race({n: ("ours", {"net": "tiny", "precision": "fp32", "loader": False} | o) for n, o in steps.items()}, rounds)
-    picks = agreement()
-    for name, target in (("exact", 1.70), ("joint", 1.70), ("bf16", 1.45), ("half", 1.22)):
-        if name in s:
-            rows.append(
-                row(f"HVS step over SimSiam step, {name}", s[name] / s["plain"], target, most=True, peer="hardlab")
-            )
-    if low:
+LOW = "avx512_bf16" in Path("/proc/cpuinfo").read_text() or "amx_bf16" in Path("/proc/cpuinfo").read_text()
+PRECISIONS = ("fp32", "bf16") if LOW else ("fp32",)  # bf16 rows only where the processor has the arithmetic
+
+
+def simsiam(net: str, targets: dict[str, float], tuned: dict[str, float], rounds: int = 5) -> list[dict[str, Any]]:
+    """A step with its data against lightly's, as its documentation has it and tuned like ours."""
+    field: dict[str, tuple[str, dict[str, Any]]] = {"peer": ("peer", {"net": net, "precision": "fp32"})}
+    for p in PRECISIONS:
+        field[p] = ("ours", {"net": net, "precision": p})
+        if p in tuned:
+            field[f"tuned {p}"] = ("peer", {"net": net, "precision": p, "tuned": True})
+    s = race(field, rounds)
+    name = f"SimSiam {net}, {{}}, end to end"
+    rows = [row(name.format(p), s["peer"] / s[p], targets[p], most=False, peer="lightly") for p in PRECISIONS]
+    peer = "lightly's loader, the same tuned step"
+    return rows + [
+        row(name.format(p), s[f"tuned {p}"] / s[p], tuned[p], most=False, peer=peer) for p in PRECISIONS if p in tuned
+    ]
+
+
+def hvs_step(rounds: int = 5) -> list[dict[str, Any]]:
+    """What selection adds to a step, and how often the cheaper probes pick the exact pair."""
+    targets = {"exact": 1.70, "joint": 1.70} | ({"bf16": 1.45, "half": 1.22} if LOW else {})
+    common = {"net": "tiny", "precision": "fp32", "loader": False}
+    field: dict[str, tuple[str, dict[str, Any]]] = {n: ("ours", common | {"hvs": n}) for n in targets}
+    s = race({"plain": ("ours", common)} | field, rounds)
+    rows = [
+        row(f"HVS step over SimSiam step, {n}", s[n] / s["plain"], target, most=True, peer="hardlab")
+        for n, target in targets.items()
+    ]
+    if LOW:
+        picks = agreement()
         rows.append(row("HVS bf16 probe: the exact pair", picks["bf16"][0], 0.95, most=False, unit="share"))
-        for label, value in (("the exact pair", picks["half"][0]), ("extra loss kept", picks["half"][1])):
+        for label, value in zip(("the exact pair", "extra loss kept"), picks["half"]):
             rows.append({"name": f"HVS half-size bf16 probe: {label}", "value": round(value, 3), "unit": "share",
                          "peer": "hardlab", "target": None, "ok": True})  # fmt: skip
-    field = {
-        "peer": ("peer", {"net": "tiny", "precision": "fp32", "hvs": True}),
-        "exact": ("ours", {"net": "tiny", "precision": "fp32", "hvs": "exact"}),
-    }
-    if low:
-        field["half"] = ("ours", {"net": "tiny", "precision": "bf16", "hvs": "half"})
-    s = race(field, rounds)
-    for name, target in (("exact", 1.5), ("half", 3.0)):
-        if name in s:
-            label = "exact fp32" if name == "exact" else "bf16, half-size probe"
-            rows.append(row(f"HVS end to end, {label}", s["peer"] / s[name], target, most=False, peer="HVS on lightly"))
     return rows
+
+
+def hvs_end_to_end(rounds: int = 5) -> list[dict[str, Any]]:
+    """HVS with its data against HVS built on lightly."""
+    field: dict[str, tuple[str, dict[str, Any]]] = {
+        "peer": ("peer", {"net": "tiny", "precision": "fp32", "hvs": True}),
+        "exact fp32": ("ours", {"net": "tiny", "precision": "fp32", "hvs": "exact"}),
+    }
+    if LOW:
+        field["bf16, half-size probe"] = ("ours", {"net": "tiny", "precision": "bf16", "hvs": "half"})
+    s = race(field, rounds)
+    targets = {"exact fp32": 1.5, "bf16, half-size probe": 3.0}
+    return [
+        row(f"HVS end to end, {n}", s["peer"] / s[n], t, most=False, peer="HVS on lightly")
+        for n, t in targets.items()
+        if n in s
+    ]
+
+
+RACES: tuple[Callable[[], list[dict[str, Any]]], ...] = (
+    lambda: simsiam("tiny", {"fp32": 1.5, "bf16": 2.2}, {"fp32": 1.2, "bf16": 1.3}),
+    lambda: simsiam("resnet18", {"fp32": 1.1, "bf16": 1.7}, {}),
+    hvs_step,
+    hvs_end_to_end,
+)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
         worker(sys.argv[2], json.loads(sys.argv[3]))
     else:
-        for line in run(int(sys.argv[1]) if len(sys.argv) > 1 else 5):
-            print(json.dumps(line))
+        for one in RACES:
+            for line in one():
+                print(json.dumps(line), flush=True)

@@ -207,8 +207,9 @@ class Look:
         host = host.transpose(0, 1).flatten(0, 1)  # (V*B,P): slot by slot, so that a slot is contiguous
         dtype = raw.dtype if raw.is_floating_point() else torch.float32
         x = torch.empty(v * b, 3, size, size, dtype=dtype, device=raw.device)
-        for rows in torch.arange(b * v).split(tile):
-            self._tile(x, raw, host, rows)
+        with torch.autocast(raw.device.type, enabled=False):  # pixels keep their precision whoever asks for them
+            for rows in torch.arange(b * v).split(tile):
+                self._tile(x, raw, host, rows)
         return x.view(v, b, 3, size, size).transpose(0, 1)
 
     def views(self, batch: Batch, n: int, generator: torch.Generator | None = None) -> Views:

@@ -128,3 +128,12 @@ def test_impossible_options_are_refused_in_one_sentence():
         registry.build("strategy", "hvs", {"draw": 4})
     with pytest.raises(HardlabError, match="pick"):
         registry.build("strategy", "hvs", {"pick": "hard"})
+
+
+@pytest.mark.parametrize("colour", ["per-view", "static"])
+def test_the_pixels_that_are_trained_on_do_not_depend_on_the_networks_precision(colour, look, batch):
+    hvs = HVS(colour=colour, probe_precision="bf16")
+    with torch.autocast("cpu", torch.bfloat16):
+        chosen = hvs.views(drawn(look, batch, 4), method(SimSiam), look)
+    assert chosen.x.dtype == torch.float32
+    assert torch.equal(chosen.x, look.apply(chosen.raw, chosen.params))
