@@ -65,12 +65,13 @@ def method(run: Run) -> Method:
     return registry.build("method", run.method.name, run.method.options, net)
 
 
-def strategies(run: Run, on: Method) -> list[Hard]:
-    """The strategies of a run, installed; at most one may choose the number of views."""
+def strategies(run: Run, on: Method | None = None) -> list[Hard]:
+    """The strategies of a run, installed on a method where one is given; at most one chooses the number of views."""
     out: list[Hard] = [registry.build("strategy", s.name, s.options) for s in run.hard]
     choosers = [s.name for s, h in zip(run.hard, out, strict=True) if h.draws]
     if len(choosers) > 1:
         raise HardlabError(f"Strategies {', '.join(choosers)} each choose the number of views: keep one of them.")
-    for h in out:
-        h.install(on)
+    if on is not None:
+        for h in out:
+            h.install(on)
     return out

@@ -77,7 +77,7 @@ def pretrain(
     """
     import torch
 
-    from hardlab import config, recipes, train
+    from hardlab import build, config, recipes, train
 
     if list_:
         for name, made in recipes.RECIPES.items():
@@ -86,7 +86,16 @@ def pretrain(
     if recipe is None:
         raise click.UsageError("Name a recipe; `hardlab pretrain --list` lists them.")
     with usage():
-        run = recipes.recipe(recipe, rung, config.parse(overrides))
+        given = config.parse(overrides)
+        for label in ("recipe", "rung"):
+            if label in given:
+                raise HardlabError(
+                    f"'{label}' labels the results and cannot be overridden: name another {label} instead."
+                )
+        run = recipes.recipe(recipe, rung, given)
+        build.look(run)
+        build.strategies(run)
+        build.device(device)
     if dry_run:
         _echo(as_json, f"would train {run.id}\n{run.model_dump_json(indent=1)}", run.model_dump(mode="json"))
         return
@@ -183,6 +192,8 @@ def figures(
         raise click.UsageError("Name a figure, or --all; `hardlab figures --list` lists them.")
     if runs_dir is not None:
         tables.collect(runs_dir, data_dir, root=root)
+    if not any(data_dir.glob("*.csv")):
+        raise click.UsageError(f"There are no tables in '{data_dir}'; --from RUNS collects them.")
     for n in names:
         for path in book.draw(n, data_dir, out):
             click.echo(str(path))

@@ -15,7 +15,17 @@ from hardlab.types import HardlabError
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any) -> Any:
+        """``seed=true`` is a slip, not seed 1."""
+        for key, given in value.items() if isinstance(value, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(given, bool) and field is not None and field.annotation is not bool:
+                raise HardlabError(f"{key}={str(given).lower()}: {key} is no switch; give it a value.")
+        return value
 
 
 class Spec(_Strict):
@@ -71,7 +81,7 @@ class Logs(_Strict):
 class Run(_Strict):
     """Everything that decides the outcome of a run."""
 
-    recipe: str
+    recipe: str = Field(pattern=r"^[\w-]+$")  # it names the run's folder
     rung: Literal["smoke", "cpu", "gpu", "paper"]
     seed: int = 0
     data: Data
@@ -122,7 +132,10 @@ def parse(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals:
             raise HardlabError(f"'{pair}' is no override: write key=value, for example optim.lr=0.1.")
-        out[key] = yaml.safe_load(text)
+        try:
+            out[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise HardlabError(f"{key}={text} cannot be read: write a number, a name, or a list like [a, b].") from None
     return out
 
 
@@ -157,6 +170,8 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         return
     if head == "hard":
         found = [s for s in tree["hard"] if s["name"] == rest[0]]
+        if not tree["hard"]:
+            raise HardlabError(f"'{key}': this recipe has no strategy; `hardlab pretrain --list` shows those that do.")
         if not found:
             raise registry.unknown("strategy in this run", rest[0], [s["name"] for s in tree["hard"]])
         node, rest = found[0], rest[1:] or ["name"]

@@ -197,6 +197,8 @@ def open_run(path: Path) -> tuple[Run, Method, dict[str, Any]]:
     state = checkpoint.newest(path / "checkpoints")
     if state is None:
         raise HardlabError(f"{path} has no checkpoint yet; its state is '{about['state']}'.")
+    if about["state"] == "done" and state[2]:
+        raise HardlabError(f"{state[2][0]} An older checkpoint is no substitute: train the run again.")
     method = build.method(run)
     method.load_state_dict(state[0]["method"])
     return run, method, about

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -123,6 +123,7 @@ def _train(run: Run, folder: runs.Folder, device: torch.device, root: str | Path
             "count": len(data),
             "digest": data.digest(),
             "skipped": len(data.skipped),
+            "skipped_first": [Path(p).name for p in data.skipped[:20]],
         },
     )
 
@@ -130,6 +131,13 @@ def _train(run: Run, folder: runs.Folder, device: torch.device, root: str | Path
         folder.flush_views(step)
         checkpoint.save(folder.checkpoints, step, state.dump(run, step, dict(sums)), run.logs.keep)
 
+    def stop() -> NoReturn:
+        save()
+        say(f"{run.id}: asked to stop, saved at step {step} of {total}; the same command goes on from here.")
+        raise Stopped
+
+    if data.skipped:
+        say(f"{run.id}: left out {len(data.skipped)} broken images, first {', '.join(data.skipped[:3])}.")
     method.train()
     rate = Rate(total - step, run.batch_size)
     for epoch in range(step // per_epoch if per_epoch else 0, run.epochs):
@@ -183,10 +191,8 @@ def _train(run: Run, folder: runs.Folder, device: torch.device, root: str | Path
                     f"{run.id} | epoch {epoch + 1}/{run.epochs}, step {step}/{total} | "
                     f"loss {means['base']:.4f} | {rate.describe()}"
                 )
-            if asked:
-                save()
-                say(f"{run.id}: asked to stop, saved at step {step} of {total}; the same command goes on from here.")
-                raise Stopped
+            if asked and step % per_epoch:  # at the end of an epoch its row comes first
+                stop()
         row: dict[str, Any] = {
             "kind": "epoch",
             "epoch": epoch,
@@ -202,6 +208,8 @@ def _train(run: Run, folder: runs.Folder, device: torch.device, root: str | Path
             row["knn"] = _monitor(run, method, data, root, device)
         folder.metric(row)
         folder.update(epochs_done=epoch + 1, steps_done=step)
+        if asked and not last:
+            stop()
         if last or (epoch + 1) % run.logs.checkpoint_every == 0:
             save()
         else:

@@ -53,6 +53,16 @@ def test_a_dry_run_tells_the_whole_configuration_and_writes_nothing(tmp_path):
         (["pretrain", "simsiam", "optim.lrr=1"], "Did you mean 'lr'"),
         (["pretrain", "simsiam", "data.fraction=0"], "data.fraction"),
         (["pretrain"], "--list"),
+        (["pretrain", "simsiam", "optim.lr=[1"], "cannot be read"),
+        (["pretrain", "simsiam", "optim.lr=.inf"], "optim.lr"),
+        (["pretrain", "simsiam", "seed=true"], "no switch"),
+        (["pretrain", "simsiam", "recipe=../../escape"], "cannot be overridden"),
+        (["pretrain", "simsiam", "rung=paper"], "cannot be overridden"),
+        (["pretrain", "simsiam", "hard.hvs.draws=8"], "no strategy"),
+        (["pretrain", "simsiam-hvs", "hard.hvs.draws=1", "--dry-run"], "at least 2 views"),
+        (["pretrain", "simsiam", "augment.sclae=[0.1, 1]", "--dry-run"], "scale"),
+        (["pretrain", "simsiam", "--device", "gpu"], "There is no device"),
+        (["figures", "hvs_f3", "--data", "nowhere"], "no tables"),
         (["evaluate", "x", "--protocol", "knnn"], "knn"),
         (["figures", "hvs_f33"], "hvs_f3"),
         (["figures"], "--list"),
@@ -85,6 +95,15 @@ def test_a_folder_that_is_no_run_is_told_in_one_sentence_with_exit_1(tmp_path):
     assert status == 1
     assert "is no run" in err
     assert "Traceback" not in err
+
+
+def test_an_unfinished_run_is_not_evaluated(tmp_path):
+    path = call("pretrain", "simsiam", *QUICK, "--runs", str(tmp_path)).output.strip().splitlines()[-1]
+    manifest = tmp_path / path.rsplit("/", 1)[1] / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"done"', '"stopped"'))
+    status, _, err = process("evaluate", path)
+    assert status == 1
+    assert "not finished" in err
 
 
 def test_doctor_finds_this_machine_healthy_and_speaks_json():

@@ -35,7 +35,11 @@ def evaluate_run(
 
     The classifier sees the labels of the images that the run trained on, and is tested on the whole test split.
     """
-    run, method, _ = runs.open_run(path)
+    run, method, about = runs.open_run(path)
+    if about["state"] != "done":
+        raise HardlabError(
+            f"{path} is not finished, its state is '{about['state']}': its rows would pass for final ones."
+        )
     on = build.device(device)
     method.to(on).to(memory_format=torch.channels_last)
     look = build.look(run)

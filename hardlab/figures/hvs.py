@@ -100,12 +100,13 @@ def results(evaluation: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """Accuracy with and without HVS (HVS Table 1 at small scale), and the gain beside the published one."""
     headline = [HEADLINE.get(protocol) for protocol in evaluation["protocol"]]
     rows = evaluation[evaluation["split"].eq("test") & evaluation["metric"].eq(pd.Series(headline, evaluation.index))]
+    probe = "linear, L-BFGS"
     if rows["protocol"].eq("linear").any():
-        rows = rows[rows["protocol"] != "linear-lbfgs"]  # one kind of linear classifier a figure
+        rows, probe = rows[rows["protocol"] != "linear-lbfgs"], "linear, SGD"  # one kind of linear classifier a figure
     trained = rows[rows["arm"].isin([STANDARD, HVS, STATIC]) & rows["features"].ne("pixels")]
     chosen = _one_setting_a_method(trained)
     figure, axes = style.new(2.8, 3)
-    for ax, title, protocol in zip(axes, ("kNN, k = 20", "linear"), ("knn", "linear"), strict=False):
+    for ax, title, protocol in zip(axes, ("kNN, k = 20", probe), ("knn", "linear"), strict=False):
         ax.set(title=title, ylabel="top-1 accuracy (%)")
         mine = _protocol(chosen, protocol)
         if len(mine):

@@ -144,15 +144,19 @@ _README: dict[tuple[str, str], tuple[str, float, Callable[[pd.DataFrame, str], s
     ("hvs", "lowest_iou_share"): ("selected pair has the lowest IoU of six, % (chance 16.7)", 100, _share),
     ("hvs", "iou_selected - iou_standard"): ("mean IoU of the trained pair, difference to standard", 1, _nothing),
     ("hvs", "knn top1@k=20 of backbone on .*: gain"): ("kNN, k = 20: gain, points", 100, _gain("knn")),
-    ("hvs", "linear-lbfgs top1 of backbone on .*: gain"): ("linear probe: gain, points", 100, _gain("linear")),
+    ("hvs", "linear-lbfgs top1 of backbone on .*: gain"): (
+        "converged linear probe: gain, points",
+        100,
+        _gain("linear"),
+    ),
     ("hvs", "knn top1@k=20 of backbone on [^:]*"): ("kNN, k = 20, top-1 %", 100, _nothing),
     ("standard", "knn top1@k=20 of backbone on [^:]*"): ("kNN, k = 20, top-1 %", 100, _nothing),
     ("untrained", "knn top1@k=20 of backbone on [^:]*"): ("kNN, k = 20, top-1 %", 100, _nothing),
     ("untrained", "knn top1@k=20 of pixels on [^:]*"): ("kNN, k = 20, top-1 %", 100, _nothing),
-    ("hvs", "linear-lbfgs top1 of backbone on [^:]*"): ("linear probe, top-1 %", 100, _nothing),
-    ("standard", "linear-lbfgs top1 of backbone on [^:]*"): ("linear probe, top-1 %", 100, _nothing),
-    ("untrained", "linear-lbfgs top1 of backbone on [^:]*"): ("linear probe, top-1 %", 100, _nothing),
-    ("untrained", "linear-lbfgs top1 of pixels on [^:]*"): ("linear probe, top-1 %", 100, _nothing),
+    ("hvs", "linear-lbfgs top1 of backbone on [^:]*"): ("converged linear probe, top-1 %", 100, _nothing),
+    ("standard", "linear-lbfgs top1 of backbone on [^:]*"): ("converged linear probe, top-1 %", 100, _nothing),
+    ("untrained", "linear-lbfgs top1 of backbone on [^:]*"): ("converged linear probe, top-1 %", 100, _nothing),
+    ("untrained", "linear-lbfgs top1 of pixels on [^:]*"): ("converged linear probe, top-1 %", 100, _nothing),
 }
 
 
