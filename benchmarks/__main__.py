@@ -6,13 +6,24 @@ import json
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks import bench_evaluate, bench_train, bench_views
+from hardlab import checkpoint, runs
 
 
 def main() -> int:
-    """Prints the table and writes it to benchmarks/results.json; status 1 where a target is missed."""
-    rows = []
+    """Prints the table and keeps it in benchmarks/results.json, race by race; status 1 where a target is missed."""
+    head, dirty = runs.commit()
+    rows: list[dict[str, Any]] = []
+    about = {
+        "commit": head,
+        "dirty": dirty,
+        "machine": runs.processor(),
+        "python": platform.python_version(),
+        "versions": runs.versions(),
+        "rows": rows,
+    }
     for race in (bench_views.run, *bench_train.RACES, bench_evaluate.run):
         for row in race():
             rows.append(row)
@@ -20,12 +31,8 @@ def main() -> int:
             verdict = "ok" if row["ok"] else "MISSED"
             value = f"{row.get('ratio') or row['value']:.3f}"
             print(f"{row['name']:62} {value:>8}  {target:14} {row.get('peer') or '':40} {verdict}", flush=True)
-    from hardlab import runs
-
-    head, dirty = runs.commit()
-    about = {"commit": head, "dirty": dirty, "machine": runs.processor(), "python": platform.python_version(),
-             "versions": runs.versions(), "rows": rows}  # fmt: skip
-    Path(__file__).with_name("results.json").write_text(json.dumps(about, indent=1) + "\n")
+        content = json.dumps(about, indent=1) + "\n"
+        checkpoint.write_atomic(Path(__file__).with_name("results.json"), content.encode())
     return 0 if all(row["ok"] for row in rows) else 1
 
 
