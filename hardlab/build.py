@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,20 +51,34 @@ def images(run: Run, split: str = "train", root: str | Path | None = None, on: s
 
 def look(run: Run) -> Look:
     """The augmentation of a run: its preset, with the fields that the run replaces."""
-    if run.augment.name not in views.PRESETS:
-        raise registry.unknown("augmentation preset", run.augment.name, views.PRESETS)
-    preset = views.PRESETS[run.augment.name]
-    for key in run.augment.options:
+    local = run.local
+    return Look(
+        _augment(run.augment.name, run.augment.options),
+        run.pixel_mean,
+        run.pixel_std,
+        local=_augment(local.name, local.options) if local else (),
+    )
+
+
+def _augment(name: str, changes: Mapping[str, Any]) -> list[views.Augment]:
+    if name not in views.PRESETS:
+        raise registry.unknown("augmentation preset", name, views.PRESETS)
+    for key in changes:
         if key not in views.Augment.model_fields:
             raise registry.unknown("field of the augmentation", key, views.Augment.model_fields)
-    slots = [a.but(**run.augment.options) for a in preset]
-    return Look(slots, run.pixel_mean, run.pixel_std)
+    return [a.but(**changes) for a in views.PRESETS[name]]
 
 
 def method(run: Run) -> Method:
-    """A freshly initialised method; the caller seeds torch first."""
-    net: nn.Module = registry.build("backbone", run.backbone.name, run.backbone.options)
-    return registry.build("method", run.method.name, run.method.options, net)
+    """A freshly initialised method with its crops; the caller seeds torch first."""
+    try:
+        net: nn.Module = registry.build("backbone", run.backbone.name, run.backbone.options)
+        made: Method = registry.build("method", run.method.name, run.method.options, net)
+    except (RuntimeError, ValueError, TypeError, ZeroDivisionError, IndexError) as e:  # torch's own refusals
+        about = f"backbone {run.backbone.name} {run.backbone.options}, method {run.method.name} {run.method.options}"
+        raise HardlabError(f"No network can be made of these settings ({about}): {e}") from e
+    made.multi_crop(run.local.count if run.local else 0)
+    return made
 
 
 def strategies(run: Run, on: Method | None = None) -> list[Hard]:
@@ -75,3 +91,26 @@ def strategies(run: Run, on: Method | None = None) -> list[Hard]:
         for h in out:
             h.install(on)
     return out
+
+
+def fits(run: Run, images: Images) -> None:
+    """Refuse, before the first step, a batch or a crop that these images cannot fill. Raises HardlabError."""
+    if len(images) < run.batch_size:
+        raise HardlabError(
+            f"batch_size={run.batch_size} is larger than the data set: {run.data.name} has {len(images)} images at "
+            f"fraction={run.data.fraction}; the largest batch is {len(images)}."
+        )
+    made = look(run)
+    size = made.augment[0].size
+    if images.in_memory:  # images of one size; where sizes differ, every crop is resized as usual
+        smallest = int(next(iter(images.all(1))).sizes.min())
+        if size > smallest:
+            raise HardlabError(
+                f"augment.size={size} is larger than the images of {run.data.name} ({smallest} pixels): take at most "
+                f"{smallest}, or load them larger with data.size={size}."
+            )
+    for crop in made.local:
+        if crop.augment[0].size > size:
+            raise HardlabError(
+                f"local.size={crop.augment[0].size} is larger than the large views, which have {size} pixels."
+            )

@@ -54,7 +54,7 @@ class Data(_Strict):
 class Optim(_Strict):
     """The learner's optimiser; ``lr`` is per 256 images, as the papers give it."""
 
-    name: Literal["sgd", "lars", "adamw"] = "sgd"
+    name: Literal["sgd", "lars", "larc", "adam", "adamw"] = "sgd"
     lr: float = Field(default=0.05, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -62,9 +62,20 @@ class Optim(_Strict):
     weight_decay_end: float | None = None
     warmup_epochs: float = Field(default=0, ge=0)
     final_lr: float = Field(default=0, ge=0)
-    trust: float = 1e-3  # LARS
+    warmup_from: float = Field(default=0, ge=0)  # the rate at which the warm-up starts, per 256 images
+    schedule: Literal["cosine", "constant"] = "cosine"
+    trust: float = 1e-3  # LARS, LARC
     exclude_bias_norm: bool = False  # no decay and no LARS adaptation on biases and norm parameters
-    clip: float | None = Field(default=None, gt=0)  # global gradient norm
+    clip: float | None = Field(default=None, gt=0)  # gradient norm
+    clip_by: Literal["all", "tensor"] = "all"  # of all gradients together, or of each tensor by itself
+
+
+class Local(_Strict):
+    """Small crops beside the large views, for methods with a multi-crop form."""
+
+    name: str  # a preset of views.PRESETS, one entry per crop in turn
+    count: int = Field(ge=1)
+    options: dict[str, Any] = Field(default_factory=dict)  # fields of views.Augment that replace the preset's
 
 
 class Logs(_Strict):
@@ -97,6 +108,8 @@ class Run(_Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     logs: Logs = Logs()
+    local: Local | None = None
+    parent: Run | None = None  # a run that is trained first, because a strategy starts from its networks
 
     @model_validator(mode="after")
     def _names(self) -> Run:
@@ -110,8 +123,19 @@ class Run(_Strict):
 
     @property
     def hash(self) -> str:
-        """Hex sha256 of the canonical JSON of this configuration."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        """Hex sha256 of the canonical JSON of this configuration.
+
+        A setting that came later counts only where it is set, so that the runs made before it keep their names.
+        """
+        tree = self.model_dump(mode="json")
+        for key, default in _LATER.items():
+            *path, last = key.split(".")
+            node = tree
+            for part in path:
+                node = node[part]
+            if node[last] == default:
+                del node[last]
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
     @property
     def id(self) -> str:
@@ -122,7 +146,14 @@ class Run(_Strict):
         tree = self.model_dump(mode="json")
         for key, value in overrides.items():
             _set(tree, key, value)
+            if tree["parent"] is not None and key.startswith("data."):
+                _set(tree["parent"], key, value)  # a parent learns from the same images
         return make(tree)
+
+
+_LATER: dict[str, Any] = {
+    "optim.warmup_from": 0, "optim.schedule": "cosine", "optim.clip_by": "all", "local": None, "parent": None,
+}  # fmt: skip
 
 
 def parse(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
@@ -155,7 +186,8 @@ def make(tree: Mapping[str, Any]) -> Run:
 def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:
     """The model that a location of a validation error points into."""
     named: dict[str, type[BaseModel]] = {
-        "data": Data, "optim": Optim, "logs": Logs, "augment": Spec, "backbone": Spec, "method": Spec, "hard": Spec,
+        "data": Data, "optim": Optim, "local": Local, "logs": Logs,
+        "augment": Spec, "backbone": Spec, "method": Spec, "hard": Spec,
     }  # fmt: skip
     return named[loc[0]] if loc and loc[0] in named else Run
 
@@ -165,6 +197,11 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     head, *rest = key.split(".")
     if head not in tree:
         raise registry.unknown("setting", head, tree)
+    if head == "parent" and rest:
+        if tree["parent"] is None:
+            raise HardlabError(f"'{key}': this run has no parent, it starts from nothing.")
+        _set(tree["parent"], ".".join(rest), value)
+        return
     if not rest:
         tree[head] = value
         return

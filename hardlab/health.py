@@ -11,23 +11,29 @@ from hardlab.types import Out
 
 @torch.no_grad()
 def collapse_signals(out: Out) -> dict[str, float]:
-    """Spread, effective rank, alignment and uniformity of a step's unit-norm predictions (B,D) of two slots.
+    """Spread, effective rank, alignment and uniformity of a step's unit-norm predictions (B,D).
 
     std: mean over dimensions, times sqrt(D): 1 for directions uniform on the sphere, 0 for a point (SimSiam, Sec. 4.1).
     rank: exp of the entropy of the singular values (Roy & Vetterli 2007). alignment, uniformity: Wang & Isola
-    (arXiv 2005.10242), Sec. 4.1.
+    (arXiv 2005.10242), Sec. 4.1; alignment only where there are two slots.
     """
-    first, second = list(out.q.values())[:2]
-    z, w = F.normalize(first.float(), dim=1), F.normalize(second.float(), dim=1)
-    s = torch.linalg.svdvals(z - z.mean(0))
+    first, *others = out.q.values()
+    z = F.normalize(first.float(), dim=1)
+    centred = z - z.mean(0)
+    # of the smaller side: predictions may have thousands of dimensions
+    gram = centred @ centred.T if len(z) <= z.shape[1] else centred.T @ centred
+    s = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     p = s / s.sum().clamp_min(1e-12)
     distances = torch.pdist(z).square()
-    return {
+    signals = {
         "std": float(z.std(0).mean() * z.shape[1] ** 0.5),
         "rank": float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum())),
-        "alignment": float((z - w).square().sum(1).mean()),
         "uniformity": float(torch.logsumexp(-2 * distances, 0) - torch.log(torch.tensor(float(len(distances))))),
     }
+    if others:
+        w = F.normalize(others[0].float(), dim=1)
+        signals["alignment"] = float((z - w).square().sum(1).mean())
+    return signals
 
 
 def finite(loss: Tensor, grads: list[Tensor | None]) -> str | None:

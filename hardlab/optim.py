@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from hardlab.config import Optim
 
@@ -48,6 +48,33 @@ class LARS(Optimizer):
                 p.sub_(state["v"])
 
 
+class LARC(SGD):
+    """SGD whose gradients are rescaled layer by layer, as NVIDIA apex's LARC without clipping, trust = eta.
+
+    g <- eta |p| / (|g| + decay |p|) (g + decay p), then SGD with momentum. SwAV's code for DeepCluster-v2.
+    """
+
+    def __init__(self, params: Iterable[dict], lr: float, momentum: float = 0.9, trust: float = 1e-3) -> None:
+        super().__init__(params, lr, momentum=momentum)
+        self.trust = trust
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        decays = [group["weight_decay"] for group in self.param_groups]
+        for group, decay in zip(self.param_groups, decays):
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                norm_p, norm_g = torch.linalg.vector_norm(p), torch.linalg.vector_norm(p.grad)
+                ratio = self.trust * norm_p / (norm_g + decay * norm_p + 1e-8)
+                scaled = p.grad.add(p, alpha=decay).mul_(ratio)
+                p.grad.copy_(torch.where((norm_p > 0) & (norm_g > 0), scaled, p.grad))
+            group["weight_decay"] = 0.0  # it is in the gradient already
+        super().step()
+        for group, decay in zip(self.param_groups, decays):
+            group["weight_decay"] = decay
+
+
 def groups(params: Iterable[Tensor], config: Optim, constant: Iterable[Tensor] = ()) -> list[dict]:
     """Parameter groups of a learner: weights, then biases and norm parameters, each with or without a schedule.
 
@@ -72,15 +99,17 @@ def build(params: Iterable[Tensor], config: Optim, batch_size: int, constant: It
     parts = groups(params, config, constant)
     if config.name == "lars":
         return LARS(parts, lr, config.momentum, trust=config.trust)
-    if config.name == "adamw":
-        return AdamW(parts, lr, betas=config.betas)
+    if config.name == "larc":
+        return LARC(parts, lr, config.momentum, trust=config.trust)
+    if config.name in ("adam", "adamw"):
+        return (Adam if config.name == "adam" else AdamW)(parts, lr, betas=config.betas)
     return SGD(parts, lr, momentum=config.momentum)
 
 
-def cosine(step: int, total: int, warmup: int, base: float, final: float = 0.0) -> float:
-    """Linear warm-up from 0 over ``warmup`` steps, then half a cosine from ``base`` to ``final`` (SGDR, Eq. 5)."""
+def cosine(step: int, total: int, warmup: int, base: float, final: float = 0.0, start: float = 0.0) -> float:
+    """Linear warm-up from ``start``, then half a cosine from ``base`` to ``final`` (SGDR, Eq. 5)."""
     if step < warmup:
-        return base * (step + 1) / warmup
+        return start + (base - start) * (step + 1) / warmup
     share = (step - warmup) / max(1, total - warmup)
     return final + (base - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
@@ -88,7 +117,9 @@ def cosine(step: int, total: int, warmup: int, base: float, final: float = 0.0) 
 def set_schedule(opt: Optimizer, config: Optim, batch_size: int, step: int, total: int, warmup: int) -> float:
     """Write the rates (and the decay, where it has an end) of this step into ``opt``; returns the scheduled rate."""
     base = config.lr * batch_size / 256
-    lr = cosine(step, total, warmup, base, config.final_lr)
+    start = config.warmup_from * batch_size / 256
+    final = base if config.schedule == "constant" else config.final_lr
+    lr = cosine(step, total, warmup, base, final, start)
     decay = config.weight_decay
     if config.weight_decay_end is not None:
         decay = cosine(step, total, 0, config.weight_decay, config.weight_decay_end)
@@ -97,3 +128,13 @@ def set_schedule(opt: Optimizer, config: Optim, batch_size: int, step: int, tota
         if group["weight_decay"] > 0:
             group["weight_decay"] = decay
     return lr
+
+
+def clip(params: Iterable[Tensor], norm: float, by: str = "all") -> None:
+    """Scale gradients down to a norm: of ``all`` together, or of each ``tensor`` by itself (DINO's code)."""
+    if by == "all":
+        torch.nn.utils.clip_grad_norm_(params, norm)
+        return
+    for p in params:
+        if p.grad is not None:
+            torch.nn.utils.clip_grad_norm_([p], norm)

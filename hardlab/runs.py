@@ -5,14 +5,17 @@ from __future__ import annotations
 import datetime
 import fcntl
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import resource
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -82,7 +85,7 @@ class Folder:
     def close(self) -> None:
         self._lock.close()
 
-    def begin(self, device: torch.device, data: dict[str, Any]) -> None:
+    def begin(self, device: torch.device, data: dict[str, Any], parent: str | None = None) -> None:
         """Write the manifest of a run that starts or goes on."""
         head, dirty = commit()
         self.manifest = {
@@ -102,7 +105,7 @@ class Folder:
             "started": self.manifest.get("started", now()),
             "ended": None,
             "state": "running",
-            "parent": self.manifest.get("parent"),
+            "parent": parent,
             "error": None,
         }
         self.update()
@@ -125,11 +128,19 @@ class Folder:
         for segment in (self.path / "views").glob("step-*.parquet"):
             if int(segment.stem.removeprefix("step-")) > step:
                 segment.unlink()
+        for file in (self.path / "snapshots").glob("*.npz"):
+            if int(file.stem.rpartition("-")[2]) > step:
+                file.unlink()
 
     def log_views(self, seen: Candidates, index: torch.Tensor, epoch: int, step: int, rows: int) -> None:
-        """Keep every candidate of the first ``rows`` images of this step for the next segment."""
-        params, loss, best = (t[:rows].detach().float().cpu() for t in (seen.params, seen.loss, seen.best))
-        pairs, index = seen.pairs.cpu(), index[:rows].cpu()
+        """Keep every candidate of the first ``rows`` images of this step for the next segment.
+
+        Rows without a place in the data set (generated images) are left out; a candidate of more than two views is
+        kept under its first two, and one of a single view as a pair with itself.
+        """
+        real = torch.nonzero(index[: len(seen.best)] >= 0)[:rows, 0]
+        params, loss, best = (t[real].detach().float().cpu() for t in (seen.params, seen.loss, seen.best))
+        pairs, index = seen.pairs.cpu()[:, [0, min(1, seen.pairs.shape[1] - 1)]], index[real].cpu()
         b, c = loss.shape
         columns: dict[str, Any] = {
             "epoch": pa.array([epoch] * (b * c), pa.int32()),
@@ -145,6 +156,15 @@ class Folder:
             of_pair = params[:, pairs[:, side]].reshape(b * c, -1)  # (B*C,P)
             columns |= {f"{name}_{p}": of_pair[:, j].contiguous().numpy() for j, p in enumerate(PARAMS)}
         self._rows.append(pa.table(columns))
+
+    def snapshot(self, name: str, step: int, arrays: Mapping[str, torch.Tensor]) -> None:
+        """Keep the arrays of one part of the run as ``snapshots/<name>-<step>.npz``, whole or not at all."""
+        if not arrays:
+            return
+        sink = io.BytesIO()
+        np.savez_compressed(sink, **{k: t.detach().cpu().numpy() for k, t in arrays.items()})  # type: ignore[arg-type]
+        (self.path / "snapshots").mkdir(exist_ok=True)
+        checkpoint.write_atomic(self.path / "snapshots" / f"{name}-{step:08d}.npz", sink.getvalue())
 
     def flush_views(self, step: int) -> None:
         """Write what was kept as one segment, whole or not at all."""
@@ -200,5 +220,7 @@ def open_run(path: Path) -> tuple[Run, Method, dict[str, Any]]:
     if about["state"] == "done" and state[2]:
         raise HardlabError(f"{state[2][0]} An older checkpoint is no substitute: train the run again.")
     method = build.method(run)
-    method.load_state_dict(state[0]["method"])
+    build.strategies(run, method)  # what a strategy changed in the network is part of its state
+    known = method.state_dict()  # banks sized by the data are training state, made in on_start alone
+    method.load_state_dict({k: v for k, v in state[0]["method"].items() if k in known})
     return run, method, about

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,7 @@ from hardlab.data import Images
 from hardlab.evaluate.run import monitor
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
-from hardlab.types import Candidates, HardlabError, Out, Player
+from hardlab.types import Candidates, HardlabError, Out, Player, Progress
 
 STOPPED = 75  # exit status of a run that was asked to stop and can go on (EX_TEMPFAIL)
 SAY_EVERY = 5.0  # seconds between two lines of progress
@@ -59,9 +59,10 @@ def train(
 ) -> Path:
     """Train ``run`` to its end in ``runs_dir/<id>``, from the newest whole checkpoint there; returns that folder.
 
-    A finished run is found and returned at once. Ctrl-C, SIGTERM and SIGUSR1 save and raise ``Stopped``. A loss or
-    gradient that is not finite stops before the update.
+    A finished run is found and returned at once; a run's parent is trained first. Ctrl-C, SIGTERM and SIGUSR1 save and
+    raise ``Stopped``. A loss or gradient that is not finite stops before the update.
     """
+    parent = train(run.parent, runs_dir, root=root, device=device, say=say) if run.parent else None
     folder = runs.Folder(runs_dir, run)
     try:
         if folder.manifest.get("state") == "done":
@@ -69,7 +70,7 @@ def train(
             return folder.path
         with _signals() as asked:
             try:
-                _train(run, folder, build.device(device), root, say, asked)
+                _train(run, folder, build.device(device), root, say, asked, parent)
             except Stopped:
                 folder.update(state="stopped", ended=runs.now())
                 raise
@@ -82,22 +83,34 @@ def train(
     return folder.path
 
 
-def _train(run: Run, folder: runs.Folder, device: torch.device, root: str | Path | None, say: Say, asked: list) -> None:
+def _train(
+    run: Run,
+    folder: runs.Folder,
+    device: torch.device,
+    root: str | Path | None,
+    say: Say,
+    asked: list[int],
+    parent: Path | None,
+) -> None:
     data = build.images(run, "train", root, device)
+    build.fits(run, data)
     per_epoch = len(data) // run.batch_size
-    if per_epoch == 0:
-        raise HardlabError(
-            f"batch_size={run.batch_size} is larger than the data set: {run.data.name} has {len(data)} images at "
-            f"fraction={run.data.fraction}; the largest batch is {len(data)}."
-        )
     total, warmup = run.epochs * per_epoch, round(run.optim.warmup_epochs * per_epoch)
     torch.manual_seed(run.seed)
     look = build.look(run)
     method = build.method(run).to(device)
     hard = build.strategies(run, method)
+    names = [s.name for s in run.hard]
+    method.on_start(data, run.batch_size)
+    for h in hard:
+        h.on_start(data, run.batch_size, parent)
+        h.to(device)
     if run.channels_last:
-        method = method.to(memory_format=torch.channels_last)
+        for net in (method, *hard):
+            net.to(memory_format=torch.channels_last)
     draws = max([h.draws for h in hard] + [method.slots])
+    local = max([h.local_draws for h in hard] + [method.locals])
+    plain = any(b < 0 for _, b in method.pairs)
     players = _players(run, method, hard)
     generator = torch.Generator(device).manual_seed(run.seed)
     state = State(method, hard, players, generator)
@@ -125,10 +138,14 @@ def _train(run: Run, folder: runs.Folder, device: torch.device, root: str | Path
             "skipped": len(data.skipped),
             "skipped_first": [Path(p).name for p in data.skipped[:20]],
         },
+        parent.name if parent else None,
     )
 
     def save() -> None:
         folder.flush_views(step)
+        folder.snapshot("method", step, method.snapshot(data, look))
+        for name, h in zip(names, hard):
+            folder.snapshot(name, step, h.snapshot(method, data, look))
         checkpoint.save(folder.checkpoints, step, state.dump(run, step, dict(sums)), run.logs.keep)
 
     def stop() -> NoReturn:
@@ -143,30 +160,36 @@ def _train(run: Run, folder: runs.Folder, device: torch.device, root: str | Path
     for epoch in range(step // per_epoch if per_epoch else 0, run.epochs):
         if step % per_epoch == 0:
             sums.clear()
-            method.on_epoch(epoch)
+            method.on_epoch(Progress(step, total, epoch, run.epochs), data, look)
         order = epoch_order(run.seed, epoch, len(data), run.batch_size)[step - epoch * per_epoch :]
         clock = Clock(sums)
         for batch in clock.around("data", data.batches(order)):
+            at = Progress(step, total, epoch, run.epochs)
             lr = optim.set_schedule(players[0].opt, run.optim, run.batch_size, step, total, warmup)
+            method.before_step(at)
+            for h in hard:
+                h.before_step(at)
             with clock.time("views"):
-                v = look.views(batch, draws, generator)
-            with clock.time("select"), _autocast(run, device):
-                for h in hard:
+                v = look.views(batch, draws, generator, local)
+            for name, h in zip(names, hard):
+                with clock.time(name), _autocast(run, device):
                     v = h.views(v, method, look)
             with clock.time("views"):
-                v = look.render(v)
+                v = look.render(v, plain)
+            with clock.time("step"), _autocast(run, device):
+                out = method(v)
+            terms: dict[str, Tensor] = {"base": out.loss}
+            for name, h in zip(names, hard):
+                with clock.time(name), _autocast(run, device):
+                    terms |= h.terms(out, method)
+            rates = _play(players, out, terms, method.still(at), step, run, folder, clock)
             with clock.time("step"):
-                with _autocast(run, device):
-                    out = method(v)
-                    terms: dict[str, Tensor] = {"base": out.loss}
-                    for h in hard:
-                        terms |= h.terms(out, method)
-                rates = _play(players, out, terms, step, run, folder)
-                method.after_step(out, step)
-                for h in hard:
-                    h.after_step(out, method, step)
+                method.after_step(out, at)
+            for name, h in zip(names, hard):
+                with clock.time(name):
+                    h.after_step(out, method, at)
             if step % run.logs.views_every == 0:
-                folder.log_views(_seen(out, hard), batch.index, epoch, step + 1, run.logs.views_rows)
+                folder.log_views(_seen(out, hard), out.views.index, epoch, step + 1, run.logs.views_rows)
             step += 1
             means = {name: float(t.detach().mean()) for name, t in terms.items() if len(t)}
             for name, value in means.items():
@@ -184,6 +207,8 @@ def _train(run: Run, folder: runs.Folder, device: torch.device, root: str | Path
                         "lr": {"learner": lr} | rates,
                         "images_per_s": rate.images_per_s(),
                         **health.collapse_signals(out),
+                        **method.logs(out),
+                        **{f"{name}.{k}": x for name, h in zip(names, hard) for k, x in h.logs().items()},
                     }
                 )
             if rate.due():
@@ -199,7 +224,7 @@ def _train(run: Run, folder: runs.Folder, device: torch.device, root: str | Path
             "step": step,
             "loss": sums["term:base"] / sums["steps"],
             "terms": {k[5:]: s / sums["steps"] for k, s in sums.items() if k.startswith("term:")},
-            "lr": {"learner": lr},
+            "lr": {"learner": lr} | rates,
             "seconds": {k[8:]: round(s, 4) for k, s in sums.items() if k.startswith("seconds:")},
             "peak_memory_mb": round(runs.peak_memory_mb(device), 1),
         }
@@ -229,7 +254,7 @@ def _train(run: Run, folder: runs.Folder, device: torch.device, root: str | Path
 
 def _players(run: Run, method: Method, hard: list[Hard]) -> list[Player]:
     """The learner first, then the strategies' players in the order of play; no tensor belongs to two of them."""
-    others = [p for h in hard for p in h.players(method)]
+    others = [*method.players(), *(p for h in hard for p in h.players(method))]
     taken = {id(t) for p in others for t in p.params}
     mine: list[Tensor] = [p for p in method.parameters() if p.requires_grad and id(p) not in taken]
     weights = {name: w for h in hard for name, w in h.weights.items()}
@@ -245,31 +270,51 @@ def _players(run: Run, method: Method, hard: list[Hard]) -> list[Player]:
 
 
 def _play(
-    players: list[Player], out: Out, terms: dict[str, Tensor], step: int, run: Run, folder: runs.Folder
+    players: list[Player],
+    out: Out,
+    terms: dict[str, Tensor],
+    still: Iterable[Tensor],
+    step: int,
+    run: Run,
+    folder: runs.Folder,
+    clock: Clock,
 ) -> dict[str, float]:
     """One optimiser step (or several, or none) of each player; returns the rates of all but the learner."""
-    rates = {}
+    learner, *others = players
+    together = [p for p in others if p.joint and p.times(step)]
+    grads = {}
+    for p in (learner, *together):  # of one graph, so all before anybody moves
+        with clock.time("step" if p is learner else p.name):
+            grads[p.name] = _gradients(p, out, terms, step, folder, retain=bool(together) and p is not together[-1])
+    fixed = {id(p) for p in still}
     for p in players:
-        for _ in range(p.times(step)):
-            loss = p.objective(out, terms)
-            grads = torch.autograd.grad(loss, p.params, allow_unused=True)
-            bad = health.finite(loss, list(grads))
-            if bad is not None:
-                good = checkpoint.found(folder.checkpoints)
-                raise HardlabError(
-                    f"The {bad} of the {p.name} is not finite at step {step + 1} (images "
-                    f"{out.views.index[:4].tolist()}...); nothing was updated. The last good checkpoint is "
-                    f"{good[0].name if good else 'none'}."
-                )
-            for param, grad in zip(p.params, grads, strict=True):
-                param.grad = grad
-            if p.name == "learner" and run.optim.clip is not None:
-                torch.nn.utils.clip_grad_norm_(p.params, run.optim.clip)
-            p.opt.step()
-            p.opt.zero_grad(set_to_none=True)
-        if p.name != "learner":
-            rates[p.name] = p.opt.param_groups[0]["lr"]
-    return rates
+        with clock.time("step" if p is learner else p.name):
+            for _ in range(1 if p.name in grads else p.times(step)):
+                found = grads[p.name] if p.name in grads else _gradients(p, out, terms, step, folder)
+                for param, grad in zip(p.params, found, strict=True):
+                    param.grad = None if id(param) in fixed else grad
+                if p is learner and run.optim.clip is not None:
+                    optim.clip(p.params, run.optim.clip, run.optim.clip_by)
+                p.opt.step()
+                p.opt.zero_grad(set_to_none=True)
+    return {p.name: p.opt.param_groups[0]["lr"] for p in others}
+
+
+def _gradients(
+    p: Player, out: Out, terms: dict[str, Tensor], step: int, folder: runs.Folder, retain: bool = False
+) -> tuple[Tensor | None, ...]:
+    """The gradient of a player's objective; raises HardlabError before anything is updated where it is not finite."""
+    loss = p.objective(out, terms)
+    grads = torch.autograd.grad(loss, p.params, allow_unused=True, retain_graph=retain)
+    bad = health.finite(loss, list(grads))
+    if bad is not None:
+        good = checkpoint.found(folder.checkpoints)
+        raise HardlabError(
+            f"The {bad} of the {p.name} is not finite at step {step + 1} (images "
+            f"{out.views.index[:4].tolist()}...); nothing was updated. The last good checkpoint is "
+            f"{good[0].name if good else 'none'}."
+        )
+    return grads
 
 
 def _seen(out: Out, hard: list[Hard]) -> Candidates:
@@ -284,7 +329,7 @@ def _seen(out: Out, hard: list[Hard]) -> Candidates:
 
 def _monitor(run: Run, method: Method, data: Images, root: str | Path | None, device: torch.device) -> float:
     test = build.images(run, "test", root, device)
-    return monitor(method.backbone, build.look(run), data, test, run.precision)
+    return monitor(next(iter(method.networks().values())), build.look(run), data, test, run.precision)
 
 
 def _autocast(run: Run, device: torch.device) -> torch.autocast:

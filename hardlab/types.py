@@ -38,6 +38,8 @@ class Views:
     group: (B,) rows of one group are positives of each other.
     params: (B,V,P) float32, columns ``hardlab.views.PARAMS``: crop box, flip, jitter, ... as drawn.
     x: (B,V,3,S,S) float32, augmented and normalised.
+    local_params: (B,L,P) of the small crops, the slots V, V + 1, ... local: their pixels, L of (B,3,s,s).
+    plain: (B,3,S,S) the whole images without augmentation, slot -1, for methods that ask for it.
     """
 
     raw: Tensor
@@ -46,17 +48,34 @@ class Views:
     group: Tensor
     params: Tensor
     x: Tensor | None = None
+    local_params: Tensor | None = None
+    local: tuple[Tensor, ...] = ()
+    plain: Tensor | None = None
 
     def slot(self, i: int) -> Tensor:
-        """The (B,3,S,S) pixels of view ``i``."""
-        if self.x is None:
+        """The (B,3,S,S) pixels of view ``i``: first the large ones, then the local ones; -1 is the plain image."""
+        if self.x is None or (i < 0 and self.plain is None):
             raise RuntimeError("these views were not rendered yet: call look.render(views) first")
-        return self.x[:, i]
+        if i < 0:
+            assert self.plain is not None
+            return self.plain
+        v = self.x.shape[1]
+        return self.x[:, i] if i < v else self.local[i - v]
 
     def take(self, which: Tensor) -> Views:
-        """Keep views ``which`` (B,S) of each row, in that order; pixels too where they are rendered."""
+        """Keep views ``which`` (B,S) of each row, in that order; pixels too where they are rendered.
+
+        Each column names large slots only or local slots only; local slots must be of one size to be exchanged.
+        """
+        v = self.params.shape[1]
+        small = (which >= v).all(0)  # (S,)
         rows = torch.arange(len(which), device=which.device)[:, None]
-        return replace(self, params=self.params[rows, which], x=None if self.x is None else self.x[rows, which])
+        large, little = which[:, ~small], which[:, small] - v
+        kept = replace(self, params=self.params[rows, large], x=None if self.x is None else self.x[rows, large])
+        if self.local_params is None:
+            return kept
+        local = torch.stack(self.local, 1)[rows, little].unbind(1) if self.local else ()
+        return replace(kept, local_params=self.local_params[rows, little], local=tuple(local))
 
 
 class Out(NamedTuple):
@@ -75,8 +94,8 @@ class Out(NamedTuple):
 class Candidates(NamedTuple):
     """Everything a selection saw; the view log keeps it.
 
-    params: (B,V,P) of all candidate views, as scored. pairs: (C,2) slots of each candidate.
-    loss: (B,C) per candidate. best: (B,) the chosen candidate.
+    params: (B,V,P) of all candidate views, as scored. pairs: (C,S) slots of each candidate, the first two are the
+    pair of large views where there are more. loss: (B,C) per candidate. best: (B,) the chosen candidate.
     """
 
     params: Tensor
@@ -85,11 +104,35 @@ class Candidates(NamedTuple):
     best: Tensor
 
 
+class Progress(NamedTuple):
+    """Where a run is: ``step`` steps of ``total`` are done, in epoch ``epoch`` of ``epochs``, ``share`` of it all."""
+
+    step: int
+    total: int
+    epoch: int
+    epochs: int
+
+    @property
+    def share(self) -> float:
+        return self.step / max(1, self.total)
+
+    @property
+    def epochs_done(self) -> float:
+        """Epochs with their fraction, for warm-ups given in epochs."""
+        return self.share * self.epochs
+
+
 class Player(NamedTuple):
-    """Whoever optimises parameters of its own."""
+    """Whoever optimises parameters of its own.
+
+    objective: scalar to minimise (to ascend, negate). times: steps taken at training step ``step``, 0 = not due.
+    joint: it differentiates the learner's own graph, so its gradients are taken before anybody moves; any other
+    player's objective builds a graph of its own, after the learner's step.
+    """
 
     name: str
     params: list[Tensor]
     opt: Optimizer
-    objective: Callable[[Out, dict[str, Tensor]], Tensor]  # scalar to minimise; to ascend, negate
-    times: Callable[[int], int] = lambda step: 1  # steps taken at training step `step`; 0 = not due
+    objective: Callable[[Out, dict[str, Tensor]], Tensor]
+    times: Callable[[int], int] = lambda step: 1
+    joint: bool = False

@@ -131,10 +131,17 @@ class Look:
 
     augment: slot i draws from entry i % len; the entries may differ in what is drawn, not in how it is rendered
     (size, crop, interpolation, kernel, threshold), because a chosen view may move to another slot.
-    mean, std: (3,) of pixels in [0,1]. Raises HardlabError.
+    mean, std: (3,) of pixels in [0,1]. local: the same for the small crops of a multi-crop run, slot V + i taking
+    entry i % len; these may differ in size. Raises HardlabError.
     """
 
-    def __init__(self, augment: Augment | Sequence[Augment], mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        augment: Augment | Sequence[Augment],
+        mean: Sequence[float],
+        std: Sequence[float],
+        local: Sequence[Augment] = (),
+    ) -> None:
         self.augment = (augment,) if isinstance(augment, Augment) else tuple(augment)
         if not self.augment:
             raise HardlabError("a look needs at least one augmentation, got none")
@@ -146,6 +153,7 @@ class Look:
             raise HardlabError(f"mean {mean} and std {std} must be three numbers each, std above 0")
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.interpolation, self.crop = self.augment[0].interpolation, self.augment[0].crop
+        self.local = tuple(Look(a, mean, std) for a in local)
         # one row per entry, so that slots with different distributions are drawn at once
         self._boxes = torch.tensor([[*a.scale, *a.ratio, a.flip] for a in self.augment])
         self._colours = torch.tensor(
@@ -212,15 +220,33 @@ class Look:
                 self._tile(x, raw, host, rows)
         return x.view(v, b, 3, size, size).transpose(0, 1)
 
-    def views(self, batch: Batch, n: int, generator: torch.Generator | None = None) -> Views:
-        """``n`` views of each image of the batch, drawn and not rendered; every image is a group of its own."""
-        params = self.draw(batch.sizes, n, generator)
-        group = torch.arange(len(batch.index), device=batch.index.device)
-        return Views(batch.raw, batch.sizes, batch.index, group, params)
+    def views(self, batch: Batch, n: int, generator: torch.Generator | None = None, local: int = 0) -> Views:
+        """``n`` views and ``local`` small crops of each image of the batch, drawn and not rendered.
 
-    def render(self, v: Views) -> Views:
-        """The same views with pixels; a no-op where they are rendered."""
-        return v if v.x is not None else replace(v, x=self.apply(v.raw, v.params))
+        Every image is a group of its own. Raises HardlabError.
+        """
+        if local and not self.local:
+            raise HardlabError(f"{local} local crops were asked for, but this run's augmentation has none: set `local`")
+        params = self.draw(batch.sizes, n, generator)
+        small = [self._local(i).draw(batch.sizes, 1, generator) for i in range(local)]
+        group = torch.arange(len(batch.index), device=batch.index.device)
+        return Views(
+            batch.raw, batch.sizes, batch.index, group, params, local_params=torch.cat(small, 1) if small else None
+        )
+
+    def render(self, v: Views, plain: bool = False) -> Views:
+        """The same views with pixels; a no-op where they are rendered. plain: the un-augmented images as well."""
+        if v.x is None:
+            v = replace(v, x=self.apply(v.raw, v.params))
+        if v.local_params is not None and not v.local:
+            crops = v.local_params.split(1, 1)
+            v = replace(v, local=tuple(self._local(i).apply(v.raw, p)[:, 0] for i, p in enumerate(crops)))
+        if plain and v.plain is None:
+            v = replace(v, plain=self.plain(v.raw, v.sizes))
+        return v
+
+    def _local(self, i: int) -> Look:
+        return self.local[i % len(self.local)]
 
     def plain(self, raw: Tensor, sizes: Tensor, size: int | None = None) -> Tensor:
         """(B,3,S,S) whole images, resized and normalised, without augmentation."""

@@ -9,7 +9,7 @@ import torch
 from hardlab import registry, views
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
-from hardlab.types import Batch, HardlabError
+from hardlab.types import Batch, HardlabError, Progress
 
 B, S = 8, 32
 
@@ -81,7 +81,7 @@ def test_a_strategy_steps_with_a_method_or_refuses_with_a_reason(strategy, name,
     torch.autograd.grad(total, [p for p in method.parameters() if p.requires_grad], allow_unused=True)
     for player in hard.players(method):
         assert not {id(p) for p in player.params} & {id(p) for p in method.parameters()}
-    hard.after_step(out, method, 0)
+    hard.after_step(out, method, Progress(0, 10, 0, 2))
 
 
 def test_the_base_strategy_is_the_baseline(look, batch):

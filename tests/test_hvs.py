@@ -44,11 +44,11 @@ def test_the_chosen_pair_has_the_highest_loss_of_all_pairs_computed_one_by_one(k
     x = look.render(v).x
     with torch.no_grad(), nets.running_stats_frozen(net):
         if statistics == "joint":
-            q, t = net.both(torch.cat(list(x.unbind(1))))
+            q, t = net.both(torch.cat(list(x.unbind(1))), None)
             q, t = q.chunk(4), t.chunk(4)
         else:
             net.train(statistics == "per-view")
-            q, t = zip(*[net.both(x[:, i]) for i in range(4)], strict=True)
+            q, t = zip(*[net.both(x[:, i], None) for i in range(4)], strict=True)
         net.train()
         for i in range(12):
             losses = {}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hardlab import build, runs
 from hardlab.data import Images
@@ -21,6 +22,10 @@ def monitor(backbone: nn.Module, look: Look, train: Images, test: Images, precis
     train_f, train_y = features.extract(backbone, train, look, precision=precision)
     test_f, test_y = features.extract(backbone, test, look, precision=precision)
     return knn.knn(train_f, train_y, test_f, test_y, ks=(20,))[20]
+
+
+def _features(net: nn.Module, look: Look, images: Images) -> tuple[Tensor, Tensor]:
+    return features.extract(net, images, look)
 
 
 def evaluate_run(
@@ -46,7 +51,9 @@ def evaluate_run(
     train, test = build.images(run, "train", root, on), build.images(run, "test", root, on)
     if train.classes != test.classes:
         raise HardlabError(f"{run.data.name} has other classes in its test split than in its training split.")
-    found = {"backbone": lambda d: features.extract(method.backbone, d, look)}
+    found: dict[str, Callable[[Images], tuple[Tensor, Tensor]]] = {
+        name: partial(_features, net, look) for name, net in method.networks().items()
+    }
     if pixels:
         found["pixels"] = lambda d: features.pixels(d, look)
     rows = []

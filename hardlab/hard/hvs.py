@@ -54,7 +54,7 @@ class HVS(Hard):
             params[..., COLOUR] = params[:, :1, COLOUR]
             probe = replace(v, params=params)
         probe = replace(probe, x=look.apply(probe.raw, probe.params, self.probe_size))
-        picks = method.candidates(self.draws)
+        picks = method.candidates(self.draws, self.local_draws)
         loss = self.score(probe, method, picks)  # (B,C)
         best = first_max(loss if self.pick == "hardest" else -loss)  # (B,)
         pairs = torch.tensor(picks, device=loss.device)  # (C,S)
@@ -69,7 +69,7 @@ class HVS(Hard):
     def score(self, v: Views, method: Method, picks: list[tuple[int, ...]]) -> Tensor:
         """(B,C): the method's own per-sample loss of every candidate, by one pass over the N views."""
         q_slots = {pick[a] for pick in picks for a, _ in method.pairs}
-        t_slots = {pick[b] for pick in picks for _, b in method.pairs}
+        t_slots = {b if b < 0 else pick[b] for pick in picks for _, b in method.pairs}
         with ExitStack() as stack:
             if not self.update_bn:
                 stack.enter_context(running_stats_frozen(method))

@@ -2,53 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import combinations
-from typing import cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations, groupby
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from hardlab.types import Out, Views
+from hardlab.data import Images
+from hardlab.types import HardlabError, Out, Player, Progress, Views
+from hardlab.views import Look
 
 
 class Method(nn.Module):
     """Backbone and heads; forward is pure, state moves in ``after_step`` and ``on_epoch`` only.
 
-    pairs: (predicting slot, slot whose label is predicted). joint: all slots go through the network as one batch,
-    so that they share BN statistics. backbone: (N,3,S,S) -> (N,D) pooled features, with ``dim`` = D.
+    pairs: (predicting slot, slot whose label is predicted); slot -1 is the un-augmented image. slots: large views.
+    locals: small crops, set by ``multi_crop``. joint: all slots go through a network as one batch (one per size), so
+    that they share BN statistics. shared: prediction and label come out of one pass (``both``).
+    backbone: (N,3,S,S) -> (N,D) pooled features, with ``dim`` = D.
     """
 
     pairs: Sequence[tuple[int, int]] = ((0, 1), (1, 0))
     slots = 2
+    locals = 0
     joint = False
+    shared = False
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.features: int = cast(int, backbone.dim)
 
-    def query(self, x: Tensor) -> Tensor:
-        """(N,3,S,S) -> (N,D), with gradient."""
-        return self.both(x)[0]
+    # -------------------------------------------------------------------------------- set-up, before the first step
 
-    def target(self, x: Tensor) -> Tensor:
-        """(N,3,S,S) -> (N,...) pseudo-label."""
-        return self.both(x)[1]
+    def multi_crop(self, local: int) -> None:
+        """Take ``local`` small crops beside the large views, or refuse with a ``HardlabError``."""
+        if local:
+            raise HardlabError(f"{type(self).__name__} has no multi-crop form: leave out local.count={local}.")
 
-    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Prediction and label of the same pixels; methods that share the pass override this."""
-        return self.query(x), self.target(x)
-
-    def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
-        """(N,D), (N,...) -> (N,): how wrong each prediction is."""
-        raise TypeError(f"{type(self).__name__} defines no per-sample loss")
+    def on_start(self, images: Images, batch_size: int) -> None:
+        """Called once before training and before a checkpoint is restored: sizes that depend on the data; or refuse."""
 
     def constant_rate(self) -> Iterable[nn.Parameter]:
         """Parameters whose learning rate is not scheduled."""
         return ()
 
-    def candidates(self, n: int) -> list[tuple[int, ...]]:
+    def players(self) -> list[Player]:
+        """Whoever else optimises parameters of its own."""
+        return []
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The networks whose pooled features can be evaluated, the one of the paper's headline first."""
+        return {"backbone": self.backbone}
+
+    # ------------------------------------------------------------------------------------------------ one forward
+
+    def pooled(self, x: Tensor | Sequence[Tensor], net: nn.Module | None = None) -> Tensor:
+        """Images, or a list of them by size, -> (N,D) features of ``net`` (the backbone), one pass per size."""
+        net = self.backbone if net is None else net
+        return net(x) if isinstance(x, Tensor) else torch.cat([net(part) for part in x])
+
+    def query(self, x: Any) -> Tensor:
+        """Images (N,3,S,S), or a list of them by size, -> (N,D), with gradient."""
+        return self.both(x, None)[0]
+
+    def target(self, x: Any, index: Tensor | None) -> Tensor:
+        """Images and their rows (N,) in the data set -> (N,...) pseudo-label."""
+        return self.both(x, index)[1]
+
+    def both(self, x: Any, index: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Prediction and label of the same pixels; methods that share the pass override this."""
+        return self.query(x), self.target(x, index)
+
+    def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
+        """(N,D), (N,...) -> (N,): how wrong each prediction is."""
+        raise TypeError(f"{type(self).__name__} defines no per-sample loss")
+
+    def candidates(self, n: int, local: int = 0) -> list[tuple[int, ...]]:
         """The slot tuples that a view selection may pick from ``n`` views: all unordered pairs."""
         return list(combinations(range(n), self.slots))
 
@@ -59,30 +90,30 @@ class Method(nn.Module):
 
         joint: one batch of all slots (shared BN statistics) or one forward per slot; None = the method's own way.
         """
-        wanted_q, wanted_t = set(q_slots), set(t_slots)
-        slots = sorted(wanted_q | wanted_t)
-        if self.joint if joint is None else joint:
-            q, t = self.both(torch.cat([v.slot(i) for i in slots]))
-            qs, ts = dict(zip(slots, q.chunk(len(slots)))), dict(zip(slots, t.chunk(len(slots))))
-            return {i: qs[i] for i in slots if i in wanted_q}, {i: ts[i] for i in slots if i in wanted_t}
-        q_of, t_of = {}, {}
-        for i in slots:
-            if i in wanted_q and i in wanted_t:
-                q_of[i], t_of[i] = self.both(v.slot(i))
-            elif i in wanted_q:
-                q_of[i] = self.query(v.slot(i))
-            else:
-                t_of[i] = self.target(v.slot(i))
-        return q_of, t_of
+        q_wanted, t_wanted = sorted(set(q_slots)), sorted(set(t_slots))
+        joint = self.joint if joint is None else joint
+        if not self.shared:
+            q = _by_slot(self.query, v, q_wanted, joint)
+            return q, _by_slot(lambda x: self.target(x, v.index.repeat(_rows(x) // len(v.index))), v, t_wanted, joint)
+        rows = _by_slot(lambda x: self.both(x, v.index.repeat(_rows(x) // len(v.index))), v,
+                        sorted({*q_wanted, *t_wanted}), joint)  # fmt: skip
+        return {i: rows[i][0] for i in q_wanted}, {i: rows[i][1] for i in t_wanted}
 
     def score(
-        self, q: dict[int, Tensor], t: dict[int, Tensor], pick: Sequence[int] | None = None, group: Tensor | None = None
+        self,
+        q: Mapping[int, Tensor],
+        t: Mapping[int, Tensor],
+        pick: Sequence[int] | None = None,
+        group: Tensor | None = None,
     ) -> Tensor:
         """(B,) mean loss over the method's pairs, read on the slots ``pick`` in place of 0, 1, ..."""
-        at = range(self.slots) if pick is None else pick
+
+        def at(i: int) -> int:
+            return i if pick is None or i < 0 else pick[i]
+
         device = next(iter(q.values())).device.type
         with torch.autocast(device, enabled=False):  # similarities in float32 even where the network ran in bf16
-            losses = [self.loss(q[at[a]].float(), t[at[b]].float(), group) for a, b in self.pairs]
+            losses = [self.loss(_full(q[at(a)]), _full(t[at(b)]), group) for a, b in self.pairs]
         return torch.stack(losses).mean(0)
 
     def forward(self, v: Views) -> Out:
@@ -90,8 +121,60 @@ class Method(nn.Module):
         q, t = self.embed(v, (a for a, _ in self.pairs), (b for _, b in self.pairs))
         return Out(v, q, t, self.score(q, t, group=v.group))
 
-    def after_step(self, out: Out, step: int) -> None:
+    # ------------------------------------------------------------------------------------------- where state moves
+
+    def before_step(self, at: Progress) -> None:
+        """Take this step's scheduled numbers (temperatures, EMA coefficients): functions of ``at`` alone."""
+
+    def after_step(self, out: Out, at: Progress) -> None:
         """The only place where state moves after an optimiser step: EMA, queue, centre, bank."""
 
-    def on_epoch(self, epoch: int) -> None:
+    def on_epoch(self, at: Progress, images: Images, look: Look) -> None:
         """Called before each epoch: k-means and the like."""
+
+    def still(self, at: Progress) -> Iterable[nn.Parameter]:
+        """Parameters that keep their values in this step (their gradients are dropped)."""
+        return ()
+
+    # ------------------------------------------------------------------------------------------------- what it says
+
+    def logs(self, out: Out) -> Mapping[str, float]:
+        """Numbers for ``metrics.jsonl`` at a logged step."""
+        return {}
+
+    def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
+        """Arrays worth keeping at a checkpoint (banks, images of fixed latents), in ``snapshots/``."""
+        return {}
+
+
+def _rows(x: Tensor | Sequence[Tensor]) -> int:
+    return len(x) if isinstance(x, Tensor) else sum(map(len, x))
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.float() if x.is_floating_point() else x
+
+
+def _by_slot(f: Callable[[Any], Any], v: Views, slots: Sequence[int], joint: bool) -> dict[int, Any]:
+    """``f`` of each slot's pixels: one call a slot, or one call for all, given as one batch per size."""
+    if not joint:
+        return {i: f(v.slot(i)) for i in slots}
+    if not slots:
+        return {}
+    pixels = [v.slot(i) for i in slots]
+    sizes = [torch.cat(list(same)) for _, same in groupby(pixels, key=lambda x: x.shape[-1])]
+    out = f(sizes[0] if len(sizes) == 1 else sizes)
+    if isinstance(out, tuple):
+        return dict(zip(slots, zip(*(part.chunk(len(slots)) for part in out), strict=True), strict=True))
+    return dict(zip(slots, out.chunk(len(slots)), strict=True))
+
+
+@torch.no_grad()
+def ema(twin: nn.Module, net: nn.Module, keep: float, buffers: bool = False) -> None:
+    """twin <- keep * twin + (1 - keep) * net, parameters only or buffers too. MoCo (arXiv 1911.05722), Eq. 2."""
+    torch._foreach_lerp_(list(twin.parameters()), list(net.parameters()), 1 - keep)
+    for old, new in zip(twin.buffers(), net.buffers(), strict=True) if buffers else ():
+        if new.is_floating_point():
+            old.lerp_(new, 1 - keep)
+        else:
+            old.copy_(new)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ class SimCLR(Method):
     All views go through the network as one batch, as there. dim: of z. temperature: tau. SimCLR, Eq. 1, Alg. 1.
     """
 
-    joint = True
+    joint = shared = True
 
     def __init__(self, backbone: nn.Module, dim: int = 128, temperature: float = 0.1) -> None:
         super().__init__(backbone)
@@ -28,8 +30,8 @@ class SimCLR(Method):
         self.negatives = OtherKeys()
         self.temperature = temperature
 
-    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = F.normalize(self.projector(self.backbone(x)).float(), dim=1)  # (N,dim)
+    def both(self, x: Any, index: Tensor | None) -> tuple[Tensor, Tensor]:
+        z = F.normalize(self.projector(self.pooled(x)).float(), dim=1)  # (N,dim)
         return z, z
 
     def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:

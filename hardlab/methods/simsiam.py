@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ class SimSiam(Method):
     fix_predictor_rate: the predictor's learning rate is not scheduled. SimSiam, Alg. 1, Sec. 3; App. D for CIFAR.
     """
 
+    shared = True
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -31,8 +34,8 @@ class SimSiam(Method):
         self.predictor = mlp(dim, hidden, dim)
         self.fix_predictor_rate = fix_predictor_rate
 
-    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = self.projector(self.backbone(x))  # (N,dim)
+    def both(self, x: Any, index: Tensor | None) -> tuple[Tensor, Tensor]:
+        z = self.projector(self.pooled(x))  # (N,dim)
         return self.predictor(z), z.detach()
 
     def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:

@@ -1,0 +1,28 @@
+"""One function per published row -> ``Run``; four rungs each.
+
+smoke: built-in shapes, a tiny network, seconds. cpu: a 10 % subset of CIFAR-10, the tiny network, minutes on 2 cores.
+gpu: CIFAR-10, ResNet-18, the public CIFAR schedule. paper: ImageNet, ResNet-50, the published schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hardlab import registry
+from hardlab.config import Run
+from hardlab.recipes import bases, hvs
+from hardlab.recipes.common import RUNGS, Recipe
+
+__all__ = ["RECIPES", "RUNGS", "recipe"]
+
+RECIPES: dict[str, Recipe] = bases.RECIPES | hvs.RECIPES
+
+
+def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None = None) -> Run:
+    """The run behind a name at a rung, with dotted overrides, e.g. ``recipe("simsiam-hvs", "cpu", {"seed": 1})``."""
+    if name not in RECIPES:
+        raise registry.unknown("recipe", name, RECIPES)
+    if rung not in RUNGS:
+        raise registry.unknown("rung", rung, RUNGS)
+    return RECIPES[name](rung).with_(overrides or {})

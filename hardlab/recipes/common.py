@@ -1,0 +1,65 @@
+"""What the recipes of a rung share, and how one is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hardlab import config
+from hardlab.config import Run
+
+RUNGS = ("smoke", "cpu", "gpu", "paper")
+Recipe = Callable[[str], Run]
+
+
+def make(name: str, rung: str, settings: Mapping[str, Any]) -> Run:
+    """The run of a recipe at a rung: what all methods share there, replaced by the recipe's own settings."""
+    return config.make({"recipe": name, "rung": rung} | common(rung) | dict(settings))
+
+
+def with_hard(base: Recipe, name: str, doc: str, *strategies: Any, **changes: Any) -> Recipe:
+    """``base`` with strategies (a name, or {name, options}) and dotted changes (``__`` for a dot) at every rung."""
+
+    def recipe(rung: str) -> Run:
+        overrides = {"recipe": name, "hard": list(strategies)} | {k.replace("__", "."): v for k, v in changes.items()}
+        return base(rung).with_(overrides)
+
+    recipe.__doc__ = f"{name}: {doc}"
+    return recipe
+
+
+def common(rung: str) -> dict[str, Any]:
+    """Data, network and logging of a rung; the same for every method, so that arms can be compared."""
+    return {
+        "smoke": {
+            "data": {"name": "shapes", "fraction": 0.4},
+            "backbone": "tiny",
+            "epochs": 8,
+            "batch_size": 128,
+            "precision": "bf16",
+            "logs": {"views_every": 2, "views_rows": 64, "checkpoint_every": 4},
+        },
+        "cpu": {
+            "data": {"name": "cifar10-jpeg", "fraction": 0.1},
+            "backbone": "tiny",
+            "epochs": 30,
+            "batch_size": 128,
+            "precision": "bf16",
+            "logs": {"views_every": 5, "views_rows": 128, "checkpoint_every": 10, "monitor_every": 10},
+        },
+        "gpu": {
+            "data": {"name": "cifar10"},
+            "backbone": "resnet18",
+            "epochs": 200,
+            "batch_size": 512,
+            "precision": "bf16",
+            "logs": {"monitor_every": 10},
+        },
+        "paper": {
+            "data": {"name": "imagenet"},
+            "backbone": {"name": "resnet50", "options": {"zero_init_residual": True}},
+            "epochs": 100,
+            "precision": "bf16",
+            "logs": {"step_every": 50},
+        },
+    }[rung]
