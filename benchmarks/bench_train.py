@@ -1,7 +1,7 @@
 """Row A: a SimSiam step end to end against lightly, and what Hard View Selection adds to it; ``RACES`` gives the rows.
 
 Each contestant lives in a process of its own, so that allocator settings do not leak; a driver gives every one a turn
-per round, in alternating order. Ratios are of the medians. Run as ``python benchmarks/bench_train.py``.
+per round, in alternating order. Ratios are of the medians.
 """
 
 from __future__ import annotations
@@ -301,18 +301,16 @@ def hvs_end_to_end(rounds: int = 5) -> list[dict[str, Any]]:
     ]
 
 
-RACES: tuple[Callable[[], list[dict[str, Any]]], ...] = (
-    lambda: simsiam("tiny", {"fp32": 1.5, "bf16": 2.2}, {"fp32": 1.2, "bf16": 1.3}),
-    lambda: simsiam("resnet18", {"fp32": 1.1, "bf16": 1.7}, {}),
-    hvs_step,
-    hvs_end_to_end,
-)
+RACES: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "simsiam-tiny": lambda: simsiam("tiny", {"fp32": 1.5, "bf16": 2.2}, {"fp32": 1.2, "bf16": 1.3}),
+    "simsiam-resnet18": lambda: simsiam("resnet18", {"fp32": 1.1, "bf16": 1.7}, {}),
+    "hvs-step": hvs_step,
+    "hvs": hvs_end_to_end,
+}
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
         worker(sys.argv[2], json.loads(sys.argv[3]))
     else:
-        for one in RACES:
-            for line in one():
-                print(json.dumps(line), flush=True)
+        sys.exit("run this as `python -m benchmarks simsiam-tiny`")

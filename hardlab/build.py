@@ -93,6 +93,15 @@ def strategies(run: Run, on: Method | None = None) -> list[Hard]:
     return out
 
 
+def check(run: Run) -> None:
+    """Refuse what cannot be built, without building it: no weights are made and no data read. Raises HardlabError."""
+    look(run)
+    with torch.device("meta"):
+        strategies(run, method(run))
+    if run.parent is not None:
+        check(run.parent)
+
+
 def fits(run: Run, images: Images) -> None:
     """Refuse, before the first step, a batch or a crop that these images cannot fill. Raises HardlabError."""
     if len(images) < run.batch_size:

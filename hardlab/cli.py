@@ -6,14 +6,23 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hardlab.types import HardlabError
+# heavy modules (whatever needs torch) are imported inside the functions, so that --help answers at once
 
-# heavy modules are imported inside the commands, so that --help answers at once
+
+def _known_rung(context: click.Context, option: click.Parameter, value: str) -> str:
+    from hardlab import recipes, registry
+
+    with usage():
+        if value not in recipes.RUNGS:
+            raise registry.unknown("rung", value, recipes.RUNGS)
+    return value
+
 
 RUNS = click.option("--runs", "runs_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
                     help="Folder of the runs.")  # fmt: skip
@@ -23,12 +32,15 @@ DEVICE = click.option("--device", default="auto", show_default=True, help="auto,
 THREADS = click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads; default: all cores.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 DRY = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-RUNG = click.option("--rung", default="smoke", show_default=True, help="smoke, cpu, gpu or paper.")
+RUNG = click.option("--rung", default="smoke", show_default=True, callback=_known_rung,
+                    help="smoke, cpu, gpu or paper.")  # fmt: skip
 
 
 @contextmanager
 def usage() -> Iterator[None]:
     """Mistakes made inside are the caller's: exit status 2."""
+    from hardlab.types import HardlabError
+
     try:
         yield
     except HardlabError as e:
@@ -78,6 +90,7 @@ def pretrain(
     import torch
 
     from hardlab import build, config, recipes, train
+    from hardlab.types import HardlabError
 
     if list_:
         for name, made in recipes.RECIPES.items():
@@ -93,8 +106,7 @@ def pretrain(
                     f"'{label}' labels the results and cannot be overridden: name another {label} instead."
                 )
         run = recipes.recipe(recipe, rung, given)
-        build.look(run)
-        build.strategies(run)
+        build.check(run)
         build.device(device)
     if dry_run:
         _echo(as_json, f"would train {run.id}\n{run.model_dump_json(indent=1)}", run.model_dump(mode="json"))
@@ -115,8 +127,15 @@ def pretrain(
 @ROOT
 @DEVICE
 @JSON
+@DRY
 def evaluate(
-    run: tuple[Path, ...], protocols: tuple[str, ...], pixels: bool, root: Path | None, device: str, as_json: bool
+    run: tuple[Path, ...],
+    protocols: tuple[str, ...],
+    pixels: bool,
+    root: Path | None,
+    device: str,
+    as_json: bool,
+    dry_run: bool,
 ) -> None:
     """Evaluate the frozen backbone of each RUN folder; rows go to its results.jsonl."""
     from hardlab.evaluate import protocols as table
@@ -125,6 +144,11 @@ def evaluate(
     with usage():
         for name in protocols:
             table.find(name)
+    if dry_run:
+        names = [str(path) for path in run]
+        todo = {"runs": names, "protocols": list(protocols), "pixels": pixels}
+        _echo(as_json, f"would evaluate {', '.join(names)} by {', '.join(protocols)}", todo)
+        return
     rows: list[dict[str, Any]] = []
     for path in run:
         rows += evaluate_run(path, protocols, pixels=pixels, root=root, device=device)
@@ -138,14 +162,16 @@ def nb() -> None:
 
 
 @nb.command("list")
-def nb_list() -> None:
+@JSON
+def nb_list(as_json: bool) -> None:
     """The notebooks and their parameters."""
     from hardlab.workbook import execute
 
-    for path in execute.notebooks():
-        click.echo(path.stem)
-        for name, (kind, default) in execute.schema(path).items():
-            click.echo(f"    {name}: {kind} = {default!r}")
+    found = {path.stem: execute.schema(path) for path in execute.notebooks()}
+    lines = []
+    for name, parameters in found.items():
+        lines += [name, *(f"    {key}: {p.type} = {p.default!r}" for key, p in parameters.items())]
+    _echo(as_json, "\n".join(lines), {n: {k: p._asdict() for k, p in ps.items()} for n, ps in found.items()})
 
 
 @nb.command("run")
@@ -153,17 +179,28 @@ def nb_list() -> None:
 @click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/notebooks"), show_default=True)
 @click.option("--force", is_flag=True, help="Run it although it is done already.")
-def nb_run(name: str, parameters: tuple[str, ...], out: Path, force: bool) -> None:
+@JSON
+@DRY
+def nb_run(name: str, parameters: tuple[str, ...], out: Path, force: bool, as_json: bool, dry_run: bool) -> None:
     """Run notebook NAME, e.g. `hardlab nb run 01_pretrain recipe=simsiam-hvs rung=smoke`."""
+    from hardlab import build, config, recipes
     from hardlab.workbook import execute
 
     with usage():
         path = execute.find(name)
         values = execute.check(path, dict(execute.split(parameters)))
+        told = {k: p.default for k, p in execute.schema(path).items()} | values
+        if {"recipe", "rung"} <= told.keys():  # a notebook that trains: a slip shows before a kernel starts
+            build.check(recipes.recipe(told["recipe"], told["rung"], config.parse(told.get("overrides", []))))
+        elif "rung" in told and told["rung"] is not None:
+            _known_rung(click.get_current_context(), click.Option(["--rung"]), told["rung"])
+    if dry_run:
+        _echo(as_json, f"would run {path.stem} with {told} into {out}", {"notebook": str(path), "parameters": told})
+        return
     result = execute.execute(
         path, values, out_dir=out, force=force, echo=lambda text: click.echo(text, nl=False, err=True)
     )
-    click.echo(result.describe())
+    _echo(as_json, result.describe(), asdict(result))
     sys.exit(result.status)
 
 
@@ -176,38 +213,60 @@ def nb_run(name: str, parameters: tuple[str, ...], out: Path, force: bool) -> No
               help="First collect the tables in --data from the finished runs of this folder.")  # fmt: skip
 @click.option("--list", "list_", is_flag=True, help="List the figures and exit.")
 @ROOT
+@JSON
+@DRY
 def figures(
-    name: tuple[str, ...], all_: bool, data_dir: Path, out: Path, runs_dir: Path | None, list_: bool, root: Path | None
+    name: tuple[str, ...],
+    all_: bool,
+    data_dir: Path,
+    out: Path,
+    runs_dir: Path | None,
+    list_: bool,
+    root: Path | None,
+    as_json: bool,
+    dry_run: bool,
 ) -> None:
     """Draw figures from their tables, e.g. `hardlab figures hvs_f3` or `hardlab figures --all`."""
     from hardlab import figures as book
     from hardlab.analysis import tables
 
     if list_:
-        click.echo("\n".join(book.FIGURES))
+        _echo(as_json, "\n".join(book.FIGURES), list(book.FIGURES))
         return
     with usage():
         names = list(book.FIGURES) if all_ else [book.find(n) for n in name]
     if not names:
         raise click.UsageError("Name a figure, or --all; `hardlab figures --list` lists them.")
+    if dry_run:
+        first = f"collect {data_dir} from {runs_dir}, then " if runs_dir else ""
+        todo = {"figures": names, "data": str(data_dir), "out": str(out), "from": runs_dir and str(runs_dir)}
+        _echo(as_json, f"would {first}draw {', '.join(names)} into {out}", todo)
+        return
     if runs_dir is not None:
         tables.collect(runs_dir, data_dir, root=root)
     if not any(data_dir.glob("*.csv")):
         raise click.UsageError(f"There are no tables in '{data_dir}'; --from RUNS collects them.")
-    for n in names:
-        for path in book.draw(n, data_dir, out):
-            click.echo(str(path))
+    drawn = [str(path) for n in names for path in book.draw(n, data_dir, out)]
+    _echo(as_json, "\n".join(drawn), drawn)
 
 
 @cli.command()
-@click.option("--rung", default="smoke", show_default=True)
+@RUNG
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Default: out/RUNG.")
 @click.option("--readme", is_flag=True, help="Rewrite the results block of README.md from figures/data instead.")
-def report(rung: str, out: Path | None, readme: bool) -> None:
+@JSON
+@DRY
+def report(rung: str, out: Path | None, readme: bool, as_json: bool, dry_run: bool) -> None:
     """Build the HTML report of a rung's output, or the README's table of results."""
     from hardlab.workbook import report as book
 
-    click.echo(str(book.readme_table() if readme else book.build(out or Path("out") / rung)))
+    folder = out or Path("out") / rung
+    if dry_run:
+        target = "README.md" if readme else str(folder / "report.html")
+        _echo(as_json, f"would write {target}", {"would_write": target})
+        return
+    written = str(book.readme_table() if readme else book.build(folder))
+    _echo(as_json, written, {"written": written})
 
 
 @cli.command()
@@ -234,8 +293,6 @@ def doctor(as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: one sentence for a known mistake, never a traceback."""
-    from hardlab.train import STOPPED, Stopped
-
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
@@ -243,8 +300,13 @@ def main() -> None:
     except click.ClickException as e:
         e.show()
         sys.exit(e.exit_code)
-    except Stopped:
-        sys.exit(STOPPED)
-    except HardlabError as e:
+    except Exception as e:
+        from hardlab.train import STOPPED, Stopped
+        from hardlab.types import HardlabError
+
+        if isinstance(e, Stopped):
+            sys.exit(STOPPED)
+        if not isinstance(e, HardlabError):
+            raise
         click.echo(f"hardlab: {e}", err=True)
         sys.exit(1)

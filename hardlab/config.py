@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -156,6 +157,15 @@ _LATER: dict[str, Any] = {
 }  # fmt: skip
 
 
+_FLOAT = r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"  # YAML 1.1 reads 1e-3, without a point, as text
+
+
+def _number(text: str) -> float | int:
+    """``1e3`` is the whole number 1000, ``1e-3`` is 0.001."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
 def parse(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
     """``["optim.lr=1e-3", "seed=1"]`` -> dotted keys with YAML-typed values."""
     out = {}
@@ -164,7 +174,7 @@ def parse(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
         if not equals:
             raise HardlabError(f"'{pair}' is no override: write key=value, for example optim.lr=0.1.")
         try:
-            out[key] = yaml.safe_load(text)
+            out[key] = _number(text) if re.fullmatch(_FLOAT, text) else yaml.safe_load(text)
         except yaml.YAMLError:
             raise HardlabError(f"{key}={text} cannot be read: write a number, a name, or a list like [a, b].") from None
     return out
@@ -203,7 +213,10 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         _set(tree["parent"], ".".join(rest), value)
         return
     if not rest:
-        tree[head] = value
+        if head in ("data", "optim") and isinstance(value, str):  # by name, like the other groups
+            tree[head]["name"] = value
+        else:
+            tree[head] = value
         return
     if head == "hard":
         found = [s for s in tree["hard"] if s["name"] == rest[0]]

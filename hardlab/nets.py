@@ -10,6 +10,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from hardlab.types import HardlabError
+
 
 def _init(net: nn.Module, zero_init_residual: bool) -> None:
     """He initialisation as in torchvision's ResNet; the last BN of a residual block optionally starts at zero."""
@@ -30,6 +32,8 @@ class Tiny(nn.Module):
 
     def __init__(self, width: int = 32, blocks: int = 1, stride: int = 2, zero_init_residual: bool = False) -> None:
         super().__init__()
+        if min(width, blocks, stride) < 1:
+            raise HardlabError(f"A tiny network with width={width}, blocks={blocks}, stride={stride}: each at least 1.")
         self.stem = nn.Sequential(
             nn.Conv2d(3, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
@@ -78,6 +82,8 @@ def resnet50(small_images: bool = False, zero_init_residual: bool = False) -> Re
 
 def mlp(*dims: int, bn_output: bool = False, affine_output: bool = True, bias_output: bool = True) -> nn.Sequential:
     """Linear-BN-ReLU per hidden layer, then Linear, optionally with a last BN; (N,dims[0]) -> (N,dims[-1])."""
+    if min(dims) < 1:
+        raise HardlabError(f"A head with layers of {', '.join(map(str, dims))} units: each needs at least 1.")
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(dims[:-1]):
         layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]

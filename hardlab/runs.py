@@ -98,6 +98,7 @@ class Folder:
             "python": platform.python_version(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
             "cuda": torch.version.cuda if device.type == "cuda" else None,
+            "driver": driver() if device.type == "cuda" else None,
             "threads": torch.get_num_threads(),
             "world_size": 1,
             "seed": self.run.seed,
@@ -176,6 +177,18 @@ class Folder:
         folder.mkdir(exist_ok=True)
         checkpoint.write_atomic(folder / f"step-{step:08d}.parquet", sink.getvalue().to_pybytes())
         self._rows = []
+
+
+def driver() -> str | None:
+    """The version of the GPU's driver, or None where it cannot be asked."""
+    try:
+        told = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return told.stdout.split("\n")[0].strip()
 
 
 def processor() -> str:

@@ -72,7 +72,8 @@ def train(
             try:
                 _train(run, folder, build.device(device), root, say, asked, parent)
             except Stopped:
-                folder.update(state="stopped", ended=runs.now())
+                if folder.manifest:
+                    folder.update(state="stopped", ended=runs.now())
                 raise
             except Exception as e:
                 if folder.manifest:
@@ -93,6 +94,9 @@ def _train(
     parent: Path | None,
 ) -> None:
     data = build.images(run, "train", root, device)
+    if asked:
+        say(f"{run.id}: asked to stop before its first step; the same command starts it.")
+        raise Stopped
     build.fits(run, data)
     per_epoch = len(data) // run.batch_size
     total, warmup = run.epochs * per_epoch, round(run.optim.warmup_epochs * per_epoch)

@@ -69,6 +69,14 @@ def test_a_dry_run_tells_the_whole_configuration_and_writes_nothing(tmp_path):
         (["nb", "run", "01_pretrian"], "01_pretrain"),
         (["nb", "run", "01_pretrain", "sede=1"], "seed"),
         (["pretrain", "simsiam", "--rungs", "cpu"], "--rung"),
+        (["pretrain", "simsiam", "backbone.width=0"], "width=0"),
+        (["pretrain", "simsiam", "method.dim=0"], "at least 1"),
+        (["pretrain", "simsiam", "local={name: dino_local, count: 2}"], "multi-crop"),
+        (["nb", "run", "01_pretrain", "recipe=simsam"], "Did you mean 'simsiam'"),
+        (["nb", "run", "01_pretrain", "rung=cp"], "Did you mean 'cpu'"),
+        (["nb", "run", "03_view_iou", "rung=cp"], "Did you mean 'cpu'"),
+        (["reproduce", "--rung", "cp"], "Did you mean 'cpu'"),
+        (["report", "--rung", "cp"], "Did you mean 'cpu'"),
     ],
 )
 def test_wrong_input_exits_with_2_and_names_what_was_meant(words, said):
@@ -104,6 +112,35 @@ def test_an_unfinished_run_is_not_evaluated(tmp_path):
     status, _, err = process("evaluate", path)
     assert status == 1
     assert "not finished" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pretrain", "simsiam", "data=digits", "batch_size=1e2", "optim.lr=1e-3"],
+        ["evaluate", "somewhere"],
+        ["nb", "run", "01_pretrain"],
+        ["figures", "--all"],
+        ["report"],
+    ],
+)
+def test_a_dry_run_speaks_json_and_leaves_no_trace(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call(*words, "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_takes_a_bare_name_and_numbers_with_an_exponent():
+    told = json.loads(call("pretrain", "simsiam", "data=digits", "batch_size=1e2", "--dry-run", "--json").output)
+    assert told["data"]["name"] == "digits"
+    assert told["batch_size"] == 100
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; from hardlab import cli; cli.cli(['--help'], standalone_mode=False); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 def test_doctor_finds_this_machine_healthy_and_speaks_json():

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hardlab import checkpoint, recipes, runs, train
+from hardlab import build, checkpoint, recipes, runs, train
 from hardlab.types import HardlabError
 from hardlab.views import PARAMS
 
@@ -175,8 +175,6 @@ def test_an_untrained_run_saves_the_network_as_initialised(tmp_path):
     run, method, m = runs.open_run(path)
     assert m["steps_done"] == 0
     torch.manual_seed(run.seed)
-    from hardlab import build
-
     assert same(dict(build.method(run).state_dict()), dict(method.state_dict()))
 
 
@@ -188,6 +186,21 @@ def test_every_epoch_reports_its_seconds_by_part_and_they_add_up(tmp_path):
         assert sum(s for k, s in parts.items() if k != "total") == pytest.approx(parts["total"], abs=1e-3)
     for row in runs.metrics(path, "step"):
         assert {"std", "rank", "alignment", "uniformity", "lr", "terms"} <= row.keys()
+
+
+def test_a_request_that_comes_while_the_images_load_stops_before_the_first_step(tmp_path, monkeypatch):
+    run, images = quick(), build.images
+
+    def interrupted(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        return images(*args, **kwargs)
+
+    monkeypatch.setattr(build, "images", interrupted)
+    with pytest.raises(train.Stopped):
+        train.train(run, tmp_path)
+    assert runs.manifest(tmp_path / run.id) is None
+    monkeypatch.undo()
+    assert runs.manifest(train.train(run, tmp_path))["state"] == "done"
 
 
 @pytest.mark.slow
