@@ -291,7 +291,7 @@ def _difference(mine: pd.DataFrame, other: pd.DataFrame, same: list[str], name: 
 
 
 def _pictures(done: pd.DataFrame, root: Path | str | None) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """The first images of the last logged step of one HVS run, and their pixels.
+    """Images of the last logged step of one HVS run, and their pixels.
 
     Returns the log's rows, numbered by ``row``, and (rows*S, (1+N)*S, 3) uint8: the image, then its N views; or None.
     """
@@ -302,9 +302,12 @@ def _pictures(done: pd.DataFrame, root: Path | str | None) -> tuple[pd.DataFrame
     about = choose(candidates).sort_values(["seed", "run"]).iloc[0]
     log = viewlog.metrics(viewlog.read(about["path"]))
     log = log[log["step"] == log["step"].max()]
-    order = {index: row for row, index in enumerate(sorted(log["index"].unique())[:PICTURES])}
+    found = np.sort(log["index"].unique())
+    # evenly over the data set, which is often sorted by class; then in another order, so that the first three differ
+    spread = found[np.linspace(0, len(found) - 1, min(PICTURES, len(found))).round().astype(int)]
+    order = {int(index): row for row, index in enumerate(np.random.default_rng(0).permutation(spread))}
     log = log[log["index"].isin(order)].assign(row=lambda f: f["index"].map(order), **about[list(WHO)].to_dict())
-    return log, _pixels(about, viewlog.slots(log), root)
+    return log, _pixels(about, viewlog.slots(log).sort_values(["row", "slot"]), root)
 
 
 def _pixels(about: pd.Series, views: pd.DataFrame, root: Path | str | None) -> np.ndarray | None:

@@ -83,7 +83,8 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
 def readme_table(readme: str | Path = ROOT / "README.md", data_dir: str | Path = ROOT / "figures" / "data") -> Path:
     """Rewrite what stands between the two result marks of the README from ``hvs_summary.csv``; returns the README.
 
-    Published values stand beside ours, from ``paper.csv``. Raises ``HardlabError`` where marks or tables are missing.
+    Published values stand beside ours, from ``paper.csv``; what a run cost is in ``manifests.jsonl``. Raises
+    ``HardlabError`` where marks or tables are missing.
     """
     readme, source = Path(readme), Path(data_dir) / "hvs_summary.csv"
     if not source.exists():
@@ -95,6 +96,7 @@ def readme_table(readme: str | Path = ROOT / "README.md", data_dir: str | Path =
     rung = max(summary["rung"], key=RUNGS.index, default="")
     summary = summary[summary["rung"] == rung]
     paper = pd.read_csv(Path(data_dir) / "paper.csv")
+    minutes = _minutes(Path(data_dir) / "manifests.jsonl")
     rows = []
     for (arm, pattern), (what, scale, published) in _README.items():
         found = summary[(summary["arm"] == arm) & summary["quantity"].str.fullmatch(pattern)]
@@ -103,16 +105,28 @@ def readme_table(readme: str | Path = ROOT / "README.md", data_dir: str | Path =
             who = title + (" + HVS" if arm == "hvs" else "") if arm != "untrained" else "untrained network"
             if " of pixels " in r.quantity:
                 who = "raw pixels"
+            cost = [minutes[run] for run in r.run.split() if minutes.get(run)]
             rows.append(
-                f"| {what} | {who} | {published(paper, title)} | {_mean(r, scale)} | {r.n} | {r.rung}, {r.data} |"
+                f"| {what} | {who} | {published(paper, title)} | {_mean(r, scale)} | {r.seed} | {r.rung}, {r.data} | "
+                f"{r.recipe} | {f'{np.mean(cost):.1f}' if cost else '–'} |"
             )
     head = [
-        "| What | Of | Published | Ours: mean and 95 % interval | Seeds | Rung, data |",
-        "|---|---|---|---|---|---|",
+        "| What | Of | Published | Ours: mean and 95 % interval | Seeds | Rung, data | Recipe | Minutes a run |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
     _replace(readme, "\n".join([before + BEGIN, *head, *rows, after]))
     return readme
+
+
+def _minutes(manifests: Path) -> dict[str, float]:
+    """Minutes that the training of each run took, by its id: images seen over images a second."""
+    about = [json.loads(line) for line in manifests.read_text().splitlines()] if manifests.exists() else []
+    return {
+        m["id"]: m["steps_done"] * m["config"]["batch_size"] / m["images_per_s"] / 60
+        for m in about
+        if m.get("images_per_s") and m.get("steps_done")
+    }
 
 
 def _nothing(paper: pd.DataFrame, title: str) -> str:
@@ -261,6 +275,8 @@ def _quantity(name: str) -> str:
 
 
 def _mean(row: Any, scale: float = 1.0) -> str:
+    if row.n > 1 and row.lo == row.hi:
+        return f"{scale * row.mean:.4g} (the same for every seed)"
     inner = "" if np.isnan(row.lo) else f" ({scale * row.lo:.4g} to {scale * row.hi:.4g})"
     return f"{scale * row.mean:.4g}" + inner
 
