@@ -20,3 +20,11 @@ def info_nce(pos: Tensor, neg: Tensor, temperature: float) -> Tensor:
     """
     logits = torch.cat([pos[:, None], neg], dim=1).float() / temperature  # (N,1+M)
     return torch.logsumexp(logits, dim=1) - logits[:, 0]
+
+
+def cross_entropy(logits: Tensor, p: Tensor) -> Tensor:
+    """Cross-entropy of predictions with a distribution; logits, p: (N,K), rows of p sum to 1 -> (N,).
+
+    DINO (arXiv 2104.14294), Eq. 2.
+    """
+    return F.cross_entropy(logits.float(), p.float(), reduction="none")

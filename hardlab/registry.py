@@ -17,6 +17,7 @@ from hardlab.types import HardlabError
 METHODS = {
     "simclr": "hardlab.methods.simclr:SimCLR",
     "simsiam": "hardlab.methods.simsiam:SimSiam",
+    "dino": "hardlab.methods.dino:DINO",
 }
 HARD = {
     "hvs": "hardlab.hard.hvs:HVS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Literal
@@ -66,7 +67,7 @@ class HVS(Hard):
             return look.render(replace(v, x=None).take(pairs[best]))
         return probe.take(pairs[best])
 
-    def score(self, v: Views, method: Method, picks: list[tuple[int, ...]]) -> Tensor:
+    def score(self, v: Views, method: Method, picks: Sequence[tuple[int, ...]]) -> Tensor:
         """(B,C): the method's own per-sample loss of every candidate, by one pass over the N views."""
         q_slots = {pick[a] for pick in picks for a, _ in method.pairs}
         t_slots = {b if b < 0 else pick[b] for pick in picks for _, b in method.pairs}

@@ -79,8 +79,8 @@ class Method(nn.Module):
         """(N,D), (N,...) -> (N,): how wrong each prediction is."""
         raise TypeError(f"{type(self).__name__} defines no per-sample loss")
 
-    def candidates(self, n: int, local: int = 0) -> list[tuple[int, ...]]:
-        """The slot tuples that a view selection may pick from ``n`` views: all unordered pairs."""
+    def candidates(self, n: int, local: int = 0) -> Sequence[tuple[int, ...]]:
+        """The slot tuples that a view selection may pick from ``n`` large and ``local`` small views: all pairs."""
         return list(combinations(range(n), self.slots))
 
     def embed(
