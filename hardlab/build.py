@@ -102,6 +102,21 @@ def check(run: Run) -> None:
         check(run.parent)
 
 
+def matrix() -> dict[tuple[str, str], str | None]:
+    """(method, strategy) -> None where the pair goes together, else the reason why the strategy refuses."""
+    found: dict[tuple[str, str], str | None] = {}
+    for name in registry.METHODS:
+        for strategy in registry.HARD:
+            with torch.device("meta"):
+                on: Method = registry.build("method", name, {}, registry.build("backbone", "tiny", {"width": 4}))
+                try:
+                    registry.build("strategy", strategy, {}).install(on)
+                    found[name, strategy] = None
+                except HardlabError as e:
+                    found[name, strategy] = str(e)
+    return found
+
+
 def fits(run: Run, images: Images) -> None:
     """Refuse, before the first step, a batch or a crop that these images cannot fill. Raises HardlabError."""
     if len(images) < run.batch_size:

@@ -282,10 +282,15 @@ def reproduce(rung: str, cores: int, dry_run: bool) -> None:
 
 @cli.command()
 @JSON
-def doctor(as_json: bool) -> None:
+@click.option("--matrix", is_flag=True, help="Print which strategy goes with which method instead, and why not.")
+def doctor(as_json: bool, matrix: bool) -> None:
     """Say what this machine has, what hardlab can use of it, and what is missing."""
     from hardlab.workbook import doctor as check
 
+    if matrix:
+        pairs = check.matrix()
+        _echo(as_json, check.describe_matrix(pairs), pairs)
+        return
     found = check.examine()
     _echo(as_json, check.describe(found), found)
     sys.exit(0 if check.healthy(found) else 1)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from packaging.requirements import Requirement
 
+from hardlab import build
 from hardlab.data import base
 
 _COMPILERS = ("c++", "g++", "clang++")
@@ -65,6 +66,25 @@ def describe(found: dict[str, Any]) -> str:
         "disk": f"{found['free_disk_gb']} GB free",
     }
     return "\n".join(f"{name:10}{text}" for name, text in lines.items())
+
+
+def matrix() -> dict[str, dict[str, str | None]]:
+    """Method -> strategy -> None where they go together, else why not; asked of the code itself."""
+    found: dict[str, dict[str, str | None]] = {}
+    for (method, strategy), reason in build.matrix().items():
+        found.setdefault(method, {})[strategy] = reason
+    return found
+
+
+def describe_matrix(found: dict[str, dict[str, str | None]]) -> str:
+    """The same as a table, a mark for each pair, and the reasons below it."""
+    strategies = list(next(iter(found.values())))
+    lines = [f"{'':14}" + "".join(f"{s:>14}" for s in strategies)]
+    reasons = []
+    for method, row in found.items():
+        lines.append(f"{method:14}" + "".join(f"{'yes' if row[s] is None else 'no':>14}" for s in strategies))
+        reasons += [f"{method} with {s}: {row[s]}" for s in strategies if row[s] is not None]
+    return "\n".join([*lines, "", *reasons]).rstrip()
 
 
 def _packages() -> dict[str, dict[str, Any]]:
