@@ -28,3 +28,18 @@ def cross_entropy(logits: Tensor, p: Tensor) -> Tensor:
     DINO (arXiv 2104.14294), Eq. 2.
     """
     return F.cross_entropy(logits.float(), p.float(), reduction="none")
+
+
+def max_normalise(x: Tensor) -> Tensor:
+    """Rows divided by their largest absolute entry, which takes part in the gradient; (N,D) -> (N,D) in [-1, 1].
+
+    HNSSL (arXiv 2202.13072), Eq. 2; 1e-6 keeps a row of zeros finite.
+    """
+    return x / (x.abs().amax(1, keepdim=True) + 1e-6)
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """(N,D), (M,D) -> (N,M) squared Euclidean distances, never negative."""
+    centre = b.detach().mean(0)  # short vectors lose fewer digits in the difference below
+    a, b = a - centre, b - centre
+    return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp_min(0)

@@ -15,12 +15,14 @@ from hardlab import data
 from hardlab.types import HardlabError
 
 METHODS = {
+    "hnssl": "hardlab.methods.hnssl:HNSSL",
     "simclr": "hardlab.methods.simclr:SimCLR",
     "simsiam": "hardlab.methods.simsiam:SimSiam",
     "dino": "hardlab.methods.dino:DINO",
 }
 HARD = {
     "hvs": "hardlab.hard.hvs:HVS",
+    "mined": "hardlab.hard.mined:Mined",
 }
 DATASETS = data.SETS
 BACKBONES = {

@@ -25,6 +25,10 @@ def batch():
     return Batch(raw, torch.full((B, 2), S), torch.arange(B))
 
 
+def render(look, v, method):
+    return look.render(v, plain=any(b < 0 for _, b in method.pairs))
+
+
 def make(name):
     torch.manual_seed(0)
     return registry.build("method", name, {}, registry.build("backbone", "tiny", {"width": 4}))
@@ -44,7 +48,7 @@ def test_a_method_gives_one_loss_per_image_and_changes_nothing_but_bn_in_forward
     assert method.__doc__
     bn = {n for n, _ in method.named_buffers() if "running" in n or "num_batches" in n}
     before = {k: v.clone() for k, v in method.state_dict().items()}
-    v = look.render(look.views(batch, method.slots))
+    v = render(look, look.views(batch, method.slots), method)
     out = method(v)
     assert out.loss.shape == (B,)
     assert out.loss.dtype == torch.float32
@@ -56,11 +60,12 @@ def test_a_method_gives_one_loss_per_image_and_changes_nothing_but_bn_in_forward
 @pytest.mark.parametrize("name", registry.METHODS)
 def test_a_method_does_not_care_in_which_order_its_images_come(name, look, batch):
     method = make(name)
-    v = look.render(look.views(batch, method.slots))
+    v = render(look, look.views(batch, method.slots), method)
     order = torch.randperm(B, generator=torch.Generator().manual_seed(1))
     from dataclasses import replace
 
-    shuffled = replace(v, index=v.index[order], group=v.group[order], params=v.params[order], x=v.x[order])
+    plain = None if v.plain is None else v.plain[order]
+    shuffled = replace(v, index=v.index[order], group=v.group[order], params=v.params[order], x=v.x[order], plain=plain)
     assert torch.allclose(method(v).loss[order], method(shuffled).loss, atol=1e-4)
 
 
@@ -75,7 +80,7 @@ def test_a_strategy_steps_with_a_method_or_refuses_with_a_reason(strategy, name,
         assert len(str(e)) > 20
         return
     v = hard.views(look.views(batch, max(hard.draws, method.slots)), method, look)
-    out = method(look.render(v))
+    out = method(render(look, v, method))
     terms = hard.terms(out, method)
     total = out.loss.mean() + sum(t.mean() for t in terms.values())
     torch.autograd.grad(total, [p for p in method.parameters() if p.requires_grad], allow_unused=True)

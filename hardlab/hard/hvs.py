@@ -55,6 +55,7 @@ class HVS(Hard):
             params[..., COLOUR] = params[:, :1, COLOUR]
             probe = replace(v, params=params)
         probe = replace(probe, x=look.apply(probe.raw, probe.params, self.probe_size))
+        probe = look.render(probe, plain=any(b < 0 for _, b in method.pairs))
         picks = method.candidates(self.draws, self.local_draws)
         loss = self.score(probe, method, picks)  # (B,C)
         best = first_max(loss if self.pick == "hardest" else -loss)  # (B,)

@@ -19,7 +19,8 @@ class Method(nn.Module):
 
     pairs: (predicting slot, slot whose label is predicted); slot -1 is the un-augmented image. slots: large views.
     locals: small crops, set by ``multi_crop``. joint: all slots go through a network as one batch (one per size), so
-    that they share BN statistics. shared: prediction and label come out of one pass (``both``).
+    that they share BN statistics. shared: prediction and label come out of one pass (``both``). vectors: labels lie
+    in the space of the predictions, so that distances between the two mean something.
     backbone: (N,3,S,S) -> (N,D) pooled features, with ``dim`` = D.
     """
 
@@ -28,6 +29,7 @@ class Method(nn.Module):
     locals = 0
     joint = False
     shared = False
+    vectors = False
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ class SimSiam(Method):
     fix_predictor_rate: the predictor's learning rate is not scheduled. SimSiam, Alg. 1, Sec. 3; App. D for CIFAR.
     """
 
-    shared = True
+    shared = vectors = True
 
     def __init__(
         self,

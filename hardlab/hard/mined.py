@@ -1,0 +1,85 @@
+"""Hard negative pair mining (HNSSL, CVPR-W 2023, Sec. 3.3): push away what lies within a margin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hardlab import losses
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method
+from hardlab.types import HardlabError, Out
+
+
+class Mined(Hard):
+    """L2 = -log(sum over j in H_i of d_ij + epsilon), H_i the other images with d_ij <= threshold. HNSSL, Eqs. 3-5.
+
+    d_ij: squared distance of label i and prediction j, both max-normalised, so the gradient goes where the method's
+    labels let it: in HNSSL through the prediction only. An anchor without a hard negative has no row in the term.
+    alpha2: weight of the term. mine: by ``threshold``, ``all`` the others (the paper's ablation), or the nearest
+    alone (``top1``, the wording of Sec. 3.1). reduction: of the squares over the dimensions.
+    """
+
+    def __init__(
+        self,
+        alpha2: float = 0.1,
+        threshold: float = 1.0,
+        epsilon: float = 1e-8,
+        mine: Literal["threshold", "all", "top1"] = "threshold",
+        reduction: Literal["sum", "mean"] = "sum",
+    ) -> None:
+        super().__init__()
+        for name, value in (("alpha2", alpha2), ("threshold", threshold), ("epsilon", epsilon)):
+            if value < 0:
+                raise HardlabError(f"mined with {name}={value}: at least 0; the paper has 0.1, 1 and no epsilon.")
+        self.weights = {"mined": alpha2}
+        self.threshold, self.epsilon, self.mine, self.reduction = threshold, epsilon, mine, reduction
+        self.last: list[tuple[Tensor, Tensor]] = []  # distances and hard sets of the last step, for the logs
+
+    def install(self, method: Method) -> None:
+        if not method.vectors:
+            raise HardlabError(
+                f"mined measures distances between predictions and labels, and the labels of {type(method).__name__} "
+                "are no vectors of the same space: use it on simsiam, byol, simclr, moco or hnssl."
+            )
+
+    def terms(self, out: Out, method: Method) -> Mapping[str, Tensor]:
+        """The rows of all anchors with a hard negative, of every pair of the method in turn."""
+        same = out.views.group[:, None] == out.views.group
+        rows, self.last = [], []
+        with torch.autocast(same.device.type, enabled=False):
+            for a, b in method.pairs:
+                d = losses.squared_distances(
+                    losses.max_normalise(out.t[b].float()), losses.max_normalise(out.q[a].float())
+                )
+                if self.reduction == "mean":
+                    d = d / out.q[a].shape[1]
+                hard = self.hard(d.detach(), same)
+                total = d.masked_fill(~hard, 0).sum(1)[hard.any(1)]
+                rows.append(-(total + self.epsilon).log())
+                self.last.append((d.detach().masked_fill(same, torch.nan), hard))
+        return {"mined": torch.cat(rows)}
+
+    def hard(self, d: Tensor, same: Tensor) -> Tensor:
+        """(N,N) distances of label i and prediction j, and which of them are of one image -> (N,N) bool, the sets."""
+        if self.mine == "all":
+            return ~same
+        if self.mine == "threshold":
+            return (d <= self.threshold) & ~same
+        nearest = d.masked_fill(same, torch.inf).argmin(1, keepdim=True)
+        return torch.zeros_like(same).scatter(1, nearest, True) & ~same
+
+    def logs(self) -> Mapping[str, float]:
+        if not self.last:
+            return {}
+        sizes = torch.cat([hard.sum(1) for _, hard in self.last]).float()
+        d = torch.cat([d.flatten() for d, _ in self.last])
+        quantiles = torch.nanquantile(d[: 2**24], d.new_tensor([0.05, 0.25, 0.5, 0.75, 0.95]))
+        return {
+            "frac_nonempty": float((sizes > 0).float().mean()),
+            "hard_negatives": float(sizes.mean()),
+            **{f"d_q{q:02}": float(x) for q, x in zip((5, 25, 50, 75, 95), quantiles)},
+        }

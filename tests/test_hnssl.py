@@ -1,0 +1,304 @@
+"""HNSSL against loops over its equations, and its mined negatives on other methods."""
+
+import math
+import os
+import signal
+
+import pytest
+import torch
+
+from hardlab import build, checkpoint, losses, nets, recipes, registry, runs, train
+from hardlab.hard.mined import Mined
+from hardlab.methods.hnssl import HNSSL
+from hardlab.methods.simsiam import SimSiam
+from hardlab.types import HardlabError, Out, Progress, Views
+
+B = 6
+
+
+def views_of(x, plain=None):
+    b = len(x)
+    return Views(
+        x[:, 0],
+        torch.full((b, 2), 16),
+        torch.arange(b),
+        torch.arange(b),
+        torch.zeros(b, x.shape[1], 15),
+        x,
+        plain=plain,
+    )
+
+
+def net(**options):
+    torch.manual_seed(0)
+    return HNSSL(nets.Tiny(width=4), **options)
+
+
+def some_views(seed=0, b=B):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(b, 1, 3, 16, 16, generator=g)
+    return views_of(x, torch.randn(b, 3, 16, 16, generator=g))
+
+
+def outcome(q, t):
+    """What a step with these predictions and labels hands to a strategy."""
+    return Out(some_views(b=len(q)), {0: q}, {-1: t}, torch.zeros(len(q)))
+
+
+def dissimilarity(t, q):
+    """Eq. 3 for one pair, written out."""
+    largest = [float(v.detach().abs().max()) + 1e-6 for v in (t, q)]
+    return sum((x / largest[0] - y / largest[1]) ** 2 for x, y in zip(t.tolist(), q.tolist(), strict=True))
+
+
+def test_the_loss_of_an_image_is_the_squared_distance_of_its_max_normalised_outputs():
+    method, v = net(), some_views()
+    out = method(v)
+    for i in range(B):
+        assert out.loss[i].item() == pytest.approx(0.8 * dissimilarity(out.t[-1][i], out.q[0][i]), rel=1e-4)
+    mean = net(reduction="mean")(v).loss * method.features
+    assert torch.allclose(mean, out.loss, rtol=1e-5)
+
+
+def test_the_trained_net_sees_the_augmented_and_the_copy_the_plain_image():
+    method, v = net(), some_views()
+    out = method(v)
+    assert torch.equal(out.q[0], method.backbone(v.slot(0)))
+    assert torch.equal(out.t[-1], method.student(v.plain))
+    assert not out.t[-1].requires_grad
+
+
+@pytest.mark.parametrize("mine", ["threshold", "all", "top1"])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_mined_term_equals_a_loop_over_the_hard_sets(mine, reduction):
+    q, t = torch.rand(9, 4), torch.rand(9, 4)
+    hard = Mined(mine=mine, reduction=reduction, threshold=0.7 if reduction == "sum" else 0.18)
+    wanted, sizes = [], []
+    for i in range(9):
+        d = {j: dissimilarity(t[i], q[j]) / (4 if reduction == "mean" else 1) for j in range(9) if j != i}
+        if mine == "threshold":
+            d = {j: x for j, x in d.items() if x <= hard.threshold}
+        elif mine == "top1":
+            nearest = min(d, key=d.get)
+            d = {nearest: d[nearest]}
+        sizes.append(len(d))
+        if d:
+            wanted.append(-math.log(sum(d.values()) + 1e-8))
+    got = hard.terms(outcome(q, t), net())["mined"]
+    assert torch.allclose(got, torch.tensor(wanted), atol=1e-4)
+    logs = hard.logs()
+    assert logs["frac_nonempty"] == pytest.approx(sum(s > 0 for s in sizes) / 9)
+    assert logs["hard_negatives"] == pytest.approx(sum(sizes) / 9)
+    assert logs["d_q05"] <= logs["d_q50"] <= logs["d_q95"]
+
+
+def test_where_every_distance_is_above_the_threshold_there_is_no_term_and_no_nan():
+    q = (10 * torch.eye(5)).requires_grad_()
+    hard = Mined()
+    term = hard.terms(outcome(q, torch.eye(5)), net())["mined"]
+    assert term.shape == (0,)
+    assert hard.logs()["frac_nonempty"] == 0
+    assert hard.logs()["hard_negatives"] == 0
+    loss = net().loss(q, torch.eye(5)).mean()  # the trainer leaves a term without rows out
+    assert torch.isfinite(torch.autograd.grad(loss, q)[0]).all()
+
+
+def test_equal_outputs_of_all_images_give_a_finite_term_and_gradient():
+    q = torch.ones(5, 3, requires_grad=True)
+    term = Mined().terms(outcome(q, torch.ones(5, 3)), net())["mined"]
+    assert torch.isfinite(term).all()
+    assert torch.isfinite(torch.autograd.grad(term.mean(), q)[0]).all()
+
+
+def test_no_gradient_reaches_the_student_and_all_of_the_teacher_gets_one():
+    method, hard = net(), Mined(threshold=1e9)
+    out = method(some_views())
+    total = out.loss.mean() + hard.terms(out, method)["mined"].mean()
+    total.backward()
+    assert all(p.grad is None for p in method.student.parameters())
+    assert all(p.grad is not None for p in method.backbone.parameters())
+
+
+def test_the_negative_term_pulls_at_the_prediction_of_the_other_image_and_not_at_the_anchor():
+    q = torch.rand(4, 3, dtype=torch.double).requires_grad_()
+    t = torch.rand(4, 3, dtype=torch.double)
+    total = losses.squared_distances(t, q)[0, 1:].sum()
+    grad = torch.autograd.grad(total, q)[0]
+    assert torch.count_nonzero(grad[0]) == 0
+    assert torch.allclose(grad[1:], 2 * (q - t[0]).detach()[1:])
+
+
+def test_max_normalisation_carries_the_gradient_through_its_divisor():
+    x = torch.rand(3, 5, dtype=torch.double).add(0.1).requires_grad_()
+    assert torch.autograd.gradcheck(losses.max_normalise, x)
+
+
+def test_distances_do_not_depend_on_the_scale_of_a_prediction():
+    q, t = torch.rand(7, 9), torch.rand(7, 9)
+    scale = torch.rand(7, 1) * 100 + 0.5
+    assert torch.allclose(net().loss(q, t), net().loss(scale * q, t), atol=1e-4)
+    first = Mined(threshold=99.0).terms(outcome(q, t), net())["mined"]
+    assert torch.allclose(first, Mined(threshold=99.0).terms(outcome(scale * q, t), net())["mined"], atol=1e-4)
+
+
+def test_squared_distances_of_close_points_far_from_the_origin_keep_their_digits():
+    a = 1 + 1e-3 * torch.rand(4, 512)
+    exact = torch.cdist(a.double(), a.double().flip(0)).square()
+    assert torch.allclose(losses.squared_distances(a, a.flip(0)).double(), exact, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 0.999, 1.0])
+def test_after_a_step_the_student_keeps_its_share(tau):
+    method = net(tau=tau)
+    old = [p.clone() for p in method.student.parameters()]
+    with torch.no_grad():
+        for p in method.backbone.parameters():
+            p.add_(torch.randn_like(p))
+    method.after_step(method(some_views()), Progress(0, 2, 0, 1))
+    for before, new, teacher in zip(old, method.student.parameters(), method.backbone.parameters(), strict=True):
+        assert torch.allclose(new, tau * before + (1 - tau) * teacher, atol=1e-6)
+        if tau in (0.0, 1.0):
+            assert torch.equal(new, teacher if tau == 0 else before)
+
+
+def test_the_students_running_statistics_are_those_of_the_plain_images():
+    method, v = net(), some_views()
+    method(v)
+    alone = net()
+    alone.student(v.plain)
+    assert torch.equal(method.student[0].stem[1].running_mean, alone.student[0].stem[1].running_mean)
+
+
+def test_with_student_gradient_both_networks_learn_and_nothing_is_averaged():
+    method = net(student="gradient")
+    out = method(some_views())
+    out.loss.mean().backward()
+    assert all(p.grad is not None for p in method.student.parameters())
+    before = [p.clone() for p in method.student.parameters()]
+    with torch.no_grad():
+        method.backbone.stem[0].weight.add_(1)
+    method.after_step(out, Progress(0, 2, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(before, method.student.parameters(), strict=True))
+
+
+def test_both_networks_can_be_evaluated_and_a_projector_is_none_of_their_business():
+    method = net(head="projector")
+    assert list(method.networks()) == ["backbone", "student"]
+    assert method.networks()["student"].dim == method.features
+    assert method(some_views()).q[0].shape == (B, 256)
+
+
+@pytest.mark.parametrize("name", ["simsiam", "simclr"])
+def test_mined_negatives_add_a_row_per_pair_and_image_on_methods_with_vector_labels(name):
+    torch.manual_seed(0)
+    method = registry.build("method", name, {}, nets.Tiny(width=4))
+    hard = Mined(mine="all")
+    hard.install(method)
+    out = method(views_of(torch.randn(B, 2, 3, 16, 16)))
+    assert hard.terms(out, method)["mined"].shape == (2 * B,)
+
+
+def test_a_method_whose_labels_are_no_vectors_is_refused_with_the_reason():
+    class Classes(SimSiam):
+        vectors = False
+
+    with pytest.raises(HardlabError, match="labels of Classes are no vectors"):
+        Mined().install(Classes(nets.Tiny(width=4), dim=8, hidden=4))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: net(tau=1.5), "tau=1.5"),
+        (lambda: net(alpha1=-1.0), "alpha1=-1"),
+        (lambda: Mined(alpha2=-0.1), "alpha2=-0.1"),
+        (lambda: Mined(threshold=-1.0), "threshold=-1"),
+        (lambda: registry.check("method", "hnssl", {"student": "none"}), "student"),
+        (lambda: registry.check("strategy", "mined", {"mine": "top2"}), "mine"),
+    ],
+)
+def test_impossible_options_are_refused_in_one_sentence(make, words):
+    with pytest.raises(HardlabError, match=words) as e:
+        make()
+    assert "\n" not in str(e.value)
+
+
+QUICK = {
+    "data": {"name": "digits"},
+    "backbone": {"name": "tiny", "options": {"width": 4}},
+    "augment.size": 8,
+    "data.size": 8,
+    "epochs": 2,
+    "batch_size": 512,
+    "precision": "fp32",
+    "logs.step_every": 1,
+}
+
+
+def quick(name="hnssl", **more):
+    return recipes.recipe(name, "smoke", QUICK | more)
+
+
+def last_state(path):
+    return checkpoint.load(checkpoint.found(path / "checkpoints")[0])
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a if not str(k).startswith("seconds:"))
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+@pytest.mark.parametrize("name", ["hnssl", "hnssl-student-gradient"])
+def test_a_stopped_run_ends_bitwise_like_a_whole_one(name, tmp_path, monkeypatch):
+    whole = train.train(quick(name), tmp_path / "whole")
+    done = []
+
+    def tick(self):
+        self.done += 1
+        done.append(1)
+        if len(done) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train.Rate, "tick", tick)
+    with pytest.raises(train.Stopped):
+        train.train(quick(name), tmp_path / "parts")
+    parts = train.train(quick(name), tmp_path / "parts")
+    assert same(last_state(whole), last_state(parts))
+    row = runs.metrics(whole, "step")[-1]
+    assert {"d_ii", "feature_std", "distance_to_student", "mined.frac_nonempty", "mined.hard_negatives"} <= row.keys()
+
+
+def test_without_weight_the_mined_term_changes_no_bit_of_the_networks(tmp_path):
+    base = train.train(quick("hnssl-positives"), tmp_path)
+    off = train.train(quick(**{"hard.mined.alpha2": 0.0}), tmp_path)
+    assert same(last_state(base)["method"], last_state(off)["method"])
+
+
+def test_the_arms_differ_from_the_base_in_the_strategy_alone():
+    for rung in recipes.RUNGS:
+        base = recipes.recipe("hnssl-positives", rung).model_dump()
+        for name in ("hnssl", "hnssl-unmined"):
+            arm = recipes.recipe(name, rung).model_dump()
+            assert {k for k in base if base[k] != arm[k]} == {"recipe", "hard"}
+        assert recipes.recipe("hnssl-literal", rung).optim.lr * 160 / 256 == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", recipes.hnssl.RECIPES)
+def test_every_rung_can_be_built(name):
+    for rung in recipes.RUNGS:
+        run = recipes.recipe(name, rung)
+        with torch.device("meta"):
+            build.strategies(run, build.method(run))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hnssl", "hnssl-unmined"])
+def test_the_loss_falls_within_seconds(name, tmp_path):
+    path = train.train(quick(name, epochs=8, batch_size=160), tmp_path)
+    total = [row["terms"]["base"] + 0.1 * row["terms"].get("mined", 0.0) for row in runs.metrics(path, "epoch")]
+    assert sum(total[-3:]) < sum(total[:3])
