@@ -22,8 +22,8 @@ figures: install ## draw the figures again from figures/data
 test: install ## run all tests that this machine can run
 	@$(BIN)/python -m pytest
 
-test-fast: install ## run the tests that take seconds
-	@$(BIN)/python -m pytest -m "not slow"
+test-fast: install ## run the tests that take seconds, CORES of them at a time
+	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES)
 
 bench: install ## measure against the peers on this machine
 	@$(BIN)/python -m benchmarks
