@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -40,6 +40,7 @@ class Views:
     x: (B,V,3,S,S) float32, augmented and normalised.
     local_params: (B,L,P) of the small crops, the slots V, V + 1, ... local: their pixels, L of (B,3,s,s).
     plain: (B,3,S,S) the whole images without augmentation, slot -1, for methods that ask for it.
+    labels: slot -> (B,...) pseudo-labels that somebody has computed already.
     """
 
     raw: Tensor
@@ -51,6 +52,7 @@ class Views:
     local_params: Tensor | None = None
     local: tuple[Tensor, ...] = ()
     plain: Tensor | None = None
+    labels: Mapping[int, Tensor] = field(default_factory=dict)
 
     def slot(self, i: int) -> Tensor:
         """The (B,3,S,S) pixels of view ``i``: first the large ones, then the local ones; -1 is the plain image."""
@@ -63,7 +65,7 @@ class Views:
         return self.x[:, i] if i < v else self.local[i - v]
 
     def take(self, which: Tensor) -> Views:
-        """Keep views ``which`` (B,S) of each row, in that order; pixels too where they are rendered.
+        """Keep views ``which`` (B,S) of each row, in that order; pixels too where they are rendered, labels not.
 
         Each column names large slots only or local slots only; local slots must be of one size to be exchanged.
         """
@@ -71,7 +73,8 @@ class Views:
         small = (which >= v).all(0)  # (S,)
         rows = torch.arange(len(which), device=which.device)[:, None]
         large, little = which[:, ~small], which[:, small] - v
-        kept = replace(self, params=self.params[rows, large], x=None if self.x is None else self.x[rows, large])
+        x = None if self.x is None else self.x[rows, large]
+        kept = replace(self, params=self.params[rows, large], x=x, labels={})
         if self.local_params is None:
             return kept
         local = torch.stack(self.local, 1)[rows, little].unbind(1) if self.local else ()

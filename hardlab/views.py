@@ -261,6 +261,14 @@ class Look:
         fresh[..., COLOUR] = self._appearance(len(params), params.shape[1], generator, params.device)
         return fresh
 
+    def recoloured(self, v: Views, generator: torch.Generator | None = None) -> Views:
+        """The same crops, each with a fresh appearance; not rendered."""
+        local = v.local_params
+        if local is not None:
+            crops = [self._local(i).recolour(p, generator) for i, p in enumerate(local.split(1, 1))]
+            local = torch.cat(crops, 1) if crops else local
+        return replace(v, params=self.recolour(v.params, generator), local_params=local, x=None, local=())
+
     def _appearance(self, b: int, v: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
         """(B,V,8) the columns ``COLOUR``."""
         u = _uniform(b, v, 10, generator, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Literal
@@ -18,58 +18,102 @@ from hardlab.views import COLOUR, Look
 
 
 class HVS(Hard):
-    """Scores every pair of ``draws`` views without gradient and keeps one pair per image. HVS, Sec. 3.2, Eq. 2.
+    """Scores every candidate of ``draws`` views without gradient and keeps one per image. HVS, Sec. 3.2, Eq. 2.
 
-    draws: N, the views per image. pick: ``hardest``, or ``easiest`` (App. F.2, collapses). colour: ``static`` scores
-    all views under one colour draw per image and gives the chosen ones their own (Sec. 5.1). statistics: of BN while
-    scoring: ``joint`` over the N*B views (the official code), ``per-view``, or ``running``. update_bn: whether
-    scoring moves the running statistics (the official code does). probe_size: score at this resolution, cheaper and
-    not exact. probe_precision: arithmetic of the scoring pass.
+    draws: N, the large views per image; a candidate is a pair of them, for DINO a crop set. local_draws: M, the small
+    crops per image, 0 = as many as the method takes. limit: of more candidates than this, as many are drawn at each
+    step for the whole batch (Sec. 4). pick: ``hardest``, or ``easiest`` (App. F.2, collapses). colour: ``static``
+    scores all views under one colour draw per image and gives the chosen ones their own (Sec. 5.1). statistics: of BN
+    while scoring: ``joint`` over all views (the official code), ``per-view``, or ``running``. update_bn: whether
+    scoring moves the running statistics (the official code does). labels: of the chosen views: made ``again`` in the
+    step, or ``reused`` from the scoring pass, which is the same where the teacher has no batch statistics. probe_size:
+    score the large views at this resolution, cheaper and not exact. probe_precision: arithmetic of the scoring pass.
     """
 
     def __init__(
         self,
         draws: int = 4,
+        local_draws: int = 0,
+        limit: int = 128,
         pick: Literal["hardest", "easiest"] = "hardest",
         colour: Literal["per-view", "static"] = "per-view",
         statistics: Literal["joint", "per-view", "running"] = "joint",
         update_bn: bool = True,
+        labels: Literal["again", "reused"] = "again",
         probe_size: int | None = None,
         probe_precision: Literal["run", "fp32", "bf16"] = "run",
     ) -> None:
         super().__init__()
         if draws < 2:
             raise HardlabError(f"HVS with draws={draws}: a pair needs at least 2 views; the paper uses 4.")
+        if local_draws < 0 or limit < 1:
+            raise HardlabError(f"HVS with local_draws={local_draws}, limit={limit}: at least 0 and 1.")
         if probe_size is not None and probe_size < 8:
             raise HardlabError(f"HVS with probe_size={probe_size}: at least 8 pixels, or null for the full size.")
-        self.draws, self.pick, self.colour = draws, pick, colour
+        if labels == "reused" and (probe_size is not None or probe_precision != "run" or colour == "static"):
+            raise HardlabError(
+                "HVS with labels=reused: they must be those of the views that are trained on, so leave out probe_size, "
+                "probe_precision and colour=static."
+            )
+        self.draws, self.local_draws, self.limit = draws, local_draws, limit
+        self.pick, self.colour, self.labels = pick, colour, labels
         self.statistics, self.update_bn = statistics, update_bn
         self.probe_size, self.probe_precision = probe_size, probe_precision
+
+    def install(self, method: Method) -> None:
+        name = type(method).__name__
+        if self.local_draws and self.local_draws < method.locals:
+            raise HardlabError(
+                f"HVS with local_draws={self.local_draws}: {name} takes {method.locals} small crops in this run, so at "
+                "least as many must be drawn."
+            )
+        if self.local_draws and not method.locals:
+            raise HardlabError(f"HVS with local_draws={self.local_draws}: {name} takes no small crops in this run.")
+        if self.labels == "reused" and method.shared:
+            raise HardlabError(
+                f"HVS with labels=reused: {name} gets label and prediction in one pass, nothing is saved."
+            )
 
     @torch.no_grad()
     def views(self, v: Views, method: Method, look: Look) -> Views:
         """Views with V = ``draws`` -> Views with the chosen slots only, rendered at full size."""
-        probe = v
-        if self.colour == "static":
-            params = v.params.clone()
-            params[..., COLOUR] = params[:, :1, COLOUR]
-            probe = replace(v, params=params)
+        if v.local_params is not None and len({each.augment[0].size for each in look.local}) > 1:
+            raise HardlabError("HVS exchanges small crops, so they must be of one size: give `local` a single size.")
+        probe = _one_colour(v) if self.colour == "static" else v
         probe = replace(probe, x=look.apply(probe.raw, probe.params, self.probe_size))
         probe = look.render(probe, plain=any(b < 0 for _, b in method.pairs))
-        picks = method.candidates(self.draws, self.local_draws)
-        loss = self.score(probe, method, picks)  # (B,C)
+        picks = self.candidates(method, 0 if v.local_params is None else v.local_params.shape[1])
+        q, t = self.embed(probe, method, picks)
+        known: dict[tuple[int, int], Tensor] = {}
+        loss = torch.stack([method.score(q, t, pick, v.group, known) for pick in picks], dim=1)  # (B,C)
         best = first_max(loss if self.pick == "hardest" else -loss)  # (B,)
-        pairs = torch.tensor(picks, device=loss.device)  # (C,S)
-        self.seen = Candidates(probe.params, pairs, loss, best)
+        slots = torch.tensor(picks, device=loss.device)  # (C,S)
+        self.seen = Candidates(probe.params, slots, loss, best)
+        which = slots[best]  # (B,S)
         if self.colour == "static":
-            chosen = replace(probe, x=None).take(pairs[best])
-            return look.render(replace(chosen, params=look.recolour(chosen.params)))
+            return look.render(look.recoloured(replace(probe, x=None, local=()).take(which)))
         if self.probe_size is not None:
-            return look.render(replace(v, x=None).take(pairs[best]))
-        return probe.take(pairs[best])
+            return look.render(replace(v, x=None).take(which))
+        chosen = probe.take(which)
+        if self.labels == "again":
+            return chosen
+        return replace(chosen, labels={b: _gather(t, which[:, b]) for _, b in method.pairs if b >= 0})
 
-    def score(self, v: Views, method: Method, picks: Sequence[tuple[int, ...]]) -> Tensor:
-        """(B,C): the method's own per-sample loss of every candidate, by one pass over the N views."""
+    def candidates(self, method: Method, local: int) -> list[tuple[int, ...]]:
+        """The slots of each candidate of this step, at most ``limit`` of them, in the method's order."""
+        every = method.candidates(self.draws, local)
+        n, chosen = len(every), set()
+        if n <= self.limit:
+            return list(every)
+        for last in range(n - self.limit, n):  # Floyd's sampling: uniform, distinct, and no list of all of them
+            i = int(torch.randint(last + 1, ()))
+            chosen.add(last if i in chosen else i)
+        return [every[i] for i in sorted(chosen)]
+
+    def embed(
+        self, v: Views, method: Method, picks: Sequence[tuple[int, ...]]
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """Predictions and labels of all slots that the candidates are made of, by one pass over the views."""
         q_slots = {pick[a] for pick in picks for a, _ in method.pairs}
         t_slots = {b if b < 0 else pick[b] for pick in picks for _, b in method.pairs}
         with ExitStack() as stack:
@@ -81,10 +125,29 @@ class HVS(Hard):
             if self.statistics == "running":
                 method.eval()
             try:
-                q, t = method.embed(v, q_slots, t_slots, joint=self.statistics == "joint")
+                return method.embed(v, q_slots, t_slots, joint=self.statistics == "joint")
             finally:
                 method.train()
-            return torch.stack([method.score(q, t, pick, v.group) for pick in picks], dim=1)
+
+
+def _one_colour(v: Views) -> Views:
+    """All views of an image under the appearance of its first one."""
+    first = v.params[:, :1, COLOUR]
+    params = v.params.clone()
+    params[..., COLOUR] = first
+    if v.local_params is None:
+        return replace(v, params=params)
+    local = v.local_params.clone()
+    local[..., COLOUR] = first
+    return replace(v, params=params, local_params=local)
+
+
+def _gather(t: Mapping[int, Tensor], slot: Tensor) -> Tensor:
+    """Row i of the label of slot[i]; slot: (B,)."""
+    out = torch.empty_like(next(iter(t.values())))
+    for i, label in t.items():
+        out = torch.where((slot == i).view(-1, *[1] * (label.ndim - 1)), label, out)
+    return out
 
 
 def first_max(loss: Tensor) -> Tensor:

@@ -91,12 +91,16 @@ class Method(nn.Module):
         """Predictions (B,D) of ``q_slots`` and labels of ``t_slots``, each slot encoded once.
 
         joint: one batch of all slots (shared BN statistics) or one forward per slot; None = the method's own way.
+        Labels that the views bring along are taken as they are, unless prediction and label come out of one pass.
         """
         q_wanted, t_wanted = sorted(set(q_slots)), sorted(set(t_slots))
         joint = self.joint if joint is None else joint
         if not self.shared:
+            known = {i: v.labels[i] for i in t_wanted if i in v.labels}
+            left = [i for i in t_wanted if i not in known]
             q = _by_slot(self.query, v, q_wanted, joint)
-            return q, _by_slot(lambda x: self.target(x, v.index.repeat(_rows(x) // len(v.index))), v, t_wanted, joint)
+            t = _by_slot(lambda x: self.target(x, v.index.repeat(_rows(x) // len(v.index))), v, left, joint)
+            return q, known | t
         rows = _by_slot(lambda x: self.both(x, v.index.repeat(_rows(x) // len(v.index))), v,
                         sorted({*q_wanted, *t_wanted}), joint)  # fmt: skip
         return {i: rows[i][0] for i in q_wanted}, {i: rows[i][1] for i in t_wanted}
@@ -107,16 +111,23 @@ class Method(nn.Module):
         t: Mapping[int, Tensor],
         pick: Sequence[int] | None = None,
         group: Tensor | None = None,
+        known: dict[tuple[int, int], Tensor] | None = None,
     ) -> Tensor:
-        """(B,) mean loss over the method's pairs, read on the slots ``pick`` in place of 0, 1, ..."""
+        """(B,) mean loss over the method's pairs, read on the slots ``pick`` in place of 0, 1, ...
+
+        known: losses (B,) by pair of slots, read and filled, where many picks have pairs in common.
+        """
+        known = {} if known is None else known
 
         def at(i: int) -> int:
             return i if pick is None or i < 0 else pick[i]
 
         device = next(iter(q.values())).device.type
         with torch.autocast(device, enabled=False):  # similarities in float32 even where the network ran in bf16
-            losses = [self.loss(_full(q[at(a)]), _full(t[at(b)]), group) for a, b in self.pairs]
-        return torch.stack(losses).mean(0)
+            for a, b in ((at(a), at(b)) for a, b in self.pairs):
+                if (a, b) not in known:
+                    known[a, b] = self.loss(_full(q[a]), _full(t[b]), group)
+        return torch.stack([known[at(a), at(b)] for a, b in self.pairs]).mean(0)
 
     def forward(self, v: Views) -> Out:
         """One step's predictions, labels and (B,) losses; changes no state but BN statistics."""
