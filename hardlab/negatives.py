@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -16,3 +17,28 @@ class OtherKeys(nn.Module):
     def forward(self, q: Tensor, k: Tensor) -> Tensor:
         own = torch.eye(len(q), dtype=torch.bool, device=q.device).repeat(1, 2)  # (N,2N)
         return torch.cat([q @ k.T, q @ q.T], dim=1).masked_fill(own, -torch.inf)
+
+
+class Queue(nn.Module):
+    """The keys of the last steps, first in, first out; it starts full of random unit vectors.
+
+    q, k: (N,dim) unit rows -> (N,size) similarities of q to the queue; the keys k are not in it yet.
+    MoCo (arXiv 1911.05722), Sec. 3.2. A module that takes its place keeps ``forward`` and ``enqueue``.
+    """
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.keys: Tensor
+        self.next: Tensor
+        self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
+        self.register_buffer("next", torch.zeros((), dtype=torch.long))  # the row that is overwritten next
+
+    def forward(self, q: Tensor, k: Tensor) -> Tensor:
+        return q @ self.keys.T
+
+    @torch.no_grad()
+    def enqueue(self, k: Tensor) -> None:
+        """Overwrite the oldest rows with the keys k (N,dim), in place and without waiting for the device."""
+        rows = (self.next + torch.arange(len(k), device=k.device)) % len(self.keys)
+        self.keys.index_copy_(0, rows, k.to(self.keys.dtype))
+        self.next.add_(len(k)).remainder_(len(self.keys))

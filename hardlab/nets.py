@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -91,6 +93,44 @@ def mlp(*dims: int, bn_output: bool = False, affine_output: bool = True, bias_ou
     if bn_output:
         layers.append(nn.BatchNorm1d(dims[-1], affine=affine_output))
     return nn.Sequential(*layers)
+
+
+class SplitBN(nn.BatchNorm2d):
+    """BatchNorm whose batch is normalised in ``groups`` groups, image i in group i % groups, as on so many GPUs.
+
+    (N,C,H,W) -> (N,C,H,W), N a multiple of groups. The running statistics take the mean of the groups' own;
+    evaluation is plain BatchNorm, and so are the keys. ``SplitBatchNorm`` of MoCo's CIFAR notebook.
+    """
+
+    groups: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        n, c, h, w = x.shape
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        track = self.track_running_stats
+        mean = self.running_mean.repeat(self.groups) if track else None
+        var = self.running_var.repeat(self.groups) if track else None
+        weight, bias = self.weight.repeat(self.groups), self.bias.repeat(self.groups)
+        assert self.momentum is not None
+        out = F.batch_norm(
+            x.reshape(n // self.groups, self.groups * c, h, w), mean, var, weight, bias, True, self.momentum, self.eps
+        )
+        if mean is not None and var is not None:
+            self.running_mean.copy_(mean.view(self.groups, c).mean(0))
+            self.running_var.copy_(var.view(self.groups, c).mean(0))
+        return out.view(n, c, h, w)
+
+
+def split_bn(net: nn.Module, groups: int) -> nn.Module:
+    """Turn every BatchNorm2d of ``net`` into a ``SplitBN`` of ``groups`` groups, in place; returns ``net``."""
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.__class__ = SplitBN
+            cast(SplitBN, m).groups = groups
+    return net
 
 
 @contextmanager

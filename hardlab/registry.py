@@ -16,6 +16,7 @@ from hardlab.types import HardlabError
 
 METHODS = {
     "hnssl": "hardlab.methods.hnssl:HNSSL",
+    "moco": "hardlab.methods.moco:MoCo",
     "simclr": "hardlab.methods.simclr:SimCLR",
     "simsiam": "hardlab.methods.simsiam:SimSiam",
     "dino": "hardlab.methods.dino:DINO",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, groupby
 from typing import Any, cast
@@ -184,10 +185,20 @@ def _by_slot(f: Callable[[Any], Any], v: Views, slots: Sequence[int], joint: boo
 
 @torch.no_grad()
 def ema(twin: nn.Module, net: nn.Module, keep: float, buffers: bool = False) -> None:
-    """twin <- keep * twin + (1 - keep) * net, parameters only or buffers too. MoCo (arXiv 1911.05722), Eq. 2."""
-    torch._foreach_lerp_(list(twin.parameters()), list(net.parameters()), 1 - keep)
-    for old, new in zip(twin.buffers(), net.buffers(), strict=True) if buffers else ():
-        if new.is_floating_point():
-            old.lerp_(new, 1 - keep)
+    """twin <- keep * twin + (1 - keep) * net, parameters only or buffers too. MoCo (arXiv 1911.05722), Eq. 2.
+
+    Tensors are matched by name; what only ``net`` has (a strategy's second set of norms) is left out.
+    """
+    old, new = dict(twin.named_parameters()), dict(net.named_parameters())
+    torch._foreach_lerp_(list(old.values()), [new[name] for name in old], 1 - keep)
+    moved = dict(net.named_buffers()) if buffers else {}
+    for name, buffer in twin.named_buffers() if buffers else ():
+        if buffer.is_floating_point():
+            buffer.lerp_(moved[name], 1 - keep)
         else:
-            old.copy_(new)
+            buffer.copy_(moved[name])
+
+
+def twin_of(net: nn.Module) -> nn.Module:
+    """A copy of ``net`` that takes no gradient: the momentum network at its start."""
+    return copy.deepcopy(net).requires_grad_(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hardlab.config import Run
-from hardlab.recipes.common import Recipe, make
+from hardlab.recipes.common import Recipe, make, with_hard
 
 
 def simsiam(rung: str) -> Run:
@@ -42,6 +42,31 @@ def simclr(rung: str) -> Run:
     return make("simclr", rung, {"method": method} | by_rung[rung])
 
 
+def moco(rung: str) -> Run:
+    """MoCo v2. paper: HEXA Table 1, 67.5 linear top-1 at 200 epochs. gpu: MoCo's CIFAR notebook, 82.6 kNN at 200."""
+    notebook = {"momentum": 0.99, "temperature": 0.1, "head": "linear"}
+    small = {"name": "moco", "options": notebook | {"queue": 1024}}
+    sgd = {"lr": 0.1, "weight_decay": 5e-4, "warmup_epochs": 1}
+    by_rung: dict[str, dict[str, Any]] = {
+        "smoke": {"method": small, "optim": sgd, "augment": "moco_cifar"},
+        "cpu": {"method": small, "optim": sgd, "augment": "moco_cifar"},
+        "gpu": {
+            "method": {"name": "moco", "options": notebook | {"queue": 4096}},
+            "optim": {"lr": 0.03, "weight_decay": 5e-4},  # 0.06 at the notebook's batch of 512
+            "augment": "moco_cifar",
+        },
+        "paper": {
+            "method": "moco",
+            "optim": {"lr": 0.03, "weight_decay": 1e-4},
+            "augment": "moco",
+            "backbone": "resnet50",
+            "batch_size": 256,
+            "epochs": 200,
+        },
+    }
+    return make("moco", rung, by_rung[rung])
+
+
 def untrained(rung: str) -> Run:
     """The network of the rung as initialised: what every trained network has to beat."""
     return simsiam(rung).with_({"recipe": "untrained", "epochs": 0})
@@ -50,5 +75,12 @@ def untrained(rung: str) -> Run:
 RECIPES: dict[str, Recipe] = {
     "simsiam": simsiam,
     "simclr": simclr,
+    "moco": moco,
+    "moco-symmetric": with_hard(
+        moco,
+        "moco-symmetric",
+        "both views are queries. gpu: the notebook's 85.3 kNN at 200 epochs.",
+        method__symmetric=True,
+    ),
     "untrained": untrained,
 }

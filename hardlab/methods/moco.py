@@ -1,0 +1,100 @@
+"""MoCo (arXiv 1911.05722, v2: 2003.04297): a query finds its key, from a slowly moving encoder, among a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardlab import losses
+from hardlab.data import Images
+from hardlab.methods.base import Method, ema, twin_of
+from hardlab.negatives import Queue
+from hardlab.nets import split_bn
+from hardlab.types import HardlabError, Out, Progress
+
+
+class MoCo(Method):
+    """InfoNCE of a query against its key and a queue of earlier keys. MoCo, Eq. 1, Alg. 1; v2 for the MLP head.
+
+    dim: of q and k. queue: K. momentum: of the key encoder. bn: ``shuffled`` normalises in ``groups`` groups, as on so
+    many GPUs, the keys in other company than the queries (MoCo, Sec. 3.3; its CIFAR notebook); ``split`` leaves out
+    the shuffling; ``plain`` is one batch. symmetric: both views are queries, the notebook's option; K takes 2B keys.
+    The paper moves the key encoder first thing in a step; here it moves last thing in the one before, the same
+    numbers, since both encoders start alike. Only parameters are averaged: the keys' BN statistics are their own.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dim: int = 128,
+        queue: int = 65536,
+        momentum: float = 0.999,
+        temperature: float = 0.2,
+        head: Literal["mlp", "linear"] = "mlp",
+        bn: Literal["shuffled", "split", "plain"] = "shuffled",
+        groups: int = 8,
+        symmetric: bool = False,
+    ) -> None:
+        super().__init__(backbone)
+        if not 0 <= momentum <= 1:
+            raise HardlabError(f"MoCo with momentum={momentum}: the key encoder keeps a share between 0 and 1.")
+        if temperature <= 0:
+            raise HardlabError(f"MoCo with temperature={temperature}: it must be above 0; the paper (v2) takes 0.2.")
+        if queue < 1 or groups < 1:
+            raise HardlabError(f"MoCo with queue={queue}, groups={groups}: both must be at least 1.")
+        if bn != "plain":
+            split_bn(backbone, groups)
+        last = nn.Linear(self.features, dim)
+        hidden = [nn.Linear(self.features, self.features), nn.ReLU(inplace=True)] if head == "mlp" else []
+        self.head = nn.Sequential(*hidden, last)
+        self.key_backbone, self.key_head = twin_of(backbone), twin_of(self.head)
+        self.negatives: nn.Module = Queue(queue, dim)
+        self.momentum, self.temperature, self.bn, self.groups = momentum, temperature, bn, groups
+        self.pairs = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
+
+    def on_start(self, images: Images, batch_size: int) -> None:
+        if self.bn != "plain" and batch_size % self.groups:
+            raise HardlabError(
+                f"batch_size={batch_size} does not split into method.groups={self.groups} groups of one size: take "
+                f"batch_size={max(1, round(batch_size / self.groups)) * self.groups} or method.bn=plain."
+            )
+        if isinstance(self.negatives, Queue):
+            size, keys = len(self.negatives.keys), batch_size * len(self.pairs)
+            if size % keys:
+                raise HardlabError(
+                    f"method.queue={size} is no multiple of the {keys} keys of a step at batch_size={batch_size}: the "
+                    f"nearest that is one is {max(1, round(size / keys)) * keys}."
+                )
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"backbone": self.backbone, "key": self.key_backbone}
+
+    def query(self, x: Any) -> Tensor:
+        return F.normalize(self.head(self.pooled(x)).float(), dim=1)  # (N,dim)
+
+    @torch.no_grad()
+    def target(self, x: Tensor, index: Tensor | None) -> Tensor:
+        shuffled = self.bn == "shuffled" and self.training
+        order = torch.randperm(len(x), device=x.device) if shuffled else slice(None)
+        k = self.key_head(self.key_backbone(x[order]))
+        return F.normalize((k[order.argsort()] if isinstance(order, Tensor) else k).float(), dim=1)  # (N,dim)
+
+    def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
+        return losses.info_nce((q * t).sum(1), self.negatives(q, t), self.temperature)
+
+    @torch.no_grad()
+    def after_step(self, out: Out, at: Progress) -> None:
+        ema(self.key_backbone, self.backbone, self.momentum)
+        ema(self.key_head, self.head, self.momentum)
+        a, b = self.pairs[0]
+        # before the queue moves, for then the image's own key is in it
+        self._won = (out.q[a] * out.t[b]).sum(1) > self.negatives(out.q[a], out.t[b]).amax(1)  # (B,)
+        self.negatives.enqueue(torch.cat([out.t[b] for _, b in self.pairs]))  # type: ignore[operator]
+
+    def logs(self, out: Out) -> Mapping[str, float]:
+        """accuracy: the share of queries nearer to their key than to all negatives."""
+        return {"accuracy": float(self._won.float().mean())}
