@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
+import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops import StochasticDepth
 
 from hardlab.types import HardlabError
 
@@ -22,8 +24,8 @@ def _init(net: nn.Module, zero_init_residual: bool) -> None:
             nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
     if zero_init_residual:
         for m in net.modules():
-            if isinstance(m, BasicBlock):
-                nn.init.zeros_(m.bn2.weight)
+            if isinstance(m, (BasicBlock, Bottleneck)):
+                nn.init.zeros_((m.bn3 if isinstance(m, Bottleneck) else m.bn2).weight)
 
 
 class Tiny(nn.Module):
@@ -60,26 +62,170 @@ class Tiny(nn.Module):
         return self.body(self.stem(x)).mean((2, 3))
 
 
-def _torchvision_resnet(name: str, small_images: bool, zero_init_residual: bool) -> ResNet:
-    """torchvision's network without its classifier, its keys unchanged; ``small_images``: 3x3 stem, no max-pool."""
-    net = getattr(torchvision.models, name)(zero_init_residual=zero_init_residual)
-    net.dim = net.fc.in_features
-    net.fc = nn.Identity()
-    if small_images:
-        net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, 1, 1, bias=False)
-        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-        net.maxpool = nn.Identity()
-    return net
+class WidthResNet(ResNet):
+    """torchvision's ResNet with every number of channels times ``width``, its keys unchanged, without a classifier.
+
+    (N,3,S,S) -> (N, 512 * width), or 2048 * width with bottlenecks. All channels grow, as in SimCLR (Sec. 4.1) and
+    BYOL; torchvision's ``wide_resnet50_2`` widens the middle of the bottlenecks only. small_images: a 3x3 stem of
+    stride 1 and no max-pool (SimCLR, App. B.9). zero_init_residual: the last BN of a block starts at zero.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        layers: Sequence[int],
+        width: int,
+        small_images: bool,
+        zero_init_residual: bool,
+    ) -> None:
+        nn.Module.__init__(self)
+        if width < 1:
+            raise HardlabError(f"A ResNet of width={width}: the factor of all channels is at least 1.")
+        self._norm_layer = nn.BatchNorm2d
+        self.inplanes, self.dilation, self.groups, self.base_width = 64 * width, 1, 1, 64
+        self.conv1 = nn.Conv2d(3, 64 * width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64 * width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, 1)
+        for stage, blocks in enumerate(layers):
+            planes = 64 * width * 2**stage
+            self.add_module(f"layer{stage + 1}", self._make_layer(block, planes, blocks, stride=1 + (stage > 0)))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dim = self.inplanes
+        nn.Linear(self.dim, 1000)  # drawn and dropped, so that a seed means the same weights as in torchvision
+        self.fc = nn.Identity()
+        _init(self, zero_init_residual)
+        if small_images:
+            self.conv1 = nn.Conv2d(3, 64 * width, 3, 1, 1, bias=False)
+            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
 
 
-def resnet18(small_images: bool = True, zero_init_residual: bool = False) -> ResNet:
-    """ResNet-18, (N,3,S,S) -> (N,512); ``small_images`` is the CIFAR stem of SimCLR, App. B.9."""
-    return _torchvision_resnet("resnet18", small_images, zero_init_residual)
+def resnet18(small_images: bool = True, zero_init_residual: bool = False, width: int = 1) -> ResNet:
+    """ResNet-18, (N,3,S,S) -> (N, 512 * width); ``small_images`` is the CIFAR stem of SimCLR, App. B.9."""
+    return WidthResNet(BasicBlock, [2, 2, 2, 2], width, small_images, zero_init_residual)
 
 
-def resnet50(small_images: bool = False, zero_init_residual: bool = False) -> ResNet:
-    """ResNet-50, (N,3,S,S) -> (N,2048)."""
-    return _torchvision_resnet("resnet50", small_images, zero_init_residual)
+def resnet50(small_images: bool = False, zero_init_residual: bool = False, width: int = 1) -> ResNet:
+    """ResNet-50, (N,3,S,S) -> (N, 2048 * width)."""
+    return WidthResNet(Bottleneck, [3, 4, 6, 3], width, small_images, zero_init_residual)
+
+
+def resnet50x2(small_images: bool = False, zero_init_residual: bool = False) -> ResNet:
+    """ResNet-50 (2x) of SimCLR and BYOL, (N,3,S,S) -> (N,4096)."""
+    return resnet50(small_images, zero_init_residual, 2)
+
+
+def resnet50x4(small_images: bool = False, zero_init_residual: bool = False) -> ResNet:
+    """ResNet-50 (4x) of SimCLR and BYOL, (N,3,S,S) -> (N,8192)."""
+    return resnet50(small_images, zero_init_residual, 4)
+
+
+def resnet200(small_images: bool = False, zero_init_residual: bool = False, width: int = 1) -> ResNet:
+    """ResNet-200, (N,3,S,S) -> (N, 2048 * width); its 2x form is BYOL's largest. He et al. (arXiv 1603.05027)."""
+    return WidthResNet(Bottleneck, [3, 24, 36, 3], width, small_images, zero_init_residual)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, (N,T,D) -> (N,T,D)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, d = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # (N,heads,T,D/heads)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, d))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block with stochastic depth per sample, (N,T,D) -> (N,T,D)."""
+
+    def __init__(self, dim: int, heads: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(dim, eps=1e-6), Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = nn.Sequential(OrderedDict(fc1=nn.Linear(dim, 4 * dim), act=nn.GELU(), fc2=nn.Linear(4 * dim, dim)))
+        self.drop_path = StochasticDepth(drop_path, "row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class ViT(nn.Module):
+    """DINO's vision transformer, with the keys of its code: (N,3,S,S) -> (N,dim), the last [CLS] after the norm.
+
+    dim, depth, heads: of the blocks. patch: its side in pixels. size: of the images that the position embedding is
+    laid out for; others take it interpolated (bicubic). drop_path: of the last block, falling linearly to 0 at the
+    first; a teacher sets it to 0. DINO (arXiv 2104.14294), Sec. 3.2; vision_transformer.py of its code.
+    """
+
+    def __init__(self, dim: int, depth: int, heads: int, patch: int, size: int, drop_path: float) -> None:
+        super().__init__()
+        if not 0 <= drop_path < 1:
+            raise HardlabError(f"A ViT with drop_path={drop_path}: it is a probability below 1; DINO takes 0.1.")
+        if patch < 1 or size < patch:
+            raise HardlabError(f"A ViT with patch={patch}, size={size}: an image must hold at least one patch.")
+        self.dim, self.patch, self.side = dim, patch, size // patch
+        self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv2d(3, dim, patch, patch)))
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.side**2, dim))
+        self.blocks = nn.ModuleList(Block(dim, heads, drop_path * i / max(1, depth - 1)) for i in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        for p in (self.cls_token, self.pos_embed):
+            nn.init.trunc_normal_(p, std=0.02)
+        for m in self.blocks.modules():
+            if isinstance(m, nn.Linear):
+                nn.init.trunc_normal_(m.weight, std=0.02)
+                nn.init.zeros_(m.bias)
+
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """(1, 1 + rows * columns, dim): the position embedding of [CLS] and of a grid of patches."""
+        if (rows, columns) == (self.side, self.side):
+            return self.pos_embed
+        grid = self.pos_embed[:, 1:].view(1, self.side, self.side, self.dim).permute(0, 3, 1, 2)
+        grid = F.interpolate(grid.float(), (rows, columns), mode="bicubic")
+        return torch.cat([self.pos_embed[:, :1], grid.flatten(2).mT.to(self.pos_embed.dtype)], 1)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """(N,3,S,S) -> (N,1+T,dim): [CLS] and the patches, with their positions."""
+        patches = self.patch_embed(x)  # (N,dim,rows,columns)
+        positions = self.positions(*patches.shape[2:])
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), patches.flatten(2).mT], 1) + positions
+
+    def last_blocks(self, x: Tensor, n: int) -> Tensor:
+        """(N,3,S,S) -> (N, n * dim): the [CLS] of the last n blocks after the norm, which DINO's linear probe reads."""
+        kept, x = [], self.tokens(x)
+        for left, block in zip(range(len(self.blocks) - 1, -1, -1), self.blocks, strict=True):
+            x = block(x)
+            if left < n:
+                kept.append(self.norm(x[:, 0]))
+        return torch.cat(kept, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last_blocks(x, 1)
+
+
+def vit_micro(patch: int = 4, size: int = 32, drop_path: float = 0.0) -> ViT:
+    """A ViT for tests and a CPU, not a published size: 96 wide, 4 blocks, 3 heads; 32 px in patches of 4."""
+    return ViT(96, 4, 3, patch, size, drop_path)
+
+
+def vit_tiny(patch: int = 16, size: int = 224, drop_path: float = 0.0) -> ViT:
+    """ViT-Ti, (N,3,S,S) -> (N,192); ``patch=4, size=32`` for CIFAR."""
+    return ViT(192, 12, 3, patch, size, drop_path)
+
+
+def vit_small(patch: int = 16, size: int = 224, drop_path: float = 0.0) -> ViT:
+    """ViT-S, (N,3,S,S) -> (N,384)."""
+    return ViT(384, 12, 6, patch, size, drop_path)
+
+
+def vit_base(patch: int = 16, size: int = 224, drop_path: float = 0.0) -> ViT:
+    """ViT-B, (N,3,S,S) -> (N,768)."""
+    return ViT(768, 12, 12, patch, size, drop_path)
 
 
 def mlp(*dims: int, bn_output: bool = False, affine_output: bool = True, bias_output: bool = True) -> nn.Sequential:

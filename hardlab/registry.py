@@ -30,6 +30,13 @@ BACKBONES = {
     "tiny": "hardlab.nets:Tiny",
     "resnet18": "hardlab.nets:resnet18",
     "resnet50": "hardlab.nets:resnet50",
+    "resnet50x2": "hardlab.nets:resnet50x2",
+    "resnet50x4": "hardlab.nets:resnet50x4",
+    "resnet200": "hardlab.nets:resnet200",
+    "vit_micro": "hardlab.nets:vit_micro",
+    "vit_tiny": "hardlab.nets:vit_tiny",
+    "vit_small": "hardlab.nets:vit_small",
+    "vit_base": "hardlab.nets:vit_base",
 }
 TABLES: dict[str, Mapping[str, str]] = {
     "method": METHODS,

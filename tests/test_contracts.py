@@ -36,9 +36,9 @@ def make(name):
 
 @pytest.mark.parametrize("name", registry.BACKBONES)
 def test_a_backbone_maps_images_to_pooled_features_of_the_width_it_tells(name):
-    net = registry.build("backbone", name, {}).eval()
-    with torch.no_grad():
-        assert net(torch.randn(2, 3, S, S)).shape == (2, net.dim)
+    with torch.device("meta"):  # shapes without numbers: the largest has 375 million weights
+        net = registry.build("backbone", name, {}).eval()
+        assert net(torch.empty(2, 3, S, S)).shape == (2, net.dim)
 
 
 @pytest.mark.parametrize("name", registry.METHODS)

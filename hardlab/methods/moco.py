@@ -27,6 +27,8 @@ class MoCo(Method):
     numbers, since both encoders start alike. Only parameters are averaged: the keys' BN statistics are their own.
     """
 
+    vectors = True
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -69,9 +71,6 @@ class MoCo(Method):
                     f"method.queue={size} is no multiple of the {keys} keys of a step at batch_size={batch_size}: the "
                     f"nearest that is one is {max(1, round(size / keys)) * keys}."
                 )
-
-    def networks(self) -> Mapping[str, nn.Module]:
-        return {"backbone": self.backbone, "key": self.key_backbone}
 
     def query(self, x: Any) -> Tensor:
         return F.normalize(self.head(self.pooled(x)).float(), dim=1)  # (N,dim)
