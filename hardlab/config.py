@@ -66,6 +66,7 @@ class Optim(_Strict):
     warmup_from: float = Field(default=0, ge=0)  # the rate at which the warm-up starts, per 256 images
     schedule: Literal["cosine", "constant"] = "cosine"
     trust: float = 1e-3  # LARS, LARC
+    trust_by: Literal["scale", "clip"] = "scale"  # LARC: the ratio scales the rate, or bounds it
     exclude_bias_norm: bool = False  # no decay and no LARS adaptation on biases and norm parameters
     clip: float | None = Field(default=None, gt=0)  # gradient norm
     clip_by: Literal["all", "tensor"] = "all"  # of all gradients together, or of each tensor by itself
@@ -153,7 +154,8 @@ class Run(_Strict):
 
 
 _LATER: dict[str, Any] = {
-    "optim.warmup_from": 0, "optim.schedule": "cosine", "optim.clip_by": "all", "local": None, "parent": None,
+    "optim.warmup_from": 0, "optim.schedule": "cosine", "optim.clip_by": "all", "optim.trust_by": "scale",
+    "local": None, "parent": None,
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -49,24 +50,35 @@ class LARS(Optimizer):
 
 
 class LARC(SGD):
-    """SGD whose gradients are rescaled layer by layer, as NVIDIA apex's LARC without clipping, trust = eta.
+    """SGD whose gradients are rescaled layer by layer, as NVIDIA apex's LARC, trust = eta.
 
-    g <- eta |p| / (|g| + decay |p|) (g + decay p), then SGD with momentum. SwAV's code for DeepCluster-v2.
+    g <- r (g + decay p), r = eta |p| / (|g| + decay |p|), then SGD with momentum. by: ``scale`` is that (SwAV's code);
+    ``clip`` takes min(r / lr, 1), so that eta bounds the rate of a layer (solo-learn's LARS). Groups with
+    ``adapt=False`` take plain steps.
     """
 
-    def __init__(self, params: Iterable[dict], lr: float, momentum: float = 0.9, trust: float = 1e-3) -> None:
+    def __init__(
+        self,
+        params: Iterable[dict],
+        lr: float,
+        momentum: float = 0.9,
+        trust: float = 1e-3,
+        by: Literal["scale", "clip"] = "scale",
+    ) -> None:
         super().__init__(params, lr, momentum=momentum)
-        self.trust = trust
+        self.trust, self.by = trust, by
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         decays = [group["weight_decay"] for group in self.param_groups]
         for group, decay in zip(self.param_groups, decays):
             for p in group["params"]:
-                if p.grad is None:
+                if p.grad is None or not group.get("adapt", True):
                     continue
                 norm_p, norm_g = torch.linalg.vector_norm(p), torch.linalg.vector_norm(p.grad)
                 ratio = self.trust * norm_p / (norm_g + decay * norm_p + 1e-8)
+                if self.by == "clip":
+                    ratio = (ratio / group["lr"]).clamp_max(1)
                 scaled = p.grad.add(p, alpha=decay).mul_(ratio)
                 p.grad.copy_(torch.where((norm_p > 0) & (norm_g > 0), scaled, p.grad))
             group["weight_decay"] = 0.0  # it is in the gradient already
@@ -100,7 +112,7 @@ def build(params: Iterable[Tensor], config: Optim, batch_size: int, constant: It
     if config.name == "lars":
         return LARS(parts, lr, config.momentum, trust=config.trust)
     if config.name == "larc":
-        return LARC(parts, lr, config.momentum, trust=config.trust)
+        return LARC(parts, lr, config.momentum, config.trust, config.trust_by)
     if config.name in ("adam", "adamw"):
         return (Adam if config.name == "adam" else AdamW)(parts, lr, betas=config.betas)
     return SGD(parts, lr, momentum=config.momentum)

@@ -20,6 +20,7 @@ METHODS = {
     "simclr": "hardlab.methods.simclr:SimCLR",
     "simsiam": "hardlab.methods.simsiam:SimSiam",
     "dino": "hardlab.methods.dino:DINO",
+    "deepcluster": "hardlab.methods.deepcluster:DeepCluster",
 }
 HARD = {
     "hvs": "hardlab.hard.hvs:HVS",

@@ -31,7 +31,9 @@ def render(look, v, method):
 
 def make(name):
     torch.manual_seed(0)
-    return registry.build("method", name, {}, registry.build("backbone", "tiny", {"width": 4}))
+    method = registry.build("method", name, {}, registry.build("backbone", "tiny", {"width": 4}))
+    method.on_start(range(4096), B)  # of the images, only their number counts here
+    return method
 
 
 @pytest.mark.parametrize("name", registry.BACKBONES)

@@ -1,0 +1,165 @@
+"""DeepCluster-v2 (arXiv 2006.09882, App. D): crops predict the cluster that k-means gave their image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardlab.data import Images
+from hardlab.methods.base import Method
+from hardlab.nets import mlp
+from hardlab.types import HardlabError, Out, Progress
+from hardlab.views import Look
+
+MISSING = -100  # the label of an image that is in no cluster; it has no part in the loss
+MEASURED = ("cluster_entropy", "cluster_min", "cluster_max", "empty_clusters", "nmi_labels", "nmi_previous")
+TILE = 2**25  # bytes of similarities at once
+
+
+class DeepCluster(Method):
+    """Mean over the heads h of CE(z C_h^T / tau, y_h[image]) for every crop, with y_h and C_h from k-means.
+
+    Two banks keep the last embedding of crops 0 and 1 of every image; before each epoch, head h clusters bank h mod 2
+    into C_h (spherical k-means), which stays fixed until the next. Before epoch 0 one pass without gradient fills the
+    banks. hidden, dim: of the projector. prototypes: clusters K of each of the ``heads``. iterations: of k-means.
+    Generated images (index -1) are in no cluster. facebookresearch/swav, main_deepclusterv2.py.
+    """
+
+    joint = True
+    pairs: Sequence[tuple[int, int]] = ((0, 0), (1, 0))  # the label is the image's, whichever slot it is asked of
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        hidden: int = 2048,
+        dim: int = 128,
+        prototypes: int = 3000,
+        heads: int = 3,
+        temperature: float = 0.1,
+        iterations: int = 10,
+    ) -> None:
+        super().__init__(backbone)
+        if prototypes < 2 or heads < 1 or iterations < 1:
+            raise HardlabError(
+                f"DeepCluster with prototypes={prototypes}, heads={heads}, iterations={iterations}: at least 2 "
+                "prototypes, 1 head and 1 iteration."
+            )
+        if temperature <= 0:
+            raise HardlabError(f"DeepCluster with temperature={temperature}: it must be above 0.")
+        self.projector = mlp(self.features, hidden, dim)
+        self.temperature, self.iterations = temperature, iterations
+        self.register_buffer("centroids", torch.zeros(heads, prototypes, dim))
+        self.register_buffer("measured", torch.zeros(len(MEASURED)))
+        self.centroids: Tensor
+        self.measured: Tensor
+        self.bank: Tensor
+        self.assigned: Tensor
+
+    def multi_crop(self, local: int) -> None:
+        self.locals = local
+        self.pairs = tuple((v, 0) for v in range(2 + local))
+
+    def on_start(self, images: Images, batch_size: int) -> None:
+        heads, k, dim = self.centroids.shape
+        if k > len(images):
+            raise HardlabError(f"DeepCluster with prototypes={k}: more clusters than the {len(images)} images.")
+        at = self.centroids.device
+        self.register_buffer("bank", torch.zeros(2, len(images), dim, device=at))
+        self.register_buffer("assigned", torch.full((heads, len(images)), MISSING, device=at))
+        self.batch_size = batch_size
+
+    def query(self, x: Any) -> Tensor:
+        return F.normalize(self.projector(self.pooled(x)).float(), dim=1)  # (N,dim)
+
+    def target(self, x: Any, index: Tensor | None) -> Tensor:
+        if index is None:
+            raise TypeError("the label of an image is looked up by its row in the data set: give the index")
+        return self.assigned[:, index.clamp_min(0)].T.masked_fill(index[:, None] < 0, MISSING)  # (N,heads)
+
+    def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
+        scores = torch.einsum("nd,hkd->nkh", q, self.centroids) / self.temperature
+        return F.cross_entropy(scores, t, ignore_index=MISSING, reduction="none").mean(1)
+
+    @torch.no_grad()
+    def after_step(self, out: Out, at: Progress) -> None:
+        real = out.views.index >= 0
+        for crop in range(2):
+            self.bank[crop, out.views.index[real]] = out.q[crop].detach()[real]
+
+    @torch.no_grad()
+    def on_epoch(self, at: Progress, images: Images, look: Look) -> None:
+        if at.epoch == 0:
+            for batch in images.all(self.batch_size):
+                z, _ = self.embed(look.render(look.views(batch, 2)), (0, 1), ())
+                self.bank[:, batch.index] = torch.stack([z[0], z[1]])
+        previous = self.assigned.clone()
+        for h, centroids in enumerate(self.centroids):
+            bank = self.bank[h % 2]
+            seen = bank.any(1)
+            found, y = kmeans(bank[seen], len(centroids), self.iterations)
+            centroids.copy_(found)
+            self.assigned[h] = MISSING
+            self.assigned[h, seen] = y
+        self.measured.copy_(self._measure(previous, images.targets.to(previous.device)))
+
+    def _measure(self, previous: Tensor, targets: Tensor) -> Tensor:
+        """The numbers ``MEASURED``: means over the heads, but the number of empty clusters in all."""
+        rows = []
+        for y, before in zip(self.assigned, previous, strict=True):
+            size = y[y >= 0].bincount(minlength=self.centroids.shape[1]).float()
+            entropy = torch.special.entr(size / size.sum()).sum()
+            both = (nmi(y, targets), nmi(y, before))
+            rows.append(torch.stack([entropy, size.min(), size.max(), (size == 0).sum() * len(self.assigned), *both]))
+        return torch.stack(rows).mean(0)
+
+    def logs(self, out: Out) -> Mapping[str, float]:
+        right = torch.einsum("nd,hkd->nhk", out.q[0].detach(), self.centroids).argmax(2) == out.t[0]
+        return dict(zip(MEASURED, self.measured.tolist(), strict=True)) | {"pseudo_top1": float(right.float().mean())}
+
+    def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
+        return {"assigned": self.assigned.int()}
+
+
+def nearest(x: Tensor, centroids: Tensor) -> Tensor:
+    """Index of the centroid with the highest dot product; x: (N,D), centroids: (K,D) -> (N,)."""
+    rows = max(1, TILE // (4 * len(centroids)))
+    return torch.cat([(part @ centroids.T).argmax(1) for part in x.split(rows)])
+
+
+def kmeans(x: Tensor, k: int, iterations: int) -> tuple[Tensor, Tensor]:
+    """Spherical k-means from random rows: unit x (N,D) -> unit centroids (k,D), nearest centroid of each row (N,).
+
+    A cluster that runs empty keeps its centroid. The start is drawn from torch's global generator.
+    """
+    if len(x) < k:
+        raise HardlabError(f"k-means into {k} clusters needs as many images; {len(x)} have an embedding.")
+    centroids = x[torch.randperm(len(x))[:k].to(x.device)]
+    for _ in range(iterations):
+        y = nearest(x, centroids)
+        sums = torch.zeros_like(centroids).index_add_(0, y, x)
+        some = y.bincount(minlength=k)[:, None] > 0
+        centroids = F.normalize(torch.where(some, sums, centroids), dim=1)
+    return centroids, nearest(x, centroids)
+
+
+def nmi(a: Tensor, b: Tensor) -> Tensor:
+    """Mutual information of two labellings (N,) over their mean entropy, on the rows that both label (>= 0); 0-dim.
+
+    0 where nothing is labelled, 1 where both have one class; Strehl & Ghosh 2002, with the arithmetic mean.
+    """
+    both = (a >= 0) & (b >= 0)
+    a, b = a[both], b[both]
+    if not len(a):
+        return torch.zeros((), device=a.device)
+
+    def entropy(labels: Tensor) -> Tensor:
+        p = labels.unique(return_counts=True)[1].double() / len(labels)
+        return torch.special.entr(p).sum()
+
+    h_a, h_b, joint = entropy(a), entropy(b), entropy(a * (b.max() + 1) + b)
+    mean = (h_a + h_b) / 2
+    return torch.where(mean > 0, (h_a + h_b - joint).clamp_min(0) / mean, 1.0).float()
