@@ -1,4 +1,4 @@
-"""Negatives: modules (q, k) -> similarity columns, so that several kinds concatenate into one ``info_nce``."""
+"""Negatives of a contrastive loss: the batch's own, a queue, and whatever a strategy puts in their place."""
 
 from __future__ import annotations
 
@@ -6,8 +6,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardlab import losses
 
-class OtherKeys(nn.Module):
+
+class Negatives(nn.Module):
+    """Modules (q, k) -> similarity columns (N,M), -inf where a column does not count; q, k: (N,D) unit rows.
+
+    A strategy may replace those of a method by others, with a loss of their own.
+    """
+
+    def loss(self, q: Tensor, k: Tensor, temperature: float) -> Tensor:
+        """(N,) InfoNCE of each query with its key among these negatives."""
+        return losses.info_nce((q * k).sum(1), self(q, k), temperature)
+
+    def nearest(self, q: Tensor, k: Tensor) -> Tensor:
+        """(N,) similarity of each query to the nearest of these negatives."""
+        return self(q, k).amax(1)
+
+    def enqueue(self, k: Tensor) -> None:
+        """Take note of the keys of a step, after it."""
+
+
+class OtherKeys(Negatives):
     """The other images of the batch, in both views: SimCLR's 2(N-1) negatives of an anchor.
 
     q, k: (N,D) unit rows, q_i and k_i positives -> (N,2N), -inf at the anchor itself and at its positive.
@@ -19,11 +39,11 @@ class OtherKeys(nn.Module):
         return torch.cat([q @ k.T, q @ q.T], dim=1).masked_fill(own, -torch.inf)
 
 
-class Queue(nn.Module):
+class Queue(Negatives):
     """The keys of the last steps, first in, first out; it starts full of random unit vectors.
 
     q, k: (N,dim) unit rows -> (N,size) similarities of q to the queue; the keys k are not in it yet.
-    MoCo (arXiv 1911.05722), Sec. 3.2. A module that takes its place keeps ``forward`` and ``enqueue``.
+    MoCo (arXiv 1911.05722), Sec. 3.2.
     """
 
     def __init__(self, size: int, dim: int) -> None:

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardlab import losses
 from hardlab.data import Images
 from hardlab.methods.base import Method, ema, twin_of
-from hardlab.negatives import Queue
+from hardlab.negatives import Negatives, Queue
 from hardlab.nets import split_bn
 from hardlab.types import HardlabError, Out, Progress
 
@@ -54,7 +53,7 @@ class MoCo(Method):
         hidden = [nn.Linear(self.features, self.features), nn.ReLU(inplace=True)] if head == "mlp" else []
         self.head = nn.Sequential(*hidden, last)
         self.key_backbone, self.key_head = twin_of(backbone), twin_of(self.head)
-        self.negatives: nn.Module = Queue(queue, dim)
+        self.negatives: Negatives = Queue(queue, dim)
         self.momentum, self.temperature, self.bn, self.groups = momentum, temperature, bn, groups
         self.pairs = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
 
@@ -83,17 +82,18 @@ class MoCo(Method):
         return F.normalize((k[order.argsort()] if isinstance(order, Tensor) else k).float(), dim=1)  # (N,dim)
 
     def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
-        return losses.info_nce((q * t).sum(1), self.negatives(q, t), self.temperature)
+        return self.negatives.loss(q, t, self.temperature)
 
     @torch.no_grad()
     def after_step(self, out: Out, at: Progress) -> None:
         ema(self.key_backbone, self.backbone, self.momentum)
         ema(self.key_head, self.head, self.momentum)
-        a, b = self.pairs[0]
-        # before the queue moves, for then the image's own key is in it
-        self._won = (out.q[a] * out.t[b]).sum(1) > self.negatives(out.q[a], out.t[b]).amax(1)  # (B,)
-        self.negatives.enqueue(torch.cat([out.t[b] for _, b in self.pairs]))  # type: ignore[operator]
+        self.negatives.enqueue(torch.cat([out.t[b] for _, b in self.pairs]))
 
+    @torch.no_grad()
     def logs(self, out: Out) -> Mapping[str, float]:
-        """accuracy: the share of queries nearer to their key than to all negatives."""
-        return {"accuracy": float(self._won.float().mean())}
+        """accuracy: the share of queries that no negative is nearer to than their key."""
+        a, b = self.pairs[0]
+        own = (out.q[a] * out.t[b]).sum(1)
+        # the keys of this step are in the queue by now, so that an image's own is met again, up to rounding
+        return {"accuracy": float((own > self.negatives.nearest(out.q[a], out.t[b]) - 1e-5).float().mean())}

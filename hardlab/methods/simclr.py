@@ -7,9 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardlab import losses
 from hardlab.methods.base import Method
-from hardlab.negatives import OtherKeys
+from hardlab.negatives import Negatives, OtherKeys
 from hardlab.nets import mlp
 
 
@@ -27,7 +26,7 @@ class SimCLR(Method):
         self.projector = mlp(self.features, self.features, dim, bn_output=True, bias_output=False)
         # google-research/simclr gives the last BN a scale but no offset
         self.projector[-1].bias.requires_grad_(False)
-        self.negatives = OtherKeys()
+        self.negatives: Negatives = OtherKeys()
         self.temperature = temperature
 
     def both(self, x: Any, index: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -35,4 +34,4 @@ class SimCLR(Method):
         return z, z
 
     def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
-        return losses.info_nce((q * t).sum(1), self.negatives(q, t), self.temperature)
+        return self.negatives.loss(q, t, self.temperature)
