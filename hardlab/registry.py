@@ -25,6 +25,8 @@ METHODS = {
 HARD = {
     "hvs": "hardlab.hard.hvs:HVS",
     "mined": "hardlab.hard.mined:Mined",
+    "iou": "hardlab.hard.iou:IoUPolicy",
+    "stn": "hardlab.hard.stn:STN",
 }
 DATASETS = data.SETS
 BACKBONES = {

@@ -1,0 +1,104 @@
+"""The manual IoU policy (arXiv 2310.03940, Table 4): pairs of crops that overlap too much are drawn again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method
+from hardlab.types import HardlabError, Progress, Views
+from hardlab.views import Look, iou
+
+
+class IoUPolicy(Hard):
+    """Redraws the two large views of an image until their IoU is at most a bound. HVS, Sec. 5.2 (Q2), Table 4.
+
+    start, end: the bound b(epoch) moves linearly from one to the other; start > end is the inverse schedule.
+    warmup_epochs: epochs at the start without a bound; the line begins after them. alternate: ``every-other`` step
+    without the policy (the text), or ``random``, each pair without it with probability ``plain`` (the code). tries:
+    redraws of a pair before the last one is taken. Small crops stay as they are drawn.
+    """
+
+    draws = 2
+
+    def __init__(
+        self,
+        start: float = 0.3,
+        end: float = 0.35,
+        warmup_epochs: float = 0.0,
+        alternate: Literal["never", "every-other", "random"] = "never",
+        plain: float = 0.5,
+        tries: int = 512,
+    ) -> None:
+        super().__init__()
+        for name, value in (("start", start), ("end", end), ("plain", plain)):
+            if not 0 <= value <= 1:
+                raise HardlabError(f"The IoU policy with {name}={value}: it must lie between 0 and 1.")
+        if warmup_epochs < 0 or tries < 1:
+            raise HardlabError(
+                f"The IoU policy with warmup_epochs={warmup_epochs}, tries={tries}: at least 0 epochs and 1 try."
+            )
+        self.start, self.end, self.warmup_epochs = start, end, warmup_epochs
+        self.alternate, self.plain, self.tries = alternate, plain, tries
+        self.bound = 1.0
+        self._counts: Mapping[str, Tensor] = {}
+
+    def install(self, method: Method) -> None:
+        if method.slots != 2:
+            raise HardlabError(
+                f"{type(method).__name__} has {method.slots} large view(s): the IoU policy bounds the overlap of two."
+            )
+
+    def before_step(self, at: Progress) -> None:
+        idle = at.epoch < self.warmup_epochs or (self.alternate == "every-other" and at.step % 2 == 1)
+        self.bound = 1.0 if idle else self.bound_of(at.epoch, at.epochs)
+
+    def bound_of(self, epoch: int, epochs: int) -> float:
+        """b of an epoch after the warm-up: ``start`` in the first, ``end`` in the last."""
+        share = (epoch - self.warmup_epochs) / max(1.0, epochs - 1 - self.warmup_epochs)
+        return self.start + (self.end - self.start) * min(1.0, max(0.0, share))
+
+    @torch.no_grad()
+    def views(self, v: Views, method: Method, look: Look) -> Views:
+        """The same views with the rejected pairs replaced; random numbers are torch's own (a redraw is rare)."""
+        over = iou(v.params[:, 0], v.params[:, 1]) > self.bound
+        if self.alternate == "random" and self.bound < 1:
+            over &= torch.rand(len(over), device=over.device) >= self.plain
+        rows = over.nonzero()[:, 0]
+        params, tries, gave_up = self.redraw(v.params[rows], v.sizes[rows], look)
+        self._counts = {
+            "redrawn": over.float().mean(),
+            "tries": tries.sum() / len(over),
+            "gave_up": gave_up.sum() / len(over),
+        }
+        return replace(v, params=v.params.index_copy(0, rows, params)) if len(rows) else v
+
+    def redraw(self, params: Tensor, sizes: Tensor, look: Look) -> tuple[Tensor, Tensor, Tensor]:
+        """Fresh pairs within the bound in place of ``params`` (n,2,P), for images of ``sizes`` (n,2).
+
+        Returns them, the draws each took (n,) and whether all were spent in vain (n,). A round draws once more than all
+        rounds before it for the rows that are left, so that 512 tries are ten calls and not 512.
+        """
+        params = params.clone()
+        left = torch.arange(len(sizes), device=sizes.device)
+        tries, gave_up, spent = torch.zeros_like(left), torch.zeros_like(left, dtype=torch.bool), 0
+        while len(left) and spent < self.tries:
+            many = min(spent + 1, self.tries - spent)
+            fresh = look.draw(sizes[left].repeat_interleave(many, 0), 2).unflatten(0, (-1, many))  # (m,many,2,P)
+            good = iou(fresh[:, :, 0], fresh[:, :, 1]) <= self.bound  # (m,many)
+            found = good.any(1)
+            at = torch.where(found, good.int().argmax(1), many - 1)  # the first good one, or the last
+            params[left] = fresh[torch.arange(len(left), device=left.device), at]
+            tries[left] = spent + at + 1
+            left, spent = left[~found], spent + many
+        gave_up[left] = True
+        return params, tries, gave_up
+
+    def logs(self) -> Mapping[str, float]:
+        """bound; redrawn: share of pairs over it; tries: redraws per image; gave_up: share still over it."""
+        return {"bound": self.bound} | {name: float(x) for name, x in self._counts.items()}

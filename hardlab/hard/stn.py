@@ -1,0 +1,290 @@
+"""A spatial transformer as adversary (arXiv 2310.03940, App. E): a network learns the crops that are hardest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from hardlab.data import Images
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method
+from hardlab.types import HardlabError, Out, Player, Progress, Views
+from hardlab.views import Look
+
+Mode = Literal[
+    "translation", "scale", "scale-sym", "rotation", "translation-scale", "translation-scale-sym",
+    "rotation-translation", "rotation-translation-scale", "rotation-translation-scale-sym", "affine",
+]  # fmt: skip
+_IDENTITY = {"rotation": [0.0], "translation": [0.0, 0.0], "scale-sym": [1.0], "scale": [1.0, 1.0]}
+_SHOWN = 8  # fixed images of a snapshot
+
+
+class Localiser(nn.Module):
+    """A small CNN with one head per crop: images (N,3,S,S) -> (N,crops,numbers); at first all are ``start``.
+
+    The layers of the authors' STN code; the paper says a small CNN with a linear layer.
+    """
+
+    def __init__(self, crops: int, start: list[float], width: int = 32, hidden: int = 128) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=2), nn.BatchNorm2d(width), nn.LeakyReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(width, width, 3, padding=2), nn.BatchNorm2d(width), nn.LeakyReLU(), nn.AdaptiveAvgPool2d(8),
+            nn.Flatten(),
+        )  # fmt: skip
+        self.heads = nn.ModuleList()
+        for _ in range(crops):
+            last = nn.Linear(hidden // 2, len(start))
+            nn.init.zeros_(last.weight)
+            last.bias.data = torch.tensor(start)
+            self.heads.append(
+                nn.Sequential(
+                    nn.Linear(64 * width, hidden), nn.LeakyReLU(), nn.Linear(hidden, hidden // 2), nn.LeakyReLU(), last
+                )
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.body(x)
+        return torch.stack([head(features) for head in self.heads], 1)
+
+
+class STN(Hard):
+    """Crops come from a network that ascends the loss; flips and appearance stay random. HVS, App. E, Table 5.
+
+    mode: which transforms theta (2,3) may hold; ``-sym`` scales both axes alike. limit: ``image`` divides each row of
+    theta by its L1 norm where that exceeds 1, so that a crop lies in the image (the code); ``sphere`` keeps the numbers
+    within ``radius`` (large views) or ``local_radius`` of the identity's (the text). penalty: ``tcp`` regresses |det|
+    of the 2x2 block to an area from the augmentation's range, and the share of the image that a shift leaves (the
+    code); ``area`` is the first part as a squared error (the text); ``identity`` the squared distance of theta to the
+    identity. weight: of the penalty. target: an area drawn ``uniform`` per crop and step, or the ``mean`` of the range.
+    lr, schedule, optim, weight_decay: of the STN's own optimiser. width, hidden: of the CNN. input_size: its pixels.
+    """
+
+    draws = 2  # it chooses the large views, so nobody else may; the method's number once installed
+
+    def __init__(
+        self,
+        mode: Mode = "translation-scale-sym",
+        penalty: Literal["tcp", "area", "identity", "none"] = "tcp",
+        weight: float = 10.0,
+        target: Literal["uniform", "mean"] = "uniform",
+        limit: Literal["image", "sphere", "none"] = "image",
+        radius: float = 0.5,
+        local_radius: float = 1.0,
+        optim: Literal["adamw", "sgd"] = "adamw",
+        lr: float = 5e-4,
+        weight_decay: float = 0.0,
+        schedule: Literal["cosine", "constant"] = "cosine",
+        width: int = 32,
+        hidden: int = 128,
+        input_size: int = 32,
+    ) -> None:
+        super().__init__()
+        for name, value in (("weight", weight), ("weight_decay", weight_decay)):
+            if value < 0:
+                raise HardlabError(f"STN with {name}={value}: it must be at least 0.")
+        for name, value in (("lr", lr), ("radius", radius), ("local_radius", local_radius)):
+            if value <= 0:
+                raise HardlabError(f"STN with {name}={value}: it must be above 0.")
+        if width < 1 or hidden < 2 or input_size < 4:
+            raise HardlabError(
+                f"STN with width={width}, hidden={hidden}, input_size={input_size}: at least 1, 2 and 4 pixels."
+            )
+        self.mode, self.penalty, self.weight, self.target = mode, penalty, weight, target
+        self.limit, self.radius, self.local_radius = limit, radius, local_radius
+        self.optim, self.lr, self.weight_decay, self.schedule = optim, lr, weight_decay, schedule
+        self.width, self.hidden, self.input_size = width, hidden, input_size
+        self.large = 2
+        self.net: Localiser | None = None
+        self._opt: Optimizer | None = None
+        self._theta = torch.empty(0)  # of the step under way, with its graph until the players have moved
+        self._cost = torch.zeros(())
+
+    def install(self, method: Method) -> None:
+        """Make the network, whose heads are as many as the method has crops."""
+        self.large, self.draws = method.slots, method.slots
+        self.net = Localiser(method.slots + method.locals, start_of(self.mode), self.width, self.hidden)
+
+    def before_step(self, at: Progress) -> None:
+        if self.schedule == "cosine" and self._opt is not None:
+            for group in self._opt.param_groups:
+                group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * at.share))
+
+    def views(self, v: Views, method: Method, look: Look) -> Views:
+        """The views that the network chose, rendered, with a gradient to it.
+
+        In ``params`` a crop's columns become the bounding box of its affine crop within the image, of at least one
+        pixel, so that overlaps can be analysed; they do not render the view again.
+        """
+        theta = self.theta(v.raw, v.sizes, look)
+        self._theta = theta
+        self._cost = self.weight * self.cost(theta, look)
+        drawn = v.params if v.local_params is None else torch.cat((v.params, v.local_params), 1)
+        raw = _unit(v.raw)
+        x = []
+        for i, (part, p) in enumerate(zip(self._looks(look), drawn.split(1, 1), strict=True)):
+            size = part.augment[0].size
+            whole = p.clone()  # the crop is made already; flip and appearance are as drawn
+            whole[..., 2:4] = 0
+            whole[..., 0:2] = whole[..., 4:6] = size
+            x.append(part.apply(sample(raw, v.sizes, theta[:, i], size), whole)[:, 0])
+        boxed = bounding_box(theta.detach(), drawn)
+        n = self.large
+        return replace(
+            v,
+            params=boxed[:, :n],
+            x=torch.stack(x[:n]).transpose(0, 1),
+            local_params=None if v.local_params is None else boxed[:, n:],
+            local=tuple(x[n:]),
+        )
+
+    def theta(self, raw: Tensor, sizes: Tensor, look: Look) -> Tensor:
+        """(B,crops,2,3): where each crop looks, from the plain images."""
+        assert self.net is not None, "install comes first"
+        with torch.autocast(raw.device.type, enabled=False):  # bf16 cannot tell neighbouring pixels apart
+            numbers = self.net(look.plain(raw, sizes, self.input_size))
+            if self.limit == "sphere":
+                numbers = self.confine(numbers)
+            theta = matrices(numbers, self.mode)
+            if self.limit == "image":
+                norm = theta.abs().sum(-1, keepdim=True)
+                # not clamp: at the identity, where the norm is 1, it would leave the scale without a gradient
+                theta = theta / torch.where(norm > 1, norm, 1.0)
+        return theta
+
+    def confine(self, numbers: Tensor) -> Tensor:
+        """(B,crops,k) moved to within the radius of their slot around the identity's numbers, where they are not."""
+        centre = numbers.new_tensor(start_of(self.mode))
+        radius = numbers.new_full((numbers.shape[1], 1), self.local_radius)
+        radius[: self.large] = self.radius
+        offset = numbers - centre
+        return centre + offset * (radius / offset.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
+
+    def cost(self, theta: Tensor, look: Look) -> Tensor:
+        """The penalty of (B,crops,2,3), a scalar, without its weight."""
+        if self.penalty == "none":
+            return theta.new_zeros(())
+        if self.penalty == "identity":
+            return (theta - torch.eye(2, 3, device=theta.device)).square().mean()
+        looks = enumerate(self._looks(look))
+        low, high = theta.new_tensor([part.augment[i % len(part.augment)].scale for i, part in looks]).T
+        area = theta[..., :2].det().abs()  # (B,crops), as a share of the image's
+        wanted = self._between(area, low, high)
+        if self.penalty == "area":
+            return F.mse_loss(area, wanted)
+        stays = (1 - theta[..., 2].abs() / 2).prod(-1)
+        # the eighth root, which narrows the range to shifts near the centre, is the authors'
+        return F.huber_loss(area, wanted) + F.huber_loss(stays, self._between(area, low**0.125, high**0.125))
+
+    def _between(self, like: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        share = torch.rand_like(like) if self.target == "uniform" else torch.full_like(like, 0.5)
+        return low + (high - low) * share
+
+    def _looks(self, look: Look) -> list[Look]:
+        """What renders each crop, the large ones first."""
+        assert self.net is not None
+        small = len(self.net.heads) - self.large
+        return [look] * self.large + [look.local[i % len(look.local)] for i in range(small)]
+
+    def players(self, method: Method) -> list[Player]:
+        """The network, which minimises the negated loss of the learner and the penalty on one graph with it."""
+        assert self.net is not None
+        params: list[Tensor] = list(self.net.parameters())
+        kind: Callable[..., Optimizer] = AdamW if self.optim == "adamw" else SGD
+        self._opt = kind(params, lr=self.lr, weight_decay=self.weight_decay)
+        return [Player("stn", params, self._opt, self.objective, joint=True)]
+
+    def objective(self, out: Out, terms: Mapping[str, Tensor]) -> Tensor:
+        """Gradient reversal: - (the method's mean loss) + weight * penalty."""
+        return self._cost - out.loss.mean()
+
+    def after_step(self, out: Out, method: Method, at: Progress) -> None:
+        self._theta, self._cost = self._theta.detach(), self._cost.detach()  # lets the graph go
+
+    def logs(self) -> Mapping[str, float]:
+        """penalty (weighted); area of the large and the local crops; spread: std of theta over images, 0 = static."""
+        area = self._theta[..., :2].det().abs()
+        found = {
+            "penalty": float(self._cost),
+            "area": float(area[:, : self.large].mean()),
+            "spread": float(self._theta.std(0).mean()),
+        }
+        return found | ({"area_local": float(area[:, self.large :].mean())} if area.shape[1] > self.large else {})
+
+    @torch.no_grad()
+    def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
+        """theta (8,crops,2,3) of the first images and their crops ``view_<slot>`` in [0,1], not augmented (Fig. 11)."""
+        assert self.net is not None
+        batch = next(iter(images.all(min(_SHOWN, len(images)))))
+        self.net.eval()
+        try:
+            theta = self.theta(batch.raw, batch.sizes, look)
+        finally:
+            self.net.train()
+        shown = {
+            f"view_{i}": sample(batch.raw, batch.sizes, theta[:, i], part.augment[0].size)
+            for i, part in enumerate(self._looks(look))
+        }
+        return {"index": batch.index, "theta": theta} | shown
+
+
+def start_of(mode: str) -> list[float]:
+    """The numbers of a mode at which theta is the identity."""
+    if mode == "affine":
+        return [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    words = mode.replace("scale-sym", "scale_sym").split("-")
+    return [number for word in words for number in _IDENTITY[word.replace("_", "-")]]
+
+
+def matrices(numbers: Tensor, mode: str) -> Tensor:
+    """(...,k) numbers of a mode, in the order of its words -> theta (...,2,3) = (scale x rotation | translation)."""
+    if mode == "affine":
+        return numbers.unflatten(-1, (2, 3))
+    rest = numbers
+    one, zero = torch.ones_like(numbers[..., 0]), torch.zeros_like(numbers[..., 0])
+    cos, sin, tx, ty, sx, sy = one, zero, zero, zero, one, one
+    if "rotation" in mode:
+        cos, sin, rest = rest[..., 0].cos(), rest[..., 0].sin(), rest[..., 1:]
+    if "translation" in mode:
+        tx, ty, rest = rest[..., 0], rest[..., 1], rest[..., 2:]
+    if "scale" in mode:
+        sx, sy = rest[..., 0], rest[..., -1]  # one and the same where scaling is symmetric
+    return torch.stack((sx * cos, -sx * sin, tx, sy * sin, sy * cos, ty), -1).unflatten(-1, (2, 3))
+
+
+def sample(raw: Tensor, sizes: Tensor, theta: Tensor, size: int) -> Tensor:
+    """Affine crops (B,3,size,size) in [0,1] of raw (B,3,H,W), bilinear, with a gradient to theta (B,2,3).
+
+    The square [-1,1]^2 is the image, of true height and width ``sizes`` (B,2); an output pixel reads at theta (x,y,1),
+    and what lies outside is black. Jaderberg et al. (arXiv 1506.02025), Eq. 1.
+    """
+    with torch.autocast(raw.device.type, enabled=False):
+        grid = F.affine_grid(theta, [len(raw), 3, size, size], align_corners=False)  # (B,size,size,2) of x, y
+        inside = (grid.abs() <= 1).all(-1)[:, None]
+        extent = sizes.flip(1).to(grid)[:, None, None]  # (B,1,1,2) width, height
+        at = (grid + 1) / 2 * extent
+        at = torch.minimum(at.clamp_min(0.5), extent - 0.5)  # up to the border the outermost pixels count, as in Look
+        full = grid.new_tensor([raw.shape[3], raw.shape[2]])
+        return F.grid_sample(_unit(raw), at / full * 2 - 1, align_corners=False) * inside
+
+
+def _unit(raw: Tensor) -> Tensor:
+    return raw if raw.is_floating_point() else raw.float() / 255
+
+
+def bounding_box(theta: Tensor, params: Tensor) -> Tensor:
+    """``params`` (B,C,P) with the crop's columns replaced by the box around the affine crop theta (B,C,2,3)."""
+    centre, reach = theta[..., 2].flip(-1), theta[..., :2].abs().sum(-1).flip(-1)  # (B,C,2) of y, x
+    image = params[..., 0:2]
+    low = torch.minimum(((centre - reach + 1) / 2 * image).clamp_min(0), image - 1)
+    high = torch.minimum(torch.maximum((centre + reach + 1) / 2 * image, low + 1), image)
+    boxed = params.clone()
+    boxed[..., 2:4], boxed[..., 4:6] = low, high - low
+    return boxed
