@@ -11,12 +11,26 @@ from typing import Any
 
 from hardlab import registry
 from hardlab.config import Run
-from hardlab.recipes import bases, deepcluster, dino, hnssl, hvs, iou
+from hardlab.recipes import (
+    bases,
+    deepcluster,
+    dino,
+    hnssl,
+    hvs,
+    iou,
+)
 from hardlab.recipes.common import RUNGS, Recipe
 
 __all__ = ["RECIPES", "RUNGS", "recipe"]
 
-RECIPES: dict[str, Recipe] = bases.RECIPES | dino.RECIPES | deepcluster.RECIPES | hnssl.RECIPES | hvs.RECIPES | iou.RECIPES
+RECIPES: dict[str, Recipe] = {
+    **bases.RECIPES,
+    **deepcluster.RECIPES,
+    **dino.RECIPES,
+    **hnssl.RECIPES,
+    **hvs.RECIPES,
+    **iou.RECIPES,
+}
 
 
 def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None = None) -> Run:
