@@ -211,6 +211,7 @@ def nb_run(name: str, parameters: tuple[str, ...], out: Path, force: bool, as_js
 @click.option("--out", type=click.Path(path_type=Path), default=Path("figures"), show_default=True)
 @click.option("--from", "runs_dir", type=click.Path(path_type=Path), default=None,
               help="First collect the tables in --data from the finished runs of this folder.")  # fmt: skip
+@click.option("--add", is_flag=True, help="With --from: keep the rows of runs that are not in that folder.")
 @click.option("--list", "list_", is_flag=True, help="List the figures and exit.")
 @ROOT
 @JSON
@@ -221,6 +222,7 @@ def figures(
     data_dir: Path,
     out: Path,
     runs_dir: Path | None,
+    add: bool,
     list_: bool,
     root: Path | None,
     as_json: bool,
@@ -243,7 +245,7 @@ def figures(
         _echo(as_json, f"would {first}draw {', '.join(names)} into {out}", todo)
         return
     if runs_dir is not None:
-        tables.collect(runs_dir, data_dir, root=root)
+        tables.collect(runs_dir, data_dir, root=root, add=add)
     if not any(data_dir.glob("*.csv")):
         raise click.UsageError(f"There are no tables in '{data_dir}'; --from RUNS collects them.")
     drawn = [str(path) for n in names for path in book.draw(n, data_dir, out)]

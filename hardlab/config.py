@@ -129,14 +129,7 @@ class Run(_Strict):
 
         A setting that came later counts only where it is set, so that the runs made before it keep their names.
         """
-        tree = self.model_dump(mode="json")
-        for key, default in _LATER.items():
-            *path, last = key.split(".")
-            node = tree
-            for part in path:
-                node = node[part]
-            if node[last] == default:
-                del node[last]
+        tree = without_later_defaults(self.model_dump(mode="json"))
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -157,6 +150,17 @@ _LATER: dict[str, Any] = {
     "optim.warmup_from": 0, "optim.schedule": "cosine", "optim.clip_by": "all", "optim.trust_by": "scale",
     "local": None, "parent": None,
 }  # fmt: skip
+
+
+def without_later_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as plain values, without the settings that came later and are left at their defaults."""
+    out: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
+    for key, default in _LATER.items():
+        head, _, last = key.rpartition(".")
+        node = out[head] if head else out
+        if last in node and node[last] == default:
+            del node[last]
+    return out
 
 
 _FLOAT = r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"  # YAML 1.1 reads 1e-3, without a point, as text

@@ -411,6 +411,27 @@ class Grey:
             yield Batch(raw.contiguous(), torch.tensor([[32, 48]]).expand(len(rows), 2), rows)
 
 
+def test_runs_of_two_machines_added_one_after_the_other_give_the_tables_of_both_together(tmp_path: Path) -> None:
+    logs = {name: draw_log(8, 2, seed) for seed, name in enumerate(("simsiam-hvs", "simsiam-hvs-static"))}
+    for place in ("both", "first", "second"):
+        for seed in (0, 1):
+            if place != "second":
+                write_run(tmp_path / place, "simsiam-hvs", seed, logs["simsiam-hvs"], backbone_knn=0.5 + seed / 10)
+            if place != "first":
+                write_run(tmp_path / place, "simsiam-hvs-static", seed, logs["simsiam-hvs-static"], backbone_knn=0.25)
+    tables.collect(tmp_path / "both", tmp_path / "a")
+    tables.collect(tmp_path / "first", tmp_path / "b")
+    tables.collect(tmp_path / "second", tmp_path / "b", add=True)
+    for name in tables.COLUMNS:
+        if name == "hvs_f2":  # of one run: which one depends on what was there
+            continue
+        a, b = (pd.read_csv(tmp_path / side / f"{name}.csv") for side in "ab")
+        pd.testing.assert_frame_equal(a, b, rtol=1e-4)
+    assert (tmp_path / "a" / "manifests.jsonl").read_bytes() == (tmp_path / "b" / "manifests.jsonl").read_bytes()
+    tables.collect(tmp_path / "second", tmp_path / "b")
+    assert set(pd.read_csv(tmp_path / "b" / "evaluation.csv")["recipe"]) == {"simsiam-hvs-static"}
+
+
 def test_pictures_show_the_logged_images_and_vanish_with_the_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,7 +74,8 @@ def arm(configuration: Mapping[str, Any]) -> str:
 
 def setting(configuration: Mapping[str, Any]) -> str:
     """Eight hex digits of all that decides the outcome but strategies and seed: what a run shares with its baseline."""
-    same = {k: v for k, v in configuration.items() if k not in ("recipe", "seed", "hard", "logs")}
+    told = config.without_later_defaults(configuration)
+    same = {k: v for k, v in told.items() if k not in ("recipe", "seed", "hard", "logs")}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -134,12 +135,15 @@ def choose(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[(frame["rung"] == best.rung) & (frame["setting"] == best.setting)]
 
 
-def collect(runs_dir: Path | str, out_dir: Path | str, root: Path | str | None = None) -> list[Path]:
+def collect(
+    runs_dir: Path | str, out_dir: Path | str, root: Path | str | None = None, *, add: bool = False
+) -> list[Path]:
     """Write every table of ``COLUMNS`` as CSV, the manifests of the runs, and HVS Figure 2's pictures; gives the paths.
 
     Only runs whose manifest says ``done`` count, and of runs that differ in nothing but their name the one that started
     last. Rows are sorted, so the files are byte-identical when nothing changed. ``root`` is where the data sets lie;
-    the pictures are left out where the run's images are not there or are not those it was trained on.
+    the pictures are left out where the run's images are not there or are not those it was trained on. add: rows and
+    manifests of runs that are in ``out_dir`` and not in ``runs_dir`` stay (they were made on another machine).
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -170,22 +174,33 @@ def collect(runs_dir: Path | str, out_dir: Path | str, root: Path | str | None =
             histograms.append(iou.iou_histogram(log, of=of).assign(**who, series=name))
 
     share, overlap, histogram = _stack(shares), _stack(overlaps), _stack(histograms)
+    if add:
+        share = _with_earlier(share, out / "hvs_f4_right.csv", done)
+        overlap = _with_earlier(overlap, out / "hvs_f4_left.csv", done)
+        histogram = _with_earlier(histogram, out / "hvs_f3_right.csv", done)
+        evaluation = _with_earlier(evaluation, out / "evaluation.csv", done)
     tables = {
         "hvs_f3_left": share[share["arm"] == HVS] if len(share) else share,
         "hvs_f3_right": histogram[histogram["arm"] != STATIC] if len(histogram) else histogram,
-        "hvs_f4_left": overlap[overlap["arm"] != STATIC] if len(overlap) else overlap,
+        "hvs_f4_left": overlap,
         "hvs_f4_right": share,
         "hvs_summary": _summary(share, overlap, evaluation),
         "evaluation": evaluation,
     }
     shown, pixels = _pictures(done, root)
-    tables["hvs_f2"] = shown
+    strip = out / "hvs_f2_pixels.png"
+    kept_pictures = add and pixels is None and strip.exists()
+    tables["hvs_f2"] = _with_earlier(pd.DataFrame(), out / "hvs_f2.csv", done) if kept_pictures else shown
     written = [_write(out / f"{name}.csv", tables[name], columns) for name, columns in COLUMNS.items()]
     # the tables name their runs; here is what each of them was
-    manifests = [json.dumps(json.loads((Path(p) / "manifest.json").read_text())) + "\n" for p in done["path"]]
-    write_atomic(out / "manifests.jsonl", "".join(manifests).encode())
+    manifests = {Path(p).name: json.loads((Path(p) / "manifest.json").read_text()) for p in done["path"]}
+    if add:
+        manifests = {m["id"]: m for m in _lines(out / "manifests.jsonl")} | manifests
+    lines = [json.dumps(manifests[name]) + "\n" for name in sorted(manifests)]
+    write_atomic(out / "manifests.jsonl", "".join(lines).encode())
     written.append(out / "manifests.jsonl")
-    strip = out / "hvs_f2_pixels.png"
+    if kept_pictures:
+        return written
     if pixels is None:
         strip.unlink(missing_ok=True)  # pictures of other rows would be worse than none
         return written
@@ -193,6 +208,17 @@ def collect(runs_dir: Path | str, out_dir: Path | str, root: Path | str | None =
     Image.fromarray(pixels).save(buffer, format="png", optimize=True)
     write_atomic(strip, buffer.getvalue())
     return [*written, strip]
+
+
+def _with_earlier(frame: pd.DataFrame, path: Path, done: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` and those rows of an earlier table that no run of ``done`` takes the place of."""
+    if not path.exists():
+        return frame
+    texts = dict.fromkeys(("setting", "run", "recipe", "options"), str)
+    earlier = pd.read_csv(path, dtype=texts, encoding="utf-8", keep_default_na=False, na_values={"value": ""})
+    mine = pd.MultiIndex.from_frame(done[["setting", "arm", "seed"]])
+    theirs = pd.MultiIndex.from_frame(earlier[["setting", "arm", "seed"]])
+    return pd.concat([f for f in (frame, earlier[~theirs.isin(mine)]) if len(f)] or [frame], ignore_index=True)
 
 
 def _row(path: Path) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def f4(hvs_f4_left: pd.DataFrame, hvs_f4_right: pd.DataFrame, paper: pd.DataFram
     """HVS Figure 4. Left: mean IoU of the trained pair. Right: Figure 3 left under one colour draw for all views."""
     chosen = choose(hvs_f4_left[hvs_f4_left["arm"] == HVS])
     left, right = (f[f["setting"].isin(chosen["setting"])] for f in (hvs_f4_left, hvs_f4_right))
+    left = left[left["arm"] != STATIC]
     figure, (a, b) = style.new(2.6, 2)
     a.set_title("Overlap of the trained pair", y=ABOVE)
     a.set(xlabel="epoch", ylabel="mean IoU")
@@ -320,7 +321,7 @@ def _pictures(log: pd.DataFrame, pixels: np.ndarray | None, rows: int) -> Figure
         _losses(axes[-1], log[log["row"] == row])
     for ax, title in zip(grid[0], ["image", *(f"view {i + 1}" for i in range(count))], strict=False):
         ax.set_title(title, fontsize=7, pad=3)
-    step = f"epoch {log['epoch'].iloc[0]}, first {len(shown)} of the logged images"
+    step = f"epoch {log['epoch'].iloc[0]}, {len(shown)} of the logged images"
     style.caption(figure, f"{style.about(log)}\n{step} · solid frames: the selected pair")
     return figure
 
