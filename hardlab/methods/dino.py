@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from hardlab import losses
-from hardlab.methods.base import Method, ema
+from hardlab.methods.base import Method, ema, twin_of
 from hardlab.types import HardlabError, Out, Progress
 
 
@@ -103,9 +102,7 @@ class DINO(Method):
                 "a number of epochs is at least 0."
             )
         self.head = Head(self.features, hidden, bottleneck, prototypes, gain, bn)
-        self.teacher, self.teacher_head = copy.deepcopy(self.backbone), copy.deepcopy(self.head)
-        for net in (self.teacher, self.teacher_head):
-            net.requires_grad_(False)
+        self.teacher, self.teacher_head = twin_of(self.backbone), twin_of(self.head)
         for m in self.teacher.modules():
             if isinstance(m, StochasticDepth):
                 m.p = 0.0
