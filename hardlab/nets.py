@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import StochasticDepth
 
@@ -282,7 +284,7 @@ def split_bn(net: nn.Module, groups: int) -> nn.Module:
 @contextmanager
 def running_stats_frozen(net: nn.Module) -> Iterator[None]:
     """Batch statistics are used inside, and no BN buffer of ``net`` moves."""
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for m in norms:
         m.track_running_stats = False
     try:
@@ -290,3 +292,42 @@ def running_stats_frozen(net: nn.Module) -> Iterator[None]:
     finally:
         for m in norms:
             m.track_running_stats = True
+
+
+def give_auxiliary(net: nn.Module, kind: type[nn.Module] = _BatchNorm, momentum: float = 0.1) -> None:
+    """A second set of BN parameters and statistics, ``<norm>.aux``, for each norm of ``net`` that has none yet.
+
+    It starts as a copy of the main set, whose keys stay as they are. Parts of ``net`` that take no gradient, like
+    momentum networks, keep one set. kind: of norm. momentum: of the second running statistics. AdvProp
+    (arXiv 1911.09665), Sec. 4.1.
+    """
+    trained = [part for part in net.children() if any(p.requires_grad for p in part.parameters())]
+    for name, norm in [named for part in trained for named in part.named_modules()]:
+        if isinstance(norm, kind) and name.rpartition(".")[2] != "aux" and not hasattr(norm, "aux"):
+            second = copy.deepcopy(norm)
+            second.momentum = momentum  # type: ignore[assignment]  # every kind of batch norm has one
+            norm.aux = second
+
+
+@contextmanager
+def auxiliary(net: nn.Module) -> Iterator[None]:
+    """Inside, the norms of ``net`` that have a second set use that one, and the main set is not touched."""
+    # an attribute of each norm, so that no other network and no thread with a network of its own notices
+    norms = [m for m in net.modules() if "aux" in m._modules and "forward" not in m.__dict__]
+    for m in norms:
+        m.__dict__["forward"] = m.get_submodule("aux").forward
+    try:
+        yield
+    finally:
+        for m in norms:
+            del m.__dict__["forward"]
+
+
+def auxiliary_gap(net: nn.Module) -> float:
+    """Mean absolute difference of the running means of the two sets, over all channels; 0 without second sets."""
+    gaps = [
+        (m.running_mean - m.aux.running_mean).abs()  # type: ignore[operator, union-attr]
+        for m in net.modules()
+        if isinstance(m, _BatchNorm) and "aux" in m._modules and m.running_mean is not None
+    ]
+    return float(torch.cat(gaps).mean()) if gaps else 0.0

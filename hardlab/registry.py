@@ -24,6 +24,8 @@ METHODS = {
 }
 HARD = {
     "hvs": "hardlab.hard.hvs:HVS",
+    "adversarial": "hardlab.hard.adversarial:Adversarial",
+    "cutmix": "hardlab.hard.cutmix:CutMix",
     "mined": "hardlab.hard.mined:Mined",
     "iou": "hardlab.hard.iou:IoUPolicy",
     "stn": "hardlab.hard.stn:STN",

@@ -8,6 +8,7 @@ from itertools import combinations, groupby
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardlab.data import Images
@@ -129,6 +130,17 @@ class Method(nn.Module):
                 if (a, b) not in known:
                     known[a, b] = self.loss(_full(q[a]), _full(t[b]), group)
         return torch.stack([known[at(a), at(b)] for a, b in self.pairs]).mean(0)
+
+    def right(self, q: Tensor, t: Tensor) -> Tensor:
+        """(N,D), (N,...) -> (N,) in [0,1]: does the own label rank first? Here, among the labels of the batch."""
+        similarity = F.normalize(q, dim=1) @ F.normalize(t, dim=1).T
+        return (similarity.argmax(1) == torch.arange(len(q), device=q.device)).float()
+
+    @torch.no_grad()
+    def accuracy(self, q: Mapping[int, Tensor], t: Mapping[int, Tensor]) -> Tensor:
+        """(B,) share of the method's pairs whose own label ranks first: the top-1 of the pseudo-labels."""
+        with torch.autocast(next(iter(q.values())).device.type, enabled=False):
+            return torch.stack([self.right(_full(q[a]), _full(t[b])) for a, b in self.pairs]).mean(0)
 
     def forward(self, v: Views) -> Out:
         """One step's predictions, labels and (B,) losses; changes no state but BN statistics."""

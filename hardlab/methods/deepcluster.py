@@ -84,6 +84,9 @@ class DeepCluster(Method):
         scores = torch.einsum("nd,hkd->nkh", q, self.centroids) / self.temperature
         return F.cross_entropy(scores, t, ignore_index=MISSING, reduction="none").mean(1)
 
+    def right(self, q: Tensor, t: Tensor) -> Tensor:
+        return (torch.einsum("nd,hkd->nhk", q, self.centroids).argmax(2) == t).float().mean(1)
+
     @torch.no_grad()
     def after_step(self, out: Out, at: Progress) -> None:
         real = out.views.index >= 0
@@ -117,8 +120,8 @@ class DeepCluster(Method):
         return torch.stack(rows).mean(0)
 
     def logs(self, out: Out) -> Mapping[str, float]:
-        right = torch.einsum("nd,hkd->nhk", out.q[0].detach(), self.centroids).argmax(2) == out.t[0]
-        return dict(zip(MEASURED, self.measured.tolist(), strict=True)) | {"pseudo_top1": float(right.float().mean())}
+        top1 = self.right(out.q[0].detach(), out.t[0]).mean()
+        return dict(zip(MEASURED, self.measured.tolist(), strict=True)) | {"pseudo_top1": float(top1)}
 
     def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
         return {"assigned": self.assigned.int()}

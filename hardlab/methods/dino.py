@@ -131,6 +131,9 @@ class DINO(Method):
         p = F.softmax((t - self.center) / self.teacher_now, dim=1)
         return losses.cross_entropy(q / self.temperature, p)
 
+    def right(self, q: Tensor, t: Tensor) -> Tensor:
+        return (q.argmax(1) == (t - self.center).argmax(1)).float()
+
     def candidates(self, n: int, local: int = 0) -> Sequence[tuple[int, ...]]:
         """Whole crop sets: one even global (drawn like the first), one odd one, and as many locals as in training."""
         return CropSets(n, local, self.locals)

@@ -84,6 +84,9 @@ class MoCo(Method):
     def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
         return self.negatives.loss(q, t, self.temperature)
 
+    def right(self, q: Tensor, t: Tensor) -> Tensor:
+        return ((q * t).sum(1) > self.negatives.nearest(q, t)).float()
+
     @torch.no_grad()
     def after_step(self, out: Out, at: Progress) -> None:
         ema(self.key_backbone, self.backbone, self.momentum)

@@ -35,3 +35,6 @@ class SimCLR(Method):
 
     def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
         return self.negatives.loss(q, t, self.temperature)
+
+    def right(self, q: Tensor, t: Tensor) -> Tensor:
+        return ((q * t).sum(1) > self.negatives.nearest(q, t)).float()

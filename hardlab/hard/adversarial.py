@@ -1,0 +1,161 @@
+"""Adversarial views: the pixels of every predicting view move where the method's own loss grows (arXiv 2012.13493)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hardlab import nets
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method
+from hardlab.negatives import OtherKeys
+from hardlab.types import HardlabError, Out, Progress, Views
+from hardlab.views import Look
+
+
+class Adversarial(Hard):
+    """Adds weight * loss(q(x + delta; aux BN), clean labels), delta being what a few ascent steps on x found.
+
+    Works on every view that predicts, small crops too. epsilon: bound on delta; eta: length of a step; both in grey
+    levels (0-255). steps: of projected gradient ascent. norm: ``linf`` (sign steps), or ``l2`` over a whole view.
+    start: from the ``clean`` pixels or a ``random`` point of the ball. aim: ``away`` from the own label, or ``towards``
+    that of a random other image. attack_bn: the norms used while attacking, with batch statistics that are not kept.
+    aux_of: which norms get a second set, ``all`` or those of images only (``2d``, CLAE). aux_momentum: of its running
+    statistics. against: the ``label`` (HEXA), or the ``clean`` view itself, first slot only (CLAE, SimCLR only).
+    HEXA, Eqs. 5-7, Algs. 1-2; CLAE (arXiv 2010.12050), Alg. 1; AdvProp (arXiv 1911.09665), Sec. 4.
+    """
+
+    def __init__(
+        self,
+        epsilon: float = 1.0,
+        eta: float = 1.0,
+        steps: int = 1,
+        weight: float = 1.0,
+        norm: Literal["linf", "l2"] = "linf",
+        start: Literal["clean", "random"] = "clean",
+        aim: Literal["away", "towards"] = "away",
+        attack_bn: Literal["aux", "main"] = "aux",
+        aux_of: Literal["all", "2d"] = "all",
+        aux_momentum: float = 0.1,
+        against: Literal["label", "clean"] = "label",
+    ) -> None:
+        super().__init__()
+        if min(epsilon, eta, weight) < 0:
+            raise HardlabError(
+                f"An attack with epsilon={epsilon}, eta={eta}, weight={weight}: each at least 0; "
+                "epsilon and eta are grey levels of 0-255, the paper uses 1."
+            )
+        if steps < 1:
+            raise HardlabError(f"An attack with steps={steps}: at least 1 step; the paper uses 1.")
+        if not 0 < aux_momentum <= 1:
+            raise HardlabError(f"An attack with aux_momentum={aux_momentum}: above 0 and at most 1.")
+        if against == "clean" and aim == "towards":
+            raise HardlabError("An attack against=clean has no label of its own to aim=towards: take aim=away.")
+        self.epsilon, self.eta, self.steps, self.weight = epsilon, eta, steps, weight
+        self.norm, self.start, self.aim, self.attack_bn = norm, start, aim, attack_bn
+        self.aux_of, self.aux_momentum, self.against = aux_of, aux_momentum, against
+        self.weights = {"adversarial": weight}
+        self.numbers: dict[str, Tensor] = {}
+        self._made: tuple[Out, Views] | None = None
+
+    def install(self, method: Method) -> None:
+        if self.against == "clean" and not isinstance(getattr(method, "negatives", None), OtherKeys):
+            raise HardlabError(
+                f"An attack against=clean needs views that are each other's labels, which {type(method).__name__} "
+                "does not have: take method simclr, or against=label."
+            )
+        nets.give_auxiliary(method, _BatchNorm if self.aux_of == "all" else nn.BatchNorm2d, self.aux_momentum)
+        method.adversary = self
+        self.gap = lambda: nets.auxiliary_gap(method)
+
+    def views(self, v: Views, method: Method, look: Look) -> Views:
+        self.mean, self.std = look.mean, look.std
+        return v
+
+    def terms(self, out: Out, method: Method) -> Mapping[str, Tensor]:
+        if self.weight == 0:
+            return {}
+        v = self.perturb(out, method)
+        with nets.auxiliary(method):
+            q, t = self._compared(v, out.q, out.t, method)
+        self.numbers["top1_clean"] = method.accuracy(out.q, out.t).mean()
+        self.numbers["top1"] = method.accuracy(q, t).mean()
+        return {"adversarial": method.score(q, t, group=v.group)}
+
+    def perturb(self, out: Out, method: Method) -> Views:
+        """The adversarial views of this step, made once, whoever asks."""
+        if self._made is None or self._made[0] is not out:
+            self._made = out, self._attack(out, method)
+        return self._made[1]
+
+    def _attack(self, out: Out, method: Method) -> Views:
+        v = out.views
+        assert v.x is not None
+        clean = [v.x.detach(), *(x.detach() for x in v.local)]  # (B,V,3,S,S), and (B,3,s,s) of each small crop
+        unit = 255 * clean[0].new_tensor(self.std)[:, None, None]  # grey levels in 1 of a normalised channel
+        black = -clean[0].new_tensor(self.mean)[:, None, None] * 255 / unit
+        white = black + 255 / unit
+
+        def moved(delta: list[Tensor]) -> list[Tensor]:
+            return [torch.clamp(x + d / unit, black, white) for x, d in zip(clean, delta, strict=True)]
+
+        t = {i: label.detach() for i, label in out.t.items()}
+        if self.aim == "towards":
+            other = torch.randperm(len(v.index)).to(v.index.device)
+            t = {i: label[other] for i, label in t.items()}
+        delta = [self._within(self._first(x)) for x in clean]
+        with ExitStack() as stack:
+            stack.enter_context(nets.running_stats_frozen(method))
+            if self.attack_bn == "aux":
+                stack.enter_context(nets.auxiliary(method))
+            # kept in the graph's mode: a pass without gradient would leave its casts in autocast's cache
+            q = {0: method.query(v.slot(0)).detach()} if self.against == "clean" else {}
+            for _ in range(self.steps):
+                x = [part.requires_grad_() for part in moved(delta)]
+                seen = replace(v, x=x[0], local=tuple(x[1:]))
+                loss = method.score(*self._compared(seen, q, t, method), group=v.group).sum()
+                # towards the pixels only: autograd then leaves out the gradients of the weights
+                grads = torch.autograd.grad(loss if self.aim == "away" else -loss, x)
+                delta = [self._within(d + self._step(g / unit)) for d, g in zip(delta, grads, strict=True)]
+        made = moved(delta)
+        self.numbers["max_delta"] = torch.stack([((a - x) * unit).abs().max() for a, x in zip(made, clean)]).max()
+        return replace(v, x=made[0], local=tuple(made[1:]))
+
+    def _compared(
+        self, v: Views, q: Mapping[int, Tensor], t: Mapping[int, Tensor], method: Method
+    ) -> tuple[Mapping[int, Tensor], Mapping[int, Tensor]]:
+        """Predictions of the views ``v`` and the labels they are held against."""
+        if self.against == "clean":
+            pair = {0: q[0], 1: method.query(v.slot(0))}
+            return pair, pair
+        return method.embed(v, (a for a, _ in method.pairs), ())[0], t
+
+    def _first(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x) if self.start == "clean" else self.epsilon * (2 * torch.rand_like(x) - 1)
+
+    def _step(self, g: Tensor) -> Tensor:
+        """The step of length eta along a gradient (...,3,S,S) with respect to grey levels."""
+        return self.eta * (g.sign() if self.norm == "linf" else g / _length(g))
+
+    def _within(self, delta: Tensor) -> Tensor:
+        """The nearest point of the ball of radius epsilon."""
+        if self.norm == "linf":
+            return delta.clamp(-self.epsilon, self.epsilon)
+        return delta * (self.epsilon / _length(delta)).clamp(max=1)
+
+    def after_step(self, out: Out, method: Method, at: Progress) -> None:
+        self._made = None  # its memory is worth more than its content now
+
+    def logs(self) -> Mapping[str, float]:
+        return {name: float(x) for name, x in self.numbers.items()} | {"bn_gap": self.gap()}
+
+
+def _length(x: Tensor) -> Tensor:
+    """Euclidean norm of each view: (...,3,S,S) -> (...,1,1,1)."""
+    return torch.linalg.vector_norm(x, dim=(-3, -2, -1), keepdim=True).clamp_min(1e-12)

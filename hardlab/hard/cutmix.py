@@ -1,0 +1,145 @@
+"""CutMix of views (HEXA, arXiv 2012.13493, Sec. 3.2): a box of another image, and both pseudo-labels in proportion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from hardlab import nets
+from hardlab.hard.adversarial import Adversarial
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method
+from hardlab.negatives import Queue
+from hardlab.types import HardlabError, Out, Views
+
+
+class CutMix(Hard):
+    """Adds weight * [lambda loss(q(x_mix), t) + (1 - lambda) loss(q(x_mix), t[pi])], lambda the share of own pixels.
+
+    Works on every view that predicts, all with one permutation pi and one box in relative coordinates. alpha, beta: of
+    the Beta distribution of the share before rounding and clipping. per: one box a ``batch`` (CutMix's code) or a
+    ``sample``. box: its centre is uniform and the box ``clipped`` at the border (CutMix's code), or it lies ``inside``.
+    labels: the ``two-term`` loss (Eq. 9), or ``soft``: one softmax over both keys and the queue (Eq. 1 with soft y,
+    MoCo only). bn: of the clean mixtures. source: mix ``clean`` views, those of the strategy ``adversarial`` (through
+    the auxiliary BN), or ``both``. HEXA, Eqs. 8-9; CutMix (arXiv 1905.04899), Alg. A1.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 5.0,
+        beta: float = 3.0,
+        weight: float = 1.0,
+        per: Literal["batch", "sample"] = "batch",
+        box: Literal["clipped", "inside"] = "clipped",
+        labels: Literal["two-term", "soft"] = "two-term",
+        bn: Literal["main", "aux"] = "main",
+        source: Literal["clean", "adversarial", "both"] = "clean",
+    ) -> None:
+        super().__init__()
+        if min(alpha, beta) <= 0:
+            raise HardlabError(f"CutMix with alpha={alpha}, beta={beta}: both above 0; the paper uses 5 and 3.")
+        if weight < 0:
+            raise HardlabError(f"CutMix with weight={weight}: at least 0; the paper uses 1.")
+        self.alpha, self.beta, self.weight, self.per, self.box = alpha, beta, weight, per, box
+        self.labels, self.bn, self.source = labels, bn, source
+        self.weights = {"cutmix": weight, "cutmix_adversarial": weight}
+        self.numbers: dict[str, Tensor] = {}
+
+    def install(self, method: Method) -> None:
+        if self.labels == "soft" and not isinstance(getattr(method, "negatives", None), Queue):
+            raise HardlabError(
+                f"CutMix with labels=soft needs a queue of negatives, which {type(method).__name__} does not have "
+                "here: take method moco, or labels=two-term."
+            )
+        if self.source != "clean" and not isinstance(getattr(method, "adversary", None), Adversarial):
+            raise HardlabError(
+                f"CutMix with source={self.source} mixes the views that the strategy adversarial made: "
+                "name adversarial before cutmix in `hard`."
+            )
+        if self.bn == "aux":
+            nets.give_auxiliary(method)
+
+    def terms(self, out: Out, method: Method) -> Mapping[str, Tensor]:
+        if self.weight == 0:
+            return {}
+        v = out.views
+        n = len(v.index) if self.per == "sample" else 1
+        # drawn on the CPU: the same boxes on every device
+        share = torch.distributions.Beta(self.alpha, self.beta).sample((n,))
+        place = torch.rand(n, 2)
+        other = torch.randperm(len(v.index)).to(v.index.device)  # (B,) pi
+        views = {} if self.source == "adversarial" else {"cutmix": (v, self.bn == "aux")}
+        if self.source != "clean":
+            views["cutmix_adversarial"] = (cast(Adversarial, method.adversary).perturb(out, method), True)
+        return {name: self._term(name, mixed, aux, out.t, method, other, share, place)
+                for name, (mixed, aux) in views.items()}  # fmt: skip
+
+    def _term(
+        self,
+        name: str,
+        v: Views,
+        aux: bool,
+        t: Mapping[int, Tensor],
+        method: Method,
+        other: Tensor,
+        share: Tensor,
+        place: Tensor,
+    ) -> Tensor:
+        """(B,) loss of the mixtures of ``v``, the mean over the method's pairs."""
+        assert v.x is not None
+        pixels, kept = [], []
+        for x in (v.x, *v.local):
+            inside = boxes(share, place, x.shape[-1], self.box).to(x.device)  # (n,S,S)
+            kept.append(1 - inside.float().mean((1, 2)))  # (n,) lambda, counted
+            pixels.append(torch.where(inside.view(len(inside), *[1] * (x.ndim - 3), *inside.shape[1:]), x[other], x))
+        slots = v.x.shape[1]
+        with nets.auxiliary(method) if aux else nullcontext():
+            q = method.embed(replace(v, x=pixels[0], local=tuple(pixels[1:])), (a for a, _ in method.pairs), ())[0]
+        swapped = {i: label[other] for i, label in t.items()}
+        lam = {a: kept[max(0, a - slots + 1)] for a, _ in method.pairs}
+        right = lam[0] * method.accuracy(q, t) + (1 - lam[0]) * method.accuracy(q, swapped)
+        self.numbers |= {"lambda": kept[0].mean(), f"top1_{name}": right.mean()}
+        if self.labels == "soft":
+            same = other == torch.arange(len(other), device=other.device)
+            losses = [self._soft(method, q[a], t[b], swapped[b], lam[a], same) for a, b in method.pairs]
+            return torch.stack(losses).mean(0)
+        own: dict[tuple[int, int], Tensor] = {}
+        theirs: dict[tuple[int, int], Tensor] = {}
+        method.score(q, t, group=v.group, known=own)
+        method.score(q, swapped, group=v.group, known=theirs)
+        return torch.stack([lam[a] * own[a, b] + (1 - lam[a]) * theirs[a, b] for a, b in method.pairs]).mean(0)
+
+    @staticmethod
+    def _soft(method: Method, q: Tensor, own: Tensor, theirs: Tensor, lam: Tensor, same: Tensor) -> Tensor:
+        """Cross-entropy of one softmax over the two keys and the queue; same: (N,) the two keys are one."""
+        with torch.autocast(q.device.type, enabled=False):
+            a, b = (q * own).sum(1), (q * theirs).sum(1)
+            queue, temperature = cast(Queue, method.negatives), cast(float, method.temperature)
+            columns = [a[:, None], b.masked_fill(same, -torch.inf)[:, None], queue(q, own)]
+            return torch.logsumexp(torch.cat(columns, 1) / temperature, 1) - (lam * a + (1 - lam) * b) / temperature
+
+    def logs(self) -> Mapping[str, float]:
+        return {name: float(x) for name, x in self.numbers.items()}
+
+
+def boxes(share: Tensor, place: Tensor, size: int, box: Literal["clipped", "inside"]) -> Tensor:
+    """Where the other image is pasted: share lambda_0 (n,) and place (n,2) in [0,1) -> (n,size,size) bool.
+
+    The side is size * sqrt(1 - lambda_0). CutMix's ``rand_bbox``, or a box of that side that lies inside.
+    """
+    side = size * (1 - share).sqrt()[:, None]  # (n,1)
+    if box == "clipped":
+        centre, half = (place * size).floor(), (side.floor() / 2).floor()
+        low, high = (centre - half).clamp(0, size), (centre + half).clamp(0, size)
+    else:
+        side = side.round()
+        low = (place * (size - side + 1)).floor()
+        high = low + side
+    at = torch.arange(size)
+    within = (at >= low[..., None]) & (at < high[..., None])  # (n,2,S)
+    return within[:, 0, :, None] & within[:, 1, None, :]
