@@ -141,7 +141,7 @@ class Run(_Strict):
         tree = self.model_dump(mode="json")
         for key, value in overrides.items():
             _set(tree, key, value)
-            if tree["parent"] is not None and key.startswith("data."):
+            if tree["parent"] is not None and key.split(".")[0] == "data":
                 _set(tree["parent"], key, value)  # a parent learns from the same images
         return make(tree)
 

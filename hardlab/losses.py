@@ -43,3 +43,26 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     centre = b.detach().mean(0)  # short vectors lose fewer digits in the difference below
     a, b = a - centre, b - centre
     return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp_min(0)
+
+
+def sup_con(z: Tensor, group: Tensor, temperature: float) -> Tensor:
+    """Contrastive loss of rows with several positives, the mean outside the logarithm.
+
+    z: (M,D) unit rows; group: (M,), rows of one group are positives of each other -> (M,), 0 for a row without any.
+    The denominator holds all rows but the anchor. SupCon (arXiv 2004.11362), Eq. 2; PPCL (arXiv 2202.06464), Eq. 7.
+    """
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T).float().masked_fill(own, -torch.inf) / temperature  # (M,M)
+    positive = (group[:, None] == group) & ~own
+    log_p = logits - torch.logsumexp(logits, dim=1, keepdim=True)
+    return -log_p.masked_fill(~positive, 0).sum(1) / positive.sum(1).clamp_min(1)
+
+
+def hinge_real(score: Tensor) -> Tensor:
+    """The discriminator's loss on real images: max(0, 1 - score), (N,) -> (N,). BigGAN (arXiv 1809.11096), App. C."""
+    return F.relu(1 - score)
+
+
+def hinge_fake(score: Tensor) -> Tensor:
+    """The discriminator's loss on generated images: max(0, 1 + score), (N,) -> (N,). As ``hinge_real``."""
+    return F.relu(1 + score)

@@ -21,6 +21,7 @@ METHODS = {
     "simsiam": "hardlab.methods.simsiam:SimSiam",
     "dino": "hardlab.methods.dino:DINO",
     "deepcluster": "hardlab.methods.deepcluster:DeepCluster",
+    "gan": "hardlab.methods.gan:GAN",
 }
 HARD = {
     "hvs": "hardlab.hard.hvs:HVS",
@@ -29,6 +30,7 @@ HARD = {
     "mined": "hardlab.hard.mined:Mined",
     "iou": "hardlab.hard.iou:IoUPolicy",
     "stn": "hardlab.hard.stn:STN",
+    "generated": "hardlab.hard.generated:Generated",
 }
 DATASETS = data.SETS
 BACKBONES = {
@@ -42,6 +44,7 @@ BACKBONES = {
     "vit_tiny": "hardlab.nets:vit_tiny",
     "vit_small": "hardlab.nets:vit_small",
     "vit_base": "hardlab.nets:vit_base",
+    "biggan": "hardlab.gan:Trunk",
 }
 TABLES: dict[str, Mapping[str, str]] = {
     "method": METHODS,

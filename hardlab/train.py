@@ -257,8 +257,9 @@ def _train(
 
 
 def _players(run: Run, method: Method, hard: list[Hard]) -> list[Player]:
-    """The learner first, then the strategies' players in the order of play; no tensor belongs to two of them."""
-    others = [*method.players(), *(p for h in hard for p in h.players(method))]
+    """The learner first, then the players of the method and of the strategies in the order of play."""
+    theirs = [method.players(), *(h.players(method) for h in hard)]
+    others = [p for owner in theirs for p in owner]
     taken = {id(t) for p in others for t in p.params}
     mine: list[Tensor] = [p for p in method.parameters() if p.requires_grad and id(p) not in taken]
     weights = {name: w for h in hard for name, w in h.weights.items()}
@@ -268,8 +269,10 @@ def _players(run: Run, method: Method, hard: list[Hard]) -> list[Player]:
 
     opt = optim.build(mine, run.optim, run.batch_size, method.constant_rate())
     players = [Player("learner", mine, opt, objective), *others]
-    if len({id(t) for p in players for t in p.params}) != sum(len(p.params) for p in players):
-        raise HardlabError("Two players of this run optimise the same tensor: its strategies do not go together.")
+    # one owner may give a tensor two objectives in turn, as PPCL does with its generator
+    owned = [{id(t) for p in owner for t in p.params} for owner in ([players[0]], *theirs)]
+    if len(set().union(*owned)) != sum(map(len, owned)) or len({p.name for p in players}) != len(players):
+        raise HardlabError("Two strategies of this run move the same tensor or name a player alike: keep one of them.")
     return players
 
 

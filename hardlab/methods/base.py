@@ -22,7 +22,9 @@ class Method(nn.Module):
     pairs: (predicting slot, slot whose label is predicted); slot -1 is the un-augmented image. slots: large views.
     locals: small crops, set by ``multi_crop``. joint: all slots go through a network as one batch (one per size), so
     that they share BN statistics. shared: prediction and label come out of one pass (``both``). vectors: labels lie
-    in the space of the predictions, so that distances between the two mean something.
+    in the space of the predictions, so that distances between the two mean something. grouped: ``loss`` takes rows of
+    one group as positives of each other. indexed: labels belong to rows of the data set, so that an image with index -1
+    has none.
     backbone: (N,3,S,S) -> (N,D) pooled features, with ``dim`` = D.
     """
 
@@ -32,6 +34,8 @@ class Method(nn.Module):
     joint = False
     shared = False
     vectors = False
+    grouped = False
+    indexed = False
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

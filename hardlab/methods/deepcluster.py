@@ -29,7 +29,7 @@ class DeepCluster(Method):
     Generated images (index -1) are in no cluster. facebookresearch/swav, main_deepclusterv2.py.
     """
 
-    joint = True
+    joint = indexed = True
     pairs: Sequence[tuple[int, int]] = ((0, 0), (1, 0))  # the label is the image's, whichever slot it is asked of
 
     def __init__(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardlab import losses
 from hardlab.methods.base import Method
 from hardlab.negatives import Negatives, OtherKeys
 from hardlab.nets import mlp
@@ -19,7 +21,7 @@ class SimCLR(Method):
     All views go through the network as one batch, as there. dim: of z. temperature: tau. SimCLR, Eq. 1, Alg. 1.
     """
 
-    joint = shared = vectors = True
+    joint = shared = grouped = vectors = True
 
     def __init__(self, backbone: nn.Module, dim: int = 128, temperature: float = 0.1) -> None:
         super().__init__(backbone)
@@ -34,6 +36,9 @@ class SimCLR(Method):
         return z, z
 
     def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
+        """(N,dim), (N,dim) -> (N,) of the anchors q; rows of one group are positives too (PPCL, Eq. 7)."""
+        if group is not None and len(group.unique()) < len(group):
+            return losses.sup_con(torch.cat([q, t]), group.repeat(2), self.temperature)[: len(q)]
         return self.negatives.loss(q, t, self.temperature)
 
     def right(self, q: Tensor, t: Tensor) -> Tensor:

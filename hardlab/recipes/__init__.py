@@ -18,6 +18,7 @@ from hardlab.recipes import (
     hnssl,
     hvs,
     iou,
+    ppcl,
 )
 from hardlab.recipes.common import RUNGS, Recipe
 
@@ -30,6 +31,7 @@ RECIPES: dict[str, Recipe] = {
     **hnssl.RECIPES,
     **hvs.RECIPES,
     **iou.RECIPES,
+    **ppcl.RECIPES,
 }
 
 

@@ -1,0 +1,266 @@
+"""PPCL (arXiv 2202.06464): generated images beside the real ones, made hard by ascending the contrastive loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardlab import checkpoint, gan, losses
+from hardlab.data import Images
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method, ema
+from hardlab.nets import running_stats_frozen
+from hardlab.types import Batch, HardlabError, Out, Player, Progress, Views
+from hardlab.views import Look
+
+
+class _Now(NamedTuple):
+    """What the players of a step need of it; they act after the learner's step."""
+
+    batch: Views
+    method: Method
+    look: Look
+    low: bool  # whether the learner computes in bf16
+
+
+class Generated(Hard):
+    """Adds as many generated images as the batch has real ones; the generator plays against the learner.
+
+    positives: ``pair`` makes G(z) and its average's image of the same z positives of each other (Eq. 5, 7); ``view``
+    takes an image from G for each z, whose only positive is its other view (Sec. 3.1). learn: ``joint`` ascends the
+    learner's loss and plays on against the discriminator (Eq. 4, Alg. 1), ``gan`` only the latter, ``frozen`` neither.
+    combine: the two objectives of G in ``steps`` of their own or as their ``sum``, the ascent's with ``weight``.
+    count: of generated images, None = as many as real ones. every: n, steps between two moves of G. keep: m of Eq. 6.
+    ascent_lr: eta_w. d_steps, generator_lr, discriminator_lr, diffaugment, size, width, latent: of the GAN, as in
+    method ``gan``. The networks come from the run's parent, trained by that method; without one they are random.
+    """
+
+    def __init__(
+        self,
+        positives: Literal["pair", "view"] = "pair",
+        learn: Literal["joint", "gan", "frozen"] = "joint",
+        combine: Literal["steps", "sum"] = "steps",
+        weight: float = 1.0,
+        count: int | None = None,
+        every: int = 1,
+        keep: float = 0.999,
+        ascent_lr: float = 2e-5,
+        d_steps: int = 4,
+        generator_lr: float = 2e-4,
+        discriminator_lr: float = 2e-4,
+        diffaugment: bool = True,
+        size: int = 32,
+        width: int = 64,
+        latent: int = 128,
+    ) -> None:
+        super().__init__()
+        if count is not None and (count < 0 or (positives == "pair" and count % 2)):
+            raise HardlabError(f"generated with count={count}: 0 or more images, an even number where they are pairs.")
+        if every < 1 or d_steps < 1:
+            raise HardlabError(f"generated with every={every}, d_steps={d_steps}: both count steps and are at least 1.")
+        if not 0 <= keep < 1:
+            raise HardlabError(f"generated with keep={keep}: the share that is kept is at least 0 and below 1.")
+        self.positives, self.learn, self.combine, self.weight = positives, learn, combine, weight
+        self.count, self.every, self.keep, self.ascent_lr, self.d_steps = count, every, keep, ascent_lr, d_steps
+        self.generator_lr, self.discriminator_lr = generator_lr, discriminator_lr
+        self.augment: Callable[[Tensor], Tensor] = gan.diffaugment if diffaugment else nn.Identity()
+        self.generator = gan.Generator(size, width, latent)
+        self.averaged = deepcopy(self.generator).requires_grad_(False).eval()
+        trunk = gan.Trunk(size, width)
+        self.discriminator = gan.spectral(nn.Sequential(trunk, nn.Linear(trunk.dim, 1)))
+        self.said: dict[str, Tensor] = {}  # tensors of the last step, from which ``logs`` is computed
+
+    def install(self, method: Method) -> None:
+        name = type(method).__name__
+        if method.indexed:
+            raise HardlabError(
+                f"{name} looks its labels up by the row of an image in the data set; generated images have no row."
+            )
+        if method.slots < 2:
+            raise HardlabError(f"{name} looks at one view of an image; generated images need two to be compared.")
+        if self.positives == "pair" and not method.grouped:
+            raise HardlabError(
+                f"{name} takes one positive an image, so that pairs of generated images cannot be positives of each "
+                "other; set hard.generated.positives=view."
+            )
+
+    def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
+        if parent is None:
+            return
+        found = checkpoint.newest(parent / "checkpoints")
+        if found is None:
+            raise HardlabError(f"{parent} has no checkpoint to take the GAN from; train it first.")
+        saved = found[0]["method"]
+
+        def part(prefix: str) -> dict[str, Any]:
+            return {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
+
+        try:
+            self.generator.load_state_dict(part("generator."))
+            self.averaged.load_state_dict(part("averaged."))
+            self.discriminator[0].load_state_dict(part("backbone."))  # type: ignore[index]
+            self.discriminator[1].load_state_dict(part("head."))  # type: ignore[index]
+        except RuntimeError:
+            raise HardlabError(
+                f"{parent.name} holds no GAN of these sizes: hard.generated.size, width and latent must be those of "
+                "its backbone and method."
+            ) from None
+
+    # ---------------------------------------------------------------------------------------------- the mixed batch
+
+    def views(self, v: Views, method: Method, look: Look) -> Views:
+        """B real images -> B + count, the generated ones last, with index -1; G and its average without gradient."""
+        if v.x is not None:
+            raise HardlabError(
+                "These views are rendered already: name 'generated' before strategies that choose views."
+            )
+        self.now = _Now(v, method, look, torch.is_autocast_enabled(v.raw.device.type))
+        self.said = {}
+        if self.count == 0:
+            return v
+        with torch.no_grad(), torch.autocast(v.raw.device.type, enabled=False), running_stats_frozen(self.generator):
+            made = self._images(len(v.raw))
+        self.said = {"made": made}
+        return self._mixed(v, made)
+
+    def _images(self, real: int) -> Tensor:
+        """(count,3,S,S) in [-1,1]: G(z) of each z, or G(z_1), G_ema(z_1), G(z_2), ...; gradient through G alone."""
+        n = real if self.count is None else self.count
+        if self.positives == "view":
+            return self.generator(self.generator.sample(n))
+        z = self.generator.sample(n // 2)
+        with torch.no_grad():
+            twins = self.averaged(z)
+        return torch.stack([self.generator(z), twins], 1).flatten(0, 1)
+
+    def _mixed(self, v: Views, made: Tensor) -> Views:
+        """The batch with generated images behind it, drawn like the real ones and grouped by their latents."""
+        n, device = len(made), v.raw.device
+        size = made.shape[-1]
+        drawn = self.now.look.views(
+            Batch(made, torch.full((n, 2), size, device=device), torch.full((n,), -1, device=device)),
+            v.params.shape[1],
+            local=0 if v.local_params is None else v.local_params.shape[1],
+        )
+        latents = torch.arange(n, device=device) // (2 if self.positives == "pair" else 1)
+        real = v.raw if v.raw.is_floating_point() else v.raw.float() / 255
+        h, w = max(size, real.shape[2]), max(size, real.shape[3])
+        raw = torch.cat([F.pad(x, (0, w - x.shape[3], 0, h - x.shape[2])) for x in (real, (made + 1) / 2)])
+        local = v.local_params
+        if local is not None and drawn.local_params is not None:
+            local = torch.cat([local, drawn.local_params])
+        return replace(
+            v,
+            raw=raw,
+            sizes=torch.cat([v.sizes, drawn.sizes]),
+            index=torch.cat([v.index, drawn.index]),
+            group=torch.cat([v.group, v.group.max() + 1 + latents]),
+            params=torch.cat([v.params, drawn.params]),
+            local_params=local,
+        )
+
+    # --------------------------------------------------------------------------------------------------- the players
+
+    def players(self, method: Method) -> list[Player]:
+        if self.learn == "frozen" or self.count == 0:
+            return []
+        mine: list[Tensor] = list(self.generator.parameters())
+        theirs: list[Tensor] = list(self.discriminator.parameters())
+
+        def adam(params: list[Tensor], lr: float) -> torch.optim.Adam:
+            return torch.optim.Adam(params, lr, betas=(0.0, 0.999))
+
+        def ascend(out: Out, terms: dict[str, Tensor]) -> Tensor:
+            return -self.contrastive()
+
+        def together(out: Out, terms: dict[str, Tensor]) -> Tensor:
+            return self._fool(out, terms) - self.weight * self.contrastive()
+
+        summed = self.learn == "joint" and self.combine == "sum"
+        first = [Player("generator-ascent", mine, adam(mine, self.ascent_lr), ascend, self.due)]
+        return [
+            *(first if self.learn == "joint" and not summed else []),
+            Player(
+                "discriminator",
+                theirs,
+                adam(theirs, self.discriminator_lr),
+                self._tell_apart,
+                lambda step: self.d_steps * self.due(step),
+            ),
+            Player("generator", mine, adam(mine, self.generator_lr), together if summed else self._fool, self.due),
+        ]
+
+    def due(self, step: int) -> int:
+        """1 in every n-th step, when the networks of this strategy move; else 0."""
+        return int((step + 1) % self.every == 0)
+
+    def contrastive(self) -> Tensor:
+        """The learner's loss on this step's real images and fresh generated ones, with a gradient to G (Eq. 7, 8).
+
+        The learner is as it trains (batch statistics), but neither its weights nor its running statistics move.
+        """
+        v, method, look, low = self.now
+        crops = 0 if v.local_params is None else v.local_params.shape[1]
+        fresh = look.views(Batch(v.raw, v.sizes, v.index), v.params.shape[1], local=crops)
+        mixed = look.render(self._mixed(fresh, self._images(len(v.raw))), plain=any(b < 0 for _, b in method.pairs))
+        with running_stats_frozen(method), torch.autocast(v.raw.device.type, torch.bfloat16, enabled=low):
+            return method(mixed).loss.mean()
+
+    def _tell_apart(self, out: Out, terms: dict[str, Tensor]) -> Tensor:
+        real = self._real()
+        with torch.no_grad():
+            fake = self.generator(self.generator.sample(len(real)))
+        score_real, score_fake = self.discriminator(self.augment(torch.cat([real, fake])))[:, 0].chunk(2)
+        return losses.hinge_real(score_real).mean() + losses.hinge_fake(score_fake).mean()
+
+    def _fool(self, out: Out, terms: dict[str, Tensor]) -> Tensor:
+        fake = self.generator(self.generator.sample(len(self.now.batch.raw)))
+        return -self.discriminator(self.augment(fake)).mean()
+
+    def _real(self, mirror: bool = True) -> Tensor:
+        """(B,3,S,S) this step's real images in [-1,1], as a GAN sees them: half of them mirrored."""
+        v, look = self.now.batch, self.now.look
+        x = gan.real_images(v.raw, v.sizes, look, self.generator.size)
+        return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x) if mirror else x
+
+    def after_step(self, out: Out, method: Method, at: Progress) -> None:
+        if not self.said:
+            return
+        if self.learn != "frozen" and self.due(at.step):
+            gan.iterate(self.discriminator, self.d_steps)
+            gan.iterate(self.generator, 2)
+            ema(self.averaged, self.generator, self.keep, buffers=True)
+            gan.iterate(self.averaged)  # an average of unit vectors is none
+        self.said |= {"loss": out.loss.detach(), "q": out.q[0].detach()}
+
+    # ------------------------------------------------------------------------------------------------- what it says
+
+    @torch.no_grad()
+    def logs(self) -> Mapping[str, float]:
+        """Loss of real and of generated images, likeness of pairs, D's scores, and how far G is from its average."""
+        if not self.said:
+            return {}
+        loss, made, q = self.said["loss"], self.said["made"], self.said["q"]
+        real = len(loss) - len(made)
+        apart = [(a - b).square().sum() for a, b in zip(self.generator.parameters(), self.averaged.parameters())]
+        said = {
+            "loss_real": loss[:real].mean(),
+            "loss_generated": loss[real:].mean(),
+            "d_real": self.discriminator(self._real(mirror=False)).mean(),
+            "d_generated": self.discriminator(made).mean(),
+            "weights_apart": torch.stack(apart).sum().sqrt(),
+        }
+        if self.positives == "pair":
+            unit = F.normalize(q[real:].float(), dim=1)
+            said["pair_cosine"] = (unit[0::2] * unit[1::2]).sum(1).mean()
+        return {k: float(x) for k, x in said.items()}
+
+    def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
+        return gan.report({"g": self.generator, "g_ema": self.averaged}, self.generator, images, look)

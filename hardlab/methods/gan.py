@@ -1,0 +1,108 @@
+"""The GAN that PPCL starts from: the learner is the discriminator, the generator plays against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hardlab import gan, losses
+from hardlab.data import Images
+from hardlab.methods.base import Method, ema
+from hardlab.types import HardlabError, Out, Player, Progress
+from hardlab.views import Look
+
+
+class GAN(Method):
+    """BigGAN's hinge game without labels; its loss of an image is the discriminator's on it and on the mean fake.
+
+    size, width, latent: of the generator; the backbone is the discriminator's trunk. d_steps: of the discriminator for
+    each of the generator. generator_lr: of its Adam(0, 0.999). keep: EMA coefficient of the averaged generator, from
+    its step ``keep_from`` on (a copy until then). diffaugment: whether D sees all images through it. Hinge loss: BigGAN
+    (arXiv 1809.11096), App. C; settings: BigGAN-PyTorch's and DiffAugment's (arXiv 2006.10738) for CIFAR.
+    """
+
+    pairs = ((0, 0),)
+    slots = 1
+    shared = True
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        size: int = 32,
+        width: int = 64,
+        latent: int = 128,
+        d_steps: int = 4,
+        generator_lr: float = 2e-4,
+        keep: float = 0.9999,
+        keep_from: int = 1000,
+        diffaugment: bool = True,
+    ) -> None:
+        super().__init__(backbone)
+        if d_steps < 1:
+            raise HardlabError(f"gan with d_steps={d_steps}: the discriminator takes at least 1 step for each of G's.")
+        if not 0 <= keep < 1:
+            raise HardlabError(f"gan with keep={keep}: the share of the average that is kept is at least 0, below 1.")
+        gan.spectral(self.backbone)
+        self.head = gan.spectral(nn.Linear(self.features, 1))
+        self.generator = gan.Generator(size, width, latent)
+        self.averaged = deepcopy(self.generator).requires_grad_(False).eval()
+        self.d_steps, self.generator_lr = d_steps, generator_lr
+        self.keep, self.keep_from = keep, keep_from
+        self.augment = gan.diffaugment if diffaugment else nn.Identity()
+
+    def train(self, mode: bool = True) -> GAN:
+        super().train(mode)
+        self.averaged.eval()  # it averages the running statistics, so these are what it uses
+        return self
+
+    def both(self, x: Any, index: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Real images (N,3,S,S) in [-1,1] -> trunk features (N,D) of them and of as many generated ones."""
+        with torch.autocast(x.device.type, enabled=False):
+            with torch.no_grad():
+                fake = self.generator(self.generator.sample(len(x)))
+            real_f, fake_f = self.pooled(self.augment(torch.cat([x.float(), fake]))).chunk(2)
+        return real_f, fake_f
+
+    def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
+        return losses.hinge_real(self.head(q)[:, 0]) + losses.hinge_fake(self.head(t)[:, 0]).mean()
+
+    def due(self, step: int) -> int:
+        """1 at every ``d_steps``-th step, when the generator moves; else 0."""
+        return int((step + 1) % self.d_steps == 0)
+
+    def players(self) -> list[Player]:
+        params: list[Tensor] = list(self.generator.parameters())
+        opt = torch.optim.Adam(params, self.generator_lr, betas=(0.0, 0.999))
+
+        def objective(out: Out, terms: dict[str, Tensor]) -> Tensor:
+            fake = self.augment(self.generator(self.generator.sample(len(out.views.index))))
+            return -self.head(self.pooled(fake)).mean()
+
+        return [Player("generator", params, opt, objective, self.due)]
+
+    def after_step(self, out: Out, at: Progress) -> None:
+        gan.iterate(self.backbone)
+        gan.iterate(self.head)
+        if self.due(at.step):
+            gan.iterate(self.generator)
+            late = (at.step + 1) // self.d_steps >= self.keep_from
+            ema(self.averaged, self.generator, self.keep if late else 0.0, buffers=True)
+            gan.iterate(self.averaged)  # an average of unit vectors is none
+
+    def on_epoch(self, at: Progress, images: Images, look: Look) -> None:
+        if look.mean != (0.5,) * 3 or look.std != (0.5,) * 3:
+            raise HardlabError(
+                f"gan with pixel_mean={look.mean} and pixel_std={look.std}: both are 0.5, so that real "
+                "images span -1 to 1 as the generated ones do."
+            )
+
+    def logs(self, out: Out) -> Mapping[str, float]:
+        with torch.no_grad():
+            return {"d_real": float(self.head(out.q[0]).mean()), "d_fake": float(self.head(out.t[0]).mean())}
+
+    def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
+        return gan.report({"g": self.generator, "g_ema": self.averaged}, self.generator, images, look)
