@@ -91,3 +91,21 @@ def test_weight_decay_follows_its_own_cosine_and_stays_zero_where_it_is_excluded
         seen.append(sorted({g["weight_decay"] for g in opt.param_groups}))
     assert [s[0] for s in seen] == [0, 0, 0]
     assert [s[1] for s in seen] == pytest.approx([0.04, 0.22, 0.4])
+
+
+def test_larc_rescales_every_layer_as_apex_does_or_bounds_its_rate_and_leaves_excluded_tensors_alone():
+    for by in ("scale", "clip"):
+        model = net()
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        config = Optim(name="larc", lr=0.5, weight_decay=0.1, trust=0.02, trust_by=by, exclude_bias_norm=True)
+        opt = optim.build(model.parameters(), config, 256)
+        model(torch.randn(8, 6)).square().mean().backward()
+        grads = {n: p.grad.clone() for n, p in model.named_parameters()}
+        opt.step()
+        for n, p in model.named_parameters():
+            g, w = grads[n], before[n]
+            if w.ndim > 1:
+                ratio = 0.02 * w.norm() / (g.norm() + 0.1 * w.norm())
+                ratio = torch.clamp(ratio / 0.5, max=1) if by == "clip" else ratio
+                g = (g + 0.1 * w) * ratio
+            assert torch.allclose(p, w - 0.5 * g, atol=1e-6)
