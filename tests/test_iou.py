@@ -165,10 +165,10 @@ def test_a_method_of_one_view_and_impossible_options_are_refused():
 
 
 QUICK = {
-    "data": {"name": "digits"},
+    "data": {"name": "digits", "fraction": 0.2},
     "backbone": {"name": "tiny", "options": {"width": 4}},
     "epochs": 2,
-    "batch_size": 600,
+    "batch_size": 100,
     "logs.step_every": 1,
     "hard.iou.start": 0.2,
     "hard.iou.tries": 4,

@@ -19,6 +19,7 @@ from hardlab.recipes import (
     hvs,
     iou,
     ppcl,
+    stn,
 )
 from hardlab.recipes.common import RUNGS, Recipe
 
@@ -32,6 +33,7 @@ RECIPES: dict[str, Recipe] = {
     **hvs.RECIPES,
     **iou.RECIPES,
     **ppcl.RECIPES,
+    **stn.RECIPES,
 }
 
 
