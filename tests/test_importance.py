@@ -1,0 +1,124 @@
+"""fANOVA: exact on each tree, right on functions whose shares are known, and in agreement with the package."""
+
+import itertools
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.ensemble import RandomForestRegressor
+
+from hardlab.analysis import importance
+from hardlab.types import HardlabError
+
+NAMES = list("abcd")
+
+
+def known(n, seed=0):
+    """A function of four uniform numbers, its values, and its variance shares by hand."""
+    x = np.random.default_rng(seed).random((n, 4))
+    c = x - 0.5
+    y = 2 * c[:, 0] + c[:, 1] + 6 * c[:, 0] * c[:, 2] + 0.3 * np.sin(2 * np.pi * x[:, 3])
+    variance = {"a": 4 / 12, "b": 1 / 12, "c": 0.0, "d": 0.09 / 2, "a x c": 36 / 144}
+    return pd.DataFrame(x, columns=NAMES), y, {k: v / sum(variance.values()) for k, v in variance.items()}
+
+
+def some_boxes(d=3, rows=60, leaf=3):
+    x = np.random.default_rng(1).random((rows, d))
+    y = x[:, 0] * x[:, 1] + np.sin(5 * x[:, -1])
+    tree = RandomForestRegressor(1, min_samples_leaf=leaf, random_state=0).fit(x, y).estimators_[0]
+    return importance.tree_boxes(tree, np.zeros(d), np.ones(d)), tree
+
+
+def test_the_boxes_of_a_tree_fill_the_domain_and_give_its_predictions():
+    boxes, tree = some_boxes()
+    assert boxes.width.prod(1).sum() == pytest.approx(1)
+    points = np.random.default_rng(2).random((200, 3))
+    inside = ((points[:, None] > boxes.lo) & (points[:, None] <= boxes.hi)).all(2)  # (200,L)
+    assert (inside.sum(1) == 1).all()
+    assert inside @ boxes.value == pytest.approx(tree.predict(points))
+
+
+def test_main_effects_and_pairs_equal_loops_over_the_cells_of_each_marginal():
+    boxes, _ = some_boxes()
+    volume = boxes.width.prod(1)
+    mean = volume @ boxes.value
+    total = sum(v * (f - mean) ** 2 for v, f in zip(volume, boxes.value, strict=True))
+
+    def marginal(dims):
+        grids = [np.unique(np.r_[boxes.lo[:, j], boxes.hi[:, j]]) for j in dims]
+        out = 0.0
+        for cell in itertools.product(*(range(len(g) - 1) for g in grids)):
+            middle = [(g[i] + g[i + 1]) / 2 for g, i in zip(grids, cell, strict=True)]
+            size = np.prod([g[i + 1] - g[i] for g, i in zip(grids, cell, strict=True)])
+            height = 0.0
+            for lo, hi, f in zip(boxes.lo, boxes.hi, boxes.value, strict=True):
+                if all(lo[j] < m <= hi[j] for j, m in zip(dims, middle, strict=True)):
+                    height += f * np.prod([hi[j] - lo[j] for j in range(3) if j not in dims])
+            out += size * (height - mean) ** 2
+        return out / total
+
+    shares = importance.decompose(boxes, [(0, 1), (1, 2)])
+    for j in range(3):
+        assert shares[j,] == pytest.approx(marginal((j,)), abs=1e-10)
+    for j, k in ((0, 1), (1, 2)):
+        assert shares[j, k] == pytest.approx(marginal((j, k)) - marginal((j,)) - marginal((k,)), abs=1e-10)
+
+
+def test_a_marginal_swept_in_many_stripes_is_the_one_swept_in_one(monkeypatch):
+    boxes, _ = some_boxes(rows=400, leaf=1)
+    whole = importance.decompose(boxes, [(0, 1)])
+    monkeypatch.setattr(importance, "_STRIPE", 500)
+    assert importance.decompose(boxes, [(0, 1)])[0, 1] == pytest.approx(whole[0, 1], abs=1e-12)
+
+
+def test_the_effects_of_a_tree_of_two_numbers_add_up_to_one():
+    boxes, _ = some_boxes(d=2)
+    assert sum(importance.decompose(boxes, [(0, 1)]).values()) == pytest.approx(1, abs=1e-10)
+
+
+@pytest.mark.parametrize(("backend", "rows"), [("forest", 6000), ("xgboost", 6000)])
+def test_known_shares_are_found(backend, rows):
+    x, y, wanted = known(rows)
+    found = importance.importance(x, y, backend=backend, leaf=1, max_features=1.0, pairs=True)
+    for effect, share in found.set_index("effect")["share"].items():
+        assert share == pytest.approx(wanted.get(effect, 0.0), abs=0.03 if " x " in effect else 0.02), effect
+
+
+def test_the_package_finds_known_shares_and_ours_agrees_with_it_on_the_same_forest_size():
+    pytest.importorskip("fanova")
+    handlers, level = list(logging.root.handlers), logging.root.level
+    x = pd.DataFrame(np.random.default_rng(0).random((1000, 2)), columns=["a", "b"])
+    c = x.to_numpy() - 0.5
+    y = 2 * c[:, 0] + c[:, 1] + 6 * c[:, 0] * c[:, 1]
+    variance = {"a": 4 / 12, "b": 1 / 12, "a x b": 36 / 144}
+    settings = {"leaf": 2, "max_features": 1.0, "trees": 8, "pairs": True}
+    package = importance.importance(x, y, backend="fanova", **settings)
+    ours = importance.importance(x, y, **settings)
+    assert (logging.root.handlers, logging.root.level) == (handlers, level)
+    assert not hasattr(np, "float")
+    for row in package.merge(ours, on="effect", suffixes=("", "_ours")).itertuples():
+        wanted = variance[row.effect] / sum(variance.values())
+        assert row.share == pytest.approx(wanted, abs=0.03 if row.order == 2 else 0.02), row.effect
+        spread = (row.hi - row.lo) / 2 + (row.hi_ours - row.lo_ours) / 2
+        assert abs(row.share - row.share_ours) <= max(0.01, spread), row.effect
+
+
+def test_resampling_the_rows_gives_an_interval_that_holds_the_share():
+    x, y, wanted = known(1500)
+    found = importance.importance(x, y, leaf=5, max_features=1.0, trees=4, bootstrap=8).set_index("effect")
+    assert (found["lo"] <= found["share"]).all() and (found["share"] <= found["hi"]).all()
+    assert (found["n"] == 8).all()
+    assert found.loc["a", "share"] > 3 * found.loc["b", "share"] > 0
+
+
+def test_what_cannot_be_decomposed_is_refused_in_one_sentence():
+    x, y, _ = known(50)
+    with pytest.raises(HardlabError, match="Did you mean 'forest'"):
+        importance.importance(x, y, backend="forst")
+    with pytest.raises(HardlabError, match="50 rows and 49 responses"):
+        importance.importance(x, y[:-1])
+    with pytest.raises(HardlabError, match="not finite"):
+        importance.importance(x.assign(a=np.nan), y)
+    with pytest.raises(HardlabError, match="no variance"):
+        importance.importance(x, np.ones(50))
