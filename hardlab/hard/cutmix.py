@@ -103,7 +103,7 @@ class CutMix(Hard):
         swapped = {i: label[other] for i, label in t.items()}
         lam = {a: kept[max(0, a - slots + 1)] for a, _ in method.pairs}
         right = lam[0] * method.accuracy(q, t) + (1 - lam[0]) * method.accuracy(q, swapped)
-        self.numbers |= {"lambda": kept[0].mean(), f"top1_{name}": right.mean()}
+        self.numbers |= {"lambda": kept[0].mean(), name.replace("cutmix", "top1"): right.mean()}
         if self.labels == "soft":
             same = other == torch.arange(len(other), device=other.device)
             losses = [self._soft(method, q[a], t[b], swapped[b], lam[a], same) for a, b in method.pairs]
@@ -111,7 +111,7 @@ class CutMix(Hard):
         own: dict[tuple[int, int], Tensor] = {}
         theirs: dict[tuple[int, int], Tensor] = {}
         method.score(q, t, group=v.group, known=own)
-        method.score(q, swapped, group=v.group, known=theirs)
+        method.score(q, swapped, known=theirs)  # groups are of the own labels
         return torch.stack([lam[a] * own[a, b] + (1 - lam[a]) * theirs[a, b] for a, b in method.pairs]).mean(0)
 
     @staticmethod
