@@ -20,7 +20,7 @@ def deepcluster(rung: str) -> Run:
 def deepcluster_6crop(rung: str) -> Run:
     """DeepCluster-v2, 2 crops of 160 and 4 of 96 pixels. paper: the base of HEXA Fig. 2, 5 epochs."""
     paper = {
-        "augment": {"name": "deepcluster", "options": {"size": 160}},
+        "augment": {"name": "deepcluster", "options": {"size": 160, "kernel": 23}},
         "optim": LARC | {"lr": 0.6, "warmup_epochs": 0, "final_lr": 6e-4},
     }
     return _make("deepcluster-6crop", rung, 4, paper | {"batch_size": 256, "epochs": 5})
@@ -34,7 +34,9 @@ def deepcluster_8crop(rung: str) -> Run:
 
 def _make(name: str, rung: str, local: int, paper: dict[str, Any]) -> Run:
     """What the arms share at a rung, and how many small crops each has; rates are per 256 images (4.8 at 4096)."""
-    crops = {"name": "deepcluster_local", "count": local} | ({} if rung == "paper" else {"options": {"size": 16}})
+    # SwAV's code blurs crops of every size with 23 taps
+    options = {"kernel": 23} if rung == "paper" else {"size": 16}
+    crops = {"name": "deepcluster_local", "count": local, "options": options}
     small = {"augment": {"name": "simclr_cifar", "options": {"blur": 0.0}}}
     sgd = {"name": "sgd", "weight_decay": 5e-4, "warmup_epochs": 1}
     tiny = {"hidden": 128, "dim": 64}
