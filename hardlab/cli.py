@@ -93,8 +93,10 @@ def pretrain(
     from hardlab.types import HardlabError
 
     if list_:
-        for name, made in recipes.RECIPES.items():
-            click.echo(f"{name:22}{(made.__doc__ or '').splitlines()[0]}")
+        told = {name: (made.__doc__ or "").splitlines()[0] for name, made in recipes.RECIPES.items()}
+        wide = max(map(len, told))
+        lines = [f"{name:{wide}}  {text.removeprefix(f'{name}: ')}" for name, text in told.items()]
+        _echo(as_json, "\n".join(lines), told)
         return
     if recipe is None:
         raise click.UsageError("Name a recipe; `hardlab pretrain --list` lists them.")

@@ -105,7 +105,7 @@ def test_the_package_finds_known_shares_and_ours_agrees_with_it_on_the_same_fore
 
 
 def test_resampling_the_rows_gives_an_interval_that_holds_the_share():
-    x, y, wanted = known(1500)
+    x, y, _ = known(1500)
     found = importance.importance(x, y, leaf=5, max_features=1.0, trees=4, bootstrap=8).set_index("effect")
     assert (found["lo"] <= found["share"]).all() and (found["share"] <= found["hi"]).all()
     assert (found["n"] == 8).all()

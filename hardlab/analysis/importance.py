@@ -1,7 +1,7 @@
-"""Functional ANOVA over the view log: how much of a loss's variance each parameter of the views explains, and each pair.
+"""Functional ANOVA over the view log: how much of a loss's variance each parameter of the views explains, each pair too.
 
-A tree is a sum of boxes with values. Its marginals are exact: a leaf adds its value, weighted by its extent in all other
-dimensions, to the interval it covers in this one, so that a first-order marginal is one pass over the leaves, a
+A tree is a sum of boxes with values. Its marginals are exact: a leaf adds its value, weighted by its extent in all
+other dimensions, to the interval it covers in this one, so that a first-order marginal is one pass over the leaves, a
 cumulative sum, and nothing else. fANOVA: Hutter, Hoos and Leyton-Brown (ICML 2014); HVS paper, Sec. 5.2 and Fig. 9.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from hardlab.analysis.tables import interval
+from hardlab.registry import unknown
 from hardlab.types import HardlabError
 
 Backend = Literal["forest", "xgboost", "fanova"]
@@ -154,12 +155,14 @@ def importance(
     if not (np.isfinite(rows).all() and np.isfinite(response).all()):
         raise HardlabError("The importance of numbers that are not finite is not defined: leave such rows out.")
     wanted = list(itertools.combinations(range(len(names)), 2)) if pairs else []
-    makers = {"forest": _forest, "xgboost": _xgboost, "fanova": _package}
+    makers: dict[str, Callable[..., list[list[float]]]] = {
+        "forest": _forest,
+        "xgboost": _xgboost,
+        "fanova": _package,
+    }
     if backend not in makers:
-        from hardlab.registry import unknown
-
         raise unknown("importance backend", backend, makers)
-    settings = {"trees": trees, "leaf": leaf, "max_features": max_features}
+    settings: dict[str, Any] = {"trees": trees, "leaf": leaf, "max_features": max_features}
     if bootstrap:
         rng = np.random.default_rng(seed)
         found = []
@@ -280,7 +283,7 @@ def _package(
     logging.getLogger("fanova").setLevel(logging.ERROR)
     had = hasattr(np, "float")
     if not had:
-        np.float = float  # type: ignore[attr-defined]  # gone since numpy 1.24, and fanova still uses it
+        np.float = float  # type: ignore[attr-defined]  # noqa: NPY001  gone since numpy 1.24, and fanova still uses it
     try:
         import ConfigSpace
         from fanova import fANOVA
@@ -309,4 +312,4 @@ def _package(
     finally:
         logging.root.handlers[:], logging.root.level = handlers, level
         if not had:
-            del np.float  # type: ignore[attr-defined]
+            del np.float  # type: ignore[attr-defined]  # noqa: NPY001
