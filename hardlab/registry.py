@@ -15,6 +15,8 @@ from hardlab import data
 from hardlab.types import HardlabError
 
 METHODS = {
+    "byol": "hardlab.methods.byol:BYOL",
+    "supervised": "hardlab.methods.supervised:Supervised",
     "hnssl": "hardlab.methods.hnssl:HNSSL",
     "moco": "hardlab.methods.moco:MoCo",
     "simclr": "hardlab.methods.simclr:SimCLR",
@@ -24,6 +26,7 @@ METHODS = {
     "gan": "hardlab.methods.gan:GAN",
 }
 HARD = {
+    "double": "hardlab.hard.double:Double",
     "hvs": "hardlab.hard.hvs:HVS",
     "adversarial": "hardlab.hard.adversarial:Adversarial",
     "cutmix": "hardlab.hard.cutmix:CutMix",

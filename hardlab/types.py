@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -79,6 +80,27 @@ class Views:
             return kept
         local = torch.stack(self.local, 1)[rows, little].unbind(1) if self.local else ()
         return replace(kept, local_params=self.local_params[rows, little], local=tuple(local))
+
+    def append(self, more: Views) -> Views:
+        """These images and then those of ``more``, which has as many views, is rendered if these are, and is its own
+        groups; ``raw`` is padded to the larger of the two."""
+        height, width = (max(a, b) for a, b in zip(self.raw.shape[2:], more.raw.shape[2:], strict=True))
+        raw = [F.pad(r, (0, width - r.shape[3], 0, height - r.shape[2])) for r in (self.raw, more.raw)]
+
+        def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            return None if a is None or b is None else torch.cat([a, b])
+
+        return Views(
+            torch.cat(raw),
+            torch.cat([self.sizes, more.sizes]),
+            torch.cat([self.index, more.index]),
+            torch.cat([self.group, more.group + len(self.group)]),
+            torch.cat([self.params, more.params]),
+            both(self.x, more.x),
+            both(self.local_params, more.local_params),
+            tuple(torch.cat(pair) for pair in zip(self.local, more.local, strict=True)),
+            both(self.plain, more.plain),
+        )
 
 
 class Out(NamedTuple):

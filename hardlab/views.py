@@ -111,6 +111,12 @@ def _presets() -> dict[str, tuple[Augment, ...]]:
         "hvs_simclr": (simclr.but(kernel=23),),
         "dino_global": (dino.but(blur=1.0), dino.but(blur=0.1, solarize=0.2)),
         "dino_local": (dino.but(size=96, scale=(0.05, 0.4), blur=0.5),),
+        "byol": (
+            dino.but(scale=(0.08, 1.0), blur=1.0, kernel=23),
+            dino.but(scale=(0.08, 1.0), blur=0.1, kernel=23, solarize=0.2),
+        ),
+        "supervised": (simclr.but(jitter_p=0.0, gray=0.0, blur=0.0),),
+        "supervised_cifar": (simclr.but(size=32, jitter_p=0.0, gray=0.0, blur=0.0),),
         "deepcluster": (simclr,),
         "deepcluster_8": (simclr.but(scale=(0.14, 1.0)),),
         "deepcluster_local": (simclr.but(size=96, scale=(0.05, 0.14)),),

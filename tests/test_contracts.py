@@ -3,15 +3,28 @@
 import inspect
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from hardlab import registry, views
+from hardlab.data.base import Pixels, Source
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
 from hardlab.types import Batch, HardlabError, Progress
 
 B, S = 8, 32
+LABELS = np.arange(4096) % 10
+IMAGES = Pixels(
+    "toy",
+    "train",
+    Source(tuple("abcdefghij"), LABELS, [str(i) for i in range(4096)]),
+    [],
+    label_map=np.arange(10),
+    device="cpu",
+    size=None,
+    pixels=np.random.default_rng(0).integers(0, 256, (4096, 8, 8, 3), np.uint8),
+)
 
 
 @pytest.fixture
@@ -36,7 +49,7 @@ QUIET = {"gan": {"diffaugment": False}}
 def make(name, options=None):
     torch.manual_seed(0)
     method = registry.build("method", name, options or {}, registry.build("backbone", "tiny", {"width": 4}))
-    method.on_start(range(4096), B)  # of the images, only their number counts here
+    method.on_start(IMAGES, B)
     return method
 
 
@@ -88,9 +101,12 @@ def test_a_strategy_steps_with_a_method_or_refuses_with_a_reason(strategy, name,
     assert hard.__doc__
     try:
         hard.install(method)
+        hard.on_start(IMAGES, B, None)
     except HardlabError as e:
         assert len(str(e)) > 20
         return
+    method.before_step(Progress(0, 10, 0, 2))
+    hard.before_step(Progress(0, 10, 0, 2))
     v = hard.views(look.views(batch, max(hard.draws, method.slots)), method, look)
     out = method(render(look, v, method))
     terms = hard.terms(out, method)

@@ -1,0 +1,48 @@
+"""SimCLR-DD (arXiv 2202.06464, Fig. 3): twice the real images in a step, the control of strategies that add images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hardlab.data import Images
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method
+from hardlab.types import Batch, Progress, Views
+from hardlab.views import Look
+
+
+class Double(Hard):
+    """Adds as many further images of the same data set to each step, each under as many views.
+
+    They come in an order of their own, every image once an epoch; an image may meet itself in a step, as a negative.
+    The number of steps stays, so a run sees every image twice as often. PPCL, Sec. 4.1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._more: Iterator[Batch] | None = None  # found again from the progress where a run goes on
+        self._epoch = -1
+
+    def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
+        self.images, self.batch_size = images, batch_size
+        self.seed: Tensor
+        self.register_buffer("seed", torch.randint(2**62, ()))  # of the order of the further images
+
+    def before_step(self, at: Progress) -> None:
+        if at.epoch == self._epoch:
+            return
+        steps = at.total // at.epochs
+        generator = torch.Generator().manual_seed(int(self.seed) + at.epoch)
+        order = torch.randperm(len(self.images), generator=generator)[: steps * self.batch_size]
+        self._more = self.images.batches(order.view(steps, self.batch_size)[at.step - at.epoch * steps :])
+        self._epoch = at.epoch
+
+    def views(self, v: Views, method: Method, look: Look) -> Views:
+        assert self._more is not None
+        local = 0 if v.local_params is None else v.local_params.shape[1]
+        more = look.views(next(self._more), v.params.shape[1], local=local)
+        return v.append(more if v.x is None else look.render(more, plain=v.plain is not None))

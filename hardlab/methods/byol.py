@@ -1,0 +1,68 @@
+"""BYOL (arXiv 2006.07733): predict what a slow average of the network makes of the other view; no negatives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hardlab import losses
+from hardlab.methods.base import Method, ema, twin_of
+from hardlab.nets import mlp
+from hardlab.types import HardlabError, Out, Progress
+
+
+class BYOL(Method):
+    """2 - 2 cos(h(g(f(x))), sg g'(f'(x'))), mean of both directions, g'f' the moving average of gf. BYOL, Eqs. 1, 2.
+
+    dim: of g and h. hidden: of both heads. start, end: of tau, the share that the target keeps after each step, along
+    half a cosine (Sec. 3.2). average: the ``parameters`` (the target's BN statistics are its own), or ``all``, BN
+    buffers included. Each view is its own forward, with its own BN statistics.
+    """
+
+    vectors = True
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dim: int = 256,
+        hidden: int = 4096,
+        start: float = 0.996,
+        end: float = 1.0,
+        average: Literal["parameters", "all"] = "parameters",
+    ) -> None:
+        super().__init__(backbone)
+        if not 0 <= start <= end <= 1:
+            raise HardlabError(f"BYOL with start={start}, end={end}: the target keeps shares 0 <= start <= end <= 1.")
+        self.projector = mlp(self.features, hidden, dim, bias_output=False)
+        self.predictor = mlp(dim, hidden, dim, bias_output=False)
+        self.twin, self.twin_projector = twin_of(backbone), twin_of(self.projector)
+        self.start, self.end, self.average = start, end, average
+        self.tau = start
+
+    def query(self, x: Any) -> Tensor:
+        return self.predictor(self.projector(self.pooled(x)))  # (N,dim)
+
+    @torch.no_grad()
+    def target(self, x: Any, index: Tensor | None) -> Tensor:
+        return self.twin_projector(self.pooled(x, self.twin))  # (N,dim)
+
+    def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
+        return 2 + 2 * losses.cosine(q, t)
+
+    def before_step(self, at: Progress) -> None:
+        self.tau = self.end - (self.end - self.start) * (math.cos(math.pi * at.share) + 1) / 2
+
+    def after_step(self, out: Out, at: Progress) -> None:
+        buffers = self.average == "all"
+        ema(self.twin, self.backbone, self.tau, buffers)
+        ema(self.twin_projector, self.projector, self.tau, buffers)
+
+    @torch.no_grad()
+    def logs(self, out: Out) -> Mapping[str, float]:
+        """tau; target_std: spread of the labels over the batch, 0 where they have collapsed (as ``std``)."""
+        t = nn.functional.normalize(out.t[0].float(), dim=1)
+        return {"tau": self.tau, "target_std": float(t.std(0).mean() * t.shape[1] ** 0.5)}

@@ -1,0 +1,51 @@
+"""Cross-entropy on the labels: what self-supervision is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardlab.data import Images
+from hardlab.methods.base import Method
+from hardlab.types import HardlabError, Out
+
+
+class Supervised(Method):
+    """One view of each image, a linear classifier on the pooled features; an image without a label has loss 0.
+
+    The classifier is made when the data are known, because its width is the number of classes.
+    """
+
+    pairs = ((0, 0),)
+    slots = 1
+
+    def on_start(self, images: Images, batch_size: int) -> None:
+        if images.multi_hot is not None or bool((images.targets < 0).any()):
+            raise HardlabError(
+                f"Supervised training on {images.name}: it needs one label an image, which this set does not have."
+            )
+        device = next(self.backbone.parameters()).device
+        self.head = nn.Linear(self.features, len(images.classes), device=device)
+        self.labels: Tensor
+        self.register_buffer("labels", images.targets.to(device), persistent=False)
+
+    def query(self, x: Any) -> Tensor:
+        return self.head(self.pooled(x))  # (N,classes)
+
+    def target(self, x: Any, index: Tensor | None) -> Tensor:
+        assert index is not None
+        return torch.where(index < 0, -1, self.labels[index])  # (N,)
+
+    def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
+        return F.cross_entropy(q, t, reduction="none", ignore_index=-1)
+
+    def right(self, q: Tensor, t: Tensor) -> Tensor:
+        return (q.argmax(1) == t).float()
+
+    def logs(self, out: Out) -> Mapping[str, float]:
+        """accuracy: on the batch, before the step."""
+        return {"accuracy": float(self.accuracy(out.q, out.t).mean())}
