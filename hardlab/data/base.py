@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -203,6 +204,14 @@ def _decode_all(paths: Sequence[Path], max_side: int, size: int | None, keep: bo
 # ---------------------------------------------------------------------------------------------- Images
 
 
+def _fitted(masks: Tensor, height: int, width: int, scale: Tensor, margin: Tensor) -> Tensor:
+    """Masks (n,H,W) bool at the size of the image as loaded: resized by ``scale`` (x, y), less the margins (x, y)."""
+    tall, wide = (round(side * by) for side, by in zip(masks.shape[1:], scale.flip(0).tolist()))
+    soft = F.interpolate(masks[:, None].float(), (tall, wide), mode="bilinear", antialias=True)[:, 0]
+    left, top = margin.round().int().tolist()
+    return soft[:, top : top + height, left : left + width] >= 0.5
+
+
 class Images(ABC):
     """A data set of N uint8 images with labels, read in any order.
 
@@ -280,6 +289,8 @@ class Images(ABC):
         if self._size:  # fitted: the centred square of the original
             scale = torch.full((2,), self._size / min(full_height, full_width))
             margin = (scale * torch.tensor([full_width, full_height]) - self._size) / 2
+        if "masks" in out and out["masks"].shape[1:] != (height, width):
+            out["masks"] = _fitted(out["masks"], height, width, scale, margin)
         boxes = out["boxes"].float() * scale.repeat(2) - margin.repeat(2)
         out["boxes"] = boxes.clamp(min=torch.zeros(4), max=torch.tensor([width, height] * 2).float())
         out["labels"] = torch.from_numpy(self._label_map)[out["labels"]]

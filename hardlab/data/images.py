@@ -283,9 +283,11 @@ def coco(split: str, root: str | None, size: int | None) -> Source:
             of_image[a["image_id"]].append(a)
     except (ValueError, KeyError, TypeError) as e:
         raise HardlabError(f"{listing} is not a listing of COCO instances: {e!r}") from e
-    found = []
+    found: list[Objects] = []
+    outlines: list[list[Any]] = []
     for image in images:
         objects = of_image[image["id"]]
+        outlines.append([_outline(a.get("segmentation")) for a in objects])
         xywh = np.array([a["bbox"] for a in objects], np.float32).reshape(-1, 4)
         found.append(
             {
@@ -296,4 +298,34 @@ def coco(split: str, root: str | None, size: int | None) -> Source:
             }
         )
     names = [str(image["file_name"]) for image in images]
-    return _with_objects([str(c["name"]) for c in categories], names, [top / own / n for n in names], found, "crowd")
+    paths = [top / own / n for n in names]
+    made = _with_objects([str(c["name"]) for c in categories], names, paths, found, "crowd")
+    if all(o is not None for of_one in outlines for o in of_one):
+        made.annotate = lambda i: found[i] | {"masks": _coco_masks(outlines[i], *found[i]["full"].tolist())}
+    return made
+
+
+Outline = list[np.ndarray] | dict[str, Any]  # polygons (2k,) of x, y in turn, or run lengths
+
+
+def _outline(said: Any) -> Outline | None:
+    """A COCO segmentation, its polygons as arrays, which take a tenth of the memory of lists."""
+    return [np.array(p, np.float32) for p in said] if isinstance(said, list) else said
+
+
+def _coco_masks(outlines: list[Outline], height: int, width: int) -> np.ndarray:
+    """(n,H,W) bool, drawn by COCO's own code; HardlabError where pycocotools is missing."""
+    try:
+        from pycocotools import mask as rle
+    except ImportError:
+        raise HardlabError("the masks of coco need pycocotools: pip install 'hardlab[analysis]'.") from None
+    masks = np.zeros((len(outlines), height, width), bool)
+    for i, outline in enumerate(outlines):
+        if isinstance(outline, list):
+            runs = rle.merge(rle.frPyObjects([p.astype(float).tolist() for p in outline], height, width))
+        elif isinstance(outline["counts"], list):
+            runs = rle.frPyObjects(outline, height, width)
+        else:
+            runs = outline
+        masks[i] = rle.decode(runs)
+    return masks
