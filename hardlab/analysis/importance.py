@@ -1,4 +1,4 @@
-"""Functional ANOVA over the view log: how much of a loss's variance each parameter of the views explains, each pair too.
+"""Functional ANOVA over the view log: how much of a loss's variance each parameter of the views, or pair, explains.
 
 A tree is a sum of boxes with values. Its marginals are exact: a leaf adds its value, weighted by its extent in all
 other dimensions, to the interval it covers in this one, so that a first-order marginal is one pass over the leaves, a
