@@ -162,10 +162,13 @@ class Peer:
         self.opt.step()
 
 
-def worker(kind: str, options: dict[str, Any]) -> None:
+KINDS: dict[str, Callable[..., Any]] = {"ours": Ours, "peer": Peer}
+
+
+def worker(kinds: dict[str, Callable[..., Any]], kind: str, options: dict[str, Any]) -> None:
     """Reads a number of steps a line from standard input and answers with the seconds of each."""
     torch.set_num_threads(2)
-    contestant = Ours(**options) if kind == "ours" else Peer(**options)
+    contestant = kinds[kind](**options)
     for _ in range(2):
         contestant.step()
     print("ready", flush=True)
@@ -182,16 +185,22 @@ QUEUE = 4  # batches that a loader of two workers keeps ready: made while others
 
 
 def race(
-    contestants: dict[str, tuple[str, dict[str, Any]]], rounds: int, steps: int = 3, untimed: int = 0
+    contestants: dict[str, tuple[str, dict[str, Any]]],
+    rounds: int,
+    steps: int = 3,
+    untimed: int = 0,
+    module: str = "benchmarks.bench_train",
 ) -> dict[str, float]:
     """Median seconds of a step of each contestant, over ``rounds`` interleaved turns.
 
     A turn is ``untimed`` steps, after which a loader has to keep up with its consumer, and ``steps`` timed ones.
+    module: where the kinds of contestants are at home, run as ``python -m module worker``.
     """
     children = {}
     for name, (kind, options) in contestants.items():
-        command = [sys.executable, str(Path(__file__).resolve()), "worker", kind, json.dumps(options)]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", module, "worker", kind, json.dumps(options)]
+        root = Path(__file__).resolve().parents[1]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
         assert child.stdin is not None and child.stdout is not None
         child.stdout.readline()
         children[name] = child
@@ -311,6 +320,6 @@ RACES: dict[str, Callable[[], list[dict[str, Any]]]] = {
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
-        worker(sys.argv[2], json.loads(sys.argv[3]))
+        worker(KINDS, sys.argv[2], json.loads(sys.argv[3]))
     else:
         sys.exit("run this as `python -m benchmarks simsiam-tiny`")
