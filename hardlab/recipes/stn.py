@@ -36,7 +36,7 @@ _VIT: dict[str, Any] = {
     "batch_size": 256,
 }
 # the whole of Localiser costs as much as the tiny network of these rungs
-_TINY = {"width": 8, "hidden": 32}
+_TINY = {"width": 8, "hidden": 32, "input_size": 16}
 
 
 def _adversary(mode: str, published: str) -> Recipe:
