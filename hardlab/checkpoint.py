@@ -49,6 +49,13 @@ def found(folder: Path) -> list[Path]:
     return sorted((p for p in folder.glob("step-*.pt") if _NAME.fullmatch(p.name)), reverse=True)
 
 
+def named(path: Path) -> tuple[int, str]:
+    """The step and the digest (16 hex digits) that the name of a checkpoint tells."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1]), match[2]
+
+
 def load(path: Path) -> dict[str, Any]:
     """A checkpoint whose bytes match its name, tensors and plain values only."""
     match = _NAME.fullmatch(path.name)

@@ -221,19 +221,30 @@ def metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
     return [r for r in rows if kind is None or r["kind"] == kind]
 
 
-def open_run(path: Path) -> tuple[Run, Method, dict[str, Any]]:
-    """Configuration, trained method (newest whole checkpoint) and manifest of a run's folder."""
+def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str, Any]]:
+    """Configuration, trained method and manifest of a run's folder; the manifest with ``checkpoint``, the file's name.
+
+    step: of the checkpoint; None = the newest whole one.
+    """
     about = manifest(path)
     if about is None:
         raise HardlabError(f"{path} is no run: it has no manifest.json.")
     run = config.make(about["config"])
-    state = checkpoint.newest(path / "checkpoints")
-    if state is None:
-        raise HardlabError(f"{path} has no checkpoint yet; its state is '{about['state']}'.")
-    if about["state"] == "done" and state[2]:
-        raise HardlabError(f"{state[2][0]} An older checkpoint is no substitute: train the run again.")
+    if step is None:
+        state = checkpoint.newest(path / "checkpoints")
+        if state is None:
+            raise HardlabError(f"{path} has no checkpoint yet; its state is '{about['state']}'.")
+        if about["state"] == "done" and state[2]:
+            raise HardlabError(f"{state[2][0]} An older checkpoint is no substitute: train the run again.")
+        saved, file = state[0], state[1]
+    else:
+        kept = {checkpoint.named(p)[0]: p for p in checkpoint.found(path / "checkpoints")}
+        if step not in kept:
+            there = ", ".join(map(str, sorted(kept))) or "none"
+            raise HardlabError(f"{path} has no checkpoint of step {step}; those that it kept: {there}.")
+        saved, file = checkpoint.load(kept[step]), kept[step]
     method = build.method(run)
     build.strategies(run, method)  # what a strategy changed in the network is part of its state
     known = method.state_dict()  # banks sized by the data are training state, made in on_start alone
-    method.load_state_dict({k: v for k, v in state[0]["method"].items() if k in known})
-    return run, method, about
+    method.load_state_dict({k: v for k, v in saved["method"].items() if k in known})
+    return run, method, about | {"checkpoint": file.name}

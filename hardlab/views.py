@@ -261,6 +261,16 @@ class Look:
         params[..., 7:10] = 1
         return self.apply(raw, params, size)[:, 0]
 
+    def central(self, raw: Tensor, sizes: Tensor, size: int | None = None, share: float = 224 / 256) -> Tensor:
+        """(B,3,S,S) centred squares of ``share`` of the shorter side, else plain: resize 256, centre crop 224."""
+        params = torch.zeros(len(raw), 1, len(PARAMS), device=raw.device)
+        params[:, 0, 0:2] = sizes.to(params)
+        side = (params[..., 0:2].amin(-1, keepdim=True) * share).round().clamp_min(1)  # (B,1,1)
+        params[..., 4:6] = side
+        params[..., 2:4] = ((params[..., 0:2] - side) / 2).floor()
+        params[..., 7:10] = 1
+        return self.apply(raw, params, size)[:, 0]
+
     def recolour(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B,V,P) with a fresh appearance (jitter, gray, blur, solarize) and the same crops and flips."""
         fresh = params.clone()

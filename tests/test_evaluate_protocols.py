@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 
+from hardlab import data
+from hardlab.evaluate import features, svm
+from hardlab.evaluate.features import Features
 from hardlab.evaluate.knn import knn
 from hardlab.evaluate.linear import lbfgs, linear_probe
-from hardlab.evaluate.protocols import PROTOCOLS, append_rows, run_protocol
+from hardlab.evaluate.protocols import PROTOCOLS, Task, given, run_protocol
+from hardlab.evaluate.results import append_rows
+from hardlab.nets import Tiny
 from hardlab.types import HardlabError
+from hardlab.views import PRESETS, Look
 
 
 def make(n=260, q=80, d=8, classes=7, seed=0):
@@ -22,44 +30,75 @@ def make(n=260, q=80, d=8, classes=7, seed=0):
     return centres[y] + torch.randn(n, d, generator=g), y, centres[t] + torch.randn(q, d, generator=g), t
 
 
-QUICK = {"linear": {"epochs": 3, "lr": 1.0}}
+@pytest.fixture(scope="module")
+def task():
+    """A little network on a few shapes: whatever a protocol may ask for."""
+    train, test = (data.load("shapes", split, count=n) for split, n in (("train", 260), ("test", 80)))
+    look = Look(PRESETS["eval"], (0.5,) * 3, (0.25,) * 3)
+    torch.manual_seed(0)
+    net = Tiny(width=8).to(memory_format=torch.channels_last)
+    halves = *features.extract(net, train, look), *features.extract(net, test, look)
+    return Task(lambda blocks: Features(*halves, classes=train.classes), net, look, train, test, size=16)
+
+
+def quick(name):
+    """Settings that make a protocol a matter of a second."""
+    published = PROTOCOLS[name].settings
+    fast = {"epochs": 2, "lr": 1.0, "batch_size": 64, "shots": (2, 4), "draws": 2, "labels": 0.1}
+    if published.get("c", 0) == svm.COSTS:
+        fast["c"] = [0.1, 1.0]
+    if PROTOCOLS[name].needs == "network":
+        fast |= {"lr": [1e-3, 1e-2]}
+    return {k: v for k, v in fast.items() if k in published}
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_every_protocol_gives_complete_rows_that_a_file_can_hold(name):
-    rows = run_protocol(name, *make(), seed=4, **QUICK.get(name, {}))
+def test_every_protocol_gives_complete_rows_that_a_file_can_hold(name, task):
+    rows, curves = run_protocol(name, task, 4, **quick(name))
     assert rows and len({r["metric"] for r in rows}) == len(rows)
-    for row in rows:
+    told = set(PROTOCOLS[name].settings) - {"size"}
+    for row in [*rows, *curves]:
         assert json.loads(json.dumps(row)) == row
-        assert set(row) == {"protocol", "metric", "value", "n_train", "n_test", "seed", "cost_s", "options"}
-        assert (row["protocol"], row["n_train"], row["n_test"], row["seed"]) == (name, 260, 80, 4)
-        assert row["cost_s"] > 0 and set(row["options"]) == set(PROTOCOLS[name][1])
-        if row["metric"].startswith("top"):
+        extra = {"classifier_epoch"} if "classifier_epoch" in row else set()
+        assert set(row) - extra == {"protocol", "metric", "value", "n_train", "n_test", "seed", "cost_s", "options"}
+        assert (row["protocol"], row["n_test"], row["seed"]) == (name, 80, 4)
+        assert row["n_train"] == (30 if row["options"].get("labels", 1) < 1 else 260)
+        assert row["cost_s"] > 0 and set(row["options"]) - {"size"} <= told
+        if row["metric"].startswith(("top", "mAP@", "ap")) and "-sd" not in row["metric"]:
             assert 0 <= row["value"] <= 1
-    assert max(r["value"] for r in rows if r["metric"].startswith("top1")) > 0.4  # chance is 0.14
+    for metric in {r["metric"] for r in curves}:
+        assert [r["classifier_epoch"] for r in curves if r["metric"] == metric] == [1, 2]
 
 
 def test_rows_hold_what_the_functions_say():
-    data = make()
-    value = {r["metric"]: r["value"] for name in PROTOCOLS for r in run_protocol(name, *data, **QUICK.get(name, {}))}
-    assert {k: value[f"top1@k={k}"] for k in (10, 20, 100, 200)} == knn(*data)
-    probe = linear_probe(*data, **QUICK["linear"])
+    parts, fast = make(), {"epochs": 3, "lr": 1.0}
+    value = {
+        r["metric"]: r["value"]
+        for name in ("knn", "linear", "linear-lbfgs")
+        for r in run_protocol(name, given(*parts), **(fast if name == "linear" else {})).rows
+    }
+    assert {k: value[f"top1@k={k}"] for k in (10, 20, 100, 200)} == knn(*parts)
+    probe = linear_probe(*parts, **fast)
     assert (value["top1-last"], value["top1-best"]) == (probe.top1[-1], max(probe.top1))
     assert (value["top5-last"], value["top5-best"]) == (probe.top5[-1], max(probe.top5))
-    assert (value["top1"], value["top5"]) == (lbfgs(*data).top1[0], lbfgs(*data).top5[0])
+    assert (value["top1"], value["top5"]) == (lbfgs(*parts).top1[0], lbfgs(*parts).top5[0])
+    curves = run_protocol("linear", given(*parts), **fast).curves
+    assert [r["value"] for r in curves if r["metric"] == "top1"] == probe.top1
 
 
 @pytest.mark.parametrize(
-    ("name", "function", "given"),
-    [("knn", knn, set()), ("linear", linear_probe, {"seed"}), ("linear-lbfgs", lbfgs, set())],
+    ("name", "function", "apart"),
+    [("knn", knn, set()), ("linear", linear_probe, {"seed", "fresh"}), ("linear-lbfgs", lbfgs, set())],
 )
-def test_published_settings_are_the_defaults_of_the_functions(name, function, given):
+def test_published_settings_are_the_defaults_of_the_functions(name, function, apart):
     defaults = {k: p.default for k, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
-    assert {k: v for k, v in defaults.items() if k not in given} == dict(PROTOCOLS[name][1])
+    published = {k: v for k, v in PROTOCOLS[name].settings.items() if k not in ("augment", "blocks")}
+    assert {k: v for k, v in defaults.items() if k not in apart} == published
 
 
 def test_the_public_linear_protocol_is_sgd_at_30_without_decay_for_100_epochs():
-    assert dict(PROTOCOLS["linear"][1]) == {
+    row = run_protocol("linear", given(*make(n=20, q=20, classes=2))).rows[0]
+    assert row["options"] == {
         "optimizer": "sgd",
         "lr": 30.0,
         "batch_size": 256,
@@ -71,12 +110,12 @@ def test_the_public_linear_protocol_is_sgd_at_30_without_decay_for_100_epochs():
 
 def test_published_ks_beyond_the_memory_give_no_row_and_named_ones_are_refused():
     train_f, train_y, test_f, test_y = make(n=150)
-    rows = run_protocol("knn", train_f, train_y, test_f, test_y)
+    rows = run_protocol("knn", given(train_f, train_y, test_f, test_y)).rows
     assert [r["metric"] for r in rows] == ["top1@k=10", "top1@k=20", "top1@k=100"]
     with pytest.raises(HardlabError, match="k=200 neighbours cannot be had from 150"):
-        run_protocol("knn", train_f, train_y, test_f, test_y, ks=(200,))
+        run_protocol("knn", given(train_f, train_y, test_f, test_y), ks=(200,))
     with pytest.raises(HardlabError, match="9 training samples are too few for kNN"):
-        run_protocol("knn", train_f[:9], train_y[:9], test_f, test_y)
+        run_protocol("knn", given(train_f[:9], train_y[:9], test_f, test_y))
 
 
 @pytest.mark.parametrize(
@@ -88,19 +127,31 @@ def test_published_ks_beyond_the_memory_give_no_row_and_named_ones_are_refused()
         ("linear", {"epochs": "3"}, "epochs of protocol 'linear' must be a whole number like 100, not '3'"),
         ("linear", {"epochs": True}, "must be a whole number"),
         ("linear", {"lr": "30"}, "must be a number"),
+        ("linear", {"lr": [0.1, "a"]}, "lr must be a number above 0, or a list"),
+        ("linear", {"augment": "rrc-flip"}, "only features are given"),
+        ("linear", {"size": 0.5}, "size of protocol 'linear' must be a whole number like 224"),
+        ("svm", {"c": "big"}, "c of protocol 'svm' must be a number"),
+        ("svm-low-shot", {"reading": "both"}, "'union' or 'own', not 'both'"),
+        ("svm-low-shot", {"shots": (500,)}, "class 0 has 38 training images: 500 of them cannot be drawn"),
+        ("svm-low-shot", {"draws": 0}, "at least one of each"),
+        ("semi-hexa-1", {}, "only features are given"),
+        ("semi-hexa-1", {"head_lr": "1"}, "must be a number like 0.1"),
         ("linear", {"optimizer": 3}, "must be a name"),
     ],
 )
 def test_unknown_names_and_wrong_kinds_are_refused_in_one_sentence(name, overrides, sentence):
     with pytest.raises(HardlabError, match=sentence):
-        run_protocol(name, *make(), **overrides)
+        run_protocol(name, given(*make()), **overrides)
 
 
-def test_unlabelled_data_are_refused_by_every_protocol():
-    train_f, train_y, test_f, test_y = make()
-    for name in PROTOCOLS:
-        with pytest.raises(HardlabError, match="have no label"):
-            run_protocol(name, train_f, torch.full_like(train_y, -1), test_f, test_y)
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_unlabelled_data_are_refused_by_every_protocol(name, task):
+    f = task.features(1)
+    bare = copy.copy(task.train)
+    bare.targets = torch.full_like(bare.targets, -1)
+    unlabelled = Features(f.train_f, bare.targets, f.test_f, f.test_y)
+    with pytest.raises(HardlabError, match="have no label"):
+        run_protocol(name, replace(task, features=lambda blocks: unlabelled, train=bare))
 
 
 def row(value=0.5, **other):

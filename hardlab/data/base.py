@@ -216,7 +216,8 @@ class Images(ABC):
     """A data set of N uint8 images with labels, read in any order.
 
     name, split: what was loaded. classes: class names in label order. targets: (N,) int64, -1 where there is no label.
-    multi_hot: (N,C) int8 of sets with several labels an image (1, 0, -1 = difficult only), else None.
+    names: what each row is called. multi_hot: (N,C) int8 of sets with several labels an image (1, 0, -1 = difficult
+    only), else None.
     in_memory: whether all pixels lie on the device. skipped: paths of broken images left out under policy "skip".
     """
 
@@ -237,6 +238,7 @@ class Images(ABC):
         self.split = split
         self.classes = source.classes
         self.targets = torch.from_numpy(np.ascontiguousarray(source.targets, dtype=np.int64))
+        self.names = source.names
         self.multi_hot = None if source.multi_hot is None else torch.from_numpy(source.multi_hot)
         self.skipped = skipped
         self.device = torch.device(device)
@@ -258,8 +260,8 @@ class Images(ABC):
     @abstractmethod
     def _batches(self, rows: Sequence[Tensor]) -> Iterator[Batch]: ...
 
-    def batches(self, order: Tensor) -> Iterator[Batch]:
-        """Yield S batches, the rows of ``order`` (S,B) int64, in exactly that order.
+    def batches(self, order: Tensor | Sequence[Tensor]) -> Iterator[Batch]:
+        """Yield S batches, the rows of ``order``, (S,B) int64 or S tensors of any lengths, in exactly that order.
 
         ``raw`` is uint8 on the device; images that differ in size are padded with zeros on the right and below.
         Resume by passing the rest of the order. Leaves torch's global random state alone.
@@ -352,7 +354,6 @@ class Files(Images):
     ):
         super().__init__(name, split, source, skipped, **kwargs)
         assert source.paths is not None
-        self.names = list(source.names)
         self.workers = workers
         # one array of bytes: a list of a million str would be copied, page by page, into every worker
         self._rows = _Rows(np.array([os.fsencode(p) for p in source.paths]), max_side, self._size)

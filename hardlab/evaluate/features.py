@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from hardlab.types import HardlabError
+from hardlab.registry import unknown
+from hardlab.types import Batch, HardlabError
+from hardlab.views import Augment, Look
 
 if TYPE_CHECKING:
     from hardlab.data import Images
-    from hardlab.views import Look
+
+# name -> what a classifier's training images go through: nothing, or torchvision's crop and flip alone
+AUGMENTS: dict[str, Augment | None] = {
+    "none": None,
+    "rrc-flip": Augment(size=224, scale=(0.08, 1.0), flip=0.5, jitter_p=0.0, gray=0.0),
+}
+Crop = Literal["whole", "centre"]
+
+
+class Features(NamedTuple):
+    """Frozen features of a data set's two halves.
+
+    train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). train_hot (N,C), test_hot (Q,C): int8 of sets with several
+    labels an image, 1, 0, -1 = difficult only; else None. classes: their names.
+    """
+
+    train_f: Tensor
+    train_y: Tensor
+    test_f: Tensor
+    test_y: Tensor
+    train_hot: Tensor | None = None
+    test_hot: Tensor | None = None
+    classes: tuple[str, ...] = ()
 
 
 def extract(
@@ -25,12 +49,15 @@ def extract(
     batch_size: int = 500,
     size: int | None = None,
     precision: str = "fp32",
+    crop: Crop = "whole",
+    rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Features (N,D) float32 and targets (N,) of every image, by a frozen ``encode`` of un-augmented pixels.
 
     encode: (B,3,S,S) channels_last -> (B,D), usually ``method.backbone``; every module that runs in it is in eval mode
     meanwhile, and back in its own mode afterwards. size: side S of the pixels; None = the look's own. precision: what
-    the network computes in, "fp32" or "bf16" (autocast). Row i is the data set's row i, on the device of the batches.
+    the network computes in, "fp32" or "bf16" (autocast). crop: the whole image, or the centred square of 224 / 256 of
+    its shorter side. rows: some rows (N,) instead of all; then row i is that of ``rows[i]``. On the batches' device.
     """
     if precision not in ("fp32", "bf16"):
         raise HardlabError(f"precision is 'fp32' or 'bf16', not {precision!r}.")
@@ -39,25 +66,70 @@ def extract(
     if len(data) == 0:
         raise HardlabError(f"{data.name}, split {data.split}, has no images to extract features from.")
     features: Tensor | None = None
-    with torch.no_grad(), _eval_mode(encode):
-        for batch in data.all(batch_size):
-            x = look.plain(batch.raw, batch.sizes, size).contiguous(memory_format=torch.channels_last)  # (B,3,S,S)
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                f = encode(x)
-            if f.ndim != 2:
-                raise HardlabError(
-                    f"features must be (batch, D), but the encoder gave {tuple(f.shape)}: pool them first."
-                )
-            if features is None:
-                features = f.new_empty((len(data), f.shape[1]), dtype=torch.float32)
-            features[batch.index] = f.float()
+    render = look.plain if crop == "whole" else look.central
+    batches = data.all(batch_size) if rows is None else data.batches(rows.split(batch_size))
+    place = torch.arange(len(data))  # of each row of the data set in the answer
+    if rows is not None:
+        place[rows] = torch.arange(len(rows))
+    for batch in batches:
+        f = _encoded(encode, render(batch.raw, batch.sizes, size), precision)
+        if features is None:
+            features = f.new_empty((len(data) if rows is None else len(rows), f.shape[1]), dtype=torch.float32)
+            place = place.to(f.device)
+        features[place[batch.index.to(f.device)]] = f
     assert features is not None
-    return features, data.targets.to(features.device)
+    targets = data.targets if rows is None else data.targets[rows]
+    return features, targets.to(features.device)
 
 
-def pixels(data: Images, look: Look, *, batch_size: int = 500, size: int | None = None) -> tuple[Tensor, Tensor]:
+def _encoded(encode: Callable[[Tensor], Tensor], x: Tensor, precision: str) -> Tensor:
+    """(B,3,S,S) -> (B,D) float32, frozen."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), _eval_mode(encode), torch.autocast(x.device.type, torch.bfloat16, precision == "bf16"):
+        f = encode(x)
+    if f.ndim != 2:
+        raise HardlabError(f"features must be (batch, D), but the encoder gave {tuple(f.shape)}: pool them first.")
+    return f.float()
+
+
+class Rendered:
+    """Training pixels (B,3,S,S) of batches, under an augmentation of ``AUGMENTS`` or plain.
+
+    look: whose mean, deviation and plain rendering are used. size: S; None = the look's own. seed: of the draws.
+    """
+
+    def __init__(self, augment: str, look: Look, size: int | None, crop: Crop, seed: int) -> None:
+        if augment not in AUGMENTS:
+            raise unknown("augmentation of a classifier", augment, AUGMENTS)
+        drawn = AUGMENTS[augment]
+        self.look = look if drawn is None else Look(drawn.but(size=size or look.augment[0].size), look.mean, look.std)
+        self.plain = drawn is None
+        self.size, self.crop = size, crop
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        if self.plain:
+            render = self.look.plain if self.crop == "whole" else self.look.central
+            return render(batch.raw, batch.sizes, self.size)
+        return self.look.apply(batch.raw, self.look.draw(batch.sizes, 1, self.generator))[:, 0]
+
+    def features(
+        self, encode: Callable[[Tensor], Tensor], data: Images, precision: str = "fp32"
+    ) -> Callable[[Sequence[Tensor]], Iterator[Tensor]]:
+        """A function: rows of each batch -> their frozen features (B,D), of newly drawn views at every call."""
+
+        def fresh(order: Sequence[Tensor]) -> Iterator[Tensor]:
+            for batch in data.batches(order):
+                yield _encoded(encode, self(batch), precision)
+
+        return fresh
+
+
+def pixels(
+    data: Images, look: Look, *, batch_size: int = 500, size: int | None = None, crop: Crop = "whole"
+) -> tuple[Tensor, Tensor]:
     """The plain pixels as features (N,3*S*S), channel by channel, with targets (N,): the baseline without a network."""
-    return extract(lambda x: x.flatten(1), data, look, batch_size=batch_size, size=size)
+    return extract(lambda x: x.flatten(1), data, look, batch_size=batch_size, size=size, crop=crop)
 
 
 def check_features(train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Tensor | None = None) -> int:

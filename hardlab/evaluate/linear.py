@@ -1,31 +1,51 @@
-"""Linear probes on frozen features: the published SGD recipe, and the converged optimum of the same objective."""
+"""Linear probes on frozen features: the published recipes, and the converged optimum of the same objective."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import LBFGS, SGD, Adam, Adamax, Optimizer
+from torch.optim import LBFGS, SGD, Adam, Adamax, AdamW, Optimizer
 
 from hardlab.evaluate.features import check_features
+from hardlab.optim import LARC, LARS
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
 
-# name -> (weight and bias, learning rate, weight decay) -> optimiser
-OPTIMIZERS: Mapping[str, Callable[[list[Tensor], float, float], Optimizer]] = {
-    "sgd": lambda params, lr, decay: SGD(params, lr, momentum=0.9, weight_decay=decay),
-    "adam": lambda params, lr, decay: Adam(params, lr, weight_decay=decay),
-    "adamax": lambda params, lr, decay: Adamax(params, lr, weight_decay=decay),
+
+def _steps(done: float, factor: float, *at: float) -> float:
+    """``factor`` once for each share of the epochs that is behind."""
+    return factor ** sum(done >= a - 1e-9 for a in at)  # 7 / 20 is a little below 0.35
+
+
+def _larc(groups: list[dict[str, Any]], lr: float, decay: float) -> Optimizer:
+    return LARC([{**group, "weight_decay": decay} for group in groups], lr)
+
+
+# name -> (parameter groups, learning rate, weight decay) -> optimiser
+OPTIMIZERS: Mapping[str, Callable[[list[dict[str, Any]], float, float], Optimizer]] = {
+    "sgd": lambda groups, lr, decay: SGD(groups, lr, momentum=0.9, weight_decay=decay),
+    "nesterov": lambda groups, lr, decay: SGD(groups, lr, momentum=0.9, weight_decay=decay, nesterov=True),
+    "lars": lambda groups, lr, decay: LARS(groups, lr, weight_decay=decay),
+    "larc": _larc,
+    "adam": lambda groups, lr, decay: Adam(groups, lr, weight_decay=decay),
+    "adamw": lambda groups, lr, decay: AdamW(groups, lr, weight_decay=decay),
+    "adamax": lambda groups, lr, decay: Adamax(groups, lr, weight_decay=decay),
 }
 # name -> share of the epochs that are done, in [0,1) -> factor of the learning rate, set once per epoch
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
-    "step-60-80": lambda done: 0.1 ** ((done >= 0.6) + (done >= 0.8)),
+    "oscillating": lambda done: 0.5 * (1 + math.cos(math.pi * done * 100 / 12)),  # AdCo: T_max = 12 of 100 epochs
+    "step-60-80": lambda done: _steps(done, 0.1, 0.6, 0.8),
+    "step-35-70": lambda done: _steps(done, 0.1, 0.35, 0.7),  # epochs 7 and 14 of 20
+    "fifth-60-80": lambda done: _steps(done, 0.2, 0.6, 0.8),  # epochs 12 and 16 of 20
 }
+# orders (rows of each batch) -> features (B,D) of a fresh view of those rows
+Fresh = Callable[[Sequence[Tensor]], Iterable[Tensor]]
 _TILE = 2**20  # numbers in a tile of features: 4 MiB, still in cache when the gradient reads it again
 
 
@@ -58,38 +78,34 @@ def linear_probe(
     epochs: int = 100,
     weight_decay: float = 0.0,
     schedule: str = "cosine",
+    final_lr: float = 0.0,
+    fresh: Fresh | None = None,
 ) -> Probe:
     """Train a linear classifier by minibatches; weights start at N(0, 0.01²), the bias at 0.
 
     train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). The defaults are the public ones for CIFAR (moco's colab
-    notebook, PatrickHua/SimSiam, hvp): SGD with momentum 0.9, rate ``lr * batch_size / 256``, no decay, cosine. They
-    augment the training images of the probe; features that are computed once cannot. Everything random comes from
-    ``seed``. HardlabError where the probe diverges.
+    notebook, PatrickHua/SimSiam, hvp): SGD with momentum 0.9, rate ``lr * batch_size / 256``, no decay, cosine.
+    final_lr: what the schedule falls to instead of 0, scaled like ``lr``. fresh: gives the features that an epoch
+    learns from, of newly augmented views; None = the cached ``train_f``. Everything random comes from ``seed``.
+    HardlabError where the probe diverges.
     """
     classes = check_features(train_f, train_y, test_f, test_y)
-    if optimizer not in OPTIMIZERS:
-        raise unknown("optimizer of a linear probe", optimizer, OPTIMIZERS)
-    if schedule not in SCHEDULES:
-        raise unknown("schedule of a linear probe", schedule, SCHEDULES)
-    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1)):
-        if value < least:
-            raise HardlabError(f"{name} must be at least {least}, not {value}.")
-    if not lr > 0:
-        raise HardlabError(f"lr must be above 0, not {lr}.")
+    check_training(optimizer, schedule, epochs, batch_size, lr)
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that a GPU sees the same numbers
     device = train_f.device
     weight = torch.empty(classes, train_f.shape[1]).normal_(0, 0.01, generator=generator).to(device)
     bias = torch.zeros(classes, device=device)
     rate = lr * batch_size / 256
-    opt = OPTIMIZERS[optimizer]([weight, bias], rate, weight_decay)
+    opt = OPTIMIZERS[optimizer]([{"params": [weight, bias]}], rate, weight_decay)
     top1: list[float] = []
     top5: list[float] = []
     steps = 0
     for epoch in range(epochs):
         for group in opt.param_groups:
-            group["lr"] = rate * SCHEDULES[schedule](epoch / epochs)
-        for rows in torch.randperm(len(train_f), generator=generator).to(device).split(batch_size):
-            _, grad_w, grad_b = _cross_entropy(train_f[rows].float(), train_y[rows], weight, bias)
+            group["lr"] = rate * (final_lr / lr + (1 - final_lr / lr) * SCHEDULES[schedule](epoch / epochs))
+        order = torch.randperm(len(train_f), generator=generator).to(device).split(batch_size)
+        for rows, f in zip(order, fresh(order) if fresh else (train_f[rows] for rows in order)):
+            _, grad_w, grad_b = _cross_entropy(f.float(), train_y[rows], weight, bias)
             weight.grad, bias.grad = grad_w / len(rows), grad_b / len(rows)
             opt.step()
             steps += 1
@@ -97,8 +113,40 @@ def linear_probe(
             raise HardlabError(
                 f"the linear probe diverged in epoch {epoch + 1} at lr={lr}: lower it or scale the features."
             )
-        _score(test_f, test_y, weight, bias, top1, top5)
+        accuracy(test_f, test_y, weight, bias, top1, top5)
     return Probe(weight, bias, top1, top5, _objective(train_f, train_y, weight, bias, 0.0)[0], steps)
+
+
+def check_training(optimizer: str, schedule: str, epochs: int, batch_size: int, lr: float) -> None:
+    """Refuse settings that a classifier cannot be trained with, before anything is computed. Raises HardlabError."""
+    if optimizer not in OPTIMIZERS:
+        raise unknown("optimizer of a classifier", optimizer, OPTIMIZERS)
+    if schedule not in SCHEDULES:
+        raise unknown("schedule of a classifier", schedule, SCHEDULES)
+    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1)):
+        if value < least:
+            raise HardlabError(f"{name} must be at least {least}, not {value}.")
+    if not lr > 0:
+        raise HardlabError(f"lr must be above 0, not {lr}.")
+
+
+def held_out(labels: Tensor, share: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Rows to learn from and rows to choose a setting on: ``share`` of each class, at least one where it has two.
+
+    labels (N,); both answers are rising rows of it, the same at every call. HardlabError where nothing can be held out.
+    """
+    out = []
+    for c in labels.unique():
+        rows = (labels == c).nonzero()[:, 0]
+        count = min(len(rows) - 1, max(1, round(share * len(rows))))
+        # evenly over the class: sets are often sorted, and a few neighbours would be a poor sample
+        out.append(rows[torch.arange(count, device=rows.device) * len(rows) // max(1, count)])
+    chosen = torch.cat(out).sort().values
+    if not len(chosen):
+        raise HardlabError("each class has one labelled image: none can be held out to choose a learning rate on.")
+    rest = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+    rest[chosen] = False
+    return rest.nonzero()[:, 0], chosen
 
 
 def lbfgs(
@@ -160,7 +208,7 @@ def lbfgs(
         )
     top1: list[float] = []
     top5: list[float] = []
-    _score(test_f, test_y, weight, bias, top1, top5)
+    accuracy(test_f, test_y, weight, bias, top1, top5)
     return Probe(weight, bias, top1, top5, value, steps)
 
 
@@ -207,7 +255,7 @@ def _cross_entropy(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> tuple[
     return loss, error @ x, error.sum(1)
 
 
-def _score(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, top1: list[float], top5: list[float]) -> None:
+def accuracy(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, top1: list[float], top5: list[float]) -> None:
     """Append the accuracy on (Q,D) features to ``top1``, and to ``top5`` where there are more than 5 classes."""
     one = five = 0
     for tile, true in _tiles(x, y, len(bias)):

@@ -1,24 +1,29 @@
-"""The published evaluation protocols as data, and the rows of results that they give."""
+"""The published evaluation protocols as data, and running one of them."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import math
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypedDict
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
 
-from hardlab.checkpoint import write_atomic
-from hardlab.evaluate.features import check_features
+from hardlab.data import Images
+from hardlab.evaluate import svm
+from hardlab.evaluate.features import Crop, Features, Rendered, check_features
+from hardlab.evaluate.finetune import Part, finetune
 from hardlab.evaluate.knn import KS, TEMPERATURE, knn
-from hardlab.evaluate.linear import lbfgs, linear_probe
+from hardlab.evaluate.labels import labelled
+from hardlab.evaluate.linear import Fresh, held_out, lbfgs, linear_probe
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
+from hardlab.views import Look
 
 
 class Row(TypedDict):
@@ -34,97 +39,405 @@ class Row(TypedDict):
     options: dict[str, Any]
 
 
-def _knn(
-    train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Tensor, seed: int, **options: Any
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Task:
+    """A network and a data set. A protocol asks for what it needs, and only that is computed.
+
+    features(blocks): frozen features of plain images; of a ViT, the last ``blocks`` side by side. net, look, train,
+    test: the network and the images, None where features are all there is. size: pixels; None = the look's own. crop,
+    precision: as in ``extract``. root: of the data sets.
+    """
+
+    features: Callable[[int], Features]
+    net: nn.Module | None = None
+    look: Look | None = None
+    train: Images | None = None
+    test: Images | None = None
+    size: int | None = None
+    crop: Crop = "whole"
+    precision: str = "fp32"
+    root: str | Path | None = None
+
+    def network(self) -> tuple[nn.Module, Look, Images, Images]:
+        """The network, its look, and both halves of the data; HardlabError where there is none."""
+        if self.net is None or self.look is None or self.train is None or self.test is None:
+            raise HardlabError("this protocol looks at images through a network, but only features are given.")
+        return self.net, self.look, self.train, self.test
+
+
+def given(*parts: Any) -> Task:
+    """The task of features that exist already: the fields of ``Features`` in order."""
+    return Task(lambda blocks: Features(*parts))
+
+
+class Measured(NamedTuple):
+    """What a protocol found: numbers by metric, and per epoch of its classifier the accuracies by name."""
+
+    values: dict[str, float]
+    n_train: int
+    n_test: int
+    curves: Mapping[str, Sequence[float]] = MappingProxyType({})
+
+
+class Outcome(NamedTuple):
+    """Rows of final numbers, and those of the classifier's epochs, which hold ``classifier_epoch`` (1, 2, ...)."""
+
+    rows: list[Row]
+    curves: list[dict[str, Any]]
+
+
+def encoder(net: nn.Module, blocks: int) -> Callable[[Tensor], Tensor]:
+    """(N,3,S,S) -> (N,D): the pooled features, or those of the last ``blocks`` of a network with ``last_blocks``."""
+    last: Callable[[Tensor, int], Tensor] | None = getattr(net, "last_blocks", None)
+    return net if blocks == 1 or last is None else lambda x: last(x, blocks)
+
+
+def _knn(task: Task, seed: int, *, ks: Sequence[int], temperature: float) -> Measured:
     """Of the published ks those that the training set is too small for give no row; one asked for by name must fit."""
-    ks = tuple(options.pop("ks"))
+    f, ks = task.features(1), tuple(ks)
     if ks == KS:
-        ks = tuple(k for k in KS if k <= len(train_f))
+        ks = tuple(k for k in KS if k <= len(f.train_f))
         if not ks:
-            raise HardlabError(f"{len(train_f)} training samples are too few for kNN: at least {min(KS)} are needed.")
-    found = knn(train_f, train_y, test_f, test_y, ks=ks, **options)
-    return {f"top1@k={k}": value for k, value in found.items()}
+            raise HardlabError(f"{len(f.train_f)} training samples are too few for kNN: at least {min(KS)} are needed.")
+    found = knn(*f[:4], ks=ks, temperature=temperature)
+    return Measured({f"top1@k={k}": value for k, value in found.items()}, len(f.train_f), len(f.test_f))
 
 
 def _linear(
-    train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Tensor, seed: int, **options: Any
-) -> dict[str, float]:
+    task: Task, seed: int, *, lr: float | Sequence[float], augment: str, blocks: int, **options: Any
+) -> Measured:
     """The last epoch is the main number; the best is chosen on the test set and stands beside it."""
-    probe = linear_probe(train_f, train_y, test_f, test_y, seed=seed, **options)
-    out = {"top1-last": probe.top1[-1], "top1-best": max(probe.top1)}
-    if probe.top5:
-        out |= {"top5-last": probe.top5[-1], "top5-best": max(probe.top5)}
-    return out | {"train-loss": probe.objective}
+    f = task.features(blocks)
+
+    def fresh(of: Tensor | None = None) -> Fresh | None:
+        if augment == "none":
+            return None
+        net, look, train, _ = task.network()
+        pixels = Rendered(augment, look, task.size, task.crop, seed)
+        draw = pixels.features(encoder(net, blocks), train, task.precision)
+        return draw if of is None else lambda order: draw([of[rows] for rows in order])
+
+    def chosen_on(rate: float, rest: Tensor, kept: Tensor) -> float:
+        halves = (f.train_f[rest], f.train_y[rest], f.train_f[kept], f.train_y[kept])
+        return linear_probe(*halves, seed=seed, lr=rate, fresh=fresh(rest), **options).top1[-1]
+
+    rate, more = _rate(lr, f.train_y, chosen_on)
+    probe = linear_probe(*f[:4], seed=seed, lr=rate, fresh=fresh(), **options)
+    values = _accuracies(probe.top1, probe.top5) | {"train-loss": probe.objective} | more
+    return Measured(values, len(f.train_f), len(f.test_f), {"top1": probe.top1, "top5": probe.top5})
 
 
-def _lbfgs(
-    train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Tensor, seed: int, **options: Any
-) -> dict[str, float]:
-    probe = lbfgs(train_f, train_y, test_f, test_y, **options)
-    out = {"top1": probe.top1[-1]}
-    if probe.top5:
-        out["top5"] = probe.top5[-1]
-    return out | {"objective": probe.objective}
+def _rate(
+    lr: float | Sequence[float], labels: Tensor, score: Callable[[float, Tensor, Tensor], float]
+) -> tuple[float, dict[str, float]]:
+    """The learning rate, and a number for the rows where it was chosen: by accuracy on a held-out tenth of the labels.
+
+    score(rate, rows to learn from, rows to be tested on); of equal rates the first one wins.
+    """
+    rates: list[float] = [lr] if isinstance(lr, (int, float)) else list(lr)
+    if not rates or not all(isinstance(r, (int, float)) and r > 0 for r in rates):
+        raise HardlabError(f"lr must be a number above 0, or a list of them to choose from, not {lr!r}.")
+    if len(rates) == 1:
+        return rates[0], {}
+    rest, kept = held_out(labels)
+    found = {rate: _or_zero(score, rate, rest, kept) for rate in rates}
+    best = max(found, key=lambda rate: found[rate])
+    return best, {"chosen-lr": best}
 
 
-# name -> (what runs it, its published settings: any of them may be overridden, nothing else may)
-PROTOCOLS: Mapping[str, tuple[Callable[..., dict[str, float]], Mapping[str, Any]]] = {
-    "knn": (_knn, {"ks": KS, "temperature": TEMPERATURE}),
-    "linear": (
-        _linear,
-        {
-            "optimizer": "sgd",
-            "lr": 30.0,
-            "batch_size": 256,
-            "epochs": 100,
-            "weight_decay": 0.0,
-            "schedule": "cosine",
-        },
-    ),
-    "linear-lbfgs": (_lbfgs, {"c": 1.0, "tolerance": 1e-5, "max_iter": 1000}),
+def _or_zero(score: Callable[[float, Tensor, Tensor], float], rate: float, rest: Tensor, kept: Tensor) -> float:
+    """0 for a rate that diverges: another one of the list may do."""
+    try:
+        return score(rate, rest, kept)
+    except HardlabError as e:
+        if "diverged" not in str(e):
+            raise
+        return 0.0
+
+
+def _accuracies(top1: Sequence[float], top5: Sequence[float]) -> dict[str, float]:
+    out = {"top1-last": top1[-1], "top1-best": max(top1)}
+    return out | ({"top5-last": top5[-1], "top5-best": max(top5)} if top5 else {})
+
+
+def _lbfgs(task: Task, seed: int, **options: Any) -> Measured:
+    f = task.features(1)
+    probe = lbfgs(*f[:4], **options)
+    top5 = {"top5": probe.top5[-1]} if probe.top5 else {}
+    values = {"top1": probe.top1[-1], **top5, "objective": probe.objective}
+    return Measured(values, len(f.train_f), len(f.test_f))
+
+
+def _hot(f: Features) -> tuple[np.ndarray, np.ndarray]:
+    """The labels of both halves, (N,C) and (Q,C): those of several classes where the set has them."""
+    if f.train_hot is not None and f.test_hot is not None:
+        return f.train_hot.cpu().numpy(), f.test_hot.cpu().numpy()
+    classes = check_features(*f[:4])
+    return svm.one_hot(f.train_y, classes), svm.one_hot(f.test_y, classes)
+
+
+def _precisions(test_hot: np.ndarray, found: np.ndarray) -> dict[str, float]:
+    each = [svm.class_ap(hot, score) for hot, score in zip(test_hot.T, found.T, strict=True)]
+    return {"mAP": float(np.nanmean(each)), "ap-per-image": svm.image_ap(test_hot, found)}
+
+
+def _svm(task: Task, seed: int, *, c: float | Sequence[float]) -> Measured:
+    f = task.features(1)
+    train_hot, test_hot = _hot(f)
+    found = svm.scores(svm.normalised(f.train_f), train_hot, svm.normalised(f.test_f), c, seed)
+    values = _precisions(test_hot, found)
+    for i in range(found.shape[1]):
+        if (test_hot[:, i] > 0).any():
+            values[f"ap:{f.classes[i] if f.classes else i}"] = svm.class_ap(test_hot[:, i], found[:, i])
+    return Measured(values, len(f.train_f), len(f.test_f))
+
+
+def _low_shot(
+    task: Task, seed: int, *, shots: Sequence[int], draws: int, reading: svm.Reading, c: float | Sequence[float]
+) -> Measured:
+    """Of the published shots those that the rarest class is too small for give no row; others must fit."""
+    if draws < 1 or not shots:
+        raise HardlabError(f"draws={draws}, shots={list(shots)}: at least one of each is needed.")
+    f = task.features(1)
+    train_hot, test_hot = _hot(f)
+    svm.check(train_hot)
+    if tuple(shots) == svm.SHOTS:
+        shots = [k for k in svm.SHOTS if k <= (train_hot > 0).sum(0).min()]
+    train_x, test_x = svm.normalised(f.train_f), svm.normalised(f.test_f)
+    values: dict[str, float] = {}
+    for k in shots:
+        rows = [svm.draw(train_hot, k, reading, seed + i) for i in range(draws)]
+        found = [_precisions(test_hot, svm.scores(train_x, train_hot, test_x, c, seed, r)) for r in rows]
+        for metric in found[0]:
+            each = [one[metric] for one in found]
+            values |= {f"{metric}@k={k}": float(np.mean(each)), f"{metric}-sd@k={k}": float(np.std(each))}
+    return Measured(values, len(f.train_f), len(f.test_f))
+
+
+def _tuned(
+    task: Task, seed: int, *, labels: float, listing: str | None, lr: float | Sequence[float], **options: Any
+) -> Measured:
+    net, look, train, test = task.network()
+    rows = labelled(train, labels, listing, task.root)
+    seen = {"seed": seed, "size": task.size, "crop": task.crop, "precision": task.precision, **options}
+
+    def chosen_on(rate: float, rest: Tensor, kept: Tensor) -> float:
+        return finetune(net, look, Part(train, rows[rest]), Part(train, rows[kept]), lr=rate, **seen).top1[-1]
+
+    rate, more = _rate(lr, train.targets[rows], chosen_on)
+    tuned = finetune(net, look, Part(train, rows), Part(test, torch.arange(len(test))), lr=rate, **seen)
+    values = _accuracies(tuned.top1, tuned.top5) | {"train-loss": tuned.loss[-1]} | more
+    return Measured(values, len(rows), len(test), {"top1": tuned.top1, "top5": tuned.top5, "train-loss": tuned.loss})
+
+
+class Protocol(NamedTuple):
+    """A published way of measuring a network.
+
+    run: what does it, from a ``Task``, a seed and the settings. settings: as published; any of them may be set
+    otherwise, nothing else may. needs: frozen ``features``; frozen features of augmented ``views``, which is the same
+    where augment=none; or the whole ``network``. used_by: who measures so. by_data: settings that differ on some sets.
+    """
+
+    run: Callable[..., Measured]
+    settings: Mapping[str, Any]
+    used_by: str
+    needs: Literal["features", "views", "network"] = "features"
+    by_data: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+
+
+def _probe(used_by: str, **changes: Any) -> Protocol:
+    """A linear probe: the public CIFAR default with some settings changed; ImageNet's augment unless told otherwise."""
+    return Protocol(_linear, {**_LINEAR, "augment": "rrc-flip", **changes}, used_by, "views")
+
+
+def _tuning(used_by: str, by_data: Mapping[str, Mapping[str, Any]] = MappingProxyType({}), **changes: Any) -> Protocol:
+    """Fine-tuning of the whole network: HEXA's semi-supervised settings with some of them changed."""
+    return Protocol(_tuned, {**_TUNED, **changes}, used_by, "network", by_data)
+
+
+_LINEAR = {
+    "optimizer": "sgd",
+    "lr": 30.0,
+    "batch_size": 256,
+    "epochs": 100,
+    "weight_decay": 0.0,
+    "schedule": "cosine",
+    "final_lr": 0.0,
+    "augment": "none",
+    "blocks": 1,
 }
+_TUNED = {
+    "optimizer": "sgd",
+    "lr": 0.01,
+    "head_lr": None,
+    "batch_size": 256,
+    "epochs": 20,
+    "weight_decay": 5e-4,
+    "schedule": "fifth-60-80",
+    "augment": "rrc-flip",
+    "labels": 1.0,
+    "listing": None,
+    "fraction": 1.0,
+}
+_BYOL: dict[str, Any] = {"optimizer": "nesterov", "schedule": "cosine"}
+_HVS_TUNED: dict[str, Any] = {
+    "optimizer": "adamw",
+    "batch_size": 512,
+    "weight_decay": 0.05,
+    "schedule": "cosine",
+    "epochs": 300,
+}
+_MOCO: dict[str, Any] = {"schedule": "step-60-80"}
+_DEEPCLUSTER: dict[str, Any] = {"lr": 0.3, "weight_decay": 1e-6}
+PROTOCOLS: Mapping[str, Protocol] = {
+    "knn": Protocol(_knn, {"ks": KS, "temperature": TEMPERATURE}, "HVS, DINO: weighted nearest neighbours"),
+    "knn-moco": Protocol(_knn, {"ks": (200,), "temperature": 0.1}, "the monitor of MoCo's CIFAR notebook"),
+    "linear": Protocol(_linear, _LINEAR, "public CIFAR default: MoCo's notebook, PatrickHua, hvp", "views"),
+    "linear-lbfgs": Protocol(_lbfgs, {"c": 1.0, "tolerance": 1e-5, "max_iter": 1000}, "hardlab: the optimum"),
+    "linear-hexa-moco": _probe("HEXA on MoCo v2, ImageNet", **_MOCO),
+    "linear-hexa-moco-1": _probe("HEXA, Figs. 2 and 5: 1 epoch", **_MOCO, epochs=1),
+    "linear-hexa-deepcluster": _probe("HEXA on DeepCluster v2, ImageNet", **_DEEPCLUSTER),
+    "linear-hexa-deepcluster-1": _probe("HEXA, Figs. 2 and 5: 1 epoch", **_DEEPCLUSTER, epochs=1),
+    "linear-hexa-cifar": _probe(
+        "HEXA, CIFAR from an ImageNet network, App. B",
+        optimizer="adamax",
+        lr=(0.1, 0.01, 0.001),
+        epochs=20,
+        schedule="step-35-70",
+        augment="none",
+        size=224,
+    ),
+    "linear-adco": _probe("AdCo, ImageNet", lr=10.0, final_lr=0.01),
+    "linear-adco-places": _probe("AdCo, Places205 (data=folder:PATH)", lr=5.0, schedule="oscillating"),
+    "linear-hvs-simsiam": _probe("HVS on SimSiam, ImageNet", optimizer="larc", lr=0.1, batch_size=4096, epochs=90),
+    "linear-hvs-simclr": _probe("HVS on SimCLR, ImageNet", lr=0.1, batch_size=4096, epochs=90),
+    "linear-hvs-dino": _probe("HVS on DINO, ImageNet", lr=0.001, batch_size=1024, blocks=4),
+    "linear-hnssl": _probe(
+        "HNSSL, settings not stated: BYOL's", **_BYOL, lr=(0.4, 0.3, 0.2, 0.1, 0.05), batch_size=1024, epochs=80
+    ),
+    "linear-ppcl": _probe(
+        "PPCL, all its tables", optimizer="adam", lr=3e-4, epochs=500, schedule="constant", augment="none"
+    ),
+    "svm": Protocol(_svm, {"c": svm.COST}, "HEXA, VOC07, C as in PCL's code"),
+    "svm-goyal": Protocol(_svm, {"c": svm.COSTS}, "HEXA, VOC07, C by threefold cross-validation (Goyal et al.)"),
+    "svm-low-shot": Protocol(
+        _low_shot,
+        {"shots": svm.SHOTS, "draws": 5, "reading": "union", "c": svm.COST},
+        "HEXA, VOC07 low-shot, as PCL: k images a class, all seen by every SVM",
+    ),
+    "svm-low-shot-goyal": Protocol(
+        _low_shot,
+        {"shots": svm.SHOTS, "draws": 5, "reading": "own", "c": svm.COST},
+        "HEXA, VOC07 low-shot, as Goyal et al.: k positives and 19 k negatives a class",
+    ),
+    "semi-hexa-1": _tuning("HEXA, 1 % of the labels", head_lr=1.0, labels=0.01),
+    "semi-hexa-10": _tuning("HEXA, 10 % of the labels", head_lr=0.1, labels=0.1),
+    "semi-hexa-100": _tuning("HEXA, all labels", head_lr=0.1),
+    "semi-hnssl-1": _tuning(
+        "HNSSL, 1 %, settings not stated: BYOL's",
+        **_BYOL, lr=(0.005, 0.01, 0.02, 0.05, 0.1), batch_size=1024, epochs=50, weight_decay=0.0, labels=0.01,
+    ),
+    "semi-hnssl-10": _tuning(
+        "HNSSL, 10 %, settings not stated: BYOL's",
+        **_BYOL, lr=(0.005, 0.01, 0.02, 0.05, 0.1), batch_size=1024, epochs=50, weight_decay=0.0, labels=0.1,
+    ),
+    "semi-ppcl": _tuning(
+        "PPCL, introduction: 500 labels of CIFAR-10; the settings are ours",
+        optimizer="adam", lr=3e-4, epochs=100, weight_decay=0.0, schedule="constant", labels=0.01,
+    ),
+    "finetune-hexa": _tuning(
+        "HEXA, CIFAR, App. C",
+        optimizer="adamax", lr=(5e-4, 1e-3, 1e-2), weight_decay=0.0, schedule="step-35-70", size=224,
+    ),
+    "finetune-hvs-vit": _tuning(
+        "HVS, transfer of ViT-S",
+        {"cifar10": {"lr": 7.5e-6}, "cifar100": {"lr": 7.5e-6}, "food101": {"epochs": 100}},
+        **_HVS_TUNED, lr=5e-5,
+    ),
+    "finetune-hvs-resnet": _tuning(
+        "HVS, transfer of ResNet-50; 7e-5 on iNaturalist",
+        {
+            "cifar100": {"lr": 5e-6},
+            "flowers102": {"lr": 5e-4},
+            "food101": {"lr": 5e-6, "epochs": 100},
+        },
+        **_HVS_TUNED, lr=7.5e-6,
+    ),
+    "finetune-hnssl": _tuning(
+        "HNSSL, settings not stated: BYOL's rates",
+        **_BYOL, lr=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1), epochs=30, weight_decay=0.0,
+    ),
+}  # fmt: skip
+# where a protocol is measured, known to all of them: an example of each, None = as the run has it
+PLACE: Mapping[str, Any] = {"data": "cifar10", "size": 224, "network": "backbone", "fraction": 0.1}
+_EXAMPLES = {**PLACE, "head_lr": 0.1, "listing": "10percent.txt"}  # of the settings that are None as published
+# what came after the first results, or says where: part of a row's options only where it is set
+_SILENT: Mapping[str, Any] = {"final_lr": 0.0, "augment": "none", "blocks": 1, **dict.fromkeys(_EXAMPLES)}
 
 
-def find(name: str) -> tuple[Callable[..., dict[str, float]], Mapping[str, Any]]:
-    """What runs a protocol and its published settings; HardlabError with the nearest name for an unknown one."""
+def find(name: str) -> Protocol:
+    """The protocol of a name; HardlabError with the nearest name for an unknown one."""
     if name not in PROTOCOLS:
         raise unknown("evaluation protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
 
 
-def run_protocol(
-    name: str, train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Tensor, seed: int = 0, **overrides: Any
-) -> list[Row]:
-    """Evaluate features by a named protocol; one row per metric, and the options that it ran with in each.
+def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[str, Any]:
+    """The settings that a protocol runs with on a data set: the published ones, and what is set otherwise.
 
-    train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). overrides: settings other than the published ones.
-    HardlabError for an unknown protocol or setting, and for data that cannot be evaluated.
+    Those of ``PLACE`` come with every protocol, None where the run decides. HardlabError for an unknown protocol or
+    setting, or a value of the wrong kind.
     """
-    function, published = find(name)
+    protocol = find(name)
+    published = {**dict.fromkeys(PLACE), **protocol.settings, **protocol.by_data.get(data, {})}
     for option, value in overrides.items():
         if option not in published:
             raise unknown(f"option of protocol '{name}'", option, published)
-        _check_kind(f"option {option} of protocol '{name}'", value, published[option])
-    check_features(train_f, train_y, test_f, test_y)
-    options = {**published, **overrides}
+        example = _EXAMPLES.get(option, published[option])
+        if option in ("lr", "c"):  # a number, or several to choose from
+            example = (1.0,) if isinstance(value, (list, tuple)) else 1.0
+        if value is not None or published[option] is not None:
+            _check_kind(f"option {option} of protocol '{name}'", value, example)
+    return {**published, **overrides}
+
+
+def on_features(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a protocol with these settings needs no more than frozen features."""
+    needs = find(name).needs
+    return needs == "features" or (needs == "views" and options["augment"] == "none")
+
+
+def run_protocol(name: str, task: Task, seed: int = 0, **overrides: Any) -> Outcome:
+    """Evaluate a task by a named protocol; one row per metric, and the options that it ran with in each.
+
+    overrides: settings other than the published ones; where it is measured is the task's. HardlabError for an unknown
+    protocol or setting, and for data that cannot be evaluated.
+    """
+    options = settings(name, overrides, task.train.name if task.train else "")
     started = time.perf_counter()
-    metrics = function(train_f, train_y, test_f, test_y, seed, **options)
+    found = find(name).run(task, seed, **{k: v for k, v in options.items() if k not in PLACE})
     cost = time.perf_counter() - started
-    plain = json.loads(json.dumps(options))  # as the file will give them back: lists, not tuples
-    return [
-        Row(
+    told = {k: v for k, v in options.items() if k not in ("data", "network") and (k not in _SILENT or v != _SILENT[k])}
+    plain = json.loads(json.dumps(told))  # as the file will give them back: lists, not tuples
+
+    def row(metric: str, value: float) -> Row:
+        return Row(
             protocol=name,
             metric=metric,
             value=value,
-            n_train=len(train_f),
-            n_test=len(test_f),
+            n_train=found.n_train,
+            n_test=found.n_test,
             seed=seed,
             cost_s=cost,
             options=plain,
         )
-        for metric, value in metrics.items()
+
+    curves = [
+        {**row(metric, value), "classifier_epoch": epoch}
+        for metric, values in found.curves.items()
+        for epoch, value in enumerate(values, 1)
     ]
+    return Outcome([row(metric, value) for metric, value in found.values.items()], curves)
 
 
 def _check_kind(what: str, value: Any, published: Any) -> None:
@@ -138,52 +451,3 @@ def _check_kind(what: str, value: Any, published: Any) -> None:
     for kind, allowed, type_ in kinds:
         if isinstance(published, type_) and (isinstance(value, bool) or not isinstance(value, allowed)):
             raise HardlabError(f"{what} must be {kind} like {published!r}, not {value!r}.")
-
-
-KEY = ("protocol", "features", "metric", "options", "data", "split", "seed", "n_train")
-
-
-def append_rows(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add rows to a ``results.jsonl``; an earlier row that measured the same thing (equal in ``KEY``) gives way.
-
-    The file is replaced as a whole, so a reader sees the old rows or the new; of two processes that add at once the
-    second waits. HardlabError where the file cannot be written, holds something else, or a value is not finite.
-    """
-    path = Path(path)
-    new = [dict(row) for row in rows]
-    for row in new:
-        if not math.isfinite(row["value"]):
-            raise HardlabError(f"{row['protocol']}, {row['metric']}: {row['value']} is no result; nothing was written.")
-    with _locked(path) as file:
-        kept: dict[str, dict[str, Any]] = {}
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-                kept[_key(row)] = row
-            except (ValueError, AttributeError) as e:
-                raise HardlabError(
-                    f"{path}, line {number}, is not a row of results: repair or remove that line."
-                ) from e
-        for row in new:
-            kept.pop(_key(row), None)  # so that the replacement stands last
-            kept[_key(row)] = row
-        write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept.values()).encode())
-
-
-def _key(row: Mapping[str, Any]) -> str:
-    return json.dumps([row.get(column) for column in KEY], sort_keys=True)
-
-
-def _locked(path: Path) -> IO[str]:
-    """``path`` opened for reading, made where it is missing, and locked until it is closed."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  the caller closes it
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                file.seek(0)
-                return file
-            file.close()  # whoever held the lock has put a new file in its place
-    except OSError as e:
-        raise HardlabError(f"{path} cannot be opened for writing ({e.strerror}).") from e

@@ -1,18 +1,24 @@
-"""Evaluating a run: its frozen backbone under named protocols, rows into ``results.jsonl``."""
+"""Evaluating a run: its networks under named protocols, rows into ``results.jsonl`` and ``curves.jsonl``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import os
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hardlab import build, runs
+from hardlab import build, checkpoint, data, registry, runs
+from hardlab.config import Run
 from hardlab.data import Images
-from hardlab.evaluate import features, knn, protocols
+from hardlab.data.base import cached
+from hardlab.evaluate import features, knn, protocols, results
+from hardlab.evaluate.features import Crop, Features
+from hardlab.evaluate.protocols import Task
 from hardlab.types import HardlabError
 from hardlab.views import Look
 
@@ -24,53 +30,155 @@ def monitor(backbone: nn.Module, look: Look, train: Images, test: Images, precis
     return knn.knn(train_f, train_y, test_f, test_y, ks=(20,))[20]
 
 
-def _features(net: nn.Module, look: Look, images: Images) -> tuple[Tensor, Tensor]:
-    return features.extract(net, images, look)
-
-
 def evaluate_run(
     path: Path,
     names: Sequence[str],
     *,
+    options: Mapping[str, Any] | None = None,
     pixels: bool = False,
+    checkpoints: int | Literal["newest", "all"] = "newest",
     root: str | Path | None = None,
     device: str = "auto",
 ) -> list[dict[str, Any]]:
-    """Rows of every protocol on the run's frozen features, and on raw pixels where asked; appended to its results.
+    """Rows of every protocol on the run's network, and on raw pixels where asked; appended to its results.
 
-    The classifier sees the labels of the images that the run trained on, and is tested on the whole test split.
+    options: settings of all the protocols other than the published ones; ``network`` names one of the method's networks
+    (``all``: each of them) instead of the first; ``data``, ``size`` and ``fraction`` another set, or a set otherwise.
+    pixels: protocols that need no more than features are measured on plain pixels as well. checkpoints: ``newest``
+    gives rows of ``results.jsonl`` and needs a run that is done; a step, or ``all`` that were kept, gives learning
+    curves, in ``curves.jsonl``, which also has the accuracies by the classifier's epoch. The classifier sees the labels
+    of the images that the run trained on, where its protocol does not say otherwise, and is tested on the whole test
+    split. Features are kept in the run's folder, by the checkpoint's digest, and shared by protocols.
     """
-    run, method, about = runs.open_run(path)
-    if about["state"] != "done":
-        raise HardlabError(
-            f"{path} is not finished, its state is '{about['state']}': its rows would pass for final ones."
-        )
-    on = build.device(device)
-    method.to(on).to(memory_format=torch.channels_last)
-    look = build.look(run)
-    train, test = build.images(run, "train", root, on), build.images(run, "test", root, on)
-    if train.classes != test.classes:
-        raise HardlabError(f"{run.data.name} has other classes in its test split than in its training split.")
-    found: dict[str, Callable[[Images], tuple[Tensor, Tensor]]] = {
-        name: partial(_features, net, look) for name, net in method.networks().items()
-    }
-    if pixels:
-        found["pixels"] = lambda d: features.pixels(d, look)
-    rows = []
-    for kind, extract in found.items():
-        (train_f, train_y), (test_f, test_y) = extract(train), extract(test)
-        for name in names:
-            for row in protocols.run_protocol(name, train_f, train_y, test_f, test_y, seed=run.seed):
-                rows.append(
-                    row
-                    | {
-                        "features": kind,
-                        "data": run.data.name,
-                        "split": "test",
-                        "run": run.id,
-                        "recipe": run.recipe,
-                        "rung": run.rung,
-                    }
+    options = dict(options or {})
+    wanted = {name: protocols.settings(name, options) for name in names}  # a slip shows before anything is read
+    steps: list[int | None] = [checkpoints] if isinstance(checkpoints, int) else [None]
+    if checkpoints == "all":
+        steps = [checkpoint.named(p)[0] for p in reversed(checkpoint.found(path / "checkpoints"))] or [None]
+    on, sets = build.device(device), Sets(root)
+    out = []
+    for step in steps:
+        run, method, about = runs.open_run(path, step)
+        if step is None and about["state"] != "done":
+            raise HardlabError(
+                f"{path} is not finished, its state is '{about['state']}': its rows would pass for final ones."
+            )
+        at, digest = checkpoint.named(Path(about["checkpoint"]))
+        last = checkpoint.named(checkpoint.found(path / "checkpoints")[0])[0]
+        per_epoch = about["data"]["count"] // run.batch_size
+        progress = {"step": at, "epoch": at / per_epoch if at else 0.0}
+        method.to(on).to(memory_format=torch.channels_last)
+        store = Store(path / "features", digest, build.look(run))
+        for name, given in wanted.items():
+            train, test = sets.of(run, given["data"], given["fraction"], on)
+            networks: dict[str, nn.Module | None] = dict(_networks(method.networks(), given["network"]))
+            if pixels and protocols.on_features(name, given):
+                networks["pixels"] = None
+            for kind, net in networks.items():
+                task = _task(run, kind, net, train, test, given["size"], store, root)
+                found = protocols.run_protocol(name, task, run.seed, **options)
+                told = {"features": kind, "data": train.name, "split": "test", "run": run.id}
+                told |= {"recipe": run.recipe, "rung": run.rung}
+                values = [{**row, **told} for row in found.rows]
+                curves = [{**row, **told, **progress} for row in found.curves]
+                if about["state"] == "done" and at == last:
+                    results.append_rows(path / "results.jsonl", values)
+                if step is not None:
+                    values = [row | progress for row in values]
+                    curves += values
+                if curves:
+                    results.append_rows(path / "curves.jsonl", curves, results.CURVE_KEY)
+                out += values
+    return out
+
+
+class Sets:
+    """The data sets of an evaluation, each loaded once. root: where they are."""
+
+    def __init__(self, root: str | Path | None) -> None:
+        self.root = root
+        self.held: dict[tuple[str | None, float | None], tuple[Images, Images]] = {}
+
+    def of(self, run: Run, name: str | None, fraction: float | None, on: torch.device) -> tuple[Images, Images]:
+        """Training and test images of a run's set, or of another one; HardlabError where their classes differ."""
+        if (name, fraction) not in self.held:
+            if name is None:
+                mine = run if fraction is None else run.with_({"data.fraction": fraction})
+                train, test = (build.images(mine, split, self.root, on) for split in ("train", "test"))
+            else:
+                workers = min(16, os.cpu_count() or 1)
+                share = {"train": 1.0 if fraction is None else fraction, "test": 1.0}
+                train, test = (
+                    data.load(name, split, root=self.root, fraction=share[split], device=str(on), workers=workers)
+                    for split in ("train", "test")
                 )
-    protocols.append_rows(path / "results.jsonl", rows)
-    return rows
+            if train.classes != test.classes:
+                raise HardlabError(f"{train.name} has other classes in its test split than in its training split.")
+            self.held[name, fraction] = train, test
+        return self.held[name, fraction]
+
+
+class Store:
+    """Features of one checkpoint, held, and kept as ``<digest>-<network>-<data>-<split>-<size>-<data's digest>.npz``.
+
+    Those of plain pixels are not kept. A damaged file is made again.
+    """
+
+    def __init__(self, folder: Path, digest: str, look: Look) -> None:
+        self.folder, self.digest, self.look = folder, digest, look
+        self.held: dict[tuple[str, Images, int | None, int], Tensor] = {}
+
+    def features(self, kind: str, net: nn.Module | None, images: Images, size: int | None, blocks: int) -> Tensor:
+        """(N,D) of all rows of ``images``, in order; net None = their pixels. blocks: of a ViT, side by side."""
+        key = (kind, images, size, blocks)
+        if key in self.held:
+            return self.held[key]
+        if net is None:
+            self.held[key] = features.pixels(images, self.look, size=size, crop=_crop(images))[0]
+            return self.held[key]
+        encode = protocols.encoder(net, blocks)
+        which = kind if encode is net else f"{kind}.last{blocks}"
+        name = re.sub(r"[^\w.]+", "_", images.name)
+        pixels = size or self.look.augment[0].size
+        file = f"{self.digest}-{which}-{name}-{images.split}-{pixels}-{images.digest()[:8]}.npz"
+
+        def make() -> dict[str, np.ndarray]:
+            return {"f": features.extract(encode, images, self.look, size=size, crop=_crop(images))[0].cpu().numpy()}
+
+        f = torch.from_numpy(cached(self.folder / file, make)["f"])
+        self.held[key] = f.to(next(net.parameters()).device)
+        return self.held[key]
+
+
+def _task(
+    run: Run,
+    kind: str,
+    net: nn.Module | None,
+    train: Images,
+    test: Images,
+    size: int | None,
+    store: Store,
+    root: str | Path | None,
+) -> Task:
+    def frozen(blocks: int) -> Features:
+        halves = []
+        for images in (train, test):
+            f = store.features(kind, net, images, size, blocks)
+            halves.append((f, images.targets.to(f.device)))
+        return Features(*halves[0], *halves[1], train.multi_hot, test.multi_hot, train.classes)
+
+    return Task(frozen, net, store.look, train, test, size, _crop(train), run.precision, root)
+
+
+def _crop(images: Images) -> Crop:
+    """Large images are resized to 256 and cropped to 224, as published; small ones are taken whole."""
+    return "whole" if images.in_memory else "centre"
+
+
+def _networks(networks: Mapping[str, nn.Module], asked: str | None) -> Mapping[str, nn.Module]:
+    """The first one, the one asked for, or all."""
+    if asked is None:
+        return dict(list(networks.items())[:1])
+    if asked != "all" and asked not in networks:
+        raise registry.unknown("network of this method", asked, [*networks, "all"])
+    return networks if asked == "all" else {asked: networks[asked]}

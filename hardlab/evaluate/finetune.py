@@ -1,0 +1,147 @@
+"""Fine-tuning of the whole network with a linear classifier on top: semi-supervised, or on another data set."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardlab.data import Images
+from hardlab.evaluate.features import Crop, Rendered, extract
+from hardlab.evaluate.linear import OPTIMIZERS, SCHEDULES, accuracy, check_training
+from hardlab.types import HardlabError
+from hardlab.views import Look
+
+
+class Part(NamedTuple):
+    """Rows (N,) of a data set that a classifier learns from or is tested on."""
+
+    images: Images
+    rows: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64."""
+        return self.images.targets[self.rows]
+
+
+class Tuned(NamedTuple):
+    """A fine-tuned copy of a network and its classifier; top1, top5 and loss (of training) after each epoch."""
+
+    net: nn.Module
+    head: nn.Linear
+    top1: list[float]
+    top5: list[float]
+    loss: list[float]
+
+
+def finetune(
+    net: nn.Module,
+    look: Look,
+    train: Part,
+    test: Part,
+    *,
+    seed: int = 0,
+    optimizer: str = "sgd",
+    lr: float = 0.01,
+    head_lr: float | None = None,
+    batch_size: int = 256,
+    epochs: int = 20,
+    weight_decay: float = 5e-4,
+    schedule: str = "fifth-60-80",
+    augment: str = "rrc-flip",
+    size: int | None = None,
+    crop: Crop = "whole",
+    precision: str = "fp32",
+) -> Tuned:
+    """Train a copy of ``net`` and a linear classifier; weights of the latter start at N(0, 0.01²), its bias at 0.
+
+    lr of the network and head_lr of the classifier (None = the same) are per 256 images and follow one schedule, set
+    once an epoch. size, crop: of the pixels, as in ``extract``. Everything random comes from ``seed``; ``net`` stays as
+    it is. HardlabError where a label is missing, where the classes of the two parts differ, or where training diverges.
+    """
+    classes = _classes(train, test)
+    check_training(optimizer, schedule, epochs, batch_size, lr)
+    if head_lr is not None and not head_lr > 0:
+        raise HardlabError(f"head_lr must be above 0, not {head_lr}.")
+    device = next(net.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    pixels = Rendered(augment, look, size, crop, seed)
+    tuned = copy.deepcopy(net).train().requires_grad_(True)
+    base = lr * batch_size / 256
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)  # of the network's own noise, such as drop-path
+        head = _head(extract(net, test.images, look, size=size, rows=test.rows[:1])[0].shape[1], classes, generator)
+        head.to(device)
+        opt = OPTIMIZERS[optimizer](
+            [
+                {"params": list(tuned.parameters()), "lr": base},
+                {"params": list(head.parameters()), "lr": base if head_lr is None else head_lr * batch_size / 256},
+            ],
+            base,
+            weight_decay,
+        )
+        rates = [group["lr"] for group in opt.param_groups]
+        out = Tuned(tuned, head, [], [], [])
+        for epoch in range(epochs):
+            for group, rate in zip(opt.param_groups, rates, strict=True):
+                group["lr"] = rate * SCHEDULES[schedule](epoch / epochs)
+            order = train.rows[torch.randperm(len(train.rows), generator=generator)].split(batch_size)
+            # a last batch of a single image has no batch statistics
+            out.loss.append(_epoch(tuned, head, opt, train.images, [o for o in order if len(o) > 1], pixels, precision))
+            f, y = extract(tuned, test.images, look, size=size, crop=crop, precision=precision, rows=test.rows)
+            accuracy(f, y, head.weight.detach(), head.bias.detach(), out.top1, out.top5)
+    return Tuned(tuned.eval(), *out[1:])
+
+
+def _classes(train: Part, test: Part) -> int:
+    """The number of classes; HardlabError where the two parts cannot be learned from and tested on."""
+    for what, part in (("training", train), ("test", test)):
+        if (part.labels < 0).any():
+            raise HardlabError(
+                f"{int((part.labels < 0).sum())} of {len(part.rows)} {what} images of {part.images.name} have no label "
+                "(-1): it cannot be evaluated."
+            )
+    if len(train.rows) < 2 or len(train.labels.unique()) < 2:
+        raise HardlabError(f"{len(train.rows)} labelled images of one class: 2 images and 2 classes are needed.")
+    if train.images.classes != test.images.classes:
+        raise HardlabError(f"{test.images.name} has other classes in its test split than in its training split.")
+    return len(train.images.classes)
+
+
+def _head(features: int, classes: int, generator: torch.Generator) -> nn.Linear:
+    head = nn.Linear(features, classes)
+    nn.init.normal_(head.weight, 0, 0.01, generator=generator)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _epoch(
+    net: nn.Module,
+    head: nn.Linear,
+    opt: torch.optim.Optimizer,
+    images: Images,
+    order: list[Tensor],
+    pixels: Rendered,
+    precision: str,
+) -> float:
+    """The mean loss of an epoch, in which the network and its classifier learn."""
+    total = torch.zeros((), device=head.weight.device)
+    net.train()
+    for batch in images.batches(order):
+        x = pixels(batch).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16, precision == "bf16"):
+            f = net(x)
+        y = images.targets[batch.index.cpu()].to(x.device)
+        loss = F.cross_entropy(head(f.float()), y)
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        opt.step()
+        total += loss.detach() * len(y)
+    mean = float(total / sum(map(len, order)))
+    if not mean == mean or mean == float("inf"):
+        raise HardlabError("fine-tuning diverged: lower lr or head_lr.")
+    return mean

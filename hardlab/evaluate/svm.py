@@ -1,0 +1,150 @@
+"""Linear SVMs on frozen features, one class against the rest, full and low-shot, and their average precision."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from hardlab.types import HardlabError
+
+COST = 0.5  # PCL
+COSTS = (*(10.0**p for p in range(-7, 3)), *(0.5**p for p in range(4, 20)))  # Goyal et al.
+SHOTS = (2, 4, 8, 16, 32)
+Reading = Literal["union", "own"]
+READINGS = ("union", "own")
+
+
+def normalised(features: Tensor) -> np.ndarray:
+    """(N,D) float64 features of unit length, f / (|f| + 1e-5)."""
+    f = features.double().cpu().numpy()
+    return f / (np.linalg.norm(f, axis=1) + 1e-5)[:, None]
+
+
+def one_hot(labels: Tensor, classes: int) -> np.ndarray:
+    """(N,C) int8 of single labels (N,) in 0..C-1."""
+    return (labels.cpu().numpy()[:, None] == np.arange(classes)).astype(np.int8)
+
+
+def fit(x: np.ndarray, hot: np.ndarray, cost: float | Sequence[float] = COST, seed: int = 0) -> Any:
+    """The SVM of one class: squared hinge, twice the weight on positives, tol 1e-4, at most 2000 passes of LIBLINEAR.
+
+    x (N,D) normalised; hot (N,): 1, 0, or -1 = difficult only, which is left out. cost: C, or several of which
+    threefold cross-validation takes the one of the highest average precision (Goyal et al. 2019; PCL's code).
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import cross_val_score
+
+    known = hot >= 0
+    x, sign = (x, hot) if known.all() else (x[known], hot[known])
+    sign = np.where(sign > 0, 1, -1)
+    costs = [cost] if isinstance(cost, (int, float)) else list(cost)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 2000 passes are the published budget, enough or not
+        if len(costs) > 1:
+            if (few := int(min((sign > 0).sum(), (sign < 0).sum()))) < 3:
+                raise HardlabError(
+                    f"a class with {few} images on one side cannot be cross-validated threefold; set one c."
+                )
+            found = [
+                cross_val_score(_machine(c, seed), x, sign, cv=3, scoring="average_precision").mean() for c in costs
+            ]
+            costs = [costs[int(np.argmax(found))]]
+        return _machine(costs[0], seed).fit(x, sign)
+
+
+def _machine(cost: float, seed: int) -> Any:
+    try:
+        from sklearn.svm import LinearSVC
+    except ImportError as e:
+        raise HardlabError("linear SVMs come with scikit-learn: install hardlab[workbook].") from e
+    return LinearSVC(
+        C=cost, class_weight={1: 2, -1: 1}, penalty="l2", loss="squared_hinge", tol=1e-4, dual=True, max_iter=2000,
+        intercept_scaling=1.0, random_state=seed,
+    )  # fmt: skip
+
+
+def scores(
+    train_x: np.ndarray,
+    train_hot: np.ndarray,
+    test_x: np.ndarray,
+    cost: float | Sequence[float] = COST,
+    seed: int = 0,
+    rows: Sequence[np.ndarray] | None = None,
+) -> np.ndarray:
+    """Decision values (Q,C) of one SVM a class; rows: of each class, the training rows that its SVM sees."""
+    check(train_hot)
+    out = np.empty((len(test_x), train_hot.shape[1]))
+    for c in range(train_hot.shape[1]):
+        x, hot = (train_x, train_hot[:, c]) if rows is None else (train_x[rows[c]], train_hot[rows[c], c])
+        out[:, c] = fit(x, hot, cost, seed).decision_function(test_x)
+    return out
+
+
+def check(hot: np.ndarray) -> None:
+    """Refuse labels (N,C) of which a class has no positive or no negative image. Raises HardlabError."""
+    for c in range(hot.shape[1]):
+        for what, found in (("shows", hot[:, c] > 0), ("lacks", hot[:, c] == 0)):
+            if not found.any():
+                raise HardlabError(f"no training image {what} class {c}: an SVM needs images with and without it.")
+
+
+def draw(hot: np.ndarray, k: int, reading: Reading, seed: int) -> list[np.ndarray]:
+    """The training rows of each class in one low-shot draw of ``k`` from labels (N,C).
+
+    union: k images a class, all of them seen by every SVM (PCL). own: k positives and 19 k negatives of the class, or
+    as many as there are (Goyal et al.). HardlabError where a class has fewer than k images.
+    """
+    if reading not in READINGS:
+        raise HardlabError(f"the reading of low-shot is 'union' or 'own', not {reading!r}.")
+    rng = np.random.default_rng([seed, k])
+    positive, negative = [], []
+    for c in range(hot.shape[1]):
+        shown = np.flatnonzero(hot[:, c] > 0)
+        if len(shown) < k:
+            raise HardlabError(f"class {c} has {len(shown)} training images: {k} of them cannot be drawn.")
+        positive.append(rng.choice(shown, k, replace=False))
+        lacking = np.flatnonzero(hot[:, c] == 0)
+        negative.append(rng.choice(lacking, min(19 * k, len(lacking)), replace=False))
+    if reading == "union":
+        return [np.unique(np.concatenate(positive))] * hot.shape[1]
+    return [np.concatenate(both) for both in zip(positive, negative, strict=True)]
+
+
+def class_ap(hot: np.ndarray, found: np.ndarray) -> float:
+    """Area under the falling envelope of precision over recall: the AP of VOC from 2010 on, of Goyal's and PCL's code.
+
+    hot (Q,): 1, 0, or -1 = difficult only, which does not count; found (Q,) scores. Images of equal score enter
+    together, so their order is nothing. NaN where no image shows the class.
+    """
+    known = hot >= 0
+    precision, recall = _curve(hot[known] > 0, found[known])
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * envelope)) if len(recall) else float("nan")
+
+
+def image_ap(hot: np.ndarray, found: np.ndarray) -> float:
+    """AdCo's number: average precision over the classes of each image (Q,C), without an envelope, then over the images.
+
+    VOC_CLF/utils.py, get_ap_score. Classes that are only difficult count as absent there; so do images without a class,
+    which are left out here, where scikit-learn would call their precision 0.
+    """
+    each = []
+    for one, score in zip(hot > 0, found, strict=True):
+        if one.any():
+            precision, recall = _curve(one, score)
+            each.append(np.sum(np.diff(recall, prepend=0.0) * precision))
+    return float(np.mean(each)) if each else float("nan")
+
+
+def _curve(positive: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall at each distinct score, falling; empty where nothing is positive."""
+    if not positive.any():
+        return np.empty(0), np.empty(0)
+    order = np.argsort(-found, kind="stable")
+    last = np.append(np.diff(found[order]) != 0, True)  # of the images with one score
+    hits = np.cumsum(positive[order])[last]
+    return hits / (np.flatnonzero(last) + 1), hits / positive.sum()
