@@ -24,7 +24,11 @@ QUICK = {
     "logs.views_rows": 16,
     "logs.checkpoint_every": 1,
 }
-ARMS = ["simsiam", "simclr", "simsiam-hvs", "simclr-hvs", "simsiam-hvs-static"]
+ARMS = [
+    *("simsiam", "simclr", "simsiam-hvs", "simclr-hvs", "simsiam-hvs-static"),
+    *("moco", "byol"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("supervised", "simclr-dd")),
+]
 
 
 def quick(name="simsiam-hvs", **more):

@@ -1,0 +1,117 @@
+"""Backbones: published numbers of weights, torchvision's and DINO's keys, what a ViT does with other sizes."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from hardlab import nets
+from hardlab.types import HardlabError
+
+WEIGHTS = {  # millions, without a classifier
+    "resnet18": 11.2, "resnet50": 23.5, "resnet50x2": 93.9, "resnet50x4": 375.4, "resnet200": 62.6,
+    "vit_tiny": 5.5, "vit_small": 21.7, "vit_base": 85.8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_network_has_the_published_number_of_weights(name):
+    with torch.device("meta"):
+        net = getattr(nets, name)()
+    stem = 64 * 3 * (49 - 9) if name == "resnet18" else 0  # its stem is CIFAR's
+    assert round((sum(p.numel() for p in net.parameters()) + stem) / 1e6, 1) == WEIGHTS[name]
+
+
+def test_a_seed_means_the_same_weights_as_in_torchvision():
+    for zero in (False, True):
+        torch.manual_seed(0)
+        ours = nets.resnet18(small_images=False, zero_init_residual=zero)
+        torch.manual_seed(0)
+        theirs = torchvision.models.resnet18(zero_init_residual=zero)
+        wanted = theirs.state_dict()
+        assert all(torch.equal(v, wanted[k]) for k, v in ours.state_dict().items())
+        theirs.fc = nn.Identity()
+        x = torch.randn(2, 3, 64, 64)
+        assert torch.equal(ours.eval()(x), theirs.eval()(x))
+
+
+def test_a_wide_network_has_torchvisions_keys_with_all_channels_times_the_width():
+    with torch.device("meta"):
+        wide, plain = nets.resnet50x2().state_dict(), torchvision.models.resnet50().state_dict()
+        assert set(plain) - set(wide) == {"fc.weight", "fc.bias"}
+        for key, value in wide.items():
+            inner = [2 * n if i < 2 else n for i, n in enumerate(plain[key].shape)]
+            if key == "conv1.weight":
+                inner[1] = 3
+            assert list(value.shape) == inner
+
+
+def test_a_zero_initialised_residual_starts_every_block_as_its_shortcut():
+    net = nets.resnet18(zero_init_residual=True)
+    assert all(not m.bn2.weight.any() for m in net.modules() if isinstance(m, torchvision.models.resnet.BasicBlock))
+
+
+def test_a_width_below_one_is_refused():
+    with pytest.raises(HardlabError, match="width=0"):
+        nets.resnet18(width=0)
+
+
+def vit(**options):
+    torch.manual_seed(0)
+    return nets.vit_micro(**options)
+
+
+def test_the_vit_equals_torchvisions_encoder_with_the_same_weights():
+    ours = vit().eval()
+    theirs = torchvision.models.VisionTransformer(32, 4, 4, 3, 96, 384).eval()
+    state = theirs.state_dict()
+    own = ours.state_dict()
+    names = {"class_token": "cls_token", "conv_proj.weight": "patch_embed.proj.weight",
+             "conv_proj.bias": "patch_embed.proj.bias", "encoder.pos_embedding": "pos_embed",
+             "encoder.ln.weight": "norm.weight", "encoder.ln.bias": "norm.bias"}  # fmt: skip
+    for i in range(4):
+        there, here = f"encoder.layers.encoder_layer_{i}.", f"blocks.{i}."
+        for a, b in (("ln_1", "norm1"), ("ln_2", "norm2"), ("self_attention.out_proj", "attn.proj"),
+                     ("mlp.0", "mlp.fc1"), ("mlp.3", "mlp.fc2")):  # fmt: skip
+            names |= {f"{there}{a}.{part}": f"{here}{b}.{part}" for part in ("weight", "bias")}
+        names |= {f"{there}self_attention.in_proj_{part}": f"{here}attn.qkv.{part}" for part in ("weight", "bias")}
+    assert set(names.values()) == set(own)
+    theirs.load_state_dict(state | {k: own[v] for k, v in names.items()})
+    theirs.heads = nn.Identity()
+    x = torch.randn(3, 3, 32, 32)
+    assert torch.allclose(ours(x), theirs(x), atol=1e-4)
+
+
+def test_the_features_of_the_last_block_are_the_pooled_ones_and_earlier_ones_come_first():
+    net, x = vit().eval(), torch.randn(2, 3, 32, 32)
+    four = net.last_blocks(x, 4)
+    assert four.shape == (2, 4 * 96)
+    assert torch.equal(four[:, -96:], net(x))
+    assert torch.equal(four[:, 96:], net.last_blocks(x, 3))
+
+
+def test_positions_are_interpolated_for_other_sizes_and_the_class_keeps_its_own():
+    net = vit()
+    assert net.positions(8, 8) is net.pos_embed
+    for rows, columns in ((5, 5), (3, 7)):
+        p = net.positions(rows, columns)
+        assert p.shape == (1, 1 + rows * columns, 96)
+        assert torch.equal(p[:, 0], net.pos_embed[:, 0])
+    with torch.no_grad():
+        net.pos_embed.fill_(0.5)
+    assert torch.allclose(net.positions(5, 6), torch.tensor(0.5), atol=1e-6)
+    assert net(torch.randn(2, 3, 20, 28)).shape == (2, 96)
+
+
+def test_paths_are_dropped_in_training_only_and_more_often_in_later_blocks():
+    net, x = vit(drop_path=0.9), torch.randn(4, 3, 32, 32)
+    assert [round(b.drop_path.p, 2) for b in net.blocks] == [0.0, 0.3, 0.6, 0.9]
+    assert not torch.equal(net(x), net(x))
+    net.eval()
+    assert torch.equal(net(x), vit().eval()(x))
+
+
+@pytest.mark.parametrize("options", [{"drop_path": 1.0}, {"patch": 64}])
+def test_impossible_options_of_a_vit_are_refused(options):
+    with pytest.raises(HardlabError, match=next(iter(options))):
+        vit(**options)
