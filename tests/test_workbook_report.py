@@ -125,12 +125,14 @@ def test_the_table_of_the_readme_is_replaced_and_nothing_else(out: Path) -> None
     tables.collect(out / "runs", data)
     (data / "paper.csv").write_text((report.ROOT / "figures" / "data" / "paper.csv").read_text())
     readme = out / "README.md"
-    readme.write_text(f"# A\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n")
-    report.readme_table(readme, data)
+    notebooks = "| `00_x` | what it shows | 7 s |\n| `01_y` | not run | – |\n"
+    readme.write_text(f"# A\n\n{report.BEGIN}\nold\n{report.END}\n\n{notebooks}after\n")
+    report.readme_table(readme, data, out / "notebooks")
     once = readme.read_text()
-    report.readme_table(readme, data)
+    report.readme_table(readme, data, out / "notebooks")
     assert readme.read_text() == once
-    assert once.startswith(f"# A\n\n{report.BEGIN}\n| What") and once.endswith(f"{report.END}\n\nafter\n")
+    assert "| `00_x` | what it shows | 3 s |\n| `01_y` | not run | – |\n" in once
+    assert once.startswith(f"# A\n\n{report.BEGIN}\n| What") and once.endswith("after\n")
     assert "old" not in once
     (row,) = [line for line in once.splitlines() if line.startswith("| kNN, k = 20: gain")]
     _, _, who, published, ours, seeds, *_ = [cell.strip() for cell in row.split("|")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from hardlab.workbook import page
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+_NOTEBOOK = re.compile(r"^\| `(\w+)` \|(.*)\|[^|]*\|$", re.M)  # a row of the README's table of notebooks; time last
 
 _TABLE = """<table><thead><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>
 {%- for row in rows %}<tr>{% for cell in row %}<td{% if cell is number %} class="number"{% endif %}>
@@ -80,8 +82,14 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
     return written
 
 
-def readme_table(readme: str | Path = ROOT / "README.md", data_dir: str | Path = ROOT / "figures" / "data") -> Path:
+def readme_table(
+    readme: str | Path = ROOT / "README.md",
+    data_dir: str | Path = ROOT / "figures" / "data",
+    executed: str | Path = ROOT / "out" / "smoke" / "notebooks",
+) -> Path:
     """Rewrite what stands between the two result marks of the README from ``hvs_summary.csv``; returns the README.
+
+    The times in its table of notebooks are those of ``executed``, where these notebooks were run.
 
     Published values stand beside ours, from ``paper.csv``; what a run cost is in ``manifests.jsonl``. Raises
     ``HardlabError`` where marks or tables are missing.
@@ -114,9 +122,18 @@ def readme_table(readme: str | Path = ROOT / "README.md", data_dir: str | Path =
         "| What | Of | Published | Ours: mean and 95 % interval | Seeds | Rung, data | Recipe | Minutes a run |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    text = _NOTEBOOK.sub(lambda row: _timed(row, Path(executed)), text)
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
     _replace(readme, "\n".join([before + BEGIN, *head, *rows, after]))
     return readme
+
+
+def _timed(row: re.Match[str], executed: Path) -> str:
+    """A row of the table of notebooks with the seconds that its last finished run took, or as it was."""
+    marker = executed / f"{row[1]}.done.json"
+    if not marker.exists():
+        return row[0]
+    return f"| `{row[1]}` |{row[2]}| {json.loads(marker.read_text())['seconds']:.0f} s |"
 
 
 def _minutes(manifests: Path) -> dict[str, float]:
