@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from hardlab.config import Run
-from hardlab.recipes.bases import moco, simclr
+from hardlab.recipes.bases import moco
 from hardlab.recipes.common import Recipe, with_hard
 from hardlab.recipes.deepcluster import deepcluster, deepcluster_6crop, deepcluster_8crop
+from hardlab.recipes.ppcl import ppcl_simclr
 
 # the schemes of Fig. 2 beside the standard one, which is the base method
 SCHEMES: dict[str, tuple[Any, ...]] = {
@@ -34,20 +35,11 @@ def _schemes(base: Recipe, name: str, published: dict[str, str]) -> dict[str, Re
     return made
 
 
-def clae(rung: str) -> Run:
-    """CLAE, the code's attack on SimCLR. gpu: ResNet-18, batch 256, 300 epochs, CIFAR-10 90.13 (PPCL, Table 1)."""
-    changes: dict[str, Any] = {"recipe": "clae", "hard": [CLAE]}
-    if rung == "gpu":
-        changes |= {"epochs": 300, "batch_size": 256, "augment": "ppcl"}
-    if rung == "paper":
-        changes |= {"backbone": "resnet18", "batch_size": 256, "method.temperature": 0.5, "augment": "simclr"}
-    return simclr(rung).with_(changes)
-
-
 def clae_code(rung: str) -> Run:
     """CLAE with all settings of its code (CLAE/SimCLR, ResNet-18): Adam, head of 64, strong jitter, 100 epochs."""
     changes: dict[str, Any] = {
         "recipe": "clae-code",
+        "hard": [CLAE],
         "method.dim": 64,
         "method.temperature": 0.5,
         "augment": {"name": "clae", "options": {"size": 224} if rung == "paper" else {}},
@@ -58,7 +50,7 @@ def clae_code(rung: str) -> Run:
     }
     if rung in ("gpu", "paper"):
         changes |= {"backbone": "resnet18", "epochs": 100}
-    return clae(rung).with_(changes)
+    return ppcl_simclr(rung).with_(changes)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -88,6 +80,11 @@ RECIPES: dict[str, Recipe] = {
         "all 8 crops attacked and mixed. paper: 75.1 linear top-1 at 800 epochs (HEXA, Table 1).",
         *SCHEMES["adv-cmx"],
     ),
-    "clae": clae,
+    "clae": with_hard(
+        ppcl_simclr,
+        "clae",
+        "SimCLR with CLAE's attack. gpu: ResNet-18, batch 256, 300 epochs, CIFAR-10 90.13 (PPCL, Table 1).",
+        CLAE,
+    ),
     "clae-code": clae_code,
 }
