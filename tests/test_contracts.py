@@ -2,12 +2,14 @@
 
 import inspect
 import itertools
+from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from hardlab import registry, views
+from hardlab import recipes, registry, train, views
 from hardlab.data.base import Pixels, Source
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
@@ -44,11 +46,13 @@ def render(look, v, method):
 
 # options under which a forward pass draws nothing at random that belongs to one image
 QUIET = {"gan": {"diffaugment": False}}
+SMALL = {"dino": {"hidden": 16, "bottleneck": 8, "prototypes": 64}}
 
 
 def make(name, options=None):
     torch.manual_seed(0)
-    method = registry.build("method", name, options or {}, registry.build("backbone", "tiny", {"width": 4}))
+    options = options or SMALL.get(name, {})
+    method = registry.build("method", name, options, registry.build("backbone", "tiny", {"width": 4}))
     method.on_start(IMAGES, B)
     return method
 
@@ -95,7 +99,7 @@ def test_a_method_does_not_care_in_which_order_its_images_come(name, look, batch
 
 
 @pytest.mark.parametrize(("strategy", "name"), list(itertools.product(registry.HARD, registry.METHODS)))
-def test_a_strategy_steps_with_a_method_or_refuses_with_a_reason(strategy, name, look, batch):
+def test_a_strategy_steps_with_a_method_or_refuses_with_a_reason(strategy, name, look, batch, tmp_path):
     method, hard = make(name), registry.build("strategy", strategy, {})
     assert isinstance(hard, Hard)
     assert hard.__doc__
@@ -110,11 +114,17 @@ def test_a_strategy_steps_with_a_method_or_refuses_with_a_reason(strategy, name,
     v = hard.views(look.views(batch, max(hard.draws, method.slots)), method, look)
     out = method(render(look, v, method))
     terms = hard.terms(out, method)
-    total = out.loss.mean() + sum(t.mean() for t in terms.values())
-    torch.autograd.grad(total, [p for p in method.parameters() if p.requires_grad], allow_unused=True)
-    for player in hard.players(method):
-        assert not {id(p) for p in player.params} & {id(p) for p in method.parameters()}
-    hard.after_step(out, method, Progress(0, 10, 0, 2))
+    run, at = recipes.recipe("simsiam"), Progress(0, 10, 1, 2)
+    players = train._players(run, method, [hard])
+    before = [[p.clone() for p in player.params] for player in players]
+    folder = SimpleNamespace(checkpoints=tmp_path)
+    train._play(players, out, {"base": out.loss, **terms}, (), 0, run, folder, train.Clock(defaultdict(float)))
+    for player, old in zip(players, before, strict=True):
+        moved = any(not torch.equal(a, b) for a, b in zip(player.params, old, strict=True))
+        assert moved == (player is players[0] or player.times(0) > 0), player.name
+    method.after_step(out, at)
+    hard.after_step(out, method, at)
+    assert all(torch.isfinite(p).all() for p in method.parameters())
 
 
 def test_the_base_strategy_is_the_baseline(look, batch):
