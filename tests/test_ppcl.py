@@ -331,6 +331,8 @@ def test_the_arms_differ_from_their_simclr_in_the_strategy_and_its_parent_alone(
             assert {k for k, x in run.model_dump().items() if base[k] != x} == {"recipe", "hard", "parent"}
             assert run.parent.data == run.data
             assert run.parent.backbone.options.items() <= run.hard[0].options.items()
+        twice = recipes.recipe("ppcl-dd", rung).model_dump()
+        assert {k for k, x in twice.items() if base[k] != x} == {"recipe", "hard"}
     build.strategies(recipes.recipe("ppcl"), learner())
 
 

@@ -22,6 +22,7 @@ class Supervised(Method):
 
     pairs = ((0, 0),)
     slots = 1
+    indexed = True
 
     def on_start(self, images: Images, batch_size: int) -> None:
         if images.multi_hot is not None or bool((images.targets < 0).any()):

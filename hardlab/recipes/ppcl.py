@@ -6,7 +6,7 @@ from typing import Any
 
 from hardlab.config import Run
 from hardlab.recipes.bases import simclr
-from hardlab.recipes.common import Recipe, make
+from hardlab.recipes.common import Recipe, make, with_hard
 
 # of the GAN at each rung: its networks, and how often PPCL moves them
 _NETS: dict[str, dict[str, Any]] = {
@@ -81,6 +81,9 @@ def _arm(name: str, doc: str, **options: Any) -> Recipe:
 RECIPES: dict[str, Recipe] = {
     "gan": gan,
     "ppcl-simclr": ppcl_simclr,
+    "ppcl-dd": with_hard(
+        ppcl_simclr, "ppcl-dd", "twice the real images a step, CIFAR-10 91.37 (PPCL, Table 1, row SimCLR-DD).", "double"
+    ),
     "ppcl-gan": _arm(
         "ppcl-gan", "SimCLR with images of a frozen GAN, CIFAR-10 89.90 (PPCL, Table 1, row BigGAN).",
         positives="view", learn="frozen",
