@@ -27,6 +27,7 @@ METHODS = {
 }
 HARD = {
     "double": "hardlab.hard.double:Double",
+    "adco": "hardlab.hard.adco:AdCo",
     "hvs": "hardlab.hard.hvs:HVS",
     "adversarial": "hardlab.hard.adversarial:Adversarial",
     "cutmix": "hardlab.hard.cutmix:CutMix",

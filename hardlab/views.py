@@ -125,8 +125,13 @@ def _presets() -> dict[str, tuple[Augment, ...]]:
         "hnssl": (Augment(size=224, crop="last", scale=(0.8, 1.0), blur=0.1, sigma=(1.5, 1.5), kernel=3),),
         "eval": (Augment(size=32, crop="none", flip=0.0, jitter_p=0.0, gray=0.0),),
     }
-    areas = {224: (0.2, 1.0), 192: (0.172, 0.86), 160: (0.143, 0.715), 128: (0.114, 0.571), 96: (0.086, 0.429)}
-    return presets | {f"adco_{size}": (moco.but(size=size, scale=area),) for size, area in areas.items()}
+    # AdCo's five queries; at CIFAR's size a seventh of the pixels, in steps of four
+    areas = [(224, 32, 1.0), (192, 28, 0.86), (160, 24, 0.715), (128, 20, 0.571), (96, 16, 0.429)]
+    presets["adco_crops"] = tuple(moco.but(size=size, scale=(0.2 * high, high)) for size, _, high in areas)
+    presets["adco_crops_cifar"] = tuple(
+        simclr.but(**(cifar | {"size": small, "scale": (0.2 * high, high)})) for _, small, high in areas
+    )
+    return presets
 
 
 PRESETS = _presets()

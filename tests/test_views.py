@@ -370,10 +370,11 @@ def test_views_are_drawn_at_once_and_rendered_once() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_draws_and_renders(name: str) -> None:
-    look = Look(PRESETS[name], MEAN, STD)
-    p = draw(look, 3, 48, 40)
-    assert look.apply(photos(3, 48, 40), p, 24).isfinite().all()
-    assert look.augment[0].size in (32, 96, 128, 160, 192, 224)
+    for augment in PRESETS[name]:
+        look = Look(augment, MEAN, STD)
+        p = draw(look, 3, 48, 40)
+        assert look.apply(photos(3, 48, 40), p, 24).isfinite().all()
+        assert augment.size in (16, 20, 24, 28, 32, 96, 128, 160, 192, 224)
 
 
 @pytest.mark.parametrize(

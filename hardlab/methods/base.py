@@ -159,6 +159,9 @@ class Method(nn.Module):
     def after_step(self, out: Out, at: Progress) -> None:
         """The only place where state moves after an optimiser step: EMA, queue, centre, bank."""
 
+    def catch_up(self) -> None:
+        """Set averaged networks to the ones they follow, for a strategy that starts them again."""
+
     def on_epoch(self, at: Progress, images: Images, look: Look) -> None:
         """Called before each epoch: k-means and the like."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -54,8 +54,17 @@ class MoCo(Method):
         self.head = nn.Sequential(*hidden, last)
         self.key_backbone, self.key_head = twin_of(backbone), twin_of(self.head)
         self.negatives: Negatives = Queue(queue, dim)
+        self.dim = dim
         self.momentum, self.temperature, self.bn, self.groups = momentum, temperature, bn, groups
         self.pairs = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
+
+    def multi_crop(self, local: int) -> None:
+        """The large view becomes the key, the small crops the queries, and their losses are summed (AdCo's code)."""
+        if local and len(self.pairs) > 1:
+            raise HardlabError("MoCo with small crops has one key for all of them: leave out method.symmetric=true.")
+        if local:
+            self.slots, self.locals = 1, local
+            self.pairs = tuple((i, 0) for i in range(1, 1 + local))
 
     def on_start(self, images: Images, batch_size: int) -> None:
         if self.bn != "plain" and batch_size % self.groups:
@@ -64,7 +73,7 @@ class MoCo(Method):
                 f"batch_size={max(1, round(batch_size / self.groups)) * self.groups} or method.bn=plain."
             )
         if isinstance(self.negatives, Queue):
-            size, keys = len(self.negatives.keys), batch_size * len(self.pairs)
+            size, keys = len(self.negatives.keys), batch_size * len({b for _, b in self.pairs})
             if size % keys:
                 raise HardlabError(
                     f"method.queue={size} is no multiple of the {keys} keys of a step at batch_size={batch_size}: the "
@@ -82,16 +91,28 @@ class MoCo(Method):
         return F.normalize((k[order.argsort()] if isinstance(order, Tensor) else k).float(), dim=1)  # (N,dim)
 
     def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
-        return self.negatives.loss(q, t, self.temperature)
+        # the trainer's mean over the crops of a sum is the sum over the crops
+        return self.negatives.loss(q, t, self.temperature) * (self.locals or 1)
 
     def right(self, q: Tensor, t: Tensor) -> Tensor:
         return ((q * t).sum(1) > self.negatives.nearest(q, t)).float()
 
+    def candidates(self, n: int, local: int = 0) -> Sequence[tuple[int, ...]]:
+        if self.locals:
+            raise HardlabError("MoCo with small crops leaves no view to choose: every crop is a query of the one key.")
+        return super().candidates(n, local)
+
+    def catch_up(self) -> None:
+        self._average(keep=0)
+
+    def _average(self, keep: float) -> None:
+        ema(self.key_backbone, self.backbone, keep)
+        ema(self.key_head, self.head, keep)
+
     @torch.no_grad()
     def after_step(self, out: Out, at: Progress) -> None:
-        ema(self.key_backbone, self.backbone, self.momentum)
-        ema(self.key_head, self.head, self.momentum)
-        self.negatives.enqueue(torch.cat([out.t[b] for _, b in self.pairs]))
+        self._average(self.momentum)
+        self.negatives.enqueue(torch.cat([out.t[b] for b in sorted({b for _, b in self.pairs})]))
 
     @torch.no_grad()
     def logs(self, out: Out) -> Mapping[str, float]:

@@ -29,7 +29,7 @@ class SimCLR(Method):
         # google-research/simclr gives the last BN a scale but no offset
         self.projector[-1].bias.requires_grad_(False)
         self.negatives: Negatives = OtherKeys()
-        self.temperature = temperature
+        self.dim, self.temperature = dim, temperature
 
     def both(self, x: Any, index: Tensor | None) -> tuple[Tensor, Tensor]:
         z = F.normalize(self.projector(self.pooled(x)).float(), dim=1)  # (N,dim)

@@ -12,6 +12,7 @@ from typing import Any
 from hardlab import registry
 from hardlab.config import Run
 from hardlab.recipes import (
+    adco,
     bases,
     deepcluster,
     dino,
@@ -27,6 +28,7 @@ from hardlab.recipes.common import RUNGS, Recipe
 __all__ = ["RECIPES", "RUNGS", "recipe"]
 
 RECIPES: dict[str, Recipe] = {
+    **adco.RECIPES,
     **bases.RECIPES,
     **deepcluster.RECIPES,
     **dino.RECIPES,

@@ -1,0 +1,294 @@
+"""AdCo (arXiv 2011.08435): the negatives are a second player, vectors that climb the loss the network descends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from hardlab.data import Images
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method
+from hardlab.negatives import Negatives, OtherKeys
+from hardlab.types import HardlabError, Out, Player, Progress
+from hardlab.views import Look
+
+_COLDEST = 1 / 70  # |cos| <= 1, so above it exp(cos / temperature) needs no shift: 1e8 terms still fit a float32
+_TILE, _TILE_GPU = 2**18, 2**22  # similarities at once: on a CPU they stay in a core's cache
+_BATCHES = 6  # of queries, kept for Figure 2
+
+
+class KeysOfOthers(Negatives):
+    """The other images' keys of the batch, as in AdCo's code; q, k: (N,D) unit rows -> (N,N), -inf at an own key."""
+
+    def forward(self, q: Tensor, k: Tensor) -> Tensor:
+        return (q @ k.T).masked_fill(torch.eye(len(q), dtype=torch.bool, device=q.device), -torch.inf)
+
+
+class Known(torch.autograd.Function):
+    """A value (N,) or () whose gradient with respect to x, (N,D) or x's shape, is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, grad: Tensor) -> Tensor:
+        ctx.save_for_backward(grad)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = ctx.saved_tensors
+        if outer[0].ndim:
+            return outer[0][:, None] * grad, None, None
+        # the bank's gradient fills a lasting buffer; a product would be one more copy of it
+        return grad if bool(outer[0] == 1) else outer[0] * grad, None, None
+
+
+class Learned(Negatives):
+    """K free vectors W as negatives n = W / |W|, beside ``inside``, the batch's own.
+
+    ``loss`` goes over the bank once, in tiles: it gives the loss, its gradient for the queries, and, inside a step's
+    forward pass, ``descent``, minus the gradient of the adversary's loss wrt W. vectors: (K,D). AdCo, Eqs. 1, 4-7.
+    """
+
+    def __init__(
+        self, size: int, dim: int, inside: Negatives | None, temperature: float, objective: str, wrt: str
+    ) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(F.normalize(torch.randn(size, dim), dim=1))
+        self.inside, self.temperature, self.objective, self.wrt = inside, temperature, objective, wrt
+        self.recording = False  # whether losses are a step's own, which the adversary answers
+        self.share = 1.0  # of one loss in the step's
+        self.mass: dict[str, Tensor] = {}  # of the softmax, in the last loss
+        self.descent, self.tiles = torch.empty(0), [torch.empty(0)]
+
+    def start(self) -> None:
+        """Forget the last step's direction and record the losses that follow."""
+        self.recording, self.value = True, self.vectors.new_zeros(())
+        self.fresh = True  # the direction is overwritten, not added to
+
+    def stop(self) -> None:
+        self.recording = False
+
+    def rows(self, q: Tensor) -> int:
+        """Vectors of a tile."""
+        return max(1, (_TILE if q.device.type == "cpu" else _TILE_GPU) // len(q))
+
+    def bank(self, q: Tensor) -> Iterator[Tensor]:
+        """The unit vectors, tile by tile: never a copy of the whole bank."""
+        for w in self.vectors.detach().split(self.rows(q)):
+            yield F.normalize(w, dim=1)
+
+    def forward(self, q: Tensor, k: Tensor) -> Tensor:
+        """(N,D), (N,D) -> (N,M+K) similarities; constants where the learned ones are concerned."""
+        columns = [] if self.inside is None else [self.inside(q, k)]
+        return torch.cat([*columns, *(q @ n.T for n in self.bank(q))], dim=1)
+
+    def nearest(self, q: Tensor, k: Tensor) -> Tensor:
+        columns = [] if self.inside is None else [self.inside(q, k).amax(1)]
+        return torch.stack([*columns, *((q @ n.T).amax(1) for n in self.bank(q))]).amax(0)
+
+    def loss(self, q: Tensor, k: Tensor, temperature: float) -> Tensor:
+        record = self.recording and torch.is_grad_enabled()
+        mass, pull, sharp = self.sweep(q.detach(), temperature, record)
+        learned = Known.apply(q, mass.log(), pull / (temperature * mass[:, None]))  # (N,)
+        own = (q * k).sum(1)
+        columns = own[:, None] if self.inside is None else torch.cat([own[:, None], self.inside(q, k)], dim=1)
+        batch = torch.logsumexp(columns / temperature, dim=1)
+        total = torch.logaddexp(batch, learned)
+        loss = total - own / temperature
+        if record:
+            with torch.no_grad():
+                of_all = torch.logaddexp(torch.logsumexp(columns / self.temperature, dim=1), sharp.log())  # (N,)
+                self.climb(q, of_all, own)
+                p_own = (own / temperature - total).exp()
+                p_keys = (batch - total).exp() - p_own
+                self.mass = {"own": p_own.mean(), "keys": p_keys.mean(), "negatives": (learned - total).exp().mean()}
+                self.mass["negatives_sharp"] = (sharp.log() - of_all).exp().mean()
+        return loss
+
+    @torch.no_grad()
+    def sweep(self, q: Tensor, temperature: float, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """(N,) sum of exp(cos / temperature) over the bank, (N,D) the same sum over the vectors, and (N,) the sum at
+        the adversary's temperature, whose exponentials stay in ``tiles`` for ``climb`` where ``keep``."""
+        mass, pull, sharp = q.new_zeros(len(q)), torch.zeros_like(q), q.new_zeros(len(q))
+        if keep:
+            self._room(q)
+        scaled, ratio = q / self.temperature, self.temperature / temperature
+        for i, n in enumerate(self.bank(q)):
+            cold = torch.mm(scaled, n.T, out=self.tiles[i]) if keep else scaled @ n.T
+            warm = (cold * ratio).exp_()
+            mass += warm.sum(1)
+            pull.addmm_(warm, n)
+            if keep:
+                sharp += cold.exp_().sum(1)
+        return mass, pull, sharp
+
+    def climb(self, q: Tensor, of_all: Tensor, own: Tensor) -> None:
+        """Write, or add, minus the ascent direction into ``descent``; of_all: (N,) log of the softmax's denominator."""
+        if self.objective == "contrastive":
+            # dL/dn_k = sum_i p(n_k | q_i) q_i / (N temperature): Eq. 6
+            pulls = q * (-self.share / (self.temperature * len(q)) * (-of_all).exp())[:, None]
+            self.value += self.share * (of_all - own / self.temperature).mean()
+        else:
+            pulls = -self.share * q  # dJ/dn_k = sum_i p(q_i | n_k) q_i: Eq. 7
+        size = self.rows(q)
+        for p, w, out in zip(self.tiles, self.vectors.detach().split(size), self.descent.split(size), strict=True):
+            g = p.T @ pulls
+            if self.objective == "alternative":
+                of_tile = p.sum(0)
+                g /= of_tile[:, None]
+                self.value += self.share * self.temperature * of_tile.log().sum()
+            if self.wrt == "vector":  # through the normalisation: no radial part
+                norm = torch.linalg.vector_norm(w, dim=1, keepdim=True)
+                radial = torch.linalg.vecdot(w, g)[:, None] / norm.square()
+                g = g.addcmul_(w, radial, value=-1).div_(norm)
+            if self.fresh:
+                out.copy_(g)
+            else:
+                out.add_(g)
+        self.fresh = False
+
+    def _room(self, q: Tensor) -> None:
+        """Lasting buffers: fresh memory for them would be page-faulted at every step."""
+        parts = self.vectors.detach().split(self.rows(q))
+        shapes = [(len(q), len(w)) for w in parts]
+        if (
+            [t.shape for t in self.tiles] != shapes
+            or self.tiles[0].device != q.device
+            or self.tiles[0].dtype != q.dtype
+        ):
+            self.tiles = [q.new_empty(shape) for shape in shapes]
+            self.descent = torch.empty_like(self.vectors.detach())
+
+
+class AdCo(Hard):
+    """Replaces a method's queue by as many vectors that are trained to maximise the contrastive loss. AdCo, Eqs. 2-6.
+
+    They move after the network, against the queries from before its step, in the same pass over the bank.
+    size: K, by default that of the queue (65536 where there is none). temperature: the adversary's; the network's is
+    the method's. lr, momentum, weight_decay: of the adversary's SGD. schedule: of its rate, ``constant`` as in the
+    code or ``cosine`` as the text may be read. inbatch_keys: the keys of the other images are negatives too (code).
+    objective: ``contrastive`` loss, or the ``alternative`` J of Sec. 4.1. wrt: gradient for the ``vector`` W (code)
+    or for the ``unit`` vector n (Eq. 4). renorm: W is normalised after each step (text). init: ``keys`` of the first
+    steps, after which the key encoder starts again from the network (code), or ``random``.
+    """
+
+    def __init__(
+        self,
+        size: int | None = None,
+        temperature: float = 0.02,
+        lr: float = 3.0,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        schedule: Literal["constant", "cosine"] = "constant",
+        inbatch_keys: bool = True,
+        objective: Literal["contrastive", "alternative"] = "contrastive",
+        wrt: Literal["vector", "unit"] = "vector",
+        renorm: bool = False,
+        init: Literal["keys", "random"] = "keys",
+    ) -> None:
+        super().__init__()
+        if size is not None and size < 1:
+            raise HardlabError(f"AdCo with size={size}: at least 1 negative; the paper has 65536.")
+        if temperature < _COLDEST:
+            raise HardlabError(f"AdCo with temperature={temperature}: at least 1/70; the paper has 0.02.")
+        if lr < 0 or weight_decay < 0 or not 0 <= momentum < 1:
+            raise HardlabError(
+                f"AdCo with lr={lr}, momentum={momentum}, weight_decay={weight_decay}: rate and decay are at least 0, "
+                "momentum is in [0, 1)."
+            )
+        self.size, self.temperature, self.lr, self.momentum = size, temperature, lr, momentum
+        self.weight_decay, self.schedule, self.inbatch_keys = weight_decay, schedule, inbatch_keys
+        self.objective, self.wrt, self.renorm, self.init = objective, wrt, renorm, init
+        self.filling = 0  # steps whose keys become the first negatives
+        self.moves = True
+        self.queries: Tensor
+        self.register_buffer("queries", None)  # it depends on the size of a batch
+
+    def install(self, method: Method) -> None:
+        contrastive: Any = method
+        replaced = getattr(method, "negatives", None)
+        if not isinstance(replaced, Negatives):
+            raise HardlabError(
+                f"AdCo learns the negatives of a contrastive loss, and {type(method).__name__} has none: use it on "
+                "moco or simclr."
+            )
+        if contrastive.temperature < _COLDEST:
+            raise HardlabError(f"AdCo on method.temperature={contrastive.temperature}: at least 1/70; paper: 0.12.")
+        if isinstance(replaced, Learned):
+            raise HardlabError("AdCo is in this run twice: its negatives can be replaced once.")
+        batch = replaced if isinstance(replaced, OtherKeys) else KeysOfOthers()
+        size = self.size or len(getattr(replaced, "keys", range(65536)))
+        inside = batch if self.inbatch_keys else None
+        self.bank = Learned(size, contrastive.dim, inside, self.temperature, self.objective, self.wrt)
+        # beside the method's tree of modules: these are the second player's, and saved with the strategy
+        del method.negatives
+        object.__setattr__(method, "negatives", self.bank)
+        # a loss that is taken elsewhere (a selection, an attack) is no step of the game
+        method.register_forward_pre_hook(lambda *_: self.bank.start() if self.moves else None)
+        method.register_forward_hook(lambda *_: self.bank.stop())
+        self.bank.share = 1.0 if method.locals else 1 / len(method.pairs)
+
+    def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
+        k, d = self.bank.vectors.shape
+        self.batch_size = batch_size
+        self.register_buffer("queries", torch.zeros(_BATCHES, batch_size, d))
+        if self.init == "keys":
+            self.filling = math.ceil(k / batch_size)
+
+    def before_step(self, at: Progress) -> None:
+        self.moves = at.step >= self.filling
+        share = 0.5 * (1 + math.cos(math.pi * at.share)) if self.schedule == "cosine" else 1.0
+        self.opt.param_groups[0]["lr"] = self.lr * share
+
+    def players(self, method: Method) -> list[Player]:
+        w = self.bank.vectors
+        # fused: one pass over the bank, no copies of it
+        self.opt = SGD([w], self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True)
+        moves = lambda step: int(step >= self.filling)  # noqa: E731
+        return [Player("negatives", [w], self.opt, self.loss, moves, joint=True)]
+
+    def loss(self, out: Out, terms: Mapping[str, Tensor]) -> Tensor:
+        """() what the adversary minimises: minus the contrastive loss at its own temperature."""
+        return Known.apply(self.bank.vectors, -self.bank.value, self.bank.descent)
+
+    @torch.no_grad()
+    def after_step(self, out: Out, method: Method, at: Progress) -> None:
+        w = self.bank.vectors
+        a, b = method.pairs[0]
+        if at.step < self.filling:
+            rows = w[at.step * self.batch_size : (at.step + 1) * self.batch_size]
+            rows.copy_(out.t[b][: len(rows)])
+            if at.step + 1 == self.filling:
+                method.catch_up()
+        elif self.renorm:
+            for rows in w.split(4096):
+                rows.copy_(F.normalize(rows, dim=1))
+        if self.queries is not None:
+            self.queries[at.step % _BATCHES] = out.q[a]
+
+    @torch.no_grad()
+    def logs(self) -> Mapping[str, float]:
+        """norm: mean |W|. mass_*: mean share of the softmax on an image's own key, the other keys of the batch, the
+        learned negatives (``sharp``: at the adversary's temperature). cos_nearest: of a negative to its next query."""
+        last = self.queries.view(-1, self.queries.shape[-1])
+        last = last[last.any(1)]
+        near = torch.cat([(n @ last.T).amax(1) for n in self.bank.bank(last)])
+        return {
+            "norm": float(torch.linalg.vector_norm(self.bank.vectors, dim=1).mean()),
+            "cos_nearest": float(near.mean()),
+            **{f"mass_{name}": float(x) for name, x in self.bank.mass.items()},
+        }
+
+    def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
+        """Up to 4096 negatives, evenly taken, and the queries of the last six batches (Fig. 2)."""
+        w = self.bank.vectors.detach()
+        return {
+            "negatives": F.normalize(w[:: math.ceil(len(w) / 4096)], dim=1),
+            "queries": self.queries.flatten(0, 1),
+        }
