@@ -39,7 +39,7 @@ _C4: dict[str, Any] = {  # moco/detection on Detectron2: Base-RCNN-C4-BN.yaml, p
     "test": ("voc2007/test",),
     "images": 0,  # training scenes, drawn by the seed; 0 = all
     "test_images": 0,  # the first ones; 0 = all
-    "size": 0,  # fit the images to a square on loading; 0 = as they are
+    "side": 0,  # fit the images to a square on loading; 0 = as they are
     "objects": 0,  # the most objects in a built-in scene; 0 = the set's own
     "predict": "boxes",
     "neck": "c4",
@@ -74,7 +74,7 @@ _SCENES = _C4 | {
     "test": ("shapes/test",),
     "images": 200,
     "test_images": 500,
-    "size": 64,
+    "side": 64,
     "objects": 3,
     "roi_size": 8,
     "rois": 32,
@@ -297,7 +297,7 @@ def _fpn(
 # ---------------------------------------------------------------------------------------------- scenes
 
 
-class Scenes(Dataset):
+class Scenes:
     """Scenes of one or several sets, one after the other, as a detector takes them.
 
     Example i: pixels (3,H,W) float32 in [0,1]; boxes (n,4), labels (n,) from 1 on, and masks (n,H,W), difficult (n,),
@@ -334,13 +334,31 @@ class Scenes(Dataset):
     def batches(self, order: list[list[int]]) -> Iterator[tuple[Example, ...]]:
         """The examples of each list of indices; decoded by other processes where the sets are not in memory."""
         workers = 0 if all(s.in_memory for s in self.sets) else min(8, os.cpu_count() or 1)
-        return iter(
-            DataLoader(self, batch_sampler=order, num_workers=workers, collate_fn=tuple, generator=torch.Generator())
+        loader = DataLoader(
+            _Told(self), batch_sampler=order, num_workers=workers, collate_fn=tuple, generator=torch.Generator()
         )
+        for batch in loader:
+            for example in batch:
+                if isinstance(example, HardlabError):
+                    raise example
+            yield batch
+
+
+class _Told(Dataset):
+    """Scenes whose mistakes come back as values: an exception out of another process would bring its traceback."""
+
+    def __init__(self, scenes: Scenes) -> None:
+        self.scenes = scenes
+
+    def __getitem__(self, i: int) -> Example | HardlabError:
+        try:
+            return self.scenes[i]
+        except HardlabError as e:
+            return e
 
 
 def _open(
-    names: Sequence[str], root: str | os.PathLike[str] | None, max_side: int, size: int, objects: int
+    names: Sequence[str], root: str | os.PathLike[str] | None, max_side: int, side: int, objects: int
 ) -> list[Images]:
     """The sets called "name/split"; HardlabError for another form."""
     own: dict[str, Any] = {"objects": objects} if objects else {}
@@ -349,7 +367,7 @@ def _open(
         what, slash, split = name.rpartition("/")
         if not slash:
             raise HardlabError(f"scenes are named SET/SPLIT, like voc2007/test, not {name!r}.")
-        found.append(load(what, split, root=root, max_side=max_side, size=size or None, **own))
+        found.append(load(what, split, root=root, max_side=max_side, size=side or None, **own))
     if not found:
         raise HardlabError("name at least one set of scenes, like voc2007/test.")
     return found
@@ -598,7 +616,7 @@ def detect(
     """
     o = dict(options)
     masks = o["predict"] == "masks"
-    opened = {side: _open(o.pop(side), root, o["max_side"], o["size"], o["objects"]) for side in ("train", "test")}
+    opened = {side: _open(o.pop(side), root, o["max_side"], o["side"], o["objects"]) for side in ("train", "test")}
     generator = torch.Generator().manual_seed(seed)
     pool = Scenes(opened["train"], masks=masks)
     labelled = pool.labelled()
