@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bench_dino, bench_evaluate, bench_hexa, bench_train, bench_views
+from benchmarks import bench_adco, bench_dino, bench_evaluate, bench_hexa, bench_train, bench_views
 from hardlab import checkpoint, runs
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
@@ -20,6 +20,7 @@ RACES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     **bench_train.RACES,
     **bench_hexa.RACES,
     **bench_dino.RACES,
+    "adco": bench_adco.run,
     "evaluate": bench_evaluate.run,
 }
 
