@@ -123,9 +123,15 @@ def pretrain(
 
 
 @cli.command()
-@click.argument("run", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("run", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--protocol", "protocols", multiple=True, default=("knn", "linear-lbfgs"), show_default=True)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+              help="A setting other than the published one, e.g. epochs=10, network=student, size=224.")  # fmt: skip
+@click.option("--data", default=None, help="Another data set than the run's own.")
+@click.option("--checkpoint", default="newest", show_default=True,
+              help="newest, a step, or all that were kept; the latter two go to curves.jsonl.")  # fmt: skip
 @click.option("--pixels", is_flag=True, help="Also the same protocols on raw pixels.")
+@click.option("--list", "list_", is_flag=True, help="List the protocols with their published settings and exit.")
 @ROOT
 @DEVICE
 @JSON
@@ -133,28 +139,58 @@ def pretrain(
 def evaluate(
     run: tuple[Path, ...],
     protocols: tuple[str, ...],
+    settings: tuple[str, ...],
+    data: str | None,
+    checkpoint: str,
     pixels: bool,
+    list_: bool,
     root: Path | None,
     device: str,
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Evaluate the frozen backbone of each RUN folder; rows go to its results.jsonl."""
+    """Evaluate the network of each RUN folder; rows go to its results.jsonl.
+
+    E.g. `hardlab evaluate runs/... --protocol semi-hexa-1` or `--protocol linear --data cifar100 --set epochs=10`.
+    """
+    from hardlab import build, config
+    from hardlab import data as sets
     from hardlab.evaluate import protocols as table
     from hardlab.evaluate.run import evaluate_run
+    from hardlab.registry import unknown
 
+    if list_:
+        _echo(as_json, table.describe(), {name: p.settings for name, p in table.PROTOCOLS.items()})
+        return
+    if not run:
+        raise click.UsageError("Name the folder of a run; `hardlab evaluate --list` lists the protocols.")
+    if checkpoint not in ("newest", "all") and not checkpoint.isdecimal():
+        raise click.UsageError(f"--checkpoint is newest, all or the number of a step, not '{checkpoint}'.")
     with usage():
+        options = config.parse(settings) | ({} if data is None else {"data": data})
         for name in protocols:
-            table.find(name)
+            table.settings(name, options)
+        asked = options.get("data")
+        if asked is not None and not asked.startswith("folder:") and asked not in sets.SETS:
+            raise unknown("data set", asked, [*sets.SETS, "folder:PATH"])
+        build.device(device)
     if dry_run:
         names = [str(path) for path in run]
-        todo = {"runs": names, "protocols": list(protocols), "pixels": pixels}
+        todo = {"runs": names, "protocols": list(protocols), "settings": options, "checkpoint": checkpoint,
+                "pixels": pixels}  # fmt: skip
         _echo(as_json, f"would evaluate {', '.join(names)} by {', '.join(protocols)}", todo)
         return
     rows: list[dict[str, Any]] = []
+    which: Any = int(checkpoint) if checkpoint.isdecimal() else checkpoint
     for path in run:
-        rows += evaluate_run(path, protocols, pixels=pixels, root=root, device=device)
-    lines = [f"{r['run']:44}{r['features']:10}{r['protocol']:14}{r['metric']:16}{r['value']:.4f}" for r in rows]
+        rows += evaluate_run(
+            path, protocols, options=options, pixels=pixels, checkpoints=which, root=root, device=device
+        )
+    lines = [
+        f"{r['run']:44}{r.get('step', ''):>7} {r['data']:10} {r['features']:10}{r['protocol']:20} {r['metric']:16}"
+        f"{r['value']:.4f}"
+        for r in rows
+    ]
     _echo(as_json, "\n".join(lines), rows)
 
 

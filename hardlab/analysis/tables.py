@@ -123,6 +123,22 @@ def results(runs_dir: Path | str) -> pd.DataFrame:
     return frame.drop_duplicates([c for c in COLUMNS["evaluation"] if c != "value"], keep="last", ignore_index=True)
 
 
+def curves(runs_dir: Path | str) -> pd.DataFrame:
+    """A row per line of every ``curves.jsonl``, as in ``results``, with ``step``, ``epoch`` and ``classifier_epoch``.
+
+    ``classifier_epoch`` is NaN in the rows of a learning curve over checkpoints. Sorted by run, measurement and both.
+    """
+    rows: list[dict[str, Any]] = []
+    for about in runs(runs_dir).to_dict("records"):
+        for line in _lines(Path(about["path"]) / "curves.jsonl"):
+            told = {"evaluated_on": line["data"], "options": json.dumps(line.get("options", {}), sort_keys=True)}
+            rows.append({**line, **{k: about[k] for k in (*WHO, "state")}, **told})
+    at = ["step", "epoch", "classifier_epoch"]
+    what = [c for c in COLUMNS["evaluation"] if c != "value"]
+    frame = pd.DataFrame(rows, columns=[*what, *at, "value", "state", "n_train", "n_test", "cost_s"])
+    return frame.sort_values([*what, *at], kind="stable", ignore_index=True)
+
+
 def choose(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of one setting: of the highest rung, then SimSiam (the paper's analysis), then the most seeds."""
     if not len(frame):

@@ -401,6 +401,22 @@ def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[st
     return {**published, **overrides}
 
 
+def describe() -> str:
+    """The protocols with their settings and who uses them, two lines each and one per data set that has its own."""
+    lines = []
+    for name, protocol in PROTOCOLS.items():
+        lines += [f"{name}: {protocol.used_by}", f"    {_plainly(protocol.settings)}"]
+        lines += [f"    on {data}: {_plainly(own)}" for data, own in protocol.by_data.items()]
+    places = ", ".join(f"{key}={value}" for key, value in PLACE.items())
+    return "\n".join([*lines, f"Every protocol takes {places} as well, to be measured elsewhere."])
+
+
+def _plainly(settings: Mapping[str, Any]) -> str:
+    told = {k: v if isinstance(v, tuple) else (v,) for k, v in settings.items() if v is not None}
+    words = {k: [v if isinstance(v, str) else f"{v:g}" for v in vs] for k, vs in told.items()}
+    return ", ".join(f"{k}={v[0]}" if len(v) == 1 else f"{k}=[{', '.join(v)}]" for k, v in words.items())
+
+
 def on_features(name: str, options: Mapping[str, Any]) -> bool:
     """Whether a protocol with these settings needs no more than frozen features."""
     needs = find(name).needs
