@@ -27,6 +27,41 @@ class Negatives(nn.Module):
         """Take note of the keys of a step, after it."""
 
 
+class LastQueries(nn.Module):
+    """The queries of the last six batches and their rows in the data set, beside which negatives are looked at.
+
+    vectors: (6,B,D), rows: (6,B), -1 where there is no such image. Both are made by ``start``. AdCo (arXiv
+    2011.08435), Fig. 2.
+    """
+
+    BATCHES = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vectors: Tensor
+        self.rows: Tensor
+        self.register_buffer("vectors", None)  # they depend on the size of a batch
+        self.register_buffer("rows", None)
+
+    def start(self, batch_size: int, dim: int, device: torch.device | None = None) -> None:
+        self.register_buffer("vectors", torch.zeros(self.BATCHES, batch_size, dim, device=device))
+        self.register_buffer("rows", torch.full((self.BATCHES, batch_size), -1, device=device))
+
+    @torch.no_grad()
+    def note(self, step: int, q: Tensor, rows: Tensor) -> None:
+        """Overwrite the oldest batch; q: (N,D), rows: (N,), of which the first B are kept: what a strategy added to
+        the batch stands behind them. Nothing before ``start``."""
+        if self.vectors is not None:
+            b = self.vectors.shape[1]
+            self.vectors[step % self.BATCHES] = q[:b]
+            self.rows[step % self.BATCHES] = rows[:b]
+
+    def seen(self) -> dict[str, Tensor]:
+        """For a snapshot: ``queries`` (n,D) and ``query_rows`` (n,) of the batches that there were."""
+        there = self.vectors.flatten(0, 1).any(1)
+        return {"queries": self.vectors.flatten(0, 1)[there], "query_rows": self.rows.flatten()[there]}
+
+
 class OtherKeys(Negatives):
     """The other images of the batch, in both views: SimCLR's 2(N-1) negatives of an anchor.
 
@@ -62,3 +97,7 @@ class Queue(Negatives):
         rows = (self.next + torch.arange(len(k), device=k.device)) % len(self.keys)
         self.keys.index_copy_(0, rows, k.to(self.keys.dtype))
         self.next.add_(len(k)).remainder_(len(self.keys))
+
+    def ages(self) -> Tensor:
+        """(size,) how many keys came in after each row; a random row of the start counts as one as old as its place."""
+        return (self.next - 1 - torch.arange(len(self.keys), device=self.keys.device)) % len(self.keys)

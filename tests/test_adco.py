@@ -181,7 +181,7 @@ def test_the_first_negatives_are_keys_and_then_the_key_encoder_starts_again():
         keys.append(out.t[1])
     assert torch.equal(hard.bank.vectors, torch.cat(keys))
     assert torch.equal(method.key_head[0].weight, method.head[0].weight)
-    assert torch.equal(hard.queries[:2].flatten(0, 1).norm(dim=1).round(), torch.ones(16))
+    assert torch.equal(hard.queries.vectors[:2].flatten(0, 1).norm(dim=1).round(), torch.ones(16))
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

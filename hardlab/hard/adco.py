@@ -15,13 +15,12 @@ from torch.optim import SGD
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
-from hardlab.negatives import Negatives, OtherKeys
+from hardlab.negatives import LastQueries, Negatives, OtherKeys
 from hardlab.types import HardlabError, Out, Player, Progress
 from hardlab.views import Look
 
 _COLDEST = 1 / 70  # |cos| <= 1, so above it exp(cos / temperature) needs no shift: 1e8 terms still fit a float32
 _TILE, _TILE_GPU = 2**20, 2**22  # similarities at once: on a CPU 4 MiB stay in its cache, and threads meet seldom
-_BATCHES = 6  # of queries, kept for Figure 2
 
 
 class KeysOfOthers(Negatives):
@@ -208,8 +207,7 @@ class AdCo(Hard):
         self.filling = 0  # steps whose keys become the first negatives
         self.moves = True
         self.opt: SGD | None = None
-        self.queries: Tensor
-        self.register_buffer("queries", None)  # it depends on the size of a batch
+        self.queries = LastQueries()
 
     def install(self, method: Method) -> None:
         contrastive: Any = method
@@ -238,7 +236,7 @@ class AdCo(Hard):
     def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
         k, d = self.bank.vectors.shape
         self.batch_size = batch_size
-        self.register_buffer("queries", torch.zeros(_BATCHES, batch_size, d))
+        self.queries.start(batch_size, d)
         if self.init == "keys":
             self.filling = math.ceil(k / batch_size)
 
@@ -271,15 +269,13 @@ class AdCo(Hard):
         elif self.renorm:
             for rows in w.split(4096):
                 rows.copy_(F.normalize(rows, dim=1))
-        if self.queries is not None:
-            self.queries[at.step % _BATCHES] = out.q[a]
+        self.queries.note(at.step, out.q[a], out.views.index)
 
     @torch.no_grad()
     def logs(self) -> Mapping[str, float]:
         """norm: mean |W|. mass_*: mean share of the softmax on an image's own key, the other keys of the batch, the
         learned negatives (``sharp``: at the adversary's temperature). cos_nearest: of a negative to its next query."""
-        last = self.queries.view(-1, self.queries.shape[-1])
-        last = last[last.any(1)]
+        last = self.queries.seen()["queries"]
         near = torch.cat([(n @ last.T).amax(1) for n in self.bank.bank(last)])
         return {
             "norm": float(torch.linalg.vector_norm(self.bank.vectors, dim=1).mean()),
@@ -288,9 +284,8 @@ class AdCo(Hard):
         }
 
     def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
-        """Up to 4096 negatives, evenly taken, and the queries of the last six batches (Fig. 2)."""
+        """Up to 4096 negatives, evenly taken, their norms |W|, and the queries of the last six batches (Fig. 2)."""
         w = self.bank.vectors.detach()
-        return {
-            "negatives": F.normalize(w[:: math.ceil(len(w) / 4096)], dim=1),
-            "queries": self.queries.flatten(0, 1),
-        }
+        w = w[:: math.ceil(len(w) / 4096)]
+        norms = torch.linalg.vector_norm(w, dim=1)
+        return {"negatives": F.normalize(w, dim=1), "norms": norms, **self.queries.seen()}

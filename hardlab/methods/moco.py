@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from hardlab.data import Images
 from hardlab.methods.base import Method, ema, twin_of
-from hardlab.negatives import Negatives, Queue
+from hardlab.negatives import LastQueries, Negatives, Queue
 from hardlab.nets import split_bn
 from hardlab.types import HardlabError, Out, Progress
+from hardlab.views import Look
 
 
 class MoCo(Method):
@@ -54,6 +56,7 @@ class MoCo(Method):
         self.head = nn.Sequential(*hidden, last)
         self.key_backbone, self.key_head = twin_of(backbone), twin_of(self.head)
         self.negatives: Negatives = Queue(queue, dim)
+        self.queries = LastQueries()
         self.dim = dim
         self.momentum, self.temperature, self.bn, self.groups = momentum, temperature, bn, groups
         self.pairs = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
@@ -72,7 +75,8 @@ class MoCo(Method):
                 f"batch_size={batch_size} does not split into method.groups={self.groups} groups of one size: take "
                 f"batch_size={max(1, round(batch_size / self.groups)) * self.groups} or method.bn=plain."
             )
-        if isinstance(self.negatives, Queue):
+        if isinstance(self.negatives, Queue):  # else a strategy keeps the negatives, and what goes with them
+            self.queries.start(batch_size, self.dim, self.negatives.keys.device)
             size, keys = len(self.negatives.keys), batch_size * len({b for _, b in self.pairs})
             if size % keys:
                 raise HardlabError(
@@ -112,7 +116,8 @@ class MoCo(Method):
     @torch.no_grad()
     def after_step(self, out: Out, at: Progress) -> None:
         self._average(self.momentum)
-        self.negatives.enqueue(torch.cat([out.t[b] for b in sorted({b for _, b in self.pairs})]))
+        self.negatives.enqueue(torch.cat([out.t[b] for b in dict.fromkeys(b for _, b in self.pairs)]))
+        self.queries.note(at.step, out.q[self.pairs[0][0]], out.views.index)
 
     @torch.no_grad()
     def logs(self, out: Out) -> Mapping[str, float]:
@@ -121,3 +126,12 @@ class MoCo(Method):
         own = (out.q[a] * out.t[b]).sum(1)
         # the keys of this step are in the queue by now, so that an image's own is met again, up to rounding
         return {"accuracy": float((own > self.negatives.nearest(out.q[a], out.t[b]) - 1e-5).float().mean())}
+
+    @torch.no_grad()
+    def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
+        """Up to 4096 keys of the queue, evenly taken, their ages in keys, and the queries of the last six batches."""
+        if not isinstance(self.negatives, Queue):
+            return {}
+        every = math.ceil(len(self.negatives.keys) / 4096)
+        ages = self.negatives.ages()[::every]
+        return {"negatives": self.negatives.keys[::every], "ages": ages, **self.queries.seen()}
