@@ -15,10 +15,14 @@ from torchvision.models import resnet18, resnet50
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import box_iou, roi_align
 
+from hardlab import recipes
 from hardlab.data import load, shapes
 from hardlab.evaluate import detection
 from hardlab.evaluate.detection import SETTINGS, AveragePrecision, Scenes, detect, detector, rate, score, tune
+from hardlab.evaluate.protocols import PROTOCOLS
+from hardlab.evaluate.run import evaluate_run
 from hardlab.nets import Tiny
+from hardlab.train import train
 from hardlab.types import HardlabError
 
 PIXELS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -201,6 +205,18 @@ def test_detection_leaves_the_backbone_alone_repeats_itself_and_says_what_it_use
     assert set(a.metrics) == {"AP", "AP50", "AP75", "AP_S"} | masks
     assert all(0 <= v <= 1 for v in a.metrics.values())
     assert detect(backbone, seed=2, **PIXELS, **SETTINGS[name] | QUICK).losses != a.losses
+
+
+def test_every_setting_is_a_protocol_and_its_rows_are_kept(tmp_path):
+    assert {name for name, p in PROTOCOLS.items() if p.needs == "scenes"} == set(SETTINGS)
+    few = {"data.fraction": 1, "backbone.width": 8, "epochs": 0, "batch_size": 4}
+    run = train(recipes.recipe("untrained", "smoke", few), tmp_path, device="cpu")
+    rows = evaluate_run(run, ["detection"], options=QUICK | {"steps": []}, device="cpu")
+    assert {r["metric"] for r in rows} == {"AP", "AP50", "AP75", "AP_S"}
+    assert all((r["data"], r["n_train"], r["n_test"]) == ("shapes", 4, 4) for r in rows)
+    assert [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()] == rows
+    with pytest.raises(HardlabError, match="'detection' has sets of its own: set train, test, side or images"):
+        evaluate_run(run, ["detection"], options={"data": "digits"})
 
 
 @pytest.mark.slow

@@ -41,6 +41,9 @@ def task():
     return Task(lambda blocks: Features(*halves, classes=train.classes), net, look, train, test, size=16)
 
 
+OF_IMAGES = [name for name, p in PROTOCOLS.items() if p.needs != "scenes"]  # those have tests of their own
+
+
 def quick(name):
     """Settings that make a protocol a matter of a second."""
     published = PROTOCOLS[name].settings
@@ -52,7 +55,7 @@ def quick(name):
     return {k: v for k, v in fast.items() if k in published}
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_every_protocol_gives_complete_rows_that_a_file_can_hold(name, task):
     rows, curves = run_protocol(name, task, 4, **quick(name))
     assert rows and len({r["metric"] for r in rows}) == len(rows)
@@ -144,7 +147,7 @@ def test_unknown_names_and_wrong_kinds_are_refused_in_one_sentence(name, overrid
         run_protocol(name, given(*make()), **overrides)
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_unlabelled_data_are_refused_by_every_protocol(name, task):
     f = task.features(1)
     bare = copy.copy(task.train)

@@ -72,8 +72,8 @@ _COCO_C4 = _C4 | {
 _SCENES = _C4 | {
     "train": ("shapes/train",),
     "test": ("shapes/test",),
-    "images": 200,
-    "test_images": 500,
+    "images": 60,
+    "test_images": 300,
     "side": 64,
     "objects": 3,
     "roi_size": 8,
@@ -83,9 +83,9 @@ _SCENES = _C4 | {
     "anchors": (8, 16, 32),
     "scales": (64,),
     "max_side": 64,
-    "iterations": 400,
+    "iterations": 300,
     "batch_size": 8,
-    "steps": (300, 360),
+    "steps": (225, 275),
     "warmup": 50,
     "recalls": 101,
     "small": 20.0**2,
@@ -591,12 +591,13 @@ def score(
 
 
 class Detection(NamedTuple):
-    """What ``detect`` gives: metrics in [0,1], scenes learned from, scenes tested on, the loss of every iteration."""
+    """What ``detect`` gives: metrics in [0,1], scenes learned from and tested on, loss of every iteration, test set."""
 
     metrics: dict[str, float]
     n_train: int
     n_test: int
     losses: list[float]
+    data: str
 
 
 def detect(
@@ -640,7 +641,7 @@ def detect(
         model = detector(copied, len(train.classes), mean=mean, std=std, **network)
         losses = tune(model, train, generator, **schedule)
         metrics = score(model, held_out, batch_size=o["batch_size"], recalls=o["recalls"], small=o["small"])
-    return Detection(metrics, len(train), len(held_out), losses)
+    return Detection(metrics, len(train), len(held_out), losses, opened["test"][0].name)
 
 
 _NETWORK = (

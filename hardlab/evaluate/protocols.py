@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hardlab.data import Images
-from hardlab.evaluate import svm
+from hardlab.evaluate import detection, svm
 from hardlab.evaluate.features import Crop, Features, Rendered, check_features
 from hardlab.evaluate.finetune import Part, finetune
 from hardlab.evaluate.knn import KS, TEMPERATURE, knn
@@ -71,12 +71,16 @@ def given(*parts: Any) -> Task:
 
 
 class Measured(NamedTuple):
-    """What a protocol found: numbers by metric, and per epoch of its classifier the accuracies by name."""
+    """What a protocol found: numbers by metric, and per epoch of its classifier the accuracies by name.
+
+    data: the set that it was tested on, where that is its own and not the task's.
+    """
 
     values: dict[str, float]
     n_train: int
     n_test: int
     curves: Mapping[str, Sequence[float]] = MappingProxyType({})
+    data: str | None = None
 
 
 class Outcome(NamedTuple):
@@ -84,6 +88,7 @@ class Outcome(NamedTuple):
 
     rows: list[Row]
     curves: list[dict[str, Any]]
+    data: str | None = None  # as in ``Measured``
 
 
 def encoder(net: nn.Module, blocks: int) -> Callable[[Tensor], Tensor]:
@@ -230,18 +235,25 @@ def _tuned(
     return Measured(values, len(rows), len(test), {"top1": tuned.top1, "top5": tuned.top5, "train-loss": tuned.loss})
 
 
+def _detected(task: Task, seed: int, **options: Any) -> Measured:
+    net, look, _, _ = task.network()
+    found = detection.detect(net, mean=look.mean, std=look.std, seed=seed, root=task.root, **options)
+    return Measured(found.metrics, found.n_train, found.n_test, data=found.data)
+
+
 class Protocol(NamedTuple):
     """A published way of measuring a network.
 
     run: what does it, from a ``Task``, a seed and the settings. settings: as published; any of them may be set
     otherwise, nothing else may. needs: frozen ``features``; frozen features of augmented ``views``, which is the same
-    where augment=none; or the whole ``network``. used_by: who measures so. by_data: settings that differ on some sets.
+    where augment=none; the whole ``network``; or the network and ``scenes`` of sets of the protocol's own. used_by: who
+    measures so. by_data: settings that differ on some sets.
     """
 
     run: Callable[..., Measured]
     settings: Mapping[str, Any]
     used_by: str
-    needs: Literal["features", "views", "network"] = "features"
+    needs: Literal["features", "views", "network", "scenes"] = "features"
     by_data: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -367,6 +379,17 @@ PROTOCOLS: Mapping[str, Protocol] = {
         "HNSSL, settings not stated: BYOL's rates",
         **_BYOL, lr=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1), epochs=30, weight_decay=0.0,
     ),
+    **{
+        name: Protocol(_detected, detection.SETTINGS[name], used_by, "scenes")
+        for name, used_by in (
+            ("detection", "hardlab: Faster R-CNN on a few built-in scenes"),
+            ("segmentation", "hardlab: Mask R-CNN on a few built-in scenes"),
+            ("detection-voc", "HEXA, AdCo, VOC07+12, as MoCo: Faster R-CNN, R50-C4, 24k iterations"),
+            ("detection-voc-hvs", "HVS, VOC07+12: the same with half the batch, 48k"),
+            ("segmentation-coco-2x", "AdCo, COCO, as MoCo: Mask R-CNN, R50-C4, 180k"),
+            ("segmentation-coco-hvs", "HVS, COCO: Mask R-CNN, R50-C4, half the batch, 90k"),
+        )
+    },
 }  # fmt: skip
 # where a protocol is measured, known to all of them: an example of each, None = as the run has it
 PLACE: Mapping[str, Any] = {"data": "cifar10", "size": 224, "network": "backbone", "fraction": 0.1}
@@ -393,6 +416,8 @@ def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[st
     for option, value in overrides.items():
         if option not in published:
             raise unknown(f"option of protocol '{name}'", option, published)
+        if protocol.needs == "scenes" and option in ("data", "size", "fraction"):
+            raise HardlabError(f"protocol '{name}' has sets of its own: set train, test, side or images, not {option}.")
         example = _EXAMPLES.get(option, published[option])
         if option in ("lr", "c"):  # a number, or several to choose from
             example = (1.0,) if isinstance(value, (list, tuple)) else 1.0
@@ -453,7 +478,7 @@ def run_protocol(name: str, task: Task, seed: int = 0, **overrides: Any) -> Outc
         for metric, values in found.curves.items()
         for epoch, value in enumerate(values, 1)
     ]
-    return Outcome([row(metric, value) for metric, value in found.values.items()], curves)
+    return Outcome([row(metric, value) for metric, value in found.values.items()], curves, found.data)
 
 
 def _check_kind(what: str, value: Any, published: Any) -> None:

@@ -77,7 +77,7 @@ def evaluate_run(
             for kind, net in networks.items():
                 task = _task(run, kind, net, train, test, given["size"], store, root)
                 found = protocols.run_protocol(name, task, run.seed, **options)
-                told = {"features": kind, "data": train.name, "split": "test", "run": run.id}
+                told = {"features": kind, "data": found.data or train.name, "split": "test", "run": run.id}
                 told |= {"recipe": run.recipe, "rung": run.rung}
                 values = [{**row, **told} for row in found.rows]
                 curves = [{**row, **told, **progress} for row in found.curves]
