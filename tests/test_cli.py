@@ -64,6 +64,11 @@ def test_a_dry_run_tells_the_whole_configuration_and_writes_nothing(tmp_path):
         (["pretrain", "simsiam", "--device", "gpu"], "There is no device"),
         (["figures", "hvs_f3", "--data", "nowhere"], "no tables"),
         (["evaluate", "x", "--protocol", "knnn"], "knn"),
+        (["evaluate"], "--list"),
+        (["evaluate", "x", "--protocol", "linear", "--set", "epoch=3"], "Did you mean 'epochs'"),
+        (["evaluate", "x", "--protocol", "linear", "--set", "epochs=many"], "whole number"),
+        (["evaluate", "x", "--data", "cifar11"], "Did you mean 'cifar10'"),
+        (["evaluate", "x", "--checkpoint", "last"], "newest, all"),
         (["figures", "hvs_f33"], "hvs_f3"),
         (["figures"], "--list"),
         (["nb", "run", "01_pretrian"], "01_pretrain"),
@@ -96,6 +101,25 @@ def test_a_run_trains_is_evaluated_and_is_found_again_from_the_command_line(tmp_
     assert all(0 <= r["value"] <= 1 and r["run"] in path for r in rows)
     again = call("pretrain", "simsiam-hvs", *QUICK, *where, "--json")
     assert json.loads(again.output[again.output.index("{") :])["state"] == "done"
+
+
+def test_the_protocols_are_listed_with_their_published_settings_and_users():
+    from hardlab.evaluate.protocols import PROTOCOLS
+
+    plain = call("evaluate", "--list").output
+    for name, protocol in PROTOCOLS.items():
+        assert f"{name}: {protocol.used_by}" in plain
+    assert "optimizer=sgd, lr=30, batch_size=256, epochs=100" in plain
+    assert json.loads(call("evaluate", "--list", "--json").output)["semi-hexa-1"]["head_lr"] == 1.0
+
+
+def test_an_evaluation_takes_settings_data_and_checkpoints(tmp_path):
+    path = call("pretrain", "simsiam", *QUICK, "--runs", str(tmp_path)).output.strip().splitlines()[-1]
+    words = ["--protocol", "linear", "--set", "epochs=2", "--set", "lr=1e-1", "--data", "digits", "--checkpoint", "all"]
+    rows = json.loads(call("evaluate", path, *words, "--json").output)
+    assert rows[0]["options"]["epochs"] == 2 and rows[0]["options"]["lr"] == 0.1 and rows[0]["step"] == 2
+    plain = call("evaluate", path, *words).output
+    assert "top1-last" in plain and "digits" in plain
 
 
 def test_a_folder_that_is_no_run_is_told_in_one_sentence_with_exit_1(tmp_path):
