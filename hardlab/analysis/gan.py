@@ -1,0 +1,91 @@
+"""A generator and its average through training: the same latents at every snapshot, and how hard their images are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from hardlab import runs
+from hardlab.types import HardlabError
+
+
+class Shot(NamedTuple):
+    """What both generators made of the same latents: ``g`` and ``g_ema`` (N,3,S,S) uint8; scores: frechet, coverage."""
+
+    step: int
+    g: np.ndarray
+    g_ema: np.ndarray
+    scores: dict[str, float]
+
+
+def shots(run_dir: Path | str) -> list[Shot]:
+    """The snapshots of a GAN or of the strategy ``generated``, oldest first. Raises HardlabError for none."""
+    found = []
+    for file in sorted((Path(run_dir) / "snapshots").glob("*.npz"), key=lambda f: int(f.stem[-8:])):
+        with np.load(file) as kept:
+            if "g_ema" in kept:
+                scores = {k: float(kept[k]) for k in kept if kept[k].ndim == 0}
+                found.append(Shot(int(file.stem[-8:]), kept["g"], kept["g_ema"], scores))
+    if not found:
+        raise HardlabError(f"'{run_dir}' kept no generated images: runs of gan and of the strategy generated do.")
+    return found
+
+
+def grid(series: Sequence[Shot], latents: Sequence[int] = (0, 1, 2), columns: int = 8) -> np.ndarray:
+    """PPCL's Figure 6: for each latent a row of G and one of its average, a column per snapshot, evenly taken.
+
+    Returns (2 * latents * S, columns * S, 3) uint8.
+    """
+    taken = [series[i] for i in evenly(len(series), columns)]
+    rows = [np.concatenate([images[z] for images in of], axis=2) for z in latents
+            for of in ([s.g for s in taken], [s.g_ema for s in taken])]  # fmt: skip
+    return np.concatenate(rows, axis=1).transpose(1, 2, 0)
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most ``most`` of the numbers below ``count``, the first and the last among them."""
+    return sorted({round(float(x)) for x in np.linspace(0, count - 1, min(count, most))})
+
+
+def twins(series: Sequence[Shot]) -> pd.DataFrame:
+    """How alike the two images of a latent are, by their pixels: a row per snapshot.
+
+    correlation: of the pixels of G(z) and of its average's image, mean over latents, with lo, hi (95 % of 1000
+    bootstrap samples of latents); others: the same between different latents, which a collapsed generator also scores
+    high in. difference: root mean square, in grey levels. Then the snapshot's own scores.
+    """
+    out = []
+    for shot in series:
+        a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (shot.g, shot.g_ema))
+        difference = np.sqrt(((a - b) ** 2).mean())
+        a, b = ((x - x.mean(1, keepdims=True)) / np.maximum(x.std(1, keepdims=True), 1e-9) for x in (a, b))
+        every = a @ b.T / a.shape[1]  # (N,N)
+        own, n = np.diag(every), len(a)
+        draws = own[np.random.default_rng(0).integers(n, size=(1000, n))].mean(1)
+        lo, hi = np.quantile(draws, [0.025, 0.975])
+        others = (every.sum() - own.sum()) / max(1, n * (n - 1))
+        out.append({"step": shot.step, "correlation": own.mean(), "lo": lo, "hi": hi, "others": others,
+                    "difference": difference, **shot.scores})  # fmt: skip
+    return pd.DataFrame(out)
+
+
+def hardness(run_dir: Path | str) -> pd.DataFrame:
+    """What the main model made of generated images: a row per logged step.
+
+    real, generated: its mean loss on either part of the batch; gap: the second minus the first; then all else that the
+    strategy logged, e.g. pair_cosine, of the pair in the main network's space. Raises HardlabError for other runs.
+    """
+    rows = runs.metrics(Path(run_dir), "step")
+    kept = [r for r in rows if "generated.loss_generated" in r]
+    if not kept:
+        raise HardlabError(f"'{run_dir}' logged no loss of generated images: runs with the strategy generated do.")
+    frame = pd.DataFrame(
+        [{"step": r["step"], "epoch": r["epoch"]}
+         | {k.removeprefix("generated."): v for k, v in r.items() if k.startswith("generated.")} for r in kept]
+    )  # fmt: skip
+    frame = frame.rename(columns={"loss_real": "real", "loss_generated": "generated"})
+    return frame.assign(gap=frame["generated"] - frame["real"])

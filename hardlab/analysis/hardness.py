@@ -1,0 +1,132 @@
+"""One axis of hardness for all methods: the percentile of an image's loss within its batch.
+
+What is hard for one trained method, is it hard for another? And the ledger: every candidate that any run looked at.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from hardlab import build, checkpoint, runs
+from hardlab.analysis import tables, viewlog
+from hardlab.types import HardlabError
+
+
+def losses(
+    run_dir: Path | str,
+    rows: Sequence[int] | np.ndarray,
+    draws: int = 16,
+    seed: int = 0,
+    root: Path | str | None = None,
+) -> np.ndarray:
+    """(draws, B) the trained method's loss of each image of one fixed batch, under so many draws of its own views.
+
+    The network is as evaluated (running statistics), its negatives and clusters as they were at the last checkpoint;
+    terms that strategies add are left out. The draws depend on ``seed`` and the run's name: two runs that shared their
+    views would agree on hard views, not on hard images. Raises HardlabError for a run that is not whole, and for rows
+    that its data set does not have.
+    """
+    path = Path(run_dir)
+    run, _, about = runs.open_run(path)
+    images, look = build.images(run, root=root), build.look(run)
+    if len(rows) < 2 or min(rows) < 0 or max(rows) >= len(images):
+        raise HardlabError(f"A batch for {path.name} needs at least 2 rows from 0 to {len(images) - 1}.")
+    saved = checkpoint.load(path / "checkpoints" / about["checkpoint"])
+    method = build.method(run)
+    hard = build.strategies(run, method)  # a strategy may keep what the loss needs: AdCo the negatives
+    method.on_start(images, run.batch_size)
+    method.load_state_dict(saved["method"])
+    for h, state in zip(hard, saved["hard"], strict=True):
+        h.on_start(images, run.batch_size, None)
+        h.load_state_dict(state)
+    method.eval()
+    plain = any(b < 0 for _, b in method.pairs)
+    batch = next(iter(images.batches(torch.as_tensor(np.asarray(rows))[None])))
+    own = seed + zlib.crc32(path.name.encode())
+    generator, out = torch.Generator().manual_seed(own), []
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(own)  # for methods that draw numbers themselves
+        for _ in range(draws):
+            v = look.render(look.views(batch, method.slots, generator, method.locals), plain=plain)
+            out.append(method(v).loss.numpy())
+    return np.stack(out).astype(np.float64)
+
+
+def percentiles(loss: np.ndarray) -> np.ndarray:
+    """(...,B) losses -> (...,B) percentiles within the batch, 0 to 100: 100 (rank - 1/2) / B, ties share their mean."""
+    return 100 * (stats.rankdata(loss, axis=-1) - 0.5) / loss.shape[-1]
+
+
+def panel(found: Mapping[str, np.ndarray], rows: Sequence[int] | np.ndarray) -> pd.DataFrame:
+    """Name -> (R,B) losses of the same rows -> a row per image, a column per name: its mean percentile over draws."""
+    return pd.DataFrame({name: percentiles(of).mean(0) for name, of in found.items()}, index=pd.Index(rows, name="row"))
+
+
+def transfer(found: Mapping[str, np.ndarray], resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Does hardness transfer? Spearman's rank correlation of mean percentiles between every two methods.
+
+    found: name -> (R,B) losses of the same images. Returns a row per pair: a, b, rho, lo, hi (95 % bootstrap over
+    images), n. Where a is b, rho is that of the odd with the even draws, stepped up to all of them (Spearman-Brown):
+    the most that another method could agree with it is about the root of the product of the two.
+    """
+    names, rng = list(found), np.random.default_rng(seed)
+    n = {of.shape[1] for of in found.values()}
+    if len(n) != 1 or min(len(of) for of in found.values()) < 2:
+        raise HardlabError("Hardness is compared on the same images, each under at least 2 draws of the views.")
+    size = n.pop()
+    which = rng.integers(size, size=(resamples, size))
+    percentile = {name: percentiles(of) for name, of in found.items()}
+    out = []
+    for i, a in enumerate(names):
+        for b in names[i:]:
+            x, y = percentile[a], percentile[b]
+            x, y = (x[::2].mean(0), x[1::2].mean(0)) if a == b else (x.mean(0), y.mean(0))
+            rho, drawn = _spearman(x[None], y[None])[0], _spearman(x[which], y[which])
+            if a == b:
+                rho, drawn = _stepped_up(rho), _stepped_up(drawn)
+            lo, hi = np.nanquantile(drawn, [0.025, 0.975])
+            out.append({"a": a, "b": b, "rho": float(rho), "lo": lo, "hi": hi, "n": size})
+    return pd.DataFrame(out)
+
+
+def ledger(runs_dir: Path | str) -> pd.DataFrame:
+    """Every logged candidate of all finished runs: its run, parameters, overlap, loss, and whether it was taken.
+
+    Columns: ``tables.WHO``, those of the view log and its metrics (iou, centre_distance, colour_distance), and
+    ``percentile`` of the loss among all candidates of its run that were logged at the same step. E.g.
+    ``ledger("runs").query("chosen and iou < 0.1").groupby("recipe")["percentile"].mean()``.
+    """
+    table = tables.runs(runs_dir)
+    out = []
+    for about in table[table["state"] == "done"].to_dict("records"):
+        if not viewlog.segments(about["path"]):
+            continue
+        log = viewlog.metrics(viewlog.read(about["path"])).drop(columns="run")
+        by_step = log.groupby("step")["loss"]
+        percentile = 100 * (by_step.rank() - 0.5) / by_step.transform("size")
+        log = log.assign(percentile=percentile, **{k: about[k] for k in tables.WHO})
+        out.append(log[[*tables.WHO, *(c for c in log.columns if c not in tables.WHO)]])
+    if not out:
+        raise HardlabError(f"'{runs_dir}' has no finished run with a view log; `hardlab pretrain` makes one.")
+    frame = pd.concat(out, ignore_index=True)
+    # the same few words in every row: a category costs a byte or two
+    return frame.astype({k: "category" for k in tables.WHO if k != "seed"})
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(S,n), (S,n) -> (S,) rank correlation of each row; NaN where one is constant."""
+    a, b = (stats.rankdata(v, axis=1) for v in (x, y))
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
+
+
+def _stepped_up(rho: np.ndarray) -> np.ndarray:
+    return 2 * rho / (1 + rho)

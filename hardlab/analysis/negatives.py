@@ -1,0 +1,200 @@
+"""What negatives look like: AdCo's learned ones and MoCo's queue, beside the queries of the last six batches.
+
+Everything is read from ``snapshots/`` of finished runs; the nearest real images need the checkpoint of the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hardlab import build, runs
+from hardlab.types import HardlabError
+
+_NEIGHBOURS = 5  # whose mean position a point without a place of its own starts from
+
+
+class Bank(NamedTuple):
+    """One snapshot: unit rows ``negatives`` (K,D) and ``queries`` (Q,D), the queries' ``rows`` (Q,) in the data set.
+
+    norms: (K,) before normalisation. ages: (K,) how many keys came in since, or None where a row stays the same
+    negative for the whole run, as AdCo's do.
+    """
+
+    step: int
+    negatives: np.ndarray
+    queries: np.ndarray
+    rows: np.ndarray
+    norms: np.ndarray
+    ages: np.ndarray | None
+
+
+class Reals(NamedTuple):
+    """Un-augmented images in the space of the negatives: unit rows ``vectors`` (M,D), ``rows`` and ``labels`` (M,)."""
+
+    vectors: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+
+
+def banks(run_dir: Path | str) -> list[Bank]:
+    """The snapshots of a run's negatives, oldest first, those before the first query left out.
+
+    Raises HardlabError for a run that kept none.
+    """
+    found = []
+    for file in sorted((Path(run_dir) / "snapshots").glob("*.npz"), key=lambda f: int(f.stem[-8:])):
+        with np.load(file) as kept:
+            if "negatives" in kept and len(kept["queries"]):
+                norms = kept["norms"] if "norms" in kept else np.linalg.norm(kept["negatives"], axis=1)
+                ages = kept.get("ages")
+                step = int(file.stem[-8:])
+                found.append(Bank(step, kept["negatives"], kept["queries"], kept["query_rows"], norms, ages))
+    if not found:
+        raise HardlabError(f"'{run_dir}' kept no negatives: runs of moco and of the strategy adco do.")
+    return found
+
+
+def microscope(bank: Bank, quantile: float = 0.95) -> pd.DataFrame:
+    """A row per negative: norm, age, hardness, distance, outlier, query.
+
+    hardness: cosine with its nearest query, whose row in the data set is ``query``; distance: Euclidean, to the same.
+    outlier: whether it is farther from all queries than the ``quantile`` of queries are from all others.
+    """
+    nearest = (bank.negatives @ bank.queries.T).argmax(1)
+    hardness = (bank.negatives * bank.queries[nearest]).sum(1)
+    distance = _distance(hardness)
+    return pd.DataFrame(
+        {
+            "norm": bank.norms,
+            "age": np.full(len(distance), np.nan) if bank.ages is None else bank.ages,
+            "hardness": hardness,
+            "distance": distance,
+            "outlier": distance > np.quantile(_between_queries(bank), quantile),
+            "query": bank.rows[nearest],
+        }
+    )
+
+
+def outliers(run_dirs: Sequence[Path | str], quantile: float = 0.95, resamples: int = 1000) -> pd.DataFrame:
+    """The outlier score of AdCo's Figure 2 as a number: a row per run and snapshot, with run and step.
+
+    share: of the negatives that are outliers (see ``microscope``); a sample of the queries themselves would score
+    ``chance``, 1 - quantile. lo, hi: 95 % bootstrap over negatives and over the queries' distances. Medians: norm, age
+    in keys, hardness, distance, and query_distance, of a query to its nearest other one; negatives, queries: how many.
+    """
+    out = []
+    for run_dir in run_dirs:
+        for bank in banks(run_dir):
+            seen, between = microscope(bank, quantile), _between_queries(bank)
+            rng = np.random.default_rng(0)
+            shares = [_share(rng.choice(seen["distance"], len(seen)), rng.choice(between, len(between)), quantile)
+                      for _ in range(resamples)]  # fmt: skip
+            lo, hi = np.quantile(shares, [0.025, 0.975]) if resamples else (np.nan, np.nan)
+            out.append(
+                {"run": Path(run_dir).name, "step": bank.step, "share": seen["outlier"].mean(), "lo": lo, "hi": hi,
+                 "chance": 1 - quantile, **seen[["norm", "age", "hardness", "distance"]].median(),
+                 "query_distance": np.median(between), "negatives": len(seen), "queries": len(between)}
+            )  # fmt: skip
+    return pd.DataFrame(out)
+
+
+def reals(run_dir: Path | str, step: int, count: int = 2000, root: Path | str | None = None) -> Reals:
+    """The images of the queries and others, ``count`` in all, as the run's network put them at a checkpoint.
+
+    Raises HardlabError where the checkpoint or the images are not there.
+    """
+    run, method, _ = runs.open_run(Path(run_dir), step)
+    images, look = build.images(run, root=root), build.look(run)
+    spread = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(np.int64)
+    bank = next(b for b in banks(run_dir) if b.step == step)
+    rows = np.unique(np.concatenate([bank.rows[bank.rows >= 0], spread]))
+    method.eval()
+    with torch.no_grad():
+        parts = [method.query(look.plain(b.raw, b.sizes))
+                 for part in torch.from_numpy(rows).split(256) for b in images.batches(part[None])]  # fmt: skip
+    return Reals(torch.cat(parts).numpy(), rows, images.targets[rows].numpy())
+
+
+def nearest_real(bank: Bank, real: Reals) -> pd.DataFrame:
+    """A row per negative: the nearest real image's row in the data set, its label, and the cosine with it."""
+    similarity = bank.negatives @ real.vectors.T
+    best = similarity.argmax(1)
+    return pd.DataFrame({"image": real.rows[best], "label": real.labels[best], "cosine": similarity.max(1)})
+
+
+def false_negatives(bank: Bank, real: Reals, hardest: int = 10, resamples: int = 1000) -> pd.DataFrame:
+    """How many negatives would be positives if labels were known; labels serve this analysis alone.
+
+    A negative has the label of its nearest real image. Returns two rows, of the ``hardest`` negatives of each query and
+    of all: share that has the query's label, lo, hi (95 % bootstrap over queries), n queries.
+    """
+    known = {int(row): label for row, label in zip(real.rows, real.labels, strict=True)}
+    use = np.array([int(row) in known for row in bank.rows])
+    labels = np.array([known[int(row)] for row in bank.rows[use]])
+    of = nearest_real(bank, real)["label"].to_numpy()
+    order = np.argsort(-(bank.queries[use] @ bank.negatives.T), axis=1)
+    rng, out = np.random.default_rng(0), []
+    for name, k in ((f"{hardest} hardest", hardest), ("all", len(of))):
+        per_query = (of[order[:, :k]] == labels[:, None]).mean(1)  # (Q,)
+        means = per_query[rng.integers(len(per_query), size=(resamples, len(per_query)))].mean(1)
+        lo, hi = np.quantile(means, [0.025, 0.975])
+        out.append({"negatives": name, "share": per_query.mean(), "lo": lo, "hi": hi, "n": len(per_query)})
+    return pd.DataFrame(out)
+
+
+def layouts(series: Sequence[Bank], perplexity: float = 30, iterations: int = 250, seed: int = 0) -> list[np.ndarray]:
+    """t-SNE of each snapshot, (K+Q,2), negatives first; each starts from the last, so that pictures can be compared.
+
+    A negative that stays the same one starts from its own last place, any other point from the mean place of its
+    nearest neighbours in the last snapshot. The first layout starts from the first two principal components.
+    """
+    out: list[np.ndarray] = []
+    for i, bank in enumerate(series):
+        points = np.concatenate([bank.negatives, bank.queries])
+        start = _placed(series[i - 1], out[-1], bank, points) if i else None
+        out.append(_tsne(points, start, perplexity, iterations, seed))
+    return out
+
+
+def _placed(last: Bank, places: np.ndarray, bank: Bank, points: np.ndarray) -> np.ndarray:
+    before = np.concatenate([last.negatives, last.queries])
+    nearest = np.argsort(-(points @ before.T), axis=1)[:, :_NEIGHBOURS]
+    start = places[nearest].mean(1)
+    if bank.ages is None and len(last.negatives) == len(bank.negatives):
+        start[: len(bank.negatives)] = places[: len(bank.negatives)]
+    # two points at one place would never part
+    return start + np.random.default_rng(0).normal(0, 1e-3 * places.std(), start.shape)
+
+
+def _tsne(points: np.ndarray, start: np.ndarray | None, perplexity: float, iterations: int, seed: int) -> np.ndarray:
+    import openTSNE
+
+    wanted = min(perplexity, (len(points) - 1) / 3)
+    near = openTSNE.affinity.PerplexityBasedNN(points, wanted, method="exact", random_state=seed, n_jobs=1)
+    first = openTSNE.initialization.pca(points, random_state=seed) if start is None else start
+    layout = openTSNE.TSNEEmbedding(first, near, negative_gradient_method="bh", random_state=seed, n_jobs=1)
+    if start is None:  # clusters form while attraction is exaggerated; later that would tear the layout apart
+        layout = layout.optimize(250, exaggeration=12, momentum=0.5)
+    return np.asarray(layout.optimize(iterations, momentum=0.8))
+
+
+def _distance(cosine: np.ndarray) -> np.ndarray:
+    """Euclidean distance of unit vectors."""
+    return np.sqrt(np.maximum(2 - 2 * cosine, 0))
+
+
+def _between_queries(bank: Bank) -> np.ndarray:
+    """(Q,) distance of each query to its nearest other one."""
+    similarity = bank.queries @ bank.queries.T
+    np.fill_diagonal(similarity, -np.inf)
+    return _distance(similarity.max(1))
+
+
+def _share(distance: np.ndarray, between: np.ndarray, quantile: float) -> float:
+    return float((distance > np.quantile(between, quantile)).mean())

@@ -1,0 +1,147 @@
+"""The microscope on negatives: known clouds of points, and what MoCo and AdCo leave in their snapshots."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hardlab import nets, recipes, train
+from hardlab.analysis import negatives
+from hardlab.analysis.negatives import Bank, Reals
+from hardlab.methods.moco import MoCo
+from hardlab.negatives import LastQueries, Queue
+from hardlab.types import HardlabError
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def circle(*degrees):
+    at = np.deg2rad(degrees)
+    return np.stack([np.cos(at), np.sin(at)], axis=1)
+
+
+def cloud(n, seed, spread=0.3, dim=6):
+    """Unit vectors around the first axis."""
+    return unit(np.eye(dim)[0] + spread * np.random.default_rng(seed).normal(size=(n, dim)))
+
+
+def bank(negs, queries, rows=None, ages=None, step=0):
+    rows = np.arange(len(queries)) if rows is None else np.array(rows)
+    return Bank(step, negs, queries, rows, np.full(len(negs), 2.0), ages)
+
+
+def saved(folder: Path, name: str, **arrays) -> None:
+    (folder / "snapshots").mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "snapshots" / name, **arrays)
+
+
+def test_distances_and_hardness_on_a_circle():
+    one = bank(circle(10, 95, 200), circle(0, 30, 90), rows=[7, 8, 9])
+    seen = negatives.microscope(one)
+    assert list(seen["query"]) == [7, 9, 9]
+    angles = np.deg2rad([10, 5, 110])
+    assert seen["hardness"].to_numpy() == pytest.approx(np.cos(angles))
+    assert seen["distance"].to_numpy() == pytest.approx(2 * np.sin(angles / 2))
+    # queries are 30, 30 and 60 degrees from their nearest other one
+    assert list(seen["outlier"]) == [False, False, True]
+    assert list(negatives.microscope(one, quantile=0.01)["outlier"]) == [False, False, True]
+    assert seen["age"].isna().all() and (seen["norm"] == 2).all()
+
+
+def test_a_sample_of_the_queries_scores_chance_and_a_far_cloud_scores_one(tmp_path: Path):
+    together = cloud(4000, 0)
+    queries, same = together[:2000], together[2000:]
+    rows = np.arange(2000)
+    saved(tmp_path / "run", "adco-00000004.npz", negatives=-same, queries=queries, query_rows=rows)
+    saved(tmp_path / "run", "adco-00000012.npz", negatives=same, queries=queries, query_rows=rows)
+    far, near = negatives.outliers([tmp_path / "run"], quantile=0.9, resamples=50).to_dict("records")
+    assert (far["step"], far["share"], far["lo"], far["hi"]) == (4, 1, 1, 1)
+    assert (near["step"], near["run"], near["negatives"]) == (12, "run", 2000)
+    assert near["share"] == pytest.approx(0.1, abs=0.03) and near["chance"] == pytest.approx(0.1)
+    assert near["lo"] < near["share"] < near["hi"] < near["lo"] + 0.08
+
+
+def test_a_run_without_negatives_is_refused(tmp_path: Path):
+    saved(tmp_path, "gan-00000004.npz", g=np.zeros(3))
+    with pytest.raises(HardlabError, match="kept no negatives"):
+        negatives.banks(tmp_path)
+
+
+def test_a_false_negative_has_the_querys_label_by_its_nearest_real_image():
+    real = Reals(circle(0, 90, 180), np.array([3, 5, 8]), np.array([0, 1, 2]))
+    one = bank(circle(5, 85, 175, 95), circle(2, 88, 178), rows=[3, 5, -1])
+    near = negatives.nearest_real(one, real)
+    assert list(near["image"]) == [3, 5, 8, 5] and list(near["label"]) == [0, 1, 2, 1]
+    hard, every = negatives.false_negatives(one, real, hardest=2, resamples=20).to_dict("records")
+    # query 3: nearest are 5 (own label) and 85 degrees; query 5: 85 and 95, both its own; the third has no label
+    assert hard["share"] == pytest.approx((0.5 + 1) / 2) and hard["n"] == 2
+    assert every["share"] == pytest.approx((1 / 4 + 2 / 4) / 2)
+    assert hard["lo"] <= hard["share"] <= hard["hi"]
+
+
+def test_a_layout_starts_from_the_last_one_and_so_stays_where_it_was():
+    a, b = cloud(60, 1), -cloud(40, 2)
+    first = bank(a, b)
+    rng = np.random.default_rng(3)
+    later = bank(unit(a + 0.02 * rng.normal(size=a.shape)), unit(b + 0.02 * rng.normal(size=b.shape)))
+    one, two = negatives.layouts([first, later], perplexity=10, iterations=60)
+    assert one.shape == two.shape == (100, 2)
+    alone = negatives.layouts([later], perplexity=10, iterations=60)[0]
+    moved, apart = (np.linalg.norm(one - x, axis=1).mean() for x in (two, alone))
+    assert moved < 0.3 * one.std() and moved < 0.5 * apart
+    # the two groups are two islands
+    split = np.linalg.norm(two[:60].mean(0) - two[60:].mean(0))
+    assert split > 2 * max(two[:60].std(0).max(), two[60:].std(0).max())
+    # the keys of a queue are others each time: their places are taken from their neighbours
+    turned = bank(later.negatives[::-1], b, ages=np.arange(60))
+    mixed = negatives.layouts([first, turned], perplexity=10, iterations=60)[1]
+    assert np.linalg.norm(mixed[:60].mean(0) - one[:60].mean(0)) < one.std()
+
+
+def test_the_age_of_a_key_is_the_number_of_keys_since():
+    queue = Queue(6, 2)
+    for _ in range(5):
+        queue.enqueue(torch.randn(2, 2))
+    assert queue.ages().tolist() == [3, 2, 1, 0, 5, 4]
+
+
+def test_the_last_queries_are_those_of_six_batches_with_the_rows_of_their_images():
+    last = LastQueries()
+    last.note(0, torch.ones(2, 3), torch.tensor([1, 2]))  # nothing to write to yet
+    last.start(2, 3)
+    assert len(last.seen()["queries"]) == 0
+    for step in range(8):
+        last.note(step, torch.full((4, 3), step + 1.0), torch.tensor([10 * step, 10 * step + 1, -1, -1]))
+    seen = last.seen()
+    assert sorted(set(seen["queries"][:, 0].tolist())) == [3, 4, 5, 6, 7, 8]
+    assert seen["query_rows"].tolist() == [60, 61, 70, 71, 20, 21, 30, 31, 40, 41, 50, 51]
+
+
+def test_runs_of_moco_and_of_adco_can_be_put_under_the_microscope(tmp_path: Path):
+    small = {"data.fraction": 0.05, "epochs": 2, "batch_size": 32, "method.queue": 64, "method.dim": 8,
+             "precision": "fp32", "logs.checkpoint_every": 1}  # fmt: skip
+    for name, ages in (("adco-queue", True), ("adco", False)):
+        run = recipes.recipe(name, "smoke", small)
+        path = train.train(run, tmp_path, device="cpu", say=lambda line: None)
+        last = negatives.banks(path)[-1]
+        assert last.negatives.shape == (64, 8) and last.queries.shape == (192, 8)
+        assert np.linalg.norm(last.negatives, axis=1) == pytest.approx(1, abs=1e-4)
+        assert (last.ages is not None) == ages and last.rows.min() >= 0
+        real = negatives.reals(path, last.step, count=50)
+        assert set(last.rows) <= set(real.rows) and real.vectors.shape == (len(real.rows), 8)
+        share = negatives.false_negatives(last, real, resamples=10)["share"]
+        assert share.between(0, 1).all()
+        assert math.isnan(negatives.microscope(last)["age"].mean()) != ages
+
+
+def test_moco_whose_negatives_another_keeps_has_no_queue_to_show():
+    net = MoCo(nets.Tiny(width=4), dim=8, queue=16, bn="plain")
+    assert len(net.negatives.ages()) == 16
+    net.negatives = torch.nn.Identity()
+    assert net.snapshot(None, None) == {}
