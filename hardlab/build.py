@@ -83,10 +83,26 @@ def method(run: Run) -> Method:
 
 def strategies(run: Run, on: Method | None = None) -> list[Hard]:
     """The strategies of a run, installed on a method where one is given; at most one chooses the number of views."""
+    names = [s.name for s in run.hard]
+    for name in names:
+        if names.count(name) > 1:
+            raise HardlabError(f"Strategy '{name}' is named twice: one of each is enough, with the options you want.")
     out: list[Hard] = [registry.build("strategy", s.name, s.options) for s in run.hard]
     choosers = [s.name for s, h in zip(run.hard, out, strict=True) if h.draws]
     if len(choosers) > 1:
         raise HardlabError(f"Strategies {', '.join(choosers)} each choose the number of views: keep one of them.")
+    for i, h in enumerate(out):
+        if h.adds and any(earlier.draws for earlier in out[:i]):
+            raise HardlabError(
+                f"Strategy '{names[i]}' adds images, and their views are chosen too: name it before "
+                f"'{choosers[0]}', which chooses."
+            )
+    regroup, own = (next((n for n, h in zip(names, out) if getattr(h, a)), None) for a in ("regroups", "owns_loss"))
+    if regroup and own:
+        raise HardlabError(
+            f"Strategy '{regroup}' changes which images are positives, and the loss of '{own}' takes one positive an "
+            "image, once: keep one of them."
+        )
     if on is not None:
         for h in out:
             h.install(on)

@@ -41,7 +41,8 @@ class SpectralNorm(nn.Module):
         rows = weight.detach().flatten(1)
         self.register_buffer("u", F.normalize(rows.new_empty(rows.shape[0]).normal_(), dim=0))
         self.register_buffer("v", F.normalize(rows.new_empty(rows.shape[1]).normal_(), dim=0))
-        self.iterate(weight, 15)
+        if not weight.is_meta:  # nothing to iterate on where only shapes are checked
+            self.iterate(weight, 15)
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight / torch.dot(self.u, weight.flatten(1).mv(self.v))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hardlab import recipes, registry, train, views
+from hardlab import build, recipes, registry, runs, train, views
 from hardlab.data.base import Pixels, Source
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
@@ -46,12 +46,16 @@ def render(look, v, method):
 
 # options under which a forward pass draws nothing at random that belongs to one image
 QUIET = {"gan": {"diffaugment": False}}
-SMALL = {"dino": {"hidden": 16, "bottleneck": 8, "prototypes": 64}}
+SMALL = {
+    "dino": {"hidden": 16, "bottleneck": 8, "prototypes": 64}, "simsiam": {"dim": 64, "hidden": 16},
+    "byol": {"hidden": 64}, "deepcluster": {"hidden": 64, "prototypes": 20}, "moco": {"queue": 64},
+    "gan": {"width": 4}, "generated": {"width": 4}, "adco": {"size": 64},
+}  # fmt: skip
 
 
 def make(name, options=None):
     torch.manual_seed(0)
-    options = options or SMALL.get(name, {})
+    options = SMALL.get(name, {}) | (options or {})
     method = registry.build("method", name, options, registry.build("backbone", "tiny", {"width": 4}))
     method.on_start(IMAGES, B)
     return method
@@ -100,7 +104,7 @@ def test_a_method_does_not_care_in_which_order_its_images_come(name, look, batch
 
 @pytest.mark.parametrize(("strategy", "name"), list(itertools.product(registry.HARD, registry.METHODS)))
 def test_a_strategy_steps_with_a_method_or_refuses_with_a_reason(strategy, name, look, batch, tmp_path):
-    method, hard = make(name), registry.build("strategy", strategy, {})
+    method, hard = make(name), registry.build("strategy", strategy, SMALL.get(strategy, {}))
     assert isinstance(hard, Hard)
     assert hard.__doc__
     try:
@@ -125,6 +129,30 @@ def test_a_strategy_steps_with_a_method_or_refuses_with_a_reason(strategy, name,
     method.after_step(out, at)
     hard.after_step(out, method, at)
     assert all(torch.isfinite(p).all() for p in method.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["moco", "simclr"])
+@pytest.mark.parametrize("strategies", list(itertools.permutations(registry.HARD, 2)), ids="+".join)
+def test_two_strategies_together_train_or_are_refused_with_a_reason(strategies, name, tmp_path):
+    hard = [{"name": s, "options": SMALL.get(s, {})} for s in strategies]
+    quick = {"data": {"name": "digits", "fraction": 0.1}, "epochs": 1, "batch_size": 64, "precision": "fp32"}
+    run = recipes.recipe(name, "smoke", quick | {"backbone.width": 4, "hard": hard})
+    try:
+        build.check(run)
+    except HardlabError as e:
+        assert len(str(e)) > 20
+        return
+    assert train.train(run, tmp_path, device="cpu", say=lambda line: None).is_dir()
+
+
+def test_three_strategies_that_act_at_three_places_train_together(tmp_path):
+    hard = [{"name": "hvs"}, {"name": "adversarial"}, {"name": "adco", "options": SMALL["adco"]}]
+    quick = {"data": {"name": "digits", "fraction": 0.1}, "epochs": 1, "batch_size": 64, "precision": "fp32"}
+    run = recipes.recipe("moco", "smoke", quick | {"backbone.width": 4, "hard": hard, "logs.step_every": 1})
+    steps = runs.metrics(train.train(run, tmp_path, device="cpu", say=lambda line: None), "step")
+    assert {"base", "adversarial"} <= steps[-1]["terms"].keys()
+    assert steps[-1]["lr"].keys() == {"learner", "negatives"}
 
 
 def test_the_base_strategy_is_the_baseline(look, batch):

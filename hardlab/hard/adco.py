@@ -177,6 +177,8 @@ class AdCo(Hard):
     steps, after which the key encoder starts again from the network (code), or ``random``.
     """
 
+    owns_loss = True
+
     def __init__(
         self,
         size: int | None = None,

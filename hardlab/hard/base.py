@@ -17,12 +17,16 @@ class Hard(nn.Module):
     """The baseline: every hook leaves things as they are.
 
     draws: large views per image to draw, 0 = as many as the method has slots; local_draws: the same for small crops.
-    weights: of the terms in the learner's objective (1 where a term is not named). seen: what the last selection
-    looked at, for the view log.
+    adds: whether it adds images to a batch, whose views others may then choose. regroups: whether it changes what is a
+    positive of what, and takes the loss again for that; owns_loss: whether the method's loss is its own. weights: of the terms in the learner's
+    objective (1 where a term is not named). seen: what the last selection looked at, for the view log.
     """
 
     draws = 0
     local_draws = 0
+    adds = False
+    regroups = False
+    owns_loss = False
     weights: Mapping[str, float] = {}
     seen: Candidates | None = None
 

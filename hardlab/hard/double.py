@@ -22,6 +22,8 @@ class Double(Hard):
     The number of steps stays, so a run sees every image twice as often. PPCL, Sec. 4.1.
     """
 
+    adds = True
+
     def __init__(self) -> None:
         super().__init__()
         self._more: Iterator[Batch] | None = None  # found again from the progress where a run goes on

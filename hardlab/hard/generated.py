@@ -42,6 +42,8 @@ class Generated(Hard):
     method ``gan``. The networks come from the run's parent, trained by that method; without one they are random.
     """
 
+    adds = regroups = True
+
     def __init__(
         self,
         positives: Literal["pair", "view"] = "pair",
