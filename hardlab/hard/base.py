@@ -18,8 +18,9 @@ class Hard(nn.Module):
 
     draws: large views per image to draw, 0 = as many as the method has slots; local_draws: the same for small crops.
     adds: whether it adds images to a batch, whose views others may then choose. regroups: whether it changes what is a
-    positive of what, and takes the loss again for that; owns_loss: whether the method's loss is its own. weights: of the terms in the learner's
-    objective (1 where a term is not named). seen: what the last selection looked at, for the view log.
+    positive of what, and takes the loss again for that; owns_loss: whether the method's loss is its own. weights: of
+    the terms in the learner's objective (1 where a term is not named). seen: what the last selection looked at, for
+    the view log.
     """
 
     draws = 0
