@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
 def write_atomic(path: Path, content: bytes) -> None:
     """``path`` holds ``content`` or what it held before, whatever happens meanwhile."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")  # nobody else's to remove
     try:
         with open(scratch, "wb") as f:
             f.write(content)

@@ -57,7 +57,7 @@ def quick(name):
 
 @pytest.mark.parametrize("name", OF_IMAGES)
 def test_every_protocol_gives_complete_rows_that_a_file_can_hold(name, task):
-    rows, curves = run_protocol(name, task, 4, **quick(name))
+    rows, curves, *_ = run_protocol(name, task, 4, **quick(name))
     assert rows and len({r["metric"] for r in rows}) == len(rows)
     told = set(PROTOCOLS[name].settings) - {"size"}
     for row in [*rows, *curves]:

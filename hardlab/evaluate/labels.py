@@ -19,8 +19,9 @@ def labelled(images: Images, share: float, listing: str | None = None, root: str
     """Rows (N,) of the images whose labels may be seen, rising.
 
     share: of the labels, 1 = all. listing: a file with a name a line (SimCLR's format: the names of the files, without
-    folders); None takes the set's list where the repository keeps one, SimCLR's ``1percent.txt`` or ``10percent.txt``
-    beside ImageNet, and for any other set ``share`` of each class, the same images at every call. Raises HardlabError.
+    folders); None takes the list that the repository keeps of a whole built-in set, SimCLR's ``1percent.txt`` or
+    ``10percent.txt`` beside ImageNet, and for any other set ``share`` of each class, the same images at every call.
+    Raises HardlabError.
     """
     if not 0 < share <= 1:
         raise HardlabError(f"labels={share} is no share of the labels: it must be above 0 and at most 1.")
@@ -30,7 +31,7 @@ def labelled(images: Images, share: float, listing: str | None = None, root: str
         return _read(images, Path(listing).expanduser())
     if share == 1:
         return torch.arange(len(images))
-    if ours.exists():
+    if ours.exists() and set(ours.read_text().split()) <= set(images.names):
         return _read(images, ours)
     if images.name == "imagenet":
         folder = data_root(root)
