@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from hardlab.analysis import tables
+from hardlab.analysis import claims, tables
 from hardlab.figures.style import METHODS
 from hardlab.recipes import RUNGS
 from hardlab.types import HardlabError
@@ -38,6 +38,12 @@ _REPORT = """<h1>{{ title }}</h1>
 {{ table }}
 {% else %}<p>No run was evaluated.</p>
 {% endfor %}
+<h2>Claims of the papers</h2>
+{% if claims %}<p>{{ claims_counted }}. A verdict is computed from one value per seed by the claim's
+test, at the highest rung that has rows; <code>hardlab claims --why</code> gives the reason of each.</p>
+{{ claims }}
+{% else %}<p>No tables were collected.</p>
+{% endif %}
 <h2>Figures</h2>
 {% for f in figures %}<figure id="{{ f.name }}"><img alt="{{ f.name }}" src="{{ f.source }}">
 <figcaption>{{ f.name }}: drawn from {{ f.drawn_from }}</figcaption></figure>
@@ -70,6 +76,7 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
         states=f"{len(manifests)} runs: " + ", ".join(f"{n} {state}" for state, n in states.items()),
         runs=_table(map(_about_run, manifests)),
         results=_results(out),
+        **_claims(out / "data"),
         figures=[
             {"name": f.stem, "source": _inline(f), "drawn_from": _drawn_from(f.stem, out / "data")}
             for f in sorted((out / "figures").glob("*.svg"))
@@ -250,6 +257,32 @@ def _results(out: Path) -> list[tuple[str, Markup]]:
         if lines:
             found.append(("The overlap of the selected pairs", _table(lines)))
     return found
+
+
+def _claims(data_dir: Path) -> dict[str, Any]:
+    """Every claim with its verdict on these tables, those with rows first; nothing where there are no tables."""
+    if not any(data_dir.glob("*.csv")):
+        return {"claims": None}
+    found = claims.verdicts(data_dir)
+    found = found.iloc[(found["runs"] == "").argsort(kind="stable")]
+    counts = found["verdict"].value_counts(sort=False)
+    rows = [
+        {
+            "claim": r.id,
+            "paper": r.paper,
+            "place": r.place,
+            "statement": r.statement,
+            "published": r.published,
+            "ours": claims.ours(r),
+            "rung": r.rung or f"from {r.testable_from}",
+            "verdict": r.verdict,
+            "why": r.why,
+            "runs": r.runs,
+        }
+        for r in found.itertuples()
+    ]
+    told = f"{len(found)} claims: " + ", ".join(f"{n} {v}" for v, n in counts.items())
+    return {"claims": _table(rows), "claims_counted": told}
 
 
 def _interval_cells(i: Any) -> dict[str, Any]:

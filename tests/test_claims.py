@@ -1,0 +1,468 @@
+"""The ledger of claims: its data, its tests on frames with known answers, and what today's rows give."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner
+from scipy import stats
+
+from hardlab.analysis import claims, tables
+from hardlab.analysis.claims import CONTRADICTED, INCONCLUSIVE, NO_RUN, REPRODUCED, Claim, Test, judge
+from hardlab.cli import cli
+from hardlab.recipes import RECIPES, RUNGS, recipe
+from hardlab.types import HardlabError
+
+DATA = Path(__file__).resolve().parents[1] / "figures" / "data"
+GAIN: dict[str, Any] = {
+    "id": "a-gain",
+    "paper": "hvs",
+    "place": "Sec. 4.1, Table 1",
+    "statement": "Selection raises the linear accuracy.",
+    "published": {"value": 0.78, "unit": "points", "of": "ImageNet"},
+    "measure": {"table": "evaluation", "where": {"protocol": "linear-lbfgs", "metric": "top1"}},
+    "arms": ["simsiam-hvs", "simsiam"],
+    "test": "greater",
+    "testable_from": "cpu",
+}
+
+
+def claim(**changes: Any) -> Claim:
+    return Claim.model_validate(GAIN | changes)
+
+
+def frame(*arms: Sequence[float]) -> pd.DataFrame:
+    return pd.DataFrame({i: np.asarray(a, float) for i, a in enumerate(arms)})
+
+
+def test(name: str, **options: Any) -> Test:
+    return Test(name=name, **options)
+
+
+test.__test__ = False  # type: ignore[attr-defined]
+
+
+class Folder:
+    """A folder of tables that is written run by run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifests: list[str] = []
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+
+    def run(
+        self,
+        name: str,
+        seed: int,
+        value: float | None,
+        *,
+        rung: str = "cpu",
+        overrides: Mapping[str, Any] | None = None,
+        table: str = "evaluation",
+        **columns: Any,
+    ) -> str:
+        made = recipe(name, rung, {**(overrides or {}), "seed": seed})
+        if all(json.loads(m)["id"] != made.id for m in self.manifests):
+            self.manifests.append(json.dumps({"id": made.id, "config": made.model_dump(mode="json")}))
+        if value is not None:
+            who = {"rung": rung, "data": "x", "method": "m", "setting": "0", "arm": "a", "recipe": name}
+            told = {"protocol": "linear-lbfgs", "features": "backbone", "evaluated_on": made.data.name}
+            told |= {"split": "test", "metric": "top1", "options": "{}"} if table == "evaluation" else {}
+            if table != "evaluation":
+                told = {}
+            row = who | {"seed": seed, "run": made.id} | told | {"value": value} | columns
+            self.rows.setdefault(table, []).append(row)
+        return made.id
+
+    def verdict(self, of: Claim) -> Any:
+        (self.path / "manifests.jsonl").write_text("\n".join(self.manifests))
+        for table, rows in self.rows.items():
+            pd.DataFrame(rows).to_csv(self.path / f"{table}.csv", index=False)
+        return next(claims.verdicts(self.path, [of]).itertuples())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ the data
+
+
+def test_there_are_sixty_claims_or_more_and_every_paper_has_its_share() -> None:
+    found = claims.load()
+    papers = pd.Series([c.paper for c in found]).value_counts()
+    assert len(found) >= 60
+    assert set(papers.index) == set(claims.PAPERS)
+    assert papers.min() >= 8
+
+
+def test_every_claim_names_what_exists_and_says_what_was_published() -> None:
+    for c in claims.load():
+        assert all(arm.recipe in RECIPES for arm in c.arms), c.id
+        assert re.match(r"Abstract|Sec\.|App\.|Fig\.|Table", c.place), c.id
+        assert c.published.of and c.published.unit, c.id
+        assert c.statement.endswith("."), c.id
+        if c.test.name in ("greater", "less") and c.published.value is not None and c.test.margin == 0:
+            assert (c.published.value > 0) == (c.test.name == "greater"), f"{c.id}: published against the test"
+
+
+def test_every_arm_can_be_trained_at_every_rung_from_which_its_claim_is_testable() -> None:
+    for c in claims.load():
+        for rung in RUNGS[RUNGS.index(c.testable_from) :]:
+            for arm in c.arms:
+                recipe(arm.recipe, rung, arm.set)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arms": ["simsiam-hsv", "simsiam"]}, "no recipe 'simsiam-hsv'"),
+        ({"measure": {"table": "evaluation", "where": {"protocol": "linaer", "metric": "top1"}}}, "protocol 'linaer'"),
+        ({"measure": {"table": "evaluation", "where": {"protocol": "knn", "metric": "top1"}}}, "no metric 'top1'"),
+        ({"measure": {"table": "hvs_f3", "value": "share"}}, "no table 'hvs_f3'"),
+        ({"measure": {"table": "hvs_f4_right", "value": "shares"}}, "column of table 'hvs_f4_right' 'shares'"),
+        ({"measure": {"table": "epochs", "where": {"name": "mind.frac_nonempty"}}}, "no run logs"),
+        ({"place": "Table 13"}, "hvs has no 'Table 13'"),
+        ({"place": "somewhere"}, "hvs has no 'somewhere'"),
+        ({"arms": ["simsiam"]}, "1 arms do not fit"),
+        ({"test": "largest"}, "2 arms do not fit"),
+        ({"test": {"name": "above", "of": "ratio"}}, "held against a value"),
+        ({"test": {"name": "equal_within", "of": "difference", "value": 0}}, "margin above 0"),
+        ({"data": ["cifar11"]}, "no data set 'cifar11'"),
+        ({"arms": [{"recipe": "simsiam-hvs", "set": {"hard.hvs.drawz": 3}}, "simsiam"]}, "drawz"),
+    ],
+)
+def test_a_claim_that_names_what_does_not_exist_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(HardlabError, match=re.escape(message)):
+        claim(**change)
+
+
+def test_a_file_with_a_slip_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    def write(**change: Any) -> Path:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.yaml"
+        path.write_text(yaml.safe_dump({"measures": {}, "claims": [GAIN | change, GAIN]}))
+        return path
+
+    with pytest.raises(HardlabError, match=r"'a-gain' in '0\.yaml' does not fit: verdict: Extra inputs"):
+        claims.load(write(verdict="reproduced"))  # a verdict cannot be typed
+    with pytest.raises(HardlabError, match="no measure 'linear'"):
+        claims.load(write(measure="linear"))
+    with pytest.raises(HardlabError, match="Two claims have the id 'a-gain'"):
+        claims.load(write())
+
+
+# ------------------------------------------------------------------------------------------------ the tests
+
+
+def test_greater_and_less_look_at_the_interval_of_the_paired_difference() -> None:
+    up = frame([5, 6, 7.1], [1, 2, 3])
+    assert judge(test("greater"), up).verdict == REPRODUCED
+    assert judge(test("less"), up).verdict == CONTRADICTED
+    assert judge(test("greater", margin=5), up).verdict == CONTRADICTED
+    assert judge(test("greater"), frame([1, 5, 3], [3, 1, 3])).verdict == INCONCLUSIVE
+    d = np.array([4, 4, 4.1])
+    half = stats.t.ppf(0.975, 2) * d.std(ddof=1) / np.sqrt(3)
+    assert judge(test("greater"), up).ours == pytest.approx((d.mean(), d.mean() - half, d.mean() + half, 3))
+
+
+def test_pairing_by_seed_finds_what_a_large_spread_between_seeds_would_hide() -> None:
+    paired = judge(test("greater"), frame([11, 21, 31.1], [10, 20, 30]))
+    unpaired = tables.interval([11, 21, 31.1]).lo - tables.interval([10, 20, 30]).hi
+    assert paired.verdict == REPRODUCED
+    assert unpaired < 0
+
+
+def test_an_interval_that_ends_at_the_threshold_decides_nothing() -> None:
+    same = frame([3, 3, 3], [1, 1, 1])  # the interval is the point 2
+    assert judge(test("greater", margin=2), same).verdict == INCONCLUSIVE
+    assert judge(test("less", margin=2), same).verdict == INCONCLUSIVE
+    assert judge(test("greater", margin=2 - 1e-9), same).verdict == REPRODUCED
+    assert judge(test("above", value=3), frame([3, 3])).verdict == INCONCLUSIVE
+    assert judge(test("equal_within", value=2, margin=1), frame([3, 3])).verdict == INCONCLUSIVE
+
+
+@pytest.mark.parametrize("of", [test("greater"), test("above", value=0.0), test("largest"), test("ordering")])
+def test_one_seed_is_inconclusive_and_says_so(of: Test) -> None:
+    found = judge(of, frame([3], [2], [1]) if of.name != "above" else frame([3]))
+    assert found.verdict == INCONCLUSIVE
+    assert "1 seed with all arms: an interval takes at least 2" in found.why
+
+
+def test_above_and_below_hold_a_value_or_a_ratio_against_a_constant() -> None:
+    share = frame([0.34, 0.35, 0.36])
+    assert judge(test("above", value=1 / 6), share).verdict == REPRODUCED
+    assert judge(test("above", value=0.4), share).verdict == CONTRADICTED
+    assert judge(test("below", value=0.4), share).verdict == REPRODUCED
+    assert judge(test("above", value=0.35), share).verdict == INCONCLUSIVE
+    times = frame([3.1, 4.6, 6.2], [2, 3, 4])
+    assert judge(test("below", value=1.6, of="ratio"), times).verdict == REPRODUCED
+    assert judge(test("below", value=1.1, of="ratio"), times).verdict == CONTRADICTED
+    assert judge(test("below", value=1.6, of="ratio"), times).ours.mean == pytest.approx(np.mean([1.55, 4.6 / 3, 1.55]))
+
+
+def test_equality_takes_an_interval_inside_the_margin_not_the_absence_of_a_difference() -> None:
+    near, far, wide = frame([0.1, 0.0, -0.1]), frame([5, 5.1, 5.2]), frame([-9, 0, 9])
+    within = test("equal_within", value=0.0, margin=1)
+    assert judge(within, near).verdict == REPRODUCED
+    assert judge(within, far).verdict == CONTRADICTED
+    assert judge(within, wide).verdict == INCONCLUSIVE
+    difference = test("equal_within", value=0.0, margin=1, of="difference")
+    assert judge(difference, frame([50.1, 60.0, 69.9], [50, 60, 70])).verdict == REPRODUCED
+
+
+def test_an_ordering_needs_every_step_and_the_largest_every_comparison() -> None:
+    a, b, c = [9, 9.1, 9.2], [5, 5.2, 5.1], [1, 1.1, 1.3]
+    assert judge(test("ordering"), frame(a, b, c)).verdict == REPRODUCED
+    assert judge(test("ordering"), frame(a, c, b)).verdict == CONTRADICTED
+    assert judge(test("largest"), frame(a, c, b)).verdict == REPRODUCED
+    assert judge(test("largest"), frame(b, a, c)).verdict == CONTRADICTED
+    wavering = judge(test("largest"), frame(a, [9, 9, 9.3], c))
+    assert wavering.verdict == INCONCLUSIVE
+    assert wavering.why.startswith("1 of 2 comparisons hold, the weakest")
+    assert wavering.ours.mean == pytest.approx(0)  # the weakest is told
+
+
+def test_one_of_many_comparisons_refutes_only_at_a_level_that_they_share() -> None:
+    alone = np.array([-1, -2, -3.0])  # below 0 at 95 %? no: only just at the level of one comparison
+    shift = stats.t.ppf(0.975, 2) * alone.std(ddof=1) / np.sqrt(3)
+    just = alone - alone.mean() - shift - 0.01  # the interval of one comparison ends at -0.01
+    first, others = np.zeros(3), [-just] + [np.full(3, -5.0)] * 4
+    assert judge(test("less"), frame(first, -just)).verdict == REPRODUCED
+    assert judge(test("largest"), frame(first, *others)).verdict == INCONCLUSIVE
+
+
+# ------------------------------------------------------------------------------------------------ from rows
+
+
+def test_a_verdict_is_read_off_the_rows_in_the_published_unit_with_its_runs(folder: Folder) -> None:
+    names = [folder.run("simsiam-hvs", s, 0.50 + 0.01 * s + 0.001 * s) for s in range(3)]
+    names += [folder.run("simsiam", s, 0.48 + 0.01 * s) for s in range(3)]
+    row = folder.verdict(claim())
+    assert (row.verdict, row.rung, row.n) == (REPRODUCED, "cpu", 3)
+    assert row.mean == pytest.approx(2.1)
+    assert sorted(row.runs.split()) == sorted(names)
+    assert row.why.startswith("The 95 % interval") and row.why.endswith("is above 0.")
+
+
+def test_a_verdict_changes_when_the_rows_do(folder: Folder) -> None:
+    for s in range(3):
+        folder.run("simsiam-hvs", s, 0.5 + 0.001 * s)
+        folder.run("simsiam", s, 0.4)
+    assert folder.verdict(claim()).verdict == REPRODUCED
+    for row in folder.rows["evaluation"]:
+        row["value"] *= -1
+    assert folder.verdict(claim()).verdict == CONTRADICTED
+    folder.rows["evaluation"][0]["value"] = 3.0
+    assert folder.verdict(claim()).verdict == INCONCLUSIVE
+
+
+def test_only_seeds_that_every_arm_has_are_compared(folder: Folder) -> None:
+    for s in (0, 1, 2, 7):
+        folder.run("simsiam-hvs", s, 0.5 + 0.001 * s)
+    for s in (2, 1, 0, 9):
+        folder.run("simsiam", s, 0.4 if s < 9 else 0.9)
+    row = folder.verdict(claim())
+    assert row.n == 3
+    assert row.mean == pytest.approx(10.1)
+    assert "s7" not in row.runs and "s9" not in row.runs
+
+
+def test_no_rows_need_a_run_and_the_reason_is_its_command(folder: Folder) -> None:
+    for s in range(3):
+        folder.run("simsiam", s, 0.4)
+    row = folder.verdict(claim())
+    assert (row.verdict, row.n, row.runs, row.rung) == (NO_RUN, 0, "", "")
+    assert "`hardlab pretrain simsiam-hvs --rung cpu`" in row.why
+    assert "pretrain simsiam --rung" not in row.why  # that arm is there
+    longer = claim(arms=[{"recipe": "adco", "set": {"epochs": 10}}, "simsiam"], data=["cifar100"], testable_from="gpu")
+    assert "`hardlab pretrain adco --rung gpu epochs=10 data.name=cifar100`" in folder.verdict(longer).why
+
+
+def test_runs_that_were_not_evaluated_so_need_an_evaluation(folder: Folder) -> None:
+    for s in range(2):
+        hvs = folder.run("simsiam-hvs", s, 0.5, metric="top5")
+        folder.run("simsiam", s, 0.4)
+    row = folder.verdict(claim())
+    assert row.verdict == NO_RUN
+    assert f"runs/{hvs} --protocol linear-lbfgs`" in row.why
+    assert "collects" not in row.why
+
+
+def test_rows_of_a_rung_below_are_shown_but_decide_nothing(folder: Folder) -> None:
+    for s in range(3):
+        folder.run("simsiam-hvs", s, 0.5 + 0.001 * s, rung="smoke")
+        folder.run("simsiam", s, 0.4, rung="smoke")
+    row = folder.verdict(claim())
+    assert (row.verdict, row.rung, row.n) == ("needs rung cpu", "smoke", 3)
+    assert row.mean == pytest.approx(10.1)
+    assert folder.verdict(claim(testable_from="paper")).verdict == "needs rung paper"
+
+
+def test_the_highest_rung_with_all_arms_counts(folder: Folder) -> None:
+    for s in range(3):
+        for rung, gain in (("smoke", 0.1), ("cpu", -0.1)):
+            folder.run("simsiam-hvs", s, 0.5 + gain + 0.001 * s, rung=rung)
+            folder.run("simsiam", s, 0.5, rung=rung)
+        folder.run("simsiam-hvs", s, 0.9, rung="gpu")  # without its baseline
+    row = folder.verdict(claim())
+    assert (row.verdict, row.rung) == (CONTRADICTED, "cpu")
+
+
+def test_runs_are_paired_only_where_they_differ_from_their_recipes_alike(folder: Folder) -> None:
+    for s in range(3):
+        folder.run("simsiam-hvs", s, 0.5 + 0.001 * s, overrides={"epochs": 9})
+        folder.run("simsiam", s, 0.4)
+    assert folder.verdict(claim()).verdict == NO_RUN  # 9 epochs against 30
+    for s in range(3):
+        folder.run("simsiam", s, 0.2, overrides={"epochs": 9})
+    row = folder.verdict(claim())
+    assert row.mean == pytest.approx(30.1)
+
+
+def test_a_run_with_another_method_or_strategy_is_not_the_recipes_arm(folder: Folder) -> None:
+    for s in range(3):
+        folder.run("simsiam-hvs", s, 0.9, overrides={"hard.hvs.draws": 8})
+        folder.run("simsiam", s, 0.4)
+        folder.run("simsiam", s, 0.1, overrides={"method.layers": 3})
+    assert folder.verdict(claim()).verdict == NO_RUN
+    for s in range(3):
+        folder.run("hnssl", s, 0.5 + 0.001 * s)
+        folder.run("hnssl", s, 0.2, overrides={"method.tau": 1.0})
+    row = folder.verdict(claim(arms=["hnssl", {"recipe": "hnssl", "set": {"method.tau": 1.0}}]))
+    assert (row.verdict, row.n) == (REPRODUCED, 3)
+    assert row.mean == pytest.approx(30.1)
+
+
+def test_an_arm_with_a_parent_is_paired_with_one_without(folder: Folder) -> None:
+    for s in range(3):
+        folder.run("ppcl", s, 0.5 + 0.001 * s, overrides={"data.fraction": 0.2})
+        folder.run("ppcl-simclr", s, 0.4, overrides={"data.fraction": 0.2})
+    of_fifth = [{"recipe": name, "set": {"data.fraction": 0.2}} for name in ("ppcl", "ppcl-simclr")]
+    assert folder.verdict(claim(arms=of_fifth)).verdict == REPRODUCED
+    assert folder.verdict(claim(arms=["ppcl", "ppcl-simclr"])).n == 3  # a claim about any amount of data
+    of_tenth = [{"recipe": name, "set": {"data.fraction": 0.1}} for name in ("ppcl", "ppcl-simclr")]
+    assert folder.verdict(claim(arms=of_tenth)).verdict == NO_RUN
+
+
+def test_a_claim_about_a_data_set_takes_no_other(folder: Folder) -> None:
+    for s in range(2):
+        folder.run("simsiam-hvs", s, 0.5 + 0.001 * s, overrides={"data.name": "cifar100"})
+        folder.run("simsiam", s, 0.4, overrides={"data.name": "cifar100"})
+    assert folder.verdict(claim(data=["cifar10"])).verdict == NO_RUN
+    assert folder.verdict(claim(data=["cifar10", "cifar100"])).n == 2
+    assert folder.verdict(claim()).n == 2
+
+
+def test_transfer_is_measured_where_it_says_and_accuracy_where_the_run_was_trained(folder: Folder) -> None:
+    for s in range(2):
+        for on, gain in (("cifar10", 0.1), ("cifar100", -0.2)):
+            folder.run("simsiam-hvs", s, 0.5 + gain + 0.001 * s, evaluated_on=on)
+            folder.run("simsiam", s, 0.5, evaluated_on=on)
+        folder.run("simsiam", s, 0.99, features="pixels")
+    assert folder.verdict(claim()).mean == pytest.approx(10.05)
+    where = GAIN["measure"]["where"] | {"evaluated_on": "cifar100"}
+    assert folder.verdict(claim(measure=GAIN["measure"] | {"where": where})).mean == pytest.approx(-19.95)
+
+
+def test_epochs_become_one_number_as_the_measure_says(folder: Folder) -> None:
+    for s in range(2):
+        for epoch, value in enumerate([9, 4, 4, 4, 4, 4, 4, 4, 3, 1]):
+            folder.run("simsiam", s, value + 0.01 * s, table="epochs", epoch=epoch, name="loss")
+            folder.run("simsiam", s, 100.0, table="epochs", epoch=epoch, name="std")
+
+    def mean(over: str) -> float:
+        measure = {"table": "epochs", "where": {"name": "loss"}, "over": over}
+        unit = {"value": None, "unit": "loss", "of": "none"}
+        of = claim(measure=measure, arms=["simsiam"], test={"name": "above", "value": 0}, published=unit)
+        return float(folder.verdict(of).mean)
+
+    values = [9, 4, 4, 4, 4, 4, 4, 4, 3, 1]
+    assert mean("mean") == pytest.approx(np.mean(values) + 0.005)
+    assert mean("first") == pytest.approx(9.005)
+    assert mean("last") == pytest.approx(1.005)
+    assert mean("rise") == pytest.approx(2 - 6.5)
+    assert mean("spread") == pytest.approx(np.std(values, ddof=1))
+
+
+def test_without_tables_every_claim_needs_a_run(tmp_path: Path) -> None:
+    found = claims.verdicts(tmp_path)
+    assert list(found.columns) == list(claims.COLUMNS)
+    assert set(found["verdict"]) == {NO_RUN}
+    assert found["why"].str.contains("hardlab pretrain").all()
+
+
+# ------------------------------------------------------------------------------------------------ today's rows
+
+
+@pytest.fixture(scope="module")
+def today() -> pd.DataFrame:
+    return claims.verdicts(DATA).set_index("id")
+
+
+def test_todays_rows_reproduce_that_selection_prefers_the_lowest_overlap(today: pd.DataFrame) -> None:
+    assert today.loc["hvs-lowest-iou-chance", "verdict"] == REPRODUCED
+    assert today.loc["hvs-iou-lower", "verdict"] == REPRODUCED
+    summary = pd.read_csv(DATA / "hvs_summary.csv")
+    share = summary[(summary["recipe"] == "simsiam-hvs") & (summary["quantity"] == "lowest_iou_share")].iloc[0]
+    row = today.loc["hvs-lowest-iou-40"]
+    expected = REPRODUCED if share["lo"] > 0.4 else CONTRADICTED if share["hi"] < 0.4 else INCONCLUSIVE
+    if row["rung"] == share["rung"]:
+        assert row["verdict"] == expected
+        assert row["mean"] == pytest.approx(share["mean"], rel=1e-4)
+
+
+def test_todays_gains_are_those_of_the_summary(today: pd.DataFrame) -> None:
+    summary = pd.read_csv(DATA / "hvs_summary.csv")
+    for name, protocol in (("linear", "linear-lbfgs top1 of"), ("knn", "knn top1@k=20 of")):
+        for method in ("simsiam", "simclr"):
+            row = today.loc[f"hvs-{method}-{name}"]
+            gain = summary[
+                (summary["recipe"] == f"{method}-hvs")
+                & (summary["rung"] == row["rung"])
+                & summary["quantity"].str.match(rf"{protocol}.*: gain")
+            ]
+            assert np.isclose(gain["mean"] * 100, row["mean"], rtol=1e-3).any()
+            assert np.isclose(gain["lo"] * 100, row["lo"], rtol=1e-3, atol=1e-3).any()
+
+
+def test_a_verdict_with_rows_links_to_runs_that_were_collected(today: pd.DataFrame) -> None:
+    known = {json.loads(line)["id"] for line in (DATA / "manifests.jsonl").read_text().splitlines()}
+    with_rows = today[today["n"] > 0]
+    assert len(with_rows) >= 8
+    assert all(set(runs.split()) <= known and runs for runs in with_rows["runs"])
+    assert (today.loc[today["n"] == 0, "runs"] == "").all()
+
+
+# ------------------------------------------------------------------------------------------------ where it is shown
+
+
+def test_the_terminal_shows_claims_in_110_columns_and_filters_them() -> None:
+    result = CliRunner().invoke(cli, ["claims", "--data", str(DATA), "--paper", "hvs", "--verdict", "reproduced"])
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= 110
+    assert any(line.startswith("  hvs-lowest-iou-chance") and "reproduced" in line for line in lines)
+    assert "needs a run" not in result.output and "HEXA" not in result.output
+    told = CliRunner().invoke(cli, ["claims", "--data", str(DATA), "--paper", "hvs", "--why"]).output
+    assert "Runs: simsiam-hvs-cpu-s0" in told and "hardlab pretrain" in told
+    assert max(map(len, told.splitlines())) <= 110
+
+
+def test_the_terminal_gives_rows_as_json_and_refuses_slips(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["claims", "--data", str(tmp_path), "--paper", "adco", "--json"])
+    rows = json.loads(result.output)
+    assert {r["paper"] for r in rows} == {"adco"}
+    assert rows[0]["mean"] is None and rows[0]["verdict"] == NO_RUN
+    for option, value in (("--paper", "hvx"), ("--verdict", "reprodused")):
+        refused = CliRunner().invoke(cli, ["claims", option, value])
+        assert refused.exit_code == 2
+        assert value in refused.output and "Did you mean" in refused.output
