@@ -63,6 +63,7 @@ class Folder:
         name: str,
         seed: int,
         value: float | None,
+        /,
         *,
         rung: str = "cpu",
         overrides: Mapping[str, Any] | None = None,
@@ -364,13 +365,18 @@ def test_a_claim_about_a_data_set_takes_no_other(folder: Folder) -> None:
 
 def test_transfer_is_measured_where_it_says_and_accuracy_where_the_run_was_trained(folder: Folder) -> None:
     for s in range(2):
-        for on, gain in (("cifar10", 0.1), ("cifar100", -0.2)):
+        for on, gain in (("cifar10-jpeg", 0.1), ("cifar100", -0.2)):
             folder.run("simsiam-hvs", s, 0.5 + gain + 0.001 * s, evaluated_on=on)
             folder.run("simsiam", s, 0.5, evaluated_on=on)
         folder.run("simsiam", s, 0.99, features="pixels")
     assert folder.verdict(claim()).mean == pytest.approx(10.05)
     where = GAIN["measure"]["where"] | {"evaluated_on": "cifar100"}
     assert folder.verdict(claim(measure=GAIN["measure"] | {"where": where})).mean == pytest.approx(-19.95)
+    scenes = {"protocol": "detection-voc", "metric": "AP50"}
+    for s in range(2):
+        folder.run("simsiam-hvs", s, 0.5 + 0.001 * s, evaluated_on="voc2007", **scenes)
+        folder.run("simsiam", s, 0.4, evaluated_on="voc2007", **scenes)
+    assert folder.verdict(claim(measure=GAIN["measure"] | {"where": scenes})).mean == pytest.approx(10.05)
 
 
 def test_epochs_become_one_number_as_the_measure_says(folder: Folder) -> None:

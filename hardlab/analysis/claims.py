@@ -39,9 +39,11 @@ COLUMNS = (
 # tables that claims may read beside those of tables.COLUMNS, and what they hold beside WHO
 MORE: dict[str, tuple[str, ...]] = {
     "epochs": ("epoch", "name", "value"),
-    "hvs_f9": ("effect", "order", "share"),
-    "hvs_predictability": ("accuracy", "lowest_iou", "chance"),
-    "adco_f2": ("quantity", "value"),
+    "costs": ("quantity", "value"),
+    "importance": ("name", "share"),
+    "predictability": ("accuracy", "lowest_iou", "chance"),
+    "adco_f2": ("epoch", "kind", "x", "y", "distance"),
+    "negatives": ("step", "share", "chance", "hardness", "distance"),
 }
 # the numbers of the epochs table: a run's own, or one of a strategy
 _PLAIN = ("loss", "knn", "std", "rank", "alignment", "uniformity", "accuracy", "d_ii", "feature_std", "pseudo_top1")
@@ -53,6 +55,8 @@ _METRICS = {  # by how a protocol's name begins, the first that fits
     "svm": r"mAP|ap-per-image|ap:.+",
     "semi": r"top[15]-(last|best)|train-loss",
     "finetune": r"top[15]-(last|best)|train-loss",
+    "detection": r"AP(50|75|_S)?",
+    "segmentation": r"(mask-)?AP(50|75|_S)?",
 }
 _PLACE = (
     r"Abstract|Sec\. \d(\.\d)*|App\. [A-H](\.\d)*|Alg\. \d|Fig\. (?P<figure>\d+)( left| right)?|Table (?P<table>\d+)"
@@ -403,15 +407,18 @@ class Book:
         rows = rows.assign(value=pd.to_numeric(rows[m.value], errors="coerce")).dropna(subset="value")
         found: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for name, of in rows.groupby("run", sort=True):
-            series = (of.sort_values("epoch") if "epoch" in of else of)["value"].to_numpy(np.float64)
+            series = of.sort_values([c for c in ("epoch", "step") if c in of] or "run")["value"].to_numpy(np.float64)
             run = self.runs[name].run
             line = {"seed": run.seed, "value": OVER[m.over](series), "run": name}
             found.setdefault((run.rung, matching[name]), []).append(line)
         return {k: pd.DataFrame(v).dropna().drop_duplicates("seed", keep="last") for k, v in found.items()}
 
     def _as_trained(self, rows: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
-        """Of the network of the paper's headline, on the set it was trained on, with the settings most runs have."""
-        if "evaluated_on" not in where:
+        """Of the network of the paper's headline, with the settings most runs have, on the set it was trained on.
+
+        Unless the claim says another, or the protocol brings its own.
+        """
+        if "evaluated_on" not in where and PROTOCOLS[where["protocol"]].needs != "scenes":
             own = rows["run"].map(lambda name: self.runs[name].run.data.name)
             rows = rows[rows["evaluated_on"] == own]
         if "features" not in where:
