@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from hardlab import recipes
-from hardlab.analysis import tables
+from hardlab.analysis import claims, tables
 from hardlab.types import HardlabError
 from hardlab.workbook import report
 
@@ -108,6 +108,17 @@ def test_the_report_shows_figures_and_notebooks_without_their_code(out: Path) ->
     assert 'id="hvs_f3"' in text and "shown" in text and "hidden" not in text
     assert "<b>shown" not in text  # a cell's text is text
     assert 'href="notebooks/00_x.html"' in text and "3.25 s" in text
+
+
+def test_the_report_shows_every_claim_with_its_verdict_and_links_to_the_runs(out: Path) -> None:
+    assert "No tables were collected" in report.build(out).read_text()
+    tables.collect(out / "runs", out / "data")
+    text = report.build(out).read_text()
+    rows = {r[0]: r for r in Page(text).rows if r}
+    verdicts = claims.verdicts(out / "data")
+    assert all(rows[v.id][7] == v.verdict and rows[v.id][3] == v.statement for v in verdicts.itertuples())
+    linked = {name for runs in verdicts["runs"] for name in runs.split()}
+    assert linked and all(f'<a href="#{name}">' in text and f'<span id="{name}">' in text for name in linked)
 
 
 def test_the_report_says_what_is_missing_and_a_folder_without_runs_is_refused(tmp_path: Path, out: Path) -> None:

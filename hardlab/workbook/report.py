@@ -217,7 +217,7 @@ def _manifests(runs_dir: Path) -> list[dict[str, Any]]:
 def _about_run(m: dict[str, Any]) -> dict[str, Any]:
     c = m["config"]
     return {
-        "run": m["id"],
+        "run": Markup('<span id="{0}">{0}</span>').format(m["id"]),
         "recipe": c["recipe"],
         "rung": c["rung"],
         "seed": m["seed"],
@@ -277,7 +277,7 @@ def _claims(data_dir: Path) -> dict[str, Any]:
             "rung": r.rung or f"from {r.testable_from}",
             "verdict": r.verdict,
             "why": r.why,
-            "runs": r.runs,
+            "runs": Markup(" ").join(Markup('<a href="#{0}">{0}</a>').format(name) for name in r.runs.split()),
         }
         for r in found.itertuples()
     ]
