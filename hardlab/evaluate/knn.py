@@ -74,6 +74,8 @@ def neighbours(memory: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]
     rows = best.long()
     for start in range(0, len(memory), _ROWS):
         value, row = _top(_cosines(memory[start : start + _ROWS], queries), k)
+        if len(memory) <= _ROWS:
+            return value, row
         # stable, and earlier tiles stand first: the lower row stays ahead where cosines are equal
         best, order = torch.cat([best, value], 1).sort(dim=1, descending=True, stable=True)
         rows = torch.cat([rows, row + start], 1).gather(1, order)[:, :k]
@@ -138,9 +140,13 @@ def _top(similar: Tensor, k: int) -> tuple[Tensor, Tensor]:
         row = rows.gather(1, at)
     else:
         value, row = columns.topk(more, dim=1)
-    tied = (value[:, 1:] == value[:, :-1]).any(1)  # (Q,); their order, and who is in at all, is topk's whim
+    # the order of equal values, and which of them are in at all, is topk's whim
+    row, order = row.sort(dim=1)
+    value, order = value.gather(1, order).sort(dim=1, descending=True, stable=True)
+    row = row.gather(1, order)
+    tied = value[:, k] == value[:, k - 1] if more > k else value.new_zeros(q, dtype=torch.bool)  # across the border
     value, row = value[:, :k], row[:, :k]
-    for some in tied.nonzero()[:, 0].split(_QUERIES // 4):  # a few at a time: the keys are twice as wide
+    for some in tied.nonzero()[:, 0].split(32):  # a few at a time: the keys are twice as wide
         value[some], row[some] = _top_in_order(columns[some], k)
     return value, row
 
