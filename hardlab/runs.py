@@ -22,6 +22,8 @@ import torch
 
 from hardlab import build, checkpoint, config
 from hardlab.config import Run
+from hardlab.data import Images
+from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
 from hardlab.types import Candidates, HardlabError
 from hardlab.views import PARAMS
@@ -226,25 +228,54 @@ def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str
 
     step: of the checkpoint; None = the newest whole one.
     """
+    about = _told(path)
+    run = config.make(about["config"])
+    saved, file = _saved(path, about, step)
+    method = build.method(run)
+    build.strategies(run, method)  # what a strategy changed in the network is part of its state
+    known = method.state_dict()  # banks sized by the data are training state, made in on_start alone
+    method.load_state_dict({k: v for k, v in saved["method"].items() if k in known})
+    return run, method, about | {"checkpoint": file.name}
+
+
+def open_whole(
+    path: Path, step: int | None = None, root: str | Path | None = None
+) -> tuple[Run, Method, list[Hard], Images]:
+    """As ``open_run``, with all that training had: the images, the method's banks of them, the strategies' own parts.
+
+    root: where the data sets lie. Returns configuration, method, strategies, training images.
+    """
+    about = _told(path)
+    run, (saved, _) = config.make(about["config"]), _saved(path, about, step)
+    images = build.images(run, root=root)
+    method = build.method(run)
+    hard = build.strategies(run, method)
+    method.on_start(images, run.batch_size)
+    method.load_state_dict(saved["method"])
+    for h, state in zip(hard, saved["hard"], strict=True):
+        h.on_start(images, run.batch_size, None)
+        h.load_state_dict(state)
+    return run, method, hard, images
+
+
+def _told(path: Path) -> dict[str, Any]:
     about = manifest(path)
     if about is None:
         raise HardlabError(f"{path} is no run: it has no manifest.json.")
-    run = config.make(about["config"])
+    return about
+
+
+def _saved(path: Path, about: Mapping[str, Any], step: int | None) -> tuple[dict[str, Any], Path]:
+    """What a checkpoint holds, and its file; step: None = the newest whole one."""
     if step is None:
         state = checkpoint.newest(path / "checkpoints")
         if state is None:
             raise HardlabError(f"{path} has no checkpoint yet; its state is '{about['state']}'.")
         if about["state"] == "done" and state[2]:
             raise HardlabError(f"{state[2][0]} An older checkpoint is no substitute: train the run again.")
-        saved, file = state[0], state[1]
-    else:
-        kept = {checkpoint.named(p)[0]: p for p in checkpoint.found(path / "checkpoints")}
-        if step not in kept:
-            there = ", ".join(map(str, sorted(kept))) or "none"
-            raise HardlabError(f"{path} has no checkpoint of step {step}; those that it kept: {there}.")
-        saved, file = checkpoint.load(kept[step]), kept[step]
-    method = build.method(run)
-    build.strategies(run, method)  # what a strategy changed in the network is part of its state
-    known = method.state_dict()  # banks sized by the data are training state, made in on_start alone
-    method.load_state_dict({k: v for k, v in saved["method"].items() if k in known})
-    return run, method, about | {"checkpoint": file.name}
+        return state[0], state[1]
+    kept = {checkpoint.named(p)[0]: p for p in checkpoint.found(path / "checkpoints")}
+    if step not in kept:
+        there = ", ".join(map(str, sorted(kept))) or "none"
+        raise HardlabError(f"{path} has no checkpoint of step {step}; those that it kept: {there}.")
+    return checkpoint.load(kept[step]), kept[step]

@@ -453,3 +453,28 @@ def test_pictures_show_the_logged_images_and_vanish_with_the_data(
     monkeypatch.setattr(Grey, "digest", lambda _: "other data")
     tables.collect(tmp_path / "runs", tmp_path)
     assert not (tmp_path / "hvs_f2_pixels.png").exists()
+
+
+def test_finished_runs_are_found_by_recipe_in_the_order_asked_for_and_missing_ones_are_named(tmp_path: Path) -> None:
+    for recipe, seed in (("simsiam", 1), ("simclr", 0), ("simsiam", 0)):
+        write_run(tmp_path, recipe, seed, None)
+    write_run(tmp_path, "moco", 0, None, state="stopped")
+    found = tables.finished(tmp_path, "smoke", ["simsiam", "simclr"])
+    assert found[["recipe", "seed"]].to_numpy().tolist() == [["simsiam", 0], ["simsiam", 1], ["simclr", 0]]
+    with pytest.raises(HardlabError, match=r"no finished run of moco, byol .*`hardlab pretrain moco --rung smoke` and"):
+        tables.finished(tmp_path, "smoke", ["moco", "simclr", "byol"])
+
+
+def test_top1_is_one_number_a_protocol_with_its_interval_over_seeds(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path, "simsiam", seed, None) for seed in (0, 1)]
+    assert len(tables.top1(tmp_path, [p.name for p in paths])) == 0
+    for path, value in zip(paths, (0.5, 0.7), strict=True):
+        rows = [{"protocol": "knn", "metric": metric, "value": v, "features": of, "data": "shapes", "split": "test"}
+                for metric, v, of in (("top1@k=20", value, "backbone"), ("top1@k=200", 0.1, "backbone"),
+                                      ("top1@k=20", 0.2, "pixels"))]  # fmt: skip
+        (path / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (row,) = tables.top1(tmp_path, [p.name for p in paths], ("method", "arm")).to_dict("records")
+    assert (row["method"], row["arm"], row["protocol"], row["n"]) == ("simsiam", "standard", "knn", 2)
+    assert row["mean"] == pytest.approx(0.6) and row["lo"] < 0.5 < 0.7 < row["hi"]
+    (one,) = tables.top1(tmp_path, [paths[1].name]).to_dict("records")
+    assert one["mean"] == 0.7 and one["n"] == 1

@@ -52,8 +52,8 @@ def test_every_step_is_a_command_line_that_hardlab_understands(tmp_path: Path, r
     names = [" ".join(line[:2]) for line in lines]
     trained = {(line[1], line[2]) for line in lines if line[0] == "pretrain"}
     seeds = workflow.SEEDS[rung]
-    assert len(trained) == 6 * seeds and {recipe for recipe, _ in trained} <= set(recipes.RECIPES)
-    assert sum(name.startswith("evaluate") for name in names) == 6 * seeds
+    assert len(trained) == 15 * seeds and {recipe for recipe, _ in trained} <= set(recipes.RECIPES)
+    assert sum(name.startswith("evaluate") for name in names) == 15 * seeds
     assert {line[2] for line in lines if line[:2] == ["nb", "run"]} == {p.stem for p in execute.notebooks()}
     assert names[-1] == "report --rung"
 

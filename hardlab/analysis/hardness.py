@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from hardlab import build, checkpoint, runs
+from hardlab import build, runs
 from hardlab.analysis import tables, viewlog
 from hardlab.types import HardlabError
 
@@ -34,18 +34,11 @@ def losses(
     that its data set does not have.
     """
     path = Path(run_dir)
-    run, _, about = runs.open_run(path)
-    images, look = build.images(run, root=root), build.look(run)
+    # with the strategies, which may keep what the loss needs: AdCo the negatives
+    run, method, _, images = runs.open_whole(path, root=root)
     if len(rows) < 2 or min(rows) < 0 or max(rows) >= len(images):
         raise HardlabError(f"A batch for {path.name} needs at least 2 rows from 0 to {len(images) - 1}.")
-    saved = checkpoint.load(path / "checkpoints" / about["checkpoint"])
-    method = build.method(run)
-    hard = build.strategies(run, method)  # a strategy may keep what the loss needs: AdCo the negatives
-    method.on_start(images, run.batch_size)
-    method.load_state_dict(saved["method"])
-    for h, state in zip(hard, saved["hard"], strict=True):
-        h.on_start(images, run.batch_size, None)
-        h.load_state_dict(state)
+    look = build.look(run)
     method.eval()
     plain = any(b < 0 for _, b in method.pairs)
     batch = next(iter(images.batches(torch.as_tensor(np.asarray(rows))[None])))
@@ -57,6 +50,23 @@ def losses(
             v = look.render(look.views(batch, method.slots, generator, method.locals), plain=plain)
             out.append(method(v).loss.numpy())
     return np.stack(out).astype(np.float64)
+
+
+def together(
+    run_dirs: Sequence[Path | str],
+    rows: Sequence[int] | np.ndarray,
+    draws: int = 16,
+    seed: int = 0,
+    root: Path | str | None = None,
+) -> dict[str, np.ndarray]:
+    """``losses`` of the same images by several trained methods, by the name of the run's folder.
+
+    Raises HardlabError for runs that were not trained on the same images.
+    """
+    seen = {Path(d).name: (runs.manifest(Path(d)) or {}).get("data", {}).get("digest") for d in run_dirs}
+    if len(set(seen.values())) > 1:
+        raise HardlabError(f"These runs were not trained on the same images: {', '.join(seen)}.")
+    return {Path(d).name: losses(d, rows, draws, seed, root) for d in run_dirs}
 
 
 def percentiles(loss: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,6 +105,22 @@ def runs(runs_dir: Path | str) -> pd.DataFrame:
     )
 
 
+def finished(runs_dir: Path | str, rung: str, recipes: Sequence[str]) -> pd.DataFrame:
+    """The rows of ``runs`` that are done, of these recipes at a rung, in the recipes' order, then by seed and start.
+
+    Raises ``HardlabError`` that names the recipes without any.
+    """
+    table = runs(runs_dir)
+    table = table[(table["rung"] == rung) & (table["state"] == "done")]
+    if missing := [name for name in recipes if name not in set(table["recipe"])]:
+        commands = " and ".join(f"`hardlab pretrain {name} --rung {rung}`" for name in missing)
+        raise HardlabError(f"There is no finished run of {', '.join(missing)} in '{runs_dir}': {commands} first.")
+    place = {name: i for i, name in enumerate(recipes)}
+    table = table[table["recipe"].isin(place)]
+    table = table.assign(place=table["recipe"].map(place)).sort_values(["place", "seed", "started"], ignore_index=True)
+    return table.drop(columns="place")
+
+
 def results(runs_dir: Path | str) -> pd.DataFrame:
     """A row per line of every ``results.jsonl``, with ``WHO`` and the state of its run in front.
 
@@ -121,6 +137,19 @@ def results(runs_dir: Path | str) -> pd.DataFrame:
     columns = [*COLUMNS["evaluation"], "state", "n_train", "n_test", "cost_s"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.drop_duplicates([c for c in COLUMNS["evaluation"] if c != "value"], keep="last", ignore_index=True)
+
+
+def top1(runs_dir: Path | str, names: Iterable[str], by: Sequence[str] = ("recipe",)) -> pd.DataFrame:
+    """Top-1 of the frozen backbones of the runs of these names, a row per protocol and ``by``: mean, lo, hi, n of runs.
+
+    One number a protocol: kNN at k = 20, the linear probe after its last epoch. Empty where nothing was evaluated.
+    """
+    rows = results(runs_dir)
+    rows = rows[rows["run"].isin(set(names)) & (rows["features"] == "backbone")]
+    rows = rows[rows["metric"].isin(["top1", "top1@k=20", "top1-last"])]
+    keys = ["evaluated_on", "protocol", *by]
+    told = [{**dict(zip(keys, key, strict=True)), **interval(of["value"])._asdict()} for key, of in rows.groupby(keys)]
+    return pd.DataFrame(told, columns=[*keys, *Interval._fields])
 
 
 def curves(runs_dir: Path | str) -> pd.DataFrame:

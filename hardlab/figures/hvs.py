@@ -105,7 +105,8 @@ def results(evaluation: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     if rows["protocol"].eq("linear").any():
         rows, probe = rows[rows["protocol"] != "linear-lbfgs"], "linear, SGD"  # one kind of linear classifier a figure
     trained = rows[rows["arm"].isin([STANDARD, HVS, STATIC]) & rows["features"].ne("pixels")]
-    chosen = _one_setting_a_method(trained)
+    compared = trained.loc[trained["arm"] != STANDARD, "method"]  # other papers' baselines are not in this comparison
+    chosen = _one_setting_a_method(trained[trained["method"].isin(compared)] if len(compared) else trained)
     figure, axes = style.new(2.8, 3)
     for ax, title, protocol in zip(axes, ("kNN, k = 20", probe), ("knn", "linear"), strict=False):
         ax.set(title=title, ylabel="top-1 accuracy (%)")
