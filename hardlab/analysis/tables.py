@@ -31,10 +31,23 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "hvs_f4_right": (*WHO, "epoch", "images", "share", "chance", "control", "tied"),
     "hvs_summary": (*WHO, "quantity", "mean", "lo", "hi", "n"),
     "evaluation": (*WHO, "protocol", "features", "evaluated_on", "split", "metric", "options", "value"),
-}
+    "curves": (
+        *WHO, "protocol", "features", "evaluated_on", "split", "metric", "options",
+        "epoch", "classifier_epoch", "value",
+    ),
+    "epochs": (*WHO, "epoch", "name", "value"),
+    "costs": (*WHO, "quantity", "value"),
+    "configs": (*WHO, "key", "value"),
+    "hexa_f1": (*WHO, "row", "column", "epoch", "label"),
+    "hvs_f11": (*WHO, "row", "column", "epoch", "label"),
+    "ppcl_f6": (*WHO, "row", "column", "epoch", "label"),
+    "adco_f2": (*WHO, "epoch", "kind", "x", "y", "distance"),
+}  # fmt: skip
 STANDARD, HVS, STATIC, UNTRAINED = "standard", "hvs", "hvs colour=static", "untrained"
 PICTURES = 10  # images whose views are kept: HVS Fig. 6 shows ten rows, Fig. 2 the first three of them
 CELL = 96  # pixels; views larger than this are kept in this size
+KEPT_EPOCHS = 25  # of each run in ``epochs``, evenly from the first to the last
+POINTS = 400  # negatives, and as many queries, in the layout of AdCo's Figure 2
 
 
 class Interval(NamedTuple):
@@ -219,7 +232,9 @@ def collect(
             histograms.append(iou.iou_histogram(log, of=of).assign(**who, series=name))
 
     share, overlap, histogram = _stack(shares), _stack(overlaps), _stack(histograms)
+    logged = {name: _stack([of(about) for about in done.to_dict("records")]) for name, of in _LOGGED.items()}
     if add:
+        logged = {name: _with_earlier(frame, out / f"{name}.csv", done) for name, frame in logged.items()}
         share = _with_earlier(share, out / "hvs_f4_right.csv", done)
         overlap = _with_earlier(overlap, out / "hvs_f4_left.csv", done)
         histogram = _with_earlier(histogram, out / "hvs_f3_right.csv", done)
@@ -231,11 +246,15 @@ def collect(
         "hvs_f4_right": share,
         "hvs_summary": _summary(share, overlap, evaluation),
         "evaluation": evaluation,
+        **logged,
     }
+    tiles = {name: of(done) for name, of in _TILED.items()}
+    tables |= {name: frame for name, (frame, _) in tiles.items()}
     shown, pixels = _pictures(done, root)
-    strip = out / "hvs_f2_pixels.png"
-    kept_pictures = add and pixels is None and strip.exists()
-    tables["hvs_f2"] = _with_earlier(pd.DataFrame(), out / "hvs_f2.csv", done) if kept_pictures else shown
+    tables["hvs_f2"] = shown
+    pictures = {"hvs_f2": pixels} | {name: picture for name, (_, picture) in tiles.items()}
+    kept = [name for name in pictures if add and pictures[name] is None and (out / f"{name}_pixels.png").exists()]
+    tables |= {name: _with_earlier(pd.DataFrame(), out / f"{name}.csv", done) for name in kept}
     written = [_write(out / f"{name}.csv", tables[name], columns) for name, columns in COLUMNS.items()]
     # the tables name their runs; here is what each of them was
     manifests = {Path(p).name: json.loads((Path(p) / "manifest.json").read_text()) for p in done["path"]}
@@ -244,15 +263,16 @@ def collect(
     lines = [json.dumps(manifests[name]) + "\n" for name in sorted(manifests)]
     write_atomic(out / "manifests.jsonl", "".join(lines).encode())
     written.append(out / "manifests.jsonl")
-    if kept_pictures:
-        return written
-    if pixels is None:
-        strip.unlink(missing_ok=True)  # pictures of other rows would be worse than none
-        return written
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="png", optimize=True)
-    write_atomic(strip, buffer.getvalue())
-    return [*written, strip]
+    for name, picture in pictures.items():
+        strip = out / f"{name}_pixels.png"
+        if picture is not None:
+            buffer = io.BytesIO()
+            Image.fromarray(picture).save(buffer, format="png", optimize=True)
+            write_atomic(strip, buffer.getvalue())
+            written.append(strip)
+        elif name not in kept:
+            strip.unlink(missing_ok=True)  # pictures of other rows would be worse than none
+    return written
 
 
 def _with_earlier(frame: pd.DataFrame, path: Path, done: pd.DataFrame) -> pd.DataFrame:
@@ -260,7 +280,10 @@ def _with_earlier(frame: pd.DataFrame, path: Path, done: pd.DataFrame) -> pd.Dat
     if not path.exists():
         return frame
     texts = dict.fromkeys(("setting", "run", "recipe", "options"), str)
-    earlier = pd.read_csv(path, dtype=texts, encoding="utf-8", keep_default_na=False, na_values={"value": ""})
+    if path.stem == "configs":
+        texts["value"] = str
+    numbers = {} if path.stem == "configs" else dict.fromkeys(("value", "classifier_epoch", "distance"), "")
+    earlier = pd.read_csv(path, dtype=texts, encoding="utf-8", keep_default_na=False, na_values=numbers)
     mine = pd.MultiIndex.from_frame(done[["setting", "arm", "seed"]])
     theirs = pd.MultiIndex.from_frame(earlier[["setting", "arm", "seed"]])
     return pd.concat([f for f in (frame, earlier[~theirs.isin(mine)]) if len(f)] or [frame], ignore_index=True)
@@ -304,6 +327,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _stack(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    parts = [p for p in parts if len(p)]  # an empty one would turn numbers into objects
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -411,6 +435,205 @@ def _pixels(about: pd.Series, views: pd.DataFrame, root: Path | str | None) -> n
         for slot in range(n):
             strip[down, (1 + slot) * size : (2 + slot) * size] = shown[row, slot]
     return strip
+
+
+def _curves(about: Mapping[str, Any]) -> pd.DataFrame:
+    """The learning curves of a run: a row per line of its ``curves.jsonl``."""
+    rows = [
+        {**line, **_who(about), "evaluated_on": line["data"]}
+        | {"options": json.dumps(line.get("options", {}), sort_keys=True)}
+        for line in _lines(Path(about["path"]) / "curves.jsonl")
+    ]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS["curves"]))
+    return frame.drop_duplicates([c for c in COLUMNS["curves"] if c != "value"], keep="last", ignore_index=True)
+
+
+def _epochs(about: Mapping[str, Any]) -> pd.DataFrame:
+    """Per kept epoch: loss, ``terms.<name>``, knn, and the mean over the epoch of each number logged at steps."""
+    at: dict[int, dict[str, list[float]]] = {}
+    for line in _lines(Path(about["path"]) / "metrics.jsonl"):
+        numbers = at.setdefault(line["epoch"], {})
+        if line["kind"] == "epoch":
+            told = {k: line[k] for k in ("loss", "knn") if k in line}
+            told |= {f"terms.{k}": v for k, v in line["terms"].items()}
+        else:
+            told = {k: v for k, v in line.items() if k not in ("epoch", "step", "loss", "images_per_s", "lr", "terms")}
+        for name, value in told.items():
+            if isinstance(value, int | float) and np.isfinite(value):
+                numbers.setdefault(name, []).append(value)
+    epochs = sorted(at)
+    if len(epochs) > KEPT_EPOCHS:
+        epochs = [epochs[i] for i in np.linspace(0, len(epochs) - 1, KEPT_EPOCHS).round().astype(int)]
+    rows = [
+        {**_who(about), "epoch": e, "name": name, "value": float(np.mean(values))}
+        for e in epochs
+        for name, values in at[e].items()
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS["epochs"]))
+
+
+def _costs(about: Mapping[str, Any]) -> pd.DataFrame:
+    """images_per_s, peak_memory_mb, parameters of the backbone, and the mean seconds of an epoch, whole and by part."""
+    manifest = _manifest(about)
+    told = {k: manifest.get(k) for k in ("images_per_s", "peak_memory_mb")}
+    run = config.make(manifest["config"])
+    with torch.device("meta"):
+        told["parameters"] = sum(p.numel() for p in build.method(run).backbone.parameters())
+    seconds: dict[str, list[float]] = {}
+    for line in _lines(Path(about["path"]) / "metrics.jsonl"):
+        for part, value in line.get("seconds", {}).items():
+            seconds.setdefault(f"seconds.{part}", []).append(value)
+    told |= {part: float(np.mean(values)) for part, values in seconds.items()}
+    rows = [{**_who(about), "quantity": k, "value": v} for k, v in told.items() if v is not None]
+    return pd.DataFrame(rows, columns=list(COLUMNS["costs"]))
+
+
+def _configs(about: Mapping[str, Any]) -> pd.DataFrame:
+    """The whole configuration of a run, dotted keys and values as JSON, and the device that it ran on."""
+    manifest = _manifest(about)
+    flat = {k: v for k, v in _flat(manifest["config"]) if not k.startswith(("parent.", "logs."))}
+    flat |= {"device": manifest.get("device")}
+    rows = [{**_who(about), "key": k, "value": v if isinstance(v, str) else json.dumps(v)} for k, v in flat.items()]
+    return pd.DataFrame(rows, columns=list(COLUMNS["configs"]))
+
+
+_LOGGED = {"curves": _curves, "epochs": _epochs, "costs": _costs, "configs": _configs}
+
+
+def _flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping) and (value or not key):
+        return [pair for k, v in value.items() for pair in _flat(v, f"{key}.{k}" if key else k)]
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return [pair for i, v in enumerate(value) for pair in _flat(v, f"{key}.{i}")]
+    return [(key, value)]
+
+
+def _who(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: about[k] for k in WHO}
+
+
+def _manifest(about: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(about["path"]) / "manifest.json").read_text())
+    return found
+
+
+def _snapshots(done: pd.DataFrame, recipes: Sequence[str], part: str) -> tuple[dict[str, Any], list[Path]]:
+    """The strongest run of the first of these recipes that kept snapshots of ``part``, and their files by step."""
+    for recipe in recipes:
+        mine = done[done["recipe"] == recipe]
+        mine = mine[[any((Path(p) / "snapshots").glob(f"{part}-*.npz")) for p in mine["path"]]]
+        if len(mine):
+            about = choose(mine).sort_values(["seed", "run"]).iloc[0].to_dict()
+            return about, sorted((Path(about["path"]) / "snapshots").glob(f"{part}-*.npz"))
+    return {}, []
+
+
+def _epoch(about: Mapping[str, Any], file: Path) -> float:
+    """The epoch, counted from the start of training, at which a snapshot was taken."""
+    manifest = _manifest(about)
+    return int(file.stem.rpartition("-")[2]) / max(1, manifest["steps_done"]) * about["epochs_done"]
+
+
+def _grid(tiles: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Rows of pictures (3,h,w) uint8 of any size, each brought to the size of the largest, as one (H,W,3) picture."""
+    size = min(CELL, max(t.shape[-1] for row in tiles for t in row))
+    fit = [
+        [np.asarray(Image.fromarray(t.transpose(1, 2, 0)).resize((size, size), Image.Resampling.BILINEAR)) for t in row]
+        for row in tiles
+    ]
+    return np.concatenate([np.concatenate(row, axis=1) for row in fit])
+
+
+def _bytes(x: np.ndarray) -> np.ndarray:
+    """Pictures in [0,1] as uint8."""
+    return (np.clip(x, 0, 1) * 255).round().astype(np.uint8)
+
+
+def _labels(about: Mapping[str, Any], labels: Sequence[Sequence[str]], epochs: Sequence[float]) -> pd.DataFrame:
+    """A row per tile of a grid; epochs: of each column, or of all of them."""
+    rows = [
+        {**_who(about), "row": r, "column": c, "epoch": epochs[c % len(epochs)], "label": label}
+        for r, row in enumerate(labels)
+        for c, label in enumerate(row)
+    ]
+    return pd.DataFrame(rows)
+
+
+Tiles = tuple[pd.DataFrame, np.ndarray | None]
+
+
+def _hexa_f1(done: pd.DataFrame) -> Tiles:
+    """HEXA Fig. 1a: views, their adversaries, the difference made visible, mixtures; of four images."""
+    about, files = _snapshots(done, ("hexa-plus-moco", "hexa-moco", "hexa-deepcluster"), "adversarial")
+    if not files:
+        return pd.DataFrame(), None
+    kinds = ("clean", "adversarial", "noise", "mixed")
+    with np.load(files[-1]) as held:
+        names = [k for k in kinds if k in held.files]
+        tiles = [[_bytes(held[k][i]) for k in names] for i in range(min(4, len(held["clean"])))]
+    return _labels(about, [names] * len(tiles), [_epoch(about, files[-1])]), _grid(tiles)
+
+
+def _hvs_f11(done: pd.DataFrame) -> Tiles:
+    """HVS Fig. 11: what the spatial transformer makes of four images at the end, large views before small ones."""
+    about, files = _snapshots(done, ("stn-translation-scale-sym", "stn-translation-scale", "stn-affine"), "stn")
+    if not files:
+        return pd.DataFrame(), None
+    with np.load(files[-1]) as held:
+        names = sorted((k for k in held.files if k.startswith("view_")), key=lambda k: int(k[5:]))[:8]
+        tiles = [[_bytes(held[k][i]) for k in names] for i in range(min(4, len(held[names[0]])))]
+    titles = [f"view {int(k[5:]) + 1}" for k in names]
+    return _labels(about, [titles] * len(tiles), [_epoch(about, files[-1])]), _grid(tiles)
+
+
+def _ppcl_f6(done: pd.DataFrame) -> Tiles:
+    """PPCL Fig. 6: what G and its average make of three fixed latents, at up to eight checkpoints."""
+    about, files = _snapshots(done, ("ppcl", "ppcl-hard"), "generated")
+    if not files:
+        return pd.DataFrame(), None
+    files = [files[i] for i in sorted(set(np.linspace(0, len(files) - 1, 8).round().astype(int)))]
+    held = [dict(np.load(f)) for f in files]
+    tiles = [[at[net][i] for at in held] for i in range(3) for net in ("g", "g_ema")]
+    names = [[name] * len(files) for _ in range(3) for name in ("G", "average of G")]
+    return _labels(about, names, [_epoch(about, f) for f in files]), _grid(tiles)
+
+
+_TILED = {"hexa_f1": _hexa_f1, "hvs_f11": _hvs_f11, "ppcl_f6": _ppcl_f6}
+
+
+def _adco_f2(about: Mapping[str, Any]) -> pd.DataFrame:
+    """AdCo Fig. 2: negatives and the queries of the last six batches in the plane, by t-SNE.
+
+    distance: of a negative to its nearest query, 1 - cosine; NaN for a query.
+    """
+    files = [
+        f for part in ("adco", "method") for f in sorted((Path(about["path"]) / "snapshots").glob(f"{part}-*.npz"))
+    ]
+    for file in files[::-1]:
+        with np.load(file) as held:
+            if {"negatives", "queries"} <= set(held.files):
+                negatives, queries = (_some(held[k].astype(np.float64)) for k in ("negatives", "queries"))
+                break
+    else:
+        return pd.DataFrame()
+    from sklearn.manifold import TSNE  # the workbook's
+
+    points = np.concatenate([negatives, queries])
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    flat = TSNE(2, metric="cosine", init="pca", perplexity=perplexity, random_state=0).fit_transform(points)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (negatives, queries)]
+    distance = np.append(1 - (unit[0] @ unit[1].T).max(1), np.full(len(queries), np.nan))
+    kind = ["negative"] * len(negatives) + ["query"] * len(queries)
+    who = _who(about) | {"epoch": _epoch(about, file)}
+    return pd.DataFrame({"kind": kind, "x": flat[:, 0], "y": flat[:, 1], "distance": distance}).assign(**who)
+
+
+def _some(x: np.ndarray) -> np.ndarray:
+    """At most ``POINTS`` rows, evenly taken."""
+    return x[np.linspace(0, len(x) - 1, min(POINTS, len(x))).round().astype(int)]
+
+
+_LOGGED["adco_f2"] = _adco_f2
 
 
 def _write(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> Path:
