@@ -86,8 +86,19 @@ def write_run(
     (path / "views").mkdir(parents=True)
     data = {"name": run.data.name, "split": "train", "count": 1000, "digest": "d1", "skipped": []}
     manifest = {"config": run.model_dump(mode="json"), "id": run.id, "state": state, "data": data, "seed": seed}
-    manifest |= {"started": f"2025-01-01T00:00:{seed:02d}+00:00", "epochs_done": run.epochs}
+    manifest |= {"started": f"2025-01-01T00:00:{seed:02d}+00:00", "epochs_done": run.epochs, "steps_done": 80}
+    manifest |= {"images_per_s": 100.0, "peak_memory_mb": 50.0, "device": "a machine"}
     (path / "manifest.json").write_text(json.dumps(manifest))
+    lines = []
+    for epoch in range(run.epochs):
+        numbers = [{"loss": 3.0 - epoch + s, "std": 0.1 * s, "terms": {"base": 1.0}, "lr": {}} for s in (0, 1)]
+        lines += [{"kind": "step", "step": 2 * epoch + s, "epoch": epoch} | n for s, n in enumerate(numbers)]
+        whole = {"loss": 3.5 - epoch, "terms": {"base": 3.5 - epoch}, "seconds": {"total": 2.0 + epoch, "step": 1.0}}
+        lines.append({"kind": "epoch", "step": 2 * epoch + 2, "epoch": epoch, "knn": 0.3 + 0.01 * epoch} | whole)
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curve = {"protocol": "linear", "metric": "top1-last", "value": 0.5, "features": "backbone", "data": run.data.name}
+    curve |= {"split": "test", "options": {}, "step": 40, "epoch": run.epochs / 2}
+    (path / "curves.jsonl").write_text(json.dumps(curve) + "\n" + json.dumps(curve | {"classifier_epoch": 3}) + "\n")
     if log is not None:
         for epochs in np.array_split(sorted(set(log["epoch"].to_pylist())), segments):
             part = log.filter(pa.compute.is_in(log["epoch"], pa.array(epochs, pa.int32())))
@@ -344,10 +355,13 @@ def test_a_second_measurement_replaces_the_first_and_a_cut_off_line_is_no_line(t
 
 def test_only_runs_that_are_done_are_collected(runs_dir: Path, tmp_path: Path) -> None:
     tables.collect(runs_dir, tmp_path)
+    of_snapshots = {"hexa_f1", "hvs_f11", "ppcl_f6", "adco_f2"}
     for name in tables.COLUMNS:
         frame = pd.read_csv(tmp_path / f"{name}.csv")
         assert tuple(frame.columns) == tables.COLUMNS[name]
-        assert len(frame)
+        assert bool(len(frame)) == (name not in of_snapshots), name
+        if not len(frame):
+            continue
         assert not frame["run"].str.contains("-s2-").any()
         assert not (frame["seed"].astype(str) == "2").any()
 
@@ -366,7 +380,7 @@ def test_every_run_that_a_table_names_has_its_manifest_beside_it(runs_dir: Path,
         json.loads(line)["id"]: json.loads(line) for line in (tmp_path / "manifests.jsonl").read_text().splitlines()
     }
     for name in tables.COLUMNS:
-        named = {run for cell in pd.read_csv(tmp_path / f"{name}.csv")["run"] for run in cell.split()}
+        named = {run for cell in pd.read_csv(tmp_path / f"{name}.csv")["run"] for run in str(cell).split()}
         assert named <= told.keys()
     assert {m["state"] for m in told.values()} == {"done"}
 
@@ -425,7 +439,10 @@ def test_runs_of_two_machines_added_one_after_the_other_give_the_tables_of_both_
     for name in tables.COLUMNS:
         if name == "hvs_f2":  # of one run: which one depends on what was there
             continue
-        a, b = (pd.read_csv(tmp_path / side / f"{name}.csv") for side in "ab")
+        a, b = (
+            pd.read_csv(tmp_path / side / f"{name}.csv", dtype={"value": str} if name == "configs" else None)
+            for side in "ab"
+        )
         pd.testing.assert_frame_equal(a, b, rtol=1e-4)
     assert (tmp_path / "a" / "manifests.jsonl").read_bytes() == (tmp_path / "b" / "manifests.jsonl").read_bytes()
     tables.collect(tmp_path / "second", tmp_path / "b")
@@ -478,3 +495,66 @@ def test_top1_is_one_number_a_protocol_with_its_interval_over_seeds(tmp_path: Pa
     assert row["mean"] == pytest.approx(0.6) and row["lo"] < 0.5 < 0.7 < row["hi"]
     (one,) = tables.top1(tmp_path, [paths[1].name]).to_dict("records")
     assert one["mean"] == 0.7 and one["n"] == 1
+
+
+def test_epochs_costs_and_configurations_of_a_run_are_rows(runs_dir: Path, tmp_path: Path) -> None:
+    tables.collect(runs_dir, tmp_path)
+    epochs, costs = (pd.read_csv(tmp_path / f"{n}.csv") for n in ("epochs", "costs"))
+    mine = epochs[(epochs["recipe"] == "simsiam") & (epochs["seed"] == 1)].set_index(["name", "epoch"])["value"]
+    assert mine["loss", 2] == 1.5
+    assert mine["terms.base", 2] == 1.5
+    assert mine["knn", 2] == 0.32
+    assert mine["std", 2] == pytest.approx(0.05), "a number logged at steps is the mean over the epoch"
+    assert "images_per_s" not in mine.index.get_level_values(0)
+    told = costs[(costs["recipe"] == "simsiam") & (costs["seed"] == 1)].set_index("quantity")["value"]
+    run = recipes.recipe("simsiam", "smoke")
+    assert told["seconds.total"] == pytest.approx(2 + (run.epochs - 1) / 2)
+    assert (told["images_per_s"], told["peak_memory_mb"]) == (100, 50)
+    assert told["parameters"] == sum(p.numel() for p in build.method(run).backbone.parameters())
+    configs = pd.read_csv(tmp_path / "configs.csv", dtype=str)
+    mine = configs[(configs["recipe"] == "simsiam-hvs") & (configs["seed"] == "1")].set_index("key")["value"]
+    assert (mine["hard.0.name"], mine["optim.lr"], mine["epochs"]) == ("hvs", str(run.optim.lr), str(run.epochs))
+    curves = pd.read_csv(tmp_path / "curves.csv")
+    assert set(curves["classifier_epoch"].dropna()) == {3}
+    assert (curves.loc[curves["recipe"] == "simsiam", "epoch"] == run.epochs / 2).all()
+
+
+def test_of_a_long_training_so_many_epochs_are_kept_the_first_and_the_last_among_them(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs", "untrained", 0, None)
+    lines = [{"kind": "epoch", "step": e, "epoch": e, "loss": 1.0 * e, "terms": {}, "seconds": {}} for e in range(300)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tables.collect(tmp_path / "runs", tmp_path / "out")
+    kept = pd.read_csv(tmp_path / "out" / "epochs.csv")
+    assert len(kept) == tables.KEPT_EPOCHS
+    assert (kept["epoch"].min(), kept["epoch"].max()) == (0, 299)
+    assert (kept["epoch"] == kept["value"]).all()
+
+
+def test_snapshots_become_tiles_and_a_layout_of_negatives(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    generated = write_run(tmp_path / "runs", "ppcl", 0, None) / "snapshots"
+    generated.mkdir()
+    for step in (40, 80):
+        nets = {name: np.full((4, 3, 8, 8), step + add, np.uint8) for name, add in (("g", 0), ("g_ema", 9))}
+        np.savez(generated / f"generated-{step:08d}.npz", **nets)
+    learned = write_run(tmp_path / "runs", "adco", 0, None) / "snapshots"
+    learned.mkdir()
+    queries, negatives = (rng.normal(size=(n, 5)) for n in (24, 30))
+    np.savez(learned / "adco-00000080.npz", queries=queries, negatives=negatives)
+    tables.collect(tmp_path / "runs", tmp_path / "out")
+    from PIL import Image
+
+    picture = np.asarray(Image.open(tmp_path / "out" / "ppcl_f6_pixels.png"))
+    assert picture.shape == (6 * 8, 2 * 8, 3)
+    assert [int(v) for v in picture[[4, 12], 4, 0]] == [40, 49]
+    assert [int(v) for v in picture[[4, 12], 12, 0]] == [80, 89]
+    labels = pd.read_csv(tmp_path / "out" / "ppcl_f6.csv")
+    assert labels[labels["tile"] == 1]["label"].tolist() == ["G", "average of G"] * 3
+    half = recipes.recipe("ppcl", "smoke").epochs / 2
+    assert labels.groupby("tile")["epoch"].first().tolist() == [half, 2 * half]
+    layout = pd.read_csv(tmp_path / "out" / "adco_f2.csv")
+    assert layout["kind"].value_counts().to_dict() == {"negative": 30, "query": 24}
+    nearest = [1 - max(n @ q / np.linalg.norm(n) / np.linalg.norm(q) for q in queries) for n in negatives]
+    found = layout.loc[layout["kind"] == "negative", "distance"]
+    np.testing.assert_allclose(sorted(found), sorted(nearest), rtol=1e-4)
+    assert layout.loc[layout["kind"] == "query", "distance"].isna().all()

@@ -38,9 +38,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "epochs": (*WHO, "epoch", "name", "value"),
     "costs": (*WHO, "quantity", "value"),
     "configs": (*WHO, "key", "value"),
-    "hexa_f1": (*WHO, "row", "column", "epoch", "label"),
-    "hvs_f11": (*WHO, "row", "column", "epoch", "label"),
-    "ppcl_f6": (*WHO, "row", "column", "epoch", "label"),
+    "hexa_f1": (*WHO, "row", "tile", "epoch", "label"),
+    "hvs_f11": (*WHO, "row", "tile", "epoch", "label"),
+    "ppcl_f6": (*WHO, "row", "tile", "epoch", "label"),
     "adco_f2": (*WHO, "epoch", "kind", "x", "y", "distance"),
 }  # fmt: skip
 STANDARD, HVS, STATIC, UNTRAINED = "standard", "hvs", "hvs colour=static", "untrained"
@@ -454,7 +454,7 @@ def _epochs(about: Mapping[str, Any]) -> pd.DataFrame:
     for line in _lines(Path(about["path"]) / "metrics.jsonl"):
         numbers = at.setdefault(line["epoch"], {})
         if line["kind"] == "epoch":
-            told = {k: line[k] for k in ("loss", "knn") if k in line}
+            told: dict[str, Any] = {k: line[k] for k in ("loss", "knn") if k in line}
             told |= {f"terms.{k}": v for k, v in line["terms"].items()}
         else:
             told = {k: v for k, v in line.items() if k not in ("epoch", "step", "loss", "images_per_s", "lr", "terms")}
@@ -552,7 +552,7 @@ def _bytes(x: np.ndarray) -> np.ndarray:
 def _labels(about: Mapping[str, Any], labels: Sequence[Sequence[str]], epochs: Sequence[float]) -> pd.DataFrame:
     """A row per tile of a grid; epochs: of each column, or of all of them."""
     rows = [
-        {**_who(about), "row": r, "column": c, "epoch": epochs[c % len(epochs)], "label": label}
+        {**_who(about), "row": r, "tile": c, "epoch": epochs[c % len(epochs)], "label": label}
         for r, row in enumerate(labels)
         for c, label in enumerate(row)
     ]

@@ -1,13 +1,14 @@
 """Figures as functions of tables: the same bytes for the same rows, whatever the order, folder, time zone or locale."""
 
+# paper -> how many figures and tables it has
+ITEMS = {"hexa": (5, 5), "hvs": (11, 12), "hnssl": (3, 7), "adco": (2, 4), "ppcl": (6, 4)}
 FIGURES = {
-    "hvs_f2": "hardlab.figures.hvs:f2",
-    "hvs_f3": "hardlab.figures.hvs:f3",
-    "hvs_f4": "hardlab.figures.hvs:f4",
-    "hvs_f6": "hardlab.figures.hvs:f6",
-    "hvs_results": "hardlab.figures.hvs:results",
-}
+    f"{paper}_{kind}{n}": f"hardlab.figures.{paper}:{kind}{n}"
+    for paper, counts in ITEMS.items()
+    for kind, count in zip("ft", counts, strict=True)
+    for n in range(1, count + 1)
+} | {"hvs_results": "hardlab.figures.hvs:results"}
 
 from hardlab.figures.draw import draw, find, make  # noqa: E402  they look names up in the table above
 
-__all__ = ["FIGURES", "draw", "find", "make"]
+__all__ = ["FIGURES", "ITEMS", "draw", "find", "make"]

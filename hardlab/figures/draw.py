@@ -20,7 +20,12 @@ from hardlab.figures import FIGURES, style
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
 
-COLUMNS = {**tables.COLUMNS, "paper": ("paper", "item", "row", "column", "value", "unit", "place")}
+COLUMNS = {
+    **tables.COLUMNS,
+    "paper": ("paper", "item", "row", "column", "value", "unit", "place"),
+    "importance": (*tables.WHO, "name", "share"),
+}
+TEXTS = ("setting", "run", "recipe", "column", "label", "key")
 
 
 def find(name: str) -> str:
@@ -40,9 +45,10 @@ def make(name: str, data_dir: Path | str) -> Figure:
     function = getattr(importlib.import_module(module), attribute)
     with style.applied():
         figure: Figure = function(*(_read(Path(data_dir), p) for p in inspect.signature(function).parameters))
-        for _ in range(2):  # labels move with the ticks that the first pass of the layout chose
-            FigureCanvasAgg(figure).draw()
-        figure.set_layout_engine("none")
+        if figure.get_layout_engine() is not None:
+            for _ in range(2):  # labels move with the ticks that the first pass of the layout chose
+                FigureCanvasAgg(figure).draw()
+            figure.set_layout_engine("none")
     return figure
 
 
@@ -69,7 +75,8 @@ def _read(data_dir: Path, parameter: str) -> Any:
     if not path.exists():
         return pd.DataFrame(columns=columns)
     # a run's name, a hash or a list of seeds can look like a number; "0e12345678" is none
-    frame = pd.read_csv(path, dtype=dict.fromkeys(("setting", "run", "recipe", "column"), str), encoding="utf-8")
+    texts = [*TEXTS, "value"] if parameter in ("paper", "configs") else TEXTS  # 68.80 is not 68.8 there
+    frame = pd.read_csv(path, dtype=dict.fromkeys(texts, str), encoding="utf-8", keep_default_na=parameter != "configs")
     if missing := [c for c in columns if c not in frame.columns]:
         raise HardlabError(f"The table '{path}' has no column '{missing[0]}'. A figure needs: {', '.join(columns)}.")
     return frame.sort_values(columns, kind="stable", ignore_index=True)

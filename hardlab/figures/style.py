@@ -18,7 +18,11 @@ WIDTH = 5.5  # inches: the text width of the usual one-column proceedings, so th
 # Okabe and Ito's palette: told apart with any colour vision, and in grey by line style as well
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
 GREY, LIGHT, INK = "#707070", "#D9D9D9", "#202020"
-METHODS = {"simsiam": "SimSiam", "simclr": "SimCLR", "dino": "DINO"}  # as the papers write them
+METHODS = {"simsiam": "SimSiam", "simclr": "SimCLR", "dino": "DINO", "moco": "MoCo", "byol": "BYOL"} | {
+    "deepcluster": "DeepCluster-v2",
+    "hnssl": "HNSSL",
+    "gan": "GAN",
+}  # as the papers write them
 VIEW_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 
 _RC: dict[str, Any] = {
@@ -113,3 +117,13 @@ def about(frame: pd.DataFrame) -> str:
 
 def _one(frame: pd.DataFrame, column: str) -> str:
     return ", ".join(sorted(frame[column].unique()))
+
+
+def dots(ax: Axes, at: float, values: pd.Series, colour: str, label: str) -> None:
+    """Values of seeds side by side, their mean as a bar across and its interval as an upright line."""
+    mean, lo, hi, n = interval(values)
+    if n > 1:
+        ax.plot([at, at], [lo, hi], color=colour, linewidth=1.2)
+    ax.plot([at - 0.09, at + 0.09], [mean, mean], color=colour, linewidth=1.6, label=label)
+    spread = np.linspace(-0.05, 0.05, n) if n > 1 else np.zeros(1)
+    ax.plot(at + spread, values, "o", color=colour, markersize=2.6, markeredgecolor="white", markeredgewidth=0.3)

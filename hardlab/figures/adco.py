@@ -1,0 +1,208 @@
+"""The figures and tables of AdCo (arXiv 2011.08435)."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hardlab.analysis.tables import interval
+from hardlab.figures import plots, style
+from hardlab.figures.pick import Measure, Ours, linear, measured, published, together
+from hardlab.figures.table import column, row, table
+
+STARS = "* with small crops"
+LINEAR = linear("linear-adco", head="own data")
+
+
+def f1(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """AdCo Figure 1: accuracy over the length of training."""
+    figure, (ax,) = style.new(2.6)
+    ax.set(xlabel="epochs of training, a training of its own for each point", ylabel="linear top-1 (%)")
+    ours = Ours(("adco", "adco-queue"), evaluation, configs)
+    values: dict[str, dict[float, float]] = {"AdCo": {}, "MoCo v2": {}}
+    for (name, epochs), value in published(paper, "adco", "Figure 1").items():
+        if name in values:
+            values[name][float(epochs)] = float(value)
+    plots.budgets(ax, ours, (("AdCo", "adco"), ("MoCo v2", "adco-queue")), LINEAR, values)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="lower right")
+    plots.told(
+        figure,
+        ours.frame,
+        "ours at CIFAR scale · open diamonds: published points whose number is stated (ImageNet)\n"
+        "stated: AdCo leads by 5 points at 10 epochs · bands: 95 % t-intervals over seeds",
+    )
+    return figure
+
+
+def f2(adco_f2: pd.DataFrame) -> Figure:
+    """AdCo Figure 2: negatives and the queries of the last six batches, laid out by t-SNE."""
+    figure, axes = style.new(2.9, 2)
+    rows = together(adco_f2, any_data=False)
+    for ax, (name, recipes) in zip(axes, (("AdCo", ("adco",)), ("MoCo v2", ("adco-queue", "moco"))), strict=True):
+        ax.set(title=name, aspect="equal")
+        found = [r for r in recipes if (rows["recipe"] == r).any()]
+        if not found:
+            style.gap(ax, f"no finished run of\n{' or '.join(recipes)}\nwith snapshots")
+            continue
+        mine = rows[rows["recipe"] == found[0]]
+        first = mine[mine["run"] == mine.sort_values(["seed", "run"])["run"].iloc[0]]
+        for kind, colour, marker, label in (
+            ("query", style.ORANGE, "o", "queries of six batches"), ("negative", style.BLUE, "x", "negatives"),
+        ):  # fmt: skip
+            part = first[first["kind"] == kind]
+            ax.scatter(part["x"], part["y"], s=5, marker=marker, color=colour, linewidth=0.6, alpha=0.7, label=label)
+        ax.set(xticks=[], yticks=[])
+        distances = mine[mine["kind"] == "negative"].groupby("run")["distance"].mean()
+        mean, lo, hi, n = interval(distances)
+        half = f" ± {(hi - lo) / 2:.3f}" if n > 1 else ""
+        ax.set_xlabel(f"to the nearest query: {mean:.3f}{half}", fontsize=7)
+    if any(ax.get_legend_handles_labels()[0] for ax in axes):
+        style.legend_above(figure)
+    plots.told(
+        figure,
+        rows,
+        "ours at CIFAR scale; layout of the first seed by t-SNE\n"
+        "number: mean of 1 minus cosine, ± half the 95 % t-interval over seeds",
+    )
+    return figure
+
+
+def t1(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
+    """AdCo Table 1: linear accuracy at 200 epochs."""
+    rows = [
+        row("InstDisc"),
+        row("LocalAgg"),
+        row("MoCo"),
+        row("SimCLR", "simclr"),
+        row("CPC v2"),
+        row("PCL v2"),
+        row("MoCo v2", "adco-queue"),
+        row("MoChi"),
+        row("PIC"),
+        row("SWAV*"),
+        row("AdCo", "adco", rule=True),
+        row("AdCo*", "adco-multicrop"),
+    ]
+    columns = [column("batch", "batch", Measure(config="batch_size", head="batch")), column("top-1", "", LINEAR)]
+    return table(
+        "AdCo, Table 1: linear top-1 after 200 epochs",
+        "A",
+        "adco",
+        "Table 1",
+        rows,
+        columns,
+        paper,
+        evaluation,
+        configs,
+        note=STARS,
+    )
+
+
+def t2(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame, costs: pd.DataFrame) -> Figure:
+    """AdCo Table 2: time of an epoch."""
+    rows = [
+        row("MoCo v2", "adco-queue"),
+        row("BYOL", "byol"),
+        row("SWAV*"),
+        row("AdCo", "adco", rule=True),
+        row("AdCo*", "adco-multicrop"),
+    ]
+    columns = [
+        column("epochs", "epochs", Measure(config="epochs", head="epochs")),
+        column("devices", "devices"),
+        column(
+            "device-hours per epoch",
+            "device-hours an epoch",
+            Measure(cost="seconds.total", head="seconds an epoch, one device"),
+        ),
+    ]
+    return table(
+        "AdCo, Table 2: time of an epoch",
+        "C",
+        "adco",
+        "Table 2",
+        rows,
+        columns,
+        paper,
+        evaluation,
+        configs,
+        costs,
+        note=STARS,
+    )
+
+
+def t3(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
+    """AdCo Table 3: linear accuracy of long trainings."""
+    rows = [
+        row("Supervised", "supervised"),
+        row("BigBiGAN"),
+        row("SeLa"),
+        row("PIRL"),
+        row("CMC"),
+        row("SimCLR", "simclr"),
+        row("PIC"),
+        row("MoCo v2", "adco-queue", budget=-1),
+        row("MoChi"),
+        row("BYOL**", "byol"),
+        row("SWAV*"),
+        row("AdCo", "adco", rule=True, budget=-1),
+        row("AdCo*", "adco-multicrop", budget=-1),
+    ]
+    columns = [
+        column("epochs", "epochs", Measure(config="epochs", head="epochs")),
+        column("batch", "batch", Measure(config="batch_size", head="batch")),
+        column("top-1", "", LINEAR),
+    ]
+    return table(
+        "AdCo, Table 3: linear top-1 after longer training",
+        "A",
+        "adco",
+        "Table 3",
+        rows,
+        columns,
+        paper,
+        evaluation,
+        configs,
+        note=f"{STARS} · ** tuned over 80 epochs · of AdCo and MoCo the longest of several trainings",
+    )
+
+
+def t4(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
+    """AdCo Table 4: transfer to classification and detection."""
+    rows = [
+        row("Supervised", "supervised"),
+        row("NPID++"),
+        row("MoCo"),
+        row("PIRL"),
+        row("PCLv2"),
+        row("BoWNet"),
+        row("SimCLR", "simclr"),
+        row("MoCo v2", "adco-queue"),
+        row("SWAV*"),
+        row("AdCo", "adco", rule=True),
+        row("AdCo*", "adco-multicrop"),
+    ]
+    columns = [
+        column("VOC07 mAP", "", measured(("svm", "mAP"), head="SVM", on="VOC07")),
+        column(
+            "Places205 top-1", "Places205", measured(("linear-adco-places", "top1-last"), head="linear", on="Places205")
+        ),
+        column(
+            "VOC detection AP50", "VOC AP50", measured(("detection-voc", "AP50"), ("detection", "AP50"), head="scenes")
+        ),
+        column("COCO AP", "", measured(("detection", "AP"), head="scenes")),
+        column("COCO AP small", "COCO AP$_S$", measured(("detection", "AP_S"), head="scenes")),
+    ]
+    return table(
+        "AdCo, Table 4: transfer",
+        "X",
+        "adco",
+        "Table 4",
+        rows,
+        columns,
+        paper,
+        evaluation,
+        configs,
+        note=f"{STARS} · AdCo's VOC07 value averages precision per image, the other rows' per class",
+    )

@@ -1,0 +1,406 @@
+"""The figures and tables of HEXA (arXiv 2012.13493)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from scipy import stats
+
+from hardlab.figures import plots, style
+from hardlab.figures.pick import Arm, Measure, Ours, linear, measured, published
+from hardlab.figures.table import Row, column, row, table
+from hardlab.registry import options
+
+SCHEMES = {"adv": "+Adv", "cmx": "+Cmx", "adv-cmx": "+Adv\n+Cmx", "adv-cmxa": "+Adv\n+Cmx$_A$"} | {
+    "adv-cmx-cmxa": "+Adv+Cmx\n+Cmx$_A$"
+}
+# published row -> recipe, and which of two lengths of training
+OURS = {
+    "Supervised": ("supervised", None), "SimCLR, 1000 ep": ("simclr", None), "BYOL, 800 ep": ("byol", None),
+    "MoCo-v2, 200 ep": ("moco", 0), "HEXA MoCo, 200 ep": ("hexa-moco", 0),
+    "MoCo-v2, 800 ep": ("moco", -1), "HEXA MoCo, 800 ep": ("hexa-moco", -1),
+    "DeepCluster-v2, 200 ep": ("deepcluster", None), "HEXA DCluster, 200 ep": ("hexa-deepcluster", None),
+    "HEXA DCluster (8-crop), 200 ep": ("hexa-deepcluster-8crop", 0),
+    "HEXA+ DCluster (8-crop), 200 ep": ("hexa-plus-deepcluster-8crop", 0),
+    "DeepCluster-v2 (8-crop), 800 ep": ("deepcluster-8crop", None),
+    "HEXA DCluster (8-crop), 800 ep": ("hexa-deepcluster-8crop", -1),
+    "HEXA+ DCluster (8-crop), 800 ep": ("hexa-plus-deepcluster-8crop", -1),
+}  # fmt: skip
+# of all tables, in their order
+ORDER = (
+    "Supervised",
+    "Supervised, own runs",
+    "random initialisation",
+    "Pseudolabels",
+    "VAT",
+    "S4L Rotation",
+    "UDA",
+    "FixMatch",
+    "Instance D., 200 ep",
+    "Jigsaw, 90 ep",
+    "Jigsaw, 200 ep",
+    "BigBiGAN",
+    "CPC-v2, 200 ep",
+    "CMC, 200 ep",
+    "SimCLR, 200 ep",
+    "SimCLR, 1000 ep",
+    "MoCo, 200 ep",
+    "PIRL, 800 ep",
+    "PCL, 200 ep",
+    "PCL-v2, 200 ep",
+    "BYOL, 800 ep",
+    "SwAV (B=256), 200 ep",
+    "SwAV (B=4096), 200 ep",
+    "SwAV (B=4096), 800 ep",
+    "InfoMin, 200 ep",
+    "InfoMin, 800 ep",
+    "MoCo-v2, 200 ep",
+    "HEXA MoCo, 200 ep",
+    "MoCo-v2, 800 ep",
+    "HEXA MoCo, 800 ep",
+    "DeepCluster-v2, 200 ep",
+    "HEXA DCluster, 200 ep",
+    "HEXA DCluster (8-crop), 200 ep",
+    "HEXA+ DCluster (8-crop), 200 ep",
+    "DeepCluster-v2 (8-crop), 800 ep",
+    "HEXA DCluster (8-crop), 800 ep",
+    "HEXA+ DCluster (8-crop), 800 ep",
+)
+HEXA_LINEAR = linear("linear-hexa-moco", "linear-hexa-deepcluster")
+LENGTHS = "of each recipe the shortest training stands with 200 epochs, and a longer one, where there is one, with 800"
+
+
+def f1(hexa_f1: pd.DataFrame, hexa_f1_pixels: np.ndarray | None) -> Figure:
+    """HEXA Figure 1: (a) views, adversaries, their difference and mixtures; (b) where they lie, a sketch."""
+    figure, (a, b) = style.new(2.9, 2)
+    a.set_title("(a) standard and hard views")
+    if hexa_f1_pixels is None or not len(hexa_f1):
+        style.gap(a, "no finished run\nwith pictures of\nits hard views")
+    else:
+        rows, columns = (int(hexa_f1[c].max()) + 1 for c in ("row", "tile"))
+        a.imshow(hexa_f1_pixels, interpolation="nearest", extent=(0, columns, rows, 0))
+        names = hexa_f1[hexa_f1["row"] == 0].sort_values("tile")["label"]
+        a.set_xticks(np.arange(columns) + 0.5, list(names))
+        a.set_yticks([])
+        a.tick_params(length=0)
+        a.spines[:].set_visible(False)
+    b.set_title("(b) space of views (sketch)")
+    _space(b)
+    epsilon = options("strategy", "adversarial")["epsilon"].default
+    plots.told(
+        figure,
+        hexa_f1,
+        f"(a) noise: x$_{{adv}}$ minus x, stretched to be seen; a pixel moves by at most {epsilon:g} "
+        "of 255 grey levels",
+    )
+    return figure
+
+
+def _space(ax: Axes) -> None:
+    """Two images' standard views, the adversaries at the clusters' rims and the mixtures between the clusters."""
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.axis("off")
+    rng = np.random.default_rng(0)
+    for centre, colour, name in (((0.27, 0.6), style.BLUE, "image 1"), ((0.73, 0.6), style.ORANGE, "image 2")):
+        ax.add_patch(Circle(centre, 0.2, facecolor=colour, alpha=0.15, linewidth=0))
+        angle, radius = rng.uniform(0, 2 * np.pi, 14), 0.13 * np.sqrt(rng.uniform(0, 1, 14))
+        ax.scatter(centre[0] + radius * np.cos(angle), centre[1] + radius * np.sin(angle), s=9, color=colour)
+        rim = np.linspace(0.4, 2 * np.pi + 0.4, 7)[:-1]
+        ax.scatter(
+            centre[0] + 0.2 * np.cos(rim),
+            centre[1] + 0.2 * np.sin(rim),
+            s=16,
+            marker="^",
+            color=colour,
+            edgecolor=style.INK,
+            linewidth=0.5,
+        )
+        ax.text(centre[0], 0.86, name, fontsize=7, ha="center")
+    ax.scatter([0.5, 0.48, 0.52], [0.6, 0.72, 0.47], s=22, marker="s", color=style.GREEN, edgecolor=style.INK, lw=0.5)
+    for x, marker, colour, name in (
+        (0.03, "o", style.GREY, "standard"), (0.37, "^", style.GREY, "adversarial"), (0.76, "s", style.GREEN, "mixed"),
+    ):  # fmt: skip
+        ax.scatter([x], [0.2], s=14, marker=marker, color=colour)
+        ax.text(x + 0.035, 0.2, name, fontsize=7, va="center")
+
+
+def f2(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
+    """HEXA Figure 2: linear accuracy of each scheme of hard examples, on MoCo-v2 and DeepCluster-v2."""
+    figure, axes = style.new(2.6, 2)
+    frames = []
+    for ax, base, names in zip(
+        axes, ("moco", "deepcluster"), (("moco",), ("deepcluster-6crop", "deepcluster")), strict=True
+    ):
+        found = [(_scheme(name, evaluation, configs), name) for name in names]
+        (ours, named), _ = max(found, key=lambda f: len(f[0][0].rows))
+        measure = linear(f"linear-hexa-{base}-1")
+        plots.arms(ax, ours, named, measure)
+        ax.set(title=f"HEXA on {style.METHODS[base]}", ylabel="linear top-1 (%)")
+        if len(ours.frame):
+            ax.tick_params(axis="x", labelsize=7, rotation=40)
+        frames.append(ours.frame)
+    plots.told(
+        figure,
+        pd.concat(frames),
+        f"ours on an analogue; no number is printed for this figure\n{plots.BARS}",
+    )
+    return figure
+
+
+def _scheme(name: str, evaluation: pd.DataFrame, configs: pd.DataFrame) -> tuple[Ours, list[tuple[str, Arm | None]]]:
+    """The arms of all schemes on one base method."""
+    arms: list[tuple[str, Arm | None]] = [("Std", Arm(name))]
+    for scheme, label in SCHEMES.items():
+        recipe = {"adv": f"hexa-{name}", "adv-cmx": f"hexa-plus-{name}"}.get(scheme, f"hexa-{name}-{scheme}")
+        arms.append((label, Arm(recipe)))
+    return Ours([a.recipe for _, a in arms if a], evaluation, configs), arms
+
+
+def f3(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """HEXA Figure 3: (a) accuracy over pre-training; (b) over the training of the classifier."""
+    figure, (a, b) = style.new(2.7, 2)
+    a.set(title="(a) checkpoints of one training", xlabel="epoch", ylabel="linear top-1 (%)")
+    b.set(title="(b) training of the classifier", xlabel="epoch of the classifier", ylabel="top-1 (%)")
+    rows = curves[
+        curves["protocol"].str.startswith("linear", na=False) & ~curves["features"].isin(["pixels", "student"])
+    ]
+    rows = rows.assign(value=100 * rows["value"].astype(float))
+    whole = rows[rows["classifier_epoch"].isna() & rows["metric"].isin(["top1-last", "top1"])]
+    drawn = [
+        plots.curves(a, _one(whole, ("moco", "hexa-moco")), (("MoCo-v2", "moco"), ("HEXA MoCo", "hexa-moco"))),
+        _classifier(b, rows),
+    ]
+    _points(a, published(paper, "hexa", "Figure 3a"))
+    _points(b, published(paper, "hexa", "Figure 3b"))
+    for ax in (a, b):
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.12), ncols=2, columnspacing=0.8, handlelength=1.2)
+    plots.told(
+        figure,
+        pd.concat(drawn),
+        "ours on an analogue · open diamonds: published end points\nbands: 95 % t-intervals over seeds",
+    )
+    return figure
+
+
+def _one(rows: pd.DataFrame, recipes: tuple[str, ...]) -> pd.DataFrame:
+    """The strongest rows of these recipes, of one protocol."""
+    found = plots.strongest(rows, recipes)
+    return found[found["protocol"] == found["protocol"].min()] if len(found) else found
+
+
+def _classifier(ax: Axes, rows: pd.DataFrame) -> pd.DataFrame:
+    arms = (("HEXA DCluster (8-crop)", "hexa-deepcluster-8crop"), ("DeepCluster-v2 (8-crop)", "deepcluster-8crop"))
+    found = _one(rows[rows["classifier_epoch"].notna() & (rows["metric"] == "top1")], tuple(r for _, r in arms))
+    if len(found):
+        found = found[found["epoch"] == found.groupby("run")["epoch"].transform("max")]
+        found = found.assign(epoch=found["classifier_epoch"])
+    return plots.curves(ax, found, arms)
+
+
+def _points(ax: Axes, values: Mapping[tuple[str, str], str]) -> None:
+    """Published points as open diamonds, or in words where ours is a gap."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for (name, epoch), value in values.items():
+        points.setdefault(name, []).append((float(epoch), float(value)))
+    if not ax.get_lines():
+        text = "\n".join(f"{n}: " + ", ".join(f"{v:g} at {e:g}" for e, v in p) for n, p in points.items())
+        ax.text(
+            0.5,
+            0.14,
+            text and f"published\n{text}",
+            transform=ax.transAxes,
+            ha="center",
+            va="center",
+            fontsize=7,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
+        )
+        return
+    for n, (name, found) in enumerate(points.items()):
+        ax.plot(
+            *zip(*found, strict=True),
+            "D",
+            markersize=4,
+            color=plots.COLOURS[n],
+            markerfacecolor="white",
+            label=f"{name}, published",
+        )
+
+
+def f4(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
+    """HEXA Figure 4: linear accuracy over the bound and the step of the attack."""
+    figure, (ax,) = style.new(2.4)
+    named: list[tuple[str, Arm | None]] = []
+    for base in ("deepcluster", "moco"):
+        recipe = f"hexa-{base}"
+        grid: list[tuple[str, Arm | None]] = [("no attack", Arm(base))]
+        for epsilon in (1.0, 3.0):
+            for eta in (1.0, 3.0):
+                keys = {"epsilon": epsilon, "eta": eta}
+                where = tuple((f"hard.0.options.{k}", None if v == 1 else f"{v}") for k, v in keys.items())
+                grid.append((rf"$\epsilon$ = {epsilon:g}, $\eta$ = {eta:g}", Arm(recipe, where)))
+        ours = Ours((base, recipe), evaluation, configs)
+        named = grid
+        if len(ours.rows[ours.rows["recipe"] == recipe]):
+            break
+    ax.set(title="bound and step of the attack, in grey levels of 255", ylabel="linear top-1 (%)")
+    plots.arms(ax, ours, named, linear("linear-hexa-deepcluster"))
+    plots.told(figure, ours.frame, f"ours on an analogue; no number is printed for this figure\n{plots.BARS}")
+    return figure
+
+
+BETAS = ((1.0, 1.0), (3.0, 3.0), (5.0, 3.0), (3.0, 5.0), (5.0, 1.0))
+
+
+def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """HEXA Figure 5: (a) densities of Beta distributions; (b) accuracy of each."""
+    figure, (a, b) = style.new(2.6, 2)
+    x = np.linspace(0.001, 0.999, 200)
+    a.set(title=r"(a) share $\lambda$ before clipping", xlabel=r"$\lambda$", ylabel="density", xlim=(0, 1))
+    for n, (alpha, beta) in enumerate(BETAS):
+        label = f"Beta({alpha:g}, {beta:g})" + (", the paper's" if (alpha, beta) == (5, 3) else "")
+        a.fill_between(x, stats.beta.pdf(x, alpha, beta), facecolor=plots.COLOURS[n], alpha=0.08, linewidth=0)
+        a.step(x, stats.beta.pdf(x, alpha, beta), color=plots.COLOURS[n], linestyle=plots.LINES[n], label=label)
+    a.set_ylim(0, 5.2)
+    a.legend(loc="upper left")
+    base = next(
+        (n for n in ("deepcluster-6crop", "deepcluster", "moco") if (evaluation["recipe"] == f"hexa-{n}-cmx").any()),
+        "deepcluster-6crop",
+    )
+    recipe = f"hexa-{base}-cmx"
+    ours = Ours((base, recipe), evaluation, configs)
+    named: list[tuple[str, Arm | None]] = [("Std", Arm(base))]
+    for alpha, beta in BETAS:
+        keys = (("hard.0.options.alpha", alpha, 5.0), ("hard.0.options.beta", beta, 3.0))
+        named.append(
+            (f"({alpha:g}, {beta:g})", Arm(recipe, tuple((k, None if v == d else f"{v}") for k, v, d in keys)))
+        )
+    b.set(title="(b) accuracy", ylabel="linear top-1 (%)")
+    plots.arms(b, ours, named, linear("linear-hexa-deepcluster-1"))
+    stated = published(paper, "hexa", "Section 3.2")
+    moments = ", ".join(f"{k[1]} {v}" for k, v in stated.items())
+    told = f"stated for Beta(5, 3): {moments}; " if moments else ""
+    plots.told(figure, ours.frame, f"ours on an analogue; {told}no accuracy is printed\n{plots.BARS}")
+    return figure
+
+
+def t1(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
+    """HEXA Table 1: linear classification."""
+    columns = [
+        column("ImageNet", "", HEXA_LINEAR._replace(head="own data")),
+        column("VOC07", "VOC07 mAP", measured(("svm", "mAP"), head="SVM", on="VOC07")),
+        column("C10", "CIFAR-10", linear("linear-hexa-cifar", head="transfer", on="CIFAR-10")),
+        column("C100", "CIFAR-100", linear("linear-hexa-cifar", head="transfer", on="CIFAR-100")),
+    ]
+    return table(
+        "HEXA, Table 1: linear classification",
+        "A",
+        "hexa",
+        "Table 1",
+        _rows(paper, "Table 1"),
+        columns,
+        paper,
+        evaluation,
+        configs,
+        note=LENGTHS,
+    )
+
+
+def t2(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
+    """HEXA Table 2: low-shot SVMs."""
+    columns = [
+        column(
+            f"k={k}",
+            f"k = {k}",
+            measured(
+                *((p, f"{m}@k={k}") for p in ("svm-low-shot", "svm-low-shot-goyal") for m in ("mAP", "top1")),
+                head="mAP",
+            ),
+        )
+        for k in (2, 4, 8, 16, 32)
+    ]
+    return table(
+        "HEXA, Table 2: low-shot classification, VOC07 mAP",
+        "A",
+        "hexa",
+        "Table 2",
+        _rows(paper, "Table 2"),
+        columns,
+        paper,
+        evaluation,
+        configs,
+        note=LENGTHS,
+    )
+
+
+def t3(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
+    """HEXA Table 3: semi-supervised classification."""
+    columns = [
+        column(f"{p} % top-{n}", "", measured((f"semi-hexa-{p}", f"top{n}-last"), head="own data"))
+        for p in (1, 10, 100)
+        for n in (1, 5)
+    ]
+    return table(
+        "HEXA, Table 3: finetuning with 1, 10 and 100 % of the labels",
+        "A",
+        "hexa",
+        "Table 3",
+        _rows(paper, "Table 3"),
+        columns,
+        paper,
+        evaluation,
+        configs,
+        note=LENGTHS,
+    )
+
+
+def t4(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
+    """HEXA Table 4: object detection on VOC."""
+    columns = [column(m, "", _detection(m)) for m in ("AP", "AP50", "AP75")]
+    return table(
+        "HEXA, Table 4: object detection on VOC",
+        "X",
+        "hexa",
+        "Table 4",
+        _rows(paper, "Table 4"),
+        columns,
+        paper,
+        evaluation,
+        configs,
+        note=LENGTHS,
+    )
+
+
+def _detection(metric: str) -> Measure:
+    return measured(("detection-voc", metric), ("detection", metric), head="scenes")
+
+
+def t5(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
+    """HEXA Table 5: fine-tuning of the whole network."""
+    columns = [
+        column(short, name, measured(("finetune-hexa", "top1-last"), head="transfer", on=name))
+        for short, name in (("C10", "CIFAR-10"), ("C100", "CIFAR-100"))
+    ]
+    return table(
+        "HEXA, Table 5: fine-tuning of the whole network",
+        "A",
+        "hexa",
+        "Table 5",
+        _rows(paper, "Table 5"),
+        columns,
+        paper,
+        evaluation,
+        configs,
+        note=f"the paper's names of the rows are inferred from the values\n{LENGTHS}",
+    )
+
+
+def _rows(paper: pd.DataFrame, item: str) -> list[Row]:
+    """The rows of a published table, and ours where there is such an arm."""
+    printed = {name for name, _ in published(paper, "hexa", item)} or set(OURS)
+    return [row(n, *OURS[n][:1], budget=OURS[n][1]) if n in OURS else row(n) for n in ORDER if n in printed]

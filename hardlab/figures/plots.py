@@ -1,0 +1,219 @@
+"""The few kinds of plot that the papers' figures are: arms, accuracy over budgets, curves, tiles, schemes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+
+from hardlab.figures import style
+from hardlab.figures.pick import Arm, Measure, Ours, together
+
+COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.SKY)
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)))
+BARS = "dots: seeds · bars: 95 % t-intervals"
+
+
+def arms(
+    ax: Axes,
+    ours: Ours,
+    named: Sequence[tuple[str, Arm | None]],
+    measure: Measure,
+    values: Mapping[str, float] | None = None,
+    missing: str = "no finished run\nof these arms",
+) -> None:
+    """Arms side by side: ours as dots with intervals, published ``values`` as open diamonds; gaps are marked."""
+    values = values or {}
+    found = [ours.values(arm, measure) if arm else pd.Series(dtype=float) for _, arm in named]
+    if not values and not any(len(f) for f in found):
+        style.gap(ax, missing)
+        return
+    shift = 0.12 if values else 0.0
+    shown = "ours"
+    for at, ((name, arm), mine) in enumerate(zip(named, found, strict=True)):
+        if len(mine):
+            style.dots(ax, at - shift, mine, style.BLUE, shown)
+            shown = "_"
+        elif arm is not None:
+            ax.text(
+                at - shift, 0.03, "no run", fontsize=7, color=style.GREY, ha="center", va="bottom", rotation=90,
+                transform=ax.get_xaxis_transform(),
+            )  # fmt: skip
+        if name in values:
+            ax.plot(
+                at + shift, values[name], "D", markersize=4, color=style.GREY, markerfacecolor="white",
+                label="published" if name == next(iter(values)) else "_",
+            )  # fmt: skip
+    ax.set_xticks(range(len(named)), [name for name, _ in named])
+    ax.set_xlim(-0.6, len(named) - 0.4)
+    ax.margins(y=0.12)
+    if not all(len(f) for f in found):  # room for the marks of what is missing
+        low, high = ax.get_ylim()
+        ax.set_ylim(low - 0.4 * (high - low), high)
+
+
+def budgets(
+    ax: Axes,
+    ours: Ours,
+    named: Sequence[tuple[str, str]],
+    measure: Measure,
+    values: Mapping[str, Mapping[float, float]] | None = None,
+    missing: str = "no finished run\nof these arms",
+) -> None:
+    """Accuracy over the epochs of training, runs of their own for each budget; published points as open diamonds."""
+    drawn = False
+    for n, (name, recipe) in enumerate(named):
+        rows = ours.rows[(ours.rows["recipe"] == recipe) & ours.rows["epochs"].notna()]
+        points = []
+        for epochs in sorted(rows["epochs"].unique()):
+            told = str(int(epochs))
+            mine = ours.values(Arm(recipe, where=(("epochs", told),)), measure)
+            points += [(epochs, v, seed) for seed, v in mine.items()]
+        if points:
+            frame = pd.DataFrame(points, columns=["epochs", "value", "run"])
+            style.series(ax, frame, "epochs", "value", COLOURS[n], name, LINES[n])
+            drawn = True
+        published = (values or {}).get(name, {})
+        if published:
+            ax.plot(
+                list(published), list(published.values()), "D", markersize=4.5, color=COLOURS[n],
+                markerfacecolor="white", label=f"{name}, published",
+            )  # fmt: skip
+    if not drawn and not any((values or {}).values()):
+        style.gap(ax, missing)
+    elif not drawn:
+        ax.text(0.03, 0.95, missing, transform=ax.transAxes, va="top", fontsize=7, color=style.GREY)
+    ax.margins(0.08, 0.15)
+
+
+def curves(
+    ax: Axes, frame: pd.DataFrame, named: Sequence[tuple[str, str]], y: str = "value", missing: str = ""
+) -> pd.DataFrame:
+    """A line a recipe over the epochs, from rows with recipe, run, epoch; gives the rows that were drawn."""
+    drawn = []
+    for n, (name, recipe) in enumerate(named):
+        rows = frame[frame["recipe"] == recipe]
+        if len(rows):
+            style.series(ax, rows, "epoch", y, COLOURS[n], name, LINES[n])
+            drawn.append(rows)
+    if not drawn:
+        style.gap(ax, missing or "no finished run\nof these arms")
+        return frame.iloc[:0]
+    for name, recipe in named:
+        if not (frame["recipe"] == recipe).any():
+            ax.plot([], [], " ", label=f"{name}: no run")
+    return pd.concat(drawn)
+
+
+def strongest(frame: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
+    """Of the highest rung, the data set of most of these recipes, and of each recipe the setting of most seeds."""
+    rows = together(frame[frame["recipe"].isin(recipes)], any_data=False)
+    kept = []
+    for _, mine in rows.groupby("recipe", sort=True):
+        seeds = mine.groupby("setting")["seed"].nunique()
+        kept.append(mine[mine["setting"] == max(seeds.index, key=lambda s: (seeds[s], s))])
+    return pd.concat(kept) if kept else rows
+
+
+def tiles(title: str, labels: pd.DataFrame, pixels: np.ndarray | None, missing: str, by_epoch: bool = False) -> Figure:
+    """A grid of pictures with its rows' and columns' names: label by column, or the epoch, and then label by row."""
+    if pixels is None or not len(labels):
+        figure, (ax,) = style.new(1.6)
+        ax.set_title(title)
+        style.gap(ax, missing)
+        style.caption(figure, "no run of ours")
+        return figure
+    rows, columns = int(labels["row"].max()) + 1, int(labels["tile"].max()) + 1
+    side = min(0.9, (style.WIDTH - (0.8 if by_epoch else 0.1)) / columns)
+    figure = Figure(figsize=(style.WIDTH, side * rows + 0.75), layout="constrained")
+    ax = figure.subplots()
+    ax.imshow(pixels, interpolation="nearest", aspect="equal", extent=(0, columns, rows, 0))
+    for line in range(1, rows):
+        ax.axhline(line, color="white", linewidth=2 if by_epoch and line % 2 == 0 else 0.8)
+    for line in range(1, columns):
+        ax.axvline(line, color="white", linewidth=0.8)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    top = labels[labels["row"] == 0].sort_values("tile")
+    names = [f"{e:.0f}" for e in top["epoch"]] if by_epoch else list(top["label"])
+    ax.set_xticks(np.arange(columns) + 0.5, names)
+    ax.xaxis.tick_top()
+    side_names = list(labels[labels["tile"] == 0].sort_values("row")["label"]) if by_epoch else []
+    ax.set_yticks(np.arange(len(side_names)) + 0.5, side_names)
+    ax.set_title(f"{title}; columns: epoch" if by_epoch else title, pad=6)
+    seed = f"epoch {labels['epoch'].max():.0f} · " if not by_epoch else ""
+    style.caption(figure, f"{seed}{style.about(labels)}")
+    return figure
+
+
+class Box(NamedTuple):
+    """A box of a scheme: its centre and size in units of the axes, its text and colour."""
+
+    x: float
+    y: float
+    text: str
+    colour: str = style.LIGHT
+    width: float = 0.17
+    height: float = 0.14
+
+
+def scheme(ax: Axes, boxes: Mapping[str, Box], arrows: Sequence[tuple[str, str, str, str]]) -> None:
+    """Boxes and arrows (from, to, text, style), style "-" or "--" (no gradient) or "r" (reversed gradient)."""
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.axis("off")
+    for box in boxes.values():
+        ax.add_patch(
+            FancyBboxPatch(
+                (box.x - box.width / 2, box.y - box.height / 2), box.width, box.height,
+                boxstyle="round,pad=0,rounding_size=0.015", facecolor=box.colour, edgecolor=style.INK, linewidth=0.7,
+                mutation_aspect=0.5,
+            )
+        )  # fmt: skip
+        ax.text(box.x, box.y, box.text, ha="center", va="center", fontsize=7, linespacing=1.15)
+    for start, end, text, kind in arrows:
+        a, b = boxes[start], boxes[end]
+        colour = style.RED if kind == "r" else style.INK
+        begin, stop = _edges(a, b)
+        ax.add_patch(
+            FancyArrowPatch(
+                begin, stop, arrowstyle="-|>", mutation_scale=8, color=colour, linewidth=1.0, shrinkA=0, shrinkB=0,
+                linestyle="-" if kind == "-" else (0, (3, 2)),
+            )
+        )  # fmt: skip
+        if text:
+            level = abs(begin[1] - stop[1]) < 0.02
+            x, y = (begin[0] + stop[0]) / 2, (begin[1] + stop[1]) / 2
+            ax.text(
+                x if level else x + 0.012, y + 0.02 if level else y, text, fontsize=7, color=colour,
+                ha="center" if level else "left", va="bottom" if level else "center",
+            )  # fmt: skip
+
+
+def _edges(a: Box, b: Box) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Where an arrow leaves the first box and meets the second."""
+    if abs(b.x - a.x) > (a.width + b.width) / 2:
+        side = 1 if b.x > a.x else -1
+        return (a.x + side * a.width / 2, a.y), (b.x - side * b.width / 2, b.y)
+    side = 1 if b.y > a.y else -1
+    return (a.x, a.y + side * a.height / 2), (b.x, b.y - side * b.height / 2)
+
+
+def told(figure: Figure, frame: pd.DataFrame, scale: str, extra: str = "") -> None:
+    """The caption: what of ours is shown, or that nothing is; then what the marks mean."""
+    about = style.about(frame) if len(frame) else "no finished run of these arms"
+    lines = [scale, about, *([extra] if extra else [])]
+    style.caption(figure, "\n".join(lines))
+
+
+def cells(ax: Axes, blocks: Sequence[tuple[float, float, float, float, str, str]]) -> None:
+    """Filled rectangles (left, bottom, width, height, colour, text) in units of the axes."""
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.axis("off")
+    for left, bottom, width, height, colour, text in blocks:
+        ax.add_patch(Rectangle((left, bottom), width, height, facecolor=colour, edgecolor=style.INK, linewidth=0.6))
+        ax.text(left + width / 2, bottom + height / 2, text, ha="center", va="center", fontsize=7)

@@ -1,0 +1,230 @@
+"""The figures and tables of PPCL (arXiv 2202.06464)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hardlab.figures import plots, style
+from hardlab.figures.pick import Arm, Ours, linear, published
+from hardlab.figures.table import Column, column, row, table
+from hardlab.recipes import recipe
+
+ARMS = (
+    ("SimCLR", "ppcl-simclr"),
+    ("SimCLR-DD", "ppcl-dd"),
+    ("CLAE", "clae"),
+    ("BigGAN", "ppcl-gan"),
+    ("Proposed", "ppcl"),
+)
+ROWS = [row(name, r, rule=name == "Proposed") for name, r in ARMS]
+LINEAR = linear("linear-ppcl")
+SHARES = ("100 %", "20 %", "10 %")
+
+
+def f1(epochs: pd.DataFrame) -> Figure:
+    """PPCL Figure 1: the framework, and how alike the generated pairs are over training."""
+    figure, (a, b) = style.new(3.0, 2)
+    a.set_title("(a) who trains whom")
+    box = plots.Box
+    every = recipe("ppcl", "gpu").hard[0].options.get("every", 1)
+    boxes = {
+        "z": box(0.13, 0.9, "latent z", width=0.24, height=0.13),
+        "g": box(0.13, 0.62, "G", "#CFE6F5", width=0.2, height=0.15),
+        "e": box(0.53, 0.62, "average\nof G", "#FBE5C0", width=0.28, height=0.17),
+        "r": box(0.86, 0.62, "real\nimages", width=0.24, height=0.17),
+        "t": box(0.5, 0.35, "differentiable augmentation", width=0.72, height=0.12),
+        "f": box(0.5, 0.1, "f, L$_{PPCL}$: f descends, G ascends", "#D5EFE3", width=0.86, height=0.13),
+    }
+    plots.scheme(
+        a,
+        boxes,
+        [
+            ("z", "g", "", "-"),
+            ("g", "e", "", "--"),
+            ("g", "t", "", "-"),
+            ("e", "t", "", "--"),
+            ("r", "t", "", "-"),
+            ("t", "f", "", "-"),
+        ],
+    )
+    b.set(title="(b) likeness of a generated pair", xlabel="epoch", ylabel="cosine of f's outputs")
+    rows = epochs[epochs["name"].str.endswith("pair_cosine", na=False)]
+    drawn = plots.curves(
+        b, plots.strongest(rows, ["ppcl", "ppcl-pos"]), (("hard pairs", "ppcl"), ("frozen G", "ppcl-pos"))
+    )
+    if len(drawn):
+        b.legend(loc="best")
+    plots.told(
+        figure,
+        drawn,
+        f"(a) from the recipe ppcl: G moves every {every} steps, its average has no gradient\n"
+        "(b) ours at CIFAR scale, bands: 95 % t-intervals over seeds",
+    )
+    return figure
+
+
+def f2(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """PPCL Figure 2: SimCLR, with a GAN, with the proposed generation."""
+    named = (("SimCLR", "ppcl-simclr"), ("SimCLR + GAN", "ppcl-gan"), ("proposed", "ppcl"))
+    return _panels("Figure 2", named, ("CIFAR-10 100 %", "CIFAR-100 100 %"), evaluation, configs, paper)
+
+
+def f4(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """PPCL Figure 4: the components one by one."""
+    named = (
+        ("SimCLR", "ppcl-simclr"),
+        ("G", "ppcl-gan"),
+        ("G+Hard", "ppcl-hard"),
+        ("G+Pos.", "ppcl-pos"),
+        ("G+Pos.+Hard", "ppcl"),
+    )
+    return _panels("Figure 4", named, ("CIFAR-10 100 %", "CIFAR-10 20 %"), evaluation, configs, paper)
+
+
+def _panels(
+    item: str,
+    named: tuple[tuple[str, str], ...],
+    data: tuple[str, ...],
+    evaluation: pd.DataFrame,
+    configs: pd.DataFrame,
+    paper: pd.DataFrame,
+) -> Figure:
+    """A panel for each training set: ours beside the printed accuracies."""
+    figure, axes = style.new(2.7, len(data))
+    values, frames, analogue = published(paper, "ppcl", item), [], ""
+    for ax, where in zip(axes, data, strict=True):
+        name, _, share = where.partition(" ")
+        ours = Ours([r for _, r in named], evaluation, configs, any_data=True)
+        column_name = name if (named[0][0], name) in values else where
+        printed = {n: float(values[n, column_name]) for n, _ in named if (n, column_name) in values}
+        arms = [(n, Arm(r, trained=(name, share))) for n, r in named]
+        title = where.replace(" 100 %", "")
+        if not any(len(ours.runs(arm)) for _, arm in arms) and where == data[0]:
+            ours = Ours([r for _, r in named], evaluation, configs)  # what there is, said in the caption
+            if len(ours.rows):
+                arms, printed = [(n, Arm(r)) for n, r in named], {}
+                title, analogue = f"{ours.rows['data'].iloc[0]} instead of {title}", "ours on an analogue · "
+        ax.set(title=title, ylabel="linear top-1 (%)")
+        plots.arms(ax, ours, arms, LINEAR, printed, f"no finished run on\n{where}")
+        ax.tick_params(axis="x", rotation=35)
+        frames.append(ours.frame)
+    if any(ax.get_legend_handles_labels()[0] for ax in axes):
+        style.legend_above(figure)
+    plots.told(figure, pd.concat(frames), f"{analogue or 'ours at CIFAR scale · '}{plots.BARS}")
+    return figure
+
+
+def f3() -> Figure:
+    """PPCL Figure 3: what the mini-batch of each arm holds, from the strategies of the recipes."""
+    figure, (ax,) = style.new(2.5)
+    blocks, height, first, second = [], 0.12, 0.16, 0.45
+    for n, (name, arm) in enumerate(ARMS):
+        y = 0.92 - n * 0.2
+        bottom = y - height / 2
+        ax.text(0.0, y, name, fontsize=7, va="center")
+        blocks.append((first, bottom, 0.28, height, "#CFE6F5", "N real images"))
+        hard, says = recipe(arm, "gpu").hard, ""
+        if not hard:
+            ax.text(second + 0.01, y, "nothing more", fontsize=7, va="center", color=style.GREY)
+        elif hard[0].name == "double":
+            blocks.append((second, bottom, 0.28, height, "#CFE6F5", "N more real images"))
+        elif hard[0].name == "adversarial":
+            blocks.append((second, bottom, 0.28, height, "#F6D9CB", "the same, attacked"))
+        else:
+            o = hard[0].options
+            if o.get("positives", "pair") == "pair":
+                names = ("G(z$_1$)", r"$\bar{G}$(z$_1$)", "G(z$_2$)", r"$\bar{G}$(z$_2$)")
+                colours = ("#D5EFE3", "#FBE5C0")
+                blocks += [
+                    (second + 0.07 * i, bottom, 0.07, height, colours[i % 2], text) for i, text in enumerate(names)
+                ]
+                ax.text(second + 0.285, y, "...", fontsize=7, va="center")
+            else:
+                blocks.append((second, bottom, 0.28, height, "#D5EFE3", "N images G(z)"))
+            says = "G is frozen" if o.get("learn", "joint") == "frozen" else "G ascends the loss"
+        ax.text(0.78, y, says, fontsize=7, va="center")
+    plots.cells(ax, blocks)
+    style.caption(
+        figure,
+        "PPCL, Figure 3, from the recipes' strategies; each image is seen in two views\n"
+        r"$\bar{G}$: the average of G's weights; images of one latent z are positives of each other",
+    )
+    return figure
+
+
+def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """PPCL Figure 5: longer training."""
+    figure, (ax,) = style.new(2.8)
+    ax.set(xlabel="epochs of training, a training of its own for each point", ylabel="linear top-1 (%)")
+    ours = Ours([r for _, r in ARMS], evaluation, configs)
+    values: dict[str, dict[float, float]] = {}
+    for (name, epochs), value in published(paper, "ppcl", "Figure 5").items():
+        values.setdefault(name, {})[float(epochs)] = float(value)
+    plots.budgets(ax, ours, ARMS, LINEAR, values)
+    if not len(ours.frame) and values:
+        ax.set_xlim(250, 650)
+    if ax.get_legend_handles_labels()[0]:
+        style.legend_above(figure)
+    plots.told(
+        figure,
+        ours.frame,
+        "ours at CIFAR scale · open diamonds: published, CIFAR-10, the points whose number is stated\n"
+        "bands: 95 % t-intervals over seeds",
+    )
+    return figure
+
+
+def f6(ppcl_f6: pd.DataFrame, ppcl_f6_pixels: np.ndarray | None) -> Figure:
+    """PPCL Figure 6: generated pairs of fixed latents over training."""
+    return plots.tiles(
+        "Pairs of three fixed latents",
+        ppcl_f6,
+        ppcl_f6_pixels,
+        "no finished run of ppcl\nwith snapshots of its generator",
+        by_epoch=True,
+    )
+
+
+def t1(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
+    """PPCL Table 1: linear classification on four data sets and shares of them."""
+    columns = [_trained(d, s) for d in ("CIFAR-10", "CIFAR-100", "FMNIST", "ImageNet-10") for s in SHARES]
+    return _table("Table 1: linear top-1", "C", "Table 1", columns, paper, evaluation, configs)
+
+
+def t2(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
+    """PPCL Table 2: linear classification on ImageNet-100."""
+    columns = [*(_trained("ImageNet-100", s) for s in SHARES), column("", "data of the rung", LINEAR._replace(head=""))]
+    return _table("Table 2: linear top-1 on ImageNet-100", "X", "Table 2", columns, paper, evaluation, configs)
+
+
+def t3(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
+    """PPCL Table 3: transfer from ImageNet-100."""
+    columns = [_trained("ImageNet-100", s, t) for s in SHARES for t in ("CIFAR-10", "CIFAR-100")]
+    columns += [
+        column("", f"data of the rung to {t}", LINEAR._replace(head="", on=t)) for t in ("CIFAR-10", "CIFAR-100")
+    ]
+    return _table("Table 3: transfer from ImageNet-100", "X", "Table 3", columns, paper, evaluation, configs)
+
+
+def t4(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
+    """PPCL Table 4: transfer between small data sets."""
+    columns = [_trained("CIFAR-10", s, "CIFAR-100") for s in SHARES]
+    columns += [_trained("CIFAR-100", s, "CIFAR-10") for s in SHARES]
+    columns += [_trained("ImageNet-10", s, t) for s in SHARES[:2] for t in ("CIFAR-10", "CIFAR-100")]
+    return _table("Table 4: transfer", "C", "Table 4", columns, paper, evaluation, configs)
+
+
+def _trained(data: str, share: str, to: str = "") -> Column:
+    name = f"{data} {share}" + (f" to {to}" if to else "")
+    return column(name, "", LINEAR._replace(head="", on=to), trained=(data, share))
+
+
+def _table(
+    title: str, scale: str, item: str, columns: list[Column], paper: pd.DataFrame, evaluation: pd.DataFrame,
+    configs: pd.DataFrame,
+) -> Figure:  # fmt: skip
+    return table(
+        f"PPCL, {title}", scale, "ppcl", item, ROWS, columns, paper, evaluation, configs, turned=True, any_data=True
+    )
