@@ -179,11 +179,11 @@ def f3(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     _points(b, published(paper, "hexa", "Figure 3b"))
     for ax in (a, b):
         if ax.get_legend_handles_labels()[0]:
-            ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.12), ncols=2, columnspacing=0.8, handlelength=1.2)
+            ax.legend(loc="lower right")
     plots.told(
         figure,
         pd.concat(drawn),
-        "ours on an analogue · open diamonds: published end points\nbands: 95 % t-intervals over seeds",
+        "ours on an analogue · open diamonds: published end points, ImageNet\nbands: 95 % t-intervals over seeds",
     )
     return figure
 
@@ -221,15 +221,13 @@ def _points(ax: Axes, values: Mapping[tuple[str, str], str]) -> None:
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
         )
         return
-    for n, (name, found) in enumerate(points.items()):
-        ax.plot(
-            *zip(*found, strict=True),
-            "D",
-            markersize=4,
-            color=plots.COLOURS[n],
-            markerfacecolor="white",
-            label=f"{name}, published",
-        )
+    drawn = {str(line.get_label()): line.get_color() for line in ax.get_lines()}
+    for name, found in points.items():
+        colour = drawn.get(name, style.GREY)
+        ax.plot(*zip(*found, strict=True), "D", markersize=4, color=colour, markerfacecolor="white")
+        if name not in drawn:
+            ax.annotate(name, found[-1], (-5, -3), textcoords="offset points", fontsize=7, ha="right", color=colour)
+    ax.margins(0.08, 0.12)
 
 
 def f4(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
