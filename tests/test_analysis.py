@@ -541,9 +541,17 @@ def test_snapshots_become_tiles_and_a_layout_of_negatives(tmp_path: Path) -> Non
     learned.mkdir()
     queries, negatives = (rng.normal(size=(n, 5)) for n in (24, 30))
     np.savez(learned / "adco-00000080.npz", queries=queries, negatives=negatives)
+    attacked = write_run(tmp_path / "runs", "hexa-plus-moco", 0, None) / "snapshots"
+    attacked.mkdir()
+    kinds = {"clean": 0.2, "adversarial": 0.4, "noise": 0.6}
+    np.savez(attacked / "adversarial-00000080.npz", **{k: np.full((8, 3, 8, 8), v) for k, v in kinds.items()})
+    np.savez(attacked / "cutmix-00000080.npz", mixed=np.full((8, 3, 8, 8), 0.8))
     tables.collect(tmp_path / "runs", tmp_path / "out")
     from PIL import Image
 
+    views = np.asarray(Image.open(tmp_path / "out" / "hexa_f1_pixels.png"))
+    assert [int(v) for v in views[4, 4::8, 0]] == [51, 102, 153, 204]
+    assert pd.read_csv(tmp_path / "out" / "hexa_f1.csv")["label"].tolist()[:4] == [*kinds, "mixed"]
     picture = np.asarray(Image.open(tmp_path / "out" / "ppcl_f6_pixels.png"))
     assert picture.shape == (6 * 8, 2 * 8, 3)
     assert [int(v) for v in picture[[4, 12], 4, 0]] == [40, 49]

@@ -330,6 +330,26 @@ def test_mixtures_of_adversarial_views_go_through_the_second_norms_and_reuse_the
     assert not same(main, buffers(net, aux=False))
 
 
+def test_a_snapshot_shows_the_views_of_the_last_step_as_the_network_saw_them():
+    net = method("moco")
+    attack, mix = ready(net), CutMix()
+    mix.install(net)
+    assert attack.snapshot(net, None, look()) == mix.snapshot(net, None, look()) == {}
+    v = views()
+    out = net(v)
+    attack.terms(out, net)
+    mix.terms(out, net)
+    shown = {**attack.snapshot(net, None, look()), **mix.snapshot(net, None, look())}
+    mean, std = (torch.tensor(c)[:, None, None] for c in (MEAN, STD))
+    assert torch.allclose(shown["clean"], v.slot(0)[:8] * std + mean, atol=1e-6)
+    delta = (shown["adversarial"] - shown["clean"]) * 255
+    assert 0.9 < delta.abs().max() < 1.1, "one grey level"
+    assert torch.allclose(shown["noise"] - 0.5, delta / (2 * delta.abs().max()), atol=1e-5)
+    own = (shown["mixed"] == shown["clean"]).all(1).float().mean()
+    assert own == pytest.approx(mix.logs()["lambda"], abs=0.05)
+    assert all(x.shape == (8, 3, 32, 32) and x.min() >= 0 and x.max() <= 1 for x in shown.values())
+
+
 # ------------------------------------------------------------------------------------------------------ in a run
 
 

@@ -567,10 +567,11 @@ def _hexa_f1(done: pd.DataFrame) -> Tiles:
     about, files = _snapshots(done, ("hexa-plus-moco", "hexa-moco", "hexa-deepcluster"), "adversarial")
     if not files:
         return pd.DataFrame(), None
-    kinds = ("clean", "adversarial", "noise", "mixed")
-    with np.load(files[-1]) as held:
-        names = [k for k in kinds if k in held.files]
-        tiles = [[_bytes(held[k][i]) for k in names] for i in range(min(4, len(held["clean"])))]
+    held = dict(np.load(files[-1]))
+    mixed = files[-1].with_name(files[-1].name.replace("adversarial", "cutmix"))
+    held |= dict(np.load(mixed)) if mixed.exists() else {}
+    names = [k for k in ("clean", "adversarial", "noise", "mixed") if k in held]
+    tiles = [[_bytes(held[k][i]) for k in names] for i in range(min(4, len(held["clean"])))]
     return _labels(about, [names] * len(tiles), [_epoch(about, files[-1])]), _grid(tiles)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hardlab import nets
+from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
 from hardlab.negatives import OtherKeys
@@ -63,6 +64,7 @@ class Adversarial(Hard):
         self.weights = {"adversarial": weight}
         self.numbers: dict[str, Tensor] = {}
         self._made: tuple[Out, Views] | None = None
+        self._shown: tuple[Tensor, Tensor] | None = None
 
     def install(self, method: Method) -> None:
         if self.against == "clean" and not isinstance(getattr(method, "negatives", None), OtherKeys):
@@ -92,6 +94,7 @@ class Adversarial(Hard):
         """The adversarial views of this step, made once, whoever asks."""
         if self._made is None or self._made[0] is not out:
             self._made = out, self._attack(out, method)
+            self._shown = first_images(out.views), first_images(self._made[1])
         return self._made[1]
 
     def _attack(self, out: Out, method: Method) -> Views:
@@ -152,8 +155,28 @@ class Adversarial(Hard):
     def after_step(self, out: Out, method: Method, at: Progress) -> None:
         self._made = None  # its memory is worth more than its content now
 
+    def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
+        """Eight views of the last step and their adversaries in [0,1], and the noise between, stretched (Fig. 1a)."""
+        if self._shown is None:
+            return {}
+        clean, made = (in_unit_range(x, look) for x in self._shown)
+        delta = made - clean
+        return {"clean": clean, "adversarial": made, "noise": 0.5 + delta / (2 * delta.abs().max()).clamp_min(1e-12)}
+
     def logs(self) -> Mapping[str, float]:
         return {name: float(x) for name, x in self.numbers.items()} | {"bn_gap": self.gap()}
+
+
+def first_images(v: Views) -> Tensor:
+    """Copies of the first slot of the first eight images, (8,3,S,S)."""
+    assert v.x is not None
+    return v.x[:8, 0].detach().float().clone()
+
+
+def in_unit_range(x: Tensor, look: Look) -> Tensor:
+    """Normalised pixels (N,3,S,S) as they were before, in [0,1]."""
+    mean, std = (x.new_tensor(c)[:, None, None] for c in (look.mean, look.std))
+    return (x * std + mean).clamp(0, 1)
 
 
 def _length(x: Tensor) -> Tensor:

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from hardlab import nets
-from hardlab.hard.adversarial import Adversarial
+from hardlab.data import Images
+from hardlab.hard.adversarial import Adversarial, first_images, in_unit_range
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
 from hardlab.negatives import Queue
 from hardlab.types import HardlabError, Out, Views
+from hardlab.views import Look
 
 
 class CutMix(Hard):
@@ -49,6 +51,7 @@ class CutMix(Hard):
         self.labels, self.bn, self.source = labels, bn, source
         self.weights = {"cutmix": weight, "cutmix_adversarial": weight}
         self.numbers: dict[str, Tensor] = {}
+        self._shown: Tensor | None = None
 
     def install(self, method: Method) -> None:
         if self.labels == "soft" and not isinstance(getattr(method, "negatives", None), Queue):
@@ -97,6 +100,8 @@ class CutMix(Hard):
             inside = boxes(share, place, x.shape[-1], self.box).to(x.device)  # (n,S,S)
             kept.append(1 - inside.float().mean((1, 2)))  # (n,) lambda, counted
             pixels.append(torch.where(inside.view(len(inside), *[1] * (x.ndim - 3), *inside.shape[1:]), x[other], x))
+        if name == "cutmix":
+            self._shown = first_images(replace(v, x=pixels[0]))
         slots = v.x.shape[1]
         with nets.auxiliary(method) if aux else nullcontext():
             q = method.embed(replace(v, x=pixels[0], local=tuple(pixels[1:])), (a for a, _ in method.pairs), ())[0]
@@ -122,6 +127,10 @@ class CutMix(Hard):
             queue, temperature = cast(Queue, method.negatives), cast(float, method.temperature)
             columns = [a[:, None], b.masked_fill(same, -torch.inf)[:, None], queue(q, own)]
             return torch.logsumexp(torch.cat(columns, 1) / temperature, 1) - (lam * a + (1 - lam) * b) / temperature
+
+    def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
+        """Eight mixtures of the last step in [0,1], of the images that strategy adversarial keeps (Fig. 1a)."""
+        return {} if self._shown is None else {"mixed": in_unit_range(self._shown, look)}
 
     def logs(self) -> Mapping[str, float]:
         return {name: float(x) for name, x in self.numbers.items()}
