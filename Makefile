@@ -19,8 +19,8 @@ reproduce: install ## run whatever is missing of the workbook, then print where 
 figures: install ## draw the figures again from figures/data
 	@$(BIN)/hardlab figures --all
 
-test: install ## run all tests that this machine can run
-	@$(BIN)/python -m pytest
+test: install ## run all tests that this machine can run, CORES of them at a time
+	@$(BIN)/python -m pytest --numprocesses $(CORES)
 
 test-fast: install ## run the tests that take seconds, CORES of them at a time
 	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES)

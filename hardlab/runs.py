@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
 import importlib.metadata
@@ -85,9 +86,13 @@ class Folder:
         self._rows: list[pa.Table] = []
 
     def close(self) -> None:
+        if not self.manifest:  # refused before it began: nothing stays behind
+            with contextlib.suppress(OSError):
+                (self.path / "lock").unlink()
+                self.path.rmdir()
         self._lock.close()
 
-    def begin(self, device: torch.device, data: dict[str, Any], parent: str | None = None) -> None:
+    def begin(self, device: torch.device, data: dict[str, Any], parent: str | None, parameters: dict[str, int]) -> None:
         """Write the manifest of a run that starts or goes on."""
         head, dirty = commit()
         self.manifest = {
@@ -105,6 +110,7 @@ class Folder:
             "world_size": 1,
             "seed": self.run.seed,
             "data": data,
+            "parameters": parameters,
             "started": self.manifest.get("started", now()),
             "ended": None,
             "state": "running",

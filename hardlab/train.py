@@ -143,6 +143,8 @@ def _train(
             "skipped_first": [Path(p).name for p in data.skipped[:20]],
         },
         parent.name if parent else None,
+        {"backbone": sum(t.numel() for t in method.backbone.parameters())}
+        | {p.name: sum(t.numel() for t in p.params) for p in players},
     )
 
     def save() -> None:
@@ -164,7 +166,8 @@ def _train(
     for epoch in range(step // per_epoch if per_epoch else 0, run.epochs):
         if step % per_epoch == 0:
             sums.clear()
-            method.on_epoch(Progress(step, total, epoch, run.epochs), data, look)
+            with Clock(sums).time("epoch"):  # k-means and the like
+                method.on_epoch(Progress(step, total, epoch, run.epochs), data, look)
         order = epoch_order(run.seed, epoch, len(data), run.batch_size)[step - epoch * per_epoch :]
         clock = Clock(sums)
         for batch in clock.around("data", data.batches(order)):

@@ -18,6 +18,7 @@ from hardlab.methods.simsiam import SimSiam
 from hardlab.types import HardlabError, Progress, Views
 
 N, K, D = 6, 20, 5
+TILE = adco._TILE  # as shipped
 
 
 def unit(n, d, seed):
@@ -339,3 +340,29 @@ def test_negatives_that_do_not_move_leave_the_network_the_step_of_plain_autograd
     got = torch.autograd.grad(out.loss.mean(), params, retain_graph=True)
     wanted = torch.autograd.grad(plain(out.q[0], out.t[1], hard.bank.vectors.detach(), 0.12, True).mean(), params)
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(got, wanted, strict=True))
+
+
+def test_a_step_with_the_papers_bank_makes_no_copy_of_it(monkeypatch):
+    monkeypatch.setattr(adco, "_TILE", TILE)
+    size, dim = 65536, 128
+    made = bank(size=size, dim=dim).float()
+    opt = torch.optim.SGD([made.vectors], 3.0, momentum=0.9, weight_decay=1e-4, fused=True)
+    k = unit(32, dim, 2).float()
+
+    def step():
+        q = unit(32, dim, 1).float().requires_grad_()
+        made.start()
+        loss = made.loss(q, k, 0.12)
+        made.stop()
+        torch.autograd.grad(loss.mean(), q)
+        objective = adco.Known.apply(made.vectors, -made.value, made.descent)
+        (made.vectors.grad,) = torch.autograd.grad(objective, made.vectors)
+        opt.step()
+        opt.zero_grad(set_to_none=True)
+
+    for _ in range(2):  # lasting buffers and the velocity are made once
+        step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        step()
+    largest = max(event.self_cpu_memory_usage for event in seen.events())
+    assert 0 < largest < size * dim * 4

@@ -316,3 +316,24 @@ def test_a_run_that_was_stopped_in_mid_epoch_ends_bitwise_like_one_that_was_not(
     assert about["state"] == "done"
     assert torch.equal(opened.centroids, a["centroids"])
     assert (whole / "snapshots").exists()
+
+
+def test_the_loss_is_solo_learns_deepclusterv2_loss_on_the_mean():
+    """solo-learn's package does not install any more; these are the few lines of solo/losses/deepclusterv2.py."""
+
+    def theirs(outputs, assignments):  # (H,V,N,K), (H,N)
+        total = 0.0
+        for h in range(len(outputs)):
+            scores = outputs[h].reshape(-1, outputs.size(-1))
+            targets = assignments[h].repeat(outputs.size(1))
+            total = total + torch.nn.functional.cross_entropy(scores, targets, ignore_index=-1)
+        return total / len(outputs)
+
+    torch.manual_seed(0)
+    net = DeepCluster(nets.Tiny(width=4), dim=8, hidden=16, prototypes=10)
+    net.centroids.copy_(torch.nn.functional.normalize(torch.randn_like(net.centroids), dim=2))
+    q = [torch.nn.functional.normalize(torch.randn(12, 8), dim=1) for _ in range(2)]
+    t = torch.randint(0, 10, (12, len(net.centroids)))
+    scores = torch.stack([torch.stack([z @ c.T / net.temperature for z in q]) for c in net.centroids])
+    got = net.score({0: q[0], 1: q[1]}, {0: t}).mean()
+    assert got.item() == pytest.approx(theirs(scores, t.T).item(), rel=1e-5)

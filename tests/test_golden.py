@@ -27,12 +27,19 @@ SMALL = {
     "logs.step_every": 1,
 }
 
+# settings under which what makes the system is at work within 20 steps
+ACTIVE = {"adco": {"hard.adco.size": 64}, "hnssl": {"hard.mined.threshold": 30.0}}
+
 
 def trace(name, runs_dir):
     """Every term of the loss in each of the first 20 steps: name -> 20 numbers."""
     torch.set_num_threads(1)
     run = recipes.recipe(name, "smoke")
-    small = SMALL | ({f"parent.{k}": v for k, v in SMALL.items() if k != "data"} if run.parent else {})
+    small = (
+        SMALL
+        | ACTIVE.get(name, {})
+        | ({f"parent.{k}": v for k, v in SMALL.items() if k != "data"} if run.parent else {})
+    )
     path = train.train(run.with_(small), Path(runs_dir), device="cpu", say=lambda line: None)
     steps = runs.metrics(path, "step")[:20]
     return {
@@ -49,6 +56,15 @@ def test_twenty_steps_give_the_losses_they_gave_before(name, tmp_path):
         assert len(got[term]) == 20
         assert got[term][:5] == pytest.approx(values[:5], rel=1e-3, abs=1e-4)
         assert got[term] == pytest.approx(values, rel=5e-2, abs=1e-2)  # rounding grows from step to step
+
+
+def test_a_strategy_with_a_loss_of_its_own_has_it_in_its_trace():
+    traces = json.loads(TRACES.read_text())
+    wanted = {"hnssl": {"mined"}, "clae": {"adversarial"}}
+    wanted |= {f"hexa-plus-{base}": {"adversarial", "cutmix"} for base in ("moco", "deepcluster")}
+    for name, terms in wanted.items():
+        for term in terms:
+            assert sum(value is not None for value in traces[name][term]) >= 15, (name, term)
 
 
 def test_every_method_and_every_strategy_has_a_trace():

@@ -104,6 +104,15 @@ def test_the_package_finds_known_shares_and_ours_agrees_with_it_on_the_same_fore
         assert abs(row.share - row.share_ours) <= max(0.01, spread), row.effect
 
 
+@pytest.mark.parametrize("backend", ["forest", "xgboost"])
+def test_a_column_that_never_changes_explains_nothing_and_disturbs_nothing(backend):
+    x, y, _ = known(1000)
+    plain = importance.importance(x, y, backend=backend, max_features=1.0).set_index("effect")["share"]
+    more = importance.importance(x.assign(e=7.0), y, backend=backend, max_features=1.0).set_index("effect")["share"]
+    assert abs(more["e"]) < 1e-12
+    assert more.drop("e").to_dict() == pytest.approx(plain.to_dict(), abs=0.03)
+
+
 def test_resampling_the_rows_gives_an_interval_that_holds_the_share():
     x, y, _ = known(1500)
     found = importance.importance(x, y, leaf=5, max_features=1.0, trees=4, bootstrap=8).set_index("effect")

@@ -184,7 +184,9 @@ def importance(
 
 
 def _domain(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return rows.min(0), rows.max(0)
+    """The box that the rows fill; a column that never changes gets a width, so that volumes stay above zero."""
+    lo, hi = rows.min(0), rows.max(0)
+    return lo, np.where(hi > lo, hi, lo + 1)
 
 
 def _listed(shares: dict[tuple, float]) -> list[float]:

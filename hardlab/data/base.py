@@ -399,7 +399,8 @@ def class_list(classes: Sequence[str] | str | os.PathLike[str], known: Sequence[
         names = list(classes)
     for n in names:
         if n not in known:
-            raise HardlabError(f"unknown class {n!r} among {len(known)} classes{nearest(n, known)}")
+            told = f": {', '.join(known)}" if len(known) <= 20 else ""
+            raise HardlabError(f"unknown class {n!r} among {len(known)} classes{nearest(n, known)}{told}")
         if names.count(n) > 1:
             raise HardlabError(f"class {n!r} is named twice in the class list")
     if not names:

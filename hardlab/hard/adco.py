@@ -243,6 +243,12 @@ class AdCo(Hard):
             self.filling = math.ceil(k / batch_size)
 
     def before_step(self, at: Progress) -> None:
+        if at.step == 0 and at.total and self.filling >= at.total:
+            raise HardlabError(
+                f"hard.adco.size={len(self.bank.vectors)} takes {self.filling} steps to fill and this run has "
+                f"{at.total}: no negative would learn. Take at most {(at.total - 1) * self.batch_size // 2}, or "
+                "hard.adco.init=random."
+            )
         self.moves = at.step >= self.filling
         share = 0.5 * (1 + math.cos(math.pi * at.share)) if self.schedule == "cosine" else 1.0
         if self.opt is not None:

@@ -6,7 +6,7 @@ from hardlab.config import Run
 from hardlab.recipes.common import Recipe, make, with_hard
 
 BATCH = 160
-ADAM = {"name": "adam", "clip": 1.0}
+ADAM = {"name": "adam", "clip": 1.0, "weight_decay": 0.0}  # the paper names no decay
 
 
 def per_256(lr: float) -> float:

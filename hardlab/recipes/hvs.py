@@ -12,7 +12,9 @@ from hardlab.recipes.dino import dino, dino_multicrop, dino_resnet50
 
 def _hvs(base: Recipe, name: str, **options: Any) -> Recipe:
     n = options.get("draws", 4)
-    doc = f"Hard View Selection on {base.__name__}, N = {n} views, {n * (n - 1) // 2} pairs (HVS, Sec. 3.2, Eq. 2)."
+    told = "".join(f", {key}={value}" for key, value in options.items() if key != "draws")
+    pairs = f"{n * (n - 1) // 2} pairs" if n > 2 else "1 pair: the base method, with the cost of a selection"
+    doc = f"Hard View Selection on {base.__name__}, N = {n} views, {pairs}{told} (HVS, Sec. 3.2, Eq. 2)."
     return with_hard(base, name, doc, {"name": "hvs", "options": options})
 
 
@@ -33,6 +35,7 @@ RECIPES: dict[str, Recipe] = {
     "simsiam-hvs": _hvs(simsiam, "simsiam-hvs"),
     "simsiam-hvs-static": _hvs(simsiam, "simsiam-hvs-static", colour="static"),
     "simsiam-hvs-easy": _hvs(simsiam, "simsiam-hvs-easy", pick="easiest"),
+    "simsiam-hvs-2": _hvs(simsiam, "simsiam-hvs-2", draws=2),
     "simsiam-hvs-8": _hvs(simsiam, "simsiam-hvs-8", draws=8),
     "simclr-hvs": _hvs(simclr, "simclr-hvs"),
     "dino-hvs": _dino_hvs(dino, "dino-hvs", "74.67 linear top-1"),

@@ -82,7 +82,8 @@ def describe_matrix(found: dict[str, dict[str, str | None]]) -> str:
     lines = [f"{'':14}" + "".join(f"{s:>14}" for s in strategies)]
     reasons = []
     for method, row in found.items():
-        lines.append(f"{method:14}" + "".join(f"{'yes' if row[s] is None else 'no':>14}" for s in strategies))
+        marks = ["yes" if row[s] is None else "option" if "; set hard." in str(row[s]) else "no" for s in strategies]
+        lines.append(f"{method:14}" + "".join(f"{mark:>14}" for mark in marks))
         reasons += [f"{method} with {s}: {row[s]}" for s in strategies if row[s] is not None]
     return "\n".join([*lines, "", *reasons]).rstrip()
 
