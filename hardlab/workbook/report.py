@@ -111,6 +111,7 @@ def readme_table(
     rung = max(summary["rung"], key=RUNGS.index, default="")
     summary = summary[summary["rung"] == rung]
     paper = pd.read_csv(Path(data_dir) / "paper.csv")
+    paper["value"] = pd.to_numeric(paper["value"], errors="coerce")  # some published cells are words
     minutes = _minutes(Path(data_dir) / "manifests.jsonl")
     rows = []
     for (arm, pattern), (what, scale, published) in _README.items():
