@@ -196,6 +196,8 @@ _README: dict[tuple[str, str], tuple[str, float, Callable[[pd.DataFrame, str], s
     ("standard", "linear-lbfgs top1 of backbone on [^:]*"): ("converged linear probe, top-1 %", 100, _nothing),
     ("untrained", "linear-lbfgs top1 of backbone on [^:]*"): ("converged linear probe, top-1 %", 100, _nothing),
     ("untrained", "linear-lbfgs top1 of pixels on [^:]*"): ("converged linear probe, top-1 %", 100, _nothing),
+    ("standard", "detection AP of backbone on [^:]*"): ("detection on built-in scenes, AP", 100, _nothing),
+    ("untrained", "detection AP of backbone on [^:]*"): ("detection on built-in scenes, AP", 100, _nothing),
 }
 
 
