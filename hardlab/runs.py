@@ -84,6 +84,7 @@ class Folder:
         self.checkpoints = self.path / "checkpoints"
         self.manifest: dict[str, Any] = manifest(self.path) or {}
         self._rows: list[pa.Table] = []
+        self._crops: list[pa.Table] = []
 
     def close(self) -> None:
         if not self.manifest:  # refused before it began: nothing stays behind
@@ -134,7 +135,7 @@ class Folder:
         if path.exists():
             kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
             checkpoint.write_atomic(path, "".join(kept).encode())
-        for segment in (self.path / "views").glob("step-*.parquet"):
+        for segment in [s for name in ("views", "crops") for s in (self.path / name).glob("step-*.parquet")]:
             if int(segment.stem.removeprefix("step-")) > step:
                 segment.unlink()
         for file in (self.path / "snapshots").glob("*.npz"):
@@ -165,6 +166,8 @@ class Folder:
             of_pair = params[:, pairs[:, side]].reshape(b * c, -1)  # (B*C,P)
             columns |= {f"{name}_{p}": of_pair[:, j].contiguous().numpy() for j, p in enumerate(PARAMS)}
         self._rows.append(pa.table(columns))
+        if seen.local is not None:
+            self._crops.append(_crops(seen, real, index, epoch, step))
 
     def snapshot(self, name: str, step: int, arrays: Mapping[str, torch.Tensor]) -> None:
         """Keep the arrays of one part of the run as ``snapshots/<name>-<step>.npz``, whole or not at all."""
@@ -177,14 +180,33 @@ class Folder:
 
     def flush_views(self, step: int) -> None:
         """Write what was kept as one segment, whole or not at all."""
-        if not self._rows:
-            return
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.concat_tables(self._rows), sink, compression="zstd")
-        folder = self.path / "views"
-        folder.mkdir(exist_ok=True)
-        checkpoint.write_atomic(folder / f"step-{step:08d}.parquet", sink.getvalue().to_pybytes())
-        self._rows = []
+        for name, tables in (("views", self._rows), ("crops", self._crops)):
+            if not tables:
+                continue
+            sink = pa.BufferOutputStream()
+            pq.write_table(pa.concat_tables(tables), sink, compression="zstd")
+            folder = self.path / name
+            folder.mkdir(exist_ok=True)
+            checkpoint.write_atomic(folder / f"step-{step:08d}.parquet", sink.getvalue().to_pybytes())
+        self._rows, self._crops = [], []
+
+
+def _crops(seen: Candidates, real: torch.Tensor, index: torch.Tensor, epoch: int, step: int) -> pa.Table:
+    """A row per small crop of each logged image: its parameters, and the numbers of the candidates that hold it."""
+    assert seen.local is not None
+    params = seen.local[real].detach().float().cpu()  # (b,L,P)
+    b, crops, _ = params.shape
+    first, sets = seen.params.shape[1], seen.pairs.cpu()
+    holders = [(sets == first + i).any(1).nonzero()[:, 0].tolist() for i in range(crops)]
+    columns: dict[str, Any] = {
+        "epoch": pa.array([epoch] * (b * crops), pa.int32()),
+        "step": pa.array([step] * (b * crops), pa.int32()),
+        "index": index.repeat_interleave(crops).numpy(),
+        "slot": torch.arange(first, first + crops, dtype=torch.int16).repeat(b).numpy(),
+        "candidates": pa.array(holders * b, pa.list_(pa.int16())),
+    }
+    flat = params.reshape(b * crops, -1)
+    return pa.table(columns | {p: flat[:, j].contiguous().numpy() for j, p in enumerate(PARAMS)})
 
 
 def driver() -> str | None:

@@ -121,12 +121,14 @@ class Candidates(NamedTuple):
 
     params: (B,V,P) of all candidate views, as scored. pairs: (C,S) slots of each candidate, the first two are the
     pair of large views where there are more. loss: (B,C) per candidate. best: (B,) the chosen candidate.
+    local: (B,L,P) of the small crops, the slots V, V + 1, ..., where candidates are sets with such.
     """
 
     params: Tensor
     pairs: Tensor
     loss: Tensor
     best: Tensor
+    local: Tensor | None = None
 
 
 class Progress(NamedTuple):

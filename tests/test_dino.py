@@ -7,6 +7,7 @@ import os
 import signal
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightly.loss import DINOLoss
@@ -414,3 +415,20 @@ def test_a_dino_run_under_selection_that_was_stopped_in_mid_epoch_ends_bitwise_l
     losses = [[r["loss"] for r in runs.metrics(p)] for p in (whole, parts)]
     assert losses[0] == losses[1]
     assert runs.open_run(whole)[1].networks().keys() == {"teacher", "student"}
+
+
+def test_the_log_of_crop_sets_holds_every_small_crop_and_who_holds_it(tmp_path):
+    quick = {
+        "data": {"name": "digits", "fraction": 0.2}, "backbone.width": 4, "epochs": 1, "batch_size": 128,
+        "precision": "fp32", "logs.views_every": 1, "logs.views_rows": 5, "hard.hvs.limit": 20,
+    }  # fmt: skip
+    run = recipes.recipe("dino-multicrop-hvs", "smoke", quick)
+    path = train.train(run, tmp_path, device="cpu", say=lambda line: None)
+    views, crops = (pq.read_table(path / name).to_pandas() for name in ("views", "crops"))
+    small = 2 * run.local.count
+    assert len(views.groupby(["step", "index"]).size().unique()) == 1
+    assert (crops.groupby(["step", "index"])["slot"].apply(list).apply(lambda s: s == list(range(4, 4 + small)))).all()
+    held = crops[crops["step"] == 1].drop_duplicates("slot").explode("candidates")
+    assert (held.groupby("candidates").size() == run.local.count).all()  # each set takes so many of them
+    assert set(held["candidates"]) == set(views["candidate"])
+    assert ((crops["height"] > 0) & (crops["height"] <= crops["image_h"])).all()

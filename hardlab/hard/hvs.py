@@ -88,7 +88,7 @@ class HVS(Hard):
         loss = torch.stack([method.score(q, t, pick, v.group, known) for pick in picks], dim=1)  # (B,C)
         best = first_max(loss if self.pick == "hardest" else -loss)  # (B,)
         slots = torch.tensor(picks, device=loss.device)  # (C,S)
-        self.seen = Candidates(probe.params, slots, loss, best)
+        self.seen = Candidates(probe.params, slots, loss, best, probe.local_params)
         which = slots[best]  # (B,S)
         if self.colour == "static":
             return look.render(look.recoloured(replace(probe, x=None, local=()).take(which)))
