@@ -27,6 +27,6 @@ def test_an_unknown_class_in_a_class_list_is_refused_and_the_nearest_named():
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
-@pytest.mark.parametrize("rung", ["smoke", "paper", *(pytest.param(r, marks=pytest.mark.slow) for r in ("cpu", "gpu"))])
+@pytest.mark.parametrize("rung", ["smoke", *(pytest.param(r, marks=pytest.mark.slow) for r in ("cpu", "gpu", "paper"))])
 def test_every_recipe_can_be_built_at_every_rung(name, rung):
     build.check(recipes.recipe(name, rung))

@@ -129,6 +129,7 @@ def test_a_folder_that_is_no_run_is_told_in_one_sentence_with_exit_1(tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_not_evaluated(tmp_path):
     path = call("pretrain", "simsiam", *QUICK, "--runs", str(tmp_path)).output.strip().splitlines()[-1]
     manifest = tmp_path / path.rsplit("/", 1)[1] / "manifest.json"

@@ -392,6 +392,7 @@ QUICK = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_dino_run_under_selection_that_was_stopped_in_mid_epoch_ends_bitwise_like_one_that_was_not(
     tmp_path, monkeypatch
 ):

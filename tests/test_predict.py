@@ -41,6 +41,7 @@ def test_features_hold_each_view_once_and_each_pair_once_in_the_images_order():
     assert x.loc[7, "hue of 3"] == pytest.approx(one["b_hue"])
 
 
+@pytest.mark.slow
 def test_a_choice_by_iou_is_predicted_on_a_seed_that_was_not_seen_and_said_to_use_the_iou():
     logs = [log(500, seed, lambda iou, rng: iou.argmin(1)) for seed in range(3)]
     found = predict.predictability(logs, grid=FAST, folds=2)
@@ -51,6 +52,7 @@ def test_a_choice_by_iou_is_predicted_on_a_seed_that_was_not_seen_and_said_to_us
     assert found["uses"].str.startswith("iou of").all()
 
 
+@pytest.mark.slow
 def test_a_choice_at_random_is_predicted_no_better_than_chance():
     logs = [log(600, seed, lambda iou, rng: rng.integers(6, size=len(iou))) for seed in range(2)]
     found = predict.predictability(logs, grid=FAST, folds=2)

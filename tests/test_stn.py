@@ -339,6 +339,7 @@ QUICK = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not(tmp_path, monkeypatch):
     from test_train import learned, rows, same, stopping_at
 

@@ -157,6 +157,7 @@ def test_a_batch_larger_than_the_data_set_is_refused_before_training(tmp_path):
         train.train(quick(batch_size=100_000), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_told_and_training_goes_on_from_the_one_before(tmp_path, monkeypatch):
     monkeypatch.setattr(train.Rate, "tick", stopping_at(8))
     with pytest.raises(train.Stopped):

@@ -162,6 +162,7 @@ def test_an_output_folder_that_cannot_be_made_is_named(typed: Path) -> None:
         execute.execute(typed, out_dir=typed.parent / "file" / "out")
 
 
+@pytest.mark.slow
 def test_a_done_notebook_has_its_files_is_skipped_and_runs_again_when_anything_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +238,7 @@ def test_a_notebook_that_does_not_reach_its_end_is_failed_and_kept(tmp_path: Pat
     assert kept.metadata.hardlab.state == "failed" and kept.metadata.papermill.exception
 
 
+@pytest.mark.slow
 def test_a_failed_notebook_that_succeeds_later_leaves_no_failed_marker(tmp_path: Path) -> None:
     source = notebook(tmp_path / "n.ipynb", "print(1)")
     (tmp_path / "out").mkdir()
