@@ -293,6 +293,7 @@ def same(a, b):
     return a == b
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3])  # while the keys are collected, and after
 def test_a_stopped_run_ends_bitwise_like_a_whole_one(stop, tmp_path, monkeypatch):
     monkeypatch.setattr(adco, "_TILE", 2**18)

@@ -253,6 +253,7 @@ def same(a, b):
     return a == b
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hnssl", "hnssl-student-gradient"])
 def test_a_stopped_run_ends_bitwise_like_a_whole_one(name, tmp_path, monkeypatch):
     whole = train.train(quick(name), tmp_path / "whole")

@@ -82,6 +82,7 @@ def test_a_run_that_was_stopped_twice_ends_bitwise_like_one_that_was_not(name, t
     assert views(whole).sort_by([("step", "ascending")]).equals(views(parts).sort_by([("step", "ascending")]))
 
 
+@pytest.mark.slow
 def test_what_was_logged_after_the_last_checkpoint_is_logged_once_after_a_crash(tmp_path, monkeypatch):
     run = quick(**{"logs.checkpoint_every": 2})
     whole = train.train(run, tmp_path / "whole")
