@@ -15,7 +15,8 @@ KS = (10, 20, 100, 200)  # HVS's appendix, as in DINO
 TEMPERATURE = 0.07
 # A tile of similarities stays below 32 MiB, from where on glibc maps and faults in fresh pages at every use.
 _QUERIES, _ROWS = 128, 60_000
-_BLOCK = 8  # rows whose maximum is looked at before they are looked at one by one
+_PART = 12_500  # rows of one product: what it writes stays in the cache
+_BLOCK = 12  # rows whose maximum is looked at before they are looked at one by one
 
 
 def knn(
@@ -114,10 +115,13 @@ def _cosines(memory: Tensor, queries: Tensor) -> Tensor:
     On a CPU as a 1x1 convolution with the memory as the image and the queries as the kernels: oneDNN does that faster
     than MKL does the matrix product, and as exactly.
     """
-    if memory.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        image = memory[None, None].permute(0, 3, 1, 2)  # (1,D,1,N), channels_last without a copy
-        return F.conv2d(image, queries[:, :, None, None]).permute(0, 2, 3, 1)[0, 0]  # (1,Q,1,N) -> (N,Q)
-    return memory @ queries.T
+    if memory.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return memory @ queries.T
+    kernels, parts = queries[:, :, None, None], []
+    for rows in memory.split(_PART):
+        image = rows[None, None].permute(0, 3, 1, 2)  # (1,D,1,n), channels_last without a copy
+        parts.append(F.conv2d(image, kernels).permute(0, 2, 3, 1)[0, 0])  # (1,Q,1,n) -> (n,Q)
+    return torch.cat(parts)
 
 
 def _top(similar: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -128,34 +132,35 @@ def _top(similar: Tensor, k: int) -> tuple[Tensor, Tensor]:
     n, q = similar.shape
     k, more = min(k, n), min(k + 1, n)  # one more than asked shows a tie across the border
     blocks = n // _BLOCK
-    columns = similar.T
+    columns, everywhere = similar.T, torch.arange(n, device=similar.device)
+    candidates, rows = columns, everywhere.expand(q, -1)
+    bar = similar.new_full((q,), -torch.inf)  # what is above it is a candidate
     if blocks > more:
         # block j = rows j, j + blocks, ...: the maximum runs along contiguous memory; left-over rows always compete
-        maxima = similar[: blocks * _BLOCK].reshape(_BLOCK, blocks, q).amax(0).T.contiguous()  # (Q,blocks)
-        keep = maxima.topk(more, dim=1, sorted=False).indices
-        rows = (keep[:, None] + torch.arange(0, blocks * _BLOCK, blocks, device=keep.device)[:, None]).flatten(1)
-        rest = torch.arange(blocks * _BLOCK, n, device=keep.device).expand(q, -1)
-        rows = torch.cat([rows, rest], 1)
-        value, at = columns.gather(1, rows).topk(more, dim=1)
-        row = rows.gather(1, at)
-    else:
-        value, row = columns.topk(more, dim=1)
-    # the order of equal values, and which of them are in at all, is topk's whim
-    row, order = row.sort(dim=1)
-    value, order = value.gather(1, order).sort(dim=1, descending=True, stable=True)
-    row = row.gather(1, order)
-    tied = value[:, k] == value[:, k - 1] if more > k else value.new_zeros(q, dtype=torch.bool)  # across the border
+        whole = similar[: blocks * _BLOCK].reshape(_BLOCK, blocks, q)
+        largest, keep = whole.amax(0).T.contiguous().topk(more, dim=1, sorted=False)
+        bar = largest.amin(1)
+        inside = keep[:, None] + everywhere[: blocks * _BLOCK : blocks, None]  # (Q,_BLOCK,more)
+        rows = torch.cat([inside.flatten(1), everywhere[blocks * _BLOCK :].expand(q, -1)], 1)
+        candidates = columns.gather(1, rows)
+    value, at = candidates.topk(more, dim=1)
+    row = rows.gather(1, at)
+    # among equal values, which come first and which are in at all is topk's whim
+    equal = value[:, 1:] == value[:, :-1]
+    tied, beyond = equal.any(1).nonzero()[:, 0], equal[:, k - 1 :].nonzero()[:, 0]
     value, row = value[:, :k], row[:, :k]
-    for some in tied.nonzero()[:, 0].split(32):  # a few at a time: the keys are twice as wide
-        value[some], row[some] = _top_in_order(columns[some], k)
+    value[tied], row[tied] = _in_order(value[tied], row[tied])
+    for i in beyond.tolist():
+        seen = bar[i] < value[i, -1]  # else some of them may lie outside
+        last = ((candidates[i] if seen else columns[i]) == value[i, -1]).nonzero()[:, 0]
+        last = (rows[i] if seen else everywhere)[last].sort().values
+        nearer = int((value[i] > value[i, -1]).sum())
+        row[i, nearer:] = last[: k - nearer]
     return value, row
 
 
-def _top_in_order(similar: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As ``_top`` for rows (Q,N) with equal values: value and row number make one integer, so nothing is equal."""
-    n = similar.shape[1]
-    bits = (similar + 0.0).contiguous().view(torch.int32).long()  # + 0.0: -0 and 0 are one value
-    rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # order of the integers = order of the floats
-    key = rising * 2**32 + torch.arange(n - 1, -1, -1, device=similar.device)
-    row = n - 1 - (key.topk(k, dim=1).values & 0xFFFFFFFF)
-    return similar.gather(1, row), row
+def _in_order(value: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (Q,k) falling, of equal ones the lower row first; and their rows."""
+    row, order = row.sort(dim=1)
+    value, order = value.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return value, row.gather(1, order)
