@@ -355,7 +355,7 @@ def test_a_second_measurement_replaces_the_first_and_a_cut_off_line_is_no_line(t
 
 def test_only_runs_that_are_done_are_collected(runs_dir: Path, tmp_path: Path) -> None:
     tables.collect(runs_dir, tmp_path)
-    of_snapshots = {"hexa_f1", "hvs_f11", "ppcl_f6", "adco_f2"}
+    of_snapshots = {"hexa_f1", "hvs_f11", "ppcl_f6", "adco_f2", "negatives"}
     for name in tables.COLUMNS:
         frame = pd.read_csv(tmp_path / f"{name}.csv")
         assert tuple(frame.columns) == tables.COLUMNS[name]
@@ -539,8 +539,12 @@ def test_snapshots_become_tiles_and_a_layout_of_negatives(tmp_path: Path) -> Non
         np.savez(generated / f"generated-{step:08d}.npz", **nets)
     learned = write_run(tmp_path / "runs", "adco", 0, None) / "snapshots"
     learned.mkdir()
+    (tmp_path / "empty").mkdir()
     queries, negatives = (rng.normal(size=(n, 5)) for n in (24, 30))
-    np.savez(learned / "adco-00000080.npz", queries=queries, negatives=negatives)
+    queries, negatives = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, negatives))
+    kept = {"queries": queries, "negatives": negatives, "query_rows": np.arange(24)}
+    np.savez(learned / "adco-00000040.npz", **kept | {"negatives": queries})
+    np.savez(learned / "adco-00000080.npz", **kept)
     attacked = write_run(tmp_path / "runs", "hexa-plus-moco", 0, None) / "snapshots"
     attacked.mkdir()
     kinds = {"clean": 0.2, "adversarial": 0.4, "noise": 0.6}
@@ -562,7 +566,17 @@ def test_snapshots_become_tiles_and_a_layout_of_negatives(tmp_path: Path) -> Non
     assert labels.groupby("tile")["epoch"].first().tolist() == [half, 2 * half]
     layout = pd.read_csv(tmp_path / "out" / "adco_f2.csv")
     assert layout["kind"].value_counts().to_dict() == {"negative": 30, "query": 24}
-    nearest = [1 - max(n @ q / np.linalg.norm(n) / np.linalg.norm(q) for q in queries) for n in negatives]
+    nearest = [1 - max(n @ q for q in queries) for n in negatives]
     found = layout.loc[layout["kind"] == "negative", "distance"]
     np.testing.assert_allclose(sorted(found), sorted(nearest), rtol=1e-4)
     assert layout.loc[layout["kind"] == "query", "distance"].isna().all()
+    scores = pd.read_csv(tmp_path / "out" / "negatives.csv")
+    length = recipes.recipe("adco", "smoke").epochs
+    assert scores["step"].tolist() == [40, 80] and scores["epoch"].tolist() == [length / 2, length]
+    gaps = [min(np.linalg.norm(q - p) for j, p in enumerate(queries) if j != i) for i, q in enumerate(queries)]
+    far = [min(np.linalg.norm(n - q) for q in queries) for n in negatives]
+    assert scores["share"].tolist() == pytest.approx([0, np.mean(np.array(far) > np.quantile(gaps, 0.95))], rel=1e-4)
+    assert scores["distance"].tolist() == pytest.approx([0, np.median(far)], abs=1e-4)
+    assert scores["false_all"].isna().all()  # the run has no checkpoint to put real images beside its negatives
+    tables.collect(tmp_path / "empty", tmp_path / "out", add=True)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "negatives.csv"), scores)

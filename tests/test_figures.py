@@ -84,6 +84,8 @@ def made_up(rows: dict[str, list[dict[str, object]]], rng: np.random.Generator) 
     for recipe in ("adco", "adco-queue"):
         for kind in ("query", "negative"):
             points = rng.normal(size=(30, 3))
+            score = {"epoch": 9, "step": 90, "share": 0.3, "chance": 0.05}
+            rows["negatives"] += [one(recipe, s) | score for s in SEEDS[:2] if kind == "query"]
             rows["adco_f2"] += [
                 one(recipe, 0) | {"epoch": 9, "kind": kind, "x": x, "y": y, "distance": abs(d)} for x, y, d in points
             ]

@@ -138,6 +138,11 @@ def test_runs_of_moco_and_of_adco_can_be_put_under_the_microscope(tmp_path: Path
         share = negatives.false_negatives(last, real, resamples=10)["share"]
         assert share.between(0, 1).all()
         assert math.isnan(negatives.microscope(last)["age"].mean()) != ages
+        scores = negatives.scores(path)
+        assert scores["step"].tolist() == [b.step for b in negatives.banks(path)]
+        assert scores["false_all"].notna().tolist() == [False] * (len(scores) - 1) + [True]
+        of_all = negatives.false_negatives(last, negatives.reals(path, last.step), resamples=10)["share"].iloc[1]
+        assert scores["false_all"].iloc[-1] == pytest.approx(of_all)
 
 
 def test_moco_whose_negatives_another_keeps_has_no_queue_to_show():

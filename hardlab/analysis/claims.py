@@ -38,12 +38,8 @@ COLUMNS = (
 )  # fmt: skip
 # tables that claims may read beside those of tables.COLUMNS, and what they hold beside WHO
 MORE: dict[str, tuple[str, ...]] = {
-    "epochs": ("epoch", "name", "value"),
-    "costs": ("quantity", "value"),
     "importance": ("name", "share"),
     "predictability": ("accuracy", "lowest_iou", "chance"),
-    "adco_f2": ("epoch", "kind", "x", "y", "distance"),
-    "negatives": ("step", "share", "chance", "hardness", "distance"),
 }
 # the numbers of the epochs table: a run's own, or one of a strategy
 _PLAIN = ("loss", "knn", "std", "rank", "alignment", "uniformity", "accuracy", "d_ii", "feature_std", "pseudo_top1")

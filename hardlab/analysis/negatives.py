@@ -1,6 +1,7 @@
 """What negatives look like: AdCo's learned ones and MoCo's queue, beside the queries of the last six batches.
 
 Everything is read from ``snapshots/`` of finished runs; the nearest real images need the checkpoint of the same step.
+``scores`` and ``picture`` are what ``tables.collect`` writes of a run, as negatives.csv and adco_f2.csv.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from hardlab import build, runs
 from hardlab.types import HardlabError
 
 _NEIGHBOURS = 5  # whose mean position a point without a place of its own starts from
+POINTS = 400  # negatives, and as many queries, in the layout of AdCo's Figure 2
+SCORES = (
+    "step", "share", "chance", "hardness", "distance", "query_distance", "norm", "age", "negatives", "queries",
+    "false_hardest", "false_all", "nearest_real",
+)  # fmt: skip
 
 
 class Bank(NamedTuple):
@@ -146,6 +152,39 @@ def false_negatives(bank: Bank, real: Reals, hardest: int = 10, resamples: int =
         lo, hi = np.quantile(means, [0.025, 0.975])
         out.append({"negatives": name, "share": per_query.mean(), "lo": lo, "hi": hi, "n": len(per_query)})
     return pd.DataFrame(out)
+
+
+def scores(run_dir: Path | str, root: Path | str | None = None) -> pd.DataFrame:
+    """A row per snapshot with the columns ``SCORES``: those of ``outliers``; of the last one also what labels tell.
+
+    false_hardest, false_all: share of false negatives among the ten hardest of each query, and among all;
+    nearest_real: median cosine of a negative with its nearest real image. They are NaN for other snapshots, and where
+    the checkpoint or the images (``root``: where data sets lie) are not there.
+    """
+    found = outliers([run_dir], resamples=0).drop(columns=["run", "lo", "hi"])
+    last = banks(run_dir)[-1]
+    try:
+        real = reals(run_dir, last.step, root=root)
+    except HardlabError:
+        return found.reindex(columns=list(SCORES))
+    hardest, every = false_negatives(last, real, resamples=1)["share"]
+    seen = {"false_hardest": hardest, "false_all": every, "nearest_real": nearest_real(last, real)["cosine"].median()}
+    found.loc[found["step"] == last.step, list(seen)] = list(seen.values())
+    return found.reindex(columns=list(SCORES))
+
+
+def picture(run_dir: Path | str) -> pd.DataFrame:
+    """AdCo Fig. 2 of the last snapshot: kind, x, y, distance of at most ``POINTS`` negatives and as many queries.
+
+    distance: of a negative to the nearest of these queries, 1 - cosine; NaN for a query. step: of the snapshot.
+    """
+    last = banks(run_dir)[-1]
+    some = [x[np.linspace(0, len(x) - 1, min(POINTS, len(x))).round().astype(int)] for x in last[1:3]]
+    negatives, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in map(np.float64, some))
+    flat = layouts([last._replace(negatives=negatives, queries=queries)])[0]
+    kind = ["negative"] * len(negatives) + ["query"] * len(queries)
+    distance = np.append(1 - (negatives @ queries.T).max(1), np.full(len(queries), np.nan))
+    return pd.DataFrame({"step": last.step, "kind": kind, "x": flat[:, 0], "y": flat[:, 1], "distance": distance})
 
 
 def layouts(series: Sequence[Bank], perplexity: float = 30, iterations: int = 250, seed: int = 0) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import stats
 
 from hardlab import build, config, registry
-from hardlab.analysis import iou, viewlog
+from hardlab.analysis import iou, negatives, viewlog
 from hardlab.checkpoint import write_atomic
 from hardlab.recipes import RUNGS
 from hardlab.types import HardlabError
@@ -42,12 +42,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "hvs_f11": (*WHO, "row", "tile", "epoch", "label"),
     "ppcl_f6": (*WHO, "row", "tile", "epoch", "label"),
     "adco_f2": (*WHO, "epoch", "kind", "x", "y", "distance"),
+    "negatives": (*WHO, "epoch", *negatives.SCORES),
 }  # fmt: skip
 STANDARD, HVS, STATIC, UNTRAINED = "standard", "hvs", "hvs colour=static", "untrained"
 PICTURES = 10  # images whose views are kept: HVS Fig. 6 shows ten rows, Fig. 2 the first three of them
 CELL = 96  # pixels; views larger than this are kept in this size
 KEPT_EPOCHS = 25  # of each run in ``epochs``, evenly from the first to the last
-POINTS = 400  # negatives, and as many queries, in the layout of AdCo's Figure 2
 
 
 class Interval(NamedTuple):
@@ -233,6 +233,8 @@ def collect(
 
     share, overlap, histogram = _stack(shares), _stack(overlaps), _stack(histograms)
     logged = {name: _stack([of(about) for about in done.to_dict("records")]) for name, of in _LOGGED.items()}
+    scored = [_scores(about, root) for about in done.to_dict("records") if _negatives(about)]
+    logged["negatives"] = _stack(scored)
     if add:
         logged = {name: _with_earlier(frame, out / f"{name}.csv", done) for name, frame in logged.items()}
         share = _with_earlier(share, out / "hvs_f4_right.csv", done)
@@ -282,7 +284,8 @@ def _with_earlier(frame: pd.DataFrame, path: Path, done: pd.DataFrame) -> pd.Dat
     texts = dict.fromkeys(("setting", "run", "recipe", "options"), str)
     if path.stem == "configs":
         texts["value"] = str
-    numbers = {} if path.stem == "configs" else dict.fromkeys(("value", "classifier_epoch", "distance"), "")
+    blank = ("value", "classifier_epoch", "distance", "age", "false_hardest", "false_all", "nearest_real")
+    numbers = {} if path.stem == "configs" else dict.fromkeys(blank, "")
     earlier = pd.read_csv(path, dtype=texts, encoding="utf-8", keep_default_na=False, na_values=numbers)
     mine = pd.MultiIndex.from_frame(done[["setting", "arm", "seed"]])
     theirs = pd.MultiIndex.from_frame(earlier[["setting", "arm", "seed"]])
@@ -497,9 +500,6 @@ def _configs(about: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS["configs"]))
 
 
-_LOGGED = {"curves": _curves, "epochs": _epochs, "costs": _costs, "configs": _configs}
-
-
 def _flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
     if isinstance(value, Mapping) and (value or not key):
         return [pair for k, v in value.items() for pair in _flat(v, f"{key}.{k}" if key else k)]
@@ -528,10 +528,10 @@ def _snapshots(done: pd.DataFrame, recipes: Sequence[str], part: str) -> tuple[d
     return {}, []
 
 
-def _epoch(about: Mapping[str, Any], file: Path) -> float:
-    """The epoch, counted from the start of training, at which a snapshot was taken."""
-    manifest = _manifest(about)
-    return int(file.stem.rpartition("-")[2]) / max(1, manifest["steps_done"]) * about["epochs_done"]
+def _epoch(about: Mapping[str, Any], at: Path | int) -> float:
+    """The epoch, counted from the start of training, at which a snapshot was taken; at: its file or its step."""
+    step = int(at.stem.rpartition("-")[2]) if isinstance(at, Path) else int(at)
+    return step / max(1, _manifest(about)["steps_done"]) * about["epochs_done"]
 
 
 def _grid(tiles: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
@@ -602,39 +602,31 @@ def _ppcl_f6(done: pd.DataFrame) -> Tiles:
 _TILED = {"hexa_f1": _hexa_f1, "hvs_f11": _hvs_f11, "ppcl_f6": _ppcl_f6}
 
 
+def _negatives(about: Mapping[str, Any]) -> bool:
+    """Whether a run's negatives are its own subject: of MoCo alone or of AdCo, not of MoCo with harder views."""
+    if about["method"] != "moco" or not (about["arm"] == STANDARD or str(about["arm"]).startswith("adco")):
+        return False
+    try:
+        return bool(negatives.banks(about["path"]))
+    except HardlabError:
+        return False
+
+
+def _scores(about: Mapping[str, Any], root: Path | str | None) -> pd.DataFrame:
+    """The negatives of a run as numbers, a row per snapshot."""
+    found = negatives.scores(about["path"], root)
+    return found.assign(**_who(about), epoch=[_epoch(about, step) for step in found["step"]])
+
+
 def _adco_f2(about: Mapping[str, Any]) -> pd.DataFrame:
-    """AdCo Fig. 2: negatives and the queries of the last six batches in the plane, by t-SNE.
-
-    distance: of a negative to its nearest query, 1 - cosine; NaN for a query.
-    """
-    files = [
-        f for part in ("adco", "method") for f in sorted((Path(about["path"]) / "snapshots").glob(f"{part}-*.npz"))
-    ]
-    for file in files[::-1]:
-        with np.load(file) as held:
-            if {"negatives", "queries"} <= set(held.files):
-                negatives, queries = (_some(held[k].astype(np.float64)) for k in ("negatives", "queries"))
-                break
-    else:
+    """AdCo Fig. 2: negatives and the queries of the last six batches in the plane."""
+    if not _negatives(about):
         return pd.DataFrame()
-    from sklearn.manifold import TSNE  # the workbook's
-
-    points = np.concatenate([negatives, queries])
-    perplexity = min(30.0, (len(points) - 1) / 3)
-    flat = TSNE(2, metric="cosine", init="pca", perplexity=perplexity, random_state=0).fit_transform(points)
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (negatives, queries)]
-    distance = np.append(1 - (unit[0] @ unit[1].T).max(1), np.full(len(queries), np.nan))
-    kind = ["negative"] * len(negatives) + ["query"] * len(queries)
-    who = _who(about) | {"epoch": _epoch(about, file)}
-    return pd.DataFrame({"kind": kind, "x": flat[:, 0], "y": flat[:, 1], "distance": distance}).assign(**who)
+    shown = negatives.picture(about["path"])
+    return shown.assign(**_who(about), epoch=_epoch(about, shown["step"].iloc[0]))
 
 
-def _some(x: np.ndarray) -> np.ndarray:
-    """At most ``POINTS`` rows, evenly taken."""
-    return x[np.linspace(0, len(x) - 1, min(POINTS, len(x))).round().astype(int)]
-
-
-_LOGGED["adco_f2"] = _adco_f2
+_LOGGED = {"curves": _curves, "epochs": _epochs, "costs": _costs, "configs": _configs, "adco_f2": _adco_f2}
 
 
 def _write(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> Path:

@@ -35,10 +35,11 @@ def f1(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
     return figure
 
 
-def f2(adco_f2: pd.DataFrame) -> Figure:
-    """AdCo Figure 2: negatives and the queries of the last six batches, laid out by t-SNE."""
-    figure, axes = style.new(2.9, 2)
+def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame) -> Figure:
+    """AdCo Figure 2: negatives and the queries of the last six batches by t-SNE, and the share of outliers."""
+    figure, axes = style.new(3.0, 2)
     rows = together(adco_f2, any_data=False)
+    last = negatives[negatives["step"] == negatives.groupby("run")["step"].transform("max")]
     for ax, (name, recipes) in zip(axes, (("AdCo", ("adco",)), ("MoCo v2", ("adco-queue", "moco"))), strict=True):
         ax.set(title=name, aspect="equal")
         found = [r for r in recipes if (rows["recipe"] == r).any()]
@@ -54,18 +55,28 @@ def f2(adco_f2: pd.DataFrame) -> Figure:
             ax.scatter(part["x"], part["y"], s=5, marker=marker, color=colour, linewidth=0.6, alpha=0.7, label=label)
         ax.set(xticks=[], yticks=[])
         distances = mine[mine["kind"] == "negative"].groupby("run")["distance"].mean()
-        mean, lo, hi, n = interval(distances)
-        half = f" ± {(hi - lo) / 2:.3f}" if n > 1 else ""
-        ax.set_xlabel(f"to the nearest query: {mean:.3f}{half}", fontsize=7)
+        told = [f"to the nearest query: {_with_half(distances, 3)}"]
+        scores = last[last["run"].isin(mine["run"])]
+        if len(scores):
+            told.append(
+                f"outliers: {_with_half(100 * scores['share'], 1)} % (chance {100 * scores['chance'].iloc[0]:g} %)"
+            )
+        ax.set_xlabel("\n".join(told), fontsize=7)
     if any(ax.get_legend_handles_labels()[0] for ax in axes):
         style.legend_above(figure)
     plots.told(
         figure,
         rows,
-        "ours at CIFAR scale; layout of the first seed by t-SNE\n"
-        "number: mean of 1 minus cosine, ± half the 95 % t-interval over seeds",
+        "ours at CIFAR scale; layout of the first seed by t-SNE · numbers: mean of 1 minus cosine; negatives farther\n"
+        "from all queries than 95 % of queries are from all others; ± half the 95 % t-interval over seeds",
     )
     return figure
+
+
+def _with_half(values: pd.Series, digits: int) -> str:
+    """Mean and half of its interval over seeds."""
+    mean, lo, hi, n = interval(values)
+    return f"{mean:.{digits}f}" + (f" ± {(hi - lo) / 2:.{digits}f}" if n > 1 else "")
 
 
 def t1(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
