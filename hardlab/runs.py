@@ -279,10 +279,13 @@ def open_whole(
     method = build.method(run)
     hard = build.strategies(run, method)
     method.on_start(images, run.batch_size)
-    method.load_state_dict(saved["method"])
-    for h, state in zip(hard, saved["hard"], strict=True):
-        h.on_start(images, run.batch_size, None)
-        h.load_state_dict(state)
+    try:
+        method.load_state_dict(saved["method"])
+        for h, state in zip(hard, saved["hard"], strict=True):
+            h.on_start(images, run.batch_size, None)
+            h.load_state_dict(state)
+    except (RuntimeError, ValueError) as e:  # other tensors, or another number of strategies
+        raise HardlabError(f"The checkpoint of {path} was written by another version of hardlab: {e}") from e
     return run, method, hard, images
 
 

@@ -90,6 +90,21 @@ def made_up(rows: dict[str, list[dict[str, object]]], rng: np.random.Generator) 
                 one(recipe, 0) | {"epoch": 9, "kind": kind, "x": x, "y": y, "distance": abs(d)} for x, y, d in points
             ]
 
+    across = ("simsiam-hvs", "adco", "hexa-moco", "simsiam")  # of the five systems two have no run
+    for seed in SEEDS[:2]:
+        for at, recipe in enumerate(across):
+            told = one(recipe, seed) | {"images": 64}
+            rows["hardness"] += [
+                told | {"tile": t, "index": t, "label": "hourglass", "percentile": 5.0 * t, "sd": 9.0, "draws": 4}
+                for t in range(18)
+            ]
+            rows["transfer"] += [
+                told
+                | {"other": other, "other_run": one(other, seed)["run"], "rho": 0.5 - 0.2 * at, "ceiling": 0.9}
+                | {"lo": -0.4, "hi": 0.6}
+                for other in across[at:]
+            ]
+
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -154,7 +169,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, columns in tables.COLUMNS.items():
         pd.DataFrame(rows[name], columns=list(columns)).to_csv(folder / f"{name}.csv", index=False)
     Image.fromarray(rng.integers(0, 255, (320, 128, 3), dtype=np.uint8)).save(folder / "hvs_f2_pixels.png")
-    for name in ("hexa_f1", "hvs_f11", "ppcl_f6"):
+    for name in ("hexa_f1", "hvs_f11", "ppcl_f6", "hardness"):
         Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / f"{name}_pixels.png")
     shares = [one("simsiam-hvs", s) | {"name": n, "share": 0.1} for s in SEEDS for n in ("iou", "brightness", "hue")]
     pd.DataFrame(shares).to_csv(folder / "importance.csv", index=False)

@@ -118,7 +118,9 @@ def test_the_report_shows_every_claim_with_its_verdict_and_links_to_the_runs(out
     verdicts = claims.verdicts(out / "data")
     assert all(rows[v.id][7] == v.verdict and rows[v.id][3] == v.statement for v in verdicts.itertuples())
     linked = {name for runs in verdicts["runs"] for name in runs.split()}
-    assert linked and all(f'<a href="#{name}">' in text and f'<span id="{name}">' in text for name in linked)
+    assert linked and all(
+        f'<a href="#{name}">' in text and f'<a id="{name}" href="runs/{name}/manifest.json">' in text for name in linked
+    )
 
 
 def test_the_report_says_what_is_missing_and_a_folder_without_runs_is_refused(tmp_path: Path, out: Path) -> None:

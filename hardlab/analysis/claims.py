@@ -466,6 +466,11 @@ def ours(row: Any) -> str:
     return f"{row.mean:.3g}{inner} {row.unit}"
 
 
+def links(names: str, runs_dir: Path | str) -> str:
+    """HTML: each of these runs as a link to its manifest in the folder of the runs."""
+    return " ".join(f'<a href="{Path(runs_dir) / name / "manifest.json"}">{name}</a>' for name in names.split())
+
+
 def describe(found: pd.DataFrame, *, why: bool = False, width: int = 110) -> str:
     """Rows of ``verdicts`` as text: two lines a claim, its reason and its runs on request; a count at the end."""
     lines = []

@@ -43,6 +43,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "ppcl_f6": (*WHO, "row", "tile", "epoch", "label"),
     "adco_f2": (*WHO, "epoch", "kind", "x", "y", "distance"),
     "negatives": (*WHO, "epoch", *negatives.SCORES),
+    "hardness": (*WHO, "tile", "index", "label", "percentile", "sd", "draws", "images"),
+    "transfer": (*WHO, "other", "other_run", "rho", "lo", "hi", "ceiling", "images"),
 }  # fmt: skip
 STANDARD, HVS, STATIC, UNTRAINED = "standard", "hvs", "hvs colour=static", "untrained"
 PICTURES = 10  # images whose views are kept: HVS Fig. 6 shows ten rows, Fig. 2 the first three of them
@@ -255,8 +257,13 @@ def collect(
     shown, pixels = _pictures(done, root)
     tables["hvs_f2"] = shown
     pictures = {"hvs_f2": pixels} | {name: picture for name, (_, picture) in tiles.items()}
+    from hardlab.analysis import across  # it reads the table of runs of this module
+
+    tables["hardness"], tables["transfer"], pictures["hardness"] = across.collect(done, root)
     kept = [name for name in pictures if add and pictures[name] is None and (out / f"{name}_pixels.png").exists()]
     tables |= {name: _with_earlier(pd.DataFrame(), out / f"{name}.csv", done) for name in kept}
+    if "hardness" in kept:  # these rows were measured together: all of them stay
+        tables |= {n: _with_earlier(pd.DataFrame(), out / f"{n}.csv", done[:0]) for n in ("hardness", "transfer")}
     written = [_write(out / f"{name}.csv", tables[name], columns) for name, columns in COLUMNS.items()]
     # the tables name their runs; here is what each of them was
     manifests = {Path(p).name: json.loads((Path(p) / "manifest.json").read_text()) for p in done["path"]}

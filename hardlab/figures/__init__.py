@@ -7,7 +7,11 @@ FIGURES = {
     for paper, counts in ITEMS.items()
     for kind, count in zip("ft", counts, strict=True)
     for n in range(1, count + 1)
-} | {"hvs_results": "hardlab.figures.hvs:results"}
+} | {
+    "hvs_results": "hardlab.figures.hvs:results",
+    "hardness": "hardlab.figures.across:hardness",
+    "transfer": "hardlab.figures.across:transfer",
+}
 
 from hardlab.figures.draw import draw, find, make  # noqa: E402  they look names up in the table above
 

@@ -220,7 +220,7 @@ def _manifests(runs_dir: Path) -> list[dict[str, Any]]:
 def _about_run(m: dict[str, Any]) -> dict[str, Any]:
     c = m["config"]
     return {
-        "run": Markup('<span id="{0}">{0}</span>').format(m["id"]),
+        "run": Markup('<a id="{0}" href="runs/{0}/manifest.json">{0}</a>').format(m["id"]),
         "recipe": c["recipe"],
         "rung": c["rung"],
         "seed": m["seed"],
