@@ -1,15 +1,14 @@
 """AdCo's learned negatives against autograd, and what they share with MoCo's queue."""
 
 import math
-import os
-import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from resuming import learned, rows, same, whole_and_parts
 
-from hardlab import build, checkpoint, nets, recipes, registry, runs, train
+from hardlab import build, nets, recipes, registry, runs
 from hardlab.hard import adco
 from hardlab.hard.adco import AdCo, KeysOfOthers, Learned
 from hardlab.methods.moco import MoCo
@@ -283,35 +282,14 @@ QUICK = {
 }
 
 
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a if not str(k).startswith("seconds:"))
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3])  # while the keys are collected, and after
 def test_a_stopped_run_ends_bitwise_like_a_whole_one(stop, tmp_path, monkeypatch):
     monkeypatch.setattr(adco, "_TILE", 2**18)
     run = recipes.recipe("adco", "smoke", QUICK)
-    whole = train.train(run, tmp_path / "whole")
-    done = []
-
-    def tick(self):
-        self.done += 1
-        done.append(1)
-        if len(done) == stop:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(train.Rate, "tick", tick)
-    with pytest.raises(train.Stopped):
-        train.train(run, tmp_path / "parts")
-    parts = train.train(run, tmp_path / "parts")
-    assert same(*(checkpoint.load(checkpoint.found(p / "checkpoints")[0]) for p in (whole, parts)))
+    whole, parts = whole_and_parts(run, tmp_path, monkeypatch, stop)
+    assert same(learned(whole), learned(parts))
+    assert rows(whole) == rows(parts)
     row = runs.metrics(whole, "step")[-1]
     assert {"accuracy", "adco.norm", "adco.cos_nearest", "adco.mass_negatives", "adco.mass_keys"} <= row.keys()
     assert row["lr"]["negatives"] == 3.0

@@ -1,17 +1,16 @@
 """DeepCluster-v2 against loops and scikit-learn, and what its banks and clusters must always be."""
 
 import itertools
-import os
-import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from resuming import learned, rows, same, whole_and_parts
 from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 
-from hardlab import build, checkpoint, nets, recipes, runs, train
+from hardlab import build, nets, recipes, runs
 from hardlab.methods import deepcluster
 from hardlab.methods.deepcluster import MEASURED, MISSING, DeepCluster, kmeans, nearest, nmi
 from hardlab.types import Batch, HardlabError, Progress
@@ -33,8 +32,8 @@ class Noise:
         return len(self.pixels)
 
     def all(self, size):
-        for rows in torch.arange(len(self)).split(size):
-            yield Batch(self.pixels[rows], torch.full((len(rows), 2), 32), rows)
+        for part in torch.arange(len(self)).split(size):
+            yield Batch(self.pixels[part], torch.full((len(part), 2), 32), part)
 
 
 def method(local=0, images=None, **options):
@@ -292,26 +291,12 @@ def test_a_run_that_was_stopped_in_mid_epoch_ends_bitwise_like_one_that_was_not(
         "method.hidden": 16, "method.dim": 8, "method.prototypes": 10, "logs.step_every": 1,
     }  # fmt: skip
     run = recipes.recipe(name, "smoke", quick)
-    whole = train.train(run, tmp_path / "whole")
-    done = []
-
-    def tick(self):
-        self.done += 1
-        done.append(1)
-        if len(done) in (2, 3):  # in mid-epoch, and with an epoch's last step
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(train.Rate, "tick", tick)
-    for _ in range(2):
-        with pytest.raises(train.Stopped):
-            train.train(run, tmp_path / "parts")
-    parts = train.train(run, tmp_path / "parts")
-    a, b = (checkpoint.load(checkpoint.found(p / "checkpoints")[0])["method"] for p in (whole, parts))
+    # in mid-epoch, and with an epoch's last step
+    whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 2, 3)
+    a = learned(whole)["method"]
     assert {"bank", "assigned", "centroids", "measured"} < set(a)
-    assert all(torch.equal(a[k], b[k]) for k in a)
-    timing = ("seconds", "images_per_s", "peak_memory_mb")
-    told = [[{k: v for k, v in r.items() if k not in timing} for r in runs.metrics(p)] for p in (whole, parts)]
-    assert told[0] == told[1]
+    assert same(learned(whole), learned(parts))
+    assert rows(whole) == rows(parts)
     _, opened, about = runs.open_run(whole)
     assert about["state"] == "done"
     assert torch.equal(opened.centroids, a["centroids"])

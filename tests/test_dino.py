@@ -3,17 +3,16 @@
 import copy
 import itertools
 import math
-import os
-import signal
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from lightly.loss import DINOLoss
+from resuming import learned, rows, same, whole_and_parts
 from torchvision.ops import StochasticDepth
 
-from hardlab import build, checkpoint, nets, recipes, runs, train
+from hardlab import build, nets, recipes, runs, train
 from hardlab.hard.hvs import HVS
 from hardlab.methods.dino import DINO, CropSets
 from hardlab.methods.simsiam import SimSiam
@@ -397,24 +396,10 @@ def test_a_dino_run_under_selection_that_was_stopped_in_mid_epoch_ends_bitwise_l
     tmp_path, monkeypatch
 ):
     run = recipes.recipe("dino-hvs", "smoke", QUICK | {"hard.hvs.limit": 5})
-    whole = train.train(run, tmp_path / "whole")
-    done = []
-
-    def tick(self):
-        self.done += 1
-        done.append(1)
-        if len(done) in (2, 3):  # in mid-epoch, and with an epoch's last step
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(train.Rate, "tick", tick)
-    for _ in range(2):
-        with pytest.raises(train.Stopped):
-            train.train(run, tmp_path / "parts")
-    parts = train.train(run, tmp_path / "parts")
-    a, b = (checkpoint.load(checkpoint.found(p / "checkpoints")[0])["method"] for p in (whole, parts))
-    assert all(torch.equal(a[k], b[k]) for k in a)
-    losses = [[r["loss"] for r in runs.metrics(p)] for p in (whole, parts)]
-    assert losses[0] == losses[1]
+    # in mid-epoch, and with an epoch's last step
+    whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 2, 3)
+    assert same(learned(whole), learned(parts))
+    assert rows(whole) == rows(parts)
     assert runs.open_run(whole)[1].networks().keys() == {"teacher", "student"}
 
 

@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
+from resuming import learned, rows, same, whole_and_parts
 from scipy import linalg
-from test_train import learned, rows, same, stopping_at
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from hardlab import build, gan, losses, recipes, runs, train
+from hardlab import build, gan, losses, recipes, runs
 from hardlab.methods.base import ema
 from hardlab.methods.gan import GAN
 from hardlab.types import Batch, HardlabError, Progress
@@ -233,11 +233,7 @@ def test_a_trained_gan_is_resumed_exactly_and_its_images_are_no_constant(tmp_pat
         "backbone.width": 2, "method.width": 2,
         "logs.step_every": 1, "logs.checkpoint_every": 1,
     })  # fmt: skip
-    whole = train.train(run, tmp_path / "whole", device="cpu", say=lambda line: None)
-    monkeypatch.setattr(train.Rate, "tick", stopping_at(3))
-    with pytest.raises(train.Stopped):
-        train.train(run, tmp_path / "parts", device="cpu", say=lambda line: None)
-    parts = train.train(run, tmp_path / "parts", device="cpu", say=lambda line: None)
+    whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 3)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)
     step = runs.metrics(whole, "step")[-1]

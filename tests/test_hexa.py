@@ -2,14 +2,13 @@
 
 import contextlib
 import math
-import os
-import signal
 from dataclasses import replace
 
 import pytest
 import torch
+from resuming import learned, rows, same, whole_and_parts
 
-from hardlab import build, checkpoint, nets, recipes, registry, runs, train
+from hardlab import build, nets, recipes, registry
 from hardlab.hard.adversarial import Adversarial
 from hardlab.hard.cutmix import CutMix, boxes
 from hardlab.types import Batch, HardlabError, Progress
@@ -57,10 +56,6 @@ def ready(net, **options):
 
 def buffers(net, aux):
     return {k: v.clone() for k, v in net.named_buffers() if (".aux." in k) is aux}
-
-
-def same(a, b):
-    return all(torch.equal(a[k], b[k]) for k in a)
 
 
 # ------------------------------------------------------------------------------------------------- the second norms
@@ -415,23 +410,8 @@ def test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not(name, tmp_pat
         "batch_size": 128, "logs.step_every": 1, "logs.checkpoint_every": 1, "hard.adversarial.start": "random",
     }  # fmt: skip
     run = recipes.recipe(name, "smoke", quick)
-    whole, said = train.train(run, tmp_path / "whole"), []
-
-    def tick(self):
-        self.done += 1
-        said.append(1)
-        if len(said) == 2:  # in the middle of the first epoch
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(train.Rate, "tick", tick)
-    with pytest.raises(train.Stopped):
-        train.train(run, tmp_path / "parts")
-    parts = train.train(run, tmp_path / "parts")
-    saved = [checkpoint.load(checkpoint.found(end / "checkpoints")[0]) for end in (whole, parts)]
-    assert saved[0]["step"] == saved[1]["step"]
-    assert same(saved[0]["method"], saved[1]["method"])
-    assert torch.equal(saved[0]["rng"], saved[1]["rng"])
-    times = ("seconds", "images_per_s", "peak_memory_mb")
-    logs = [[{k: v for k, v in row.items() if k not in times} for row in runs.metrics(end)] for end in (whole, parts)]
-    assert logs[0] == logs[1]
-    assert all(math.isfinite(logs[0][0][f"adversarial.{number}"]) for number in ("top1", "max_delta", "bn_gap"))
+    whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 2)  # in the middle of the first epoch
+    assert same(learned(whole), learned(parts))
+    logged = rows(whole)
+    assert logged == rows(parts)
+    assert all(math.isfinite(logged[0][f"adversarial.{number}"]) for number in ("top1", "max_delta", "bn_gap"))

@@ -1,13 +1,12 @@
 """HNSSL against loops over its equations, and its mined negatives on other methods."""
 
 import math
-import os
-import signal
 
 import pytest
 import torch
+from resuming import learned, rows, same, whole_and_parts
 
-from hardlab import build, checkpoint, losses, nets, recipes, registry, runs, train
+from hardlab import build, losses, nets, recipes, registry, runs, train
 from hardlab.hard.mined import Mined
 from hardlab.methods.hnssl import HNSSL
 from hardlab.methods.simsiam import SimSiam
@@ -239,37 +238,12 @@ def quick(name="hnssl", **more):
     return recipes.recipe(name, "smoke", QUICK | more)
 
 
-def last_state(path):
-    return checkpoint.load(checkpoint.found(path / "checkpoints")[0])
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a if not str(k).startswith("seconds:"))
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["hnssl", "hnssl-student-gradient"])
 def test_a_stopped_run_ends_bitwise_like_a_whole_one(name, tmp_path, monkeypatch):
-    whole = train.train(quick(name), tmp_path / "whole")
-    done = []
-
-    def tick(self):
-        self.done += 1
-        done.append(1)
-        if len(done) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(train.Rate, "tick", tick)
-    with pytest.raises(train.Stopped):
-        train.train(quick(name), tmp_path / "parts")
-    parts = train.train(quick(name), tmp_path / "parts")
-    assert same(last_state(whole), last_state(parts))
+    whole, parts = whole_and_parts(quick(name), tmp_path, monkeypatch, 3)
+    assert same(learned(whole), learned(parts))
+    assert rows(whole) == rows(parts)
     row = runs.metrics(whole, "step")[-1]
     assert {"d_ii", "feature_std", "distance_to_student", "mined.frac_nonempty", "mined.hard_negatives"} <= row.keys()
 
@@ -277,7 +251,7 @@ def test_a_stopped_run_ends_bitwise_like_a_whole_one(name, tmp_path, monkeypatch
 def test_without_weight_the_mined_term_changes_no_bit_of_the_networks(tmp_path):
     base = train.train(quick("hnssl-positives"), tmp_path)
     off = train.train(quick(**{"hard.mined.alpha2": 0.0}), tmp_path)
-    assert same(last_state(base)["method"], last_state(off)["method"])
+    assert same(learned(base)["method"], learned(off)["method"])
 
 
 def test_the_arms_differ_from_the_base_in_the_strategy_alone():

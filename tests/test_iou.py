@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from resuming import learned, rows, same, whole_and_parts
 from scipy.stats import ks_2samp
 
-from hardlab import nets, recipes, registry, train
+from hardlab import nets, recipes, registry
 from hardlab.hard.iou import IoUPolicy
 from hardlab.methods.base import Method
 from hardlab.methods.simsiam import SimSiam
@@ -176,14 +177,8 @@ QUICK = {
 
 
 def test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not(tmp_path, monkeypatch):
-    from test_train import learned, rows, same, stopping_at
-
     run = recipes.recipe("simsiam-iou-30-35-alternating", "smoke", QUICK)
-    whole = train.train(run, tmp_path / "whole")
-    monkeypatch.setattr(train.Rate, "tick", stopping_at(3))
-    with pytest.raises(train.Stopped):
-        train.train(run, tmp_path / "parts")
-    parts = train.train(run, tmp_path / "parts")
+    whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 3)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)
     steps = [row for row in rows(whole) if row["kind"] == "step"]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_train import learned, rows, same, stopping_at
+from resuming import learned, rows, same, stopping_at
 from torch import nn
 
 from hardlab import build, checkpoint, losses, nets, recipes, runs, train

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from resuming import learned, rows, same, whole_and_parts
 from torch import nn
 
-from hardlab import build, nets, recipes, registry, train
+from hardlab import build, nets, recipes, registry
 from hardlab.hard.stn import STN, bounding_box, matrices, sample, start_of
 from hardlab.methods.dino import DINO
 from hardlab.methods.simsiam import SimSiam
@@ -341,14 +342,8 @@ QUICK = {
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not(tmp_path, monkeypatch):
-    from test_train import learned, rows, same, stopping_at
-
     run = recipes.recipe("stn-affine", "smoke", QUICK)
-    whole = train.train(run, tmp_path / "whole")
-    monkeypatch.setattr(train.Rate, "tick", stopping_at(3))
-    with pytest.raises(train.Stopped):
-        train.train(run, tmp_path / "parts")
-    parts = train.train(run, tmp_path / "parts")
+    whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 3)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)
     assert "stn.spread" in rows(whole)[0]

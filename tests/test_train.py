@@ -1,7 +1,6 @@
 """The loop: exact resume, honest logs, and stopping without loss."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 import torch
+from resuming import learned, rows, same, stopping_at, whole_and_parts
 
 from hardlab import build, checkpoint, recipes, runs, train
 from hardlab.types import HardlabError
@@ -32,51 +32,14 @@ def quick(name="simsiam-hvs", **more):
     return recipes.recipe(name, "smoke", QUICK | more)
 
 
-def stopping_at(*steps):
-    """A stand-in for the progress line that asks the process to stop after the given numbers of steps."""
-    done = []
-
-    def tick(self):
-        self.done += 1
-        done.append(1)
-        if len(done) in steps:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return tick
-
-
-def learned(path):
-    return checkpoint.load(checkpoint.found(path / "checkpoints")[0])
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a if not str(k).startswith("seconds:"))
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
-
-
-def rows(path):
-    timing = ("seconds", "images_per_s", "peak_memory_mb")
-    return [{k: v for k, v in r.items() if k not in timing} for r in runs.metrics(path)]
-
-
 def views(path):
     return pq.read_table(path / "views")
 
 
 @pytest.mark.parametrize("name", ARMS)
 def test_a_run_that_was_stopped_twice_ends_bitwise_like_one_that_was_not(name, tmp_path, monkeypatch):
-    whole = train.train(quick(name), tmp_path / "whole")
-    monkeypatch.setattr(train.Rate, "tick", stopping_at(2, 5))  # in mid-epoch, and with an epoch's last step
-    for _ in range(2):
-        with pytest.raises(train.Stopped):
-            train.train(quick(name), tmp_path / "parts")
-    assert runs.manifest(tmp_path / "parts" / quick(name).id)["state"] == "stopped"
-    parts = train.train(quick(name), tmp_path / "parts")
+    # in mid-epoch, and with an epoch's last step
+    whole, parts = whole_and_parts(quick(name), tmp_path, monkeypatch, 2, 5)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)
     assert views(whole).sort_by([("step", "ascending")]).equals(views(parts).sort_by([("step", "ascending")]))

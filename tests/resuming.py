@@ -1,0 +1,65 @@
+"""What the tests of exact resume share: a run that is stopped and taken up again, beside one that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hardlab import checkpoint, runs, train
+from hardlab.config import Run
+
+TIMING = ("seconds", "images_per_s", "peak_memory_mb")
+
+
+def stopping_at(*steps: int) -> Callable[[Any], None]:
+    """A stand-in for the progress line that asks the process to stop after the given numbers of steps."""
+    done = []
+
+    def tick(self):
+        self.done += 1
+        done.append(1)
+        if len(done) in steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return tick
+
+
+def whole_and_parts(
+    run: Run, folder: Path, patch: pytest.MonkeyPatch, *steps: int, parts: str = "parts"
+) -> tuple[Path, Path]:
+    """The run trained without a stop, and stopped after each of ``steps`` (counted from 1) and resumed to its end."""
+    how: dict[str, Any] = {"device": "cpu", "say": lambda line: None}
+    whole = train.train(run, folder / "whole", **how)
+    patch.setattr(train.Rate, "tick", stopping_at(*steps))
+    for _ in steps:
+        with pytest.raises(train.Stopped):
+            train.train(run, folder / parts, **how)
+        assert runs.manifest(folder / parts / run.id)["state"] == "stopped"
+    return whole, train.train(run, folder / parts, **how)
+
+
+def learned(path: Path) -> dict[str, Any]:
+    """The last checkpoint."""
+    return checkpoint.load(checkpoint.found(path / "checkpoints")[0])
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """What was logged, but for the times."""
+    return [{k: v for k, v in r.items() if k not in TIMING} for r in runs.metrics(path)]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bitwise, but for the seconds that a state counts."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a if not str(k).startswith("seconds:"))
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
