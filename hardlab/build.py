@@ -50,14 +50,18 @@ def images(run: Run, split: str = "train", root: str | Path | None = None, on: s
 
 
 def look(run: Run) -> Look:
-    """The augmentation of a run: its preset, with the fields that the run replaces."""
-    local = run.local
-    return Look(
-        _augment(run.augment.name, run.augment.options),
-        run.pixel_mean,
-        run.pixel_std,
-        local=_augment(local.name, local.options) if local else (),
-    )
+    """The augmentation of a run: its preset, with the fields that the run replaces.
+
+    Raises HardlabError for small crops that are larger than the large ones.
+    """
+    large = _augment(run.augment.name, run.augment.options)
+    local = _augment(run.local.name, run.local.options) if run.local else []
+    for crop in local:
+        if crop.size > large[0].size:
+            raise HardlabError(
+                f"local.size={crop.size} is larger than the large views, which have {large[0].size} pixels."
+            )
+    return Look(large, run.pixel_mean, run.pixel_std, local=local)
 
 
 def _augment(name: str, changes: Mapping[str, Any]) -> list[views.Augment]:
@@ -140,17 +144,11 @@ def fits(run: Run, images: Images) -> None:
             f"batch_size={run.batch_size} is larger than the data set: {run.data.name} has {len(images)} images at "
             f"fraction={run.data.fraction}; the largest batch is {len(images)}."
         )
-    made = look(run)
-    size = made.augment[0].size
+    size = look(run).augment[0].size
     if images.in_memory:  # images of one size; where sizes differ, every crop is resized as usual
         smallest = int(next(iter(images.all(1))).sizes.min())
         if size > smallest:
             raise HardlabError(
                 f"augment.size={size} is larger than the images of {run.data.name} ({smallest} pixels): take at most "
                 f"{smallest}, or load them larger with data.size={size}."
-            )
-    for crop in made.local:
-        if crop.augment[0].size > size:
-            raise HardlabError(
-                f"local.size={crop.augment[0].size} is larger than the large views, which have {size} pixels."
             )

@@ -19,6 +19,11 @@ def test_images_that_cannot_fill_a_batch_or_a_crop_are_refused(name, overrides, 
         build.fits(run, build.images(run))
 
 
+def test_small_crops_larger_than_the_large_ones_are_refused_without_any_data():
+    with pytest.raises(HardlabError, match="local.size=40 is larger than the large views, which have 32 pixels"):
+        build.check(recipes.recipe("dino-multicrop", "smoke", {"local.size": 40}))
+
+
 def test_an_unknown_class_in_a_class_list_is_refused_and_the_nearest_named():
     name = data.load("shapes", count=20).classes[0]
     run = recipes.recipe("simsiam", "smoke", {"data.classes": [name[:-1]]})
