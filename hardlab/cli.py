@@ -134,6 +134,7 @@ def pretrain(
 @click.option("--list", "list_", is_flag=True, help="List the protocols with their published settings and exit.")
 @ROOT
 @DEVICE
+@THREADS
 @JSON
 @DRY
 def evaluate(
@@ -146,6 +147,7 @@ def evaluate(
     list_: bool,
     root: Path | None,
     device: str,
+    threads: int | None,
     as_json: bool,
     dry_run: bool,
 ) -> None:
@@ -153,6 +155,8 @@ def evaluate(
 
     E.g. `hardlab evaluate runs/... --protocol semi-hexa-1` or `--protocol linear --data cifar100 --set epochs=10`.
     """
+    import torch
+
     from hardlab import build, config
     from hardlab import data as sets
     from hardlab.evaluate import protocols as table
@@ -180,6 +184,8 @@ def evaluate(
                 "pixels": pixels}  # fmt: skip
         _echo(as_json, f"would evaluate {', '.join(names)} by {', '.join(protocols)}", todo)
         return
+    if threads is not None:
+        torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
     which: Any = int(checkpoint) if checkpoint.isdecimal() else checkpoint
     for path in run:

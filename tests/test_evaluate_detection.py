@@ -189,6 +189,13 @@ def test_the_published_settings_are_those_of_the_papers():
     assert [SETTINGS["detection-voc-hvs"][k] for k in keys] == [48000, 8, 0.01, (36000, 44000), *common]
     assert [SETTINGS["segmentation-coco-2x"][k] for k in keys] == [180000, 16, 0.02, (120000, 160000), *common]
     assert [SETTINGS["segmentation-coco-hvs"][k] for k in keys] == [90000, 8, 0.01, (60000, 80000), *common]
+    fpn = [SETTINGS["detection-voc-hexa"][k] for k in keys]
+    assert fpn == [31033, 8, 0.05, (24827,), "fpn", "bn", "heads"]
+    assert pytest.approx((15, 12), abs=0.001) == (31033 * 8 / 16551, 24827 * 8 / 16551)  # epochs of trainval 07+12
+    assert {k: SETTINGS[k]["warmup"] for k in SETTINGS if "-" in k} == {
+        "detection-voc": 100, "detection-voc-hvs": 100, "detection-voc-hexa": 1000,
+        "segmentation-coco-2x": 1000, "segmentation-coco-hvs": 1000,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["detection", "segmentation"])
@@ -441,6 +448,7 @@ class ViT(nn.Module):
         ({"neck": "c5"}, "value of neck 'c5'.*'c4'"),
         ({"neck": "fpn"}, "pyramid of 4 levels takes one anchor size each"),
         ({"anchors": ()}, "anchors of a detector must be"),
+        ({"train": ("digits/train",)}, "digits has no boxes: load 'shapes'"),
         ({"images": 13}, "13 training scenes were asked for, but there are 12"),
         ({"iterations": 0}, "iterations must be at least 1, not 0"),
         ({"lr": 1e9, "iterations": 9, "warmup": 0}, "diverged in iteration"),

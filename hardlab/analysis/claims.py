@@ -46,6 +46,7 @@ _PLAIN = ("loss", "knn", "std", "rank", "alignment", "uniformity", "accuracy", "
 _METRICS = {  # by how a protocol's name begins, the first that fits
     "knn": r"top1@k=\d+",
     "linear-lbfgs": r"top[15]|objective",
+    "linear-hnssl-transfer": r"top[15]|objective",
     "linear": r"top[15]-(last|best)|train-loss",
     "svm-low-shot": r"(mAP|ap-per-image)(-sd)?@k=\d+",
     "svm": r"mAP|ap-per-image|ap:.+",
@@ -445,8 +446,9 @@ class Book:
             return f"no rows yet, testable from rung {claim.testable_from}: {commands}, with 2 seeds or more"
         if claim.measure.table == "evaluation":
             names = " ".join(dict.fromkeys(f"runs/{name}" for of in trained for name in of))
-            protocol = claim.seen(arms[0]).where["protocol"]
-            return f"the runs are there, not evaluated so: `hardlab evaluate {names} --protocol {protocol}`"
+            where = claim.seen(arms[0]).where
+            how = f"--protocol {where['protocol']}" + (f" --data {on}" if (on := where.get("evaluated_on")) else "")
+            return f"the runs are there, not evaluated so: `hardlab evaluate {names} {how}`"
         return (
             f"the runs are there, their rows in {claim.measure.table}.csv are not: `hardlab figures --from runs --all`"
         )

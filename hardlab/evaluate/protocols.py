@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -17,10 +19,10 @@ from torch import Tensor, nn
 from hardlab.data import Images
 from hardlab.evaluate import detection, svm
 from hardlab.evaluate.features import Crop, Features, Rendered, check_features
-from hardlab.evaluate.finetune import Part, finetune
+from hardlab.evaluate.finetune import Part, Tuned, finetune
 from hardlab.evaluate.knn import KS, TEMPERATURE, knn
 from hardlab.evaluate.labels import labelled
-from hardlab.evaluate.linear import Fresh, held_out, lbfgs, linear_probe
+from hardlab.evaluate.linear import Fresh, Probe, held_out, lbfgs, linear_probe
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
 from hardlab.views import Look
@@ -109,7 +111,14 @@ def _knn(task: Task, seed: int, *, ks: Sequence[int], temperature: float) -> Mea
 
 
 def _linear(
-    task: Task, seed: int, *, lr: float | Sequence[float], augment: str, blocks: int, **options: Any
+    task: Task,
+    seed: int,
+    *,
+    lr: float | Sequence[float],
+    epochs: int | Sequence[int],
+    augment: str,
+    blocks: int,
+    **options: Any,
 ) -> Measured:
     """The last epoch is the main number; the best is chosen on the test set and stands beside it."""
     f = task.features(blocks)
@@ -122,40 +131,52 @@ def _linear(
         draw = pixels.features(encoder(net, blocks), train, task.precision)
         return draw if of is None else lambda order: draw([of[rows] for rows in order])
 
-    def chosen_on(rate: float, rest: Tensor, kept: Tensor) -> float:
-        halves = (f.train_f[rest], f.train_y[rest], f.train_f[kept], f.train_y[kept])
-        return linear_probe(*halves, seed=seed, lr=rate, fresh=fresh(rest), **options).top1[-1]
+    def probed(halves: Halves, draw: Fresh | None, settings: Mapping[str, Any]) -> Probe:
+        lr, epochs = settings["lr"], settings["epochs"]
+        return linear_probe(*halves, seed=seed, lr=lr, epochs=epochs, fresh=draw, **options)
 
-    rate, more = _rate(lr, f.train_y, chosen_on)
-    probe = linear_probe(*f[:4], seed=seed, lr=rate, fresh=fresh(), **options)
+    def score(settings: Mapping[str, Any], rest: Tensor, kept: Tensor) -> float:
+        return probed(_held(f, rest, kept), fresh(rest), settings).top1[-1]
+
+    settings, more = _chosen({"lr": lr, "epochs": epochs}, f.train_y, score)
+    probe = probed(f[:4], fresh(), settings)
     values = _accuracies(probe.top1, probe.top5) | {"train-loss": probe.objective} | more
     return Measured(values, len(f.train_f), len(f.test_f), {"top1": probe.top1, "top5": probe.top5})
 
 
-def _rate(
-    lr: float | Sequence[float], labels: Tensor, score: Callable[[float, Tensor, Tensor], float]
-) -> tuple[float, dict[str, float]]:
-    """The learning rate, and a number for the rows where it was chosen: by accuracy on a held-out tenth of the labels.
+Halves = tuple[Tensor, Tensor, Tensor, Tensor]  # features and labels to learn from and to be tested on
 
-    score(rate, rows to learn from, rows to be tested on); of equal rates the first one wins.
+
+def _held(f: Features, rest: Tensor, kept: Tensor) -> Halves:
+    """The training half parted in rows to learn from and rows to be tested on."""
+    return f.train_f[rest], f.train_y[rest], f.train_f[kept], f.train_y[kept]
+
+
+def _chosen(
+    grid: Mapping[str, Any], labels: Tensor, score: Callable[[Mapping[str, Any], Tensor, Tensor], float]
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """One value of each setting, and numbers for the rows where it was chosen: by accuracy on a held-out tenth.
+
+    grid: of each setting a value, or several. score(settings, rows to learn from, rows to be tested on); of equal
+    settings the first ones win.
     """
-    rates: list[float] = [lr] if isinstance(lr, (int, float)) else list(lr)
-    if not rates or not all(isinstance(r, (int, float)) and r > 0 for r in rates):
-        raise HardlabError(f"lr must be a number above 0, or a list of them to choose from, not {lr!r}.")
-    if len(rates) == 1:
-        return rates[0], {}
+    values = {name: list(given) if isinstance(given, (list, tuple)) else [given] for name, given in grid.items()}
+    every = [dict(zip(values, one, strict=True)) for one in itertools.product(*values.values())]
+    if len(every) == 1:
+        return every[0], {}
     rest, kept = held_out(labels)
-    found = {rate: _or_zero(score, rate, rest, kept) for rate in rates}
-    best = max(found, key=lambda rate: found[rate])
-    return best, {"chosen-lr": best}
+    best = max(every, key=lambda settings: _or_zero(score, settings, rest, kept))
+    return best, {f"chosen-{name}": best[name] for name in values if len(values[name]) > 1}
 
 
-def _or_zero(score: Callable[[float, Tensor, Tensor], float], rate: float, rest: Tensor, kept: Tensor) -> float:
-    """0 for a rate that diverges: another one of the list may do."""
+def _or_zero(
+    score: Callable[[Mapping[str, Any], Tensor, Tensor], float], settings: Mapping[str, Any], rest: Tensor, kept: Tensor
+) -> float:
+    """0 for settings at which training diverges or has no end: others of the grid may do."""
     try:
-        return score(rate, rest, kept)
+        return score(settings, rest, kept)
     except HardlabError as e:
-        if "diverged" not in str(e):
+        if "diverged" not in str(e) and "no optimum" not in str(e):
             raise
         return 0.0
 
@@ -165,11 +186,16 @@ def _accuracies(top1: Sequence[float], top5: Sequence[float]) -> dict[str, float
     return out | ({"top5-last": top5[-1], "top5-best": max(top5)} if top5 else {})
 
 
-def _lbfgs(task: Task, seed: int, **options: Any) -> Measured:
+def _lbfgs(task: Task, seed: int, *, c: float | Sequence[float], **options: Any) -> Measured:
     f = task.features(1)
-    probe = lbfgs(*f[:4], **options)
+
+    def score(settings: Mapping[str, Any], rest: Tensor, kept: Tensor) -> float:
+        return lbfgs(*_held(f, rest, kept), c=settings["c"], **options).top1[-1]
+
+    settings, more = _chosen({"c": c}, f.train_y, score)
+    probe = lbfgs(*f[:4], c=settings["c"], **options)
     top5 = {"top5": probe.top5[-1]} if probe.top5 else {}
-    values = {"top1": probe.top1[-1], **top5, "objective": probe.objective}
+    values = {"top1": probe.top1[-1], **top5, "objective": probe.objective} | more
     return Measured(values, len(f.train_f), len(f.test_f))
 
 
@@ -220,17 +246,34 @@ def _low_shot(
 
 
 def _tuned(
-    task: Task, seed: int, *, labels: float, listing: str | None, lr: float | Sequence[float], **options: Any
+    task: Task,
+    seed: int,
+    *,
+    labels: float,
+    listing: str | None,
+    lr: float | Sequence[float],
+    epochs: int | Sequence[int] | None,
+    batch_size: int,
+    updates: int = 0,
+    **options: Any,
 ) -> Measured:
+    """updates: the length where epochs is None, in whole epochs."""
     net, look, train, test = task.network()
     rows = labelled(train, labels, listing, task.root)
-    seen = {"seed": seed, "size": task.size, "crop": task.crop, "precision": task.precision, **options}
+    seen: dict[str, Any] = {"seed": seed, "size": task.size, "crop": task.crop, "precision": task.precision}
 
-    def chosen_on(rate: float, rest: Tensor, kept: Tensor) -> float:
-        return finetune(net, look, Part(train, rows[rest]), Part(train, rows[kept]), lr=rate, **seen).top1[-1]
+    def tuned_on(settings: Mapping[str, Any], seen_rows: Tensor, tested: Part) -> Tuned:
+        length = settings["epochs"]
+        if length is None:
+            length = max(1, round(updates / math.ceil(len(seen_rows) / max(1, batch_size))))
+        more = {"lr": settings["lr"], "epochs": length, "batch_size": batch_size, **options}
+        return finetune(net, look, Part(train, seen_rows), tested, **seen, **more)
 
-    rate, more = _rate(lr, train.targets[rows], chosen_on)
-    tuned = finetune(net, look, Part(train, rows), Part(test, torch.arange(len(test))), lr=rate, **seen)
+    def score(settings: Mapping[str, Any], rest: Tensor, kept: Tensor) -> float:
+        return tuned_on(settings, rows[rest], Part(train, rows[kept])).top1[-1]
+
+    settings, more = _chosen({"lr": lr, "epochs": epochs}, train.targets[rows], score)
+    tuned = tuned_on(settings, rows, Part(test, torch.arange(len(test))))
     values = _accuracies(tuned.top1, tuned.top5) | {"train-loss": tuned.loss[-1]} | more
     return Measured(values, len(rows), len(test), {"top1": tuned.top1, "top5": tuned.top5, "train-loss": tuned.loss})
 
@@ -291,7 +334,17 @@ _TUNED = {
     "listing": None,
     "fraction": 1.0,
 }
+_LBFGS = {"c": 1.0, "tolerance": 1e-5, "max_iter": 1000}
 _BYOL: dict[str, Any] = {"optimizer": "nesterov", "schedule": "cosine"}
+_BYOL_FEW: dict[str, Any] = {  # its App. C.1, 1 % and 10 % of ImageNet's labels
+    **_BYOL,
+    "lr": (0.005, 0.01, 0.02, 0.05, 0.1),
+    "batch_size": 1024,
+    "epochs": (30, 50),
+    "weight_decay": 0.0,
+}
+_BYOL_COSTS = tuple(10 ** (p / 4) for p in range(-20, 25))  # its App. D.2: 45 penalties from 1e-6 to 1e5
+_PPCL: dict[str, Any] = {"optimizer": "adam", "lr": 3e-4, "epochs": 500, "schedule": "constant", "augment": "none"}
 _HVS_TUNED: dict[str, Any] = {
     "optimizer": "adamw",
     "batch_size": 512,
@@ -305,7 +358,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "knn": Protocol(_knn, {"ks": KS, "temperature": TEMPERATURE}, "HVS, DINO: weighted nearest neighbours"),
     "knn-moco": Protocol(_knn, {"ks": (200,), "temperature": 0.1}, "the monitor of MoCo's CIFAR notebook"),
     "linear": Protocol(_linear, _LINEAR, "public CIFAR default: MoCo's notebook, PatrickHua, hvp", "views"),
-    "linear-lbfgs": Protocol(_lbfgs, {"c": 1.0, "tolerance": 1e-5, "max_iter": 1000}, "hardlab: the optimum"),
+    "linear-lbfgs": Protocol(_lbfgs, _LBFGS, "hardlab: the optimum"),
     "linear-hexa-moco": _probe("HEXA on MoCo v2, ImageNet", **_MOCO),
     "linear-hexa-moco-1": _probe("HEXA, Figs. 2 and 5: 1 epoch", **_MOCO, epochs=1),
     "linear-hexa-deepcluster": _probe("HEXA on DeepCluster v2, ImageNet", **_DEEPCLUSTER),
@@ -327,9 +380,11 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "linear-hnssl": _probe(
         "HNSSL, settings not stated: BYOL's", **_BYOL, lr=(0.4, 0.3, 0.2, 0.1, 0.05), batch_size=1024, epochs=80
     ),
-    "linear-ppcl": _probe(
-        "PPCL, all its tables", optimizer="adam", lr=3e-4, epochs=500, schedule="constant", augment="none"
+    "linear-hnssl-transfer": Protocol(
+        _lbfgs, {**_LBFGS, "c": _BYOL_COSTS}, "HNSSL, transfer, settings not stated: BYOL's (--data SET)"
     ),
+    "linear-ppcl": _probe("PPCL, all its tables: the labels of the images that the run trained on", **_PPCL),
+    "linear-ppcl-all": _probe("PPCL, as its text says: all labels, whatever the run trained on", **_PPCL, fraction=1.0),
     "svm": Protocol(_svm, {"c": svm.COST}, "HEXA, VOC07, C as in PCL's code"),
     "svm-goyal": Protocol(_svm, {"c": svm.COSTS}, "HEXA, VOC07, C by threefold cross-validation (Goyal et al.)"),
     "svm-low-shot": Protocol(
@@ -347,11 +402,11 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "semi-hexa-100": _tuning("HEXA, all labels", head_lr=0.1),
     "semi-hnssl-1": _tuning(
         "HNSSL, 1 %, settings not stated: BYOL's",
-        **_BYOL, lr=(0.005, 0.01, 0.02, 0.05, 0.1), batch_size=1024, epochs=50, weight_decay=0.0, labels=0.01,
+        **_BYOL_FEW, labels=0.01,
     ),
     "semi-hnssl-10": _tuning(
         "HNSSL, 10 %, settings not stated: BYOL's",
-        **_BYOL, lr=(0.005, 0.01, 0.02, 0.05, 0.1), batch_size=1024, epochs=50, weight_decay=0.0, labels=0.1,
+        **_BYOL_FEW, labels=0.1,
     ),
     "semi-ppcl": _tuning(
         "PPCL, introduction: 500 labels of CIFAR-10; the settings are ours",
@@ -376,8 +431,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
         **_HVS_TUNED, lr=7.5e-6,
     ),
     "finetune-hnssl": _tuning(
-        "HNSSL, settings not stated: BYOL's rates",
-        **_BYOL, lr=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1), epochs=30, weight_decay=0.0,
+        "HNSSL, transfer, settings not stated: BYOL's without its decays (--data SET)",
+        **_BYOL, lr=tuple(10 ** (p / 2) for p in range(-8, -1)), epochs=None, updates=20000, weight_decay=0.0,
     ),
     **{
         name: Protocol(_detected, detection.SETTINGS[name], used_by, "scenes")
@@ -385,6 +440,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             ("detection", "hardlab: Faster R-CNN on a few built-in scenes"),
             ("segmentation", "hardlab: Mask R-CNN on a few built-in scenes"),
             ("detection-voc", "HEXA, AdCo, VOC07+12, as MoCo: Faster R-CNN, R50-C4, 24k iterations"),
+            ("detection-voc-hexa", "HEXA, as its App. B says: R50-FPN, the backbone frozen, 15 epochs"),
             ("detection-voc-hvs", "HVS, VOC07+12: the same with half the batch, 48k"),
             ("segmentation-coco-2x", "AdCo, COCO, as MoCo: Mask R-CNN, R50-C4, 180k"),
             ("segmentation-coco-hvs", "HVS, COCO: Mask R-CNN, R50-C4, half the batch, 90k"),
@@ -393,7 +449,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
 }  # fmt: skip
 # where a protocol is measured, known to all of them: an example of each, None = as the run has it
 PLACE: Mapping[str, Any] = {"data": "cifar10", "size": 224, "network": "backbone", "fraction": 0.1}
-_EXAMPLES = {**PLACE, "head_lr": 0.1, "listing": "10percent.txt"}  # of the settings that are None as published
+# of the settings that are None as published
+_EXAMPLES = {**PLACE, "head_lr": 0.1, "listing": "10percent.txt", "epochs": 30}
+_GRID: Mapping[str, Any] = {"lr": 1.0, "c": 1.0, "epochs": 1}  # one value, or several to choose from: an example
 # what came after the first results, or says where: part of a row's options only where it is set
 _SILENT: Mapping[str, Any] = {"final_lr": 0.0, "augment": "none", "blocks": 1, **dict.fromkeys(_EXAMPLES)}
 
@@ -418,11 +476,15 @@ def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[st
             raise unknown(f"option of protocol '{name}'", option, published)
         if protocol.needs == "scenes" and option in ("data", "size", "fraction"):
             raise HardlabError(f"protocol '{name}' has sets of its own: set train, test, side or images, not {option}.")
-        example = _EXAMPLES.get(option, published[option])
-        if option in ("lr", "c"):  # a number, or several to choose from
-            example = (1.0,) if isinstance(value, (list, tuple)) else 1.0
-        if value is not None or published[option] is not None:
-            _check_kind(f"option {option} of protocol '{name}'", value, example)
+        what, example = f"option {option} of protocol '{name}'", published[option]
+        if option in _GRID and (isinstance(value, (list, tuple)) or isinstance(example, (list, tuple))):
+            each = list(value) if isinstance(value, (list, tuple)) else [value]
+            if not each:
+                raise HardlabError(f"{what} is an empty list: give {_GRID[option]!r}, or several to choose from.")
+            for one in each:
+                _check_kind(what, one, _GRID[option])
+        elif value is not None or example is not None:
+            _check_kind(what, value, _EXAMPLES[option] if example is None else example)
     return {**published, **overrides}
 
 
@@ -455,9 +517,19 @@ def run_protocol(name: str, task: Task, seed: int = 0, **overrides: Any) -> Outc
     protocol or setting, and for data that cannot be evaluated.
     """
     options = settings(name, overrides, task.train.name if task.train else "")
+    extracted = 0.0
+
+    def features(blocks: int) -> Features:
+        nonlocal extracted
+        began = time.perf_counter()
+        given = task.features(blocks)
+        extracted += time.perf_counter() - began
+        return given
+
     started = time.perf_counter()
-    found = find(name).run(task, seed, **{k: v for k, v in options.items() if k not in PLACE})
-    cost = time.perf_counter() - started
+    timed = replace(task, features=features)
+    found = find(name).run(timed, seed, **{k: v for k, v in options.items() if k not in PLACE})
+    cost = time.perf_counter() - started - extracted
     told = {k: v for k, v in options.items() if k not in ("data", "network") and (k not in _SILENT or v != _SILENT[k])}
     plain = json.loads(json.dumps(told))  # as the file will give them back: lists, not tuples
 

@@ -42,6 +42,8 @@ def fit(x: np.ndarray, hot: np.ndarray, cost: float | Sequence[float] = COST, se
     x, sign = (x, hot) if known.all() else (x[known], hot[known])
     sign = np.where(sign > 0, 1, -1)
     costs = [cost] if isinstance(cost, (int, float)) else list(cost)
+    if min(costs) <= 0:
+        raise HardlabError(f"c of an SVM must be above 0, not {min(costs)}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 2000 passes are the published budget, enough or not
         if len(costs) > 1:

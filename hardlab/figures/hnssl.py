@@ -247,7 +247,7 @@ def t5(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> 
         column(
             n,
             n,
-            linear("linear-hnssl", head="transfer", on=s)
+            measured(("linear-hnssl-transfer", "top1"), *linear("linear-hnssl").rows, head="transfer", on=s)
             if n != "VOC 2007"
             else measured(("svm", "mAP"), head="SVM", on=s),
         )
