@@ -166,13 +166,15 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pair |= {f"{s}_width": 20}
             rows["hvs_f2"].append(who(tables.HVS, 0) | {"row": row} | pair)
     made_up(rows, rng)
+    rows["importance"] = [
+        one("simsiam-hvs", s) | {"name": n, "leaf": leaf, "share": 0.1 + 0.01 * s, "lo": 0.0, "hi": 0.2, "n": 9}
+        for s in SEEDS for n in ("iou", "brightness", "hue") for leaf in (1, 10)
+    ]  # fmt: skip
     for name, columns in tables.COLUMNS.items():
         pd.DataFrame(rows[name], columns=list(columns)).to_csv(folder / f"{name}.csv", index=False)
     Image.fromarray(rng.integers(0, 255, (320, 128, 3), dtype=np.uint8)).save(folder / "hvs_f2_pixels.png")
     for name in ("hexa_f1", "hvs_f11", "ppcl_f6", "hardness"):
         Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / f"{name}_pixels.png")
-    shares = [one("simsiam-hvs", s) | {"name": n, "share": 0.1} for s in SEEDS for n in ("iou", "brightness", "hue")]
-    pd.DataFrame(shares).to_csv(folder / "importance.csv", index=False)
     shutil.copy(PAPER, folder)
     return folder
 
@@ -253,6 +255,15 @@ def test_no_letter_is_smaller_than_seven_points_and_nothing_is_cut_off(name: str
             assert text.get_fontsize() >= 7, text
             box = text.get_window_extent()
             assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1, text
+
+
+def test_the_importances_of_a_leaf_size_are_a_bar_and_those_of_the_others_marks_of_their_own(data_dir: Path) -> None:
+    (ax,) = figures.make("hvs_f9", data_dir).axes[:1]
+    named = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    assert named["ours, 1 row a leaf"].patches[0].get_width() == pytest.approx(11)  # mean of 10, 11 and 12 %
+    assert named["ours, 10 rows or more"][0].get_xdata() == pytest.approx([11])
+    assert "ours, 100 rows or more" not in named
+    assert [t.get_text() for t in ax.texts].count("no run") == 5
 
 
 def test_a_missing_arm_is_a_gap_and_the_other_panel_is_still_drawn(data_dir: Path, tmp_path: Path) -> None:

@@ -113,12 +113,58 @@ def test_a_column_that_never_changes_explains_nothing_and_disturbs_nothing(backe
     assert more.drop("e").to_dict() == pytest.approx(plain.to_dict(), abs=0.03)
 
 
-def test_resampling_the_rows_gives_an_interval_that_holds_the_share():
-    x, y, _ = known(1500)
-    found = importance.importance(x, y, leaf=5, max_features=1.0, trees=4, bootstrap=8).set_index("effect")
-    assert (found["lo"] <= found["share"]).all() and (found["share"] <= found["hi"]).all()
-    assert (found["n"] == 8).all()
-    assert found.loc["a", "share"] > 3 * found.loc["b", "share"] > 0
+@pytest.mark.slow
+def test_the_bootstrap_interval_is_as_wide_as_the_spread_over_fresh_data():
+    wide, shares = [], []
+    for seed in range(12):
+        x, y, _ = known(400, seed)
+        found = importance.importance(x, y, leaf=5, max_features=1.0, trees=4, bootstrap=20 if seed < 3 else 0)
+        shares.append(found["share"])
+        if seed < 3:
+            wide.append(found["boot_hi"] - found["boot_lo"])
+            assert ((found["boot_lo"] < found["share"]) & (found["share"] < found["boot_hi"])).all()
+            assert ((found["lo"] < found["share"]) & (found["share"] < found["hi"])).all()
+            assert (found["n"] == 4).all()  # trees
+    expected = 2 * 1.96 * np.std(shares, axis=0, ddof=1)
+    assert 0.5 < np.mean(wide, axis=0)[0] / expected[0] < 2  # the effect that matters
+
+
+def test_resamples_are_of_whole_groups_as_many_as_there_are():
+    groups = np.array(["x", "y", "x", "z", "y", "y"])
+    for rows in importance._resamples(6, groups, 20, 0):
+        drawn = {g: np.bincount(rows, minlength=6)[groups == g] for g in "xyz"}
+        assert all(len(set(times)) == 1 for times in drawn.values())
+        assert sum(times[0] for times in drawn.values()) == 3
+    alone = list(importance._resamples(6, None, 50, 0))
+    assert all(len(rows) == 6 for rows in alone) and len({*np.concatenate(alone)}) == 6
+
+
+def test_copies_of_the_same_rows_narrow_the_bootstrap_only_where_they_count_as_rows_of_their_own():
+    x, y, _ = known(100)
+    x, y, groups = pd.concat([x] * 6), np.tile(y, 6), np.tile(np.arange(100), 6)
+    settings = {"leaf": 30, "max_features": 1.0, "trees": 2, "bootstrap": 20}
+    rows, whole = (importance.importance(x, y, groups=g, **settings).iloc[0] for g in (None, groups))
+    assert whole["boot_hi"] - whole["boot_lo"] > 1.2 * (rows["boot_hi"] - rows["boot_lo"])
+
+
+def one_log():
+    """Two pairs of one image and one of another, with strengths that are easy to reckon with."""
+    drawn = {f"{s}_{p}": 0.0 for s in "ab" for p in importance.DRAWN}
+    row = {"run": "r", "epoch": 0, "step": 1, "index": 5, "iou": 0.5, "centre_distance": 0.25, "colour_distance": 0.125}
+    more = [{"a_hue": 0.1, "b_hue": -0.2, "a_gray": 1.0}, {"a_flip": 1.0, "b_flip": 1.0}]
+    return pd.DataFrame([row | drawn | more[0], row | drawn | more[1], row | drawn | {"index": 6, "b_sigma": 0.3}])
+
+
+def test_the_metrics_of_a_pair_are_distances_of_its_strengths_and_the_sum_of_the_papers_code():
+    found = importance.metrics(one_log())
+    assert tuple(found) == importance.METRICS
+    assert found["hue"].tolist() == pytest.approx([0.3, 0, 0])
+    assert found["all"].tolist() == pytest.approx([0.875 + 1, 0.875, 0.875 + 1])  # flags: gray, none, blur
+
+
+def test_parameters_that_never_change_are_left_out_and_pairs_of_one_image_belong_together():
+    assert set(importance.parameters(one_log())) == {"a_hue", "b_hue", "a_gray", "a_flip", "b_flip", "b_sigma"}
+    assert importance.images(one_log()).tolist() == [0, 0, 1]
 
 
 def test_what_cannot_be_decomposed_is_refused_in_one_sentence():

@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hardlab import config, registry
 from hardlab.analysis import tables
-from hardlab.analysis.tables import WHO, Interval, interval
+from hardlab.analysis.intervals import Interval, interval
+from hardlab.analysis.tables import WHO
 from hardlab.config import Run
 from hardlab.evaluate.protocols import PROTOCOLS
 from hardlab.recipes import RUNGS, recipe
@@ -36,11 +37,6 @@ COLUMNS = (
     "id", "paper", "place", "statement", "published", "mean", "lo", "hi", "n", "unit", "rung", "testable_from",
     "verdict", "why", "runs",
 )  # fmt: skip
-# tables that claims may read beside those of tables.COLUMNS, and what they hold beside WHO
-MORE: dict[str, tuple[str, ...]] = {
-    "importance": ("name", "share"),
-    "predictability": ("accuracy", "lowest_iou", "chance"),
-}
 # the numbers of the epochs table: a run's own, or one of a strategy
 _PLAIN = ("loss", "knn", "std", "rank", "alignment", "uniformity", "accuracy", "d_ii", "feature_std", "pseudo_top1")
 _METRICS = {  # by how a protocol's name begins, the first that fits
@@ -196,7 +192,7 @@ class Claim(_Strict):
 
 def _check_rows(claim: str, m: Measure) -> None:
     """Refuse tables, columns, protocols, metrics and logged numbers that do not exist."""
-    known = MORE | {name: columns[len(WHO) :] for name, columns in tables.COLUMNS.items()}
+    known = {name: columns[len(WHO) :] for name, columns in tables.COLUMNS.items()}
     if m.table not in known:
         raise registry.unknown("table", m.table, known)
     for column in (*m.where, m.value):

@@ -9,18 +9,48 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from hardlab.analysis.tables import interval
+from hardlab.analysis import viewlog
+from hardlab.analysis.intervals import interval
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
+from hardlab.views import PARAMS
 
 Backend = Literal["forest", "xgboost", "fanova"]
+FACTORS = ("brightness", "contrast", "saturation", "hue")
+METRICS = ("iou", "centre_distance", "colour_distance", *FACTORS, "all")  # the bars of HVS Fig. 9
+FLAGS = ("flip", "gray", "sigma", "solarize")  # on where they are above 0
+DRAWN = tuple(p for p in PARAMS if p not in ("image_h", "image_w"))  # what is drawn for a view
 _STRIPE = 2**20  # numbers of a pair's marginal that are looked at together
+
+
+def metrics(log: pd.DataFrame) -> pd.DataFrame:
+    """The metrics of HVS Fig. 9, a row per logged pair: ``METRICS``.
+
+    log: ``viewlog.metrics``. iou, centre_distance, colour_distance: as there. brightness, contrast, saturation, hue:
+    how far the two views' strengths are apart. all: the bar "all parameters jointly", which in the paper's code is the
+    sum of the first three and of the number of flags that differ (departure V12).
+    """
+    apart = {f: (log[f"a_{f}"].astype(float) - log[f"b_{f}"]).abs() for f in FACTORS}
+    flags = sum(((log[f"a_{f}"] > 0) != (log[f"b_{f}"] > 0)).astype(float) for f in FLAGS)
+    three = log[list(METRICS[:3])].astype(float)
+    return three.assign(**apart, all=three.sum(axis=1) + flags)
+
+
+def parameters(log: pd.DataFrame) -> pd.DataFrame:
+    """Every parameter that was drawn for either view, a row per logged pair; those that never change are left out."""
+    drawn = log[[f"{side}_{p}" for side in "ab" for p in DRAWN]].astype(float)
+    return drawn.loc[:, drawn.nunique() > 1]
+
+
+def images(log: pd.DataFrame) -> np.ndarray:
+    """(N,) number of the sampled image that a pair is of: what ``importance`` resamples as a whole."""
+    return log.groupby([k for k in viewlog.KEY if k in log.columns], observed=True, sort=False).ngroup().to_numpy()
 
 
 class Boxes(NamedTuple):
@@ -137,16 +167,18 @@ def importance(
     max_features: float = 0.7,
     pairs: bool = False,
     bootstrap: int = 0,
+    groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Share of the variance of ``y`` (N,) that each column of ``x`` (N,d) explains, alone and, if asked, in pairs.
 
     backend: ``forest``, ours, exact on each tree; ``fanova``, the original package (quadratic in N: thousands of rows
     at most); ``xgboost``, the same decomposition of a boosted ensemble. leaf: fewest rows in a leaf (for xgboost: the
-    least child weight); it moves the answer, because noise sits in a tree's total variance. bootstrap: so many
-    resamples of the rows instead of the spread over the trees. Returns a row per effect: name, share, lo, hi
-    (95 % t-interval over trees, or the 2.5 and 97.5 % quantiles over resamples), n.
-    Raises HardlabError for columns that are not finite, for fewer than 2 rows, and for a constant response.
+    least child weight); it moves the answer, because noise sits in a tree's total variance. Returns a row per effect:
+    effect, order, share, lo, hi (95 % t-interval over the n trees: the forest's own noise), n. bootstrap: so many
+    resamples of the rows, of whole ``groups`` (N,) where given, add boot_lo and boot_hi: the share and the 2.5 and
+    97.5 % quantiles of the resamples around their mean (they hold rows twice, which shifts their level, not their
+    spread). Raises HardlabError for columns that are not finite, for fewer than 2 rows, and for a constant response.
     """
     names = list(x.columns)
     rows, response = x.to_numpy(np.float64), np.asarray(y, np.float64)
@@ -155,6 +187,7 @@ def importance(
     if not (np.isfinite(rows).all() and np.isfinite(response).all()):
         raise HardlabError("The importance of numbers that are not finite is not defined: leave such rows out.")
     wanted = list(itertools.combinations(range(len(names)), 2)) if pairs else []
+    effects = [*((j,) for j in range(len(names))), *wanted]
     makers: dict[str, Callable[..., list[list[float]]]] = {
         "forest": _forest,
         "xgboost": _xgboost,
@@ -162,25 +195,35 @@ def importance(
     }
     if backend not in makers:
         raise unknown("importance backend", backend, makers)
+    make = makers[backend]
     settings: dict[str, Any] = {"trees": trees, "leaf": leaf, "max_features": max_features}
-    if bootstrap:
-        rng = np.random.default_rng(seed)
-        found = []
-        for i in range(bootstrap):
-            of = rng.integers(len(rows), size=len(rows))
-            found.append(np.mean(makers[backend](rows[of], response[of], wanted, seed=seed + i, **settings), axis=0))
-        values = np.array(found)
-    else:
-        values = np.array(makers[backend](rows, response, wanted, seed=seed, **settings))  # (trees, effects)
-    effects = [(j,) for j in range(len(names))] + wanted
+    values = np.array(make(rows, response, wanted, seed=seed, **settings))  # (trees, effects)
     out = []
     for effect, of in zip(effects, values.T, strict=True):
         mean, lo, hi, n = interval(of)
-        if bootstrap:
-            lo, hi = np.quantile(of, [0.025, 0.975])
         out.append({"effect": " x ".join(names[j] for j in effect), "order": len(effect), "share": mean,
                     "lo": lo, "hi": hi, "n": n})  # fmt: skip
-    return pd.DataFrame(out)
+    found = pd.DataFrame(out)
+    if bootstrap:
+        again = []
+        for i, of in enumerate(_resamples(len(rows), groups, bootstrap, seed)):
+            again.append(np.mean(make(rows[of], response[of], wanted, seed=seed + 1 + i, **settings), axis=0))
+        spread = np.quantile(np.array(again) - np.mean(again, axis=0), [0.025, 0.975], axis=0)
+        found = found.assign(boot_lo=found["share"] + spread[0], boot_hi=found["share"] + spread[1])
+    return found
+
+
+def _resamples(rows: int, groups: np.ndarray | None, count: int, seed: int) -> Iterator[np.ndarray]:
+    """``count`` times the rows of as many groups as there are, drawn with replacement."""
+    of = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
+    order = np.argsort(of, kind="stable")
+    size = np.bincount(of)
+    first = np.cumsum(size) - size
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        drawn = rng.integers(len(size), size=len(size))
+        within = np.arange(size[drawn].sum()) - np.repeat(np.cumsum(size[drawn]) - size[drawn], size[drawn])
+        yield order[np.repeat(first[drawn], size[drawn]) + within]
 
 
 def _domain(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

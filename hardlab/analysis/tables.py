@@ -1,4 +1,4 @@
-"""From finished runs to the tidy tables that the figures are drawn from, and the one place where intervals are made."""
+"""From finished runs to the tidy tables that the figures are drawn from."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from scipy import stats
 
 from hardlab import build, config, registry
-from hardlab.analysis import iou, negatives, viewlog
+from hardlab.analysis import iou, negatives, pairs, viewlog
+from hardlab.analysis.intervals import Interval, interval
 from hardlab.checkpoint import write_atomic
 from hardlab.recipes import RUNGS
 from hardlab.types import HardlabError
@@ -37,6 +37,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "epochs": (*WHO, "epoch", "name", "value"),
     "costs": (*WHO, "quantity", "value"),
+    "importance": (*WHO, "name", "leaf", "share", "lo", "hi", "n"),
+    "predictability": (
+        *WHO, "accuracy", "lowest_iou", "chance", "n_train", "n_test", "settings", "uses",
+    ),
     "configs": (*WHO, "key", "value"),
     "hexa_f1": (*WHO, "row", "tile", "epoch", "label"),
     "hvs_f11": (*WHO, "row", "tile", "epoch", "label"),
@@ -50,26 +54,6 @@ STANDARD, HVS, STATIC, UNTRAINED = "standard", "hvs", "hvs colour=static", "untr
 PICTURES = 10  # images whose views are kept: HVS Fig. 6 shows ten rows, Fig. 2 the first three of them
 CELL = 96  # pixels; views larger than this are kept in this size
 KEPT_EPOCHS = 25  # of each run in ``epochs``, evenly from the first to the last
-
-
-class Interval(NamedTuple):
-    """A mean with the limits of its confidence interval; ``lo`` and ``hi`` are NaN below two values."""
-
-    mean: float
-    lo: float
-    hi: float
-    n: int
-
-
-def interval(values: Sequence[float] | np.ndarray | pd.Series, level: float = 0.95) -> Interval:
-    """Mean and Student t-interval of independent values, one per seed; NaN is no value."""
-    x = np.asarray(values, dtype=np.float64)
-    x = x[~np.isnan(x)]
-    if len(x) < 2:
-        return Interval(float(x[0]) if len(x) else np.nan, np.nan, np.nan, len(x))
-    mean = float(x.mean())
-    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
-    return Interval(mean, mean - half, mean + half, len(x))
 
 
 def arm(configuration: Mapping[str, Any]) -> str:
@@ -237,6 +221,7 @@ def collect(
     logged = {name: _stack([of(about) for about in done.to_dict("records")]) for name, of in _LOGGED.items()}
     scored = [_scores(about, root) for about in done.to_dict("records") if _negatives(about)]
     logged["negatives"] = _stack(scored)
+    logged |= _pairs(done)
     if add:
         logged = {name: _with_earlier(frame, out / f"{name}.csv", done) for name, frame in logged.items()}
         share = _with_earlier(share, out / "hvs_f4_right.csv", done)
@@ -282,6 +267,18 @@ def collect(
         elif name not in kept:
             strip.unlink(missing_ok=True)  # pictures of other rows would be worse than none
     return written
+
+
+def _pairs(done: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What makes a pair hard, and whether the choice can be predicted from the other seeds' runs."""
+    explained, predicted = [], []
+    for (_, rung, _), of in done.groupby(["setting", "rung", "arm"], sort=True):
+        effort = pairs.SMOKE if rung == "smoke" else pairs.FULL
+        read = {about["run"]: log for about in of.to_dict("records") if (log := pairs.read(about["path"])) is not None}
+        explained += [pairs.importances(log, effort).assign(run=name) for name, log in read.items()]
+        predicted.append(pairs.predictabilities(read, effort))
+    found = {"importance": _stack(explained), "predictability": _stack(predicted)}
+    return {k: done[[*WHO]].merge(rows, on="run") if len(rows) else rows for k, rows in found.items()}
 
 
 def _with_earlier(frame: pd.DataFrame, path: Path, done: pd.DataFrame) -> pd.DataFrame:

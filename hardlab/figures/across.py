@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from hardlab.analysis.across import ROSTER, SYSTEMS
-from hardlab.analysis.tables import interval
+from hardlab.analysis.intervals import interval
 from hardlab.figures import style
 
 # dark to light in every colour vision, and in grey

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hardlab.analysis.tables import interval
+from hardlab.analysis.intervals import interval
 from hardlab.figures import plots, style
 from hardlab.figures.pick import Measure, Ours, linear, measured, published, together
 from hardlab.figures.table import column, row, table

@@ -23,7 +23,6 @@ from hardlab.types import HardlabError
 COLUMNS = {
     **tables.COLUMNS,
     "paper": ("paper", "item", "row", "column", "value", "unit", "place"),
-    "importance": (*tables.WHO, "name", "share"),
 }
 TEXTS = ("setting", "run", "recipe", "column", "label", "key")
 

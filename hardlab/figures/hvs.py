@@ -13,11 +13,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 from hardlab import build
-from hardlab.analysis.tables import HVS, STANDARD, STATIC, UNTRAINED, choose, interval
+from hardlab.analysis.intervals import interval
+from hardlab.analysis.tables import HVS, STANDARD, STATIC, UNTRAINED, choose
 from hardlab.analysis.viewlog import slots
 from hardlab.evaluate import detection, protocols
 from hardlab.figures import plots, style
-from hardlab.figures.pick import KNN, Arm, Measure, Ours, linear, measured, published, together
+from hardlab.figures.pick import KNN, Arm, Measure, Ours, linear, measured, published
 from hardlab.figures.table import GAP, SCALES, Cell, Row, column, draw, row, said, signed, table
 from hardlab.recipes import RUNGS, recipe
 from hardlab.registry import options
@@ -459,12 +460,15 @@ IMPORTANT = {
 }  # fmt: skip
 
 
+LEAF_MARKS = {10: "o", 100: "s"}  # beside the bars, which are of trees grown to the end
+
+
 def f9(importance: pd.DataFrame, paper: pd.DataFrame) -> Figure:
-    """HVS Figure 9: share of the loss's variance that each parameter of a pair explains, by fANOVA."""
-    figure, (ax,) = style.new(2.7)
+    """HVS Figure 9: share of the loss's variance that each metric of a pair explains, by fANOVA."""
+    figure, (ax,) = style.new(3.1)
     printed = {row: float(v) for (row, _), v in published(paper, "hvs", "Figure 9").items()}
     ax.set(xlabel="share of the variance (%)")
-    rows = together(importance, any_data=False)
+    rows = plots.strongest(importance, ["simsiam-hvs"])
     for at, (name, metric) in enumerate(IMPORTANT.items()):
         if name in printed:
             ax.barh(
@@ -478,22 +482,24 @@ def f9(importance: pd.DataFrame, paper: pd.DataFrame) -> Figure:
             )
             ax.text(printed[name] + 0.2, at + 0.2, f"{printed[name]:g}", fontsize=7, va="center", color=style.GREY)
         mine = rows[rows["name"] == metric]
-        if len(mine):
-            mean, lo, hi, n = interval(100 * mine.groupby("run")["share"].mean())
-            error = [[mean - lo], [hi - mean]] if n > 1 else None
-            ax.barh(
-                at - 0.2,
-                mean,
-                height=0.34,
-                color=style.BLUE,
-                xerr=error,
-                error_kw={"linewidth": 1},
-                label="ours" if at == 0 else "_",
-            )
-        else:
+        if not len(mine):
             ax.text(0.1, at - 0.2, "no run", fontsize=7, va="center", color=style.GREY)
+            continue
+        for leaf, of in mine.groupby("leaf", sort=True):
+            mean, lo, hi, n = interval(100 * of["share"])
+            error = [[mean - lo], [hi - mean]] if n > 1 else None
+            if leaf in LEAF_MARKS:
+                told = f"ours, {leaf} rows or more" if at == 0 else "_"
+                ax.errorbar(
+                    mean, at - 0.2, fmt=LEAF_MARKS[leaf], color=style.ORANGE, markerfacecolor="white", markersize=4,
+                    elinewidth=0.8, label=told, xerr=error,
+                )  # fmt: skip
+            else:
+                told = "ours, 1 row a leaf" if at == 0 else "_"
+                ax.barh(at - 0.2, mean, 0.34, color=style.BLUE, xerr=error, error_kw={"linewidth": 1}, label=told)
     ax.set_yticks(range(len(IMPORTANT)), list(IMPORTANT))
     ax.invert_yaxis()
+    ax.set_xlim(left=0)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="lower right")
     plots.told(figure, rows, "ours at CIFAR scale, the pairs of the view log; lines: 95 % t-intervals over seeds")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from hardlab.analysis.tables import Interval, interval
+from hardlab.analysis.intervals import Interval, interval
 from hardlab.recipes import RUNGS
 
 # as the papers call data sets, and as the loaders do

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hardlab.analysis.tables import interval
+from hardlab.analysis.intervals import interval
 
 WIDTH = 5.5  # inches: the text width of the usual one-column proceedings, so that point sizes are final sizes
 # Okabe and Ito's palette: told apart with any colour vision, and in grey by line style as well

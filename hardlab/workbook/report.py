@@ -16,6 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from hardlab.analysis import claims, tables
+from hardlab.analysis.intervals import interval
 from hardlab.figures.style import METHODS
 from hardlab.recipes import RUNGS
 from hardlab.types import HardlabError
@@ -245,7 +246,7 @@ def _results(out: Path) -> list[tuple[str, Markup]]:
         for (features, recipe), values in of.groupby(["features", "recipe"], sort=True):
             lines.append(
                 {"recipe": recipe, "features": features}
-                | _interval_cells(tables.interval(values["value"]))
+                | _interval_cells(interval(values["value"]))
                 | {"seconds each": _number(values["cost_s"].mean())}
             )
         name = f"{protocol}, {metric} on {data} ({split}" + (f", {options})" if options != "{}" else ")")

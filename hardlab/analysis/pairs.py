@@ -1,0 +1,72 @@
+"""What the view logs of runs tell of their pairs: rows for the tables ``importance`` and ``predictability``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from hardlab.analysis import importance, predict, viewlog
+
+LEAVES = (1, 10, 100)  # fewest rows in a leaf; the package fanova grows its trees to the end, as does the first
+TREES = 16
+LEAST = 200  # images of a log that says something of leaves of 100 rows and of six pairs
+COLLAPSED = 1e-4  # the loss's standard deviation below which there is nothing to explain
+LEAST_CHOSEN = 20  # images in which each pair must have been chosen, to be learned and found again
+
+
+class Effort(NamedTuple):
+    """How much of a run's log is looked at: pairs for the importance, images and settings for the prediction."""
+
+    rows: int
+    images: int
+    grid: tuple[dict[str, Any], ...]
+
+
+# the tables are collected often: seconds for a small run, about ten for one that counts
+SMOKE = Effort(2000, 500, ({"max_depth": 3, "n_estimators": 30},))
+FULL = Effort(30_000, 30_000, predict.GRID)
+
+
+def read(run_dir: Path | str) -> pd.DataFrame | None:
+    """The view log of a run that chose among pairs, with its metrics; None for others, and for fewer than ``LEAST``."""
+    if not viewlog.segments(run_dir):
+        return None
+    log = viewlog.read(run_dir)
+    some = log[["a", "b", "candidate"]].drop_duplicates()
+    crop_sets = some.duplicated(["a", "b"]).any()
+    if len(some) < 2 or crop_sets or len(log) < LEAST * len(some):
+        return None
+    return viewlog.metrics(log)
+
+
+def importances(log: pd.DataFrame, effort: Effort) -> pd.DataFrame:
+    """Share of the loss's variance per metric of HVS Fig. 9 and leaf size: name, leaf, share, lo, hi (over trees), n.
+
+    n: rows that were looked at, drawn evenly over the run. Without rows where the network collapsed.
+    """
+    rows = log.sample(min(effort.rows, len(log)), random_state=0)
+    if rows["loss"].std() < COLLAPSED:
+        return pd.DataFrame()
+    metrics, loss = importance.metrics(rows), rows["loss"]
+    found = [importance.importance(metrics, loss, trees=TREES, leaf=leaf).assign(leaf=leaf) for leaf in LEAVES]
+    table = pd.concat(found, ignore_index=True).rename(columns={"effect": "name"})
+    return table[["name", "leaf", "share", "lo", "hi"]].assign(n=len(rows))
+
+
+def predictabilities(logs: dict[str, pd.DataFrame], effort: Effort) -> pd.DataFrame:
+    """A row per held-out run of ``predict.predictability``, with its name in ``run``; none for a single run."""
+    some = {name: _images(log, effort.images) for name, log in logs.items()}
+    fewest = [log.groupby("candidate")["chosen"].sum().min() for log in some.values()]
+    if len(some) < 2 or min(fewest) < LEAST_CHOSEN:
+        return pd.DataFrame()
+    found = predict.predictability(list(some.values()), grid=effort.grid)
+    return found.assign(run=list(some)).drop(columns="held_out")
+
+
+def _images(log: pd.DataFrame, count: int) -> pd.DataFrame:
+    """All candidates of at most ``count`` images, drawn evenly over the run."""
+    of = importance.images(log)
+    kept = pd.Series(range(int(of.max()) + 1)).sample(frac=1, random_state=0)[:count]
+    return log[pd.Series(of).isin(kept).to_numpy()]

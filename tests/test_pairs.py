@@ -1,0 +1,76 @@
+"""The tables of importance and predictability: what stands in them, and where there is nothing to say."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from hardlab.analysis import importance, pairs, viewlog
+from hardlab.views import PARAMS
+
+QUICK = pairs.Effort(600, 250, ({"max_depth": 2, "n_estimators": 5},))
+
+
+def write_log(folder: Path, images: int, seed: int, views: int = 4) -> Path:
+    """A run's view log of random squares in which the pair that is farthest apart in brightness is chosen."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.random((images, views, len(PARAMS))).astype(np.float32)
+    drawn[..., :2], drawn[..., 2:4], drawn[..., 4:6] = 32, np.round(16 * drawn[..., 2:4]), 16
+    candidates = list(itertools.combinations(range(views), 2))
+    light = drawn[..., PARAMS.index("brightness")]
+    loss = np.stack([abs(light[:, a] - light[:, b]) for a, b in candidates], 1) + 0.01 * rng.random((images, 1))
+    rows = []
+    for c, (a, b) in enumerate(candidates):
+        columns = {"epoch": np.arange(images) // 50, "step": 1, "index": np.arange(images), "candidate": c}
+        columns |= {"a": a, "b": b, "loss": loss[:, c], "chosen": loss.argmax(1) == c}
+        columns |= {f"{s}_{p}": drawn[:, v, j] for s, v in (("a", a), ("b", b)) for j, p in enumerate(PARAMS)}
+        rows.append(pd.DataFrame(columns))
+    (folder / "views").mkdir(parents=True)
+    table = pa.Table.from_pandas(pd.concat(rows), viewlog.SCHEMA, preserve_index=False)
+    pa.parquet.write_table(table, folder / "views" / "step-00000001.parquet")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_metric_that_makes_the_loss_has_the_largest_share_at_every_leaf_size(tmp_path: Path) -> None:
+    log = pairs.read(write_log(tmp_path / "r", 250, 0))
+    found = pairs.importances(log, QUICK)
+    assert set(found["leaf"]) == set(pairs.LEAVES) and (found["n"] == 600).all()
+    for _, of in found.groupby("leaf"):
+        assert tuple(of["name"]) == importance.METRICS
+        assert of.set_index("name")["share"].idxmax() == "brightness"
+        assert of.set_index("name")["share"]["brightness"] > 0.6
+
+
+@pytest.mark.slow
+def test_each_run_is_held_out_once_and_a_single_run_has_nothing_to_be_held_out_from(tmp_path: Path) -> None:
+    logs = {f"r{seed}": pairs.read(write_log(tmp_path / f"r{seed}", 300, seed)) for seed in range(2)}
+    found = pairs.predictabilities(logs, QUICK)
+    assert found["run"].tolist() == ["r0", "r1"]
+    assert (found["n_train"] == 250).all() and (found["n_test"] == 250).all()
+    assert not len(pairs.predictabilities({"r0": logs["r0"]}, QUICK))
+
+
+def test_a_run_without_a_choice_among_pairs_and_a_short_log_have_no_rows(tmp_path: Path) -> None:
+    assert pairs.read(tmp_path) is None
+    assert pairs.read(write_log(tmp_path / "one pair", 300, 0, views=2)) is None
+    assert pairs.read(write_log(tmp_path / "short", pairs.LEAST - 1, 0)) is None
+    sets = write_log(tmp_path / "crop sets", 300, 0)  # candidates that differ in what else they hold
+    file = sets / "views" / "step-00000001.parquet"
+    table = pyarrow.parquet.read_table(file)
+    one = pa.array(np.zeros(len(table), np.int8))
+    pyarrow.parquet.write_table(table.set_column(4, "a", one).set_column(5, "b", one), file)
+    assert pairs.read(sets) is None
+
+
+@pytest.mark.parametrize("loss", [-1.0, 0.5])
+def test_a_collapsed_network_has_no_importances_and_no_predictability(tmp_path: Path, loss: float) -> None:
+    log = pairs.read(write_log(tmp_path / "r", 300, 0))
+    log["loss"] = loss + 1e-7 * np.random.default_rng(0).normal(size=len(log))
+    log["chosen"] = log["candidate"] == 0
+    assert not len(pairs.importances(log, QUICK))
+    assert not len(pairs.predictabilities({"r0": log, "r1": log}, QUICK))
