@@ -357,6 +357,7 @@ def test_only_runs_that_are_done_are_collected(runs_dir: Path, tmp_path: Path) -
     tables.collect(runs_dir, tmp_path)
     # of snapshots, and of longer logs
     elsewhere = {"hexa_f1", "hvs_f11", "ppcl_f6", "adco_f2", "negatives", "importance", "predictability"}
+    elsewhere |= {"hardness", "transfer"}
     for name in tables.COLUMNS:
         frame = pd.read_csv(tmp_path / f"{name}.csv")
         assert tuple(frame.columns) == tables.COLUMNS[name]

@@ -71,7 +71,7 @@ def _several(chosen: pd.DataFrame) -> bool:
 def _chosen(done: pd.DataFrame) -> pd.DataFrame:
     """A run per recipe and seed, all trained on the same images."""
     mine = done[done["recipe"].isin(ROSTER)]
-    mine = mine[[bool(checkpoint.found(Path(p) / "checkpoints")) for p in mine["path"]]]
+    mine = mine[np.array([bool(checkpoint.found(Path(p) / "checkpoints")) for p in mine["path"]], dtype=bool)]
     if not len(mine):
         return mine
     mine = mine[mine["rung"] == max(mine["rung"].unique(), key=RUNGS.index)]

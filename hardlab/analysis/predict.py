@@ -14,9 +14,9 @@ from hardlab.types import HardlabError
 
 # a small grid, searched by 5-fold cross-validation over images of the training seeds
 GRID: tuple[dict[str, Any], ...] = (
+    {"max_depth": 2, "n_estimators": 200},
     {"max_depth": 3, "n_estimators": 100},
-    {"max_depth": 3, "n_estimators": 300},
-    {"max_depth": 6, "n_estimators": 100},
+    {"max_depth": 5, "n_estimators": 60},
 )
 FIXED: dict[str, Any] = {"learning_rate": 0.1, "subsample": 0.8, "colsample_bytree": 0.5, "max_bin": 64}
 TUNED_ON = 5000  # images of the search at most; the best setting learns from all of them
