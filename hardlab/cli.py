@@ -272,7 +272,10 @@ def figures(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Draw figures from their tables, e.g. `hardlab figures hvs_f3` or `hardlab figures --all`."""
+    """Draw figures from their tables, e.g. `hardlab figures hvs_f3` or `hardlab figures --all`.
+
+    For figures that are named it also tells the commands whose runs fill their gaps; --dry-run tells these alone.
+    """
     from hardlab import figures as book
     from hardlab.analysis import tables
 
@@ -285,15 +288,23 @@ def figures(
         raise click.UsageError("Name a figure, or --all; `hardlab figures --list` lists them.")
     if dry_run:
         first = f"collect {data_dir} from {runs_dir}, then " if runs_dir else ""
+        gaps = {n: book.gaps(n, data_dir) for n in names}
         todo = {"figures": names, "data": str(data_dir), "out": str(out), "from": runs_dir and str(runs_dir)}
-        _echo(as_json, f"would {first}draw {', '.join(names)} into {out}", todo)
+        _echo(as_json, f"would {first}draw {', '.join(names)} into {out}\n{_gaps(gaps)}".strip(), todo | {"gaps": gaps})
         return
     if runs_dir is not None:
         tables.collect(runs_dir, data_dir, root=root, add=add)
     if not any(data_dir.glob("*.csv")):
         raise click.UsageError(f"There are no tables in '{data_dir}'; --from RUNS collects them.")
     drawn = [str(path) for n in names for path in book.draw(n, data_dir, out)]
-    _echo(as_json, "\n".join(drawn), drawn)
+    told = "" if all_ or as_json else _gaps({n: book.gaps(n, data_dir) for n in names})
+    _echo(as_json, "\n".join([*drawn, *([told] if told else [])]), drawn)
+
+
+def _gaps(gaps: dict[str, list[str]]) -> str:
+    """The commands that fill gaps, by figure; RUN is what the command before it made."""
+    lines = [[f"{name} has gaps; these fill them:", *commands] for name, commands in gaps.items() if commands]
+    return "\n".join("\n  ".join(told) for told in lines)
 
 
 @cli.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,8 +16,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hardlab import figures
+from hardlab import config, figures, recipes, registry
 from hardlab.analysis import tables, viewlog
+from hardlab.evaluate.protocols import PROTOCOLS
+from hardlab.figures import pick
 from hardlab.recipes import RECIPES
 from hardlab.types import HardlabError
 
@@ -480,3 +483,82 @@ def test_of_two_lengths_of_training_the_longer_stands_with_the_longer_published_
             100 * frame[frame["run"].str.contains(epochs)].groupby("seed")["value"].mean()
         )
         assert f"{mean:.1f}±{(hi - lo) / 2:.1f}" in shown
+
+
+def told(run: dict[str, object], **options: object) -> list[dict[str, object]]:
+    """The rows of the table of configurations that tell a run of a recipe with overrides."""
+    overrides = {k.replace("__", "."): v for k, v in options.items()}
+    tree = recipes.recipe(str(run["recipe"]), str(run["rung"]), overrides).model_dump(mode="json")
+    return [run | {"key": k, "value": v if isinstance(v, str) else json.dumps(v)} for k, v in tables.flat(tree)]
+
+
+@pytest.fixture
+def arms(tmp_path: Path) -> Path:
+    """Two seeds of HNSSL as it is and of three others shares kept, with an accuracy of a tenth for each digit."""
+    rows: dict[str, list[dict[str, object]]] = {"evaluation": [], "configs": [], "epochs": []}
+    # of the same seeds; the settings' names sort against the default
+    for setting, tau, value in (("a", None, 0.5), ("b", 0.999, 0.9), ("c", 1.0, 0.1), ("d", 0.5, 0.5)):
+        for seed in (0, 1) if tau != 0.5 else (2,):
+            run = one("hnssl", seed) | {"setting": setting, "run": f"hnssl-{setting}-s{seed}"}
+            where = {"features": "backbone", "split": "test", "options": "{}", "evaluated_on": "cifar10"}
+            measured = {"protocol": "linear", "metric": "top1-last", "value": value}
+            rows["evaluation"].append(run | where | measured)
+            rows["configs"] += told(run, **({} if tau is None else {"method__tau": tau}))
+            rows["epochs"] += [run | {"epoch": e, "name": "loss", "value": value} for e in (0, 1)]
+    for name, of in rows.items():
+        pd.DataFrame(of, columns=list(tables.COLUMNS[name])).to_csv(tmp_path / f"{name}.csv", index=False)
+    shutil.copy(PAPER, tmp_path)
+    return tmp_path
+
+
+def test_runs_with_other_options_are_arms_of_their_own_and_never_stand_for_the_recipe(arms: Path) -> None:
+    cells = texts(figures.make("hnssl_t7", arms)).split("\n")
+    assert {"50.0±0.0", "90.0±0.0", "10.0±0.0"} <= set(cells) and "hnssl method.tau=0.999" in cells
+    assert "50.0±0.0" in texts(figures.make("hnssl_t1", arms)).split("\n")  # not those of the name that sorts last
+    line = next(x for x in figures.make("hnssl_f2", arms).axes[0].get_lines() if not x.get_label().startswith("_"))
+    assert line.get_ydata().tolist() == [0.5, 0.5]
+
+
+def test_an_option_set_to_its_default_is_no_difference(arms: Path) -> None:
+    configs = pd.read_csv(arms / "configs.csv", keep_default_na=False, dtype=str)
+    book = pick.Book(configs)
+    assert book.fits("hnssl-d-s2", "gpu", pick.Arm("hnssl")) and book.fits("hnssl-a-s0", "gpu", pick.Arm("hnssl"))
+    tau = pick.Arm("hnssl", (("method.tau", 0.5),))
+    assert [book.fits(f"hnssl-{s}-s0", "gpu", tau) for s in "abc"] == [True, False, False]
+    assert [book.changes(f"hnssl-{s}-s0", "gpu", "hnssl") for s in "ab"] == [0, 1]
+
+
+def test_the_command_that_fills_a_gap_makes_the_run_that_the_figure_looks_for(arms: Path) -> None:
+    gaps = figures.gaps("hnssl_t7", arms)
+    want = "hardlab pretrain hnssl --rung gpu method.tau=0.0 && hardlab evaluate RUN --protocol linear"
+    assert gaps == [want]
+    wide = pick.Arm("hnssl", wider=2)
+    assert wide.overrides("cpu") == {"backbone.width": 2 * recipes_width("tiny")}
+    assert wide.overrides("paper") == {"backbone.name": "resnet50x2"}  # as the claims have it
+    run = one("hnssl", 0) | {"rung": "cpu"}
+    book = pick.Book(pd.DataFrame(told(run, backbone__width=64)))
+    assert book.fits(str(run["run"]), "cpu", wide) and not book.fits(str(run["run"]), "cpu", pick.Arm("hnssl", wider=4))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in ("hexa_f4", "ppcl_f5") else pytest.param(n, marks=pytest.mark.slow) for n in figures.FIGURES],
+)
+def test_every_command_that_fills_a_gap_names_what_exists(name: str, tmp_path: Path) -> None:
+    shutil.copy(PAPER, tmp_path)
+    commands = figures.gaps(name, tmp_path)
+    assert commands or name not in ("hexa_f4", "ppcl_f5")
+    for command in commands:
+        train, _, evaluation = command.partition("hardlab evaluate ")
+        recipe, _, rung, *pairs = train.removeprefix("hardlab pretrain ").rstrip(" &").split()
+        recipes.recipe(recipe, rung, config.parse(pairs))  # refuses what does not exist
+        assert not evaluation or evaluation.split("--protocol ")[1].split()[0] in PROTOCOLS, command
+
+
+def test_a_run_that_is_there_but_not_measured_is_asked_to_be_evaluated(arms: Path) -> None:
+    gaps = figures.gaps("hnssl_t3", arms)
+    assert any(g == "hardlab evaluate runs/hnssl-a-s0 runs/hnssl-a-s1 --protocol semi-hnssl-1" for g in gaps)
+
+
+def recipes_width(network: str) -> int:
+    return int(registry.options("backbone", network)["width"].default)

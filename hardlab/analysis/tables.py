@@ -498,17 +498,18 @@ def _costs(about: Mapping[str, Any]) -> pd.DataFrame:
 def _configs(about: Mapping[str, Any]) -> pd.DataFrame:
     """The whole configuration of a run, dotted keys and values as JSON, and the device that it ran on."""
     manifest = _manifest(about)
-    flat = {k: v for k, v in _flat(manifest["config"]) if not k.startswith(("parent.", "logs."))}
-    flat |= {"device": manifest.get("device")}
-    rows = [{**_who(about), "key": k, "value": v if isinstance(v, str) else json.dumps(v)} for k, v in flat.items()]
+    told = {k: v for k, v in flat(manifest["config"]) if not k.startswith(("parent.", "logs."))}
+    told |= {"device": manifest.get("device")}
+    rows = [{**_who(about), "key": k, "value": v if isinstance(v, str) else json.dumps(v)} for k, v in told.items()]
     return pd.DataFrame(rows, columns=list(COLUMNS["configs"]))
 
 
-def _flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
+def flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
+    """Dotted keys and values of a configuration, the strategies by their place in the list."""
     if isinstance(value, Mapping) and (value or not key):
-        return [pair for k, v in value.items() for pair in _flat(v, f"{key}.{k}" if key else k)]
+        return [pair for k, v in value.items() for pair in flat(v, f"{key}.{k}" if key else k)]
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
-        return [pair for i, v in enumerate(value) for pair in _flat(v, f"{key}.{i}")]
+        return [pair for i, v in enumerate(value) for pair in flat(v, f"{key}.{i}")]
     return [(key, value)]
 
 

@@ -13,6 +13,6 @@ FIGURES = {
     "transfer": "hardlab.figures.across:transfer",
 }
 
-from hardlab.figures.draw import draw, find, make  # noqa: E402  they look names up in the table above
+from hardlab.figures.draw import draw, find, gaps, make  # noqa: E402  they look names up in the table above
 
-__all__ = ["FIGURES", "ITEMS", "draw", "find", "make"]
+__all__ = ["FIGURES", "ITEMS", "draw", "find", "gaps", "make"]

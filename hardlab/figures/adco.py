@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from hardlab.analysis.intervals import interval
 from hardlab.figures import plots, style
-from hardlab.figures.pick import Measure, Ours, linear, measured, published, together
+from hardlab.figures.pick import Arm, Measure, Ours, gap, linear, measured, published, together
 from hardlab.figures.table import column, row, table
 
 STARS = "* with small crops"
@@ -15,7 +15,7 @@ LINEAR = linear("linear-adco", head="own data")
 
 
 def f1(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
-    """AdCo Figure 1: accuracy over the length of training."""
+    """AdCo Figure 1: accuracy over the length of training; a point is `hardlab pretrain adco epochs=20`, evaluated."""
     figure, (ax,) = style.new(2.6)
     ax.set(xlabel="epochs of training, a training of its own for each point", ylabel="linear top-1 (%)")
     ours = Ours(("adco", "adco-queue"), evaluation, configs)
@@ -44,6 +44,7 @@ def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame) -> Figure:
         ax.set(title=name, aspect="equal")
         found = [r for r in recipes if (rows["recipe"] == r).any()]
         if not found:
+            gap(Arm(recipes[0]).command("cpu"))
             style.gap(ax, f"no finished run of\n{' or '.join(recipes)}\nwith snapshots")
             continue
         mine = rows[rows["recipe"] == found[0]]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from hardlab.analysis import tables
 from hardlab.checkpoint import write_atomic
-from hardlab.figures import FIGURES, style
+from hardlab.figures import FIGURES, pick, style
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
 
@@ -40,14 +40,29 @@ def make(name: str, data_dir: Path | str) -> Figure:
     A parameter ``x`` of a figure function is the table ``x.csv``; ``x_pixels`` is the picture ``x_pixels.png`` as
     (H,W,3) uint8 or None. A table that is not there is an empty one, which the figure shows as a gap.
     """
-    module, _, attribute = FIGURES[find(name)].partition(":")
-    function = getattr(importlib.import_module(module), attribute)
     with style.applied():
-        figure: Figure = function(*(_read(Path(data_dir), p) for p in inspect.signature(function).parameters))
+        figure = _made(name, data_dir)
         if figure.get_layout_engine() is not None:
             for _ in range(2):  # labels move with the ticks that the first pass of the layout chose
                 FigureCanvasAgg(figure).draw()
             figure.set_layout_engine("none")
+    return figure
+
+
+def gaps(name: str, data_dir: Path | str) -> list[str]:
+    """The commands whose runs fill the gaps of a figure, at the rung that it shows, or ``cpu`` where it shows none.
+
+    RUN stands for the folder that the command before made. What no run of ours can fill is not among them.
+    """
+    with pick.noting() as found, style.applied():
+        _made(name, data_dir)
+    return list(found)
+
+
+def _made(name: str, data_dir: Path | str) -> Figure:
+    module, _, attribute = FIGURES[find(name)].partition(":")
+    function = getattr(importlib.import_module(module), attribute)
+    figure: Figure = function(*(_read(Path(data_dir), p) for p in inspect.signature(function).parameters))
     return figure
 
 

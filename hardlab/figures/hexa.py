@@ -12,7 +12,7 @@ from matplotlib.patches import Circle
 from scipy import stats
 
 from hardlab.figures import plots, style
-from hardlab.figures.pick import Arm, Measure, Ours, linear, measured, published
+from hardlab.figures.pick import Arm, Measure, Ours, gap, linear, measured, published
 from hardlab.figures.table import Row, column, row, table
 from hardlab.registry import options
 
@@ -80,7 +80,8 @@ def f1(hexa_f1: pd.DataFrame, hexa_f1_pixels: np.ndarray | None) -> Figure:
     figure, (a, b) = style.new(2.9, 2)
     a.set_title("(a) standard and hard views")
     if hexa_f1_pixels is None or not len(hexa_f1):
-        style.gap(a, "no finished run\nwith pictures of\nits hard views")
+        gap(Arm("hexa-plus-moco").command("cpu"))
+        style.gap(a, "no finished run of\nhexa-plus-moco\nwith pictures of\nits hard views")
     else:
         rows, columns = (int(hexa_f1[c].max()) + 1 for c in ("row", "tile"))
         a.imshow(hexa_f1_pixels, interpolation="nearest", extent=(0, columns, rows, 0))
@@ -161,7 +162,7 @@ def _scheme(name: str, evaluation: pd.DataFrame, configs: pd.DataFrame) -> tuple
     return Ours([a.recipe for _, a in arms if a], evaluation, configs), arms
 
 
-def f3(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """HEXA Figure 3: (a) accuracy over pre-training; (b) over the training of the classifier."""
     figure, (a, b) = style.new(2.7, 2)
     a.set(title="(a) checkpoints of one training", xlabel="epoch", ylabel="linear top-1 (%)")
@@ -172,8 +173,13 @@ def f3(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     rows = rows.assign(value=100 * rows["value"].astype(float))
     whole = rows[rows["classifier_epoch"].isna() & rows["metric"].isin(["top1-last", "top1"])]
     drawn = [
-        plots.curves(a, _one(whole, ("moco", "hexa-moco")), (("MoCo-v2", "moco"), ("HEXA MoCo", "hexa-moco"))),
-        _classifier(b, rows),
+        plots.curves(
+            a,
+            _one(whole, ("moco", "hexa-moco"), configs),
+            (("MoCo-v2", "moco"), ("HEXA MoCo", "hexa-moco")),
+            protocol="linear",
+        ),
+        _classifier(b, rows, configs),
     ]
     _points(a, published(paper, "hexa", "Figure 3a"))
     _points(b, published(paper, "hexa", "Figure 3b"))
@@ -188,19 +194,21 @@ def f3(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     return figure
 
 
-def _one(rows: pd.DataFrame, recipes: tuple[str, ...]) -> pd.DataFrame:
+def _one(rows: pd.DataFrame, recipes: tuple[str, ...], configs: pd.DataFrame) -> pd.DataFrame:
     """The strongest rows of these recipes, of one protocol."""
-    found = plots.strongest(rows, recipes)
+    found = plots.strongest(rows, recipes, configs)
     return found[found["protocol"] == found["protocol"].min()] if len(found) else found
 
 
-def _classifier(ax: Axes, rows: pd.DataFrame) -> pd.DataFrame:
+def _classifier(ax: Axes, rows: pd.DataFrame, configs: pd.DataFrame) -> pd.DataFrame:
     arms = (("HEXA DCluster (8-crop)", "hexa-deepcluster-8crop"), ("DeepCluster-v2 (8-crop)", "deepcluster-8crop"))
-    found = _one(rows[rows["classifier_epoch"].notna() & (rows["metric"] == "top1")], tuple(r for _, r in arms))
+    found = _one(
+        rows[rows["classifier_epoch"].notna() & (rows["metric"] == "top1")], tuple(r for _, r in arms), configs
+    )
     if len(found):
         found = found[found["epoch"] == found.groupby("run")["epoch"].transform("max")]
         found = found.assign(epoch=found["classifier_epoch"])
-    return plots.curves(ax, found, arms)
+    return plots.curves(ax, found, arms, protocol="linear-hexa-deepcluster")
 
 
 def _points(ax: Axes, values: Mapping[tuple[str, str], str]) -> None:
@@ -233,19 +241,14 @@ def _points(ax: Axes, values: Mapping[tuple[str, str], str]) -> None:
 def f4(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """HEXA Figure 4: linear accuracy over the bound and the step of the attack."""
     figure, (ax,) = style.new(2.4)
-    named: list[tuple[str, Arm | None]] = []
-    for base in ("deepcluster", "moco"):
-        recipe = f"hexa-{base}"
-        grid: list[tuple[str, Arm | None]] = [("no attack", Arm(base))]
-        for epsilon in (1.0, 3.0):
-            for eta in (1.0, 3.0):
-                keys = {"epsilon": epsilon, "eta": eta}
-                where = tuple((f"hard.0.options.{k}", None if v == 1 else f"{v}") for k, v in keys.items())
-                grid.append((rf"$\epsilon$ = {epsilon:g}, $\eta$ = {eta:g}", Arm(recipe, where)))
-        ours = Ours((base, recipe), evaluation, configs)
-        named = grid
-        if len(ours.rows[ours.rows["recipe"] == recipe]):
-            break
+    base = next((b for b in ("deepcluster", "moco") if (evaluation["recipe"] == f"hexa-{b}").any()), "deepcluster")
+    named: list[tuple[str, Arm | None]] = [("no attack", Arm(base))]
+    for epsilon in (1.0, 3.0):
+        for eta in (1.0, 3.0):
+            keys = {"epsilon": epsilon, "eta": eta}
+            changes = tuple((f"hard.adversarial.{k}", v) for k, v in keys.items() if v != 1)
+            named.append((rf"$\epsilon$ = {epsilon:g}, $\eta$ = {eta:g}", Arm(f"hexa-{base}", changes)))
+    ours = Ours((base, f"hexa-{base}"), evaluation, configs)
     ax.set(title="bound and step of the attack, in grey levels of 255", ylabel="linear top-1 (%)")
     plots.arms(ax, ours, named, linear("linear-hexa-deepcluster"))
     plots.told(figure, ours.frame, f"ours on an analogue; no number is printed for this figure\n{plots.BARS}")
@@ -274,10 +277,8 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
     ours = Ours((base, recipe), evaluation, configs)
     named: list[tuple[str, Arm | None]] = [("Std", Arm(base))]
     for alpha, beta in BETAS:
-        keys = (("hard.0.options.alpha", alpha, 5.0), ("hard.0.options.beta", beta, 3.0))
-        named.append(
-            (f"({alpha:g}, {beta:g})", Arm(recipe, tuple((k, None if v == d else f"{v}") for k, v, d in keys)))
-        )
+        keys = (("hard.cutmix.alpha", alpha, 5.0), ("hard.cutmix.beta", beta, 3.0))
+        named.append((f"({alpha:g}, {beta:g})", Arm(recipe, tuple((k, v) for k, v, usual in keys if v != usual))))
     b.set(title="(b) accuracy", ylabel="linear top-1 (%)")
     plots.arms(b, ours, named, linear("linear-hexa-deepcluster-1"))
     stated = published(paper, "hexa", "Section 3.2")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -64,11 +66,11 @@ def f1() -> Figure:
     return figure
 
 
-def f2(epochs: pd.DataFrame) -> Figure:
+def f2(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """HNSSL Figure 2: the loss of three arms over training."""
     figure, (ax,) = style.new(2.5)
     ax.set(xlabel="epoch", ylabel="training loss")
-    rows = plots.strongest(epochs[epochs["name"] == "loss"], [r for _, r in ARMS])
+    rows = plots.strongest(epochs[epochs["name"] == "loss"], [r for _, r in ARMS], configs)
     drawn = plots.curves(ax, rows, ARMS)
     if len(drawn):
         ax.legend(loc="best")
@@ -81,19 +83,20 @@ def f2(epochs: pd.DataFrame) -> Figure:
     return figure
 
 
-def f3(epochs: pd.DataFrame, curves: pd.DataFrame) -> Figure:
+def f3(epochs: pd.DataFrame, curves: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """HNSSL Figure 3: the accuracy of three arms over training."""
     figure, (ax,) = style.new(2.5)
     names = [r for _, r in ARMS]
     rows = curves[curves["protocol"].str.startswith("linear", na=False) & curves["metric"].isin(["top1-last", "top1"])]
-    rows = plots.strongest(rows[rows["classifier_epoch"].isna() & ~rows["features"].isin(["pixels", "student"])], names)
+    rows = rows[rows["classifier_epoch"].isna() & ~rows["features"].isin(["pixels", "student"])]
+    rows = plots.strongest(rows, names, configs)
     what = "linear top-1 (%)"
     if not len(rows):  # the monitor of training stands in
-        rows, what = plots.strongest(epochs[epochs["name"] == "knn"], names), "kNN top-1 (%), monitor"
+        rows, what = plots.strongest(epochs[epochs["name"] == "knn"], names, configs), "kNN top-1 (%), monitor"
     else:
         rows = rows[rows["protocol"] == rows["protocol"].min()]
     ax.set(xlabel="epoch", ylabel=what if len(rows) else "linear top-1 (%)")
-    drawn = plots.curves(ax, rows.assign(value=100 * rows["value"].astype(float)), ARMS)
+    drawn = plots.curves(ax, rows.assign(value=100 * rows["value"].astype(float)), ARMS, protocol="linear")
     if len(drawn):
         ax.legend(loc="best")
     plots.told(
@@ -134,13 +137,13 @@ def t1(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> 
     )
 
 
-# width of the network -> the option of ours: published is ResNet-50 of that width, ours the rung's network
-def _wide(backbone: str) -> tuple[tuple[str, str | None], ...]:
-    return (("backbone.name", backbone),)
-
-
 GAIN = " gain as printed"
-WIDER = {"RN50 2×": "resnet50x2", "RN50 4×": "resnet50x4", "RN200 2×": "resnet200"}
+# published is ResNet-50 of that width, ours the rung's network
+WIDER: dict[str, dict[str, Any]] = {
+    "RN50 2×": {"wider": 2},
+    "RN50 4×": {"wider": 4},
+    "RN200 2×": {"changes": (("backbone.name", "resnet200"), ("backbone.width", 2))},
+}
 
 
 def t2(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
@@ -158,7 +161,7 @@ def t2(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> 
         paper,
         evaluation,
         configs,
-        note="ours: backbone.options.width 2 and 4 of the rung's network",
+        note="ours: the rung's network with two and four times its channels",
     )
 
 
@@ -172,13 +175,7 @@ def _wider(names: list[str]) -> list[Row]:
             continue
         method, _, net = n.partition(", ")
         recipe = recipes.get(method, "") if net in WIDER else ""
-        width = net.rpartition(" ")[2].rstrip("×") if net.startswith("RN50") else ""
-        where = (("backbone.options.width", width),) if width else _wide("resnet200")
-        rows.append(
-            row(n, recipe, n.replace("Ours", "HNSSL"), where=where)
-            if recipe
-            else row(n, says=n.replace("Ours", "HNSSL"))
-        )
+        rows.append(row(n, recipe, n.replace("Ours", "HNSSL"), **WIDER[net] if recipe else {}))
     return rows
 
 
@@ -278,7 +275,7 @@ def t7(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> 
     """HNSSL Table 7: the coefficient of the average."""
     default = options("method", "hnssl")["tau"].default
     rows = [
-        row(f"tau {t}", "hnssl", rf"$\tau$ = {t}", where=(("method.options.tau", None if float(t) == default else t),))
+        row(f"tau {t}", "hnssl", rf"$\tau$ = {t}", changes=() if float(t) == default else (("method.tau", float(t)),))
         for t in ("1.0", "0.999", "0.5", "0.0")
     ]
     return table(

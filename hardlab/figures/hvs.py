@@ -402,13 +402,13 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     return figure
 
 
-def f7(epochs: pd.DataFrame) -> Figure:
+def f7(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """HVS Figure 7: the training loss with and without HVS."""
     figure, axes = style.new(2.5, 3)
     frames = []
     for ax, method in zip(axes, ("dino", "simsiam", "simclr"), strict=True):
         recipes = [method, f"{method}-hvs"]
-        rows = plots.strongest(epochs[epochs["name"] == "loss"], recipes)
+        rows = plots.strongest(epochs[epochs["name"] == "loss"], recipes, configs)
         ax.set(title=style.METHODS[method], xlabel="epoch")
         frames.append(
             plots.curves(ax, rows, (("standard", recipes[0]), ("+ HVS", recipes[1])), missing="no finished run")
@@ -548,7 +548,7 @@ def f11(hvs_f11: pd.DataFrame, hvs_f11_pixels: np.ndarray | None) -> Figure:
         "Views of the spatial transformer",
         hvs_f11,
         hvs_f11_pixels,
-        "no finished run with a spatial\ntransformer and its snapshots",
+        "stn-translation-scale-sym",
     )
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from hardlab.analysis.intervals import Interval, interval
-from hardlab.recipes import RUNGS
+from hardlab.analysis.tables import flat
+from hardlab.recipes import RECIPES, RUNGS, recipe
+from hardlab.registry import BACKBONES, DATASETS, TABLES, options
 
 # as the papers call data sets, and as the loaders do
 DATA: dict[str, tuple[str, ...]] = {
@@ -45,15 +51,147 @@ class Measure(NamedTuple):
 class Arm(NamedTuple):
     """One of our runs, whatever its seed.
 
-    recipe: its name. where: keys of its configuration with their values as JSON, None for a key at its default.
-    trained: data set and share, e.g. ("CIFAR-10", "20 %"). budget: 0 the shortest training, -1 the longest of several.
+    recipe: its name. changes: what is set beside it, as on the command line, e.g. (("method.tau", 0.999),); a run with
+    another method or strategies, or other values of these, is another arm. wider: factor of the channels of the rung's
+    network. trained: data set and share, e.g. ("CIFAR-10", "20 %"). budget: 0 the shortest training, -1 the longest of
+    several. minus: a second recipe; the value is then the difference, paired by seed.
     """
 
     recipe: str
-    where: tuple[tuple[str, str | None], ...] = ()
+    changes: tuple[tuple[str, Any], ...] = ()
     trained: tuple[str, str] | None = None
     budget: int | None = None
-    minus: str = ""  # a second recipe; the value is then the difference, paired by seed
+    minus: str = ""
+    wider: int = 1
+
+    def overrides(self, rung: str) -> dict[str, Any]:
+        """All that makes it another run than its recipe's, but its data and length."""
+        told = dict(self.changes)
+        if self.wider > 1:
+            network = recipe(self.recipe, rung).backbone.name
+            if f"{network}x{self.wider}" in BACKBONES:
+                return told | {"backbone.name": f"{network}x{self.wider}"}
+            told["backbone.width"] = self.wider * options("backbone", network)["width"].default
+        return told
+
+    def command(self, rung: str) -> str:
+        """What trains it at a rung."""
+        told, run = self.overrides(rung), recipe(self.recipe, rung)
+        if self.trained is not None:
+            name, share = self.trained
+            if run.data.name not in DATA.get(name, (name,)):
+                told["data.name"] = DATA.get(name, (name,))[0]
+            told["data.fraction"] = float(share.rstrip(" %")) / 100
+        if self.budget == -1:
+            told["epochs"] = 4 * run.epochs  # the papers' long trainings are 3 to 4 times the short ones
+        return " ".join(
+            ["hardlab pretrain", self.recipe, "--rung", rung, *(f"{k}={_text(v)}" for k, v in told.items())]
+        )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class Book:
+    """The collected configurations, by run: which runs are an arm, and how far they are from its recipe."""
+
+    def __init__(self, configs: pd.DataFrame | None) -> None:
+        self.runs: dict[str, dict[str, str]] = {}
+        if configs is not None:
+            for run, rows in configs.groupby("run", sort=False):
+                told = dict(zip(rows["key"], rows["value"], strict=True))
+                self.runs[str(run)] = _whole(told) if "method.name" in told else told
+
+    def fits(self, run: str, rung: str, arm: Arm) -> bool:
+        """Whether a run is the arm, as far as its configuration is known."""
+        have, told = self.runs.get(run, {}), arm.overrides(rung)
+        wanted = _flat(arm.recipe, rung, json.dumps(told))
+        keys = {_key(k) for k in told if not k.startswith("hard.")}
+        if "method.name" in have:
+            keys |= {k for k in have.keys() | wanted.keys() if k.startswith(("method.", "hard."))}
+        return all(_same(have.get(k)) == _same(wanted.get(k)) for k in keys)
+
+    def changes(self, run: str, rung: str, name: str) -> int:
+        """In how many keys that decide the outcome, but data and length, a run differs from its recipe."""
+        have = self.runs.get(run, {})
+        if "method.name" not in have or name not in RECIPES:
+            return 0
+        wanted = _flat(name, rung, "{}")
+        keys = [
+            k for k in have if k.partition(".")[0] in ("augment", "backbone", "method", "hard", "optim", "batch_size")
+        ]
+        return sum(_same(have[k]) != _same(wanted.get(k)) for k in keys)
+
+    def only(self, rows: pd.DataFrame, arm: Arm) -> pd.DataFrame:
+        """The rows of an arm's runs."""
+        rows = rows[rows["recipe"] == arm.recipe]
+        if arm.recipe not in RECIPES:
+            return rows
+        known = rows.drop_duplicates("run")[["run", "rung"]].itertuples(index=False)
+        return rows[rows["run"].isin([r.run for r in known if self.fits(r.run, r.rung, arm)])]
+
+    def one_setting(self, rows: pd.DataFrame, peers: Mapping[str, int] | None = None) -> pd.DataFrame:
+        """Of one setting: of the most arms (``peers``) and seeds, then the nearest to its recipe, then the longest."""
+        if not len(rows):
+            return rows
+        told = {}
+        for name, of in rows.groupby("setting", sort=True):
+            first = of.iloc[0]
+            epochs = self.runs.get(first["run"], {}).get("epochs", "0")
+            near = -self.changes(first["run"], first["rung"], first["recipe"])
+            told[name] = ((peers or {}).get(str(name), 0), of["seed"].nunique(), near, float(epochs), name)
+        return rows[rows["setting"] == max(told, key=lambda name: told[name])]
+
+
+@cache
+def _flat(name: str, rung: str, overrides: str) -> dict[str, str]:
+    """The configuration of a recipe with overrides (JSON), as the table of configurations tells it."""
+    tree = recipe(name, rung, json.loads(overrides)).model_dump(mode="json", exclude={"parent", "logs"})
+    return _whole({k: _text(v) for k, v in flat(tree)})
+
+
+def _whole(told: Mapping[str, str]) -> dict[str, str]:
+    """With the options that are at their defaults, so that one that is set to its default is no difference."""
+    out = {k: v for k, v in told.items() if v not in ("{}", "[]")}
+    for kind, at in (("method", "method"), *(("strategy", f"hard.{i}") for i in range(9))):
+        if f"{at}.name" in told:
+            out = {f"{at}.options.{k}": v for k, v in _defaults(kind, told[f"{at}.name"]).items()} | out
+    return out
+
+
+@cache
+def _defaults(kind: str, name: str) -> dict[str, str]:
+    known = name in TABLES[kind]  # not of a run of another version, with a strategy that has gone
+    return {k: _text(p.default) for k, p in options(kind, name).items()} if known else {}
+
+
+def _key(override: str) -> str:
+    """``backbone.width`` of the command line is ``backbone.options.width`` of a configuration."""
+    head, _, last = override.partition(".")
+    options_of = ("augment", "backbone", "method")
+    return f"{head}.options.{last}" if head in options_of and last not in ("", "name") else override
+
+
+_GAPS: ContextVar[dict[str, None] | None] = ContextVar("gaps", default=None)
+
+
+@contextmanager
+def noting() -> Iterator[dict[str, None]]:
+    """The commands that fill the gaps of the figures made inside, each once, in order."""
+    found: dict[str, None] = {}
+    token = _GAPS.set(found)
+    try:
+        yield found
+    finally:
+        _GAPS.reset(token)
+
+
+def gap(*commands: str) -> None:
+    """Note what fills a gap of the figure that is being made."""
+    found = _GAPS.get()
+    if found is not None:
+        found.update(dict.fromkeys(commands))
 
 
 def measured(*rows: tuple[str, str], head: str, on: str = "") -> Measure:
@@ -89,6 +227,7 @@ class Ours:
         rows = rows[~rows["features"].isin(["pixels", "student"])]
         self.rows = together(rows, any_data)
         self.configs = _empty(("run", "key", "value")) if configs is None else configs
+        self.book = Book(configs)
         self.costs = costs[costs["recipe"].isin(recipes)] if costs is not None else _empty(("recipe", "run"))
         if not len(self.rows):  # a figure of costs needs no accuracy
             self.costs = together(self.costs, any_data)
@@ -101,39 +240,45 @@ class Ours:
 
     def runs(self, arm: Arm, rows: pd.DataFrame | None = None) -> pd.DataFrame:
         """The rows of an arm, of one setting."""
-        rows = self.rows if rows is None else rows
-        rows = rows[rows["recipe"] == arm.recipe]
+        rows = self.book.only(self.rows if rows is None else rows, arm)
         if arm.trained is not None:
             rows = rows[rows["data"].isin(trained_on(*arm.trained))]
-        for key, value in arm.where:
-            told = self.configs[self.configs["key"] == key].set_index("run")["value"]
-            told = told[~told.index.duplicated()]
-            found = rows["run"].map(told)
-            rows = rows[found.isna() if value is None else found.map(_same) == _same(value)]
         if arm.budget is not None and rows["epochs"].nunique() > 1:
             rows = rows[rows["epochs"] == (rows["epochs"].min() if arm.budget == 0 else rows["epochs"].max())]
         elif arm.budget == -1:  # one budget only: it stands with the short ones
             rows = rows.iloc[:0]
-        if not len(rows):
-            return rows
-        peers = self.rows.groupby("setting")["recipe"].nunique() if len(self.rows) else pd.Series(dtype=int)
-        settings = rows.groupby("setting")["seed"].nunique()
-        length = rows.groupby("setting")["epochs"].max() if "epochs" in rows else settings
-        best = max(settings.index, key=lambda s: (peers.get(s, 0), settings[s], length.fillna(0)[s], s))
-        return rows[rows["setting"] == best]
+        peers = self.rows.groupby("setting")["recipe"].nunique().to_dict() if len(self.rows) else {}
+        return self.book.one_setting(rows, peers)
 
     def values(self, arm: Arm, measure: Measure) -> pd.Series:
         """Seed -> value, accuracies in percent; empty where there is no such run."""
         mine = self._values(arm, measure)
+        if not len(mine):
+            gap(*self._fills(arm, measure))
         if arm.minus and len(mine):
-            other = self._values(arm._replace(recipe=arm.minus, minus=""), measure)
+            other = self.values(arm._replace(recipe=arm.minus, minus=""), measure)
             return (mine - other).dropna()
         return mine
+
+    def _fills(self, arm: Arm, measure: Measure) -> list[str]:
+        """The commands that make an arm's missing value: train it, evaluate it; none for data that have no loader."""
+        wanted = [measure.on] if measure.on else []
+        wanted += [arm.trained[0]] if arm.trained else []
+        if any(not set(DATA.get(name, (name,))) & set(DATASETS) for name in wanted):
+            return []
+        trained = self.runs(arm)
+        rung = str(self.rows["rung"].iloc[0]) if len(self.rows) else "cpu"
+        runs = [f"runs/{name}" for name in sorted(trained["run"].unique())]
+        commands = [] if runs else [arm.command(rung)]
+        if measure.rows:
+            on = f" --data {DATA[measure.on][0]}" if measure.on else ""
+            commands.append(f"hardlab evaluate {' '.join(runs) or 'RUN'} --protocol {self.protocol(measure)}{on}")
+        return [" && ".join(commands)] if commands else []
 
     def _values(self, arm: Arm, measure: Measure) -> pd.Series:
         if measure.cost:
             rows = self.costs[self.costs["quantity"] == measure.cost] if len(self.costs) else self.costs
-            rows = rows[rows["recipe"] == arm.recipe]
+            rows = self.book.only(rows, arm)
             if len(self.rows):
                 rows = rows[rows["run"].isin(self.runs(arm)["run"])]
             return self._note(
@@ -164,6 +309,11 @@ class Ours:
                 self.protocols[protocol] = metric
                 return found
         return rows.iloc[:0]
+
+    def protocol(self, measure: Measure) -> str:
+        """The one that the other arms were measured by, or the paper's."""
+        found = self._measured(measure)
+        return str(found["protocol"].iloc[0]) if len(found) else measure.rows[0][0]
 
     def _note(self, rows: pd.DataFrame, values: pd.Series) -> pd.Series:
         if len(values):

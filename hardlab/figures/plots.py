@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from hardlab.figures import style
-from hardlab.figures.pick import Arm, Measure, Ours, together
+from hardlab.figures.pick import Arm, Book, Measure, Ours, gap, together
 
 COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.SKY)
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)))
@@ -71,14 +72,18 @@ def budgets(
         rows = ours.rows[(ours.rows["recipe"] == recipe) & ours.rows["epochs"].notna()]
         points = []
         for epochs in sorted(rows["epochs"].unique()):
-            told = str(int(epochs))
-            mine = ours.values(Arm(recipe, where=(("epochs", told),)), measure)
+            mine = ours.values(Arm(recipe, (("epochs", int(epochs)),)), measure)
             points += [(epochs, v, seed) for seed, v in mine.items()]
         if points:
             frame = pd.DataFrame(points, columns=["epochs", "value", "run"])
             style.series(ax, frame, "epochs", "value", COLOURS[n], name, LINES[n])
             drawn = True
         published = (values or {}).get(name, {})
+        rung = ours.rows["rung"].iloc[0] if len(ours.rows) else "cpu"
+        found = {epochs for epochs, _, _ in points}
+        for epochs in [e for e in published if e not in found] or ([] if points else [0]):
+            arm = Arm(recipe, (("epochs", int(epochs)),) if epochs else ())
+            gap(f"{arm.command(rung)} && hardlab evaluate RUN --protocol {ours.protocol(measure)}")
         if published:
             ax.plot(
                 list(published), list(published.values()), "D", markersize=4.5, color=COLOURS[n],
@@ -92,15 +97,27 @@ def budgets(
 
 
 def curves(
-    ax: Axes, frame: pd.DataFrame, named: Sequence[tuple[str, str]], y: str = "value", missing: str = ""
+    ax: Axes,
+    frame: pd.DataFrame,
+    named: Sequence[tuple[str, str]],
+    y: str = "value",
+    missing: str = "",
+    protocol: str = "",
 ) -> pd.DataFrame:
-    """A line a recipe over the epochs, from rows with recipe, run, epoch; gives the rows that were drawn."""
+    """A line a recipe over the epochs, from rows with recipe, run, epoch; gives the rows that were drawn.
+
+    protocol: of learning curves, by which all checkpoints of a run are evaluated.
+    """
     drawn = []
+    also = f" && hardlab evaluate RUN --protocol {protocol} --checkpoint all" if protocol else ""
     for n, (name, recipe) in enumerate(named):
         rows = frame[frame["recipe"] == recipe]
         if len(rows):
             style.series(ax, rows, "epoch", y, COLOURS[n], name, LINES[n])
             drawn.append(rows)
+        else:
+            gap(Arm(recipe).command(frame["rung"].iloc[0] if len(frame) else "cpu") + also)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
     if not drawn:
         style.gap(ax, missing or "no finished run\nof these arms")
         return frame.iloc[:0]
@@ -110,19 +127,21 @@ def curves(
     return pd.concat(drawn)
 
 
-def strongest(frame: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
-    """Of the highest rung, the data set of most of these recipes, and of each recipe the setting of most seeds."""
-    rows = together(frame[frame["recipe"].isin(recipes)], any_data=False)
-    kept = []
-    for _, mine in rows.groupby("recipe", sort=True):
-        seeds = mine.groupby("setting")["seed"].nunique()
-        kept.append(mine[mine["setting"] == max(seeds.index, key=lambda s: (seeds[s], s))])
-    return pd.concat(kept) if kept else rows
+def strongest(frame: pd.DataFrame, recipes: Sequence[str], configs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Of the highest rung, the data set of most of these recipes, and of each, as it is, the setting of most seeds."""
+    rows, book = together(frame[frame["recipe"].isin(recipes)], any_data=False), Book(configs)
+    kept = [book.one_setting(book.only(rows, Arm(recipe))) for recipe in recipes]
+    return pd.concat(kept) if any(map(len, kept)) else rows.iloc[:0]
 
 
-def tiles(title: str, labels: pd.DataFrame, pixels: np.ndarray | None, missing: str, by_epoch: bool = False) -> Figure:
-    """A grid of pictures with its rows' and columns' names: label by column, or the epoch, and then label by row."""
+def tiles(title: str, labels: pd.DataFrame, pixels: np.ndarray | None, recipe: str, by_epoch: bool = False) -> Figure:
+    """A grid of pictures with its rows' and columns' names: label by column, or the epoch, and then label by row.
+
+    recipe: one whose runs keep such pictures.
+    """
     if pixels is None or not len(labels):
+        gap(Arm(recipe).command("cpu"))
+        missing = f"no finished run of {recipe}\nwith snapshots"
         figure, (ax,) = style.new(1.6)
         ax.set_title(title)
         style.gap(ax, missing)

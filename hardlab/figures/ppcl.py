@@ -23,7 +23,7 @@ LINEAR = linear("linear-ppcl")
 SHARES = ("100 %", "20 %", "10 %")
 
 
-def f1(epochs: pd.DataFrame) -> Figure:
+def f1(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """PPCL Figure 1: the framework, and how alike the generated pairs are over training."""
     figure, (a, b) = style.new(3.0, 2)
     a.set_title("(a) who trains whom")
@@ -52,14 +52,14 @@ def f1(epochs: pd.DataFrame) -> Figure:
     b.set(title="(b) likeness of a generated pair", xlabel="epoch", ylabel="cosine of f's outputs")
     rows = epochs[epochs["name"].str.endswith("pair_cosine", na=False)]
     drawn = plots.curves(
-        b, plots.strongest(rows, ["ppcl", "ppcl-pos"]), (("hard pairs", "ppcl"), ("frozen G", "ppcl-pos"))
+        b, plots.strongest(rows, ["ppcl", "ppcl-pos"], configs), (("hard pairs", "ppcl"), ("frozen G", "ppcl-pos"))
     )
     if len(drawn):
         b.legend(loc="best")
     plots.told(
         figure,
         drawn,
-        f"(a) from the recipe ppcl: G moves every {every} steps, its average has no gradient\n"
+        f"(a) from the recipe ppcl: G moves once in {every} step{'s' * (every > 1)}, its average has no gradient\n"
         "(b) ours at CIFAR scale, bands: 95 % t-intervals over seeds",
     )
     return figure
@@ -182,7 +182,7 @@ def f6(ppcl_f6: pd.DataFrame, ppcl_f6_pixels: np.ndarray | None) -> Figure:
         "Pairs of three fixed latents",
         ppcl_f6,
         ppcl_f6_pixels,
-        "no finished run of ppcl\nwith snapshots of its generator",
+        "ppcl",
         by_epoch=True,
     )
 
