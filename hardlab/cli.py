@@ -47,6 +47,18 @@ def usage() -> Iterator[None]:
         raise click.UsageError(str(e)) from None
 
 
+def _settings(overrides: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, Any]:
+    """key=value pairs, none of which is a label. Raises HardlabError."""
+    from hardlab import config
+    from hardlab.types import HardlabError
+
+    given = config.parse(overrides)
+    for label in labels:
+        if label in given:
+            raise HardlabError(f"'{label}' labels the results and cannot be overridden: name another {label} instead.")
+    return given
+
+
 def _echo(as_json: bool, plain: str, value: Any) -> None:
     click.echo(json.dumps(value, indent=1, default=str) if as_json else plain)
 
@@ -89,8 +101,7 @@ def pretrain(
     """
     import torch
 
-    from hardlab import build, config, recipes, train
-    from hardlab.types import HardlabError
+    from hardlab import build, recipes, train
 
     if list_:
         told = {name: (made.__doc__ or "").splitlines()[0] for name, made in recipes.RECIPES.items()}
@@ -101,12 +112,7 @@ def pretrain(
     if recipe is None:
         raise click.UsageError("Name a recipe; `hardlab pretrain --list` lists them.")
     with usage():
-        given = config.parse(overrides)
-        for label in ("recipe", "rung"):
-            if label in given:
-                raise HardlabError(
-                    f"'{label}' labels the results and cannot be overridden: name another {label} instead."
-                )
+        given = _settings(overrides, ("recipe", "rung"))
         run = recipes.recipe(recipe, rung, given)
         build.check(run)
         build.device(device)
@@ -352,14 +358,22 @@ def report(rung: str, out: Path | None, readme: bool, as_json: bool, dry_run: bo
 
 
 @cli.command()
+@click.argument("overrides", nargs=-1)
 @RUNG
+@click.option("--claims", is_flag=True, help="Also every arm of the claims that this rung can test.")
 @click.option("--cores", type=click.IntRange(1), default=2, show_default=True)
 @DRY
-def reproduce(rung: str, cores: int, dry_run: bool) -> None:
-    """Run the whole workbook of a rung through Snakemake: only what is missing."""
-    from hardlab.workbook import reproduce as run
+def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, dry_run: bool) -> None:
+    """Run the whole workbook of a rung through Snakemake: only what is missing.
 
-    sys.exit(run(rung, cores=cores, dry_run=dry_run))
+    OVERRIDES (key=value, e.g. epochs=10) hold for all its runs.
+    """
+    from hardlab import recipes
+    from hardlab.workbook import workflow
+
+    with usage():
+        recipes.recipe("simsiam", rung, _settings(overrides, ("recipe", "rung", "seed")))  # any will do
+    sys.exit(workflow.reproduce(rung, overrides, claims=claims, cores=cores, dry_run=dry_run))
 
 
 @cli.command()

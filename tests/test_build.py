@@ -20,7 +20,7 @@ def test_images_that_cannot_fill_a_batch_or_a_crop_are_refused(name, overrides, 
 
 
 def test_small_crops_larger_than_the_large_ones_are_refused_without_any_data():
-    with pytest.raises(HardlabError, match="local.size=40 is larger than the large views, which have 32 pixels"):
+    with pytest.raises(HardlabError, match=r"local\.size=40 is larger than the large views, which have 32 pixels"):
         build.check(recipes.recipe("dino-multicrop", "smoke", {"local.size": 40}))
 
 

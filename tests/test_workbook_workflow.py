@@ -11,18 +11,19 @@ from pathlib import Path
 import click
 import pytest
 
-from hardlab import recipes
+from hardlab import config, recipes
+from hardlab.analysis import claims as ledger
 from hardlab.cli import cli
 from hardlab.types import HardlabError
 from hardlab.workbook import execute, workflow
 
 
-def planned(out: Path, rung: str) -> list[list[str]]:
+def planned(out: Path, rung: str, *overrides: str, claims: bool = False) -> list[list[str]]:
     """The command lines of hardlab that a reproduction would run."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(workflow.SNAKEFILE), "--directory", str(out)),
-            *("--config", f"rung={rung}", f"seeds={workflow.SEEDS[rung]}", "--dry-run", "--printshellcmds"),
+            *("--config", *workflow.settings(rung, overrides, claims), "--dry-run", "--printshellcmds"),
             *("--cores", "2", "--quiet", "progress", "host"),
         ],
         capture_output=True,
@@ -56,6 +57,21 @@ def test_every_step_is_a_command_line_that_hardlab_understands(tmp_path: Path, r
     assert sum(name.startswith("evaluate") for name in names) == 15 * seeds
     assert {line[2] for line in lines if line[:2] == ["nb", "run"]} == {p.stem for p in execute.notebooks()}
     assert names[-1] == "report --rung"
+
+
+@pytest.mark.slow
+def test_with_the_claims_every_arm_that_the_rung_can_test_is_trained_and_measured_by_its_protocol(tmp_path: Path):
+    lines = planned(tmp_path, "cpu", "epochs=10", claims=True)
+    trained = [line[1 : line.index("--rung")] for line in lines if line[0] == "pretrain"]
+    ids = {recipes.recipe(name, "cpu", config.parse(given)).id for name, *given in trained}
+    assert len(ids) == len(trained)
+    for claim in ledger.load():
+        for arm in claim.arms if claim.testable_from == "cpu" else ():
+            for seed in range(3):
+                assert recipes.recipe(arm.recipe, "cpu", {"seed": seed, "epochs": 10} | arm.set).id in ids
+    assert ["untrained", "seed=0"] in trained  # which would be trained with epochs=10
+    asked = {line[1].split("-cpu-")[0]: line for line in lines if line[0] == "evaluate"}
+    assert "linear-ppcl" in asked["runs/ppcl"] and "linear-ppcl" not in asked["runs/simsiam"]
 
 
 def test_an_unknown_rung_is_refused_with_the_nearest_one() -> None:

@@ -111,9 +111,10 @@ class Arm(_Strict):
     def _bare_name(cls, value: Any) -> Any:
         return {"recipe": value} if isinstance(value, str) else value
 
-    def command(self, rung: str) -> str:
-        options = [f"{k}={json.dumps(v).strip(chr(34))}" for k, v in self.set.items()]
-        return " ".join(["hardlab pretrain", self.recipe, "--rung", rung, *options])
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What it sets, as the command line has it."""
+        return tuple(f"{k}={json.dumps(v).strip(chr(34))}" for k, v in self.set.items())
 
 
 class Test(_Strict):
@@ -185,9 +186,15 @@ class Claim(_Strict):
         changed = {"where": m.where | arm.where, "value": arm.value or m.value, "over": arm.over or m.over}
         return m.model_copy(update=changed)
 
+    def overrides(self, arm: Arm, rung: str) -> tuple[str, ...]:
+        """What makes the recipe's run one of this claim, as the command line has it."""
+        data = self.data[:1] if recipe(arm.recipe, rung).data.name not in self.data else ()
+        return (*arm.overrides, *(f"data.name={name}" for name in data))
+
     def commands(self, arms: Iterable[Arm], rung: str) -> list[str]:
-        data = f" data.name={self.data[0]}" if self.data else ""
-        return list(dict.fromkeys(f"`{arm.command(rung)}{data}`" for arm in arms))
+        """One ``hardlab pretrain ...`` an arm, but for the seed."""
+        told = (" ".join(["hardlab pretrain", a.recipe, "--rung", rung, *self.overrides(a, rung)]) for a in arms)
+        return list(dict.fromkeys(f"`{command}`" for command in told))
 
 
 def _check_rows(claim: str, m: Measure) -> None:
@@ -235,6 +242,18 @@ def load(path: Path = SOURCE) -> tuple[Claim, ...]:
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise HardlabError(f"Two claims have the id '{twice[0]}'.")
     return tuple(found)
+
+
+def needed(rung: str) -> dict[tuple[str, tuple[str, ...]], set[str]]:
+    """(recipe, overrides) of the arms of all claims testable at this rung -> the protocols that measure them."""
+    found: dict[tuple[str, tuple[str, ...]], set[str]] = {}
+    for claim in load():
+        if RUNGS.index(claim.testable_from) > RUNGS.index(rung):
+            continue
+        for arm in claim.arms:
+            protocol = claim.seen(arm).where.get("protocol")
+            found.setdefault((arm.recipe, claim.overrides(arm, rung)), set()).update([protocol] if protocol else ())
+    return found
 
 
 class Finding(NamedTuple):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import psutil
@@ -23,9 +24,18 @@ SEEDS = {"smoke": 1, "cpu": 3, "gpu": 3, "paper": 3}
 STOPPED = 75
 
 
-def reproduce(rung: str = "smoke", *, cores: int = 2, dry_run: bool = False, out: str | Path | None = None) -> int:
+def reproduce(
+    rung: str = "smoke",
+    overrides: Sequence[str] = (),
+    *,
+    claims: bool = False,
+    cores: int = 2,
+    dry_run: bool = False,
+    out: str | Path | None = None,
+) -> int:
     """Run what is missing of a rung's workbook into ``out`` (default ``out/<rung>``), then print where the results are.
 
+    overrides: key=value for every run but the untrained one. claims: also the arms of all claims testable at this rung.
     Returns the exit status: 0 done, 1 failed, 75 stopped by SIGTERM, SIGINT or SIGUSR1, in which case runs have saved
     and the same call goes on from there. Raises ``HardlabError`` for an unknown rung, a folder that cannot be written,
     and where another process is at work in the same folder.
@@ -46,7 +56,7 @@ def reproduce(rung: str = "smoke", *, cores: int = 2, dry_run: bool = False, out
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise HardlabError(f"Another process reproduces in '{out}'; wait for it or stop it.") from None
-        status = _snakemake(rung, cores, dry_run, out)
+        status = _snakemake(settings(rung, overrides, claims), cores, dry_run, out)
     if status == 0 and not dry_run:
         print("Figures:", *sorted(out.glob("figures/*.svg")), sep="\n  ")
         print(f"Report:\n  {out / 'report.html'}")
@@ -55,11 +65,17 @@ def reproduce(rung: str = "smoke", *, cores: int = 2, dry_run: bool = False, out
     return status
 
 
-def _snakemake(rung: str, cores: int, dry_run: bool, out: Path) -> int:
+def settings(rung: str, overrides: Sequence[str] = (), claims: bool = False) -> list[str]:
+    """What the rules read, as Snakemake's ``--config`` takes it."""
+    given = [f"overrides={shlex.join(overrides)}"] if overrides else []
+    return [f"rung={rung}", f"seeds={SEEDS[rung]}", f"claims={int(claims)}", *given]
+
+
+def _snakemake(given: list[str], cores: int, dry_run: bool, out: Path) -> int:
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(out)),
         *("--cores", str(cores), "--resources", "gpu=1"),
-        *("--config", f"rung={rung}", f"seeds={SEEDS[rung]}"),
+        *("--config", *given),
         # ours is a lock that goes with its process; Snakemake's stays after a crash
         *("--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--keep-going"),
         *(("--dry-run", "--quiet", "rules", "host") if dry_run else ("--quiet", "progress", "host")),
