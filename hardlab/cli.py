@@ -198,10 +198,10 @@ def evaluate(
         rows += evaluate_run(
             path, protocols, options=options, pixels=pixels, checkpoints=which, root=root, device=device
         )
+    columns = ("run", "step", "data", "features", "protocol", "metric")
+    wide = {c: max((len(str(r.get(c, ""))) for r in rows), default=0) for c in columns}
     lines = [
-        f"{r['run']:44}{r.get('step', ''):>7} {r['data']:10} {r['features']:10}{r['protocol']:20} {r['metric']:16}"
-        f"{r['value']:.4f}"
-        for r in rows
+        "  ".join([*(f"{r.get(c, '')!s:{wide[c]}}" for c in columns if wide[c]), f"{r['value']:.4f}"]) for r in rows
     ]
     _echo(as_json, "\n".join(lines), rows)
 

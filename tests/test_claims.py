@@ -296,6 +296,8 @@ def test_runs_that_were_not_evaluated_so_need_an_evaluation(folder: Folder) -> N
     assert row.verdict == NO_RUN
     assert f"runs/{hvs} --protocol linear-lbfgs`" in row.why
     assert "collects" not in row.why
+    elsewhere = {"table": "evaluation", "where": GAIN["measure"]["where"] | {"evaluated_on": "cifar100"}}
+    assert "--protocol linear-lbfgs --data cifar100`" in folder.verdict(claim(measure=elsewhere)).why
 
 
 def test_rows_of_a_rung_below_are_shown_but_decide_nothing(folder: Folder) -> None:

@@ -121,7 +121,7 @@ def test_an_evaluation_takes_settings_data_and_checkpoints(tmp_path):
     rows = json.loads(call("evaluate", path, *words, "--json").output)
     assert rows[0]["options"]["epochs"] == 2 and rows[0]["options"]["lr"] == 0.1 and rows[0]["step"] == 2
     plain = call("evaluate", path, *words).output
-    assert "top1-last" in plain and "digits" in plain
+    assert [r["metric"] for r in rows] == [line.split()[-2] for line in plain.splitlines()] and "digits" in plain
 
 
 def test_a_folder_that_is_no_run_is_told_in_one_sentence_with_exit_1(tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 
 import pytest
 import torch
+from PIL import Image
 
 from hardlab import build, checkpoint, recipes, runs, train
 from hardlab.analysis import tables
@@ -96,6 +98,17 @@ def test_a_protocol_runs_on_another_data_set_with_the_images_at_another_size(pat
     assert found[0]["options"]["size"] == 8 and "data" not in found[0]["options"]
     assert len(rows(path)) == len(own) + len(found)  # neither takes the other's place
     assert len([p for p in (path / "features").iterdir() if "-8-" in p.name]) == 2
+
+
+def test_rows_on_two_folders_of_images_stand_apart(path, tmp_path):
+    for name in ("places", "insects"):
+        for split, kind, grey in itertools.product(("train", "test"), ("a", "b"), range(5)):
+            file = tmp_path / name / split / kind / f"{grey}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (40 * grey, 0, 200 * (kind == "a"))).save(file)
+        evaluate_run(path, ["linear-lbfgs"], options={"data": f"folder:{tmp_path / name}"})
+    found = [r for r in rows(path) if r["metric"] == "top1"]
+    assert [(r["data"], r["n_train"]) for r in found] == [("folder:places", 10), ("folder:insects", 10)]
 
 
 def test_rows_of_the_last_checkpoint_are_results_and_curves_know_step_epoch_and_classifier_epoch(path):

@@ -77,8 +77,8 @@ def evaluate_run(
             for kind, net in networks.items():
                 task = _task(run, kind, net, train, test, given["size"], store, root)
                 found = protocols.run_protocol(name, task, run.seed, **options)
-                told = {"features": kind, "data": found.data or train.name, "split": "test", "run": run.id}
-                told |= {"recipe": run.recipe, "rung": run.rung}
+                told = {"features": kind, "data": found.data or _called(given["data"], train), "split": "test"}
+                told |= {"run": run.id, "recipe": run.recipe, "rung": run.rung}
                 values = [{**row, **told} for row in found.rows]
                 curves = [{**row, **told, **progress} for row in found.curves]
                 if about["state"] == "done" and at == last:
@@ -90,6 +90,13 @@ def evaluate_run(
                     results.append_rows(path / "curves.jsonl", curves, results.CURVE_KEY)
                 out += values
     return out
+
+
+def _called(name: str | None, images: Images) -> str:
+    """What rows call a data set: another folder by its own name, so that two of them stand apart."""
+    if name is None or not name.startswith("folder:"):
+        return images.name
+    return f"folder:{Path(name.removeprefix('folder:')).resolve().name}"
 
 
 class Sets:
