@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bench_adco, bench_dino, bench_evaluate, bench_hexa, bench_train, bench_views
+from benchmarks import bench_adco, bench_dino, bench_evaluate, bench_hexa, bench_importance, bench_train, bench_views
 from hardlab import checkpoint, runs
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
@@ -22,6 +22,7 @@ RACES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     **bench_dino.RACES,
     "adco": bench_adco.run,
     "evaluate": bench_evaluate.run,
+    **bench_importance.RACES,
 }
 
 

@@ -197,7 +197,7 @@ def layouts(series: Sequence[Bank], perplexity: float = 30, iterations: int = 25
     for i, bank in enumerate(series):
         points = np.concatenate([bank.negatives, bank.queries])
         start = _placed(series[i - 1], out[-1], bank, points) if i else None
-        out.append(_tsne(points, start, perplexity, iterations, seed))
+        out.append(tsne(points, start, perplexity, iterations, seed))
     return out
 
 
@@ -211,13 +211,26 @@ def _placed(last: Bank, places: np.ndarray, bank: Bank, points: np.ndarray) -> n
     return start + np.random.default_rng(0).normal(0, 1e-3 * places.std(), start.shape)
 
 
-def _tsne(points: np.ndarray, start: np.ndarray | None, perplexity: float, iterations: int, seed: int) -> np.ndarray:
+def tsne(
+    points: np.ndarray,
+    start: np.ndarray | None = None,
+    perplexity: float = 30,
+    iterations: int = 500,
+    seed: int = 0,
+    jobs: int = 1,
+) -> np.ndarray:
+    """(N,2) layout of ``points`` (N,D) by openTSNE with exact neighbours, the same each time with one job.
+
+    start: (N,2) places to start from instead of the first two principal components and 250 steps of early exaggeration.
+    """
     import openTSNE
 
     wanted = min(perplexity, (len(points) - 1) / 3)
-    near = openTSNE.affinity.PerplexityBasedNN(points, wanted, method="exact", random_state=seed, n_jobs=1)
+    near = openTSNE.affinity.PerplexityBasedNN(points, wanted, method="exact", random_state=seed, n_jobs=jobs)
     first = openTSNE.initialization.pca(points, random_state=seed) if start is None else start
-    layout = openTSNE.TSNEEmbedding(first, near, negative_gradient_method="bh", random_state=seed, n_jobs=1)
+    # a tree costs n log n, interpolation on a grid n: openTSNE's own border
+    gradient = "bh" if len(points) < 10_000 else "fft"
+    layout = openTSNE.TSNEEmbedding(first, near, negative_gradient_method=gradient, random_state=seed, n_jobs=jobs)
     if start is None:  # clusters form while attraction is exaggerated; later that would tear the layout apart
         layout = layout.optimize(250, exaggeration=12, momentum=0.5)
     return np.asarray(layout.optimize(iterations, momentum=0.8))
