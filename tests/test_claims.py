@@ -283,6 +283,7 @@ def test_no_rows_need_a_run_and_the_reason_is_its_command(folder: Folder) -> Non
     row = folder.verdict(claim())
     assert (row.verdict, row.n, row.runs, row.rung) == (NO_RUN, 0, "", "")
     assert "`hardlab pretrain simsiam-hvs --rung cpu`" in row.why
+    assert "`hardlab evaluate runs/<id> --protocol linear-lbfgs`" in row.why
     assert "pretrain simsiam --rung" not in row.why  # that arm is there
     longer = claim(arms=[{"recipe": "adco", "set": {"epochs": 10}}, "simsiam"], data=["cifar100"], testable_from="gpu")
     assert "`hardlab pretrain adco --rung gpu epochs=10 data.name=cifar100`" in folder.verdict(longer).why
@@ -307,7 +308,34 @@ def test_rows_of_a_rung_below_are_shown_but_decide_nothing(folder: Folder) -> No
     row = folder.verdict(claim())
     assert (row.verdict, row.rung, row.n) == ("needs rung cpu", "smoke", 3)
     assert row.mean == pytest.approx(10.1)
-    assert folder.verdict(claim(testable_from="paper")).verdict == "needs rung paper"
+    row = folder.verdict(claim(testable_from="paper"))
+    assert row.verdict == "needs rung paper" and "`hardlab pretrain simsiam-hvs --rung paper`" in row.why
+
+
+def test_one_seed_of_a_higher_rung_does_not_hide_several_of_a_rung_that_is_enough(folder: Folder) -> None:
+    for s in range(3):
+        folder.run("simsiam-hvs", s, 0.5 + 0.001 * s)
+        folder.run("simsiam", s, 0.4)
+    for name, value in (("simsiam-hvs", 0.1), ("simsiam", 0.9)):
+        folder.run(name, 0, value, rung="gpu")
+    assert (folder.verdict(claim()).rung, folder.verdict(claim()).verdict) == ("cpu", REPRODUCED)
+    assert folder.verdict(claim(testable_from="gpu")).rung == "gpu"
+
+
+def test_a_single_seed_asks_for_the_next_one_trained_in_the_same_way(folder: Folder) -> None:
+    for name in ("ppcl", "ppcl-simclr"):
+        folder.run(name, 3, 0.5, overrides={"epochs": 9})
+    row = folder.verdict(claim(arms=["ppcl", "ppcl-simclr"], data=["cifar10", "cifar10-jpeg"]))
+    assert (row.verdict, row.n) == (INCONCLUSIVE, 1)
+    # the rung's own data set counts for the claim, so it needs no override
+    for name in ("ppcl", "ppcl-simclr"):
+        assert f"`hardlab pretrain {name} --rung cpu epochs=9 seed=4`" in row.why
+
+
+def test_a_ratio_to_nothing_is_no_value() -> None:
+    of = test("above", of="ratio", value=1)
+    assert judge(of, frame([2, 2.1, 2.2, 1], [1, 1, 1, 0])).verdict == REPRODUCED
+    assert judge(of, frame([2, 2.1, 2.2, 1], [1, 1, 1, 0])).ours.n == 3
 
 
 def test_the_highest_rung_with_all_arms_counts(folder: Folder) -> None:
@@ -461,8 +489,13 @@ def test_the_terminal_shows_claims_in_110_columns_and_filters_them() -> None:
     assert any(line.startswith("  hvs-lowest-iou-chance") and "reproduced" in line for line in lines)
     assert "needs a run" not in result.output and "HEXA" not in result.output
     told = CliRunner().invoke(cli, ["claims", "--data", str(DATA), "--paper", "hvs", "--why"]).output
-    assert "Runs: simsiam-hvs-cpu-s0" in told and "hardlab pretrain" in told
-    assert max(map(len, told.splitlines())) <= 110
+    assert "Runs: simsiam-hvs-cpu-s0" in told
+    # a command is one line, to be copied
+    commands = [line.strip() for line in told.splitlines() if line.startswith("        hardlab ")]
+    assert "hardlab pretrain simsiam-hvs-8 --rung cpu" in commands
+    assert max(len(line) for line in told.splitlines() if line.strip() not in commands) <= 110
+    plain = CliRunner().invoke(cli, ["claims", "--data", str(DATA), "--verdict", "needs a run"]).output
+    assert plain.count("hardlab pretrain") >= plain.count("needs a run") - 1 > 10  # the last line counts the verdicts
 
 
 def test_the_terminal_gives_rows_as_json_and_refuses_slips(tmp_path: Path) -> None:

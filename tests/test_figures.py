@@ -562,3 +562,22 @@ def test_a_run_that_is_there_but_not_measured_is_asked_to_be_evaluated(arms: Pat
 
 def recipes_width(network: str) -> int:
     return int(registry.options("backbone", network)["width"].default)
+
+
+def test_rows_of_the_built_in_scenes_stay_where_the_accuracies_are_of_other_data() -> None:
+    from hardlab.figures.pick import KNN, Arm, Ours, measured
+
+    where = {"features": "backbone", "split": "test", "options": "{}"}
+    rows = [
+        one("adco", s, data) | where | {"protocol": p, "metric": m, "evaluated_on": data, "value": v}
+        for s in SEEDS
+        for data, p, m, v in (("cifar10", "knn", "top1@k=20", 0.5), ("shapes", "detection", "AP50", 0.1))
+    ]
+    rows += [rows[0] | one("simclr", 0, "shapes") | {"evaluated_on": "shapes"}]
+    ours = Ours(("adco", "simclr"), pd.DataFrame(rows))
+    assert ours.values(Arm("adco"), KNN).tolist() == [50.0] * 3
+    assert ours.values(Arm("adco"), measured(("detection", "AP50"), head="scenes")).tolist() == [10.0] * 3
+    assert not len(ours.values(Arm("simclr"), KNN))  # the set of more runs is shown
+    # of as many on both, a real set comes before a built-in one
+    rows = [r for r in rows if r["seed"] == 0 and r["protocol"] == "knn"]
+    assert Ours(("adco", "simclr"), pd.DataFrame(rows)).rows["data"].unique().tolist() == ["cifar10"]

@@ -191,9 +191,12 @@ class Claim(_Strict):
         data = self.data[:1] if recipe(arm.recipe, rung).data.name not in self.data else ()
         return (*arm.overrides, *(f"data.name={name}" for name in data))
 
-    def commands(self, arms: Iterable[Arm], rung: str) -> list[str]:
-        """One ``hardlab pretrain ...`` an arm, but for the seed."""
-        told = (" ".join(["hardlab pretrain", a.recipe, "--rung", rung, *self.overrides(a, rung)]) for a in arms)
+    def commands(self, arms: Iterable[Arm], rung: str, more: Mapping[str, Any] | None = None) -> list[str]:
+        """One ``hardlab pretrain ...`` an arm, in backticks; more: overrides of all of them, such as a seed."""
+        added = tuple(f"{k}={json.dumps(v).strip(chr(34))}" for k, v in (more or {}).items())
+        told = (
+            " ".join(["hardlab pretrain", a.recipe, "--rung", rung, *self.overrides(a, rung), *added]) for a in arms
+        )
         return list(dict.fromkeys(f"`{command}`" for command in told))
 
 
@@ -267,6 +270,8 @@ class Finding(NamedTuple):
 def judge(test: Test, values: pd.DataFrame) -> Finding:
     """The verdict of a test on one row per seed, one column per arm, in the arms' order and the published unit.
 
+    A seed without a finite number (a ratio to nothing) does not count. The seeds are taken for independent, their
+    differences for normal; with two of them the interval has one degree of freedom, and is as wide as that is.
     The interval must lie strictly on the stated side of the threshold (reproduced) or on the other side (contradicted);
     else, and with fewer than 2 seeds, the verdict is inconclusive. Of several comparisons all must hold to reproduce,
     and one refutes at a level shared among them (Bonferroni); the weakest is reported.
@@ -278,8 +283,9 @@ def judge(test: Test, values: pd.DataFrame) -> Finding:
     if test.name in ("greater", "less") or test.of == "difference":
         quantity = arms[0] - arms[1]
     else:
-        quantity = arms[0] / arms[1] if test.of == "ratio" else arms[0]
-    ours = interval(quantity)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            quantity = arms[0] / arms[1] if test.of == "ratio" else arms[0]
+    ours = interval(np.where(np.isfinite(quantity), quantity, np.nan))
     if ours.n < 2:
         return Finding(INCONCLUSIVE, ours, _too_few(ours))
     if test.name == "equal_within":
@@ -335,7 +341,7 @@ class _Group(NamedTuple):
     rung: str
     values: pd.DataFrame
     runs: tuple[str, ...]
-    changes: int
+    changes: dict[str, Any]
 
 
 class Book:
@@ -360,12 +366,24 @@ class Book:
         groups = self._groups(claim, per_arm)
         ours, rung, runs = Interval(np.nan, np.nan, np.nan, 0), "", ""
         if groups:
-            best = max(groups, key=lambda g: (RUNGS.index(g.rung), len(g.values), -g.changes, g.runs))
+            # chosen by what was run, never by what came out; one seed of a rung does not hide several of a lower one
+            enough = RUNGS.index(claim.testable_from)
+            best = max(
+                groups,
+                key=lambda g: (
+                    RUNGS.index(g.rung) >= enough and len(g.values) > 1,
+                    RUNGS.index(g.rung), len(g.values), -len(g.changes), g.runs,
+                ),
+            )  # fmt: skip
             verdict, ours, why = judge(claim.test, best.values * claim.published.scale)
             rung, runs = best.rung, " ".join(best.runs)
-            if RUNGS.index(rung) < RUNGS.index(claim.testable_from):
+            if RUNGS.index(rung) < enough:
                 verdict = f"needs rung {claim.testable_from}"
-                why = f"rung {rung} is too small for this claim ({why})"
+                commands = " and ".join(claim.commands(claim.arms, claim.testable_from))
+                why = f"rung {rung} is too small for this claim ({why}): {commands}, with 2 seeds or more"
+            elif ours.n < 2:
+                seed = {"seed": max([-1, *best.values.index]) + 1}
+                why += f": {' and '.join(claim.commands(claim.arms, rung, best.changes | seed))}"
         else:
             verdict, why = NO_RUN, self._wanted(claim, per_arm)
         told = dict(claim) | ours._asdict() | {"rung": rung, "verdict": verdict, "runs": runs}
@@ -446,7 +464,7 @@ class Book:
             seeds = sorted(set.intersection(*(set(p.index) for p in parts)))
             values = pd.DataFrame({i: p.loc[seeds, "value"] for i, p in enumerate(parts)})
             runs = dict.fromkeys(run for p in parts for run in p.loc[seeds, "run"])
-            groups.append(_Group(key[0], values, tuple(runs), len(json.loads(key[1]))))
+            groups.append(_Group(key[0], values, tuple(runs), json.loads(key[1])))
         return groups
 
     def _wanted(self, claim: Claim, per_arm: Sequence[Mapping[tuple[str, str], pd.DataFrame]]) -> str:
@@ -458,7 +476,11 @@ class Book:
         if not all(trained):
             lacking = [arm for arm, names in zip(arms, trained, strict=True) if not names]
             commands = " and ".join(claim.commands(lacking, claim.testable_from))
-            return f"no rows yet, testable from rung {claim.testable_from}: {commands}, with 2 seeds or more"
+            told = f"no rows yet, testable from rung {claim.testable_from}: {commands}, with 2 seeds or more"
+            if claim.measure.table == "evaluation":
+                protocols = dict.fromkeys(claim.seen(arm).where["protocol"] for arm in lacking)
+                told += f", each then `hardlab evaluate runs/<id> {' '.join(f'--protocol {p}' for p in protocols)}`"
+            return told
         if claim.measure.table == "evaluation":
             names = " ".join(dict.fromkeys(f"runs/{name}" for of in trained for name in of))
             where = claim.seen(arms[0]).where
@@ -489,7 +511,10 @@ def links(names: str, runs_dir: Path | str) -> str:
 
 
 def describe(found: pd.DataFrame, *, why: bool = False, width: int = 110) -> str:
-    """Rows of ``verdicts`` as text: two lines a claim, its reason and its runs on request; a count at the end."""
+    """Rows of ``verdicts`` as text: two lines a claim, its reason and its runs on request; a count at the end.
+
+    Where runs are lacking, the commands that make them stand below, each on a line of its own, however long.
+    """
     lines = []
     for paper, rows in found.groupby("paper", sort=False):
         lines.append(f"{paper.upper()}")
@@ -499,9 +524,17 @@ def describe(found: pd.DataFrame, *, why: bool = False, width: int = 110) -> str
             told = [f"{row.statement} ({row.place}: {row.published})", *([row.why] if why else [])]
             told += [f"Runs: {row.runs}"] if why and row.runs else []
             lines += textwrap.wrap(" ".join(told), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+            lines += [f"        {command}" for command in re.findall(r"`([^`]+)`", row.why)]
         lines.append("")
     counts = found["verdict"].value_counts(sort=False)
-    return "\n".join([*lines, f"{len(found)} claims" + "".join(f", {n} {v}" for v, n in counts.items())])
+    lines.append(f"{len(found)} claims" + "".join(f", {n} {v}" for v, n in counts.items()))
+    if decided := int(found["verdict"].isin([REPRODUCED, CONTRADICTED, INCONCLUSIVE]).sum()):
+        lines += textwrap.wrap(
+            f"Each verdict is at 95 % for itself: were none of the {decided} tested differences real, about "
+            f"{0.025 * decided:.1f} would be called reproduced and as many contradicted by chance.",
+            width,
+        )
+    return "\n".join(lines)
 
 
 @cache

@@ -98,11 +98,17 @@ def f4(hvs_f4_left: pd.DataFrame, hvs_f4_right: pd.DataFrame, paper: pd.DataFram
         style.legend(b, 0, right["share"], lines=3, columns=1)
     else:
         style.gap(b, "no finished run with\none colour draw for all views")
-    style.caption(
-        figure,
-        f"{style.about(chosen)}\n{BAND}; grey: the authors' linear approximation" if len(chosen) else "no run of ours",
+    told = (
+        f"{style.about(chosen)}\n{BAND}; grey: the authors' linear approximation" if len(chosen) else "no run of ours"
     )
+    if len(static):  # often of fewer seeds than the rest
+        told += f" · one colour draw: seed{'s' * (static['seed'].nunique() > 1)} {_seeds(static)}"
+    style.caption(figure, told)
     return figure
+
+
+def _seeds(frame: pd.DataFrame) -> str:
+    return ", ".join(map(str, sorted(frame["seed"].unique())))
 
 
 def results(evaluation: pd.DataFrame, paper: pd.DataFrame) -> Figure:
@@ -415,6 +421,9 @@ def f7(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
         )
         if len(frames[-1]):
             ax.legend(loc="best")
+    for ax, frame in zip(axes, frames, strict=True):
+        if len(frame) and pd.concat(frames)["data"].nunique() > 1:  # the panels are not of one data set
+            ax.set_title(f"{ax.get_title()}, {frame['data'].iloc[0]}")
     axes[0].set_ylabel("training loss")
     plots.told(
         figure,
@@ -656,12 +665,13 @@ def t4(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> 
         rows.append((name, policy and "<method>" + policy, name == "range (0.3-0.35)"))
         cells[name] = [
             Cell(
-                printed.get((name, label), ""), said(ours, Arm(method + policy, minus=method if policy else ""), probe)
+                _change(printed.get((name, label), ""), policy),
+                said(ours, Arm(method + policy, minus=method if policy else ""), probe),
             )
             for method, label in (("simsiam", "SimSiam"), ("dino", "DINO"))
         ]
     found = ours.frame
-    caption = f"{SCALES['A']} (blue; ± half the 95 % t-interval over seeds; {GAP} no run yet)\n"
+    caption = f"{SCALES['A']} (blue; ± half the 95 % t-interval; {GAP} no run yet)\n"
     caption += style.about(found) if len(found) else "no finished run of these arms"
     caption += (
         "\nchanges of the baseline, ours paired by seed; printed: two seeds, the baseline of DINO is 73.52 in Table 1"

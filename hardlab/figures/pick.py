@@ -33,6 +33,10 @@ DATA: dict[str, tuple[str, ...]] = {
 }
 
 
+BUILT_IN = ("shapes", "digits")
+SCENES = ("detection", "segmentation")  # how the names of protocols on scenes begin
+
+
 class Measure(NamedTuple):
     """What of ours stands beside a published column.
 
@@ -225,7 +229,10 @@ class Ours:
         recipes = list(recipes)
         rows = evaluation[evaluation["recipe"].isin(recipes) & evaluation["split"].eq("test")]
         rows = rows[~rows["features"].isin(["pixels", "student"])]
-        self.rows = together(rows, any_data)
+        # detection is scored on the built-in scenes whatever a network was trained on
+        scenes = rows["protocol"].astype(str).str.startswith(SCENES)
+        self.scenes = together(rows[scenes], any_data)
+        self.rows = together(rows[~scenes], any_data) if not scenes.all() else self.scenes
         self.configs = _empty(("run", "key", "value")) if configs is None else configs
         self.book = Book(configs)
         self.costs = costs[costs["recipe"].isin(recipes)] if costs is not None else _empty(("recipe", "run"))
@@ -234,7 +241,8 @@ class Ours:
         elif len(self.costs):
             self.costs = self.costs[self.costs["run"].isin(self.rows["run"])]
         epochs = self.configs[self.configs["key"] == "epochs"].set_index("run")["value"]
-        self.rows = self.rows.assign(epochs=pd.to_numeric(self.rows["run"].map(epochs[~epochs.index.duplicated()])))
+        epochs = pd.to_numeric(epochs[~epochs.index.duplicated()])
+        self.rows, self.scenes = (of.assign(epochs=of["run"].map(epochs)) for of in (self.rows, self.scenes))
         self.used: list[pd.DataFrame] = []
         self.protocols: dict[str, str] = {}
 
@@ -301,10 +309,10 @@ class Ours:
             names = DATA.get(measure.on, (measure.on,))
             rows = rows[rows["evaluated_on"].isin(names) & ~own.isin(names)]
         else:
-            scenes = rows["protocol"].astype(str).str.startswith(("detection", "segmentation"))
-            rows = rows[scenes | (rows["evaluated_on"] == own)]
+            rows = rows[rows["evaluated_on"] == own]
         for protocol, metric in measure.rows:
-            found = rows[(rows["protocol"] == protocol) & (rows["metric"] == metric)]
+            of = self.scenes if protocol.startswith(SCENES) else rows
+            found = of[(of["protocol"] == protocol) & (of["metric"] == metric)]
             if len(found):
                 self.protocols[protocol] = metric
                 return found
@@ -336,14 +344,14 @@ def trained_on(data: str, share: str = "100 %") -> list[str]:
 
 
 def together(rows: pd.DataFrame, any_data: bool) -> pd.DataFrame:
-    """Of the highest rung, the data set of the most recipes and seeds; every data set where ``any_data``."""
+    """Of the highest rung, the data set of the most recipes and seeds, a real one first; all where ``any_data``."""
     if not len(rows):
         return rows
     rows = rows[rows["rung"] == max(rows["rung"].unique(), key=RUNGS.index)]
     if any_data:
         return rows
     sets = rows.groupby("data")[["recipe", "run"]].nunique()
-    best = max(sets.index, key=lambda d: (*sets.loc[d], d))
+    best = max(sets.index, key=lambda d: (*sets.loc[d], not d.startswith(BUILT_IN), d))
     return rows[rows["data"] == best]
 
 

@@ -92,7 +92,9 @@ def budgets(
     if not drawn and not any((values or {}).values()):
         style.gap(ax, missing)
     elif not drawn:
-        ax.text(0.03, 0.95, missing, transform=ax.transAxes, va="top", fontsize=7, color=style.GREY)
+        ax.text(
+            0.5, 0.5, missing, transform=ax.transAxes, ha="center", va="center", fontsize=7, color=style.GREY
+        )  # fmt: skip
     ax.margins(0.08, 0.15)
 
 
@@ -124,6 +126,7 @@ def curves(
     for name, recipe in named:
         if not (frame["recipe"] == recipe).any():
             ax.plot([], [], " ", label=f"{name}: no run")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))  # also where there is one epoch only
     return pd.concat(drawn)
 
 

@@ -108,11 +108,15 @@ def legend_above(figure: Figure) -> None:
 
 
 def about(frame: pd.DataFrame) -> str:
-    """Rung, method, data and seeds of the rows, for a caption."""
+    """Rung, methods, data, seeds and, where the rows tell it, epochs, for a caption."""
     seeds = sorted(frame["seed"].unique())
     told = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"one seed ({seeds[0]})"
-    methods = " and ".join(METHODS.get(m, m) for m in sorted(frame["method"].unique(), reverse=True))
-    return f"rung {_one(frame, 'rung')} · {methods} on {_one(frame, 'data')} · {told}"
+    *most, last = [METHODS.get(m, m) for m in sorted(frame["method"].unique(), reverse=True)]
+    methods = f"{', '.join(most)} and {last}" if most else last
+    # some arms may have been trained for longer than others
+    epochs = sorted(frame["epochs"].dropna().unique()) if "epochs" in frame and "epoch" not in frame else []
+    length = f" · epochs: {', '.join(f'{e:.0f}' for e in epochs)}" if epochs else ""
+    return f"rung {_one(frame, 'rung')} · {methods} on {_one(frame, 'data')} · {told}{length}"
 
 
 def _one(frame: pd.DataFrame, column: str) -> str:

@@ -90,7 +90,7 @@ def table(
     found = ours.frame
     told = f"{style.about(found)}" if len(found) else "no finished run of these arms"
     protocols = f" · by {', '.join(sorted(ours.protocols))}" if len(found) and ours.protocols else ""
-    legend = f"{SCALES[scale]} (blue; ± half the 95 % t-interval over seeds; {GAP} no run yet)"
+    legend = f"{SCALES[scale]} (blue; ± half the 95 % t-interval; {GAP} no run yet)"
     caption = f"{legend}\n{told}{protocols}" + (f"\n{note}" if note else "")
     return draw(title, names, heads, cells, caption)
 
@@ -155,7 +155,7 @@ def draw(
     for (name, mine, rule), line in zip(names, cells, strict=True):
         lines.append((textwrap.wrap(name, room), mine if any(c.ours for c in line) else "", line, rule))
     heights = [max(len(name), 1) + any(bool(c.ours) for c in line) for name, _, line, _ in lines]
-    foot = [part for text in caption.split("\n") for part in textwrap.wrap(text, 100)]
+    foot = [part for text in caption.split("\n") for part in textwrap.wrap(text, 104)]
     total = 0.3 + LINE * (sum(tops) + sum(heights) + len(foot)) + 0.045 * len(lines) + 0.16
     figure = Figure(figsize=(style.WIDTH, total))
     ax = figure.add_axes((0, 0, 1, 1))
