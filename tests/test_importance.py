@@ -77,7 +77,7 @@ def test_the_effects_of_a_tree_of_two_numbers_add_up_to_one():
     assert sum(importance.decompose(boxes, [(0, 1)]).values()) == pytest.approx(1, abs=1e-10)
 
 
-@pytest.mark.parametrize(("backend", "rows"), [("forest", 6000), ("xgboost", 6000)])
+@pytest.mark.parametrize(("backend", "rows"), [("forest", 6000), pytest.param("xgboost", 6000, marks=pytest.mark.slow)])
 def test_known_shares_are_found(backend, rows):
     x, y, wanted = known(rows)
     found = importance.importance(x, y, backend=backend, leaf=1, max_features=1.0, pairs=True)
@@ -104,7 +104,7 @@ def test_the_package_finds_known_shares_and_ours_agrees_with_it_on_the_same_fore
         assert abs(row.share - row.share_ours) <= max(0.01, spread), row.effect
 
 
-@pytest.mark.parametrize("backend", ["forest", "xgboost"])
+@pytest.mark.parametrize("backend", ["forest", pytest.param("xgboost", marks=pytest.mark.slow)])
 def test_a_column_that_never_changes_explains_nothing_and_disturbs_nothing(backend):
     x, y, _ = known(1000)
     plain = importance.importance(x, y, backend=backend, max_features=1.0).set_index("effect")["share"]

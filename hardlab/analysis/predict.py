@@ -19,7 +19,7 @@ GRID: tuple[dict[str, Any], ...] = (
     {"max_depth": 5, "n_estimators": 60},
 )
 FIXED: dict[str, Any] = {"learning_rate": 0.1, "subsample": 0.8, "colsample_bytree": 0.5, "max_bin": 64}
-TUNED_ON = 5000  # images of the search at most; the best setting learns from all of them
+TUNED_ON = 3000  # images of the search at most; the best setting learns from all of them
 PAIR = ("iou", "centre_distance", "colour_distance")  # what two views have in common
 
 

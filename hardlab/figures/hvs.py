@@ -469,14 +469,15 @@ IMPORTANT = {
 }  # fmt: skip
 
 
-LEAF_MARKS = {10: "o", 100: "s"}  # beside the bars, which are of trees grown to the end
+LEAF_MARKS = {10: ("o", -0.13, style.BLUE), 100: ("s", 0.13, style.ORANGE)}  # the bars are of leaves of one row
 
 
 def f9(importance: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """HVS Figure 9: share of the loss's variance that each metric of a pair explains, by fANOVA."""
-    figure, (ax,) = style.new(3.1)
+    figure, (ax, right) = style.new(3.1, 2)
     printed = {row: float(v) for (row, _), v in published(paper, "hvs", "Figure 9").items()}
-    ax.set(xlabel="share of the variance (%)")
+    ax.set(xlabel="share of the variance (%)", title="published; ours: trees grown to the end")
+    right.set(xlabel="share of the variance (%)", title="ours, larger leaves")
     rows = plots.strongest(importance, ["simsiam-hvs"])
     for at, (name, metric) in enumerate(IMPORTANT.items()):
         if name in printed:
@@ -498,19 +499,22 @@ def f9(importance: pd.DataFrame, paper: pd.DataFrame) -> Figure:
             mean, lo, hi, n = interval(100 * of["share"])
             error = [[mean - lo], [hi - mean]] if n > 1 else None
             if leaf in LEAF_MARKS:
-                told = f"ours, {leaf} rows or more" if at == 0 else "_"
-                ax.errorbar(
-                    mean, at - 0.2, fmt=LEAF_MARKS[leaf], color=style.ORANGE, markerfacecolor="white", markersize=4,
-                    elinewidth=0.8, label=told, xerr=error,
+                told, (mark, shift, colour) = f"{leaf} rows or more" if at == 0 else "_", LEAF_MARKS[leaf]
+                right.errorbar(
+                    mean, at + shift, fmt=mark, color=colour, markerfacecolor="white", markersize=4, elinewidth=0.8,
+                    label=told, xerr=error,
                 )  # fmt: skip
             else:
-                told = "ours, 1 row a leaf" if at == 0 else "_"
+                told = "ours" if at == 0 else "_"
                 ax.barh(at - 0.2, mean, 0.34, color=style.BLUE, xerr=error, error_kw={"linewidth": 1}, label=told)
-    ax.set_yticks(range(len(IMPORTANT)), list(IMPORTANT))
-    ax.invert_yaxis()
-    ax.set_xlim(left=0)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="lower right")
+    for panel in (ax, right):
+        panel.set_yticks(range(len(IMPORTANT)), list(IMPORTANT) if panel is ax else [])
+        panel.set_ylim(len(IMPORTANT) - 0.4, -0.6)
+        if panel.get_legend_handles_labels()[0]:
+            panel.set_xlim(left=0 if panel is ax else -3)
+            panel.legend(loc="lower right")
+    if not len(rows):
+        style.gap(right, "no finished run")
     plots.told(figure, rows, "ours at CIFAR scale, the pairs of the view log; lines: 95 % t-intervals over seeds")
     return figure
 
