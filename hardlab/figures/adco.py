@@ -41,7 +41,8 @@ def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame) -> Figure:
     rows = together(adco_f2, any_data=False)
     last = negatives[negatives["step"] == negatives.groupby("run")["step"].transform("max")]
     for ax, (name, recipes) in zip(axes, (("AdCo", ("adco",)), ("MoCo v2", ("adco-queue", "moco"))), strict=True):
-        ax.set(title=name, aspect="equal")
+        ax.set_title(name)
+        ax.set_aspect("equal", adjustable="datalim")
         found = [r for r in recipes if (rows["recipe"] == r).any()]
         if not found:
             gap(Arm(recipes[0]).command("cpu"))
@@ -56,7 +57,7 @@ def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame) -> Figure:
             ax.scatter(part["x"], part["y"], s=5, marker=marker, color=colour, linewidth=0.6, alpha=0.7, label=label)
         ax.set(xticks=[], yticks=[])
         distances = mine[mine["kind"] == "negative"].groupby("run")["distance"].mean()
-        told = [f"to the nearest query: {_with_half(distances, 3)}"]
+        told = [f"distance to the nearest query: {_with_half(distances, 3)}"]
         scores = last[last["run"].isin(mine["run"])]
         if len(scores):
             told.append(

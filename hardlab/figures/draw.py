@@ -50,13 +50,14 @@ def make(name: str, data_dir: Path | str) -> Figure:
 
 
 def gaps(name: str, data_dir: Path | str) -> list[str]:
-    """The commands whose runs fill the gaps of a figure, at the rung that it shows, or ``cpu`` where it shows none.
+    """The commands that fill the gaps of a figure, a line a training, at the rung that it shows, else at ``cpu``.
 
     RUN stands for the folder that the command before made. What no run of ours can fill is not among them.
     """
     with pick.noting() as found, style.applied():
         _made(name, data_dir)
-    return list(found)
+    runs = list(found.pop("", {}))  # that are there, and not evaluated so
+    return [*runs, *(" && ".join([train, *evaluations]) for train, evaluations in found.items())]
 
 
 def _made(name: str, data_dir: Path | str) -> Figure:

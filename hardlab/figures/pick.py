@@ -177,13 +177,13 @@ def _key(override: str) -> str:
     return f"{head}.options.{last}" if head in options_of and last not in ("", "name") else override
 
 
-_GAPS: ContextVar[dict[str, None] | None] = ContextVar("gaps", default=None)
+_GAPS: ContextVar[dict[str, dict[str, None]] | None] = ContextVar("gaps", default=None)
 
 
 @contextmanager
-def noting() -> Iterator[dict[str, None]]:
-    """The commands that fill the gaps of the figures made inside, each once, in order."""
-    found: dict[str, None] = {}
+def noting() -> Iterator[dict[str, dict[str, None]]]:
+    """What fills the gaps of the figures made inside: a training, "" where the runs are there -> its evaluations."""
+    found: dict[str, dict[str, None]] = {}
     token = _GAPS.set(found)
     try:
         yield found
@@ -191,11 +191,11 @@ def noting() -> Iterator[dict[str, None]]:
         _GAPS.reset(token)
 
 
-def gap(*commands: str) -> None:
-    """Note what fills a gap of the figure that is being made."""
+def gap(train: str, evaluate: str = "") -> None:
+    """Note the commands that fill a gap of the figure that is being made."""
     found = _GAPS.get()
     if found is not None:
-        found.update(dict.fromkeys(commands))
+        found.setdefault(train, {}).update({evaluate: None} if evaluate else {})
 
 
 def measured(*rows: tuple[str, str], head: str, on: str = "") -> Measure:
@@ -262,26 +262,31 @@ class Ours:
         """Seed -> value, accuracies in percent; empty where there is no such run."""
         mine = self._values(arm, measure)
         if not len(mine):
-            gap(*self._fills(arm, measure))
+            self._note_gap(arm, measure)
         if arm.minus and len(mine):
             other = self.values(arm._replace(recipe=arm.minus, minus=""), measure)
             return (mine - other).dropna()
         return mine
 
-    def _fills(self, arm: Arm, measure: Measure) -> list[str]:
-        """The commands that make an arm's missing value: train it, evaluate it; none for data that have no loader."""
+    def _note_gap(self, arm: Arm, measure: Measure) -> None:
+        """What makes an arm's missing value: training it, evaluating it; nothing for data that have no loader."""
         wanted = [measure.on] if measure.on else []
         wanted += [arm.trained[0]] if arm.trained else []
         if any(not set(DATA.get(name, (name,))) & set(DATASETS) for name in wanted):
-            return []
-        trained = self.runs(arm)
+            return
+        runs = " ".join(f"runs/{name}" for name in sorted(self.runs(arm)["run"].unique()))
+        on = f" --data {DATA[measure.on][0]}" if measure.on else ""
+        evaluate = f"hardlab evaluate {runs or 'RUN'} --protocol {self.protocol(measure)}{on}" if measure.rows else ""
+        if not runs or evaluate:
+            gap("" if runs else self.command(arm), evaluate)
+
+    def command(self, arm: Arm) -> str:
+        """What trains an arm at the rung that is shown, as long as the runs that are shown."""
         rung = str(self.rows["rung"].iloc[0]) if len(self.rows) else "cpu"
-        runs = [f"runs/{name}" for name in sorted(trained["run"].unique())]
-        commands = [] if runs else [arm.command(rung)]
-        if measure.rows:
-            on = f" --data {DATA[measure.on][0]}" if measure.on else ""
-            commands.append(f"hardlab evaluate {' '.join(runs) or 'RUN'} --protocol {self.protocol(measure)}{on}")
-        return [" && ".join(commands)] if commands else []
+        lengths = self.rows["epochs"].dropna().unique()
+        if len(lengths) == 1 and arm.budget != -1 and int(lengths[0]) != recipe(arm.recipe, rung).epochs:
+            arm = arm._replace(changes=tuple(({"epochs": int(lengths[0])} | dict(arm.changes)).items()))
+        return arm.command(rung)
 
     def _values(self, arm: Arm, measure: Measure) -> pd.Series:
         if measure.cost:

@@ -79,11 +79,10 @@ def budgets(
             style.series(ax, frame, "epochs", "value", COLOURS[n], name, LINES[n])
             drawn = True
         published = (values or {}).get(name, {})
-        rung = ours.rows["rung"].iloc[0] if len(ours.rows) else "cpu"
         found = {epochs for epochs, _, _ in points}
         for epochs in [e for e in published if e not in found] or ([] if points else [0]):
             arm = Arm(recipe, (("epochs", int(epochs)),) if epochs else ())
-            gap(f"{arm.command(rung)} && hardlab evaluate RUN --protocol {ours.protocol(measure)}")
+            gap(ours.command(arm), f"hardlab evaluate RUN --protocol {ours.protocol(measure)}")
         if published:
             ax.plot(
                 list(published), list(published.values()), "D", markersize=4.5, color=COLOURS[n],
@@ -111,14 +110,14 @@ def curves(
     protocol: of learning curves, by which all checkpoints of a run are evaluated.
     """
     drawn = []
-    also = f" && hardlab evaluate RUN --protocol {protocol} --checkpoint all" if protocol else ""
+    evaluate = f"hardlab evaluate RUN --protocol {protocol} --checkpoint all" if protocol else ""
     for n, (name, recipe) in enumerate(named):
         rows = frame[frame["recipe"] == recipe]
         if len(rows):
             style.series(ax, rows, "epoch", y, COLOURS[n], name, LINES[n])
             drawn.append(rows)
         else:
-            gap(Arm(recipe).command(frame["rung"].iloc[0] if len(frame) else "cpu") + also)
+            gap(Arm(recipe).command(frame["rung"].iloc[0] if len(frame) else "cpu"), evaluate)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
     if not drawn:
         style.gap(ax, missing or "no finished run\nof these arms")

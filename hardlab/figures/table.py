@@ -98,7 +98,7 @@ def table(
 def _called(arm: Arm | None) -> str:
     if arm is None:
         return ""
-    told = [f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in arm.changes]
+    told = [f"{k}={v}" for k, v in arm.changes]
     told += [f"{arm.wider} × channels"] if arm.wider > 1 else []
     return " ".join([f"{arm.recipe} - {arm.minus}" if arm.minus else arm.recipe, *told])
 

@@ -10,8 +10,12 @@ from hardlab.recipes.common import Recipe, with_hard
 
 
 def queue(rung: str) -> Run:
-    """MoCo v2 under AdCo's settings: temperature 0.12, and at the paper's rung its code's last rate."""
+    """MoCo v2 under AdCo's settings: temperature 0.12, and at the paper's rung its code's last rate.
+
+    At rung cpu every fifth epoch keeps a snapshot of the negatives, so that they can be followed.
+    """
     changes: dict[str, Any] = {"recipe": "adco-queue", "method.temperature": 0.12}
+    changes |= {"logs.checkpoint_every": 5} if rung == "cpu" else {}
     return moco(rung).with_(changes | ({"optim.final_lr": 6e-4} if rung == "paper" else {}))
 
 
