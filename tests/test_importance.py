@@ -129,6 +129,18 @@ def test_the_bootstrap_interval_is_as_wide_as_the_spread_over_fresh_data():
     assert 0.5 < np.mean(wide, axis=0)[0] / expected[0] < 2  # the effect that matters
 
 
+@pytest.mark.parametrize("backend", ["forest", pytest.param("xgboost", marks=pytest.mark.slow)])
+def test_flags_and_whole_numbers_have_the_shares_of_the_cells_around_their_values(backend):
+    rows = 1000
+    rng = np.random.default_rng(0)
+    x = pd.DataFrame({"flag": rng.integers(2, size=rows), "whole": rng.integers(5, size=rows), "x": rng.random(rows)})
+    y = x["flag"] + 0.25 * x["whole"] + x["x"]
+    # on [0, 4] the outer values fill half a cell: 0, 4 with weight 1/8, 1 to 3 with 1/4
+    variance = np.array([1 / 4, 0.0625 * (2 * 4 / 8 + 2 * 1 / 4), 1 / 12])
+    found = importance.importance(x, y, backend=backend, leaf=2, max_features=1.0, trees=8)
+    assert found["share"].tolist() == pytest.approx((variance / variance.sum()).tolist(), abs=0.03)
+
+
 def test_resamples_are_of_whole_groups_as_many_as_there_are():
     groups = np.array(["x", "y", "x", "z", "y", "y"])
     for rows in importance._resamples(6, groups, 20, 0):

@@ -173,8 +173,9 @@ def importance(
     """Share of the variance of ``y`` (N,) that each column of ``x`` (N,d) explains, alone and, if asked, in pairs.
 
     backend: ``forest``, ours, exact on each tree; ``fanova``, the original package (quadratic in N: thousands of rows
-    at most); ``xgboost``, the same decomposition of a boosted ensemble. leaf: fewest rows in a leaf (for xgboost: the
-    least child weight); it moves the answer, because noise sits in a tree's total variance. Returns a row per effect:
+    at most; between the values of a flag it cuts elsewhere than half-way); ``xgboost``, the same decomposition of a
+    boosted ensemble. leaf: fewest rows in a leaf (for xgboost: the least child weight); it moves the answer, because
+    noise sits in a tree's total variance. Returns a row per effect:
     effect, order, share, lo, hi (95 % t-interval over the n trees: the forest's own noise), n. bootstrap: so many
     resamples of the rows, of whole ``groups`` (N,) where given, add boot_lo and boot_hi: the share and the 2.5 and
     97.5 % quantiles of the resamples around their mean (they hold rows twice, which shifts their level, not their
@@ -270,8 +271,12 @@ def _xgboost(
     from scipy.stats import qmc
 
     lo, hi = _domain(rows)
+    # it cuts at a value, not half-way to the one before: of a flag, all of [0, 1) would be off and nothing on
+    seen = [np.unique(column) for column in rows.astype(np.float32).T]
+    halves = [(u[1:].astype(np.float64) + u[:-1]) / 2 for u in seen]
     # the variance of a sum of trees has no short closed form: 2^15 points of a Sobol sequence, error about 1e-3
     points = lo + (hi - lo) * qmc.Sobol(rows.shape[1], seed=0).random_base2(15)
+    points = np.stack([u[np.searchsorted(h, p)] for u, h, p in zip(seen, halves, points.T, strict=True)], axis=1)
     out = []
     for i in range(max(2, trees // 5)):
         model = xgboost.XGBRegressor(
@@ -280,6 +285,7 @@ def _xgboost(
         ).fit(rows, y)  # fmt: skip
         frame = model.get_booster().trees_to_dataframe()
         base = float(model.predict(points[:1])[0] - _sum_at(frame, points[:1])[0])
+        frame["Half"] = _half_way(frame, seen, halves)
         parts = [_xgboost_tree(t, lo, hi) for _, t in frame.groupby("Tree", sort=True)]
         boxes = Boxes(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         boxes = Boxes(
@@ -291,12 +297,22 @@ def _xgboost(
     return out
 
 
+def _half_way(frame: pd.DataFrame, seen: list[np.ndarray], halves: list[np.ndarray]) -> np.ndarray:
+    """Each node's cut, moved half-way to the value before it: the same rows on each side."""
+    out = np.zeros(len(frame))
+    for j, (values, half) in enumerate(zip(seen, halves, strict=True)):
+        of = (frame["Feature"] == f"f{j}").to_numpy()
+        at = np.searchsorted(values, frame["Split"].to_numpy(np.float32)[of])
+        out[of] = half[np.clip(at - 1, 0, len(half) - 1)] if len(half) else 0.0
+    return out
+
+
 def _xgboost_tree(frame: pd.DataFrame, lo: np.ndarray, hi: np.ndarray) -> Boxes:
     place = {name: i for i, name in enumerate(frame["ID"])}
     leaf = (frame["Feature"] == "Leaf").to_numpy()
     children = np.stack([[place.get(c, -1) for c in frame[side]] for side in ("Yes", "No")])
     feature = np.array([0 if is_leaf else int(name[1:]) for name, is_leaf in zip(frame["Feature"], leaf, strict=True)])
-    return _leaves(children, feature, frame["Split"].fillna(0).to_numpy(), frame["Gain"].to_numpy(), lo, hi)
+    return _leaves(children, feature, frame["Half"].to_numpy(), frame["Gain"].to_numpy(), lo, hi)
 
 
 def _sum_at(frame: pd.DataFrame, points: np.ndarray) -> np.ndarray:
