@@ -384,7 +384,7 @@ def test_every_figure_and_table_of_the_five_papers_is_there() -> None:
     assert sum(map(sum, counts.values())) == 59
     assert set(figures.FIGURES) - {
         f"{p}_{k}{n}" for p, c in counts.items() for k, m in zip("ft", c) for n in range(1, m + 1)
-    } == {"hvs_results"}
+    } == {"hvs_results", "hardness", "transfer"}
 
 
 # values in each published table: rows by columns, less the dashes

@@ -13,23 +13,23 @@ from scipy import stats
 
 from hardlab.figures import plots, style
 from hardlab.figures.pick import Arm, Measure, Ours, gap, linear, measured, published
-from hardlab.figures.table import Row, column, row, table
+from hardlab.figures.table import Row, column, named, table
 from hardlab.registry import options
 
 SCHEMES = {"adv": "+Adv", "cmx": "+Cmx", "adv-cmx": "+Adv\n+Cmx", "adv-cmxa": "+Adv\n+Cmx$_A$"} | {
     "adv-cmx-cmxa": "+Adv+Cmx\n+Cmx$_A$"
 }
-# published row -> recipe, and which of two lengths of training
+# published row -> our arm, of which of two lengths of training
 OURS = {
-    "Supervised": ("supervised", None), "SimCLR, 1000 ep": ("simclr", None), "BYOL, 800 ep": ("byol", None),
-    "MoCo-v2, 200 ep": ("moco", 0), "HEXA MoCo, 200 ep": ("hexa-moco", 0),
-    "MoCo-v2, 800 ep": ("moco", -1), "HEXA MoCo, 800 ep": ("hexa-moco", -1),
-    "DeepCluster-v2, 200 ep": ("deepcluster", None), "HEXA DCluster, 200 ep": ("hexa-deepcluster", None),
-    "HEXA DCluster (8-crop), 200 ep": ("hexa-deepcluster-8crop", 0),
-    "HEXA+ DCluster (8-crop), 200 ep": ("hexa-plus-deepcluster-8crop", 0),
-    "DeepCluster-v2 (8-crop), 800 ep": ("deepcluster-8crop", None),
-    "HEXA DCluster (8-crop), 800 ep": ("hexa-deepcluster-8crop", -1),
-    "HEXA+ DCluster (8-crop), 800 ep": ("hexa-plus-deepcluster-8crop", -1),
+    "Supervised": Arm("supervised"), "SimCLR, 1000 ep": Arm("simclr"), "BYOL, 800 ep": Arm("byol"),
+    "MoCo-v2, 200 ep": Arm("moco", budget=0), "HEXA MoCo, 200 ep": Arm("hexa-moco", budget=0),
+    "MoCo-v2, 800 ep": Arm("moco", budget=-1), "HEXA MoCo, 800 ep": Arm("hexa-moco", budget=-1),
+    "DeepCluster-v2, 200 ep": Arm("deepcluster"), "HEXA DCluster, 200 ep": Arm("hexa-deepcluster"),
+    "HEXA DCluster (8-crop), 200 ep": Arm("hexa-deepcluster-8crop", budget=0),
+    "HEXA+ DCluster (8-crop), 200 ep": Arm("hexa-plus-deepcluster-8crop", budget=0),
+    "DeepCluster-v2 (8-crop), 800 ep": Arm("deepcluster-8crop"),
+    "HEXA DCluster (8-crop), 800 ep": Arm("hexa-deepcluster-8crop", budget=-1),
+    "HEXA+ DCluster (8-crop), 800 ep": Arm("hexa-plus-deepcluster-8crop", budget=-1),
 }  # fmt: skip
 # of all tables, in their order
 ORDER = (
@@ -402,4 +402,4 @@ def t5(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> 
 def _rows(paper: pd.DataFrame, item: str) -> list[Row]:
     """The rows of a published table, and ours where there is such an arm."""
     printed = {name for name, _ in published(paper, "hexa", item)} or set(OURS)
-    return [row(n, *OURS[n][:1], budget=OURS[n][1]) if n in OURS else row(n) for n in ORDER if n in printed]
+    return named([n for n in ORDER if n in printed], OURS)

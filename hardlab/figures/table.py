@@ -54,6 +54,13 @@ def row(name: str, recipe: str = "", says: str = "", rule: bool = False, **arm: 
     return Row(name, Arm(recipe, **arm) if recipe else None, says, rule)  # type: ignore[arg-type]
 
 
+def named(
+    names: Sequence[str], ours: Mapping[str, Arm], first: str = "", says: Mapping[str, str] | None = None
+) -> list[Row]:
+    """The published rows of these names with our arms; a line above ``first``, ``says`` instead of a name."""
+    return [Row(n, ours.get(n), (says or {}).get(n, ""), n == first) for n in names]
+
+
 def column(names: str | tuple[str, ...], head: str = "", ours: Measure | None = None, **more: object) -> Column:
     names = (names,) if isinstance(names, str) else names
     return Column(names, head or names[0], ours, **more)  # type: ignore[arg-type]
