@@ -31,7 +31,8 @@ def planned(out: Path, rung: str, *overrides: str, claims: bool = False) -> list
         check=True,
     )
     said = (done.stdout + done.stderr).splitlines()
-    lines = [shlex.split(line.removeprefix("Shell command: ")) for line in said if line.startswith("Shell command: ")]
+    told = [line.removeprefix("Shell command: ") for line in said if line.startswith("Shell command: ")]
+    lines = [shlex.split(part) for line in told for part in line.split(" && ")]
     lines.remove(["None"])  # the rule that only names what is wanted
     assert {Path(line[0]).name for line in lines} == {"hardlab"}
     return [line[1:] for line in lines]
@@ -72,6 +73,15 @@ def test_with_the_claims_every_arm_that_the_rung_can_test_is_trained_and_measure
     assert ["untrained", "seed=0"] in trained  # which would be trained with epochs=10
     asked = {line[1].split("-cpu-")[0]: line for line in lines if line[0] == "evaluate"}
     assert "linear-ppcl" in asked["runs/ppcl"] and "linear-ppcl" not in asked["runs/simsiam"]
+
+
+@pytest.mark.slow
+def test_a_claim_of_transfer_is_evaluated_on_the_set_that_it_names(tmp_path: Path):
+    lines = [line for line in planned(tmp_path, "gpu", claims=True) if line[0] == "evaluate"]
+    wanted = {c.measure.where.get("evaluated_on") for c in ledger.load() if c.testable_from in ("cpu", "gpu")}
+    assert {line[line.index("--data") + 1] for line in lines if "--data" in line} == wanted - {None} != set()
+    written = [line[line.index(">") + 1] for line in lines if ">" in line]
+    assert len(written) == len(set(written))  # a second command adds to what the first wrote
 
 
 def test_an_unknown_rung_is_refused_with_the_nearest_one() -> None:

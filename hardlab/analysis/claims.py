@@ -247,15 +247,19 @@ def load(path: Path = SOURCE) -> tuple[Claim, ...]:
     return tuple(found)
 
 
-def needed(rung: str) -> dict[tuple[str, tuple[str, ...]], set[str]]:
-    """(recipe, overrides) of the arms of all claims testable at this rung -> the protocols that measure them."""
-    found: dict[tuple[str, tuple[str, ...]], set[str]] = {}
+def needed(rung: str) -> dict[tuple[str, tuple[str, ...]], set[tuple[str, str]]]:
+    """(recipe, overrides) of the arms of all claims testable at this rung -> the evaluations that measure them.
+
+    An evaluation is a protocol and the data set it asks for, "" for the one that the protocol takes by itself.
+    """
+    found: dict[tuple[str, tuple[str, ...]], set[tuple[str, str]]] = {}
     for claim in load():
         if RUNGS.index(claim.testable_from) > RUNGS.index(rung):
             continue
         for arm in claim.arms:
-            protocol = claim.seen(arm).where.get("protocol")
-            found.setdefault((arm.recipe, claim.overrides(arm, rung)), set()).update([protocol] if protocol else ())
+            where = claim.seen(arm).where
+            wanted = {(where["protocol"], where.get("evaluated_on", ""))} if "protocol" in where else set()
+            found.setdefault((arm.recipe, claim.overrides(arm, rung)), set()).update(wanted)
     return found
 
 
