@@ -29,6 +29,15 @@ def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     }
 
 
+AS_IT_IS = across._as_it_is
+
+
+@pytest.fixture
+def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bank that one epoch fills is an option of its own; here it stands for the recipe."""
+    monkeypatch.setattr(across, "_as_it_is", lambda path: True)
+
+
 def test_percentiles_are_the_ranks_of_a_batch_on_one_axis():
     loss = np.array([[0.3, 10.0, 0.1, 0.2], [5.0, 5.0, 1.0, 9.0]])
     assert hardness.percentiles(loss).tolist() == [[62.5, 87.5, 12.5, 37.5], [50, 50, 12.5, 87.5]]
@@ -107,6 +116,7 @@ def test_the_ledger_is_every_candidate_with_its_run_and_percentile(trained: dict
     assert by[True] > by[False] + 10
 
 
+@pytest.mark.usefixtures("small_counts")
 def test_the_panel_is_what_two_systems_find_hard_on_one_batch(trained: dict[str, Path], tmp_path: Path):
     done = tables.runs(trained["adco"].parent)
     found = across.collect(done, batch=24, draws=4)
@@ -132,7 +142,13 @@ def test_the_panel_is_what_two_systems_find_hard_on_one_batch(trained: dict[str,
     assert both["ceiling"] == pytest.approx((own[0] * own[1]) ** 0.5) and len(rho) == 3
 
 
+def test_a_run_with_other_options_does_not_stand_for_its_system(trained: dict[str, Path]):
+    assert AS_IT_IS(str(trained["simsiam-hvs"])) and not AS_IT_IS(str(trained["adco"]))
+    assert set(across._chosen(tables.runs(trained["adco"].parent))["recipe"]) == {"simsiam-hvs"}
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_counts")
 def test_what_was_measured_together_stays_where_another_machine_adds_rows(trained: dict[str, Path], tmp_path: Path):
     for name, path in trained.items():
         (tmp_path / name).mkdir()
@@ -148,6 +164,7 @@ def test_what_was_measured_together_stays_where_another_machine_adds_rows(traine
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_counts")
 def test_a_checkpoint_of_another_version_is_left_out_and_said(trained: dict[str, Path], tmp_path: Path):
     copy = shutil.copytree(trained["adco"], tmp_path / trained["adco"].name)
     (tmp_path / trained["simsiam-hvs"].name).symlink_to(trained["simsiam-hvs"])

@@ -14,7 +14,7 @@ from PIL import Image
 from hardlab import build, checkpoint, config, runs
 from hardlab.analysis import hardness, tables
 from hardlab.data import Images
-from hardlab.recipes import RUNGS
+from hardlab.recipes import RUNGS, recipe
 from hardlab.types import HardlabError
 
 # the system of each paper on the base method that it analyses or names first, then methods without any strategy
@@ -71,7 +71,8 @@ def _several(chosen: pd.DataFrame) -> bool:
 def _chosen(done: pd.DataFrame) -> pd.DataFrame:
     """A run per recipe and seed, all trained on the same images."""
     mine = done[done["recipe"].isin(ROSTER)]
-    mine = mine[np.array([bool(checkpoint.found(Path(p) / "checkpoints")) for p in mine["path"]], dtype=bool)]
+    whole = [bool(checkpoint.found(Path(p) / "checkpoints")) and _as_it_is(p) for p in mine["path"]]
+    mine = mine[np.array(whole, dtype=bool)]
     if not len(mine):
         return mine
     mine = mine[mine["rung"] == max(mine["rung"].unique(), key=RUNGS.index)]
@@ -85,6 +86,16 @@ def _chosen(done: pd.DataFrame) -> pd.DataFrame:
             seeds = of.groupby("setting")["seed"].nunique()
             kept.append(of[of["setting"] == max(seeds.index, key=lambda s: (seeds[s], s))].sort_values("seed"))
     return pd.concat(kept, ignore_index=True)
+
+
+def _as_it_is(path: str) -> bool:
+    """Whether a run is its recipe's method and strategies, not one with other options of them, e.g. of an ablation."""
+    try:
+        run = config.make((runs.manifest(Path(path)) or {})["config"])
+    except HardlabError:  # a configuration that this version does not read
+        return False
+    same = recipe(run.recipe, run.rung)
+    return (run.method, run.hard, run.backbone) == (same.method, same.hard, same.backbone)
 
 
 def _images(about: pd.Series, root: Path | str | None) -> Images | None:
