@@ -525,7 +525,15 @@ def test_of_a_long_training_so_many_epochs_are_kept_the_first_and_the_last_among
     run = write_run(tmp_path / "runs", "untrained", 0, None)
     lines = [{"kind": "epoch", "step": e, "epoch": e, "loss": 1.0 * e, "terms": {}, "seconds": {}} for e in range(300)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curve = {"protocol": "linear", "metric": "top1", "features": "backbone", "data": "shapes", "split": "test"}
+    curve |= {"options": {}, "step": 1, "epoch": 1}
+    lines = [curve | {"classifier_epoch": e, "value": 0.0} for e in range(1, 101)] + [curve | {"value": 1.0}]
+    (run / "curves.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     tables.collect(tmp_path / "runs", tmp_path / "out")
+    told = pd.read_csv(tmp_path / "out" / "curves.csv")
+    assert told["classifier_epoch"].isna().sum() == 1
+    assert len(of := told["classifier_epoch"].dropna()) == tables.KEPT_EPOCHS
+    assert (of.min(), of.max()) == (1, 100)
     kept = pd.read_csv(tmp_path / "out" / "epochs.csv")
     assert len(kept) == tables.KEPT_EPOCHS
     assert (kept["epoch"].min(), kept["epoch"].max()) == (0, 299)

@@ -53,7 +53,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 STANDARD, HVS, STATIC, UNTRAINED = "standard", "hvs", "hvs colour=static", "untrained"
 PICTURES = 10  # images whose views are kept: HVS Fig. 6 shows ten rows, Fig. 2 the first three of them
 CELL = 96  # pixels; views larger than this are kept in this size
-KEPT_EPOCHS = 25  # of each run in ``epochs``, evenly from the first to the last
+KEPT_EPOCHS = 25  # of each run in ``epochs``, of each classifier in ``curves``, evenly from the first to the last
 
 
 def arm(configuration: Mapping[str, Any]) -> str:
@@ -445,14 +445,28 @@ def _pixels(about: pd.Series, views: pd.DataFrame, root: Path | str | None) -> n
 
 
 def _curves(about: Mapping[str, Any]) -> pd.DataFrame:
-    """The learning curves of a run: a row per line of its ``curves.jsonl``."""
+    """The learning curves of a run: the lines of its ``curves.jsonl``, of a classifier's epochs some."""
+    lines = _lines(Path(about["path"]) / "curves.jsonl")
+    trained: dict[str, set[int]] = {}  # the epochs of each protocol's classifier
+    for line in lines:
+        if epoch := line.get("classifier_epoch"):
+            trained.setdefault(line["protocol"], set()).add(epoch)
+    kept = {protocol: {None, *_some(sorted(epochs))} for protocol, epochs in trained.items()}
     rows = [
         {**line, **_who(about), "evaluated_on": line["data"]}
         | {"options": json.dumps(line.get("options", {}), sort_keys=True)}
-        for line in _lines(Path(about["path"]) / "curves.jsonl")
+        for line in lines
+        if line.get("classifier_epoch") in kept.get(line["protocol"], {None})
     ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS["curves"]))
     return frame.drop_duplicates([c for c in COLUMNS["curves"] if c != "value"], keep="last", ignore_index=True)
+
+
+def _some(epochs: list[int]) -> list[int]:
+    """At most ``KEPT_EPOCHS`` of them, evenly from the first to the last."""
+    if len(epochs) <= KEPT_EPOCHS:
+        return epochs
+    return [epochs[i] for i in np.linspace(0, len(epochs) - 1, KEPT_EPOCHS).round().astype(int)]
 
 
 def _epochs(about: Mapping[str, Any]) -> pd.DataFrame:
@@ -468,9 +482,7 @@ def _epochs(about: Mapping[str, Any]) -> pd.DataFrame:
         for name, value in told.items():
             if isinstance(value, int | float) and np.isfinite(value):
                 numbers.setdefault(name, []).append(value)
-    epochs = sorted(at)
-    if len(epochs) > KEPT_EPOCHS:
-        epochs = [epochs[i] for i in np.linspace(0, len(epochs) - 1, KEPT_EPOCHS).round().astype(int)]
+    epochs = _some(sorted(at))
     rows = [
         {**_who(about), "epoch": e, "name": name, "value": float(np.mean(values))}
         for e in epochs

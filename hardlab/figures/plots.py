@@ -118,14 +118,14 @@ def curves(
             drawn.append(rows)
         else:
             gap(Arm(recipe).command(frame["rung"].iloc[0] if len(frame) else "cpu"), evaluate)
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
+    # one tick will do: with one epoch only, there are no two whole numbers
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 2.5, 5, 10]))
     if not drawn:
         style.gap(ax, missing or "no finished run\nof these arms")
         return frame.iloc[:0]
     for name, recipe in named:
         if not (frame["recipe"] == recipe).any():
             ax.plot([], [], " ", label=f"{name}: no run")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))  # also where there is one epoch only
     return pd.concat(drawn)
 
 
