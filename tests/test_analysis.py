@@ -521,6 +521,16 @@ def test_epochs_costs_and_configurations_of_a_run_are_rows(runs_dir: Path, tmp_p
     assert (curves.loc[curves["recipe"] == "simsiam", "epoch"] == run.epochs / 2).all()
 
 
+def test_some_tables_alone_are_those_of_a_whole_collection(runs_dir: Path, tmp_path: Path) -> None:
+    tables.collect(runs_dir, tmp_path / "all")
+    written = tables.collect(runs_dir, tmp_path / "some", only=("hvs_f4_left", "hvs_summary"))
+    assert {p.name for p in written} == {"hvs_f4_left.csv", "hvs_summary.csv", "manifests.jsonl"}
+    assert all(p.read_bytes() == (tmp_path / "all" / p.name).read_bytes() for p in written)
+    with pytest.raises(HardlabError, match="Did you mean 'hvs_f2'"):
+        tables.collect(runs_dir, tmp_path / "none", only=["hvs_f22"])
+    assert not (tmp_path / "none").exists()
+
+
 def test_of_a_long_training_so_many_epochs_are_kept_the_first_and_the_last_among_them(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs", "untrained", 0, None)
     lines = [{"kind": "epoch", "step": e, "epoch": e, "loss": 1.0 * e, "terms": {}, "seconds": {}} for e in range(300)]

@@ -19,6 +19,7 @@ from hardlab.analysis import iou, negatives, pairs, viewlog
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.checkpoint import write_atomic
 from hardlab.recipes import RUNGS
+from hardlab.registry import unknown
 from hardlab.types import HardlabError
 from hardlab.views import PARAMS
 
@@ -180,15 +181,25 @@ def choose(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def collect(
-    runs_dir: Path | str, out_dir: Path | str, root: Path | str | None = None, *, add: bool = False
+    runs_dir: Path | str,
+    out_dir: Path | str,
+    root: Path | str | None = None,
+    *,
+    add: bool = False,
+    only: Sequence[str] | None = None,
 ) -> list[Path]:
     """Write every table of ``COLUMNS`` as CSV, the manifests of the runs, and HVS Figure 2's pictures; gives the paths.
 
     Only runs whose manifest says ``done`` count, and of runs that differ in nothing but their name the one that started
     last. Rows are sorted, so the files are byte-identical when nothing changed. ``root`` is where the data sets lie;
     the pictures are left out where the run's images are not there or are not those it was trained on. add: rows and
-    manifests of runs that are in ``out_dir`` and not in ``runs_dir`` stay (they were made on another machine).
+    manifests of runs that are in ``out_dir`` and not in ``runs_dir`` stay (they were made on another machine). only:
+    tables to make instead of all; importances and what goes across the papers take the longest.
     """
+    for name in only or ():
+        if name not in COLUMNS:
+            raise unknown("table", name, COLUMNS)
+    wanted = set(COLUMNS if only is None else only)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     table = runs(runs_dir)
@@ -218,10 +229,12 @@ def collect(
             histograms.append(iou.iou_histogram(log, of=of).assign(**who, series=name))
 
     share, overlap, histogram = _stack(shares), _stack(overlaps), _stack(histograms)
-    logged = {name: _stack([of(about) for about in done.to_dict("records")]) for name, of in _LOGGED.items()}
-    scored = [_scores(about, root) for about in done.to_dict("records") if _negatives(about)]
-    logged["negatives"] = _stack(scored)
-    logged |= _pairs(done)
+    each = done.to_dict("records")
+    logged = {name: _stack([of(about) for about in each]) for name, of in _LOGGED.items() if name in wanted}
+    if "negatives" in wanted:
+        logged["negatives"] = _stack([_scores(about, root) for about in each if _negatives(about)])
+    if wanted & {"importance", "predictability"}:
+        logged |= _pairs(done)
     if add:
         logged = {name: _with_earlier(frame, out / f"{name}.csv", done) for name, frame in logged.items()}
         share = _with_earlier(share, out / "hvs_f4_right.csv", done)
@@ -237,19 +250,21 @@ def collect(
         "evaluation": evaluation,
         **logged,
     }
-    tiles = {name: of(done) for name, of in _TILED.items()}
-    tables |= {name: frame for name, (frame, _) in tiles.items()}
-    shown, pixels = _pictures(done, root)
-    tables["hvs_f2"] = shown
-    pictures = {"hvs_f2": pixels} | {name: picture for name, (_, picture) in tiles.items()}
-    from hardlab.analysis import across  # it reads the table of runs of this module
+    tiles = {name: of(done) for name, of in _TILED.items() if name in wanted}
+    if "hvs_f2" in wanted:
+        tiles["hvs_f2"] = _pictures(done, root)
+    if wanted & {"hardness", "transfer"}:
+        from hardlab.analysis import across  # it reads the table of runs of this module
 
-    tables["hardness"], tables["transfer"], pictures["hardness"] = across.collect(done, root)
+        tables["hardness"], tables["transfer"], picture = across.collect(done, root)
+        tiles["hardness"] = tables["hardness"], picture
+    tables |= {name: frame for name, (frame, _) in tiles.items()}
+    pictures = {name: picture for name, (_, picture) in tiles.items()}
     kept = [name for name in pictures if add and pictures[name] is None and (out / f"{name}_pixels.png").exists()]
     tables |= {name: _with_earlier(pd.DataFrame(), out / f"{name}.csv", done) for name in kept}
     if "hardness" in kept:  # these rows were measured together: all of them stay
         tables |= {n: _with_earlier(pd.DataFrame(), out / f"{n}.csv", done[:0]) for n in ("hardness", "transfer")}
-    written = [_write(out / f"{name}.csv", tables[name], columns) for name, columns in COLUMNS.items()]
+    written = [_write(out / f"{n}.csv", tables[n], columns) for n, columns in COLUMNS.items() if n in wanted]
     # the tables name their runs; here is what each of them was
     manifests = {Path(p).name: json.loads((Path(p) / "manifest.json").read_text()) for p in done["path"]}
     if add:
