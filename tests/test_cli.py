@@ -147,7 +147,7 @@ def test_an_unfinished_run_is_not_evaluated(tmp_path):
         ["pretrain", "simsiam", "data=digits", "batch_size=1e2", "optim.lr=1e-3"],
         ["evaluate", "somewhere"],
         ["nb", "run", "01_pretrain"],
-        ["figures", "--all"],
+        pytest.param(["figures", "--all"], marks=pytest.mark.slow),
         ["report"],
     ],
 )
@@ -179,6 +179,7 @@ def test_doctor_finds_this_machine_healthy_and_speaks_json():
     assert "packages  all there" in call("doctor").output
 
 
+@pytest.mark.slow
 def test_the_matrix_of_methods_and_strategies_comes_from_the_registry_and_gives_reasons():
     from hardlab import registry
 

@@ -123,6 +123,7 @@ def test_the_last_queries_are_those_of_six_batches_with_the_rows_of_their_images
     assert seen["query_rows"].tolist() == [60, 61, 70, 71, 20, 21, 30, 31, 40, 41, 50, 51]
 
 
+@pytest.mark.slow
 def test_runs_of_moco_and_of_adco_can_be_put_under_the_microscope(tmp_path: Path):
     small = {"data.fraction": 0.05, "epochs": 2, "batch_size": 32, "method.queue": 64, "method.dim": 8,
              "precision": "fp32", "logs.checkpoint_every": 1}  # fmt: skip

@@ -215,7 +215,7 @@ def test_a_done_notebook_has_its_files_is_skipped_and_runs_again_when_anything_c
     ("cell", "said"),
     [
         ("1 / 0", "ZeroDivisionError"),
-        ("import sys; sys.exit(0)", "SystemExit"),
+        pytest.param("import sys; sys.exit(0)", "SystemExit", marks=pytest.mark.slow),
         pytest.param("raise SystemExit('x')", "SystemExit", marks=pytest.mark.slow),
         pytest.param("import os; os._exit(0)", "ended", marks=pytest.mark.slow),
         pytest.param("import os; os.kill(os.getpid(), 9)", "ended", marks=pytest.mark.slow),
