@@ -139,23 +139,39 @@ def test_the_table_of_the_readme_is_replaced_and_nothing_else(out: Path) -> None
     (data / "paper.csv").write_text((report.ROOT / "figures" / "data" / "paper.csv").read_text())
     readme = out / "README.md"
     notebooks = "| `00_x` | what it shows | 7 s |\n| `01_y` | not run | – |\n"
-    readme.write_text(f"# A\n\n{report.BEGIN}\nold\n{report.END}\n\n{notebooks}after\n")
+    begin, end = report.marks(report.RESULTS)
+    blocks = "\n".join("{}\nold\n{}".format(*report.marks(part)) for part in (report.RESULTS, report.CLAIMS))
+    readme.write_text(f"# A\n\n{blocks}\n\n{notebooks}after\n")
     report.readme_table(readme, data, out / "notebooks")
     once = readme.read_text()
     report.readme_table(readme, data, out / "notebooks")
     assert readme.read_text() == once
     assert "| `00_x` | what it shows | 3 s |\n| `01_y` | not run | – |\n" in once
-    assert once.startswith(f"# A\n\n{report.BEGIN}\n| What") and once.endswith("after\n")
+    assert once.startswith(f"# A\n\n{begin}\n| What") and once.endswith("after\n") and once.count(end) == 1
     assert "old" not in once
     (row,) = [line for line in once.splitlines() if line.startswith("| kNN, k = 20: gain")]
     _, _, who, published, ours, seeds, *_ = [cell.strip() for cell in row.split("|")]
     assert (who, published, seeds) == ("SimSiam + HVS", "+1.50 (ImageNet)", "0 1 2")  # Table 1: 58.97 - 57.47
     assert ours.startswith("5")
+    assert f"Of {len(claims.load())} claims: " in once
 
 
-@pytest.mark.parametrize(
-    "text", ["no marks", f"{report.END} {report.BEGIN}", f"{report.BEGIN}{report.BEGIN}{report.END}"]
-)
+def test_each_claim_that_the_committed_rows_decide_is_a_row_of_the_readme(tmp_path: Path) -> None:
+    data, readme = report.ROOT / "figures" / "data", tmp_path / "README.md"
+    readme.write_text("\n".join("{}\n{}".format(*report.marks(part)) for part in (report.RESULTS, report.CLAIMS)))
+    lines = report.readme_table(readme, data).read_text().splitlines()
+    verdicts = claims.verdicts(data)
+    decided = verdicts[verdicts["verdict"].isin(["reproduced", "contradicted"])]
+    assert len(decided)
+    for r in decided.itertuples():
+        (line,) = [line for line in lines if f"| {r.statement} |" in line]
+        assert line.endswith(f"| {r.n}, {r.rung} | {r.verdict} |")
+
+
+BEGIN, END = report.marks(report.RESULTS)
+
+
+@pytest.mark.parametrize("text", ["no marks", f"{END} {BEGIN}", f"{BEGIN}{BEGIN}{END}"])
 def test_a_readme_without_its_two_marks_is_refused(out: Path, text: str) -> None:
     tables.collect(out / "runs", out / "data")
     (out / "README.md").write_text(text)

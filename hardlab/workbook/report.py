@@ -23,7 +23,7 @@ from hardlab.types import HardlabError
 from hardlab.workbook import page
 
 ROOT = Path(__file__).resolve().parents[2]
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+RESULTS, CLAIMS = "results", "claims"  # parts of the README that are written here, between marks
 _NOTEBOOK = re.compile(r"^\| `(\w+)` \|(.*)\|[^|]*\|$", re.M)  # a row of the README's table of notebooks; time last
 
 _TABLE = """<table><thead><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>
@@ -95,9 +95,9 @@ def readme_table(
     data_dir: str | Path = ROOT / "figures" / "data",
     executed: str | Path = ROOT / "out" / "smoke" / "notebooks",
 ) -> Path:
-    """Rewrite what stands between the two result marks of the README from ``hvs_summary.csv``; returns the README.
+    """Rewrite what stands between the README's marks: rows of ``hvs_summary.csv``, and the claims that are decided.
 
-    The times in its table of notebooks are those of ``executed``, where these notebooks were run.
+    The times in its table of notebooks are those of ``executed``, where these notebooks were run. Returns the README.
 
     Published values stand beside ours, from ``paper.csv``; what a run cost is in ``manifests.jsonl``. Raises
     ``HardlabError`` where marks or tables are missing.
@@ -106,8 +106,9 @@ def readme_table(
     if not source.exists():
         raise HardlabError(f"There is no table '{source}' yet; `hardlab figures --from runs --all` makes it.")
     text = readme.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise HardlabError(f"'{readme}' needs the lines '{BEGIN}' and '{END}' once each, in this order.")
+    for begin, end in map(marks, (RESULTS, CLAIMS)):
+        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+            raise HardlabError(f"'{readme}' needs the lines '{begin}' and '{end}' once each, in this order.")
     summary = pd.read_csv(source, keep_default_na=False, na_values={"mean": "", "lo": "", "hi": ""})
     rung = max(summary["rung"], key=RUNGS.index, default="")
     summary = summary[summary["rung"] == rung]
@@ -131,10 +132,35 @@ def readme_table(
         "| What | Of | Published | Ours: mean and 95 % interval | Seeds | Rung, data | Recipe | Minutes a run |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    text = _NOTEBOOK.sub(lambda row: _timed(row, Path(executed)), text)
-    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    _replace(readme, "\n".join([before + BEGIN, *head, *rows, after]))
+    text = _between(text, RESULTS, [*head, *rows])
+    text = _between(text, CLAIMS, _decided(claims.verdicts(data_dir)))
+    _replace(readme, _NOTEBOOK.sub(lambda row: _timed(row, Path(executed)), text))
     return readme
+
+
+def marks(part: str) -> tuple[str, str]:
+    """The lines of a README before and after a part that is written here."""
+    return f"<!-- {part}:begin -->", f"<!-- {part}:end -->"
+
+
+def _between(text: str, part: str, lines: list[str]) -> str:
+    begin, end = marks(part)
+    return "\n".join([text[: text.index(begin)] + begin, *lines, text[text.index(end) :]])
+
+
+def _decided(verdicts: pd.DataFrame) -> list[str]:
+    """How often each verdict was given, and a row a claim that was reproduced or contradicted."""
+    counts = verdicts["verdict"].value_counts()
+    told = ", ".join(f"{counts[v]} {v}" for v in claims.VERDICTS if v in counts)
+    lines = [f"Of {len(verdicts)} claims: {told}.", ""]
+    decided = verdicts[verdicts["verdict"].isin([claims.REPRODUCED, claims.CONTRADICTED])]
+    if not len(decided):
+        return lines[:1]
+    lines += ["| Paper | Statement | Published | Ours | Seeds, rung | Verdict |", "|---|---|---|---|---|---|"]
+    for r in decided.itertuples():
+        cells = (r.paper, r.statement, r.published, claims.ours(r), f"{r.n}, {r.rung}", r.verdict)
+        lines.append(f"| {' | '.join(str(c).replace('|', '&#124;') for c in cells)} |")
+    return lines
 
 
 def _timed(row: re.Match[str], executed: Path) -> str:
