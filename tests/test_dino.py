@@ -221,7 +221,7 @@ def test_the_loss_falls_where_the_labels_stand_still(look, batch):
     v = look.render(drawn(look, batch, 2, 1))
     opt = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], 3e-3)
     values = []
-    for _ in range(15):
+    for _ in range(25):
         loss = net(v).loss.mean()
         opt.zero_grad()
         loss.backward()
