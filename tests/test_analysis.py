@@ -484,6 +484,16 @@ def test_finished_runs_are_found_by_recipe_in_the_order_asked_for_and_missing_on
         tables.finished(tmp_path, "smoke", ["moco", "simclr", "byol"])
 
 
+def test_arms_that_are_not_needed_may_be_missing_and_are_named_with_their_command(tmp_path: Path) -> None:
+    write_run(tmp_path, "simclr", 0, None)
+    write_run(tmp_path, "moco", 0, None, state="stopped")
+    arms = ["moco", "simclr"]
+    assert tables.finished(tmp_path, "smoke", arms, need=["simclr"])["recipe"].tolist() == ["simclr"]
+    assert tables.missing(tmp_path, "smoke", arms) == {"moco": "hardlab pretrain moco --rung smoke"}
+    with pytest.raises(HardlabError, match=r"no finished run of moco in"):
+        tables.finished(tmp_path, "smoke", arms, need=["moco"])
+
+
 def test_top1_is_one_number_a_protocol_with_its_interval_over_seeds(tmp_path: Path) -> None:
     paths = [write_run(tmp_path, "simsiam", seed, None) for seed in (0, 1)]
     assert len(tables.top1(tmp_path, [p.name for p in paths])) == 0

@@ -105,20 +105,32 @@ def runs(runs_dir: Path | str) -> pd.DataFrame:
     )
 
 
-def finished(runs_dir: Path | str, rung: str, recipes: Sequence[str]) -> pd.DataFrame:
+def finished(
+    runs_dir: Path | str, rung: str, recipes: Sequence[str], need: Sequence[str] | None = None
+) -> pd.DataFrame:
     """The rows of ``runs`` that are done, of these recipes at a rung, in the recipes' order, then by seed and start.
 
-    Raises ``HardlabError`` that names the recipes without any.
+    need: the recipes that must be there, all unless told. Raises ``HardlabError`` that names those without any run.
     """
-    table = runs(runs_dir)
-    table = table[(table["rung"] == rung) & (table["state"] == "done")]
-    if missing := [name for name in recipes if name not in set(table["recipe"])]:
-        commands = " and ".join(f"`hardlab pretrain {name} --rung {rung}`" for name in missing)
-        raise HardlabError(f"There is no finished run of {', '.join(missing)} in '{runs_dir}': {commands} first.")
+    lacking = missing(runs_dir, rung, recipes if need is None else need)
+    if lacking:
+        commands = " and ".join(f"`{command}`" for command in lacking.values())
+        raise HardlabError(f"There is no finished run of {', '.join(lacking)} in '{runs_dir}': {commands} first.")
     place = {name: i for i, name in enumerate(recipes)}
-    table = table[table["recipe"].isin(place)]
+    table = _done(runs_dir, rung, recipes)
     table = table.assign(place=table["recipe"].map(place)).sort_values(["place", "seed", "started"], ignore_index=True)
     return table.drop(columns="place")
+
+
+def missing(runs_dir: Path | str, rung: str, recipes: Sequence[str]) -> dict[str, str]:
+    """The recipes without a finished run at a rung, each with the command that trains it."""
+    there = set(_done(runs_dir, rung, recipes)["recipe"])
+    return {name: f"hardlab pretrain {name} --rung {rung}" for name in recipes if name not in there}
+
+
+def _done(runs_dir: Path | str, rung: str, recipes: Sequence[str]) -> pd.DataFrame:
+    table = runs(runs_dir)
+    return table[(table["rung"] == rung) & (table["state"] == "done") & table["recipe"].isin(recipes)]
 
 
 def results(runs_dir: Path | str) -> pd.DataFrame:
