@@ -447,6 +447,10 @@ def test_runs_of_two_machines_added_one_after_the_other_give_the_tables_of_both_
         )
         pd.testing.assert_frame_equal(a, b, rtol=1e-4)
     assert (tmp_path / "a" / "manifests.jsonl").read_bytes() == (tmp_path / "b" / "manifests.jsonl").read_bytes()
+    # a folder of an earlier version, without the table of configurations: its manifests tell them
+    (tmp_path / "b" / "configs.csv").unlink()
+    tables.collect(tmp_path / "second", tmp_path / "b", add=True, only=["configs"])
+    assert (tmp_path / "a" / "configs.csv").read_bytes() == (tmp_path / "b" / "configs.csv").read_bytes()
     tables.collect(tmp_path / "second", tmp_path / "b")
     assert set(pd.read_csv(tmp_path / "b" / "evaluation.csv")["recipe"]) == {"simsiam-hvs-static"}
 

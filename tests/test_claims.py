@@ -301,6 +301,17 @@ def test_runs_that_were_not_evaluated_so_need_an_evaluation(folder: Folder) -> N
     assert "--protocol linear-lbfgs --data cifar100`" in folder.verdict(claim(measure=elsewhere)).why
 
 
+def test_runs_that_came_without_the_rows_are_named_with_what_makes_them(folder: Folder) -> None:
+    loss = {"table": "epochs", "where": {"name": "loss"}}
+    for s in range(2):
+        folder.run("simsiam-hvs", s, 0.5, table="epochs", epoch=0, name="loss")
+        bare = folder.run("simsiam", s, 0.4)
+    row = folder.verdict(claim(measure=loss, published={"value": None, "unit": "loss", "of": "none"}))
+    assert row.verdict == NO_RUN
+    assert f"{bare} came without rows in epochs.csv: `hardlab figures --from runs --all`" in row.why
+    assert row.why.endswith("train them again, `hardlab pretrain simsiam --rung cpu`.")
+
+
 def test_rows_of_a_rung_below_are_shown_but_decide_nothing(folder: Folder) -> None:
     for s in range(3):
         folder.run("simsiam-hvs", s, 0.5 + 0.001 * s, rung="smoke")

@@ -19,7 +19,9 @@ from PIL import Image
 from hardlab import config, figures, recipes, registry
 from hardlab.analysis import tables, viewlog
 from hardlab.evaluate.protocols import PROTOCOLS
-from hardlab.figures import pick
+from hardlab.figures import across, pick, style
+from hardlab.figures.table import Cell
+from hardlab.figures.table import draw as draw_table
 from hardlab.recipes import RECIPES
 from hardlab.types import HardlabError
 
@@ -472,6 +474,37 @@ def test_a_tables_cell_is_the_mean_over_seeds_with_half_the_interval(data_dir: P
     mean, lo, hi, n = tables.interval(100 * frame.groupby("seed")["value"].mean())
     assert n == 2
     assert f"{mean:.1f}±{(hi - lo) / 2:.1f}" in texts(figures.make("ppcl_t1", data_dir)).split("\n")
+
+
+def test_a_caption_tells_where_arms_have_fewer_seeds_and_no_length_where_one_is_not_known() -> None:
+    rows = pd.DataFrame([one("moco", 0, epochs=10)] + [one("simclr", s, epochs=30) for s in SEEDS])
+    assert "1 to 3 seeds (0, 1, 2) · epochs: 10, 30" in style.about(rows.assign(epochs=[10, 30, 30, 30]))
+    assert style.about(rows.assign(epochs=[10, np.nan, np.nan, np.nan])).endswith("1 to 3 seeds (0, 1, 2)")
+    assert style.about(rows[rows["recipe"] == "simclr"]).endswith(" · 3 seeds (0, 1, 2)")
+
+
+def test_no_word_of_a_narrow_tables_head_is_cut_and_no_last_word_of_a_note_stands_alone() -> None:
+    heads = [("1 % top-1", "own data", False)] * 4 + [("param. (M)", "backbone", False)]
+    note = f"{'a line of a caption, ' * 5}end"
+    figure = draw_table("A title", [("a" * 60, "", False)], heads, [[Cell("1", "")] * 5], note)
+    texts = [t.get_text() for t in figure.axes[0].texts]
+    assert "backbone" in texts
+    assert " ".join(texts[-2:]) == note and min(map(len, texts[-2:])) > 40
+
+
+def test_correlations_of_one_seed_and_of_several_are_told_apart() -> None:
+    at = {"rho": 0.5, "lo": 0.4, "hi": 0.6, "ceiling": 0.9, "images": 64}
+    rows = [
+        one(a, s) | at | {"other": b, "other_run": one(b, s)["run"]}
+        for s in SEEDS
+        for a, b in (("adco", "adco"), ("adco", "moco"), ("hexa-moco", "adco"))
+    ]
+    whole = pd.DataFrame(rows)
+    first = whole[whole["seed"] == SEEDS[0]]
+    mixed = pd.concat([first, whole[(whole["seed"] != SEEDS[0]) & (whole["recipe"] == "adco")]])
+    assert "t-interval over seeds\n" in across.transfer(whole).get_supxlabel()
+    assert "t-interval over seeds (of one seed: bootstrap over images)\n" in across.transfer(mixed).get_supxlabel()
+    assert "bootstrap interval over images\n" in across.transfer(first).get_supxlabel()
 
 
 def test_of_two_lengths_of_training_the_longer_stands_with_the_longer_published_one(data_dir: Path) -> None:

@@ -490,8 +490,11 @@ class Book:
             where = claim.seen(arms[0]).where
             how = f"--protocol {where['protocol']}" + (f" --data {on}" if (on := where.get("evaluated_on")) else "")
             return f"the runs are there, not evaluated so: `hardlab evaluate {names} {how}`"
+        again = " and ".join(claim.commands(arms, claim.testable_from))
         return (
-            f"the runs are there, their rows in {claim.measure.table}.csv are not: `hardlab figures --from runs --all`"
+            f"{' '.join(dict.fromkeys(name for of in trained for name in of))} came without rows in "
+            f"{claim.measure.table}.csv: `hardlab figures --from runs --all` where the folders of the runs still are, "
+            f"else train them again, {again}"
         )
 
 

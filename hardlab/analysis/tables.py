@@ -253,6 +253,8 @@ def collect(
         overlap = _with_earlier(overlap, out / "hvs_f4_left.csv", done)
         histogram = _with_earlier(histogram, out / "hvs_f3_right.csv", done)
         evaluation = _with_earlier(evaluation, out / "evaluation.csv", done)
+        if "configs" in logged:
+            logged["configs"] = _with_manifests(logged["configs"], evaluation, out / "manifests.jsonl")
     tables = {
         "hvs_f3_left": share[share["arm"] == HVS] if len(share) else share,
         "hvs_f3_right": histogram[histogram["arm"] != STATIC] if len(histogram) else histogram,
@@ -321,6 +323,14 @@ def _with_earlier(frame: pd.DataFrame, path: Path, done: pd.DataFrame) -> pd.Dat
     mine = pd.MultiIndex.from_frame(done[["setting", "arm", "seed"]])
     theirs = pd.MultiIndex.from_frame(earlier[["setting", "arm", "seed"]])
     return pd.concat([f for f in (frame, earlier[~theirs.isin(mine)]) if len(f)] or [frame], ignore_index=True)
+
+
+def _with_manifests(configs: pd.DataFrame, evaluation: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """``configs``, and from the manifests those of evaluated runs that were collected before there was this table."""
+    manifests = {m["id"]: m for m in _lines(path)}
+    lacking = set(evaluation["run"]) - set(configs["run"] if len(configs) else ())
+    named = evaluation[evaluation["run"].isin(lacking & manifests.keys())].drop_duplicates("run")
+    return _stack([configs, *(_told(who, manifests[who["run"]]) for who in named[list(WHO)].to_dict("records"))])
 
 
 def _row(path: Path) -> dict[str, Any]:
@@ -536,7 +546,10 @@ def _costs(about: Mapping[str, Any]) -> pd.DataFrame:
 
 def _configs(about: Mapping[str, Any]) -> pd.DataFrame:
     """The whole configuration of a run, dotted keys and values as JSON, and the device that it ran on."""
-    manifest = _manifest(about)
+    return _told(about, _manifest(about))
+
+
+def _told(about: Mapping[str, Any], manifest: Mapping[str, Any]) -> pd.DataFrame:
     told = {k: v for k, v in flat(manifest["config"]) if not k.startswith(("parent.", "logs."))}
     told |= {"device": manifest.get("device")}
     rows = [{**_who(about), "key": k, "value": v if isinstance(v, str) else json.dumps(v)} for k, v in told.items()]

@@ -88,13 +88,14 @@ def transfer(transfer: pd.DataFrame) -> Figure:
     ax.set_yticks(np.arange(len(names)) + 0.5, [NAMES[n] for n in names])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    several = transfer[~_same(transfer)].groupby(["recipe", "other"]).size().max() > 1
-    what = "t-interval over seeds" if several else "bootstrap interval over images"
+    seeds = transfer[~_same(transfer)].groupby(["recipe", "other"]).size()
+    what = "t-interval over seeds" if seeds.max() > 1 else "bootstrap interval over images"
+    what += " (of one seed: bootstrap over images)" if seeds.min() < seeds.max() else ""
     same = ", and s: rho of two seeds" if (transfer["run"].ne(transfer["other_run"]) & _same(transfer)).any() else ""
     style.caption(
         figure,
-        f"below the diagonal: Spearman's rho ± half its 95 % {what} · above: its ceiling, the\nroot of the product of "
-        f"both reliabilities · on it: reliability (odd against even draws){same}\n"
+        f"below the diagonal: Spearman's rho ± half its 95 % {what}\nabove: its ceiling, the root of the product of "
+        f"both reliabilities\non it: reliability (odd against even draws){same}\n"
         f"{_about(transfer)} · {transfer['images'].iloc[0]:.0f} images · {MARK} no run",
     )
     return figure

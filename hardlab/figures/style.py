@@ -110,11 +110,14 @@ def legend_above(figure: Figure) -> None:
 def about(frame: pd.DataFrame) -> str:
     """Rung, methods, data, seeds and, where the rows tell it, epochs, for a caption."""
     seeds = sorted(frame["seed"].unique())
-    told = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"one seed ({seeds[0]})"
+    each = frame.groupby(["setting", "recipe"])["seed"].nunique()  # some arms may lack seeds that others have
+    count = f"{each.min()} to {each.max()}" if each.min() < each.max() else f"{len(seeds)}"
+    told = f"{count} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"one seed ({seeds[0]})"
     *most, last = [METHODS.get(m, m) for m in sorted(frame["method"].unique(), reverse=True)]
     methods = f"{', '.join(most)} and {last}" if most else last
-    # some arms may have been trained for longer than others
-    epochs = sorted(frame["epochs"].dropna().unique()) if "epochs" in frame and "epoch" not in frame else []
+    # some arms may have been trained for longer than others; nothing is told where that of one is not known
+    known = "epochs" in frame and "epoch" not in frame and frame["epochs"].notna().all()
+    epochs = sorted(frame["epochs"].unique()) if known else []
     length = f" · epochs: {', '.join(f'{e:.0f}' for e in epochs)}" if epochs else ""
     return f"rung {_one(frame, 'rung')} · {methods} on {_one(frame, 'data')} · {told}{length}"
 

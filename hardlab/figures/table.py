@@ -155,14 +155,14 @@ def draw(
     width = (style.WIDTH - first - 0.06) / len(heads)
     fits = max(4, int(width / LETTER))
     # identifiers of ours break at their hyphens
-    wrapped = [[textwrap.wrap(text, fits) for text in h[:2]] for h in heads]
+    wrapped = [[textwrap.wrap(text, fits, break_long_words=False) for text in h[:2]] for h in heads]
     tops = [max(len(w[i]) for w in wrapped) for i in (0, 1)]
     lines: list[tuple[list[str], str, Sequence[Cell], bool]] = []
     room = max(8, int(first / LETTER))
     for (name, mine, rule), line in zip(names, cells, strict=True):
         lines.append((textwrap.wrap(name, room), mine if any(c.ours for c in line) else "", line, rule))
     heights = [max(len(name), 1) + any(bool(c.ours) for c in line) for name, _, line, _ in lines]
-    foot = [part for text in caption.split("\n") for part in textwrap.wrap(text, 104)]
+    foot = [part for text in caption.split("\n") for part in _even(text, 104)]
     total = 0.3 + LINE * (sum(tops) + sum(heights) + len(foot)) + 0.045 * len(lines) + 0.16
     figure = Figure(figsize=(style.WIDTH, total))
     ax = figure.add_axes((0, 0, 1, 1))
@@ -198,6 +198,12 @@ def draw(
     for i, text in enumerate(foot):
         _text(ax, 0.04, y + 0.07 + LINE * i, text, style.GREY, "left")
     return figure
+
+
+def _even(text: str, width: int) -> list[str]:
+    """As few lines as the width allows, of about one length: no last word alone."""
+    lines = textwrap.wrap(text, width)
+    return next(even for w in range(width // 2, width + 1) if len(even := textwrap.wrap(text, w)) == len(lines))
 
 
 def _text(ax: Axes, x: float, y: float, text: str, colour: str, align: str) -> None:
