@@ -19,7 +19,7 @@ from PIL import Image
 from hardlab import config, figures, recipes, registry
 from hardlab.analysis import tables, viewlog
 from hardlab.evaluate.protocols import PROTOCOLS
-from hardlab.figures import across, pick, style
+from hardlab.figures import across, pick, ppcl, style
 from hardlab.figures.table import Cell
 from hardlab.figures.table import draw as draw_table
 from hardlab.recipes import RECIPES
@@ -490,6 +490,15 @@ def test_no_word_of_a_narrow_tables_head_is_cut_and_no_last_word_of_a_note_stand
     texts = [t.get_text() for t in figure.axes[0].texts]
     assert "backbone" in texts
     assert " ".join(texts[-2:]) == note and min(map(len, texts[-2:])) > 40
+
+
+def test_what_is_printed_for_the_tenth_that_ours_were_trained_on_stands_in_words() -> None:
+    measure = {"features": "backbone", "split": "test", "options": "{}", "evaluated_on": "cifar10-jpeg"}
+    measure |= {"protocol": "linear-ppcl", "metric": "top1-last", "value": 0.45}
+    rows = pd.DataFrame([one("ppcl-simclr", s, data="cifar10-jpeg 10 %") | measure for s in SEEDS])
+    configs = pd.DataFrame(columns=[*tables.WHO, "key", "value"])
+    says = ppcl.f2(rows, configs, pd.read_csv(PAPER, dtype=str)).get_supxlabel()
+    assert "published for CIFAR-10 10 %: SimCLR 76.05, SimCLR + GAN 78.36, proposed 80.94\n" in says
 
 
 def test_correlations_of_one_seed_and_of_several_are_told_apart() -> None:

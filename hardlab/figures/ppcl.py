@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hardlab.figures import plots, style
-from hardlab.figures.pick import Arm, Ours, linear, published
+from hardlab.figures.pick import Arm, Ours, linear, published, trained_on
 from hardlab.figures.table import Column, column, row, table
 from hardlab.recipes import recipe
 
@@ -105,7 +105,9 @@ def _panels(
             ours = Ours([r for _, r in named], evaluation, configs)  # what there is, said in the caption
             if len(ours.rows):
                 arms, printed = [(n, Arm(r)) for n, r in named], {}
-                title, analogue = f"{ours.rows['data'].iloc[0]} instead of {title}", "ours on an analogue · "
+                data_name = str(ours.rows["data"].iloc[0])
+                title = f"{data_name} instead of {title}"
+                analogue = f"ours on an analogue{_same_share(paper, name, data_name, named) or ' · '}"
         ax.set(title=title, ylabel="linear top-1 (%)")
         plots.arms(ax, ours, arms, LINEAR, printed, f"no finished run on\n{where}")
         ax.tick_params(axis="x", rotation=35)
@@ -114,6 +116,14 @@ def _panels(
         style.legend_above(figure)
     plots.told(figure, pd.concat(frames), f"{analogue or 'ours at CIFAR scale · '}{plots.BARS}")
     return figure
+
+
+def _same_share(paper: pd.DataFrame, name: str, data: str, named: tuple[tuple[str, str], ...]) -> str:
+    """What Table 1 prints for the part of the set that ours were trained on; in words, being far from ours."""
+    where = next((f"{name} {share}" for share in SHARES if data in trained_on(name, share)), "")
+    values, rows = published(paper, "ppcl", "Table 1"), {recipe: row for row, recipe in ARMS}
+    told = [f"{n} {values[rows[r], where]}" for n, r in named if (rows.get(r), where) in values]
+    return f"; published for {where}: {', '.join(told)}\n" if told else ""
 
 
 def f3() -> Figure:
