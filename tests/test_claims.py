@@ -304,11 +304,14 @@ def test_runs_that_were_not_evaluated_so_need_an_evaluation(folder: Folder) -> N
 def test_runs_that_came_without_the_rows_are_named_with_what_makes_them(folder: Folder) -> None:
     loss = {"table": "epochs", "where": {"name": "loss"}}
     for s in range(2):
-        folder.run("simsiam-hvs", s, 0.5, table="epochs", epoch=0, name="loss")
+        told = folder.run("simsiam-hvs", s, 0.5, table="epochs", epoch=0, name="loss")
         bare = folder.run("simsiam", s, 0.4)
+    # of another length: its rows compare with no run of the other arm
+    other = folder.run("simsiam", 0, 0.4, overrides={"epochs": 9}, table="epochs", epoch=0, name="loss")
     row = folder.verdict(claim(measure=loss, published={"value": None, "unit": "loss", "of": "none"}))
     assert row.verdict == NO_RUN
     assert f"{bare} came without rows in epochs.csv: `hardlab figures --from runs --all`" in row.why
+    assert told not in row.why and other not in row.why
     assert row.why.endswith("train them again, `hardlab pretrain simsiam --rung cpu`.")
 
 

@@ -490,11 +490,16 @@ class Book:
             where = claim.seen(arms[0]).where
             how = f"--protocol {where['protocol']}" + (f" --data {on}" if (on := where.get("evaluated_on")) else "")
             return f"the runs are there, not evaluated so: `hardlab evaluate {names} {how}`"
-        again = " and ".join(claim.commands(arms, claim.testable_from))
+        seen = {run for of in per_arm for rows in of.values() for run in rows["run"]}
+        without = {arm: [n for n in names if n not in seen] for arm, names in enumerate(trained)}
+        lacking = [arms[at] for at, names in without.items() if names] or list(arms)
+        again = " and ".join(claim.commands(lacking, claim.testable_from))
+        names = " ".join(dict.fromkeys(name for of in without.values() for name in of))
+        if not names:
+            return f"the runs with rows in {claim.measure.table}.csv differ in more than their arm: {again}"
         return (
-            f"{' '.join(dict.fromkeys(name for of in trained for name in of))} came without rows in "
-            f"{claim.measure.table}.csv: `hardlab figures --from runs --all` where the folders of the runs still are, "
-            f"else train them again, {again}"
+            f"the runs {names} came without rows in {claim.measure.table}.csv: `hardlab figures --from runs --all` "
+            f"where their folders still are, else train them again, {again}"
         )
 
 
