@@ -118,6 +118,10 @@ def readme_table(
     rows = []
     for (arm, pattern), (what, scale, published) in _README.items():
         found = summary[(summary["arm"] == arm) & summary["quantity"].str.fullmatch(pattern)]
+        if arm == tables.STANDARD and not pattern.startswith(
+            ("detection", "segmentation")
+        ):  # the baselines of the arms above, nobody else's
+            found = found[found["setting"].isin(summary.loc[summary["arm"] == tables.HVS, "setting"])]
         for r in found.sort_values(["method", "data"], ascending=[False, True]).itertuples():
             title = METHODS.get(r.method, r.method)
             who = title + (" + HVS" if arm == "hvs" else "") if arm != "untrained" else "untrained network"
@@ -225,6 +229,8 @@ _README: dict[tuple[str, str], tuple[str, float, Callable[[pd.DataFrame, str], s
     ("untrained", "linear-lbfgs top1 of pixels on [^:]*"): ("converged linear probe, top-1 %", 100, _nothing),
     ("standard", "detection AP of backbone on [^:]*"): ("detection on built-in scenes, AP", 100, _nothing),
     ("untrained", "detection AP of backbone on [^:]*"): ("detection on built-in scenes, AP", 100, _nothing),
+    ("standard", "segmentation mask-AP of backbone on [^:]*"): ("segmentation of them, mask AP", 100, _nothing),
+    ("untrained", "segmentation mask-AP of backbone on [^:]*"): ("segmentation of them, mask AP", 100, _nothing),
 }
 
 
