@@ -112,8 +112,8 @@ def _votes(
 def _cosines(memory: Tensor, queries: Tensor) -> Tensor:
     """Products (N,Q) of all rows.
 
-    On a CPU as a 1x1 convolution with the memory as the image and the queries as the kernels: oneDNN does that faster
-    than MKL does the matrix product, and as exactly.
+    On a CPU as a 1x1 convolution with the memory as the image and the queries as the kernels: oneDNN does that as
+    exactly as MKL does the matrix product, and faster, by much or by little as the processor has it.
     """
     if memory.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return memory @ queries.T

@@ -21,14 +21,18 @@ MARK = "–"
 AXIS = "percentile of an image's loss within the batch, 0 (easy) to 100 (hard)"
 
 
+def _no_figure(title: str) -> Figure:
+    figure, (ax,) = style.new(1.6)
+    ax.set_title(title)
+    style.gap(ax, MISSING)
+    style.caption(figure, "no run of ours")
+    return figure
+
+
 def hardness(hardness: pd.DataFrame, hardness_pixels: np.ndarray | None) -> Figure:
     """Same image, five methods: the loss percentile of each image of a batch under each method, easiest image first."""
     if not len(hardness):
-        figure, (ax,) = style.new(1.6)
-        ax.set_title("Same image, five methods")
-        style.gap(ax, MISSING)
-        style.caption(figure, "no run of ours")
-        return figure
+        return _no_figure("Same image, five methods")
     names, count = _rows(hardness), int(hardness["tile"].max()) + 1
     first, last = 1.15, 1.15 + len(names)
     figure = Figure(figsize=(style.WIDTH, 0.27 * (last + 3.2) + 0.75), layout="constrained")
@@ -71,11 +75,7 @@ def hardness(hardness: pd.DataFrame, hardness_pixels: np.ndarray | None) -> Figu
 def transfer(transfer: pd.DataFrame) -> Figure:
     """Does hardness transfer: rank correlation of the mean loss percentiles of every two methods, and its ceiling."""
     if not len(transfer):
-        figure, (ax,) = style.new(1.6)
-        ax.set_title("Does hardness transfer?")
-        style.gap(ax, MISSING)
-        style.caption(figure, "no run of ours")
-        return figure
+        return _no_figure("Does hardness transfer?")
     names = _rows(transfer)
     figure = Figure(figsize=(style.WIDTH, 0.37 * len(names) + 1.2), layout="constrained")
     ax = figure.subplots()
