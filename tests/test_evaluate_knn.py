@@ -28,13 +28,18 @@ def make(n, q, d=16, classes=7, seed=0):
     )
 
 
-@pytest.fixture(params=["one tile", "small tiles", "no blocks"])
+@pytest.fixture(params=["one tile", "small tiles", "no blocks", "blocks of blocks of blocks", "the other product"])
 def tiles(request, monkeypatch):
     if request.param == "small tiles":
         monkeypatch.setattr(module, "_QUERIES", 11)
         monkeypatch.setattr(module, "_ROWS", 97)
     if request.param == "no blocks":
-        monkeypatch.setattr(module, "_BLOCK", 10**6)
+        monkeypatch.setattr(module, "_BLOCKS", ())
+    if request.param == "blocks of blocks of blocks":
+        monkeypatch.setattr(module, "_BLOCKS", (3, 2, 2))
+    if request.param == "the other product":
+        other = not module._by_convolution()
+        monkeypatch.setattr(module, "_by_convolution", lambda: other)
 
 
 def test_scores_equal_a_loop_in_double_precision(tiles):
@@ -118,10 +123,14 @@ def test_ks_are_answered_in_the_order_asked_and_repeat_as_themselves():
     assert all(found[k] == knn(train_f, train_y, test_f, test_y, ks=[k])[k] for k in found)
 
 
-def test_no_tile_is_larger_than_32_mib():
-    assert module._QUERIES * module._ROWS * 4 <= 32 * 2**20
-    # the integers of the tie-break are twice as wide as the similarities
-    assert module._QUERIES // 4 * module._ROWS * 8 <= 32 * 2**20
+def test_the_tile_of_similarities_is_made_once_and_stays_below_96_mib(monkeypatch):
+    made, make_tile = [], module._tile
+    monkeypatch.setattr(module, "_QUERIES", 16)
+    monkeypatch.setattr(module, "_tile", lambda *args: made.append(make_tile(*args)) or made[-1])
+    knn(*make(400, 100))
+    assert [tile.numel() for tile in made] == [16 * 400]
+    monkeypatch.undo()
+    assert module._QUERIES * module._ROWS * 4 <= 96 * 2**20
 
 
 @pytest.mark.parametrize(
