@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 
 import numpy as np
+import openTSNE
 import pytest
 import torch
+from sklearn.neighbors import NearestNeighbors
 
 from hardlab import nets, recipes, train
 from hardlab.analysis import negatives
@@ -151,3 +154,30 @@ def test_moco_whose_negatives_another_keeps_has_no_queue_to_show():
     assert len(net.negatives.ages()) == 16
     net.negatives = torch.nn.Identity()
     assert net.snapshot(None, None) == {}
+
+
+def test_the_nearest_points_are_scikit_learns_without_the_point_itself_even_among_copies():
+    points = np.random.default_rng(0).standard_normal((300, 6))
+    points[:40] = points[0]
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    rows, distances = negatives._nearest(points, 12)
+    assert rows.shape == (300, 12) and (rows != np.arange(300)[:, None]).all()
+    peer, _ = NearestNeighbors(n_neighbors=12).fit(points).kneighbors()
+    np.testing.assert_allclose(distances, peer, atol=1e-6)
+    np.testing.assert_allclose(distances, np.linalg.norm(points[rows] - points[:, None], axis=2))
+
+
+def test_a_layout_by_scipys_transforms_is_the_one_by_numpys_and_opentsne_is_left_as_it_was():
+    from openTSNE._matrix_mul import matrix_mul
+
+    points = np.random.default_rng(0).standard_normal((80, 5))
+    before, layouts = matrix_mul.np, []
+    for transforms in (contextlib.nullcontext(), negatives._scipy_transforms(2)):
+        layout = openTSNE.TSNEEmbedding(
+            points[:, :2].copy(), openTSNE.affinity.PerplexityBasedNN(points, 10, method="exact", random_state=0),
+            negative_gradient_method="fft", random_state=0,
+        )  # fmt: skip
+        with transforms:
+            layouts.append(np.asarray(layout.optimize(20)))
+    np.testing.assert_allclose(*layouts, rtol=1e-6)
+    assert matrix_mul.np is before

@@ -6,15 +6,18 @@ Everything is read from ``snapshots/`` of finished runs; the nearest real images
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.fft
 import torch
 
 from hardlab import build, runs
+from hardlab.evaluate.knn import neighbours
 from hardlab.types import HardlabError
 
 _NEIGHBOURS = 5  # whose mean position a point without a place of its own starts from
@@ -219,21 +222,61 @@ def tsne(
     seed: int = 0,
     jobs: int = 1,
 ) -> np.ndarray:
-    """(N,2) layout of ``points`` (N,D) by openTSNE with exact neighbours, the same each time with one job.
+    """(N,2) layout of unit vectors ``points`` (N,D) by openTSNE with exact neighbours, the same each time with one job.
 
     start: (N,2) places to start from instead of the first two principal components and 250 steps of early exaggeration.
     """
     import openTSNE
 
     wanted = min(perplexity, (len(points) - 1) / 3)
-    near = openTSNE.affinity.PerplexityBasedNN(points, wanted, method="exact", random_state=seed, n_jobs=jobs)
+    rows, distances = _nearest(points, min(int(3 * wanted), len(points) - 1))
+    index = openTSNE.nearest_neighbors.PrecomputedNeighbors(rows, distances)
+    near = openTSNE.affinity.PerplexityBasedNN(knn_index=index, perplexity=wanted, n_jobs=jobs)
     first = openTSNE.initialization.pca(points, random_state=seed) if start is None else start
     # a tree costs n log n, interpolation on a grid n: openTSNE's own border
     gradient = "bh" if len(points) < 10_000 else "fft"
     layout = openTSNE.TSNEEmbedding(first, near, negative_gradient_method=gradient, random_state=seed, n_jobs=jobs)
-    if start is None:  # clusters form while attraction is exaggerated; later that would tear the layout apart
-        layout = layout.optimize(250, exaggeration=12, momentum=0.5)
-    return np.asarray(layout.optimize(iterations, momentum=0.8))
+    with _scipy_transforms(jobs):
+        if start is None:  # clusters form while attraction is exaggerated; later that would tear the layout apart
+            layout = layout.optimize(250, exaggeration=12, momentum=0.5)
+        return np.asarray(layout.optimize(iterations, momentum=0.8))
+
+
+def _nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (N,k) of the ``k`` points nearest to each of the unit vectors ``points`` (N,D) but itself, and distances."""
+    vectors = torch.from_numpy(points).float()
+    tile = vectors.new_empty(256 * len(vectors))
+    found = torch.cat([neighbours(vectors, part, k + 1, tile)[1] for part in vectors.split(256)])
+    others = found != torch.arange(len(found))[:, None]
+    others[others.all(1), -1] = False  # more than k copies of a point hide it from itself
+    rows = found[others].view(-1, k).numpy()
+    apart = [np.linalg.norm(points[near] - point, axis=1) for point, near in zip(points, rows, strict=True)]
+    return rows, np.stack(apart)
+
+
+@contextmanager
+def _scipy_transforms(jobs: int) -> Iterator[None]:
+    """Give openTSNE scipy's Fourier transforms for numpy's, which give the same and took half of a step's time.
+
+    Its wheels are built without FFTW, which it would take instead; such a build is left as it is.
+    """
+    from openTSNE._matrix_mul import matrix_mul
+
+    class Numpy:
+        fft = scipy.fft
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(np, name)
+
+    numpy = getattr(matrix_mul, "np", None)
+    try:
+        if numpy is not None:
+            matrix_mul.np = Numpy()
+        with scipy.fft.set_workers(jobs):
+            yield
+    finally:
+        if numpy is not None:
+            matrix_mul.np = numpy
 
 
 def _distance(cosine: np.ndarray) -> np.ndarray:
