@@ -18,7 +18,7 @@ from PIL import Image
 
 from hardlab import config, figures, recipes, registry
 from hardlab.analysis import tables, viewlog
-from hardlab.evaluate.protocols import PROTOCOLS
+from hardlab.evaluate.protocols import PROTOCOLS, settings
 from hardlab.figures import across, pick, ppcl, style
 from hardlab.figures.table import Cell
 from hardlab.figures.table import draw as draw_table
@@ -624,3 +624,84 @@ def test_rows_of_the_built_in_scenes_stay_where_the_accuracies_are_of_other_data
     # of as many on both, a real set comes before a built-in one
     rows = [r for r in rows if r["seed"] == 0 and r["protocol"] == "knn"]
     assert Ours(("adco", "simclr"), pd.DataFrame(rows)).rows["data"].unique().tolist() == ["cifar10"]
+
+
+# figure, recipe, protocol and metric of its transfer, head of its built-in columns, and whether those are lines instead
+TRANSFERS = (
+    ("hvs_t2", "simsiam", "linear-hvs-simsiam", "top1-last", "linear", True),
+    ("hvs_t2", "simsiam", "finetune-hvs-resnet", "top1-last", "finetuned", True),
+    ("hnssl_t5", "hnssl", "linear-hnssl-transfer", "top1", "transfer", False),
+    ("hnssl_t6", "hnssl", "finetune-hnssl", "top1-last", "transfer", False),
+    ("hexa_t1", "hexa-moco", "linear-hexa-cifar", "top1-last", "transfer", False),
+    ("hexa_t5", "hexa-moco", "finetune-hexa", "top1-last", "transfer", False),
+    ("adco_t4", "adco", "linear-adco-places", "top1-last", "linear", False),
+    ("ppcl_t3", "ppcl", "linear-ppcl", "top1-last", "data of the rung to", True),
+    ("ppcl_t4", "ppcl", "linear-ppcl", "top1-last", "data of the rung to", True),
+)
+
+
+def transferred(folder: Path, recipe: str, protocol: str, metric: str, data: str, options: str = "{}") -> None:
+    """A run with its own accuracy of a half and its accuracy on both built-in sets, as the only table."""
+    where = {"features": "backbone", "split": "test", "options": options, "metric": metric, "protocol": protocol}
+    values = {data.split()[0]: 0.5} | {"digits": 0.625, "shapes": 0.75}
+    rows = [one(recipe, 0, data) | where | {"evaluated_on": on, "value": v} for on, v in values.items()]
+    pd.DataFrame(rows, columns=list(tables.COLUMNS["evaluation"])).to_csv(folder / "evaluation.csv", index=False)
+
+
+def placed(figure: Figure) -> dict[str, tuple[float, float]]:
+    """Where each text of a table stands that stands there once."""
+    every = [(t.get_text(), t.get_position()) for t in figure.axes[0].texts]
+    return {text: at for text, at in every if [x for x, _ in every].count(text) == 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "protocol", "metric", "head", "turned"),
+    [t if t[0] == "hnssl_t5" else pytest.param(*t, marks=pytest.mark.slow) for t in TRANSFERS],
+)
+def test_the_transfer_to_a_built_in_set_stands_in_its_cell(
+    name: str, recipe: str, protocol: str, metric: str, head: str, turned: bool, tmp_path: Path
+) -> None:
+    transferred(tmp_path, recipe, protocol, metric, "cifar10-jpeg 10 %")
+    figure = figures.make(name, tmp_path)
+    at = placed(figure)
+    for on, cell in (("digits", "62.5"), ("shapes", "75.0")):
+        if turned:
+            assert at[cell][1] == at[f"{head} {on}"][1] and at[cell][0] == at[recipe][0]
+        else:
+            assert at[cell][0] == at[on][0]
+    assert "digits and shapes: built-in sets, ours alone; nothing is printed for them" in at
+
+
+def test_a_run_trained_on_shapes_leaves_its_own_cell_a_gap_that_no_command_fills(tmp_path: Path) -> None:
+    transferred(tmp_path, "hnssl", "linear-hnssl-transfer", "top1", "shapes")
+    with pick.noting() as found:
+        shown = texts(figures.make("hnssl_t5", tmp_path)).split("\n")
+    assert "62.5" in shown and not {"50.0", "75.0"} & set(shown)
+    told = [command for evaluations in found.values() for command in evaluations]
+    assert not any("runs/hnssl" in command and "--data shapes" in command for command in told)
+    assert "hardlab evaluate RUN --protocol linear-hnssl-transfer --data digits" in told  # of the other arms
+
+
+def test_settings_other_than_the_published_ones_are_told_in_the_caption(tmp_path: Path) -> None:
+    options = settings("finetune-hnssl", {}, "digits") | {"updates": 50}
+    transferred(tmp_path, "hnssl", "finetune-hnssl", "top1-last", "cifar10", json.dumps(options))
+    figure = figures.make("hnssl_t6", tmp_path)
+    assert any(t.endswith(" by finetune-hnssl (updates=50)") for t in placed(figure))
+
+
+@pytest.mark.slow  # draws six figures
+def test_an_accuracy_on_another_set_is_none_of_the_accuracies_on_the_own_set(data_dir: Path, tmp_path: Path) -> None:
+    for table, by in (("evaluation", "linear-lbfgs"), ("curves", "linear")):
+        rows = pd.read_csv(data_dir / f"{table}.csv", dtype={"setting": str})
+        away = rows[rows["protocol"] == by].assign(evaluated_on="digits", value=0.01)
+        pd.concat([rows, away]).to_csv(tmp_path / f"{table}.csv", index=False)
+    for name in ("epochs", "configs"):
+        shutil.copy(data_dir / f"{name}.csv", tmp_path)
+    shutil.copy(PAPER, tmp_path)
+
+    def heights(figure: Figure) -> list[list[float]]:
+        return [np.asarray(line.get_ydata(), float).tolist() for ax in figure.axes for line in ax.get_lines()]
+
+    for name in ("hvs_results", "hnssl_f3", "hexa_f3"):
+        mine = heights(figures.make(name, tmp_path))
+        assert mine == heights(figures.make(name, data_dir)) and any(mine), name

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from hardlab.analysis.intervals import interval
 from hardlab.figures import plots, style
 from hardlab.figures.pick import Arm, Measure, Ours, gap, linear, measured, published, together
-from hardlab.figures.table import column, named, table
+from hardlab.figures.table import built_in, column, named, table
 
 STARS = "* with small crops"
 LINEAR = linear("linear-adco", head="own data")
@@ -187,11 +187,11 @@ def t3(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> 
 def t4(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """AdCo Table 4: transfer to classification and detection."""
     names = ("Supervised", "NPID++", "MoCo", "PIRL", "PCLv2", "BoWNet", "SimCLR", "MoCo v2", "SWAV*", "AdCo", "AdCo*")
+    probe = measured(("linear-adco-places", "top1-last"), head="linear")
     columns = [
         column("VOC07 mAP", "", measured(("svm", "mAP"), head="SVM", on="VOC07")),
-        column(
-            "Places205 top-1", "Places205", measured(("linear-adco-places", "top1-last"), head="linear", on="Places205")
-        ),
+        column("Places205 top-1", "Places205", probe._replace(on="Places205")),
+        *built_in(probe),
         column(
             "VOC detection AP50", "VOC AP50", measured(("detection-voc", "AP50"), ("detection", "AP50"), head="scenes")
         ),

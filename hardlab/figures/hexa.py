@@ -12,8 +12,8 @@ from matplotlib.patches import Circle
 from scipy import stats
 
 from hardlab.figures import plots, style
-from hardlab.figures.pick import Arm, Measure, Ours, gap, linear, measured, published
-from hardlab.figures.table import Row, column, named, table
+from hardlab.figures.pick import Arm, Measure, Ours, at_home, gap, linear, measured, published
+from hardlab.figures.table import Row, built_in, column, named, table
 from hardlab.registry import options
 
 SCHEMES = {"adv": "+Adv", "cmx": "+Cmx", "adv-cmx": "+Adv\n+Cmx", "adv-cmxa": "+Adv\n+Cmx$_A$"} | {
@@ -170,7 +170,7 @@ def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figu
     rows = curves[
         curves["protocol"].str.startswith("linear", na=False) & ~curves["features"].isin(["pixels", "student"])
     ]
-    rows = rows.assign(value=100 * rows["value"].astype(float))
+    rows = at_home(rows).assign(value=lambda of: 100 * of["value"].astype(float))
     whole = rows[rows["classifier_epoch"].isna() & rows["metric"].isin(["top1-last", "top1"])]
     drawn = [
         plots.curves(
@@ -290,11 +290,13 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
 
 def t1(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """HEXA Table 1: linear classification."""
+    probe = linear("linear-hexa-cifar", head="transfer")
     columns = [
         column("ImageNet", "", HEXA_LINEAR._replace(head="own data")),
         column("VOC07", "VOC07 mAP", measured(("svm", "mAP"), head="SVM", on="VOC07")),
-        column("C10", "CIFAR-10", linear("linear-hexa-cifar", head="transfer", on="CIFAR-10")),
-        column("C100", "CIFAR-100", linear("linear-hexa-cifar", head="transfer", on="CIFAR-100")),
+        column("C10", "CIFAR-10", probe._replace(on="CIFAR-10")),
+        column("C100", "CIFAR-100", probe._replace(on="CIFAR-100")),
+        *built_in(probe),
     ]
     return table(
         "HEXA, Table 1: linear classification",
@@ -381,10 +383,11 @@ def _detection(metric: str) -> Measure:
 
 def t5(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """HEXA Table 5: fine-tuning of the whole network."""
+    tuned = measured(("finetune-hexa", "top1-last"), head="transfer")
     columns = [
-        column(short, name, measured(("finetune-hexa", "top1-last"), head="transfer", on=name))
-        for short, name in (("C10", "CIFAR-10"), ("C100", "CIFAR-100"))
+        column(short, name, tuned._replace(on=name)) for short, name in (("C10", "CIFAR-10"), ("C100", "CIFAR-100"))
     ]
+    columns += built_in(tuned)
     return table(
         "HEXA, Table 5: fine-tuning of the whole network",
         "A",

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hardlab.figures import plots, style
-from hardlab.figures.pick import Arm, Measure, linear, measured
-from hardlab.figures.table import Column, Row, column, named, row, table
+from hardlab.figures.pick import Arm, Measure, at_home, linear, measured
+from hardlab.figures.table import Column, Row, built_in, column, named, row, table
 from hardlab.registry import options
 
 ARMS = (
@@ -88,6 +88,7 @@ def f3(epochs: pd.DataFrame, curves: pd.DataFrame, configs: pd.DataFrame) -> Fig
     figure, (ax,) = style.new(2.5)
     names = [r for _, r in ARMS]
     rows = curves[curves["protocol"].str.startswith("linear", na=False) & curves["metric"].isin(["top1-last", "top1"])]
+    rows = at_home(rows)
     rows = rows[rows["classifier_epoch"].isna() & ~rows["features"].isin(["pixels", "student"])]
     rows = plots.strongest(rows, names, configs)
     what = "linear top-1 (%)"
@@ -231,22 +232,19 @@ def t4(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame, cos
 
 def t5(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """HNSSL Table 5: transfer, linear."""
+    probe = measured(("linear-hnssl-transfer", "top1"), *linear("linear-hnssl").rows, head="transfer")
     columns = [
-        column(
-            n,
-            n,
-            measured(("linear-hnssl-transfer", "top1"), *linear("linear-hnssl").rows, head="transfer", on=s)
-            if n != "VOC 2007"
-            else measured(("svm", "mAP"), head="SVM", on=s),
-        )
+        column(n, n, probe._replace(on=s) if n != "VOC 2007" else measured(("svm", "mAP"), head="SVM", on=s))
         for n, s in SETS.items()
     ]
+    columns += built_in(probe)
     return _transfer("HNSSL, Table 5: transfer, linear classifier", "Table 5", columns, paper, evaluation, configs)
 
 
 def t6(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """HNSSL Table 6: transfer, fine-tuning."""
-    columns = [column(n, n, measured(("finetune-hnssl", "top1-last"), head="transfer", on=s)) for n, s in SETS.items()]
+    tuned = measured(("finetune-hnssl", "top1-last"), head="transfer")
+    columns = [*(column(n, n, tuned._replace(on=s)) for n, s in SETS.items()), *built_in(tuned)]
     return _transfer("HNSSL, Table 6: transfer, whole network", "Table 6", columns, paper, evaluation, configs)
 
 

@@ -18,8 +18,8 @@ from hardlab.analysis.tables import HVS, STANDARD, STATIC, UNTRAINED, choose
 from hardlab.analysis.viewlog import slots
 from hardlab.evaluate import detection, protocols
 from hardlab.figures import plots, style
-from hardlab.figures.pick import KNN, Arm, Measure, Ours, linear, measured, published
-from hardlab.figures.table import GAP, SCALES, Cell, Row, column, draw, row, said, signed, table
+from hardlab.figures.pick import KNN, Arm, Measure, Ours, at_home, linear, measured, published
+from hardlab.figures.table import GAP, SCALES, Cell, Row, built_in, column, draw, row, said, signed, table
 from hardlab.recipes import RUNGS, recipe
 from hardlab.registry import options
 
@@ -115,6 +115,7 @@ def results(evaluation: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """Accuracy with and without HVS (HVS Table 1 at small scale), and the gain beside the published one."""
     headline = [HEADLINE.get(protocol) for protocol in evaluation["protocol"]]
     rows = evaluation[evaluation["split"].eq("test") & evaluation["metric"].eq(pd.Series(headline, evaluation.index))]
+    rows = at_home(rows)
     probe = "linear, L-BFGS"
     if rows["protocol"].eq("linear").any():
         rows, probe = rows[rows["protocol"] != "linear-lbfgs"], "linear, SGD"  # one kind of linear classifier a figure
@@ -609,14 +610,9 @@ def t2(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> 
         "Food101": "Food101",
     }  # fmt: skip
     tuned = ("finetune-hvs-resnet", "top1-last"), ("finetune-hvs-vit", "top1-last")
-    columns = [
-        column(f"{d} {p}", "", m)
-        for d, on in sets.items()
-        for p, m in (
-            ("linear", linear("linear-hvs-simsiam", head="", on=on)),
-            ("finetuned", measured(*tuned, head="", on=on)),
-        )
-    ]
+    measures = linear("linear-hvs-simsiam"), measured(*tuned, head="finetuned")
+    columns = [column(f"{d} {m.head}", "", m._replace(head="", on=on)) for d, on in sets.items() for m in measures]
+    columns += built_in(*measures)
     rows = _pairs({"SimSiam RN50": "simsiam", "DINO ViT-S/16": "dino"})
     return table(
         "HVS, Table 2: transfer, linear and finetuned",

@@ -32,8 +32,7 @@ DATA: dict[str, tuple[str, ...]] = {
     "VOC07": ("voc2007",),
 }
 
-
-BUILT_IN = ("shapes", "digits")
+BUILT_IN = ("digits", "shapes")
 SCENES = ("detection", "segmentation")  # how the names of protocols on scenes begin
 
 
@@ -274,8 +273,11 @@ class Ours:
         wanted += [arm.trained[0]] if arm.trained else []
         if any(not set(DATA.get(name, (name,))) & set(DATASETS) for name in wanted):
             return
-        runs = " ".join(f"runs/{name}" for name in sorted(self.runs(arm)["run"].unique()))
-        on = f" --data {DATA[measure.on][0]}" if measure.on else ""
+        mine, to = self.runs(arm), DATA.get(measure.on, (measure.on,))
+        if _own(mine).isin(to).any():  # trained on the very set: no evaluation makes it a transfer
+            return
+        runs = " ".join(f"runs/{name}" for name in sorted(mine["run"].unique()))
+        on = f" --data {to[0]}" if measure.on else ""
         evaluate = f"hardlab evaluate {runs or 'RUN'} --protocol {self.protocol(measure)}{on}" if measure.rows else ""
         if not runs or evaluate:
             gap("" if runs else self.command(arm), evaluate)
@@ -309,12 +311,11 @@ class Ours:
     def _measured(self, measure: Measure) -> pd.DataFrame:
         """The rows of the first of the measure's protocols that any run of the figure has."""
         rows = self.rows
-        own = rows["data"].astype(str).str.split().str[0]
         if measure.on:  # what was trained on the very set is no transfer to it
             names = DATA.get(measure.on, (measure.on,))
-            rows = rows[rows["evaluated_on"].isin(names) & ~own.isin(names)]
+            rows = rows[rows["evaluated_on"].isin(names) & ~_own(rows).isin(names)]
         else:
-            rows = rows[rows["evaluated_on"] == own]
+            rows = at_home(rows)
         for protocol, metric in measure.rows:
             of = self.scenes if protocol.startswith(SCENES) else rows
             found = of[(of["protocol"] == protocol) & (of["metric"] == metric)]
@@ -346,6 +347,16 @@ class Ours:
 def trained_on(data: str, share: str = "100 %") -> list[str]:
     """Names of a data set and share in the column ``data``."""
     return [name if share == "100 %" else f"{name} {share}" for name in DATA.get(data, (data,))]
+
+
+def _own(rows: pd.DataFrame) -> pd.Series:
+    """The data set that each row's network was trained on, whatever share of it."""
+    return rows["data"].astype(str).str.split().str[0]
+
+
+def at_home(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that were measured on the set that their network was trained on: no transfer."""
+    return rows[rows["evaluated_on"] == _own(rows)]
 
 
 def together(rows: pd.DataFrame, any_data: bool) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from hardlab.figures import plots, style
 from hardlab.figures.pick import Arm, Ours, linear, published, trained_on
-from hardlab.figures.table import Column, column, row, table
+from hardlab.figures.table import Column, built_in, column, row, table
 from hardlab.recipes import recipe
 
 ARMS = (
@@ -21,6 +21,7 @@ ARMS = (
 ROWS = [row(name, r, rule=name == "Proposed") for name, r in ARMS]
 LINEAR = linear("linear-ppcl")
 SHARES = ("100 %", "20 %", "10 %")
+ANALOGUE = built_in(LINEAR._replace(head="data of the rung to"))
 
 
 def f1(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
@@ -215,6 +216,7 @@ def t3(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> 
     columns += [
         column("", f"data of the rung to {t}", LINEAR._replace(head="", on=t)) for t in ("CIFAR-10", "CIFAR-100")
     ]
+    columns += ANALOGUE
     return _table("Table 3: transfer from ImageNet-100", "X", "Table 3", columns, paper, evaluation, configs)
 
 
@@ -223,6 +225,7 @@ def t4(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> 
     columns = [_trained("CIFAR-10", s, "CIFAR-100") for s in SHARES]
     columns += [_trained("CIFAR-100", s, "CIFAR-10") for s in SHARES]
     columns += [_trained("ImageNet-10", s, t) for s in SHARES[:2] for t in ("CIFAR-10", "CIFAR-100")]
+    columns += ANALOGUE
     return _table("Table 4: transfer", "C", "Table 4", columns, paper, evaluation, configs)
 
 

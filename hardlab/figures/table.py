@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from hardlab.evaluate import protocols
 from hardlab.figures import style
-from hardlab.figures.pick import Arm, Measure, Ours, published
+from hardlab.figures.pick import BUILT_IN, Arm, Measure, Ours, published
 
 LINE = 0.135  # inches from one line to the next at 7 points
 LETTER = 0.0625  # inches a character takes at most, on average
@@ -66,6 +68,11 @@ def column(names: str | tuple[str, ...], head: str = "", ours: Measure | None = 
     return Column(names, head or names[0], ours, **more)  # type: ignore[arg-type]
 
 
+def built_in(*measures: Measure) -> list[Column]:
+    """Columns of ours alone: the transfer that each measure is, to the sets that need no download."""
+    return [column("", "", m._replace(head=f"{m.head} {name}", on=name)) for name in BUILT_IN for m in measures]
+
+
 def table(
     title: str,
     scale: str,
@@ -96,10 +103,21 @@ def table(
         names, heads = heads, names
     found = ours.frame
     told = f"{style.about(found)}" if len(found) else "no finished run of these arms"
-    protocols = f" · by {', '.join(sorted(ours.protocols))}" if len(found) and ours.protocols else ""
+    by = f" · by {', '.join(_told(p, found) for p in sorted(ours.protocols))}" if len(found) and ours.protocols else ""
     legend = f"{SCALES[scale]} (blue; ± half the 95 % t-interval; {GAP} no run yet)"
-    caption = f"{legend}\n{told}{protocols}" + (f"\n{note}" if note else "")
+    caption = f"{legend}\n{told}{by}" + (f"\n{note}" if note else "")
+    if any(c.ours and c.ours.on in BUILT_IN for c in columns):
+        caption += f"\n{' and '.join(BUILT_IN)}: built-in sets, ours alone; nothing is printed for them"
     return draw(title, names, heads, cells, caption)
+
+
+def _told(protocol: str, rows: pd.DataFrame) -> str:
+    """A protocol's name, with the settings that rows of it have otherwise than published."""
+    of, changed = rows[rows["protocol"] == protocol], set()
+    for on, options in set(zip(of["evaluated_on"], of["options"], strict=True)):
+        usual = json.loads(json.dumps(protocols.settings(protocol, {}, on)))
+        changed |= {f"{k}={v}" for k, v in json.loads(options).items() if v != usual.get(k)}
+    return f"{protocol} ({', '.join(sorted(changed))})" if changed else protocol
 
 
 def _called(arm: Arm | None) -> str:
@@ -148,7 +166,7 @@ def draw(
 ) -> Figure:
     """Lines of text in inches. names: (published, ours, rule) of each line. heads: (published, ours, _) of each column.
 
-    A line has a second one for ours where any of its cells has something of ours.
+    A line has a second one for ours where any of its cells has something of ours; what is ours alone has one.
     """
     first = LETTER * max(len(line) for n in names for line in (n[0], f"  {n[1]}"))
     first = min(max(first, 0.6), style.WIDTH - 0.42 * len(heads))
@@ -160,8 +178,9 @@ def draw(
     lines: list[tuple[list[str], str, Sequence[Cell], bool]] = []
     room = max(8, int(first / LETTER))
     for (name, mine, rule), line in zip(names, cells, strict=True):
-        lines.append((textwrap.wrap(name, room), mine if any(c.ours for c in line) else "", line, rule))
-    heights = [max(len(name), 1) + any(bool(c.ours) for c in line) for name, _, line, _ in lines]
+        parts = textwrap.wrap(name, room) or [""] * any(c.printed for c in line)
+        lines.append((parts, mine if any(c.ours for c in line) else "", line, rule))
+    heights = [len(parts) + any(bool(c.ours) for c in line) for parts, _, line, _ in lines]
     foot = [part for text in caption.split("\n") for part in _even(text, 104)]
     total = 0.3 + LINE * (sum(tops) + sum(heights) + len(foot)) + 0.045 * len(lines) + 0.16
     figure = Figure(figsize=(style.WIDTH, total))
@@ -188,11 +207,11 @@ def draw(
         for i, part in enumerate(said_by):
             _text(ax, 0.04, y + LINE * i, part, style.INK, "left")
         if mine:
-            _text(ax, 0.04 + LETTER * 2, y + LINE * max(len(said_by), 1), mine, style.BLUE, "left")
+            _text(ax, 0.04 + LETTER * 2, y + LINE * len(said_by), mine, style.BLUE, "left")
         for x, cell in zip(at, line, strict=True):
             _text(ax, x, y, cell.printed, style.INK, "center")
             if cell.ours:
-                _text(ax, x, y + LINE * max(len(said_by), 1), cell.ours, style.BLUE, "center")
+                _text(ax, x, y + LINE * len(said_by), cell.ours, style.BLUE, "center")
         y += LINE * height + 0.045
     _rule(ax, y, 0.9)
     for i, text in enumerate(foot):
