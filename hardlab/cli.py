@@ -314,13 +314,16 @@ def _gaps(gaps: dict[str, list[str]]) -> str:
 
 
 @cli.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--paper", default=None, help="Only of one paper: hexa, hvs, hnssl, adco or ppcl.")
 @click.option("--verdict", default=None, help="Only those whose verdict begins so, e.g. reproduced or needs.")
 @click.option("--why", is_flag=True, help="Also the reason of each verdict, and its runs.")
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), default=Path("figures/data"), show_default=True)
 @JSON
-def claims(paper: str | None, verdict: str | None, why: bool, data_dir: Path, as_json: bool) -> None:
-    """What the papers state that a run can test, and the verdict that the collected rows give.
+def claims(
+    ids: tuple[str, ...], paper: str | None, verdict: str | None, why: bool, data_dir: Path, as_json: bool
+) -> None:
+    """What the papers state that a run can test, and the verdict that the collected rows give: all, or those named.
 
     The verdict is computed: a 95 % interval over seeds against the claim's threshold.
     """
@@ -332,7 +335,10 @@ def claims(paper: str | None, verdict: str | None, why: bool, data_dir: Path, as
             raise registry.unknown("paper", paper, ledger.PAPERS)
         if verdict is not None and not any(v.startswith(verdict) for v in ledger.VERDICTS):
             raise registry.unknown("verdict", verdict, ledger.VERDICTS)
-    found = ledger.verdicts(data_dir, [c for c in ledger.load() if paper in (None, c.paper)])
+        for name in set(ids) - {c.id for c in ledger.load()}:
+            raise registry.unknown("claim", name, [c.id for c in ledger.load()])
+    wanted = [c for c in ledger.load() if paper in (None, c.paper) and (not ids or c.id in ids)]
+    found = ledger.verdicts(data_dir, wanted)
     found = found[found["verdict"].str.startswith(verdict or "")]
     rows = found.astype(object).where(found.notna(), None).to_dict("records")
     _echo(as_json, ledger.describe(found, why=why), rows)

@@ -504,9 +504,11 @@ def test_the_terminal_shows_claims_in_110_columns_and_filters_them() -> None:
     assert "needs a run" not in result.output and "HEXA" not in result.output
     told = CliRunner().invoke(cli, ["claims", "--data", str(DATA), "--paper", "hvs", "--why"]).output
     assert "Runs: simsiam-hvs-cpu-s0" in told
+    named = CliRunner().invoke(cli, ["claims", "hvs-predict", "hexa-beta", "--data", str(DATA), "--json"]).output
+    assert {row["id"] for row in json.loads(named)} == {"hvs-predict", "hexa-beta"}
     # a command is one line, to be copied
     commands = [line.strip() for line in told.splitlines() if line.startswith("        hardlab ")]
-    assert "hardlab pretrain simsiam-hvs-8 --rung cpu" in commands
+    assert "hardlab pretrain simsiam-hvs-8 --rung gpu" in commands
     assert max(len(line) for line in told.splitlines() if line.strip() not in commands) <= 110
     plain = CliRunner().invoke(cli, ["claims", "--data", str(DATA), "--verdict", "needs a run"]).output
     assert plain.count("hardlab pretrain") >= plain.count("needs a run") - 1 > 10  # the last line counts the verdicts
@@ -517,7 +519,7 @@ def test_the_terminal_gives_rows_as_json_and_refuses_slips(tmp_path: Path) -> No
     rows = json.loads(result.output)
     assert {r["paper"] for r in rows} == {"adco"}
     assert rows[0]["mean"] is None and rows[0]["verdict"] == NO_RUN
-    for option, value in (("--paper", "hvx"), ("--verdict", "reprodused")):
-        refused = CliRunner().invoke(cli, ["claims", option, value])
+    for *option, value in (("--paper", "hvx"), ("--verdict", "reprodused"), ("hexa-betta",)):
+        refused = CliRunner().invoke(cli, ["claims", *option, value])
         assert refused.exit_code == 2
         assert value in refused.output and "Did you mean" in refused.output
