@@ -281,6 +281,14 @@ def split_bn(net: nn.Module, groups: int) -> nn.Module:
     return net
 
 
+def whole_bn(net: nn.Module) -> nn.Module:
+    """Undo ``split_bn`` in place, for batches of any size after pre-training; returns ``net``."""
+    for m in net.modules():
+        if isinstance(m, SplitBN):
+            m.__class__ = nn.BatchNorm2d
+    return net
+
+
 @contextmanager
 def running_stats_frozen(net: nn.Module) -> Iterator[None]:
     """Batch statistics are used inside, and no BN buffer of ``net`` moves."""

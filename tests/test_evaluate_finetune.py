@@ -17,7 +17,7 @@ from hardlab.evaluate.finetune import Part, finetune
 from hardlab.evaluate.labels import LISTS, labelled
 from hardlab.evaluate.linear import SCHEDULES, held_out, linear_probe
 from hardlab.evaluate.protocols import PROTOCOLS
-from hardlab.nets import Tiny
+from hardlab.nets import Tiny, split_bn
 from hardlab.types import HardlabError
 from hardlab.views import PRESETS, Look
 
@@ -83,6 +83,16 @@ def test_one_seed_gives_one_result_and_another_seed_another(sets):
         for s in (1, 1, 2)
     )
     assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_a_network_of_split_norms_is_tuned_as_its_plain_twin_whatever_the_size_of_the_last_batch(sets):
+    settings = {"epochs": 1, "batch_size": 16, "augment": "none", "size": 16}
+    part = Part(sets[0], torch.arange(27))  # the last batch has 11 images, no multiple of 8
+    split = split_bn(net(), 8)
+    tuned = finetune(split, LOOK, part, whole(sets[1]), **settings)
+    plain = finetune(net(), LOOK, part, whole(sets[1]), **settings)
+    assert tuned.loss == plain.loss and tuned.top1 == plain.top1
+    assert type(split.stem[1]).__name__ == "SplitBN"  # the given network stays as it is
 
 
 def test_the_semi_supervised_schedule_falls_fivefold_after_12_and_16_of_20_epochs():

@@ -25,7 +25,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from hardlab.data import Images, load
-from hardlab.nets import Tiny
+from hardlab.nets import Tiny, whole_bn
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
 
@@ -649,7 +649,7 @@ def detect(
     devices = [p.device for p in itertools.islice(net.parameters(), 1) if p.device.type == "cuda"]
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
-        copied = copy.deepcopy(net).requires_grad_(True)
+        copied = whole_bn(copy.deepcopy(net)).requires_grad_(True)
         model = detector(copied, len(train.classes), mean=mean, std=std, **network)
         losses = tune(model, train, generator, **schedule)
         metrics = score(model, held_out, batch_size=o["batch_size"], recalls=o["recalls"], small=o["small"])
