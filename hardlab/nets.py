@@ -285,7 +285,7 @@ def whole_bn(net: nn.Module) -> nn.Module:
     """Undo ``split_bn`` in place, for batches of any size after pre-training; returns ``net``."""
     for m in net.modules():
         if isinstance(m, SplitBN):
-            m.__class__ = nn.BatchNorm2d
+            m.__class__ = nn.BatchNorm2d  # type: ignore[assignment]  # what split_bn took it from
     return net
 
 
