@@ -19,7 +19,7 @@ from PIL import Image
 from hardlab import config, figures, recipes, registry
 from hardlab.analysis import tables, viewlog
 from hardlab.evaluate.protocols import PROTOCOLS, settings
-from hardlab.figures import across, pick, ppcl, style
+from hardlab.figures import across, hnssl, pick, ppcl, style
 from hardlab.figures.table import Cell
 from hardlab.figures.table import draw as draw_table
 from hardlab.recipes import RECIPES
@@ -601,6 +601,26 @@ def test_every_command_that_fills_a_gap_names_what_exists(name: str, tmp_path: P
 def test_a_run_that_is_there_but_not_measured_is_asked_to_be_evaluated(arms: Path) -> None:
     gaps = figures.gaps("hnssl_t3", arms)
     assert any(g == "hardlab evaluate runs/hnssl-a-s0 runs/hnssl-a-s1 --protocol semi-hnssl-1" for g in gaps)
+
+
+def test_a_figure_shows_the_probe_that_most_of_its_arms_have_and_of_equals_the_papers() -> None:
+    where = {"features": "backbone", "split": "test", "options": "{}", "evaluated_on": "cifar10", "metric": "top1-last"}
+    both = {"linear": 0.3, "linear-hvs-dino": 0.9}
+    rows = [one("dino", 0) | where | {"protocol": p, "value": v} for p, v in both.items()]
+    rows += [one("dino-hvs", 0) | where | {"protocol": "linear", "value": 0.4}]
+    measure, names = pick.linear("linear-hvs-dino"), ("dino", "dino-hvs")
+    assert pick.Ours(names, pd.DataFrame(rows)).values(pick.Arm("dino"), measure).tolist() == [30.0]
+    rows += [one("dino-hvs", 0) | where | {"protocol": "linear-hvs-dino", "value": 0.8}]
+    assert pick.Ours(names, pd.DataFrame(rows)).values(pick.Arm("dino"), measure).tolist() == [90.0]
+
+
+def test_one_checkpoint_is_no_curve_and_the_monitor_of_all_arms_stands_for_the_probe_of_one(data_dir: Path) -> None:
+    curves, epochs = pd.read_csv(data_dir / "curves.csv"), pd.read_csv(data_dir / "epochs.csv")
+    configs = pd.read_csv(data_dir / "configs.csv", dtype=str)
+    label = lambda rows: hnssl.f3(epochs, rows, configs).axes[0].get_ylabel()  # noqa: E731
+    assert label(curves) == "linear top-1 (%)"
+    assert label(curves[curves["epoch"] == curves["epoch"].max()]) == "kNN top-1 (%), monitor"
+    assert label(curves[curves["recipe"] == "hnssl"]) == "kNN top-1 (%), monitor"
 
 
 def recipes_width(network: str) -> int:

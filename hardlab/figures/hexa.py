@@ -138,7 +138,7 @@ def f2(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
         axes, ("moco", "deepcluster"), (("moco",), ("deepcluster-6crop", "deepcluster")), strict=True
     ):
         found = [(_scheme(name, evaluation, configs), name) for name in names]
-        (ours, named), _ = max(found, key=lambda f: len(f[0][0].rows))
+        (ours, named), _ = max(found, key=lambda f: f[0][0].rows["recipe"].nunique())
         measure = linear(f"linear-hexa-{base}-1")
         plots.arms(ax, ours, named, measure)
         ax.set(title=f"HEXA on {style.METHODS[base]}", ylabel="linear top-1 (%)")

@@ -90,12 +90,12 @@ def f3(epochs: pd.DataFrame, curves: pd.DataFrame, configs: pd.DataFrame) -> Fig
     rows = curves[curves["protocol"].str.startswith("linear", na=False) & curves["metric"].isin(["top1-last", "top1"])]
     rows = at_home(rows)
     rows = rows[rows["classifier_epoch"].isna() & ~rows["features"].isin(["pixels", "student"])]
-    rows = plots.strongest(rows, names, configs)
-    what = "linear top-1 (%)"
-    if not len(rows):  # the monitor of training stands in
-        rows, what = plots.strongest(epochs[epochs["name"] == "knn"], names, configs), "kNN top-1 (%), monitor"
-    else:
-        rows = rows[rows["protocol"] == rows["protocol"].min()]
+    rows = rows[rows.groupby("run")["epoch"].transform("nunique") > 1]  # one checkpoint is no curve
+    rows, what = plots.strongest(rows, names, configs), "linear top-1 (%)"
+    rows = rows[rows["protocol"] == rows["protocol"].min()]
+    monitor = plots.strongest(epochs[epochs["name"] == "knn"], names, configs)
+    if monitor["recipe"].nunique() > rows["recipe"].nunique():  # the monitor of training stands in
+        rows, what = monitor, "kNN top-1 (%), monitor"
     ax.set(xlabel="epoch", ylabel=what if len(rows) else "linear top-1 (%)")
     drawn = plots.curves(ax, rows.assign(value=100 * rows["value"].astype(float)), ARMS, protocol="linear")
     if len(drawn):

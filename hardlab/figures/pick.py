@@ -309,20 +309,22 @@ class Ours:
         return self._note(rows, 100 * rows.groupby("seed")["value"].mean())
 
     def _measured(self, measure: Measure) -> pd.DataFrame:
-        """The rows of the first of the measure's protocols that any run of the figure has."""
+        """The rows of that of the measure's protocols that the most arms and runs have, of equals the first."""
         rows = self.rows
         if measure.on:  # what was trained on the very set is no transfer to it
             names = DATA.get(measure.on, (measure.on,))
             rows = rows[rows["evaluated_on"].isin(names) & ~_own(rows).isin(names)]
         else:
             rows = at_home(rows)
+        best = rows.iloc[:0]
         for protocol, metric in measure.rows:
             of = self.scenes if protocol.startswith(SCENES) else rows
             found = of[(of["protocol"] == protocol) & (of["metric"] == metric)]
-            if len(found):
-                self.protocols[protocol] = metric
-                return found
-        return rows.iloc[:0]
+            if (found["recipe"].nunique(), found["run"].nunique()) > (best["recipe"].nunique(), best["run"].nunique()):
+                best = found
+        if len(best):
+            self.protocols[str(best["protocol"].iloc[0])] = str(best["metric"].iloc[0])
+        return best
 
     def protocol(self, measure: Measure) -> str:
         """The one that the other arms were measured by, or the paper's."""

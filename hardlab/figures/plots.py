@@ -130,9 +130,10 @@ def curves(
 
 
 def strongest(frame: pd.DataFrame, recipes: Sequence[str], configs: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Of the highest rung, the data set of most of these recipes, and of each, as it is, the setting of most seeds."""
+    """Of the highest rung, the data set of most of these recipes, and of each, as it is, the setting of most others."""
     rows, book = together(frame[frame["recipe"].isin(recipes)], any_data=False), Book(configs)
-    kept = [book.one_setting(book.only(rows, Arm(recipe))) for recipe in recipes]
+    peers = rows.groupby("setting")["recipe"].nunique().to_dict()
+    kept = [book.one_setting(book.only(rows, Arm(recipe)), peers) for recipe in recipes]
     return pd.concat(kept) if any(map(len, kept)) else rows.iloc[:0]
 
 
