@@ -23,6 +23,7 @@ from hardlab.registry import unknown
 from hardlab.types import HardlabError
 from hardlab.views import PARAMS
 
+SAME = ("setting", "arm", "seed")  # runs that share these are one training, whatever it is called
 WHO = ("rung", "data", "method", "setting", "arm", "recipe", "seed", "run")  # every table starts with these
 COLUMNS: dict[str, tuple[str, ...]] = {
     "hvs_f2": (*WHO, "row", *viewlog.SCHEMA.names, "iou"),
@@ -202,11 +203,11 @@ def collect(
 ) -> list[Path]:
     """Write every table of ``COLUMNS`` as CSV, the manifests of the runs, and HVS Figure 2's pictures; gives the paths.
 
-    Only runs whose manifest says ``done`` count, and of runs that differ in nothing but their name the one that started
-    last. Rows are sorted, so the files are byte-identical when nothing changed. ``root`` is where the data sets lie;
-    the pictures are left out where the run's images are not there or are not those it was trained on. add: rows and
-    manifests of runs that are in ``out_dir`` and not in ``runs_dir`` stay (they were made on another machine). only:
-    tables to make instead of all; importances and what goes across the papers take the longest.
+    Only runs whose manifest says ``done`` count, and of runs of one recipe that differ in nothing but their name the
+    one that started last. Rows are sorted, so the files are byte-identical when nothing changed. ``root`` is where the
+    data sets lie; the pictures are left out where the run's images are not there or are not those it was trained on.
+    add: rows and manifests of runs that are in ``out_dir`` and not in ``runs_dir`` stay (they were made on another
+    machine). only: tables to make instead of all; importances and what goes across the papers take the longest.
     """
     for name in only or ():
         if name not in COLUMNS:
@@ -216,7 +217,7 @@ def collect(
     out.mkdir(parents=True, exist_ok=True)
     table = runs(runs_dir)
     done = table[table["state"] == "done"].sort_values(["started", "run"], kind="stable")
-    done = done.drop_duplicates(["setting", "arm", "seed"], keep="last").sort_values("run", ignore_index=True)
+    done = done.drop_duplicates([*SAME, "recipe"], keep="last").sort_values("run", ignore_index=True)
     evaluation = results(runs_dir)
     evaluation = evaluation[evaluation["run"].isin(done["run"])]
 
@@ -320,8 +321,8 @@ def _with_earlier(frame: pd.DataFrame, path: Path, done: pd.DataFrame) -> pd.Dat
     blank = ("value", "classifier_epoch", "distance", "age", "false_hardest", "false_all", "nearest_real")
     numbers = {} if path.stem == "configs" else dict.fromkeys(blank, "")
     earlier = pd.read_csv(path, dtype=texts, encoding="utf-8", keep_default_na=False, na_values=numbers)
-    mine = pd.MultiIndex.from_frame(done[["setting", "arm", "seed"]])
-    theirs = pd.MultiIndex.from_frame(earlier[["setting", "arm", "seed"]])
+    mine = pd.MultiIndex.from_frame(done[[*SAME, "recipe"]])
+    theirs = pd.MultiIndex.from_frame(earlier[[*SAME, "recipe"]])
     return pd.concat([f for f in (frame, earlier[~theirs.isin(mine)]) if len(f)] or [frame], ignore_index=True)
 
 
@@ -391,6 +392,8 @@ def _summary(share: pd.DataFrame, overlap: pd.DataFrame, evaluation: pd.DataFram
         words = words.where(~several, words + " " + evaluation["options"])
         per_run.append(evaluation.assign(quantity=words)[[*WHO, "quantity", "value"]])
     values = pd.concat([p for p in per_run if len(p)] or [pd.DataFrame(columns=[*WHO, "quantity", "value"])])
+    # two recipes may be one and the same training, as stn-baseline is dino at most rungs: a seed counts once
+    values = values.sort_values("recipe", kind="stable").drop_duplicates([*SAME, "quantity"])
     same = ["rung", "data", "method", "setting", "seed"]
     differences = []
     for (_, _), rows in values[values["arm"] != STANDARD].groupby(["setting", "arm"], sort=True):

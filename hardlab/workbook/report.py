@@ -115,13 +115,14 @@ def readme_table(
     paper = pd.read_csv(Path(data_dir) / "paper.csv")
     paper["value"] = pd.to_numeric(paper["value"], errors="coerce")  # some published cells are words
     minutes = _minutes(Path(data_dir) / "manifests.jsonl")
+    # of trainings of several lengths, those that have the most seeds
+    selected = summary[summary["arm"] == tables.HVS].sort_values("n", kind="stable")
+    settings = set(selected.groupby(["method", "data"])["setting"].last())
     rows = []
     for (arm, pattern), (what, scale, published) in _README.items():
         found = summary[(summary["arm"] == arm) & summary["quantity"].str.fullmatch(pattern)]
-        if arm == tables.STANDARD and not pattern.startswith(
-            ("detection", "segmentation")
-        ):  # the baselines of the arms above, nobody else's
-            found = found[found["setting"].isin(summary.loc[summary["arm"] == tables.HVS, "setting"])]
+        if arm in (tables.HVS, tables.STANDARD) and not pattern.startswith(("detection", "segmentation")):
+            found = found[found["setting"].isin(settings)]  # with the baselines of these arms, nobody else's
         for r in found.sort_values(["method", "data"], ascending=[False, True]).itertuples():
             title = METHODS.get(r.method, r.method)
             who = title + (" + HVS" if arm == "hvs" else "") if arm != "untrained" else "untrained network"
