@@ -256,7 +256,7 @@ def _nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 @contextmanager
 def _scipy_transforms(jobs: int) -> Iterator[None]:
-    """Give openTSNE scipy's Fourier transforms for numpy's, which give the same and took half of a step's time.
+    """Give openTSNE scipy's Fourier transforms for numpy's, which give the same and take longer.
 
     Its wheels are built without FFTW, which it would take instead; such a build is left as it is.
     """
