@@ -85,8 +85,9 @@ def tsne(points: int = 20_000, dim: int = 128) -> list[dict[str, Any]]:
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     jobs = os.cpu_count() or 1
     negatives.tsne(x[:500], iterations=1)
-    ours, mine = seconds(lambda: negatives.tsne(x, jobs=jobs))
+    before, mine = seconds(lambda: negatives.tsne(x, jobs=jobs))
     theirs, peer = seconds(lambda: TSNE(2, init="pca", random_state=0, n_jobs=jobs).fit_transform(x))
+    ours = (before + seconds(lambda: negatives.tsne(x, jobs=jobs))[0]) / 2  # on both sides: a machine drifts in minutes
 
     def kept(layout: np.ndarray) -> float:
         """Of each point's ten nearest in the layout, the share of its own cluster."""

@@ -223,12 +223,20 @@ def driver() -> str | None:
 
 def processor() -> str:
     """The name of this machine's processor and its number of cores."""
+    return f"{_cpuinfo('model name') or platform.machine()}, {os.cpu_count()} cores"
+
+
+def fast_bfloat16() -> bool:
+    """Whether this machine's processor multiplies bfloat16 numbers in hardware, so faster than float32."""
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint((_cpuinfo("flags") or _cpuinfo("features")).split())
+
+
+def _cpuinfo(key: str) -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.machine()
-    return f"{name}, {os.cpu_count()} cores"
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(key)), "")
 
 
 def _step_of(line: str) -> float:

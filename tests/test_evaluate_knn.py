@@ -28,9 +28,14 @@ def make(n, q, d=16, classes=7, seed=0):
     )
 
 
-@pytest.fixture(params=["one tile", "small tiles", "no blocks", "blocks of blocks of blocks", "the other product"])
+LAYOUTS = ["one tile", "small tiles", "no blocks", "blocks of blocks of blocks", "the other product"]
+
+
+@pytest.fixture(params=[*LAYOUTS, "rough first", "rough first, small tiles"])
 def tiles(request, monkeypatch):
-    if request.param == "small tiles":
+    monkeypatch.setattr(module, "fast_bfloat16", lambda: "rough" in request.param)
+    monkeypatch.setattr(module, "_ROUGH", 1)
+    if "small tiles" in request.param:
         monkeypatch.setattr(module, "_QUERIES", 11)
         monkeypatch.setattr(module, "_ROWS", 97)
     if request.param == "no blocks":
@@ -123,14 +128,69 @@ def test_ks_are_answered_in_the_order_asked_and_repeat_as_themselves():
     assert all(found[k] == knn(train_f, train_y, test_f, test_y, ks=[k])[k] for k in found)
 
 
-def test_the_tile_of_similarities_is_made_once_and_stays_below_96_mib(monkeypatch):
-    made, make_tile = [], module._tile
+@pytest.mark.parametrize("search", ["_nearest_of_all", "_nearest_of_rough"])
+def test_all_parts_of_a_search_share_one_tile_of_at_most_96_mib(monkeypatch, search):
+    tiles, inner = [], getattr(module, search)
+    monkeypatch.setattr(module, "fast_bfloat16", lambda: search == "_nearest_of_rough")
     monkeypatch.setattr(module, "_QUERIES", 16)
-    monkeypatch.setattr(module, "_tile", lambda *args: made.append(make_tile(*args)) or made[-1])
-    knn(*make(400, 100))
-    assert [tile.numel() for tile in made] == [16 * 400]
+
+    def spy(*args):
+        tiles.append(next(a for a in args if isinstance(a, torch.Tensor) and a.ndim == 1))
+        return inner(*args)
+
+    monkeypatch.setattr(module, search, spy)
+    train_f, train_y, test_f, test_y = make(800, 100)
+    knn(train_f, train_y, test_f, test_y, ks=[5])
+    assert {(t.data_ptr(), t.numel()) for t in tiles} == {(tiles[0].data_ptr(), 16 * 800)}
     monkeypatch.undo()
     assert module._QUERIES * module._ROWS * 4 <= 96 * 2**20
+
+
+def rough(monkeypatch, *, on):
+    """Searches go by bfloat16 products, or do not; the number of queries left over by each is noted."""
+    left, inner = [], module._nearest_of_rough
+
+    def spy(*args):
+        left.append(inner(*args))
+        return left[-1]
+
+    monkeypatch.setattr(module, "_nearest_of_rough", spy)
+    monkeypatch.setattr(module, "fast_bfloat16", lambda: on)
+    monkeypatch.setattr(module, "_ROUGH", 1)
+    return left
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.3, 0.1, 0.05, 0.01, 0.0])
+@pytest.mark.parametrize("k", [1, 20, 60])
+def test_what_bfloat16_rounds_away_never_costs_a_neighbour(monkeypatch, spread, k):
+    g = torch.Generator().manual_seed(k)
+    # the smaller the spread, the more rows are as near as bfloat16 can tell; a few are copies of others
+    memory = torch.randn(1, 48, generator=g) + spread * torch.randn(1200, 48, generator=g)
+    memory[700:900] = memory[:200]
+    memory = torch.nn.functional.normalize(memory, dim=1)
+    queries = memory[::7] + 0.1 * spread * torch.randn(172, 48, generator=g)
+    queries = torch.nn.functional.normalize(queries, dim=1)
+    left = rough(monkeypatch, on=True)
+    cosine, rows = neighbours(memory, queries, k)
+    exact = queries.double() @ memory.double().T
+    kth = exact.topk(k, dim=1).values[:, -1:]
+    found = exact.gather(1, rows)
+    assert float((kth - found).max()) < 1e-6  # a miss by rounding of float32 is none
+    torch.testing.assert_close(cosine.double(), found, rtol=0, atol=1e-6)
+    assert all(len(set(row)) == k for row in rows.tolist())
+    assert len(left[0]) < 172 if spread == 1.0 else len(left) == 1
+    if spread == 0.0:
+        assert len(left[0]) == 172 and (rows == torch.arange(k)).all()
+
+
+def test_copies_of_a_row_come_in_their_order_by_either_search(monkeypatch):
+    train_f, *_ = make(300, 1, d=32)
+    memory = torch.nn.functional.normalize(train_f[torch.arange(900) % 300], dim=1)
+    for on in (False, True):
+        with monkeypatch.context() as patch:
+            left = rough(patch, on=on)
+            rows = neighbours(memory, memory[:50], 2)[1]
+        assert len(left) == on and (rows == torch.stack([torch.arange(50), torch.arange(300, 350)], 1)).all()
 
 
 @pytest.mark.parametrize(

@@ -245,8 +245,7 @@ def tsne(
 def _nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows (N,k) of the ``k`` points nearest to each of the unit vectors ``points`` (N,D) but itself, and distances."""
     vectors = torch.from_numpy(points).float()
-    tile = vectors.new_empty(256 * len(vectors))
-    found = torch.cat([neighbours(vectors, part, k + 1, tile)[1] for part in vectors.split(256)])
+    found = neighbours(vectors, vectors, k + 1)[1]
     others = found != torch.arange(len(found))[:, None]
     others[others.all(1), -1] = False  # more than k copies of a point hide it from itself
     rows = found[others].view(-1, k).numpy()

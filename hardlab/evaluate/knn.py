@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -10,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardlab.evaluate.features import check_features
-from hardlab.runs import processor
+from hardlab.runs import fast_bfloat16, processor
 from hardlab.types import HardlabError
 
 KS = (10, 20, 100, 200)  # HVS's appendix, as in DINO
 TEMPERATURE = 0.07
 _QUERIES, _ROWS = 384, 60_000  # a tile of similarities
+_ROUGH = 16  # rows for each candidate, below which a rough search saves nothing
 _PART = 3_000  # rows of one convolution: what it returns is copied into the tile while it is in the cache
 _BLOCKS = (8, 5)  # rows whose maximum is looked at before they are, and such blocks whose maximum is, before they are
 
@@ -36,13 +38,9 @@ def knn(
     class wins, so the answer does not depend on tiles or threads.
     """
     classes = check_features(train_f, train_y, test_f, test_y)
-    right = dict.fromkeys(_checked(ks, len(train_f), temperature), 0)
-    memory = F.normalize(train_f.float(), dim=1)
-    tile = _tile(memory, min(len(test_f), _QUERIES))
-    for queries, truth in zip(test_f.split(_QUERIES), test_y.split(_QUERIES)):
-        for k, scores in _votes(memory, train_y, queries, list(right), temperature, classes, tile).items():
-            right[k] += int((scores.argmax(1) == truth).sum())
-    return {k: right[k] / len(test_f) for k in ks}
+    ks = _checked(ks, len(train_f), temperature)
+    votes = _votes(train_f, train_y, test_f, sorted(set(ks)), temperature, classes)
+    return {k: float((votes[k].argmax(1) == test_y).double().mean()) for k in ks}
 
 
 def knn_predict(
@@ -62,18 +60,122 @@ def knn_predict(
     if classes is not None and classes < found:
         raise HardlabError(f"classes={classes} is too few: the training labels go up to {found - 1}.")
     _checked([k], len(train_f), temperature)
-    memory = F.normalize(train_f.float(), dim=1)
-    tile, parts = _tile(memory, min(len(test_f), _QUERIES)), test_f.split(_QUERIES)
-    return torch.cat([_votes(memory, train_y, q, [k], temperature, classes or found, tile)[k] for q in parts])
+    return _votes(train_f, train_y, test_f, [k], temperature, classes or found)[k]
 
 
-def neighbours(memory: Tensor, queries: Tensor, k: int, tile: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def neighbours(memory: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k rows of ``memory`` (N,D) most similar to each of ``queries`` (Q,D), both of unit length.
 
-    Returns cosines (Q,k), falling, and rows (Q,k) int64; of equal cosines the lower row comes first. Q is at most a
-    tile's worth: the caller splits. tile: scratch space, which calls may share (``_tile``).
+    Returns cosines (Q,k), falling, and rows (Q,k) int64; of equal cosines the lower row comes first. Where bfloat16
+    products are fast they choose the candidates, and a query whose k nearest may lie outside these is searched in full.
     """
-    tile = _tile(memory, len(queries)) if tile is None else tile
+    cosine, rows = queries.new_empty((len(queries), k)), queries.new_empty((len(queries), k), dtype=torch.long)
+    # made once: new numbers are page-faulted in at every use
+    tile = memory.new_empty(min(len(queries), _QUERIES) * min(len(memory), _ROWS))
+    left = torch.arange(len(queries), device=queries.device)
+    if _rough_pays(memory, k):
+        left = _nearest_of_rough(memory, queries, tile, cosine, rows)
+    for part in left.split(_QUERIES):
+        cosine[part], rows[part] = _nearest_of_all(memory, queries[part], k, tile)
+    return cosine, rows
+
+
+def _checked(ks: Sequence[int], n: int, temperature: float) -> list[int]:
+    """``ks``, once each."""
+    if not ks:
+        raise HardlabError("ks is empty: name at least one number of neighbours.")
+    for k in ks:
+        if not 1 <= k <= n:
+            raise HardlabError(f"k={k} neighbours cannot be had from {n} training samples: k must be from 1 to {n}.")
+    if temperature < 0.002:  # exp(1/T) leaves float64
+        raise HardlabError(f"temperature={temperature} is too low: it must be at least 0.002 (published: 0.07).")
+    return list(dict.fromkeys(ks))
+
+
+def _votes(
+    train_f: Tensor, train_y: Tensor, test_f: Tensor, ks: list[int], temperature: float, classes: int
+) -> dict[int, Tensor]:
+    """Class scores (Q,C) for each of the rising ``ks``; one search serves them all."""
+    memory, queries = F.normalize(train_f.float(), dim=1), F.normalize(test_f.float(), dim=1)
+    cosine, rows = neighbours(memory, queries, ks[-1])
+    weight, voted = (cosine.double() / temperature).exp(), train_y[rows]  # (Q,K)
+    scores, out, done = weight.new_zeros((len(queries), classes)), {}, 0
+    for k in ks:
+        scores = scores.scatter_add(1, voted[:, done:k], weight[:, done:k])
+        out[k], done = scores, k
+    return out
+
+
+def _rough_pays(memory: Tensor, k: int) -> bool:
+    return memory.device.type == "cpu" and fast_bfloat16() and len(memory) >= _ROUGH * _spare(k)
+
+
+def _spare(k: int) -> int:
+    """How many candidates to take for ``k`` neighbours."""
+    return k + k // 2 + 32
+
+
+def _nearest_of_rough(memory: Tensor, queries: Tensor, tile: Tensor, cosine: Tensor, rows: Tensor) -> Tensor:
+    """Fill ``cosine`` and ``rows`` (Q,k) by way of candidates from bfloat16 products; the queries left over (L,).
+
+    The candidates are multiplied again in float32. A query is left over unless its k-th among them is ahead of all that
+    is no candidate by more than the error of such a product: what rounding takes from the two vectors (Cauchy and
+    Schwarz) and from their product. When most of the first queries are left over, none of the others is tried.
+    """
+    k, taken = cosine.shape[1], _spare(cosine.shape[1])
+    mean = memory.mean(0)
+    rounded, longest, lost = _rounded(memory, mean)
+    summed = 2**-22 * memory.shape[1]  # what sums in float32 may lose, of vectors of unit length
+    left = []
+    for place in torch.arange(len(queries)).split(max(1, min(_QUERIES, 2 * len(tile) // len(memory)))):
+        query = queries[place]
+        short = query.bfloat16()
+        product = tile.view(torch.bfloat16)[: len(memory) * len(query)].view(len(memory), -1)
+        candidates, rows_of = _promising(torch.mm(rounded, short.T, out=product), taken, _BLOCKS)
+        value, at = candidates.topk(taken, dim=1, sorted=False)
+        near, last = rows_of(at), value.amin(1).float()
+        exact = _dot_products(memory, query, near)
+        value, at = exact.topk(k + 1, dim=1)  # one more than asked shows a tie across the border
+        # the mean, taken off above, adds the same to all products of a query
+        error = (query - short).norm(dim=1) * longest + short.float().norm(dim=1) * lost + 2**-8 * last.abs()
+        left.append(place[last + error + summed + query @ mean >= value[:, k - 1]])
+        row = near.gather(1, at)
+        tied = (value[:, 1:] == value[:, :-1]).any(1).nonzero()[:, 0]
+        value[tied], row[tied] = (v[:, : k + 1] for v in _in_order(exact[tied], near[tied]))
+        cosine[place], rows[place] = value[:, :k], row[:, :k]
+        if len(left) == 1 and len(left[0]) > len(place) / 2:
+            return torch.arange(len(queries))
+    return torch.cat(left)
+
+
+def _rounded(memory: Tensor, mean: Tensor) -> tuple[Tensor, float, float]:
+    """Rows (N,D) less their ``mean`` (D,), in bfloat16; the greatest length of one, and of what rounding took from one.
+
+    What all rows share adds the same to each product of a query; without it products are smaller, and so are errors.
+    """
+    out = torch.empty_like(memory, dtype=torch.bfloat16)
+    longest, lost = [], []
+    for rows, rounded in zip(memory.split(256), out.split(256)):  # so few that they stay in the cache
+        centred = rows - mean
+        rounded.copy_(centred)
+        longest.append(float(rounded.float().norm(dim=1).max()))
+        lost.append(float((centred - rounded).norm(dim=1).max()))
+    return out, max(longest), max(lost)
+
+
+def _dot_products(memory: Tensor, queries: Tensor, rows: Tensor) -> Tensor:
+    """(Q,C) products of each query with its ``rows`` (Q,C); as a sampled product, it copies no rows."""
+    border = torch.arange(0, rows.numel() + 1, rows.shape[1])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse", UserWarning)  # torch calls its CSR layout beta
+        wanted = torch.sparse_csr_tensor(
+            border, rows.flatten(), queries.new_zeros(rows.numel()), (len(queries), len(memory)), check_invariants=False
+        )
+        return torch.sparse.sampled_addmm(wanted, queries, memory.T, beta=0.0).values().view(rows.shape)
+
+
+def _nearest_of_all(memory: Tensor, queries: Tensor, k: int, tile: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and rows (Q,k) by products of every row in float32; Q is at most a tile's worth."""
     best = queries.new_empty((len(queries), 0))
     rows = best.long()
     for start in range(0, len(memory), _ROWS):
@@ -85,36 +187,6 @@ def neighbours(memory: Tensor, queries: Tensor, k: int, tile: Tensor | None = No
         rows = torch.cat([rows, row + start], 1).gather(1, order)[:, :k]
         best = best[:, :k]
     return best, rows
-
-
-def _checked(ks: Sequence[int], n: int, temperature: float) -> list[int]:
-    """``ks`` in rising order, once each."""
-    if not ks:
-        raise HardlabError("ks is empty: name at least one number of neighbours.")
-    for k in ks:
-        if not 1 <= k <= n:
-            raise HardlabError(f"k={k} neighbours cannot be had from {n} training samples: k must be from 1 to {n}.")
-    if temperature < 0.002:  # exp(1/T) leaves float64
-        raise HardlabError(f"temperature={temperature} is too low: it must be at least 0.002 (published: 0.07).")
-    return sorted(set(ks))
-
-
-def _tile(memory: Tensor, queries: int) -> Tensor:
-    """Numbers enough for the similarities of a tile. Made once: new ones are page-faulted in at every use."""
-    return memory.new_empty(queries * min(len(memory), _ROWS))
-
-
-def _votes(
-    memory: Tensor, labels: Tensor, queries: Tensor, ks: list[int], temperature: float, classes: int, tile: Tensor
-) -> dict[int, Tensor]:
-    """Class scores (Q,C) for each of the rising ``ks``; one search serves them all."""
-    cosine, rows = neighbours(memory, F.normalize(queries.float(), dim=1), ks[-1], tile)
-    weight, voted = (cosine.double() / temperature).exp(), labels[rows]  # (Q,K)
-    scores, out, done = weight.new_zeros((len(queries), classes)), {}, 0
-    for k in ks:
-        scores = scores.scatter_add(1, voted[:, done:k], weight[:, done:k])
-        out[k], done = scores, k
-    return out
 
 
 @cache
@@ -140,42 +212,46 @@ def _top(similar: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The largest k of each column of ``similar`` (N,Q): values (Q,k), falling, and rows; the lower row first."""
     n, columns = len(similar), similar.T
     k, more = min(k, n), min(k + 1, n)  # one more than asked shows a tie across the border
-    rows, candidates, bar = _promising(similar, more, _BLOCKS)
+    candidates, rows = _promising(similar, more, _BLOCKS)
     value, at = candidates.topk(more, dim=1)
-    row = rows.gather(1, at)
+    row = rows(at)
     # among equal values, which come first and which are in at all is topk's whim
     equal = value[:, 1:] == value[:, :-1]
     tied, beyond = equal.any(1).nonzero()[:, 0], equal[:, k - 1 :].nonzero()[:, 0]
     value, row = value[:, :k], row[:, :k]
     value[tied], row[tied] = _in_order(value[tied], row[tied])
     for i in beyond.tolist():
-        if bar[i] < value[i, -1]:
-            last = rows[i, candidates[i] == value[i, -1]].sort().values
-        else:  # some may lie outside
-            last = (columns[i] == value[i, -1]).nonzero()[:, 0]
+        last = (columns[i] == value[i, -1]).nonzero()[:, 0]
         nearer = int((value[i] > value[i, -1]).sum())
         row[i, nearer:] = last[: k - nearer]
     return value, row
 
 
-def _promising(values: Tensor, k: int, sizes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (Q,C) among which the k largest of each column of ``values`` (N,Q) are, their values, and a bar (Q,).
+def _promising(values: Tensor, k: int, sizes: Sequence[int]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Candidates (Q,C) among which the k largest of each column of ``values`` (N,Q) are, and where places (Q,M) lie.
 
     Exact by blocks: the k largest lie in the k blocks of the largest maxima. These blocks are found in the same way,
-    by blocks of the next of ``sizes``. No other value is above the bar.
+    by blocks of the next of ``sizes``. The second answer turns places among the candidates into rows of ``values``.
     """
-    (n, q), everywhere = values.shape, torch.arange(len(values), device=values.device)
+    n, q = values.shape
     blocks = n // sizes[0] if sizes else 0
     if blocks <= k:
-        return everywhere.expand(q, -1), values.T, values.new_full((q,), -torch.inf)
+        return values.T, lambda at: at
     # block j = rows j, j + blocks, ...: the maximum runs along contiguous memory; left-over rows always compete
-    within, rest = everywhere.split([blocks * sizes[0], n % sizes[0]])
-    within = within.view(sizes[0], blocks)
-    which, maxima, _ = _promising(values[: within.numel()].view(*within.shape, q).amax(0), k, sizes[1:])
-    largest, at = maxima.topk(k, dim=1, sorted=False)
-    rows = (which.gather(1, at)[:, None] + within[:, :1]).flatten(1)
-    rows = torch.cat([rows, rest.expand(q, -1)], 1) if len(rest) else rows
-    return rows, values.T.gather(1, rows), largest.amin(1)
+    size, whole = sizes[0], sizes[0] * blocks
+    grid = values[:whole].view(size, blocks, q)
+    maxima, place = _promising(grid.amax(0), k, sizes[1:])
+    block = place(maxima.topk(k, dim=1, sorted=False).indices)
+    candidates, chosen = values.new_empty((size * k + n - whole, q)), block.T.contiguous()
+    for part, out in zip(grid, candidates.split(k)):
+        torch.gather(part, 0, chosen, out=out)
+    candidates[size * k :] = values[whole:]
+
+    def rows(at: Tensor) -> Tensor:
+        inside = at // k * blocks + block.gather(1, at % k)
+        return torch.where(at < size * k, inside, at - size * k + whole)
+
+    return candidates.T, rows
 
 
 def _in_order(value: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:

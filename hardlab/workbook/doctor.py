@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from packaging.requirements import Requirement
 
-from hardlab import build
+from hardlab import build, runs
 from hardlab.data import base
 
 _COMPILERS = ("c++", "g++", "clang++")
@@ -21,14 +21,13 @@ _COMPILERS = ("c++", "g++", "clang++")
 
 def examine() -> dict[str, Any]:
     """Machine, packages and data as plain values."""
-    flags = _cpu_flags()
     root = base.data_root()
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "bf16_in_hardware": bool({"avx512_bf16", "amx_bf16", "bf16"} & flags),
+        "bf16_in_hardware": runs.fast_bfloat16(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "compiler": next((path for name in _COMPILERS if (path := shutil.which(name))), None),
         "data_root": str(root),
@@ -102,15 +101,6 @@ def _packages() -> dict[str, dict[str, Any]]:
         ok = version is not None and need.specifier.contains(version, prereleases=True)
         found[need.name] = {"installed": version, "needs": str(need.specifier), "ok": ok}
     return found
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    words = next((line.split(":", 1)[1] for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return set(words.split())
 
 
 def _existing(path: Path) -> Path:
