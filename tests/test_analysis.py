@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -453,6 +454,48 @@ def test_runs_of_two_machines_added_one_after_the_other_give_the_tables_of_both_
     assert (tmp_path / "a" / "configs.csv").read_bytes() == (tmp_path / "b" / "configs.csv").read_bytes()
     tables.collect(tmp_path / "second", tmp_path / "b")
     assert set(pd.read_csv(tmp_path / "b" / "evaluation.csv")["recipe"]) == {"simsiam-hvs-static"}
+
+
+def test_added_tables_compute_importances_again_only_where_a_seed_is_new_or_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def explained(log: pd.DataFrame, effort: Any) -> pd.DataFrame:
+        seen.append(float(log["loss"].sum()))
+        return pd.DataFrame({"name": ["iou"], "leaf": 1, "share": seen[-1], "lo": 0.0, "hi": 1.0, "n": len(log)})
+
+    def predicted(logs: dict[str, pd.DataFrame], effort: Any) -> pd.DataFrame:
+        told = [{"run": r, "accuracy": len(logs) / 10, "settings": "{}", "uses": "{}"} for r in logs]
+        return pd.DataFrame(told if len(logs) > 1 else [])
+
+    monkeypatch.setattr(tables.pairs, "importances", explained)
+    monkeypatch.setattr(tables.pairs, "predictabilities", predicted)
+
+    def add(recipe: str, seed: int, ended: str) -> None:
+        manifest = write_run(tmp_path / "runs", recipe, seed, draw_log(100, 2, seed)) / "manifest.json"
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"ended": ended}))
+
+    def rows(collected: int) -> dict[str, pd.DataFrame]:
+        seen.clear()
+        tables.collect(tmp_path / "runs", tmp_path / "added", add=True, only=["importance", "predictability"])
+        assert len(seen) == collected
+        tables.collect(tmp_path / "runs", tmp_path / "whole", only=["importance", "predictability"])
+        both = [(tmp_path / side / f"{n}.csv").read_text() for n in NAMES for side in ("added", "whole")]
+        assert both[0] == both[1] and both[2] == both[3]
+        return {n: pd.read_csv(tmp_path / "added" / f"{n}.csv") for n in NAMES}
+
+    NAMES = ("importance", "predictability")
+    for seed in (0, 1):
+        add("simsiam-hvs", seed, "first")
+    add("simsiam-hvs-static", 0, "first")
+    assert len(rows(3)["importance"]) == 3
+    assert len(rows(0)["predictability"]) == 2
+    add("simsiam-hvs", 2, "first")  # the others are now predicted from two
+    assert rows(3)["predictability"]["accuracy"].tolist() == [0.3] * 3
+    shutil.rmtree(next((tmp_path / "runs").glob("simsiam-hvs-static*")))
+    add("simsiam-hvs-static", 0, "again")
+    rows(1)
 
 
 def test_pictures_show_the_logged_images_and_vanish_with_the_data(

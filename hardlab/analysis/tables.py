@@ -207,7 +207,8 @@ def collect(
     one that started last. Rows are sorted, so the files are byte-identical when nothing changed. ``root`` is where the
     data sets lie; the pictures are left out where the run's images are not there or are not those it was trained on.
     add: rows and manifests of runs that are in ``out_dir`` and not in ``runs_dir`` stay (they were made on another
-    machine). only: tables to make instead of all; importances and what goes across the papers take the longest.
+    machine), and importances and predictions of runs that have not changed are not computed again. only: tables to
+    make instead of all; importances and what goes across the papers take the longest.
     """
     for name in only or ():
         if name not in COLUMNS:
@@ -247,7 +248,7 @@ def collect(
     if "negatives" in wanted:
         logged["negatives"] = _stack([_scores(about, root) for about in each if _negatives(about)])
     if wanted & {"importance", "predictability"}:
-        logged |= _pairs(done)
+        logged |= _pairs(done, out if add else None)
     if add:
         logged = {name: _with_earlier(frame, out / f"{name}.csv", done) for name, frame in logged.items()}
         share = _with_earlier(share, out / "hvs_f4_right.csv", done)
@@ -299,28 +300,49 @@ def collect(
     return written
 
 
-def _pairs(done: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """What makes a pair hard, and whether the choice can be predicted from the other seeds' runs."""
-    explained, predicted = [], []
-    for (_, rung, _), of in done.groupby(["setting", "rung", "arm"], sort=True):
+def _pairs(done: pd.DataFrame, out: Path | None) -> dict[str, pd.DataFrame]:
+    """What makes a pair hard, and whether the choice can be predicted from the other seeds' runs.
+
+    out: a folder of tables, whose rows of seeds that are all the same as then are taken over: forests take minutes.
+    """
+    names = ("importance", "predictability")
+    earlier = {n: _earlier(out / f"{n}.csv") if out else pd.DataFrame(columns=[*WHO]) for n in names}
+    then = {m["id"]: m.get("ended") for m in _lines(out / "manifests.jsonl")} if out else {}
+    found: dict[str, list[pd.DataFrame]] = {n: [] for n in names}
+    for (shared, rung, which), of in done.groupby(["setting", "rung", "arm"], sort=True):
+        each = of.to_dict("records")
+        told = earlier["importance"]
+        before = set(told.loc[(told["setting"] == shared) & (told["arm"] == which), "run"])
+        same = before <= set(of["run"]) and all(r["ended"] and then.get(r["run"]) == r["ended"] for r in each)
+        if same and all(r["run"] in before or pairs.read(r["path"]) is None for r in each):
+            for n, rows in earlier.items():
+                found[n].append(rows[rows["run"].isin(of["run"])].drop(columns=list(WHO[:-1])))
+            continue
         effort = pairs.SMOKE if rung == "smoke" else pairs.FULL
-        read = {about["run"]: log for about in of.to_dict("records") if (log := pairs.read(about["path"])) is not None}
-        explained += [pairs.importances(log, effort).assign(run=name) for name, log in read.items()]
-        predicted.append(pairs.predictabilities(read, effort))
-    found = {"importance": _stack(explained), "predictability": _stack(predicted)}
-    return {k: done[[*WHO]].merge(rows, on="run") if len(rows) else rows for k, rows in found.items()}
+        read = {r["run"]: log for r in each if (log := pairs.read(r["path"])) is not None}
+        found["importance"] += [pairs.importances(log, effort).assign(run=name) for name, log in read.items()]
+        found["predictability"].append(pairs.predictabilities(read, effort))
+    stacked = {n: _stack(rows) for n, rows in found.items()}
+    return {n: done[[*WHO]].merge(rows, on="run") if len(rows) else rows for n, rows in stacked.items()}
 
 
-def _with_earlier(frame: pd.DataFrame, path: Path, done: pd.DataFrame) -> pd.DataFrame:
-    """``frame`` and those rows of an earlier table that no run of ``done`` takes the place of."""
+def _earlier(path: Path) -> pd.DataFrame:
+    """A table that was written before; one without rows where there is none."""
     if not path.exists():
-        return frame
+        return pd.DataFrame(columns=[*WHO])
     texts = dict.fromkeys(("setting", "run", "recipe", "options"), str)
     if path.stem == "configs":
         texts["value"] = str
     blank = ("value", "classifier_epoch", "distance", "age", "false_hardest", "false_all", "nearest_real")
     numbers = {} if path.stem == "configs" else dict.fromkeys(blank, "")
-    earlier = pd.read_csv(path, dtype=texts, encoding="utf-8", keep_default_na=False, na_values=numbers)
+    return pd.read_csv(path, dtype=texts, encoding="utf-8", keep_default_na=False, na_values=numbers)
+
+
+def _with_earlier(frame: pd.DataFrame, path: Path, done: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` and those rows of an earlier table that no run of ``done`` takes the place of."""
+    earlier = _earlier(path)
+    if not len(earlier):
+        return frame
     mine = pd.MultiIndex.from_frame(done[[*SAME, "recipe"]])
     theirs = pd.MultiIndex.from_frame(earlier[[*SAME, "recipe"]])
     return pd.concat([f for f in (frame, earlier[~theirs.isin(mine)]) if len(f)] or [frame], ignore_index=True)
