@@ -469,11 +469,12 @@ def test_added_tables_compute_importances_again_only_where_a_seed_is_new_or_trai
         told = [{"run": r, "accuracy": len(logs) / 10, "settings": "{}", "uses": "{}"} for r in logs]
         return pd.DataFrame(told if len(logs) > 1 else [])
 
+    monkeypatch.setattr(tables.pairs, "LEAST", 10)
     monkeypatch.setattr(tables.pairs, "importances", explained)
     monkeypatch.setattr(tables.pairs, "predictabilities", predicted)
 
     def add(recipe: str, seed: int, ended: str) -> None:
-        manifest = write_run(tmp_path / "runs", recipe, seed, draw_log(100, 2, seed)) / "manifest.json"
+        manifest = write_run(tmp_path / "runs", recipe, seed, draw_log(5, 2, seed)) / "manifest.json"
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"ended": ended}))
 
     def rows(collected: int) -> dict[str, pd.DataFrame]:
