@@ -456,6 +456,7 @@ def test_runs_of_two_machines_added_one_after_the_other_give_the_tables_of_both_
     assert set(pd.read_csv(tmp_path / "b" / "evaluation.csv")["recipe"]) == {"simsiam-hvs-static"}
 
 
+@pytest.mark.slow
 def test_added_tables_compute_importances_again_only_where_a_seed_is_new_or_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
