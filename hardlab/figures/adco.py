@@ -25,20 +25,20 @@ LONG = OURS | {name: OURS[name]._replace(budget=-1) for name in ("MoCo v2", "AdC
 
 def f1(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """AdCo Figure 1: accuracy over the length of training; a point is `hardlab pretrain adco epochs=20`, evaluated."""
-    figure, (ax,) = style.new(2.6)
-    ax.set(xlabel="epochs of training, a training of its own for each point", ylabel="linear top-1 (%)")
+    figure, (ax, right) = style.new(2.6, 2)
+    ax.set(title="ours", xlabel="epochs of training", ylabel="linear top-1 (%)")
+    right.set(title="published, ImageNet", xlabel="epochs of training")
     ours = Ours(("adco", "adco-queue"), evaluation, configs)
     values: dict[str, dict[float, float]] = {"AdCo": {}, "MoCo v2": {}}
     for (name, epochs), value in published(paper, "adco", "Figure 1").items():
         if name in values:
             values[name][float(epochs)] = float(value)
-    plots.budgets(ax, ours, (("AdCo", "adco"), ("MoCo v2", "adco-queue")), LINEAR, values)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="lower right")
+    plots.budgets(ax, ours, (("AdCo", "adco"), ("MoCo v2", "adco-queue")), LINEAR, (right, values))
+    style.legend_above(figure)
     plots.told(
         figure,
         ours.frame,
-        "ours at CIFAR scale · open diamonds: published points whose number is stated (ImageNet)\n"
+        "ours at CIFAR scale, a training of its own for each point · open diamonds: points whose number is stated\n"
         "stated: AdCo leads by 5 points at 10 epochs · bands: 95 % t-intervals over seeds",
     )
     return figure

@@ -397,9 +397,8 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
         ours = Ours(("dino", "dino-hvs"), evaluation, configs)
         plots.budgets(ax, ours, (("DINO", "dino"), ("DINO + HVS", "dino-hvs")), measure)
         ax.set(title=title, xlabel="epochs of training", ylabel="top-1 (%)")
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(loc="best")
         frames.append(ours.frame)
+    style.legend_above(figure)
     plots.told(
         figure,
         pd.concat(frames),
@@ -420,12 +419,11 @@ def f7(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
         frames.append(
             plots.curves(ax, rows, (("standard", recipes[0]), ("+ HVS", recipes[1])), missing="no finished run")
         )
-        if len(frames[-1]):
-            ax.legend(loc="best")
     for ax, frame in zip(axes, frames, strict=True):
         if len(frame) and pd.concat(frames)["data"].nunique() > 1:  # the panels are not of one data set
             ax.set_title(f"{ax.get_title()}, {frame['data'].iloc[0]}")
     axes[0].set_ylabel("training loss")
+    style.legend_above(figure)
     plots.told(
         figure,
         pd.concat(frames),

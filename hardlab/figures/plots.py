@@ -63,11 +63,14 @@ def budgets(
     ours: Ours,
     named: Sequence[tuple[str, str]],
     measure: Measure,
-    values: Mapping[str, Mapping[float, float]] | None = None,
+    beside: tuple[Axes, Mapping[str, Mapping[float, float]]] | None = None,
     missing: str = "no finished run\nof these arms",
 ) -> None:
-    """Accuracy over the epochs of training, runs of their own for each budget; published points as open diamonds."""
-    drawn = False
+    """Accuracy over the epochs of training, runs of their own for each budget.
+
+    beside: an axes of their own for published points, name -> epochs -> value; they are too far off to share one.
+    """
+    printed, values = beside or (None, {})
     for n, (name, recipe) in enumerate(named):
         rows = ours.rows[(ours.rows["recipe"] == recipe) & ours.rows["epochs"].notna()]
         points = []
@@ -77,24 +80,23 @@ def budgets(
         if points:
             frame = pd.DataFrame(points, columns=["epochs", "value", "run"])
             style.series(ax, frame, "epochs", "value", COLOURS[n], name, LINES[n])
-            drawn = True
-        published = (values or {}).get(name, {})
+        published = values.get(name, {})
         found = {epochs for epochs, _, _ in points}
         for epochs in [e for e in published if e not in found] or ([] if points else [0]):
             arm = Arm(recipe, (("epochs", int(epochs)),) if epochs else ())
             gap(ours.command(arm), f"hardlab evaluate RUN --protocol {ours.protocol(measure)}")
-        if published:
-            ax.plot(
-                list(published), list(published.values()), "D", markersize=4.5, color=COLOURS[n],
-                markerfacecolor="white", label=f"{name}, published",
-            )  # fmt: skip
-    if not drawn and not any((values or {}).values()):
+        if printed is not None and published:
+            label = name if points else f"{name}: no run"
+            printed.plot(*zip(*published.items(), strict=True), "D", markersize=5, color=COLOURS[n],
+                         markerfacecolor="white", label="_" if points else label)  # fmt: skip
+    if not ax.get_lines():
         style.gap(ax, missing)
-    elif not drawn:
-        ax.text(
-            0.5, 0.5, missing, transform=ax.transAxes, ha="center", va="center", fontsize=7, color=style.GREY
-        )  # fmt: skip
-    ax.margins(0.08, 0.15)
+    if printed is not None and not printed.get_lines():
+        style.gap(printed, "no published value\nat hand")
+    for axes in (ax, printed):
+        if axes is not None and axes.get_lines():
+            axes.margins(0.12, 0.15)
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 2.5, 5, 10]))
 
 
 def curves(

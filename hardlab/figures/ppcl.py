@@ -167,21 +167,19 @@ def f3() -> Figure:
 
 def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """PPCL Figure 5: longer training."""
-    figure, (ax,) = style.new(2.8)
-    ax.set(xlabel="epochs of training, a training of its own for each point", ylabel="linear top-1 (%)")
+    figure, (ax, right) = style.new(2.8, 2)
+    ax.set(title="ours", xlabel="epochs of training", ylabel="linear top-1 (%)")
+    right.set(title="published, CIFAR-10", xlabel="epochs of training")
     ours = Ours([r for _, r in ARMS], evaluation, configs)
     values: dict[str, dict[float, float]] = {}
     for (name, epochs), value in published(paper, "ppcl", "Figure 5").items():
         values.setdefault(name, {})[float(epochs)] = float(value)
-    plots.budgets(ax, ours, ARMS, LINEAR, values)
-    if not len(ours.frame) and values:
-        ax.set_xlim(250, 650)
-    if ax.get_legend_handles_labels()[0]:
-        style.legend_above(figure)
+    plots.budgets(ax, ours, ARMS, LINEAR, (right, values))
+    style.legend_above(figure)
     plots.told(
         figure,
         ours.frame,
-        "ours at CIFAR scale · open diamonds: published, CIFAR-10, the points whose number is stated\n"
+        "ours at CIFAR scale, a training of its own for each point · open diamonds: points whose number is stated\n"
         "bands: 95 % t-intervals over seeds",
     )
     return figure
