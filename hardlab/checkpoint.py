@@ -17,6 +17,14 @@ from hardlab.types import HardlabError
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
 
+def make_folder(path: Path) -> None:
+    """``path`` is a folder, with those above it; ``HardlabError`` where none can be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise HardlabError(f"'{path}' cannot be made a folder ({e.strerror}); name another for the output.") from e
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """``path`` holds ``content`` or what it held before, whatever happens meanwhile."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")  # nobody else's to remove

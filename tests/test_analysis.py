@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from click.testing import CliRunner
 from scipy import stats
 
 from hardlab import build, recipes, views
 from hardlab.analysis import iou, tables, viewlog
+from hardlab.cli import cli
 from hardlab.types import Batch, HardlabError
 
 PAIRS = list(itertools.combinations(range(4), 2))
@@ -407,9 +410,27 @@ def test_the_summarys_shift_of_the_mean_iou_is_paired_by_seed(runs_dir: Path, tm
     assert ("hvs", "knn top1@k=20 of pixels on shapes: gain") not in summary.index
 
 
-def test_an_empty_folder_of_runs_gives_tables_with_a_header_only(tmp_path: Path) -> None:
+def test_a_folder_without_a_finished_run_is_refused_and_the_tables_stay_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    before = {name: f"what was collected: {name}".encode() for name in ("evaluation.csv", "manifests.jsonl")}
+    for name, content in before.items():
+        (tmp_path / "out" / name).write_bytes(content)
+    write_run(tmp_path / "broken-off", "simsiam", 1, None, state="stopped")
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "broken-off"):
+        for out in ("out", "new"):
+            words = ["--from", tmp_path / name, "--data", tmp_path / out, "--out", tmp_path / "drawn"]
+            refused = CliRunner().invoke(cli, ["figures", "hvs_f3", *map(str, words)])
+            assert refused.exit_code == 1 and isinstance(refused.exception, HardlabError)
+            said = f"There is no finished run in '{tmp_path / name}', .*`hardlab pretrain`"
+            assert re.match(said, str(refused.exception))
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    assert not (tmp_path / "new").exists() and not (tmp_path / "drawn").exists()
+
+
+def test_an_empty_folder_of_runs_adds_to_no_tables_a_header_only(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    tables.collect(tmp_path / "runs", tmp_path / "out")
+    tables.collect(tmp_path / "runs", tmp_path / "out", add=True)
     for name, columns in tables.COLUMNS.items():
         assert (tmp_path / "out" / f"{name}.csv").read_text() == ",".join(columns) + "\n"
     with pytest.raises(HardlabError, match="no folder of runs"):

@@ -17,7 +17,7 @@ from PIL import Image
 from hardlab import build, config, registry
 from hardlab.analysis import iou, negatives, pairs, viewlog
 from hardlab.analysis.intervals import Interval, interval
-from hardlab.checkpoint import write_atomic
+from hardlab.checkpoint import make_folder, write_atomic
 from hardlab.recipes import RUNGS
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
@@ -208,16 +208,23 @@ def collect(
     data sets lie; the pictures are left out where the run's images are not there or are not those it was trained on.
     add: rows and manifests of runs that are in ``out_dir`` and not in ``runs_dir`` stay (they were made on another
     machine), and importances and predictions of runs that have not changed are not computed again. only: tables to
-    make instead of all; importances and what goes across the papers take the longest.
+    make instead of all; importances and what goes across the papers take the longest. Raises ``HardlabError`` before
+    anything is written where there is no finished run to collect and nothing is added.
     """
     for name in only or ():
         if name not in COLUMNS:
             raise unknown("table", name, COLUMNS)
     wanted = set(COLUMNS if only is None else only)
     out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
     table = runs(runs_dir)
-    done = table[table["state"] == "done"].sort_values(["started", "run"], kind="stable")
+    done = table[table["state"] == "done"]
+    if not len(done) and not add:  # tables without rows would take the place of those that are there
+        raise HardlabError(
+            f"There is no finished run in '{runs_dir}', no manifest.json that says 'done': `hardlab pretrain` makes "
+            f"one; '{out}' stays as it was."
+        )
+    make_folder(out)
+    done = done.sort_values(["started", "run"], kind="stable")
     done = done.drop_duplicates([*SAME, "recipe"], keep="last").sort_values("run", ignore_index=True)
     evaluation = results(runs_dir)
     evaluation = evaluation[evaluation["run"].isin(done["run"])]

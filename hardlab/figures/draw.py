@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hardlab.analysis import tables
-from hardlab.checkpoint import write_atomic
+from hardlab.checkpoint import make_folder, write_atomic
 from hardlab.figures import FIGURES, pick, style
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
@@ -71,7 +71,7 @@ def draw(name: str, data_dir: Path | str, out_dir: Path | str) -> list[Path]:
     """Write ``<name>.svg`` and ``<name>.png`` into ``out_dir``, whole or not at all; same tables, same bytes."""
     figure = make(name, data_dir)
     out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     written = []
     with style.applied():
         for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
