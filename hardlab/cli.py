@@ -290,6 +290,8 @@ def figures(
         return
     with usage():
         names = list(book.FIGURES) if all_ else [book.find(n) for n in name]
+    if add and runs_dir is None:
+        raise click.UsageError("--add keeps rows beside those that --from RUNS collects: give --from too.")
     if not names:
         raise click.UsageError("Name a figure, or --all; `hardlab figures --list` lists them.")
     if dry_run:
@@ -300,11 +302,18 @@ def figures(
         return
     if runs_dir is not None:
         tables.collect(runs_dir, data_dir, root=root, add=add)
-    if not any(data_dir.glob("*.csv")):
-        raise click.UsageError(f"There are no tables in '{data_dir}'; --from RUNS collects them.")
+    _there(data_dir)
     drawn = [str(path) for n in names for path in book.draw(n, data_dir, out)]
     told = "" if all_ or as_json else _gaps({n: book.gaps(n, data_dir) for n in names})
     _echo(as_json, "\n".join([*drawn, *([told] if told else [])]), drawn)
+
+
+def _there(data_dir: Path) -> None:
+    """Refuse a folder without tables."""
+    if not any(data_dir.glob("*.csv")):
+        raise click.UsageError(
+            f"There are no tables in '{data_dir}'; `hardlab figures --all --from RUNS` collects them."
+        )
 
 
 def _gaps(gaps: dict[str, list[str]]) -> str:
@@ -337,6 +346,7 @@ def claims(
             raise registry.unknown("verdict", verdict, ledger.VERDICTS)
         for name in set(ids) - {c.id for c in ledger.load()}:
             raise registry.unknown("claim", name, [c.id for c in ledger.load()])
+    _there(data_dir)
     wanted = [c for c in ledger.load() if paper in (None, c.paper) and (not ids or c.id in ids)]
     found = ledger.verdicts(data_dir, wanted)
     found = found[found["verdict"].str.startswith(verdict or "")]

@@ -59,10 +59,15 @@ TABLES: dict[str, Mapping[str, str]] = {
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> HardlabError:
-    """The one sentence for a name that does not exist: the value, the nearest valid one, and all that is allowed."""
-    names = sorted(allowed)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    """The one sentence for a name that does not exist: the value, the nearest valid one, and all that is allowed.
+
+    Case does not matter, and the shortest of the names that begin as the value does is the nearest.
+    """
+    names, said = sorted(allowed), str(name).lower()
+    lower = {n.lower(): n for n in names}
+    longer = sorted((n for n in lower if said and n.startswith(said)), key=len)
+    near = longer or difflib.get_close_matches(said, lower, n=1, cutoff=0.5)
+    hint = f" Did you mean '{lower[near[0]]}'?" if near else ""
     return HardlabError(f"There is no {kind} '{name}'.{hint} Allowed: {', '.join(names)}.")
 
 

@@ -515,6 +515,7 @@ def test_the_terminal_shows_claims_in_110_columns_and_filters_them() -> None:
 
 
 def test_the_terminal_gives_rows_as_json_and_refuses_slips(tmp_path: Path) -> None:
+    (tmp_path / "evaluation.csv").write_text(",".join(tables.COLUMNS["evaluation"]) + "\n")
     result = CliRunner().invoke(cli, ["claims", "--data", str(tmp_path), "--paper", "adco", "--json"])
     rows = json.loads(result.output)
     assert {r["paper"] for r in rows} == {"adco"}

@@ -63,6 +63,10 @@ def test_a_dry_run_tells_the_whole_configuration_and_writes_nothing(tmp_path):
         (["pretrain", "simsiam", "augment.sclae=[0.1, 1]", "--dry-run"], "scale"),
         (["pretrain", "simsiam", "--device", "gpu"], "There is no device"),
         (["figures", "hvs_f3", "--data", "nowhere"], "no tables"),
+        (["figures", "hvs_f3", "--add"], "give --from too"),
+        (["figures", "HVS_F3"], "Did you mean 'hvs_f3'"),
+        (["figures", "hvs"], "Did you mean 'hvs_f1'"),
+        (["claims", "--paper", "HEXA"], "Did you mean 'hexa'"),
         (["evaluate", "x", "--protocol", "knnn"], "knn"),
         (["evaluate"], "--list"),
         (["evaluate", "x", "--protocol", "linear", "--set", "epoch=3"], "Did you mean 'epochs'"),
@@ -90,6 +94,16 @@ def test_wrong_input_exits_with_2_and_names_what_was_meant(words, said):
     result = call(*words)
     assert result.exit_code == 2, result.output
     assert said in result.output
+
+
+@pytest.mark.parametrize("words", [["claims"], ["claims", "--json"], ["figures", "hvs_f3"]])
+def test_a_folder_that_is_not_there_or_holds_no_tables_is_refused_and_named(words, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "nowhere"):
+        result = call(*words, "--data", str(tmp_path / name))
+        assert result.exit_code == 2
+        assert f"There are no tables in '{tmp_path / name}'" in result.output
+    assert [p.name for p in tmp_path.rglob("*")] == ["empty"]
 
 
 def test_a_run_trains_is_evaluated_and_is_found_again_from_the_command_line(tmp_path):
