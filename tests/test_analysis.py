@@ -82,10 +82,11 @@ def write_run(
     log: pa.Table | None,
     state: str = "done",
     segments: int = 2,
+    changes: dict[str, Any] | None = None,
     **results: float,
 ) -> Path:
     """A run folder with the files of docs/architecture.md, as far as tables are made from them."""
-    run = recipes.recipe(recipe, "smoke", {"seed": seed})
+    run = recipes.recipe(recipe, "smoke", {"seed": seed, **(changes or {})})
     path = runs_dir / run.id
     (path / "views").mkdir(parents=True)
     data = {"name": run.data.name, "split": "train", "count": 1000, "digest": "d1", "skipped": []}
@@ -552,6 +553,35 @@ def test_finished_runs_are_found_by_recipe_in_the_order_asked_for_and_missing_on
     assert found[["recipe", "seed"]].to_numpy().tolist() == [["simsiam", 0], ["simsiam", 1], ["simclr", 0]]
     with pytest.raises(HardlabError, match=r"no finished run of moco, byol .*`hardlab pretrain moco --rung smoke` and"):
         tables.finished(tmp_path, "smoke", ["moco", "simclr", "byol"])
+
+
+def test_runs_of_two_lengths_are_not_taken_together_and_the_shorter_ones_are_named(tmp_path: Path) -> None:
+    long, short, shorter = (
+        [write_run(tmp_path, "simsiam-hvs", seed, None, changes={"epochs": epochs}).name for seed in seeds]
+        for epochs, seeds in ((4, (1, 0, 2)), (2, (0, 1)), (1, (0, 1, 2)))
+    )
+    one = write_run(tmp_path, "simclr", 0, None, changes={"epochs": 8}).name
+    every = tables.finished(tmp_path, "smoke", ["simsiam-hvs", "simclr"])
+    kept = tables.one_setting(every)
+    assert kept["run"].tolist() == [long[1], long[0], long[2], one]  # three seeds, and the longer of two such lengths
+    first, second = tables.choice(every, kept).splitlines()
+    assert first.startswith("simsiam-hvs: ") and ", 4 epochs on " in first and ", seeds 0, 1, 2; left out: " in first
+    assert {name for name in every["run"] if name in first} == {*short, *shorter}
+    assert second.startswith("simclr: ") and second.endswith("8 epochs on shapes 40 %, seed 0; left out: none")
+    fewer = tables.one_setting(every[every["run"].isin([*long[:1], *short])])
+    assert fewer["run"].tolist() == short  # the most seeds come first, then the length
+
+
+def test_runs_of_other_strategies_or_data_are_not_taken_together(tmp_path: Path) -> None:
+    easy = [write_run(tmp_path, "simsiam-hvs", s, None, changes={"hard.hvs.draws": 8}).name for s in (0, 1)]
+    plain = [write_run(tmp_path, "simsiam-hvs", s, None).name for s in (0, 1, 2)]
+    other = [write_run(tmp_path, "simsiam", s, None, changes={"data.name": "digits"}).name for s in (0, 1, 2)]
+    mine = write_run(tmp_path, "simsiam", 0, None).name
+    every = tables.finished(tmp_path, "smoke", ["simsiam-hvs", "simsiam"])
+    assert tables.one_setting(every)["run"].tolist() == [*plain, mine]  # on the data of both recipes
+    assert tables.one_setting(every[every["run"].isin(easy)])["run"].tolist() == easy
+    alone = every[every["recipe"] == "simsiam"]
+    assert tables.one_setting(alone)["run"].tolist() == other
 
 
 def test_arms_that_are_not_needed_may_be_missing_and_are_named_with_their_command(tmp_path: Path) -> None:

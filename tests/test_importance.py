@@ -159,6 +159,18 @@ def test_copies_of_the_same_rows_narrow_the_bootstrap_only_where_they_count_as_r
     assert whole["boot_hi"] - whole["boot_lo"] > 1.2 * (rows["boot_hi"] - rows["boot_lo"])
 
 
+def test_pairs_have_a_bootstrap_interval_and_smaller_forests_for_it_leave_the_shares_alone():
+    x, y, _ = known(200)
+    settings = {"leaf": 5, "max_features": 1.0, "pairs": True}
+    plain = importance.importance(x, y, trees=6, **settings)
+    found = importance.importance(x, y, trees=6, bootstrap=4, refit_trees=2, **settings)
+    pd.testing.assert_frame_equal(found[list(plain)], plain)
+    again = importance.importance(x, y, trees=2, bootstrap=4, **settings)
+    for side in ("boot_lo", "boot_hi"):  # the same refits, around another mean
+        assert (found[side] - found["share"]).tolist() == pytest.approx((again[side] - again["share"]).tolist())
+    assert (found["boot_hi"] > found["boot_lo"]).all() and set(found["order"]) == {1, 2}
+
+
 def one_log():
     """Two pairs of one image and one of another, with strengths that are easy to reckon with."""
     drawn = {f"{s}_{p}": 0.0 for s in "ab" for p in importance.DRAWN}

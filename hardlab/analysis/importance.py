@@ -53,6 +53,10 @@ def images(log: pd.DataFrame) -> np.ndarray:
     return log.groupby([k for k in viewlog.KEY if k in log.columns], observed=True, sort=False).ngroup().to_numpy()
 
 
+class NothingToExplain(HardlabError):
+    """The function is the same everywhere, so that there is no variance to be shared out."""
+
+
 class Boxes(NamedTuple):
     """A piecewise constant function as a sum of boxes in [0,1]^d: lo, hi (L,d) with lo < hi, value (L,)."""
 
@@ -142,14 +146,14 @@ def decompose(boxes: Boxes, pairs: Sequence[tuple[int, int]] = (), total: float 
     """Shares of the variance: (j,) of a main effect, (j, k) of an interaction.
 
     total: the function's variance; None where the boxes are one tree, whose variance is that of its leaves.
-    Raises HardlabError where the function is constant.
+    Raises NothingToExplain where the function is constant.
     """
     volume = boxes.width.prod(1)
     mean = float(volume @ boxes.value)
     if total is None:
         total = float(volume @ (boxes.value - mean) ** 2)
     if not total > 1e-12 * max(1e-12, mean * mean):
-        raise HardlabError("The response is the same everywhere: there is no variance to explain.")
+        raise NothingToExplain("The response is the same everywhere: there is no variance to explain.")
     single = main_effects(boxes, mean)
     shares: dict[tuple, float] = {(j,): v / total for j, v in enumerate(single)}
     for j, k in pairs:
@@ -167,6 +171,7 @@ def importance(
     max_features: float = 0.7,
     pairs: bool = False,
     bootstrap: int = 0,
+    refit_trees: int | None = None,
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -179,7 +184,8 @@ def importance(
     effect, order, share, lo, hi (95 % t-interval over the n trees: the forest's own noise), n. bootstrap: so many
     resamples of the rows, of whole ``groups`` (N,) where given, add boot_lo and boot_hi: the share and the 2.5 and
     97.5 % quantiles of the resamples around their mean (they hold rows twice, which shifts their level, not their
-    spread). Raises HardlabError for columns that are not finite, for fewer than 2 rows, and for a constant response.
+    spread), by forests of ``refit_trees`` (default: ``trees``). Raises HardlabError for columns that are not finite and
+    for fewer than 2 rows, NothingToExplain for a constant response and for leaves that leave a tree without a cut.
     """
     names = list(x.columns)
     rows, response = x.to_numpy(np.float64), np.asarray(y, np.float64)
@@ -206,7 +212,7 @@ def importance(
                     "lo": lo, "hi": hi, "n": n})  # fmt: skip
     found = pd.DataFrame(out)
     if bootstrap:
-        again = []
+        again, settings = [], settings | {"trees": refit_trees or trees}
         for i, of in enumerate(_resamples(len(rows), groups, bootstrap, seed)):
             again.append(np.mean(make(rows[of], response[of], wanted, seed=seed + 1 + i, **settings), axis=0))
         spread = np.quantile(np.array(again) - np.mean(again, axis=0), [0.025, 0.975], axis=0)

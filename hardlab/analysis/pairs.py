@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from hardlab.analysis import importance, predict, viewlog
 
 LEAVES = (1, 10, 100)  # fewest rows in a leaf; the package fanova grows its trees to the end, as does the first
 TREES = 16
+SHARES = ("name", "leaf", "share", "lo", "hi", "n")
 LEAST = 200  # images of a log that says something of leaves of 100 rows and of six pairs
 COLLAPSED = 1e-4  # the loss's standard deviation below which there is nothing to explain
 LEAST_CHOSEN = 20  # images in which each pair must have been chosen, to be learned and found again
@@ -46,13 +48,27 @@ def importances(log: pd.DataFrame, effort: Effort) -> pd.DataFrame:
 
     n: rows that were looked at, drawn evenly over the run. Without rows where the network collapsed.
     """
-    rows = log.sample(min(effort.rows, len(log)), random_state=0)
-    if rows["loss"].std() < COLLAPSED:
-        return pd.DataFrame()
-    metrics, loss = importance.metrics(rows), rows["loss"]
-    found = [importance.importance(metrics, loss, trees=TREES, leaf=leaf).assign(leaf=leaf) for leaf in LEAVES]
+    return shares(log, effort.rows, LEAVES, TREES)
+
+
+def shares(log: pd.DataFrame, count: int, leaves: Sequence[int], trees: int) -> pd.DataFrame:
+    """What ``importances`` gives, of ``count`` rows, these leaf sizes and so many trees.
+
+    Without rows where the network collapsed, and for a leaf size at which some tree cannot cut these few rows at all.
+    """
+    rows = log.sample(min(count, len(log)), random_state=0)
+    if len(rows) < 2 or rows["loss"].std() < COLLAPSED:
+        return pd.DataFrame(columns=list(SHARES))
+    metrics, loss, found = importance.metrics(rows), rows["loss"], []
+    for leaf in leaves:
+        try:
+            found.append(importance.importance(metrics, loss, trees=trees, leaf=leaf).assign(leaf=leaf))
+        except importance.NothingToExplain:
+            continue
+    if not found:
+        return pd.DataFrame(columns=list(SHARES))
     table = pd.concat(found, ignore_index=True).rename(columns={"effect": "name"})
-    return table[["name", "leaf", "share", "lo", "hi"]].assign(n=len(rows))
+    return table.assign(n=len(rows))[list(SHARES)]
 
 
 def predictabilities(logs: dict[str, pd.DataFrame], effort: Effort) -> pd.DataFrame:

@@ -193,6 +193,34 @@ def choose(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[(frame["rung"] == best.rung) & (frame["setting"] == best.setting)]
 
 
+def one_setting(done: pd.DataFrame) -> pd.DataFrame:
+    """Of rows of ``runs``, those of one setting and arm per recipe, a run a seed: what may stand together in one mean.
+
+    Of the data set of the most of these recipes, then of the most seeds, then the longest training, then the one that
+    started last; of runs of one seed the last.
+    """
+    kept, recipes = [], done.groupby("data")["recipe"].nunique()
+    for _, of in done.groupby("recipe", sort=False):
+        of = of.sort_values(["started", "run"], kind="stable").drop_duplicates(list(SAME), keep="last")
+        seeds = of.groupby(["setting", "arm"])["seed"].transform("nunique")
+        ranked = of.assign(peers=of["data"].map(recipes), seeds=seeds)
+        best = ranked.sort_values(["peers", "seeds", "epochs"], kind="stable").iloc[-1]
+        kept.append(of[(of["setting"] == best["setting"]) & (of["arm"] == best["arm"])].sort_values("seed"))
+    return pd.concat(kept, ignore_index=True) if kept else done
+
+
+def choice(done: pd.DataFrame, kept: pd.DataFrame) -> str:
+    """A line per recipe of what ``one_setting`` kept: setting, data, epochs, seeds, and the runs that it left out."""
+    lines = []
+    for name, of in kept.groupby("recipe", sort=False):
+        others = done[(done["recipe"] == name) & ~done["run"].isin(of["run"])]
+        left = [f"{row.run} ({row.epochs} epochs on {row.data}, setting {row.setting})" for row in others.itertuples()]
+        seeds = f"seed{'s' if len(of) > 1 else ''} {', '.join(map(str, of['seed']))}"
+        what = f"setting {of['setting'].iloc[0]}, {of['epochs'].iloc[0]} epochs on {of['data'].iloc[0]}, {seeds}"
+        lines.append(f"{name}: {what}; left out: {', '.join(left) or 'none'}")
+    return "\n".join(lines)
+
+
 def collect(
     runs_dir: Path | str,
     out_dir: Path | str,
