@@ -182,10 +182,11 @@ def curves(runs_dir: Path | str) -> pd.DataFrame:
 
 
 def choose(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one setting: of the highest rung, then SimSiam (the paper's analysis), then the most seeds."""
+    """The rows of one setting: of the highest rung, then SimSiam (as in the paper), then the most arms and seeds."""
     if not len(frame):
         return frame
-    seeds = frame.groupby(["rung", "data", "method", "setting"], observed=True)["seed"].nunique().reset_index()
+    each = frame.drop_duplicates(["rung", "data", "method", "setting", "arm", "seed"])
+    seeds = each.groupby(["rung", "data", "method", "setting"], observed=True)["seed"].size().reset_index()
     best = max(
         seeds.itertuples(index=False),
         key=lambda s: (RUNGS.index(s.rung), s.method == "simsiam", s.seed, s.setting),

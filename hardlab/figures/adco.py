@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from hardlab.analysis.intervals import interval
 from hardlab.figures import plots, style
-from hardlab.figures.pick import Arm, Measure, Ours, gap, linear, measured, published, together
+from hardlab.figures.pick import Arm, Measure, Ours, gap, linear, measured, published
 from hardlab.figures.table import built_in, column, named, table
 
 STARS = "* with small crops"
@@ -44,10 +44,10 @@ def f1(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
     return figure
 
 
-def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame) -> Figure:
+def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """AdCo Figure 2: negatives and the queries of the last six batches by t-SNE, and the share of outliers."""
     figure, axes = style.new(3.0, 2)
-    shown = together(adco_f2, any_data=False)
+    shown = plots.strongest(adco_f2, ["adco", "adco-queue", "moco"], configs)
     last = negatives[negatives["step"] == negatives.groupby("run")["step"].transform("max")]
     for ax, (name, recipes) in zip(axes, (("AdCo", ("adco",)), ("MoCo v2", ("adco-queue", "moco"))), strict=True):
         ax.set_title(name)
@@ -124,6 +124,9 @@ def t1(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> 
 def t2(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame, costs: pd.DataFrame) -> Figure:
     """AdCo Table 2: time of an epoch."""
     names = ("MoCo v2", "BYOL", "SWAV*", "AdCo", "AdCo*")
+    runs = costs.loc[costs["recipe"].isin(OURS[n].recipe for n in names if n in OURS), "run"]
+    devices = configs.loc[(configs["key"] == "device") & configs["run"].isin(runs), "value"].unique()
+    where = f"ours on {' and '.join(sorted(devices))}, beside other work\n" if len(devices) else ""
     columns = [
         column("epochs", "epochs", Measure(config="epochs", head="epochs")),
         column("devices", "devices"),
@@ -144,7 +147,7 @@ def t2(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame, cos
         evaluation,
         configs,
         costs,
-        note=STARS,
+        note=where + STARS,
     )
 
 

@@ -72,7 +72,7 @@ ORDER = (
     "HEXA+ DCluster (8-crop), 800 ep",
 )
 HEXA_LINEAR = linear("linear-hexa-moco", "linear-hexa-deepcluster")
-LENGTHS = "of each recipe the shortest training stands with 200 epochs, and a longer one, where there is one, with 800"
+LENGTHS = "the length that most recipes share stands with 200 epochs, and a longer one, where there is one, with 800"
 
 
 def f1(hexa_f1: pd.DataFrame, hexa_f1_pixels: np.ndarray | None) -> Figure:
@@ -133,22 +133,23 @@ def _space(ax: Axes) -> None:
 def f2(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """HEXA Figure 2: linear accuracy of each scheme of hard examples, on MoCo-v2 and DeepCluster-v2."""
     figure, axes = style.new(2.6, 2)
-    frames = []
+    shown = []
     for ax, base, names in zip(
         axes, ("moco", "deepcluster"), (("moco",), ("deepcluster-6crop", "deepcluster")), strict=True
     ):
         found = [(_scheme(name, evaluation, configs), name) for name in names]
-        (ours, named), _ = max(found, key=lambda f: f[0][0].rows["recipe"].nunique())
+        (ours, named), name = max(found, key=lambda f: f[0][0].rows["recipe"].nunique())
         measure = linear(f"linear-hexa-{base}-1")
         plots.arms(ax, ours, named, measure)
-        ax.set(title=f"HEXA on {style.METHODS[base]}", ylabel="linear top-1 (%)")
+        crops = ", 6 crops" if "6crop" in name else ""
+        ax.set(title=f"HEXA on {style.METHODS[base]}{crops}", ylabel="linear top-1 (%)")
         if len(ours.frame):
             ax.tick_params(axis="x", labelsize=7, rotation=40)
-        frames.append(ours.frame)
+        shown.append(ours)
     plots.told(
         figure,
-        pd.concat(frames),
-        f"ours on an analogue; no number is printed for this figure\n{plots.BARS}",
+        pd.concat(ours.frame for ours in shown),
+        f"ours on an analogue; no number is printed for this figure\n{plots.by(*shown)}{plots.BARS}",
     )
     return figure
 
@@ -251,7 +252,12 @@ def f4(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     ours = Ours((base, f"hexa-{base}"), evaluation, configs)
     ax.set(title="bound and step of the attack, in grey levels of 255", ylabel="linear top-1 (%)")
     plots.arms(ax, ours, named, linear("linear-hexa-deepcluster"))
-    plots.told(figure, ours.frame, f"ours on an analogue; no number is printed for this figure\n{plots.BARS}")
+    plots.told(
+        figure,
+        ours.frame,
+        "ours on an analogue; no number is printed for this figure\nwith one step a pixel moves by the smaller of "
+        f"the two: three of the four are one training\n{plots.by(ours)}{plots.BARS}",
+    )
     return figure
 
 
@@ -279,12 +285,12 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
     for alpha, beta in BETAS:
         keys = (("hard.cutmix.alpha", alpha, 5.0), ("hard.cutmix.beta", beta, 3.0))
         named.append((f"({alpha:g}, {beta:g})", Arm(recipe, tuple((k, v) for k, v, usual in keys if v != usual))))
-    b.set(title="(b) accuracy", ylabel="linear top-1 (%)")
+    b.set(title=f"(b) accuracy{', 6 crops' if '6crop' in base else ''}", ylabel="linear top-1 (%)")
     plots.arms(b, ours, named, linear("linear-hexa-deepcluster-1"))
     stated = published(paper, "hexa", "Section 3.2")
     moments = ", ".join(f"{k[1]} {v}" for k, v in stated.items())
     told = f"stated for Beta(5, 3): {moments}; " if moments else ""
-    plots.told(figure, ours.frame, f"ours on an analogue; {told}no accuracy is printed\n{plots.BARS}")
+    plots.told(figure, ours.frame, f"ours on an analogue; {told}no accuracy is printed\n{plots.by(ours)}{plots.BARS}")
     return figure
 
 

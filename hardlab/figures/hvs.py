@@ -13,14 +13,15 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 from hardlab import build
+from hardlab.analysis import pairs
 from hardlab.analysis.intervals import interval
 from hardlab.analysis.tables import HVS, STANDARD, STATIC, UNTRAINED, choose
 from hardlab.analysis.viewlog import slots
 from hardlab.evaluate import detection, protocols
 from hardlab.figures import plots, style
-from hardlab.figures.pick import KNN, Arm, Measure, Ours, at_home, linear, measured, published
+from hardlab.figures.pick import KNN, Arm, Measure, Ours, at_home, linear, measured, published, together
 from hardlab.figures.table import GAP, SCALES, Cell, Row, built_in, column, draw, row, said, signed, table
-from hardlab.recipes import RUNGS, recipe
+from hardlab.recipes import recipe
 from hardlab.registry import options
 
 ABOVE = 1.17  # of an axes' height: titles stand over the ticks of a published curve
@@ -514,7 +515,12 @@ def f9(importance: pd.DataFrame, paper: pd.DataFrame) -> Figure:
             panel.legend(loc="lower right")
     if not len(rows):
         style.gap(right, "no finished run")
-    plots.told(figure, rows, "ours at CIFAR scale, the pairs of the view log; lines: 95 % t-intervals over seeds")
+    forest = (
+        f"{pairs.TREES} trees on {rows['n'].max():,.0f} pairs of each view log"
+        if len(rows)
+        else "the pairs of a view log"
+    )
+    plots.told(figure, rows, f"ours at CIFAR scale, {forest}; lines: 95 % t-intervals over seeds")
     return figure
 
 
@@ -598,7 +604,7 @@ def t1(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> 
         evaluation,
         configs,
         note="SimCLR: 200 instead of 300 epochs; its printed kNN gain at 100 epochs is 1.85, its values give 1.93\n"
-        "of ours the shortest training stands with 100 epochs, a longer one, where there is one, with 300",
+        "of ours the length that most arms share stands with 100 epochs, a longer one, where there is one, with 300",
     )
 
 
@@ -669,8 +675,8 @@ def t4(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> 
             for method, label in (("simsiam", "SimSiam"), ("dino", "DINO"))
         ]
     found = ours.frame
-    caption = f"{SCALES['A']} (blue; ± half the 95 % t-interval; {GAP} no run yet)\n"
-    caption += style.about(found) if len(found) else "no finished run of these arms"
+    caption = f"{SCALES['A']} (blue; ± half the 95 % t-interval; {GAP} no row yet)\n"
+    caption += style.about(found) if len(found) else "no finished run of these arms has a row here"
     caption += (
         "\nchanges of the baseline, ours paired by seed; printed: two seeds, the baseline of DINO is 73.52 in Table 1"
     )
@@ -762,15 +768,15 @@ def _settings(item: str, paper: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     keys = _COMMON | keys
     printed = {k: v for (k, _), v in published(paper, "hvs", item).items()}
     known = {k: v for k, v in keys.items() if k in printed} if printed else keys
-    ours = recipe_settings(name)
-    mine = configs[configs["recipe"] == name]
-    rung = max(mine["rung"].unique(), key=RUNGS.index) if len(mine) else ""
-    mine = mine[mine["rung"] == rung]
+    ours = recipe_settings(name, "paper")
+    mine = together(configs[configs["recipe"] == name], any_data=False)
+    rung = str(mine["rung"].iloc[0]) if len(mine) else ""
+    usual = recipe_settings(name, rung) if rung else {}
     rows, cells = [], []
     for key, at in sorted(known.items()):
         told = sorted(set(mine[mine["key"] == at]["value"].astype(str))) if at else []
         rows.append((key, "", False))
-        run = ", ".join(told) if told else ("as the recipe's default" if len(mine) and at else GAP if at else "none")
+        run = ", ".join(told) if told else usual.get(at, "none") if rung or not at else GAP
         cells.append(
             [Cell(printed.get(key, ""), ""), Cell(ours.get(at, "none" if not at else "default"), ""), Cell(run, "")]
         )
@@ -784,9 +790,9 @@ def _settings(item: str, paper: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     return draw(f"HVS, {item}: settings of {style.METHODS[name]}", rows, heads, cells, caption)
 
 
-def recipe_settings(name: str) -> dict[str, str]:
-    """Dotted keys of the recipe at the paper's rung, defaults of options and presets included, as texts."""
-    run = recipe(name, "paper")
+def recipe_settings(name: str, rung: str) -> dict[str, str]:
+    """Dotted keys of the recipe at a rung, defaults of options and presets included, as texts."""
+    run = recipe(name, rung)
     flat: dict[str, object] = {f"optim.{k}": v for k, v in run.optim.model_dump().items()}
     flat |= {"epochs": run.epochs, "batch_size": run.batch_size, "precision": run.precision}
     for kind, part in (("backbone", run.backbone), ("method", run.method)):

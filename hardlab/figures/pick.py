@@ -56,8 +56,8 @@ class Arm(NamedTuple):
 
     recipe: its name. changes: what is set beside it, as on the command line, e.g. (("method.tau", 0.999),); a run with
     another method or strategies, or other values of these, is another arm. wider: factor of the channels of the rung's
-    network. trained: data set and share, e.g. ("CIFAR-10", "20 %"). budget: 0 the shortest training, -1 the longest of
-    several. minus: a second recipe; the value is then the difference, paired by seed.
+    network. trained: data set and share, e.g. ("CIFAR-10", "20 %"). budget: 0 a training as long as those of most
+    recipes, -1 the longest that is longer. minus: a second recipe; the value is then the difference, paired by seed.
     """
 
     recipe: str
@@ -134,16 +134,29 @@ class Book:
         known = rows.drop_duplicates("run")[["run", "rung"]].itertuples(index=False)
         return rows[rows["run"].isin([r.run for r in known if self.fits(r.run, r.rung, arm)])]
 
-    def one_setting(self, rows: pd.DataFrame, peers: Mapping[str, int] | None = None) -> pd.DataFrame:
-        """Of one setting: of the most arms (``peers``) and seeds, then the nearest to its recipe, then the longest."""
+    def epochs(self, run: str) -> float:
+        """How long a run was trained; 0 where its configuration is not known."""
+        return float(self.runs.get(run, {}).get("epochs", "0"))
+
+    def lengths(self, rows: pd.DataFrame) -> dict[float, int]:
+        """How many recipes were trained for so many epochs."""
+        each = rows.drop_duplicates(["run", "recipe"])
+        return each.groupby(each["run"].map(self.epochs))["recipe"].nunique().to_dict()
+
+    def one_setting(self, rows: pd.DataFrame, peers: pd.DataFrame) -> pd.DataFrame:
+        """Of one setting: as long as most recipes of ``peers`` were trained, then shared with the most of them.
+
+        Then of the most seeds, the nearest to its recipe, the longest.
+        """
         if not len(rows):
             return rows
+        lengths, shared = self.lengths(peers), peers.groupby("setting")["recipe"].nunique().to_dict()
         told = {}
         for name, of in rows.groupby("setting", sort=True):
             first = of.iloc[0]
-            epochs = self.runs.get(first["run"], {}).get("epochs", "0")
+            epochs = self.epochs(first["run"])
             near = -self.changes(first["run"], first["rung"], first["recipe"])
-            told[name] = ((peers or {}).get(str(name), 0), of["seed"].nunique(), near, float(epochs), name)
+            told[name] = (lengths.get(epochs, 0), shared.get(name, 0), of["seed"].nunique(), near, epochs, name)
         return rows[rows["setting"] == max(told, key=lambda name: told[name])]
 
 
@@ -250,12 +263,14 @@ class Ours:
         rows = self.book.only(self.rows if rows is None else rows, arm)
         if arm.trained is not None:
             rows = rows[rows["data"].isin(trained_on(*arm.trained))]
-        if arm.budget is not None and rows["epochs"].nunique() > 1:
-            rows = rows[rows["epochs"] == (rows["epochs"].min() if arm.budget == 0 else rows["epochs"].max())]
-        elif arm.budget == -1:  # one budget only: it stands with the short ones
-            rows = rows.iloc[:0]
-        peers = self.rows.groupby("setting")["recipe"].nunique().to_dict() if len(self.rows) else {}
-        return self.book.one_setting(rows, peers)
+        if arm.budget is not None and len(rows):
+            lengths = self.book.lengths(self.rows)
+            usual = min(lengths, key=lambda epochs: (-lengths[epochs], epochs))
+            known = rows["epochs"].fillna(0)
+            longest = known.max() if known.max() > usual else -1  # no longer one: all stand with the usual ones
+            nearest = min(known.unique(), key=lambda epochs: (abs(epochs - usual), epochs))
+            rows = rows[known == (nearest if arm.budget == 0 else longest)]
+        return self.book.one_setting(rows, self.rows)
 
     def values(self, arm: Arm, measure: Measure) -> pd.Series:
         """Seed -> value, accuracies in percent; empty where there is no such run."""

@@ -53,6 +53,9 @@ def arms(
     ax.set_xticks(range(len(named)), [name for name, _ in named])
     ax.set_xlim(-0.6, len(named) - 0.4)
     ax.margins(y=0.12)
+    low, high = ax.get_ylim()
+    if high - low < 2:  # points of accuracy: less would make noise look large
+        ax.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
     if not all(len(f) for f in found):  # room for the marks of what is missing
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.4 * (high - low), high)
@@ -132,11 +135,16 @@ def curves(
 
 
 def strongest(frame: pd.DataFrame, recipes: Sequence[str], configs: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Of the highest rung, the data set of most of these recipes, and of each, as it is, the setting of most others."""
+    """Of the highest rung, the data set of most of these recipes, and of each, as it is, one setting."""
     rows, book = together(frame[frame["recipe"].isin(recipes)], any_data=False), Book(configs)
-    peers = rows.groupby("setting")["recipe"].nunique().to_dict()
-    kept = [book.one_setting(book.only(rows, Arm(recipe)), peers) for recipe in recipes]
+    kept = [book.one_setting(book.only(rows, Arm(recipe)), rows) for recipe in recipes]
     return pd.concat(kept) if any(map(len, kept)) else rows.iloc[:0]
+
+
+def by(*shown: Ours) -> str:
+    """The protocols that the arms of a figure were measured by, for its caption."""
+    names = sorted({protocol for ours in shown if len(ours.frame) for protocol in ours.protocols})
+    return f"by {' and '.join(names)} · " if names else ""
 
 
 def tiles(title: str, labels: pd.DataFrame, pixels: np.ndarray | None, recipe: str, by_epoch: bool = False) -> Figure:
@@ -229,7 +237,7 @@ def _edges(a: Box, b: Box) -> tuple[tuple[float, float], tuple[float, float]]:
 
 def told(figure: Figure, frame: pd.DataFrame, scale: str, extra: str = "") -> None:
     """The caption: what of ours is shown, or that nothing is; then what the marks mean."""
-    about = style.about(frame) if len(frame) else "no finished run of these arms"
+    about = style.about(frame) if len(frame) else "no finished run of these arms has a row here"
     lines = [scale, about, *([extra] if extra else [])]
     style.caption(figure, "\n".join(lines))
 

@@ -85,6 +85,8 @@ def series(ax: Axes, frame: pd.DataFrame, x: str, y: str, colour: str, label: st
     at, mean, lo, hi, n = np.array(rows, dtype=float).T
     if n.max() > 1:
         ax.fill_between(at, lo, hi, color=colour, alpha=0.18, linewidth=0)
+        if len(at) <= 3:  # a band between so few points shows little, and none of a single one
+            ax.errorbar(at, mean, (mean - lo, hi - mean), fmt="none", ecolor=colour, elinewidth=0.8, capsize=2)
         for _, one in frame.groupby("run", sort=True):
             ax.plot(one[x], one[y], color=colour, linewidth=0.5, alpha=0.45, linestyle=line)
     marker = "o" if len(at) <= 12 else ""

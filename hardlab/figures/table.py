@@ -22,7 +22,7 @@ GAP = "\N{MIDDLE DOT}\N{MIDDLE DOT}\N{MIDDLE DOT}"
 SCALES = {
     "C": "ours at CIFAR scale",
     "A": "ours on an analogue: other data, same comparison",
-    "X": "ours: the same code path on built-in data",
+    "X": "ours: the same code path on other data",
 }
 
 
@@ -102,9 +102,9 @@ def table(
         cells = [list(line) for line in zip(*cells, strict=True)]
         names, heads = heads, names
     found = ours.frame
-    told = f"{style.about(found)}" if len(found) else "no finished run of these arms"
+    told = f"{style.about(found)}" if len(found) else "no finished run of these arms has a row here"
     by = f" · by {', '.join(_told(p, found) for p in sorted(ours.protocols))}" if len(found) and ours.protocols else ""
-    legend = f"{SCALES[scale]} (blue; ± half the 95 % t-interval; {GAP} no run yet)"
+    legend = f"{SCALES[scale]} (blue; ± half the 95 % t-interval; {GAP} no row yet)"
     caption = f"{legend}\n{told}{by}" + (f"\n{note}" if note else "")
     if any(c.ours and c.ours.on in BUILT_IN for c in columns):
         caption += f"\n{' and '.join(BUILT_IN)}: built-in sets, ours alone; nothing is printed for them"
@@ -150,8 +150,10 @@ def said(ours: Ours, arm: Arm, measure: Measure) -> str:
     mean, lo, hi, n = ours.interval(arm, measure)
     if n == 0:
         return GAP
-    if measure.config or measure.cost:
+    if measure.config:
         return f"{mean:.3g}"
+    if measure.cost:
+        return f"{mean:.3g}" + (f"±{(hi - lo) / 2:.2g}" if n > 1 else "")
     sign = "+" if arm.minus else ""
     half = f"±{(hi - lo) / 2:.1f}" if n > 1 else ""
     return f"{mean:{sign}.1f}{half}"
@@ -220,9 +222,13 @@ def draw(
 
 
 def _even(text: str, width: int) -> list[str]:
-    """As few lines as the width allows, of about one length: no last word alone."""
+    """As few lines as the width allows, of about one length, broken between the parts of a list: no last word alone."""
+    parts = text.split(" \N{MIDDLE DOT} ")
+    if max(map(len, parts)) + 2 <= width:
+        text = "\N{NO-BREAK SPACE}\N{MIDDLE DOT} ".join(p.replace(" ", "\N{NO-BREAK SPACE}") for p in parts)
     lines = textwrap.wrap(text, width)
-    return next(even for w in range(width // 2, width + 1) if len(even := textwrap.wrap(text, w)) == len(lines))
+    even = next(even for w in range(width // 2, width + 1) if len(even := textwrap.wrap(text, w)) == len(lines))
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in even]
 
 
 def _text(ax: Axes, x: float, y: float, text: str, colour: str, align: str) -> None:
