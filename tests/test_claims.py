@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from scipy import stats
 
 from hardlab.analysis import claims, tables
-from hardlab.analysis.claims import CONTRADICTED, INCONCLUSIVE, NO_RUN, REPRODUCED, Claim, Test, judge
+from hardlab.analysis.claims import CONTRADICTED, INCONCLUSIVE, NO_EVALUATION, NO_RUN, REPRODUCED, Claim, Test, judge
 from hardlab.cli import cli
 from hardlab.recipes import RECIPES, RUNGS, recipe
 from hardlab.types import HardlabError
@@ -294,8 +294,13 @@ def test_runs_that_were_not_evaluated_so_need_an_evaluation(folder: Folder) -> N
         hvs = folder.run("simsiam-hvs", s, 0.5, metric="top5")
         folder.run("simsiam", s, 0.4)
     row = folder.verdict(claim())
-    assert row.verdict == NO_RUN
+    assert row.verdict == NO_EVALUATION == "needs an evaluation"
     assert f"runs/{hvs} --protocol linear-lbfgs`" in row.why
+    assert row.why.count("runs/") == 2 and "pretrain" not in row.why
+    text = claims.describe(claims.verdicts(folder.path, [claim()]))
+    assert re.search(r"a-gain +needs an evaluation +from rung cpu\n", text)
+    assert re.search(rf"\n {{8}}hardlab evaluate runs/\S+ runs/{hvs} --protocol linear-lbfgs\n", text)
+    assert "1 claims, 1 needs an evaluation" in text
     assert "collects" not in row.why
     elsewhere = {"table": "evaluation", "where": GAIN["measure"]["where"] | {"evaluated_on": "cifar100"}}
     assert "--protocol linear-lbfgs --data cifar100`" in folder.verdict(claim(measure=elsewhere)).why
@@ -366,7 +371,10 @@ def test_runs_are_paired_only_where_they_differ_from_their_recipes_alike(folder:
     for s in range(3):
         folder.run("simsiam-hvs", s, 0.5 + 0.001 * s, overrides={"epochs": 9})
         folder.run("simsiam", s, 0.4)
-    assert folder.verdict(claim()).verdict == NO_RUN  # 9 epochs against 30
+    row = folder.verdict(claim())
+    assert row.verdict == NO_RUN  # 9 epochs against 30: no evaluation makes them comparable
+    assert "differ in more than their arm: `hardlab pretrain simsiam-hvs --rung cpu`" in row.why
+    assert "evaluate" not in row.why
     for s in range(3):
         folder.run("simsiam", s, 0.2, overrides={"epochs": 9})
     row = folder.verdict(claim())

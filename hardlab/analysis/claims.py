@@ -31,8 +31,9 @@ from hardlab.types import HardlabError
 
 SOURCE = Path(__file__).with_name("claims.yaml")
 PAPERS = {"hexa": (5, 5), "hvs": (11, 12), "hnssl": (3, 7), "adco": (2, 4), "ppcl": (6, 4)}  # figures, tables
-REPRODUCED, CONTRADICTED, INCONCLUSIVE, NO_RUN = "reproduced", "contradicted", "inconclusive", "needs a run"
-VERDICTS = (REPRODUCED, CONTRADICTED, INCONCLUSIVE, *(f"needs rung {r}" for r in RUNGS), NO_RUN)
+REPRODUCED, CONTRADICTED, INCONCLUSIVE = "reproduced", "contradicted", "inconclusive"
+NO_EVALUATION, NO_RUN = "needs an evaluation", "needs a run"
+VERDICTS = (REPRODUCED, CONTRADICTED, INCONCLUSIVE, *(f"needs rung {r}" for r in RUNGS), NO_EVALUATION, NO_RUN)
 COLUMNS = (
     "id", "paper", "place", "statement", "published", "mean", "lo", "hi", "n", "unit", "rung", "testable_from",
     "verdict", "why", "runs",
@@ -389,7 +390,7 @@ class Book:
                 seed = {"seed": max([-1, *best.values.index]) + 1}
                 why += f": {' and '.join(claim.commands(claim.arms, rung, best.changes | seed))}"
         else:
-            verdict, why = NO_RUN, self._wanted(claim, per_arm)
+            verdict, why = self._wanted(claim, per_arm)
         told = dict(claim) | ours._asdict() | {"rung": rung, "verdict": verdict, "runs": runs}
         told |= {"published": str(claim.published), "unit": claim.published.unit}
         told["why"] = why[:1].upper() + why[1:] + "."
@@ -471,36 +472,46 @@ class Book:
             groups.append(_Group(key[0], values, tuple(runs), json.loads(key[1])))
         return groups
 
-    def _wanted(self, claim: Claim, per_arm: Sequence[Mapping[tuple[str, str], pd.DataFrame]]) -> str:
-        """What to do where there are no rows: train, evaluate, or collect."""
-        high = RUNGS[RUNGS.index(claim.testable_from) :]
-        bare = [arm for arm, of in zip(claim.arms, per_arm, strict=True) if not any(rung in high for rung, _ in of)]
-        arms = bare or claim.arms
-        trained = [[n for n in self._matching(claim, arm) if self.runs[n].run.rung in high] for arm in arms]
-        if not all(trained):
-            lacking = [arm for arm, names in zip(arms, trained, strict=True) if not names]
+    def _wanted(self, claim: Claim, per_arm: Sequence[Mapping[tuple[str, str], pd.DataFrame]]) -> tuple[str, str]:
+        """The verdict where there are no rows, and what to do: train, evaluate, or collect."""
+        high, table = RUNGS[RUNGS.index(claim.testable_from) :], claim.measure.table
+        trained = [self._trained(claim, arm, high) for arm in claim.arms]
+        if lacking := [arm for arm, runs in zip(claim.arms, trained, strict=True) if not runs]:
             commands = " and ".join(claim.commands(lacking, claim.testable_from))
             told = f"no rows yet, testable from rung {claim.testable_from}: {commands}, with 2 seeds or more"
-            if claim.measure.table == "evaluation":
+            if table == "evaluation":
                 protocols = dict.fromkeys(claim.seen(arm).where["protocol"] for arm in lacking)
                 told += f", each then `hardlab evaluate runs/<id> {' '.join(f'--protocol {p}' for p in protocols)}`"
-            return told
-        if claim.measure.table == "evaluation":
-            names = " ".join(dict.fromkeys(f"runs/{name}" for of in trained for name in of))
-            where = claim.seen(arms[0]).where
-            how = f"--protocol {where['protocol']}" + (f" --data {on}" if (on := where.get("evaluated_on")) else "")
-            return f"the runs are there, not evaluated so: `hardlab evaluate {names} {how}`"
-        seen = {run for of in per_arm for rows in of.values() for run in rows["run"]}
-        without = {arm: [n for n in names if n not in seen] for arm, names in enumerate(trained)}
-        lacking = [arms[at] for at, names in without.items() if names] or list(arms)
-        again = " and ".join(claim.commands(lacking, claim.testable_from))
-        names = " ".join(dict.fromkeys(name for of in without.values() for name in of))
-        if not names:
-            return f"the runs with rows in {claim.measure.table}.csv differ in more than their arm: {again}"
-        return (
-            f"the runs {names} came without rows in {claim.measure.table}.csv: `hardlab figures --from runs --all` "
-            f"where their folders still are, else train them again, {again}"
+            return NO_RUN, told
+        alike = set.intersection(*(set(runs.values()) for runs in trained))
+        if not alike:
+            again = " and ".join(claim.commands(claim.arms, claim.testable_from))
+            return NO_RUN, f"the runs that are there differ in more than their arm: {again}"
+        bare: list[Arm] = []
+        ways: dict[str, list[str]] = {}  # of evaluating, each with the runs that lack it
+        for arm, runs, of in zip(claim.arms, trained, per_arm, strict=True):
+            if without := [name for name, key in runs.items() if key in alike and key not in of]:
+                bare.append(arm)
+                where = claim.seen(arm).where
+                said = {"protocol": where.get("protocol"), "data": where.get("evaluated_on")}
+                how = " ".join(f"--{option} {value}" for option, value in said.items() if value)
+                ways.setdefault(how, []).extend(without)
+        if table == "evaluation":
+            commands = " and ".join(
+                f"`hardlab evaluate {' '.join(f'runs/{name}' for name in dict.fromkeys(without))} {how}`"
+                for how, without in ways.items()
+            )
+            return NO_EVALUATION, f"the runs are there, not evaluated so: {commands}"
+        names = " ".join(dict.fromkeys(name for without in ways.values() for name in without))
+        return NO_RUN, (
+            f"the runs {names} came without rows in {table}.csv: `hardlab figures --from runs --all` where their "
+            f"folders still are, else train them again, {' and '.join(claim.commands(bare, claim.testable_from))}"
         )
+
+    def _trained(self, claim: Claim, arm: Arm, rungs: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """The runs of an arm at these rungs, each with the rung and the changes that make it comparable."""
+        keys = {name: (self.runs[name].run.rung, changes) for name, changes in self._matching(claim, arm).items()}
+        return {name: key for name, key in keys.items() if key[0] in rungs}
 
 
 def verdicts(data_dir: Path | str, claims: Iterable[Claim] | None = None) -> pd.DataFrame:
@@ -532,14 +543,14 @@ def describe(found: pd.DataFrame, *, why: bool = False, width: int = 110) -> str
         lines.append(f"{paper.upper()}")
         for row in rows.itertuples():
             measured = f"{ours(row)}, {row.rung}" if row.n else f"from rung {row.testable_from}"
-            lines.append(f"  {row.id:34}{row.verdict:18}{measured}"[:width])
+            lines.append(f"  {row.id:34}{row.verdict:20}{measured}"[:width])
             told = [f"{row.statement} ({row.place}: {row.published})", *([row.why] if why else [])]
             told += [f"Runs: {row.runs}"] if why and row.runs else []
             lines += textwrap.wrap(" ".join(told), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
             lines += [f"        {command}" for command in re.findall(r"`([^`]+)`", row.why)]
         lines.append("")
     counts = found["verdict"].value_counts(sort=False)
-    lines.append(f"{len(found)} claims" + "".join(f", {n} {v}" for v, n in counts.items()))
+    lines += textwrap.wrap(f"{len(found)} claims" + "".join(f", {n} {v}" for v, n in counts.items()), width)
     if decided := int(found["verdict"].isin([REPRODUCED, CONTRADICTED, INCONCLUSIVE]).sum()):
         lines += textwrap.wrap(
             f"Each verdict is at 95 % for itself: were none of the {decided} tested differences real, about "
