@@ -40,9 +40,10 @@ NOTHING = Across(pd.DataFrame(), pd.DataFrame(), None)
 def collect(done: pd.DataFrame, root: Path | str | None = None, batch: int = BATCH, draws: int = DRAWS) -> Across:
     """Judge one batch by every method of ``ROSTER`` that was trained on the same images.
 
-    done: rows of ``tables.runs``. Of the highest rung, the data set of the most methods; of each method the setting of
-    the most seeds. Rows of two runs are of the same seed, or of the same recipe. Nothing where fewer than two of
-    ``SYSTEMS`` are there, their checkpoints are gone, or the images are not on this machine.
+    done: rows of ``tables.runs``. Of the highest rung, the data set of the most methods; of each method the setting
+    that was trained as long as most others, then that of the most seeds. Rows of two runs are of the same seed, or of
+    the same recipe. Nothing where fewer than two of ``SYSTEMS`` are there, their checkpoints are gone, or the images
+    are not on this machine.
     """
     chosen = _chosen(done)
     if not _several(chosen):
@@ -79,12 +80,12 @@ def _chosen(done: pd.DataFrame) -> pd.DataFrame:
     digest = mine["path"].map(lambda p: (runs.manifest(Path(p)) or {}).get("data", {}).get("digest", ""))
     counts = mine.groupby(digest)[["recipe", "run"]].nunique()
     mine = mine[digest == max(counts.index, key=lambda d: (*counts.loc[d], d))]
-    kept = []
+    shared, kept = mine.groupby("epochs")["recipe"].nunique(), []
     for name in ROSTER:
         of = mine[mine["recipe"] == name]
-        if len(of):
-            seeds = of.groupby("setting")["seed"].nunique()
-            kept.append(of[of["setting"] == max(seeds.index, key=lambda s: (seeds[s], s))].sort_values("seed"))
+        if len(of):  # as long as the others were trained, then the most seeds
+            rank = {s: (shared[g["epochs"].iloc[0]], g["seed"].nunique(), s) for s, g in of.groupby("setting")}
+            kept.append(of[of["setting"] == max(rank, key=lambda s: rank[s])].sort_values("seed"))
     return pd.concat(kept, ignore_index=True)
 
 

@@ -37,7 +37,12 @@ def hardness(hardness: pd.DataFrame, hardness_pixels: np.ndarray | None) -> Figu
     first, last = 1.15, 1.15 + len(names)
     figure = Figure(figsize=(style.WIDTH, 0.27 * (last + 3.2) + 0.75), layout="constrained")
     ax = figure.subplots()
-    ax.set(xlim=(0, count), ylim=(last + 1.15, 0), aspect="equal", title="Same image, five methods: loss percentiles")
+    ax.set(
+        xlim=(0, count),
+        ylim=(last + 1.15, 0),
+        aspect="equal",
+        title="Same image, five methods and their bases: loss percentiles",
+    )
     if hardness_pixels is not None:
         ax.imshow(hardness_pixels, extent=(0, count, 1, 0), interpolation="nearest", aspect="equal")
     for line in range(1, count):
@@ -96,7 +101,7 @@ def transfer(transfer: pd.DataFrame) -> Figure:
         figure,
         f"below the diagonal: Spearman's rho ± half its 95 % {what}\nabove: its ceiling, the root of the product of "
         f"both reliabilities\non it: reliability (odd against even draws){same}\n"
-        f"{_about(transfer)} · {transfer['images'].iloc[0]:.0f} images · {MARK} no run",
+        f"{_about(transfer)} · {transfer['images'].iloc[0]:.0f} images · {MARK} no two runs of one seed",
     )
     return figure
 
