@@ -24,6 +24,14 @@ def process(*words):
     return done.returncode, done.stdout, done.stderr
 
 
+def spoken(words, monkeypatch, capsys):
+    """(status, stderr) of the installed command, in this process."""
+    monkeypatch.setattr(sys, "argv", ["hardlab", *words])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    return left.value.code, capsys.readouterr().err
+
+
 def commands(group=cli.cli, path=()):
     yield path
     for name, command in getattr(group, "commands", {}).items():
@@ -104,6 +112,51 @@ def test_a_folder_that_is_not_there_or_holds_no_tables_is_refused_and_named(word
         assert result.exit_code == 2
         assert f"There are no tables in '{tmp_path / name}'" in result.output
     assert [p.name for p in tmp_path.rglob("*")] == ["empty"]
+
+
+DRAW, JUDGE = ["figures", "hvs_t1", "--out", "drawn"], ["claims", "hvs-dino-linear"]
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "content", "said"),
+    [
+        (DRAW, "evaluation.csv", b"", "EmptyDataError"),
+        (JUDGE, "evaluation.csv", b"", "EmptyDataError"),
+        (DRAW, "evaluation.csv", b"\xff\xfe\x00\x80", "UnicodeDecodeError"),
+        (JUDGE, "evaluation.csv", b"\xff\xfe\x00\x80", "UnicodeDecodeError"),
+        (JUDGE, "evaluation.csv", b"PK\x03\x04\n", "no column 'run'"),
+        (DRAW, "paper.csv", b"a\n1,2\n1,2,3\n", "ParserError"),
+        (JUDGE, "manifests.jsonl", b'{"id": "cut of', "Line 1 of "),
+        (JUDGE, "manifests.jsonl", b"\xff\n", "UnicodeDecodeError"),
+        (JUDGE, "manifests.jsonl", b"[1]\n", "no manifest"),
+    ],
+)
+def test_a_broken_table_is_told_in_one_sentence_that_names_it(
+    words, file, content, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    before = {"costs.csv": b"what was collected", file: content}
+    for name, held in before.items():
+        (tmp_path / name).write_bytes(held)
+    status, err = spoken([*words, "--data", str(tmp_path)], monkeypatch, capsys)
+    assert status == 1
+    assert err.startswith("hardlab: ") and err.count("\n") == 1 and str(tmp_path / file) in err and said in err
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_sentence_and_a_file_in_its_place_stays(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "epochs.csv").write_text("x\n")
+    (tmp_path / "file").write_text("a reader's own")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", "/proc/x"):
+        words = ["figures", "hvs_f1", "--data", str(tmp_path / "data"), "--out", str(out)]
+        status, err = spoken(words, monkeypatch, capsys)
+        assert status == 1
+        assert err.startswith(f"hardlab: '{out}' cannot be made a folder (") and err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "a reader's own"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "file"]
 
 
 def test_a_run_trains_is_evaluated_and_is_found_again_from_the_command_line(tmp_path):

@@ -356,14 +356,12 @@ class Book:
         self.folder = Path(data_dir)
         self._tables: dict[str, pd.DataFrame] = {}
         self.runs: dict[str, _Known] = {}
-        manifests = self.folder / "manifests.jsonl"
-        for line in manifests.read_text().splitlines() if manifests.exists() else ():
-            manifest = json.loads(line)
+        for name, manifest in tables.manifests(self.folder).items():
             try:
                 run = config.make(manifest["config"])
             except HardlabError:  # of a version whose configuration is read no more: it is nobody's arm
                 continue
-            self.runs[manifest["id"]] = _Known(run, _flat(run))
+            self.runs[name] = _Known(run, _flat(run))
 
     def verdict(self, claim: Claim) -> dict[str, Any]:
         """A row of ``COLUMNS``."""
@@ -401,10 +399,12 @@ class Book:
             path = self.folder / f"{name}.csv"
             texts = dict.fromkeys(("setting", "run", "recipe", "options"), str)
             self._tables[name] = (
-                pd.read_csv(path, dtype=texts, keep_default_na=False, encoding="utf-8", low_memory=False)
+                tables.read_csv(path, dtype=texts, keep_default_na=False, low_memory=False)
                 if path.exists()
                 else pd.DataFrame(columns=[*WHO])
             )
+            if "run" not in self._tables[name].columns:
+                raise HardlabError(f"The table '{path}' has no column 'run'.")
         return self._tables[name]
 
     def _matching(self, claim: Claim, arm: Arm) -> dict[str, str]:

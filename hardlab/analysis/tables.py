@@ -152,6 +152,26 @@ def results(runs_dir: Path | str) -> pd.DataFrame:
     return frame.drop_duplicates([c for c in COLUMNS["evaluation"] if c != "value"], keep="last", ignore_index=True)
 
 
+def read_csv(path: Path, **options: Any) -> pd.DataFrame:
+    """``pandas.read_csv`` of UTF-8; ``HardlabError`` that names the file where it holds no table."""
+    try:
+        return pd.read_csv(path, encoding="utf-8", **options)
+    except (OSError, ValueError) as e:  # pandas' own errors, of bytes that are no text too, are ValueErrors
+        raise HardlabError(f"The table '{path}' cannot be read: {type(e).__name__}: {' '.join(str(e).split())}.") from e
+
+
+def manifests(folder: Path) -> dict[str, dict[str, Any]]:
+    """Run -> manifest, from the ``manifests.jsonl`` of a folder of tables; empty where there is none.
+
+    Raises ``HardlabError`` that names the file, and the line where it is not JSON.
+    """
+    path = folder / "manifests.jsonl"
+    try:
+        return {m["id"]: {**m, "config": m["config"]} for m in _lines(path, appended=False)}
+    except (KeyError, TypeError) as e:
+        raise HardlabError(f"'{path}' holds a line that is no manifest: {type(e).__name__}: {e}.") from e
+
+
 def top1(runs_dir: Path | str, names: Iterable[str], by: Sequence[str] = ("recipe",)) -> pd.DataFrame:
     """Top-1 of the frozen backbones of the runs of these names, a row per protocol and ``by``: mean, lo, hi, n of runs.
 
@@ -292,7 +312,7 @@ def collect(
         histogram = _with_earlier(histogram, out / "hvs_f3_right.csv", done)
         evaluation = _with_earlier(evaluation, out / "evaluation.csv", done)
         if "configs" in logged:
-            logged["configs"] = _with_manifests(logged["configs"], evaluation, out / "manifests.jsonl")
+            logged["configs"] = _with_manifests(logged["configs"], evaluation, manifests(out))
     tables = {
         "hvs_f3_left": share[share["arm"] == HVS] if len(share) else share,
         "hvs_f3_right": histogram[histogram["arm"] != STATIC] if len(histogram) else histogram,
@@ -318,10 +338,10 @@ def collect(
         tables |= {n: _with_earlier(pd.DataFrame(), out / f"{n}.csv", done[:0]) for n in ("hardness", "transfer")}
     written = [_write(out / f"{n}.csv", tables[n], columns) for n, columns in COLUMNS.items() if n in wanted]
     # the tables name their runs; here is what each of them was
-    manifests = {Path(p).name: json.loads((Path(p) / "manifest.json").read_text()) for p in done["path"]}
+    told = {Path(p).name: json.loads((Path(p) / "manifest.json").read_text()) for p in done["path"]}
     if add:
-        manifests = {m["id"]: m for m in _lines(out / "manifests.jsonl")} | manifests
-    lines = [json.dumps(manifests[name]) + "\n" for name in sorted(manifests)]
+        told = manifests(out) | told
+    lines = [json.dumps(told[name]) + "\n" for name in sorted(told)]
     write_atomic(out / "manifests.jsonl", "".join(lines).encode())
     written.append(out / "manifests.jsonl")
     for name, picture in pictures.items():
@@ -343,7 +363,7 @@ def _pairs(done: pd.DataFrame, out: Path | None) -> dict[str, pd.DataFrame]:
     """
     names = ("importance", "predictability")
     earlier = {n: _earlier(out / f"{n}.csv") if out else pd.DataFrame(columns=[*WHO]) for n in names}
-    then = {m["id"]: m.get("ended") for m in _lines(out / "manifests.jsonl")} if out else {}
+    then = {name: m.get("ended") for name, m in manifests(out).items()} if out else {}
     found: dict[str, list[pd.DataFrame]] = {n: [] for n in names}
     for (shared, rung, which), of in done.groupby(["setting", "rung", "arm"], sort=True):
         each = of.to_dict("records")
@@ -371,7 +391,7 @@ def _earlier(path: Path) -> pd.DataFrame:
         texts["value"] = str
     blank = ("value", "classifier_epoch", "distance", "age", "false_hardest", "false_all", "nearest_real")
     numbers = {} if path.stem == "configs" else dict.fromkeys(blank, "")
-    return pd.read_csv(path, dtype=texts, encoding="utf-8", keep_default_na=False, na_values=numbers)
+    return read_csv(path, dtype=texts, keep_default_na=False, na_values=numbers)
 
 
 def _with_earlier(frame: pd.DataFrame, path: Path, done: pd.DataFrame) -> pd.DataFrame:
@@ -384,12 +404,13 @@ def _with_earlier(frame: pd.DataFrame, path: Path, done: pd.DataFrame) -> pd.Dat
     return pd.concat([f for f in (frame, earlier[~theirs.isin(mine)]) if len(f)] or [frame], ignore_index=True)
 
 
-def _with_manifests(configs: pd.DataFrame, evaluation: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _with_manifests(
+    configs: pd.DataFrame, evaluation: pd.DataFrame, earlier: Mapping[str, Mapping[str, Any]]
+) -> pd.DataFrame:
     """``configs``, and from the manifests those of evaluated runs that were collected before there was this table."""
-    manifests = {m["id"]: m for m in _lines(path)}
     lacking = set(evaluation["run"]) - set(configs["run"] if len(configs) else ())
-    named = evaluation[evaluation["run"].isin(lacking & manifests.keys())].drop_duplicates("run")
-    return _stack([configs, *(_told(who, manifests[who["run"]]) for who in named[list(WHO)].to_dict("records"))])
+    named = evaluation[evaluation["run"].isin(lacking & earlier.keys())].drop_duplicates("run")
+    return _stack([configs, *(_told(who, earlier[who["run"]]) for who in named[list(WHO)].to_dict("records"))])
 
 
 def _row(path: Path) -> dict[str, Any]:
@@ -415,13 +436,16 @@ def _row(path: Path) -> dict[str, Any]:
         raise HardlabError(f"The manifest '{path}' cannot be read: {type(e).__name__}: {e}.") from e
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; a last line that a killed process left without its end is no line."""
+def _lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; where lines are appended, a last one without its end (a kill) is no line."""
     if not path.exists():
         return []
-    whole, newline, _ = path.read_text().rpartition("\n")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise HardlabError(f"'{path}' cannot be read: {type(e).__name__}: {e}.") from e
     out = []
-    for number, line in enumerate((whole + newline).splitlines(), 1):
+    for number, line in enumerate((text[: text.rfind("\n") + 1] if appended else text).splitlines(), 1):
         try:
             out.append(json.loads(line))
         except ValueError as e:

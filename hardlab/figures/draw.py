@@ -85,13 +85,16 @@ def draw(name: str, data_dir: Path | str, out_dir: Path | str) -> list[Path]:
 def _read(data_dir: Path, parameter: str) -> Any:
     if parameter.endswith("_pixels"):
         picture = data_dir / f"{parameter}.png"
-        return np.asarray(Image.open(picture).convert("RGB")) if picture.exists() else None
+        try:
+            return np.asarray(Image.open(picture).convert("RGB")) if picture.exists() else None
+        except OSError as e:
+            raise HardlabError(f"The picture '{picture}' cannot be read: {type(e).__name__}: {e}.") from e
     path, columns = data_dir / f"{parameter}.csv", list(COLUMNS[parameter])
     if not path.exists():
         return pd.DataFrame(columns=columns)
     # a run's name, a hash or a list of seeds can look like a number; "0e12345678" is none
     texts = [*TEXTS, "value"] if parameter in ("paper", "configs") else TEXTS  # 68.80 is not 68.8 there
-    frame = pd.read_csv(path, dtype=dict.fromkeys(texts, str), encoding="utf-8", keep_default_na=parameter != "configs")
+    frame = tables.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=parameter != "configs")
     if missing := [c for c in columns if c not in frame.columns]:
         raise HardlabError(f"The table '{path}' has no column '{missing[0]}'. A figure needs: {', '.join(columns)}.")
     return frame.sort_values(columns, kind="stable", ignore_index=True)

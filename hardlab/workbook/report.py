@@ -109,12 +109,12 @@ def readme_table(
     for begin, end in map(marks, (RESULTS, CLAIMS)):
         if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
             raise HardlabError(f"'{readme}' needs the lines '{begin}' and '{end}' once each, in this order.")
-    summary = pd.read_csv(source, keep_default_na=False, na_values={"mean": "", "lo": "", "hi": ""})
+    summary = tables.read_csv(source, keep_default_na=False, na_values={"mean": "", "lo": "", "hi": ""})
     rung = max(summary["rung"], key=RUNGS.index, default="")
     summary = summary[summary["rung"] == rung]
-    paper = pd.read_csv(Path(data_dir) / "paper.csv")
+    paper = tables.read_csv(Path(data_dir) / "paper.csv")
     paper["value"] = pd.to_numeric(paper["value"], errors="coerce")  # some published cells are words
-    minutes = _minutes(Path(data_dir) / "manifests.jsonl")
+    minutes = _minutes(Path(data_dir))
     # of trainings of several lengths, those that have the most seeds
     selected = summary[summary["arm"] == tables.HVS].sort_values("n", kind="stable")
     settings = set(selected.groupby(["method", "data"])["setting"].last())
@@ -176,12 +176,11 @@ def _timed(row: re.Match[str], executed: Path) -> str:
     return f"| `{row[1]}` |{row[2]}| {json.loads(marker.read_text())['seconds']:.0f} s |"
 
 
-def _minutes(manifests: Path) -> dict[str, float]:
+def _minutes(data_dir: Path) -> dict[str, float]:
     """Minutes that the training of each run took, by its id: images seen over images a second."""
-    about = [json.loads(line) for line in manifests.read_text().splitlines()] if manifests.exists() else []
     return {
-        m["id"]: m["steps_done"] * m["config"]["batch_size"] / m["images_per_s"] / 60
-        for m in about
+        name: m["steps_done"] * m["config"]["batch_size"] / m["images_per_s"] / 60
+        for name, m in tables.manifests(data_dir).items()
         if m.get("images_per_s") and m.get("steps_done")
     }
 
@@ -286,7 +285,7 @@ def _results(out: Path) -> list[tuple[str, Markup]]:
         found.append((name, _table(lines)))
     source = out / "data" / "hvs_summary.csv"
     if source.exists():
-        summary = pd.read_csv(source, keep_default_na=False, na_values={"mean": "", "lo": "", "hi": ""})
+        summary = tables.read_csv(source, keep_default_na=False, na_values={"mean": "", "lo": "", "hi": ""})
         selection = summary[summary["quantity"].str.contains("iou")]
         lines = [
             {"recipe": r.recipe, "quantity": _quantity(r.quantity)} | _interval_cells(r) for r in selection.itertuples()
