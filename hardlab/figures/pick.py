@@ -351,6 +351,12 @@ class Ours:
             self.used.append(rows)
         return values
 
+    @property
+    def by(self) -> list[str]:
+        """The protocols whose rows were shown."""
+        shown = set(self.frame["protocol"]) if "protocol" in self.frame else set()  # a cost has no protocol
+        return sorted(shown & self.protocols.keys())
+
     def interval(self, arm: Arm, measure: Measure) -> Interval:
         """Mean and 95 % interval over the seeds."""
         return interval(self.values(arm, measure))

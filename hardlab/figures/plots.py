@@ -143,7 +143,7 @@ def strongest(frame: pd.DataFrame, recipes: Sequence[str], configs: pd.DataFrame
 
 def by(*shown: Ours) -> str:
     """The protocols that the arms of a figure were measured by, for its caption."""
-    names = sorted({protocol for ours in shown if len(ours.frame) for protocol in ours.protocols})
+    names = sorted({protocol for ours in shown for protocol in ours.by})
     return f"by {' and '.join(names)} · " if names else ""
 
 

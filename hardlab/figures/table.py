@@ -103,7 +103,7 @@ def table(
         names, heads = heads, names
     found = ours.frame
     told = f"{style.about(found)}" if len(found) else "no finished run of these arms has a row here"
-    by = f" · by {', '.join(_told(p, found) for p in sorted(ours.protocols))}" if len(found) and ours.protocols else ""
+    by = f" · by {', '.join(_told(p, found) for p in ours.by)}" if ours.by else ""
     legend = f"{SCALES[scale]} (blue; ± half the 95 % t-interval; {GAP} no row yet)"
     caption = f"{legend}\n{told}{by}" + (f"\n{note}" if note else "")
     if any(c.ours and c.ours.on in BUILT_IN for c in columns):
