@@ -226,7 +226,8 @@ def _even(text: str, width: int) -> list[str]:
     parts = text.split(" \N{MIDDLE DOT} ")
     if max(map(len, parts)) + 2 <= width:
         text = "\N{NO-BREAK SPACE}\N{MIDDLE DOT} ".join(p.replace(" ", "\N{NO-BREAK SPACE}") for p in parts)
-    wrapped = {w: textwrap.wrap(text, w, break_on_hyphens=False) for w in range(width // 2, width + 1)}
+    least = min(width, max(width // 2, *map(len, text.split(" "))))
+    wrapped = {w: textwrap.wrap(text, w, break_on_hyphens=False) for w in range(least, width + 1)}
     even = next(lines for lines in wrapped.values() if len(lines) == len(wrapped[width]))
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in even]
 
