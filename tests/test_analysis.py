@@ -103,7 +103,8 @@ def write_run(
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     curve = {"protocol": "linear", "metric": "top1-last", "value": 0.5, "features": "backbone", "data": run.data.name}
     curve |= {"split": "test", "options": {}, "step": 40, "epoch": run.epochs / 2}
-    (path / "curves.jsonl").write_text(json.dumps(curve) + "\n" + json.dumps(curve | {"classifier_epoch": 3}) + "\n")
+    of_epoch = [curve | {"classifier_epoch": 3, "metric": metric} for metric in ("top1", "top5")]
+    (path / "curves.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (curve, *of_epoch)))
     if log is not None:
         for epochs in np.array_split(sorted(set(log["epoch"].to_pylist())), segments):
             part = log.filter(pa.compute.is_in(log["epoch"], pa.array(epochs, pa.int32())))
@@ -628,6 +629,7 @@ def test_epochs_costs_and_configurations_of_a_run_are_rows(runs_dir: Path, tmp_p
     assert (mine["hard.0.name"], mine["optim.lr"], mine["epochs"]) == ("hvs", str(run.optim.lr), str(run.epochs))
     curves = pd.read_csv(tmp_path / "curves.csv")
     assert set(curves["classifier_epoch"].dropna()) == {3}
+    assert set(curves.loc[curves["classifier_epoch"].notna(), "metric"]) == {"top1"}, "no figure has another"
     assert (curves.loc[curves["recipe"] == "simsiam", "epoch"] == run.epochs / 2).all()
 
 

@@ -567,7 +567,7 @@ def _pixels(about: pd.Series, views: pd.DataFrame, root: Path | str | None) -> n
 
 
 def _curves(about: Mapping[str, Any]) -> pd.DataFrame:
-    """The learning curves of a run: the lines of its ``curves.jsonl``, of a classifier's epochs some."""
+    """The learning curves of a run: the lines of its ``curves.jsonl``, of a classifier's epochs some, top-1 alone."""
     lines = _lines(Path(about["path"]) / "curves.jsonl")
     trained: dict[str, set[int]] = {}  # the epochs of each protocol's classifier
     for line in lines:
@@ -579,6 +579,7 @@ def _curves(about: Mapping[str, Any]) -> pd.DataFrame:
         | {"options": json.dumps(line.get("options", {}), sort_keys=True)}
         for line in lines
         if line.get("classifier_epoch") in kept.get(line["protocol"], {None})
+        and (line["metric"] == "top1" or not line.get("classifier_epoch"))
     ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS["curves"]))
     return frame.drop_duplicates([c for c in COLUMNS["curves"] if c != "value"], keep="last", ignore_index=True)
