@@ -126,7 +126,7 @@ def t2(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame, cos
     names = ("MoCo v2", "BYOL", "SWAV*", "AdCo", "AdCo*")
     runs = costs.loc[costs["recipe"].isin(OURS[n].recipe for n in names if n in OURS), "run"]
     devices = configs.loc[(configs["key"] == "device") & configs["run"].isin(runs), "value"].unique()
-    where = f"ours on {' and '.join(sorted(devices))}, beside other work\n" if len(devices) else ""
+    where = f"ours on {' and '.join(sorted(devices))}\n" if len(devices) else ""
     columns = [
         column("epochs", "epochs", Measure(config="epochs", head="epochs")),
         column("devices", "devices"),
