@@ -77,18 +77,18 @@ def test_cifar_batches_give_their_pixels_labels_and_class_names(root, name, fold
         assert data.targets.tolist() == labels[split].tolist()
 
 
-def test_fashionmnist_is_grey_on_three_channels(root):
+def test_fashionmnist_is_grey_on_three_channels_and_as_large_as_the_crops_of_the_recipes(root):
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     images = noise(6, 28, 28)
     for split in ("train", "t10k"):
         (raw / f"{split}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, 6, 28, 28) + images.tobytes())
         (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, 6) + bytes([9, 8, 7, 6, 5, 4]))
-    data = load("fashionmnist", "test", root=root)
+    data = load("fashionmnist", "test", root=root, size=28)
     assert data.pixels.shape == (6, 3, 28, 28) and data.targets.tolist() == [9, 8, 7, 6, 5, 4]
     for channel in range(3):
         np.testing.assert_array_equal(data.pixels[:, channel], images)
-    assert load("fashionmnist", "test", root=root, size=32).pixels.shape == (6, 3, 32, 32)
+    assert load("fashionmnist", "test", root=root).pixels.shape == (6, 3, 32, 32)
     (raw / "t10k-images-idx3-ubyte").write_bytes(gzip.compress(b"not an image file"))
     with pytest.raises(HardlabError, match="fashionmnist was not found or is damaged"):
         load("fashionmnist", "test", root=root)

@@ -94,7 +94,8 @@ class Source:
     pixels: (N,H,W,3) uint8, or None where ``paths`` names N files. names: what row i is called in the digest and in
     messages. targets: (N,) int64, -1 = no label. multi_hot: (N,C) int8, 1 present, 0 absent, -1 present only as
     difficult or crowd (not counted by the VOC protocol). annotate(i): labels (n,), boxes (n,4), what else
-    is known of each object, and full (2,) = height and width of the image that the boxes belong to.
+    is known of each object, and full (2,) = height and width of the image that the boxes belong to. side: what the
+    images are fitted to where no size is asked for, None = nothing.
     """
 
     classes: tuple[str, ...]
@@ -104,6 +105,7 @@ class Source:
     paths: Sequence[Path] | None = None
     multi_hot: np.ndarray | None = None
     annotate: Annotate | None = None
+    side: int | None = None
 
 
 # ---------------------------------------------------------------------------------------------- decoding
@@ -442,6 +444,7 @@ def take(source: Source, rows: np.ndarray) -> Source:
         paths=None if source.paths is None else [source.paths[i] for i in rows],
         multi_hot=None if source.multi_hot is None else source.multi_hot[rows],
         annotate=None if annotate is None else lambda i: annotate(int(rows[i])),
+        side=source.side,
     )
 
 
@@ -475,7 +478,7 @@ def build(
     size: int | None,
 ) -> Images:
     """Turn a source into Images: choose classes and fraction, find broken files, decide where the pixels live."""
-    label_map = np.arange(len(source.classes))
+    label_map, size = np.arange(len(source.classes)), size or source.side
     if classes is not None:
         source, label_map = only_classes(source, class_list(classes, source.classes))
     if fraction != 1:

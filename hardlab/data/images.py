@@ -107,7 +107,10 @@ def cifar100(split: str, root: str | None, size: int | None) -> Source:
 
 
 def fashionmnist(split: str, root: str | None, size: int | None) -> Source:
-    """Fashion-MNIST: 60,000 train and 10,000 test grey images of 28x28, 10 classes; ``FashionMNIST/raw/``."""
+    """Fashion-MNIST: 60,000 train and 10,000 test grey images of 28x28, 10 classes; ``FashionMNIST/raw/``.
+
+    size: resized bilinearly to this side (32, the crop of every recipe for small images).
+    """
     train = choose("split of fashionmnist", split, ("train", "test")) == "train"
     d = _open(
         "fashionmnist",
@@ -116,7 +119,9 @@ def fashionmnist(split: str, root: str | None, size: int | None) -> Source:
         "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte",
         train=train,
     )
-    return _array(d.data.numpy(), d.targets, d.classes, split)
+    source = _array(d.data.numpy(), d.targets, d.classes, split)
+    source.side = 32
+    return source
 
 
 def stl10(split: str, root: str | None, size: int | None) -> Source:

@@ -270,7 +270,7 @@ class Ours:
             longest = known.max() if known.max() > usual else -1  # no longer one: all stand with the usual ones
             nearest = min(known.unique(), key=lambda epochs: (abs(epochs - usual), epochs))
             rows = rows[known == (nearest if arm.budget == 0 else longest)]
-        return self.book.one_setting(rows, self.rows)
+        return self.book.one_setting(rows, self.rows[self.rows["data"].isin(rows["data"])])
 
     def values(self, arm: Arm, measure: Measure) -> pd.Series:
         """Seed -> value, accuracies in percent; empty where there is no such run."""

@@ -34,7 +34,7 @@ def arms(
     if not values and not any(len(f) for f in found):
         style.gap(ax, missing)
         return
-    shift = 0.12 if values else 0.0
+    shift = 0.12 if values and any(arm for _, arm in named) else 0.0
     shown = "ours"
     for at, ((name, arm), mine) in enumerate(zip(named, found, strict=True)):
         if len(mine):
@@ -56,7 +56,7 @@ def arms(
     low, high = ax.get_ylim()
     if high - low < 2:  # points of accuracy: less would make noise look large
         ax.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
-    if not all(len(f) for f in found):  # room for the marks of what is missing
+    if any(arm and not len(mine) for (_, arm), mine in zip(named, found, strict=True)):  # room for those marks
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.4 * (high - low), high)
 

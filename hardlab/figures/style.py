@@ -58,10 +58,10 @@ def applied() -> Iterator[None]:
         yield
 
 
-def new(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of text width and a row of axes."""
+def new(height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of text width and its axes, row by row."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, list(np.atleast_1d(figure.subplots(1, columns)))
+    return figure, list(np.ravel(figure.subplots(rows, columns)))
 
 
 def caption(figure: Figure, text: str) -> None:
@@ -121,7 +121,11 @@ def about(frame: pd.DataFrame) -> str:
     known = "epochs" in frame and "epoch" not in frame and frame["epochs"].notna().all()
     epochs = sorted(frame["epochs"].unique()) if known else []
     length = f" · epochs: {', '.join(f'{e:.0f}' for e in epochs)}" if epochs else ""
-    return f"rung {_one(frame, 'rung')} · {methods} on {_one(frame, 'data')} · {told}{length}"
+    data = _one(frame, "data")
+    if len(epochs) > 1 and frame["data"].nunique() > 1 and (frame.groupby("data")["epochs"].nunique() == 1).all():
+        each = frame.drop_duplicates("data").sort_values("data")[["data", "epochs"]].itertuples(index=False)
+        data, length = ", ".join(f"{name} ({n:.0f} epoch{'s' * (n > 1)})" for name, n in each), ""
+    return f"rung {_one(frame, 'rung')} · {methods} on {data} · {told}{length}"
 
 
 def _one(frame: pd.DataFrame, column: str) -> str:
