@@ -284,6 +284,7 @@ def figures(
     """
     from hardlab import figures as book
     from hardlab.analysis import tables
+    from hardlab.checkpoint import make_folder
 
     if list_:
         _echo(as_json, "\n".join(book.FIGURES), list(book.FIGURES))
@@ -301,6 +302,7 @@ def figures(
         _echo(as_json, f"would {first}draw {', '.join(names)} into {out}\n{_gaps(gaps)}".strip(), todo | {"gaps": gaps})
         return
     if runs_dir is not None:
+        make_folder(out)  # before the minutes that collecting takes
         tables.collect(runs_dir, data_dir, root=root, add=add)
     _there(data_dir)
     drawn = [str(path) for n in names for path in book.draw(n, data_dir, out)]

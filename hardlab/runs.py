@@ -12,7 +12,7 @@ import os
 import platform
 import resource
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,24 @@ def versions() -> dict[str, str]:
 
 
 class Folder:
-    """``runs/<id>/`` opened for training: locked, so that two runs never mix their files."""
+    """``runs/<id>/`` opened for training: locked, so that two runs never mix their files.
 
-    def __init__(self, runs_dir: Path, run: Run) -> None:
+    wait: called again and again while another process trains in it; without it that is a HardlabError.
+    """
+
+    def __init__(self, runs_dir: Path, run: Run, wait: Callable[[], None] | None = None) -> None:
         self.run, self.path = run, runs_dir / run.id
+        while not self._locked():
+            if wait is None:
+                raise HardlabError(f"Another process trains in {self.path}; wait for it or stop it.")
+            wait()
+        self.checkpoints = self.path / "checkpoints"
+        self.manifest: dict[str, Any] = manifest(self.path) or {}
+        self._rows: list[pa.Table] = []
+        self._crops: list[pa.Table] = []
+
+    def _locked(self) -> bool:
+        """Whether this process has the lock now; False where another one has it, or has just removed the folder."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / "lock", "a")  # noqa: SIM115  held as long as the process trains
@@ -79,12 +93,12 @@ class Folder:
             raise HardlabError(f"{self.path} cannot be written ({e.strerror}); name another folder for runs.") from e
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise HardlabError(f"Another process trains in {self.path}; wait for it or stop it.") from None
-        self.checkpoints = self.path / "checkpoints"
-        self.manifest: dict[str, Any] = manifest(self.path) or {}
-        self._rows: list[pa.Table] = []
-        self._crops: list[pa.Table] = []
+            if os.stat(self._lock.name).st_ino == os.fstat(self._lock.fileno()).st_ino:
+                return True
+        except OSError:  # held, or removed
+            pass
+        self._lock.close()
+        return False
 
     def close(self) -> None:
         if not self.manifest:  # refused before it began: nothing stays behind

@@ -56,14 +56,16 @@ def train(
     root: str | Path | None = None,
     device: str = "auto",
     say: Say = say,
+    wait: bool = False,
 ) -> Path:
     """Train ``run`` to its end in ``runs_dir/<id>``, from the newest whole checkpoint there; returns that folder.
 
     A finished run is found and returned at once; a run's parent is trained first. Ctrl-C, SIGTERM and SIGUSR1 save and
-    raise ``Stopped``. A loss or gradient that is not finite stops before the update.
+    raise ``Stopped``. A loss or gradient that is not finite stops before the update. wait: where another process trains
+    this very run, wait for it instead of raising; so a parent that several runs start from is trained once.
     """
-    parent = train(run.parent, runs_dir, root=root, device=device, say=say) if run.parent else None
-    folder = runs.Folder(runs_dir, run)
+    parent = train(run.parent, runs_dir, root=root, device=device, say=say, wait=True) if run.parent else None
+    folder = runs.Folder(runs_dir, run, _patience(run, say) if wait else None)
     try:
         if folder.manifest.get("state") == "done":
             say(f"{run.id}: finished before, nothing to do.")
@@ -82,6 +84,19 @@ def train(
     finally:
         folder.close()
     return folder.path
+
+
+def _patience(run: Run, say: Say) -> Callable[[], None]:
+    """Sleeps for a second each time, and says why the first time."""
+    told: list[str] = []
+
+    def wait() -> None:
+        if not told:
+            told.append(run.id)
+            say(f"{run.id}: another process trains it; this one goes on when that is done.")
+        time.sleep(1)
+
+    return wait
 
 
 def _train(

@@ -155,6 +155,8 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_sentence_and_a_file_in_its_
         status, err = spoken(words, monkeypatch, capsys)
         assert status == 1
         assert err.startswith(f"hardlab: '{out}' cannot be made a folder (") and err.count("\n") == 1
+        collecting, err = spoken([*words, "--from", str(tmp_path / "none")], monkeypatch, capsys)
+        assert collecting == 1 and "cannot be made a folder" in err  # told before anything is collected
     assert (tmp_path / "file").read_text() == "a reader's own"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "file"]
 

@@ -107,6 +107,24 @@ def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):
     held.close()
 
 
+def test_a_parent_that_another_process_trains_is_waited_for_and_then_taken_as_it_is(tmp_path, monkeypatch):
+    parent = quick("simclr", epochs=1)
+    child = quick("simsiam", epochs=1).with_({"parent": parent.model_dump(mode="json")})
+    other, said = runs.Folder(tmp_path, parent), []
+
+    def meanwhile(seconds):  # the other process ends its training while this one sleeps
+        if len(said) == 1:
+            other.close()
+            train.train(parent, tmp_path, say=lambda text: None)
+            said.append("trained")
+
+    monkeypatch.setattr(train.time, "sleep", meanwhile)
+    path = train.train(child, tmp_path, say=said.append)
+    assert said[:2] == [f"{parent.id}: another process trains it; this one goes on when that is done.", "trained"]
+    assert f"{parent.id}: finished before, nothing to do." in said
+    assert runs.manifest(path)["parent"] == parent.id
+
+
 def test_a_loss_that_is_not_a_number_stops_before_the_update(tmp_path):
     run = quick("simclr", **{"optim.lr": 1e30, "optim.warmup_epochs": 0, "epochs": 1})
     with pytest.raises(HardlabError, match=r"not finite at step \d+"):
