@@ -664,6 +664,9 @@ def test_of_a_long_training_so_many_epochs_are_kept_the_first_and_the_last_among
 
 def test_snapshots_become_tiles_and_a_layout_of_negatives(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
+    fewer = write_run(tmp_path / "runs", "ppcl", 1, None) / "snapshots"  # a seed that kept one snapshot alone
+    fewer.mkdir()
+    np.savez(fewer / "generated-00000080.npz", **dict.fromkeys(("g", "g_ema"), np.full((4, 3, 8, 8), 7, np.uint8)))
     generated = write_run(tmp_path / "runs", "ppcl", 0, None) / "snapshots"
     generated.mkdir()
     for step in (40, 80):

@@ -501,6 +501,56 @@ def test_what_is_printed_for_the_tenth_that_ours_were_trained_on_stands_in_words
     assert "published for CIFAR-10 10 %: SimCLR 76.05, SimCLR + GAN 78.36, proposed 80.94\n" in says
 
 
+def accuracies(recipes: list[str], data: str, epochs: int = 10, on: str = "", value: float = 0.45) -> pd.DataFrame:
+    """Rows of a probe of two seeds of each recipe, on the set that it was trained on or another."""
+    measure = {"features": "backbone", "split": "test", "options": "{}", "protocol": "linear-ppcl"}
+    measure |= {"metric": "top1-last", "evaluated_on": on or data.split()[0], "value": value}
+    return pd.DataFrame([one(r, s, data, epochs) | measure for r in recipes for s in SEEDS[:2]])
+
+
+def lengths(*frames: pd.DataFrame) -> pd.DataFrame:
+    """The configurations of the runs of such rows, as long as their names tell."""
+    runs = pd.concat(frames).drop_duplicates("run")
+    return runs[list(tables.WHO)].assign(key="epochs", value=runs["run"].str.split("-").str[-2])
+
+
+def test_a_set_without_runs_is_stood_in_for_by_one_of_the_same_share_above_what_is_printed() -> None:
+    arms = ["ppcl-simclr", "ppcl-gan", "ppcl"]
+    frames = [accuracies(arms, data) for data in ("cifar10-jpeg", "fashionmnist 10 %", "cifar10-jpeg 20 %")]
+    frames.append(accuracies(arms[:2], "fashionmnist"))  # fewer arms, but all of the images
+    figure = ppcl.f2(pd.concat(frames), lengths(*frames), pd.read_csv(PAPER, dtype=str))
+    titles = [
+        "ours, CIFAR-10",
+        "ours, fashionmnist instead of CIFAR-100",
+        "published, CIFAR-10",
+        "published, CIFAR-100",
+    ]
+    assert [ax.get_title() for ax in figure.axes] == titles
+    ours, printed = figure.axes[1], figure.axes[3]
+    assert [t.get_text() for t in ours.texts] == ["no run"]  # the third arm
+    assert [y for line in printed.get_lines() for y in line.get_ydata()] == [63.93, 63.82, 67.41]
+    assert "published for FMNIST 100 %: SimCLR 92.35, SimCLR + GAN 92.64, proposed 93.94\n" in figure.get_supxlabel()
+
+
+def test_the_arms_of_one_set_are_of_the_length_that_most_of_them_have_there_whatever_others_have() -> None:
+    arms = ["ppcl-simclr", "ppcl-gan", "ppcl"]
+    tenth = accuracies(arms, "cifar10-jpeg 10 %", 10)
+    fifth = [accuracies(arms[1:], "cifar10-jpeg 20 %", 5), accuracies(arms[2:], "cifar10-jpeg 20 %", 10, value=0.9)]
+    rows = pd.concat([tenth, *fifth])
+    ours = pick.Ours(arms, rows, lengths(rows), any_data=True)
+    for share, expected in (("10 %", 45), ("20 %", 45)):
+        assert ours.values(pick.Arm("ppcl", trained=("CIFAR-10", share)), ppcl.LINEAR).tolist() == [expected] * 2
+    assert "on cifar10-jpeg 10 % (10 epochs), cifar10-jpeg 20 % (5 epochs) · " in style.about(ours.frame)
+
+
+def test_a_transfer_between_two_sets_of_ppcl_stands_in_the_row_of_both_and_of_the_share() -> None:
+    frames = [accuracies(["ppcl"], "fashionmnist 20 %", on="cifar10-jpeg", value=0.5)]
+    frames += [accuracies(["ppcl"], "cifar10-jpeg", on="fashionmnist", value=0.75)]
+    at = placed(ppcl.t4(pd.read_csv(PAPER, dtype=str), pd.concat(frames), lengths(*frames)))
+    assert at["50.0±0.0"][1] == at["FMNIST 20 % to CIFAR-10"][1]
+    assert at["75.0±0.0"][1] == at["CIFAR-10 100 % to FMNIST"][1]
+
+
 def test_correlations_of_one_seed_and_of_several_are_told_apart() -> None:
     at = {"rho": 0.5, "lo": 0.4, "hi": 0.6, "ceiling": 0.9, "images": 64}
     rows = [

@@ -661,13 +661,15 @@ def _manifest(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _snapshots(done: pd.DataFrame, recipes: Sequence[str], part: str) -> tuple[dict[str, Any], list[Path]]:
-    """The strongest run of the first of these recipes that kept snapshots of ``part``, and their files by step."""
+    """Of the runs of one setting of the first of these recipes with snapshots of ``part``, the most; by step."""
     for recipe in recipes:
         mine = done[done["recipe"] == recipe]
-        mine = mine[[any((Path(p) / "snapshots").glob(f"{part}-*.npz")) for p in mine["path"]]]
+        kept = {p: sorted((Path(p) / "snapshots").glob(f"{part}-*.npz")) for p in mine["path"]}
+        mine = mine[[bool(kept[p]) for p in mine["path"]]]
         if len(mine):
-            about = choose(mine).sort_values(["seed", "run"]).iloc[0].to_dict()
-            return about, sorted((Path(about["path"]) / "snapshots").glob(f"{part}-*.npz"))
+            strongest = mine[mine["rung"] == max(mine["rung"], key=RUNGS.index)]
+            about = max(one_setting(strongest).to_dict("records"), key=lambda run: len(kept[run["path"]]))
+            return about, kept[about["path"]]
     return {}, []
 
 
