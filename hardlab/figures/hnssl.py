@@ -72,8 +72,18 @@ def f2(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     ax.set(xlabel="epochs of training", ylabel="training loss")
     rows = plots.strongest(epochs[epochs["name"] == "loss"], [r for _, r in ARMS], configs)
     drawn = plots.curves(ax, _done(rows), ARMS)
+    return _told(figure, drawn)
+
+
+def _done(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the table of epochs, which counts from 0: by epochs done, as checkpoints are named."""
+    return rows.assign(epoch=rows["epoch"] + 1)
+
+
+def _told(figure: Figure, drawn: pd.DataFrame) -> Figure:
+    """With the legend and the caption of both curves."""
     if len(drawn):
-        ax.legend(loc="best")
+        figure.axes[0].legend(loc="best")
     plots.told(
         figure,
         drawn,
@@ -81,11 +91,6 @@ def f2(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
         "bands: 95 % t-intervals over seeds",
     )
     return figure
-
-
-def _done(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the table of epochs, which counts from 0: by epochs done, as checkpoints are named."""
-    return rows.assign(epoch=rows["epoch"] + 1)
 
 
 def f3(epochs: pd.DataFrame, curves: pd.DataFrame, configs: pd.DataFrame) -> Figure:
@@ -103,15 +108,7 @@ def f3(epochs: pd.DataFrame, curves: pd.DataFrame, configs: pd.DataFrame) -> Fig
         rows, what = _done(monitor), "kNN top-1 (%), monitor"
     ax.set(xlabel="epochs of training", ylabel=what if len(rows) else "linear top-1 (%)")
     drawn = plots.curves(ax, rows.assign(value=100 * rows["value"].astype(float)), ARMS, protocol="linear")
-    if len(drawn):
-        ax.legend(loc="best")
-    plots.told(
-        figure,
-        drawn,
-        "ours at CIFAR scale; the published curve (ResNet-200 2x, ImageNet) has no numbers\n"
-        "bands: 95 % t-intervals over seeds",
-    )
-    return figure
+    return _told(figure, drawn)
 
 
 def t1(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
