@@ -633,6 +633,19 @@ def test_the_command_that_fills_a_gap_makes_the_run_that_the_figure_looks_for(ar
     assert book.fits(str(run["run"]), "cpu", wide) and not book.fits(str(run["run"]), "cpu", pick.Arm("hnssl", wider=4))
 
 
+def test_the_command_for_a_set_that_lacks_an_arm_trains_it_as_those_of_the_same_share_were_trained() -> None:
+    short = {"epochs": 1, "optim__warmup_epochs": 0.2, "data__fraction": 1.0}
+    whole, tenth = accuracies(["clae"], "cifar10-jpeg", 1), accuracies(["ppcl-dd", "clae"], "cifar10-jpeg 10 %")
+    runs = pd.concat([whole, tenth]).drop_duplicates("run")[[*tables.WHO]].to_dict("records")
+    configs = [row for run in runs for row in told(run, **(short if "-1-" in run["run"] else {"epochs": 10}))]
+    ours = pick.Ours(["clae", "ppcl-dd"], pd.concat([whole, tenth]), pd.DataFrame(configs), any_data=True)
+    asked = pick.Arm("ppcl-dd", trained=("FMNIST", "100 %"))
+    want = "epochs=1 optim.warmup_epochs=0.2 data.name=fashionmnist data.fraction=1.0"
+    assert ours.command(asked) == f"hardlab pretrain ppcl-dd --rung gpu {want}"
+    fifth = ours.command(asked._replace(trained=("CIFAR-10", "10 %")))
+    assert fifth == "hardlab pretrain ppcl-dd --rung gpu epochs=10 data.fraction=0.1"
+
+
 @pytest.mark.parametrize(
     "name",
     [n if n in ("hexa_f4", "ppcl_f5") else pytest.param(n, marks=pytest.mark.slow) for n in figures.FIGURES],

@@ -126,6 +126,14 @@ class Book:
         ]
         return sum(_same(have[k]) != _same(wanted.get(k)) for k in keys)
 
+    def schedule(self, run: str, rung: str, own: str, name: str) -> dict[str, Any]:
+        """How long a run of the recipe ``own`` was trained, and a warm-up that it sets: what ``name`` lacks of that."""
+        have, told = self.runs.get(run, {}), {}
+        for key, usual in (("epochs", name), ("optim.warmup_epochs", own)):
+            if key in have and usual in RECIPES and _same(have[key]) != _same(_flat(usual, rung, "{}").get(key)):
+                told[key] = json.loads(have[key])
+        return told
+
     def only(self, rows: pd.DataFrame, arm: Arm) -> pd.DataFrame:
         """The rows of an arm's runs."""
         rows = rows[rows["recipe"] == arm.recipe]
@@ -298,11 +306,18 @@ class Ours:
             gap("" if runs else self.command(arm), evaluate)
 
     def command(self, arm: Arm) -> str:
-        """What trains an arm at the rung that is shown, as long as the runs that are shown."""
+        """What trains an arm at the rung that is shown, as the runs that it is to stand beside were trained."""
         rung = str(self.rows["rung"].iloc[0]) if len(self.rows) else "cpu"
-        lengths = self.rows["epochs"].dropna().unique()
-        if len(lengths) == 1 and arm.budget != -1 and int(lengths[0]) != recipe(arm.recipe, rung).epochs:
-            arm = arm._replace(changes=tuple(({"epochs": int(lengths[0])} | dict(arm.changes)).items()))
+        beside = self.rows
+        if arm.trained is not None:  # of the same images, else of as large a share of others
+            share = arm.trained[1]
+            same = beside[beside["data"].isin(trained_on(*arm.trained))]
+            alike = beside[beside["data"].str.endswith(f" {share}" if share != "100 %" else tuple(DATASETS))]
+            beside = same if len(same) else alike
+        runs = beside.drop_duplicates("run")[["run", "recipe"]].itertuples(index=False)
+        schedules = [self.book.schedule(r.run, rung, r.recipe, arm.recipe) for r in runs]
+        if arm.budget != -1 and len({told.get("epochs") for told in schedules}) == 1:
+            arm = arm._replace(changes=tuple((schedules[0] | dict(arm.changes)).items()))
         return arm.command(rung)
 
     def _values(self, arm: Arm, measure: Measure) -> pd.Series:
