@@ -517,11 +517,11 @@ def lengths(*frames: pd.DataFrame) -> pd.DataFrame:
 def test_a_set_without_runs_is_stood_in_for_by_one_of_the_same_share_above_what_is_printed() -> None:
     arms = ["ppcl-simclr", "ppcl-gan", "ppcl"]
     frames = [accuracies(arms, data) for data in ("cifar10-jpeg", "fashionmnist 10 %", "cifar10-jpeg 20 %")]
-    frames.append(accuracies(arms[:2], "fashionmnist"))  # fewer arms, but all of the images
+    frames += [accuracies(arms[:2], "fashionmnist")]  # fewer arms, but all of the images
     figure = ppcl.f2(pd.concat(frames), lengths(*frames), pd.read_csv(PAPER, dtype=str))
     titles = [
         "ours, CIFAR-10",
-        "ours, fashionmnist instead of CIFAR-100",
+        "ours, fashionmnist\ninstead of CIFAR-100",
         "published, CIFAR-10",
         "published, CIFAR-100",
     ]

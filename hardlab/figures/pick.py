@@ -316,8 +316,10 @@ class Ours:
             beside = same if len(same) else alike
         runs = beside.drop_duplicates("run")[["run", "recipe"]].itertuples(index=False)
         schedules = [self.book.schedule(r.run, rung, r.recipe, arm.recipe) for r in runs]
-        if arm.budget != -1 and len({told.get("epochs") for told in schedules}) == 1:
-            arm = arm._replace(changes=tuple((schedules[0] | dict(arm.changes)).items()))
+        usual = pd.Series([told.get("epochs", 0) for told in schedules]).mode()
+        if arm.budget != -1 and len(usual) and (len(usual) == 1 or arm.trained is not None):
+            told = next(told for told in schedules if told.get("epochs", 0) == usual.max())
+            arm = arm._replace(changes=tuple((told | dict(arm.changes)).items()))
         return arm.command(rung)
 
     def _values(self, arm: Arm, measure: Measure) -> pd.Series:

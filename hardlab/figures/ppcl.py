@@ -108,7 +108,7 @@ def _panels(
         if not any(len(ours.values(arm, LINEAR)) for _, arm in arms) and (other := _instead(ours, share, taken)):
             taken.add(other)
             arms = [(n, Arm(r, trained=_split(other))) for n, r in named]
-            title = f"{other} instead of {title}"
+            title = f"{other}\ninstead of {title}"
             told += _published_for(paper, other, named)
         plots.arms(ax, ours, arms, LINEAR, missing=f"no finished run on\n{where}")
         ax.set(title=f"ours, {title}", ylabel="linear top-1 (%)")
@@ -126,9 +126,12 @@ def _split(where: str) -> tuple[str, str]:
 
 
 def _instead(ours: Ours, share: str, taken: set[str]) -> str:
-    """The data set that stands in for one without a run: of the same share where there is one, then of most arms."""
+    """What stands in for a data set without a run: a set that no panel has, of the same share, of the most arms."""
     arms = ours.rows[~ours.rows["data"].isin(taken)].groupby("data")[["recipe", "run"]].nunique()
-    return str(max(arms.index, key=lambda d: (_split(d)[1] == share, *arms.loc[d], d), default=""))
+    known = {_split(d)[0] for d in taken}
+    return str(
+        max(arms.index, key=lambda d: (_split(d)[0] not in known, _split(d)[1] == share, *arms.loc[d], d), default="")
+    )
 
 
 def _published_for(paper: pd.DataFrame, data: str, named: tuple[tuple[str, str], ...]) -> str:

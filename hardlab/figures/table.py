@@ -224,7 +224,7 @@ def draw(
 def _even(text: str, width: int) -> list[str]:
     """As few lines as the width allows, of about one length, broken between the parts of a list: no last word alone."""
     parts = text.split(" \N{MIDDLE DOT} ")
-    if max(map(len, parts)) + 2 <= width:
+    if max(map(len, parts)) <= 0.75 * width:  # longer ones would leave short lines before them
         text = "\N{NO-BREAK SPACE}\N{MIDDLE DOT} ".join(p.replace(" ", "\N{NO-BREAK SPACE}") for p in parts)
     least = min(width, max(width // 2, *map(len, text.split(" "))))
     wrapped = {w: textwrap.wrap(text, w, break_on_hyphens=False) for w in range(least, width + 1)}
