@@ -341,6 +341,14 @@ def test_one_seed_of_a_higher_rung_does_not_hide_several_of_a_rung_that_is_enoug
     assert folder.verdict(claim(testable_from="gpu")).rung == "gpu"
 
 
+def test_of_two_lengths_with_as_many_seeds_and_changes_the_longer_counts(folder: Folder) -> None:
+    for epochs, value in ((3, 0.9), (9, 0.5), (5, 0.1)):  # whichever comes first by name
+        for s in range(3):
+            folder.run("simsiam-hvs", s, value + 0.001 * s, overrides={"epochs": epochs})
+            folder.run("simsiam", s, 0.4, overrides={"epochs": epochs})
+    assert folder.verdict(claim()).mean == pytest.approx(10.1)
+
+
 def test_a_single_seed_asks_for_the_next_one_trained_in_the_same_way(folder: Folder) -> None:
     for name in ("ppcl", "ppcl-simclr"):
         folder.run(name, 3, 0.5, overrides={"epochs": 9})

@@ -375,7 +375,8 @@ class Book:
                 groups,
                 key=lambda g: (
                     RUNGS.index(g.rung) >= enough and len(g.values) > 1,
-                    RUNGS.index(g.rung), len(g.values), -len(g.changes), g.runs,
+                    RUNGS.index(g.rung), len(g.values), -len(g.changes),
+                    max((self.runs[name].run.epochs for name in g.runs), default=0), g.runs,
                 ),
             )  # fmt: skip
             verdict, ours, why = judge(claim.test, best.values * claim.published.scale)

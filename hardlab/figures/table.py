@@ -112,12 +112,17 @@ def table(
 
 
 def _told(protocol: str, rows: pd.DataFrame) -> str:
-    """A protocol's name, with the settings that rows of it have otherwise than published."""
-    of, changed = rows[rows["protocol"] == protocol], set()
+    """A protocol's name, with the settings that rows of it have otherwise than published, and on which sets."""
+    of = rows[rows["protocol"] == protocol]
+    changed: dict[str, set[str]] = {}
     for on, options in set(zip(of["evaluated_on"], of["options"], strict=True)):
         usual = json.loads(json.dumps(protocols.settings(protocol, {}, on)))
-        changed |= {f"{k}={v}" for k, v in json.loads(options).items() if v != usual.get(k)}
-    return f"{protocol} ({', '.join(sorted(changed))})" if changed else protocol
+        for k, v in json.loads(options).items():
+            if v != usual.get(k):
+                changed.setdefault(f"{k}={v}", set()).add(str(on))
+    every = set(of["evaluated_on"])
+    told = [c if on == every else f"{c} on {' and '.join(sorted(on))}" for c, on in sorted(changed.items())]
+    return f"{protocol} ({', '.join(told)})" if told else protocol
 
 
 def _called(arm: Arm | None) -> str:
