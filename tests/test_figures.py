@@ -543,6 +543,13 @@ def test_the_arms_of_one_set_are_of_the_length_that_most_of_them_have_there_what
     assert "on cifar10-jpeg 10 % (10 epochs), cifar10-jpeg 20 % (5 epochs) · " in style.about(ours.frame)
 
 
+def test_what_stands_for_the_data_of_the_rung_is_of_one_data_set() -> None:
+    frames = [accuracies(["ppcl-simclr", "ppcl"], "cifar10-jpeg 10 %"), accuracies(["clae"], "cifar10-jpeg 20 %")]
+    frames += [accuracies(["ppcl-simclr"], "fashionmnist 10 %", epochs, value=0.8) for epochs in (10, 20)]
+    shown = texts(ppcl.t2(pd.read_csv(PAPER, dtype=str), pd.concat(frames), lengths(*frames))).split("\n")
+    assert shown.count("45.0±0.0") == 2 and "80.0±0.0" not in shown
+
+
 def test_a_transfer_between_two_sets_of_ppcl_stands_in_the_row_of_both_and_of_the_share() -> None:
     frames = [accuracies(["ppcl"], "fashionmnist 20 %", on="cifar10-jpeg", value=0.5)]
     frames += [accuracies(["ppcl"], "cifar10-jpeg", on="fashionmnist", value=0.75)]

@@ -253,6 +253,8 @@ class Ours:
         scenes = rows["protocol"].astype(str).str.startswith(SCENES)
         self.scenes = together(rows[scenes], any_data)
         self.rows = together(rows[~scenes], any_data) if not scenes.all() else self.scenes
+        # of several data sets that of an arm which does not say what it was trained on
+        self.home = set(together(self.rows, any_data=False)["data"]) if any_data else set()
         self.configs = _empty(("run", "key", "value")) if configs is None else configs
         self.book = Book(configs)
         self.costs = costs[costs["recipe"].isin(recipes)] if costs is not None else _empty(("recipe", "run"))
@@ -271,6 +273,8 @@ class Ours:
         rows = self.book.only(self.rows if rows is None else rows, arm)
         if arm.trained is not None:
             rows = rows[rows["data"].isin(trained_on(*arm.trained))]
+        elif self.home:
+            rows = rows[rows["data"].isin(self.home)]
         if arm.budget is not None and len(rows):
             lengths = self.book.lengths(self.rows)
             usual = min(lengths, key=lambda epochs: (-lengths[epochs], epochs))
