@@ -302,7 +302,8 @@ def figures(
         _echo(as_json, f"would {first}draw {', '.join(names)} into {out}\n{_gaps(gaps)}".strip(), todo | {"gaps": gaps})
         return
     if runs_dir is not None:
-        make_folder(out)  # before the minutes that collecting takes
+        if not next(p for p in (out, *out.parents) if p.exists()).is_dir():
+            make_folder(out)  # which tells why it cannot, before the minutes that collecting takes
         tables.collect(runs_dir, data_dir, root=root, add=add)
     _there(data_dir)
     drawn = [str(path) for n in names for path in book.draw(n, data_dir, out)]

@@ -85,20 +85,29 @@ class Folder:
         self._crops: list[pa.Table] = []
 
     def _locked(self) -> bool:
-        """Whether this process has the lock now; False where another one has it, or has just removed the folder."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / "lock", "a")  # noqa: SIM115  held as long as the process trains
-        except OSError as e:
-            raise HardlabError(f"{self.path} cannot be written ({e.strerror}); name another folder for runs.") from e
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.stat(self._lock.name).st_ino == os.fstat(self._lock.fileno()).st_ino:
-                return True
-        except OSError:  # held, or removed
-            pass
-        self._lock.close()
-        return False
+        """Whether this process has the lock now; False where another one has it."""
+        while True:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._lock = open(self.path / "lock", "a")  # noqa: SIM115  held as long as the process trains
+            except FileNotFoundError:  # another process removed the folder in between
+                continue
+            except OSError as e:
+                raise HardlabError(
+                    f"{self.path} cannot be written ({e.strerror}); name another folder for runs."
+                ) from e
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._lock.close()
+                return False
+            except OSError as e:
+                self._lock.close()
+                raise HardlabError(f"{self.path} cannot be locked ({e.strerror}); name another folder for runs.") from e
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(self._lock.name).st_ino == os.fstat(self._lock.fileno()).st_ino:
+                    return True
+            self._lock.close()  # of a folder that was removed before it was locked
 
     def close(self) -> None:
         if not self.manifest:  # refused before it began: nothing stays behind

@@ -65,12 +65,12 @@ def train(
     this very run, wait for it instead of raising; so a parent that several runs start from is trained once.
     """
     parent = train(run.parent, runs_dir, root=root, device=device, say=say, wait=True) if run.parent else None
-    folder = runs.Folder(runs_dir, run, _patience(run, say) if wait else None)
-    try:
-        if folder.manifest.get("state") == "done":
-            say(f"{run.id}: finished before, nothing to do.")
-            return folder.path
-        with _signals() as asked:
+    with _signals() as asked:
+        folder = runs.Folder(runs_dir, run, _patience(run, say, asked) if wait else None)
+        try:
+            if folder.manifest.get("state") == "done":
+                say(f"{run.id}: finished before, nothing to do.")
+                return folder.path
             try:
                 _train(run, folder, build.device(device), root, say, asked, parent)
             except Stopped:
@@ -81,13 +81,13 @@ def train(
                 if folder.manifest:
                     folder.update(state="failed", ended=runs.now(), error=str(e))
                 raise
-    finally:
-        folder.close()
+        finally:
+            folder.close()
     return folder.path
 
 
-def _patience(run: Run, say: Say) -> Callable[[], None]:
-    """Sleeps for a second each time, and says why the first time."""
+def _patience(run: Run, say: Say, asked: list[int]) -> Callable[[], None]:
+    """Sleeps for a second each time, and says why the first time; raises ``Stopped`` once ``asked`` to stop."""
     told: list[str] = []
 
     def wait() -> None:
@@ -95,6 +95,9 @@ def _patience(run: Run, say: Say) -> Callable[[], None]:
             told.append(run.id)
             say(f"{run.id}: another process trains it; this one goes on when that is done.")
         time.sleep(1)
+        if asked:
+            say(f"{run.id}: asked to stop while it waited; the same command goes on.")
+            raise Stopped
 
     return wait
 

@@ -125,6 +125,16 @@ def test_a_parent_that_another_process_trains_is_waited_for_and_then_taken_as_it
     assert runs.manifest(path)["parent"] == parent.id
 
 
+def test_a_signal_ends_the_wait_for_another_process_as_it_ends_a_training(tmp_path, monkeypatch):
+    parent = quick("simclr", epochs=1)
+    child = quick("simsiam", epochs=1).with_({"parent": parent.model_dump(mode="json")})
+    held = runs.Folder(tmp_path, parent)
+    monkeypatch.setattr(train.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGUSR1))
+    with pytest.raises(train.Stopped):
+        train.train(child, tmp_path, say=lambda text: None)
+    held.close()
+
+
 def test_a_loss_that_is_not_a_number_stops_before_the_update(tmp_path):
     run = quick("simclr", **{"optim.lr": 1e30, "optim.warmup_epochs": 0, "epochs": 1})
     with pytest.raises(HardlabError, match=r"not finite at step \d+"):

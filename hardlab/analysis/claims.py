@@ -388,6 +388,8 @@ class Book:
             elif ours.n < 2:
                 seed = {"seed": max([-1, *best.values.index]) + 1}
                 why += f": {' and '.join(claim.commands(claim.arms, rung, best.changes | seed))}"
+            elif best.changes:
+                why += f"; runs with {', '.join(f'{k}={v}' for k, v in best.changes.items())}"
         else:
             verdict, why = self._wanted(claim, per_arm)
         told = dict(claim) | ours._asdict() | {"rung": rung, "verdict": verdict, "runs": runs}

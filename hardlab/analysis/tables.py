@@ -661,14 +661,15 @@ def _manifest(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _snapshots(done: pd.DataFrame, recipes: Sequence[str], part: str) -> tuple[dict[str, Any], list[Path]]:
-    """Of the runs of one setting of the first of these recipes with snapshots of ``part``, the most; by step."""
+    """Of the runs of the first of these recipes with the most snapshots of ``part``, one of the chosen setting."""
     for recipe in recipes:
         mine = done[done["recipe"] == recipe]
         kept = {p: sorted((Path(p) / "snapshots").glob(f"{part}-*.npz")) for p in mine["path"]}
         mine = mine[[bool(kept[p]) for p in mine["path"]]]
         if len(mine):
             strongest = mine[mine["rung"] == max(mine["rung"], key=RUNGS.index)]
-            about = max(one_setting(strongest).to_dict("records"), key=lambda run: len(kept[run["path"]]))
+            most = max(len(kept[p]) for p in strongest["path"])
+            about = one_setting(strongest[[len(kept[p]) == most for p in strongest["path"]]]).iloc[0].to_dict()
             return about, kept[about["path"]]
     return {}, []
 

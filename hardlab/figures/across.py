@@ -115,7 +115,9 @@ def _rows(frame: pd.DataFrame) -> list[str]:
 def _about(frame: pd.DataFrame) -> str:
     """Rung, data and seeds; the methods are the rows."""
     seeds = sorted(frame["seed"].unique())
-    told = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    each = frame.groupby("recipe")["seed"].nunique()  # some methods may lack seeds that others have
+    count = f"{each.min()} to {each.max()} " if each.min() < each.max() else ""
+    told = f"{count}seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     return f"rung {frame['rung'].iloc[0]} · {frame['data'].iloc[0]} · {told}"
 
 

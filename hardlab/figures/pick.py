@@ -318,6 +318,8 @@ class Ours:
             same = beside[beside["data"].isin(trained_on(*arm.trained))]
             alike = beside[beside["data"].str.endswith(f" {share}" if share != "100 %" else tuple(DATASETS))]
             beside = same if len(same) else alike
+        elif self.home:
+            beside = beside[beside["data"].isin(self.home)]
         runs = beside.drop_duplicates("run")[["run", "recipe"]].itertuples(index=False)
         schedules = [self.book.schedule(r.run, rung, r.recipe, arm.recipe) for r in runs]
         usual = pd.Series([told.get("epochs", 0) for told in schedules]).mode()

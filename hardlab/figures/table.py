@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -228,6 +229,7 @@ def draw(
 
 def _even(text: str, width: int) -> list[str]:
     """As few lines as the width allows, of about one length, broken between the parts of a list: no last word alone."""
+    text = re.sub(r"\((\d+) (epochs?\))", "(\\1\N{NO-BREAK SPACE}\\2", text)
     parts = text.split(" \N{MIDDLE DOT} ")
     if max(map(len, parts)) <= 0.75 * width:  # longer ones would leave short lines before them
         text = "\N{NO-BREAK SPACE}\N{MIDDLE DOT} ".join(p.replace(" ", "\N{NO-BREAK SPACE}") for p in parts)
