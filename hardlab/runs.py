@@ -90,8 +90,6 @@ class Folder:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._lock = open(self.path / "lock", "a")  # noqa: SIM115  held as long as the process trains
-            except FileNotFoundError:  # another process removed the folder in between
-                continue
             except OSError as e:
                 raise HardlabError(
                     f"{self.path} cannot be written ({e.strerror}); name another folder for runs."

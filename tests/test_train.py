@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -105,6 +106,13 @@ def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):
     with pytest.raises(HardlabError, match="Another process"):
         train.train(quick(), tmp_path)
     held.close()
+
+
+def test_a_folder_in_which_nothing_can_be_made_is_told_and_not_waited_for(tmp_path):
+    (tmp_path / "file").write_text("a reader's own")
+    for runs_dir in (tmp_path / "file", Path("/proc/x")):
+        with pytest.raises(HardlabError, match=r"cannot be written \(.*\); name another folder for runs"):
+            runs.Folder(runs_dir, quick(), wait=lambda: None)
 
 
 def test_a_parent_that_another_process_trains_is_waited_for_and_then_taken_as_it_is(tmp_path, monkeypatch):
