@@ -358,7 +358,7 @@ class Book:
         self.runs: dict[str, _Known] = {}
         for name, manifest in tables.manifests(self.folder).items():
             try:
-                run = config.make(manifest["config"])
+                run = config.make(tables.as_run(manifest))  # arms of different precision are no pair
             except HardlabError:  # of a version whose configuration is read no more: it is nobody's arm
                 continue
             self.runs[name] = _Known(run, _flat(run))
