@@ -87,8 +87,7 @@ def as_run(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def runs(runs_dir: Path | str) -> pd.DataFrame:
-    """A row per run folder: ``WHO``, state, epochs, epochs_done, count, precision, device, commit, dirty, started, ended,
-    path.
+    """A row per run folder: ``WHO``, state, epochs, epochs_done, count, ``path``, and more of the manifest.
 
     Raises ``HardlabError`` where the folder does not exist or a manifest cannot be read.
     """
@@ -245,8 +244,8 @@ def choice(done: pd.DataFrame, kept: pd.DataFrame) -> str:
         others = done[(done["recipe"] == name) & ~done["run"].isin(of["run"])]
         left = [f"{row.run} ({row.epochs} epochs on {row.data}, setting {row.setting})" for row in others.itertuples()]
         seeds = f"seed{'s' if len(of) > 1 else ''} {', '.join(map(str, of['seed']))}"
-        what = f"setting {of['setting'].iloc[0]}, {of['epochs'].iloc[0]} epochs on {of['data'].iloc[0]}"
-        what += f" in {of['precision'].iloc[0]}, {seeds}"
+        what = f"setting {of['setting'].iloc[0]} in {of['precision'].iloc[0]}"
+        what += f", {of['epochs'].iloc[0]} epochs on {of['data'].iloc[0]}, {seeds}"
         lines.append(f"{name}: {what}; left out: {', '.join(left) or 'none'}")
     return "\n".join(lines)
 

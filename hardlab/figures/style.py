@@ -137,7 +137,8 @@ def precisions(frame: pd.DataFrame) -> str:
     if len(each) < 2:
         return ""
     usual, *others = sorted(each.index, key=lambda p: (-len(each[p]), p))
-    return f" · in {usual}, but in {' and in '.join(f'{p}: {", ".join(sorted(each[p]))}' for p in others)}"
+    told = [f"in {other}: {', '.join(sorted(each[other]))}" for other in others]
+    return f" · in {usual}, but {' and '.join(told)}"
 
 
 def _one(frame: pd.DataFrame, column: str) -> str:
