@@ -573,6 +573,29 @@ def test_runs_of_two_lengths_are_not_taken_together_and_the_shorter_ones_are_nam
     assert fewer["run"].tolist() == short  # the most seeds come first, then the length
 
 
+def test_the_precision_that_auto_became_is_part_of_the_setting_and_stands_in_the_tables(tmp_path: Path) -> None:
+    def took(seed: int, precision: str, asked: str = "auto") -> str:
+        """A run; asked for by name as all were once, its manifest has no precision of its own."""
+        path = write_run(tmp_path / "runs", "simsiam", seed, None, changes={"precision": asked})
+        manifest = json.loads((path / "manifest.json").read_text()) | (
+            {"precision": precision} if asked == "auto" else {}
+        )
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        return path.name
+
+    old, same, other = took(0, "bf16", asked="bf16"), took(1, "bf16"), took(2, "fp32")
+    done = tables.finished(tmp_path / "runs", "smoke", ["simsiam"])
+    assert done.set_index("run")["precision"].to_dict() == {old: "bf16", same: "bf16", other: "fp32"}
+    kept = tables.one_setting(done)
+    assert kept["run"].tolist() == [old, same]
+    assert " in bf16, " in tables.choice(done, kept) and other in tables.choice(done, kept)
+    tables.collect(tmp_path / "runs", tmp_path / "out", only=["configs"])
+    told = pd.read_csv(tmp_path / "out" / "configs.csv").query("key == 'precision'").set_index("run")["value"]
+    assert told.to_dict() == {old: "bf16", same: "bf16", other: "fp32"}
+    kept_as_asked = {name: m["config"]["precision"] for name, m in tables.manifests(tmp_path / "out").items()}
+    assert kept_as_asked == {old: "bf16", same: "auto", other: "auto"}
+
+
 def test_runs_of_other_strategies_or_data_are_not_taken_together(tmp_path: Path) -> None:
     easy = [write_run(tmp_path, "simsiam-hvs", s, None, changes={"hard.hvs.draws": 8}).name for s in (0, 1)]
     plain = [write_run(tmp_path, "simsiam-hvs", s, None).name for s in (0, 1, 2)]

@@ -65,6 +65,19 @@ def test_several_protocols_share_one_extraction_and_a_later_call_reads_it_from_d
     assert rows(path) and len(rows(path)) == len(first)  # each measurement once
 
 
+@pytest.mark.parametrize(("took", "here"), [("fp32", "1"), ("bf16", "0")])
+def test_a_run_is_evaluated_in_the_precision_that_it_took_and_its_rows_say_so(path, monkeypatch, took, here):
+    file, seen, real = path / "manifest.json", [], protocols.run_protocol
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"precision": took}))
+    monkeypatch.setenv("HARDLAB_BF16", here)
+    monkeypatch.setattr(
+        protocols, "run_protocol", lambda name, task, *a, **k: seen.append(task.precision) or real(name, task, *a, **k)
+    )
+    evaluate_run(path, ["knn"])
+    assert seen == [took]
+    assert {r["precision"] for r in rows(path)} == {took}
+
+
 def test_the_features_of_a_later_checkpoint_are_not_those_of_an_earlier_one(path):
     both = evaluate_run(path, ["knn"], checkpoints="all")
     assert len(list((path / "features").iterdir())) == 4

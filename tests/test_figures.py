@@ -195,6 +195,35 @@ def drawn(paths: list[Path]) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in paths}
 
 
+ODD = {"hvs_results": "simsiam-standard", "ppcl_f5": "ppcl-simclr"}
+ODD |= dict.fromkeys(("hexa_t1", "hexa_f3", "hardness", "transfer"), "hexa-moco")
+
+
+@pytest.mark.parametrize(("name", "odd"), ODD.items())
+def test_a_caption_says_which_arms_were_trained_in_another_precision(
+    name: str, odd: str, data_dir: Path, tmp_path: Path
+) -> None:
+    for file in data_dir.iterdir():
+        shutil.copy(file, tmp_path)
+    found = {(r.run, r.recipe) for n in tables.COLUMNS for r in pd.read_csv(data_dir / f"{n}.csv").itertuples()}
+
+    def written(precision: str) -> str:
+        """The figure where the runs of one recipe took this precision: as auto, or asked for as it once was."""
+        told = [
+            {"id": run, "config": {"precision": "auto"}, "precision": precision}
+            if recipe == odd
+            else {"id": run, "config": {"precision": "bf16"}}
+            for run, recipe in sorted(found)
+        ]
+        (tmp_path / "manifests.jsonl").write_text("".join(json.dumps(m) + "\n" for m in told))
+        return texts(figures.make(name, tmp_path)).replace("\n", " ")
+
+    mixed, uniform = written("fp32"), written("bf16")
+    assert f"in bf16, but in fp32: {odd}" in mixed
+    assert "but in" not in uniform
+    assert uniform == texts(figures.make(name, data_dir)).replace("\n", " ")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_figure_is_the_same_bytes_when_rows_are_shuffled_and_the_callers_style_differs(
     name: str, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

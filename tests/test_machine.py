@@ -1,5 +1,6 @@
 """Whether bf16 is fast here is measured, kept by what could change it, and open to be overruled."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -140,7 +141,7 @@ def test_the_user_overrules_and_then_nothing_is_measured(fresh, monkeypatch):
 @pytest.mark.parametrize("there", [True, False])
 def test_a_gpu_is_asked_whether_it_has_bf16_itself(fresh, monkeypatch, there):
     asked = []
-    monkeypatch.setattr(torch.cuda, "device", lambda device: open(os.devnull))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.append(how) or there)
     assert machine.resolve("auto", torch.device("cuda:1")) == ("bf16" if there else "fp32")
     assert asked == [{"including_emulation": False}]

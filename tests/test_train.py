@@ -101,6 +101,46 @@ def test_the_manifest_says_what_was_run_on_what_and_how_it_ended(tmp_path):
     assert m["peak_memory_mb"] > 0
 
 
+@pytest.mark.parametrize("began", ["0", "1"])
+def test_a_run_goes_on_in_the_precision_in_which_it_began_also_on_another_machine(began, tmp_path, monkeypatch):
+    run, said, lines = quick("simclr"), {"0": "fp32", "1": "bf16"}, []
+    monkeypatch.setenv("HARDLAB_BF16", began)
+    whole = train.train(run, tmp_path / "whole", say=lambda line: None)
+    monkeypatch.setattr(train.Rate, "tick", stopping_at(3))
+    with pytest.raises(train.Stopped):
+        train.train(run, tmp_path / "parts", say=lambda line: None)
+    monkeypatch.setenv("HARDLAB_BF16", "10"[int(began)])  # another machine, to which the folder was copied
+    other = train.train(run, tmp_path / "other", say=lambda line: None)
+    file = tmp_path / "parts" / run.id / "manifest.json"
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "precision"}))
+    parts = train.train(run, tmp_path / "parts", say=lines.append)
+    assert [runs.manifest(p)["precision"] for p in (whole, parts)] == [said[began]] * 2
+    assert runs.manifest(other)["precision"] == said["10"[int(began)]]
+    assert {runs.manifest(p)["config"]["precision"] for p in (whole, parts, other)} == {"auto"}
+    assert same(learned(whole), learned(parts)) and rows(whole) == rows(parts)
+    assert rows(whole) != rows(other)
+    assert any(f"stays in {said[began]}, in which it began" in line for line in lines)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_keeps_its_precision(tmp_path, monkeypatch):
+    def crash(self):
+        raise RuntimeError("power cut")
+
+    monkeypatch.setenv("HARDLAB_BF16", "1")
+    monkeypatch.setattr(train.Rate, "tick", crash)
+    with pytest.raises(RuntimeError):
+        train.train(quick("simclr"), tmp_path, say=lambda line: None)
+    monkeypatch.undo()
+    monkeypatch.setenv("HARDLAB_BF16", "0")
+    path = train.train(quick("simclr"), tmp_path, say=lambda line: None)
+    assert runs.manifest(path)["precision"] == "bf16"
+
+
+def test_a_manifest_from_before_there_was_auto_tells_its_precision_by_its_configuration():
+    assert runs.precision_of({"config": {"precision": "bf16"}}) == "bf16"
+    assert runs.precision_of({"config": {"precision": "auto"}, "precision": "fp32"}) == "fp32"
+
+
 def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):
     held = runs.Folder(tmp_path, quick())
     with pytest.raises(HardlabError, match="Another process"):
