@@ -489,8 +489,8 @@ class Book:
         alike = set.intersection(*(set(runs.values()) for runs in trained))
         if not alike:
             again = " and ".join(claim.commands(claim.arms, claim.testable_from))
-            told = sorted({self.runs[name].run.precision for runs in trained for name in runs})
-            also = f", also in precision ({' and '.join(told)})" if len(told) > 1 else ""
+            took = sorted({self.runs[name].run.precision for runs in trained for name in runs})
+            also = f", also in precision ({' and '.join(took)})" if len(took) > 1 else ""
             return NO_RUN, f"the runs that are there differ in more than their arm{also}: {again}"
         bare: list[Arm] = []
         ways: dict[str, list[str]] = {}  # of evaluating, each with the runs that lack it
