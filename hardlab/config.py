@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hardlab import registry
-from hardlab.types import HardlabError
+from hardlab.errors import HardlabError
 
 
 class _Strict(BaseModel):
