@@ -10,6 +10,12 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from hardlab.errors import HardlabError
 
+PARAMS = (
+    "image_h", "image_w", "top", "left", "height", "width", "flip", "brightness", "contrast", "saturation", "hue",
+    "order", "gray", "sigma", "solarize",
+)  # fmt: skip
+COLOUR = slice(7, 15)
+
 
 class Augment(BaseModel, frozen=True, extra="forbid"):
     """The distribution of one view.

@@ -119,9 +119,9 @@ class Source(Mapping[str, Any]):
         a = node.args
         places = [*a.posonlyargs, *a.args]
         defaults: list[ast.expr | None] = [None] * (len(places) - len(a.defaults)) + list(a.defaults)
-        kinds = [inspect.Parameter.POSITIONAL_ONLY] * len(a.posonlyargs)
+        kinds: list[Any] = [inspect.Parameter.POSITIONAL_ONLY] * len(a.posonlyargs)
         kinds += [inspect.Parameter.POSITIONAL_OR_KEYWORD] * len(a.args)
-        rows = list(zip(places, kinds, defaults, strict=True))
+        rows: list[tuple[ast.arg, Any, ast.expr | None]] = list(zip(places, kinds, defaults, strict=True))
         rows += [(a.vararg, inspect.Parameter.VAR_POSITIONAL, None)] if a.vararg else []
         rows += [(p, inspect.Parameter.KEYWORD_ONLY, d) for p, d in zip(a.kwonlyargs, a.kw_defaults, strict=True)]
         rows += [(a.kwarg, inspect.Parameter.VAR_KEYWORD, None)] if a.kwarg else []
@@ -167,7 +167,7 @@ def _constructor(source: Source, node: ast.ClassDef) -> tuple[Source, ast.stmt]:
         if getattr(own, "name", None) == "__new__":
             raise Unreadable(f"{source.module}:{node.name}")
     if not node.bases:
-        return source, typing.cast(ast.stmt, ast.parse("def __init__(self): ...").body[0])
+        return source, ast.parse("def __init__(self): ...").body[0]
     if len(node.bases) > 1 or not isinstance(node.bases[0], ast.Name):
         raise Unreadable(f"{source.module}:{node.name}")
     above, base = _defined(source, node.bases[0].id)

@@ -11,19 +11,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise, permutations
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from hardlab.augment import Augment
+from hardlab.augment import COLOUR as COLOUR
+from hardlab.augment import PARAMS as PARAMS
+from hardlab.augment import PRESETS as PRESETS
+from hardlab.augment import Augment as Augment
 from hardlab.types import Batch, HardlabError, Views
 
-PARAMS = (
-    "image_h", "image_w", "top", "left", "height", "width", "flip", "brightness", "contrast", "saturation", "hue",
-    "order", "gray", "sigma", "solarize",
-)  # fmt: skip
-COLOUR = slice(7, 15)
 _AT = {name: i for i, name in enumerate(PARAMS)}
 _FACTORS = slice(7, 11)
 
