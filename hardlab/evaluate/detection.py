@@ -545,7 +545,8 @@ def detect(
     """Tune a copy of a backbone as a detector and test it; ``net`` stays as it is.
 
     net: a run's backbone, on the device to use. mean, std: of its pixels. options: all those of an entry of
-    ``published.DETECTION``. Everything random comes from ``seed``: the same scenes, regions and new layers for every backbone.
+    ``published.DETECTION``. Everything random comes from ``seed``: the same scenes, regions and new layers for every
+    backbone.
     HardlabError for a backbone without stages, sets without boxes or masks, and options that do not fit.
     """
     o = dict(options)
