@@ -296,8 +296,6 @@ def figures(
     For figures that are named it also tells the commands whose runs fill their gaps; --dry-run tells these alone.
     """
     from hardlab import figures as book
-    from hardlab.analysis import tables
-    from hardlab.checkpoint import make_folder
 
     if list_:
         _echo(as_json, "\n".join(book.FIGURES), list(book.FIGURES))
@@ -315,6 +313,9 @@ def figures(
         _echo(as_json, f"would {first}draw {', '.join(names)} into {out}\n{_gaps(gaps)}".strip(), todo | {"gaps": gaps})
         return
     if runs_dir is not None:
+        from hardlab.analysis import tables
+        from hardlab.checkpoint import make_folder
+
         if not next(p for p in (out, *out.parents) if p.exists()).is_dir():
             make_folder(out)  # which tells why it cannot, before the minutes that collecting takes
         tables.collect(runs_dir, data_dir, root=root, add=add)
@@ -378,13 +379,13 @@ def claims(
 @DRY
 def report(rung: str, out: Path | None, readme: bool, as_json: bool, dry_run: bool) -> None:
     """Build the HTML report of a rung's output, or the README's table of results."""
-    from hardlab.workbook import report as book
-
     folder = out or Path("out") / rung
     if dry_run:
         target = "README.md" if readme else str(folder / "report.html")
         _echo(as_json, f"would write {target}", {"would_write": target})
         return
+    from hardlab.workbook import report as book
+
     written = str(book.readme_table() if readme else book.build(folder))
     _echo(as_json, written, {"written": written})
 
