@@ -65,9 +65,6 @@ def method(run: Run) -> Method:
 def strategies(run: Run, on: Method | None = None) -> list[Hard]:
     """The strategies of a run, installed on a method where one is given; at most one chooses the number of views."""
     names = [s.name for s in run.hard]
-    for name in names:
-        if names.count(name) > 1:
-            raise HardlabError(f"Strategy '{name}' is named twice: one of each is enough, with the options you want.")
     out: list[Hard] = [registry.build("strategy", s.name, s.options) for s in run.hard]
     choosers = [s.name for s, h in zip(run.hard, out, strict=True) if h.draws]
     if len(choosers) > 1:

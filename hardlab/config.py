@@ -120,6 +120,10 @@ class Run(_Strict):
         registry.check("backbone", self.backbone.name, self.backbone.options)
         for spec in self.hard:
             registry.check("strategy", spec.name, spec.options)
+            if [s.name for s in self.hard].count(spec.name) > 1:
+                raise HardlabError(
+                    f"Strategy '{spec.name}' is named twice: one of each is enough, with the options you want."
+                )
         if not self.data.name.startswith("folder:") and self.data.name not in registry.DATASETS:
             raise registry.unknown("data set", self.data.name, [*registry.DATASETS, "folder:PATH"])
         self.augments()
