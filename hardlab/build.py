@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from hardlab import data, registry, views
+from hardlab import config, data, registry
 from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.hard.base import Hard
@@ -20,13 +18,10 @@ from hardlab.views import Look
 
 
 def device(name: str = "auto") -> torch.device:
-    """``auto`` takes the GPU where there is one."""
-    if name == "auto":
+    """``auto`` takes the GPU where there is one. Raises HardlabError for a device that is none, or is not here."""
+    if config.device(name) == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        found = torch.device(name)
-    except RuntimeError:
-        raise HardlabError(f"There is no device '{name}': use auto, cpu, cuda or cuda:0.") from None
+    found = torch.device(name)
     if found.type == "cuda" and not torch.cuda.is_available():
         raise HardlabError(f"Device '{name}' was asked for, but torch sees no GPU here; use auto or cpu.")
     return found
@@ -50,27 +45,9 @@ def images(run: Run, split: str = "train", root: str | Path | None = None, on: s
 
 
 def look(run: Run) -> Look:
-    """The augmentation of a run: its preset, with the fields that the run replaces.
-
-    Raises HardlabError for small crops that are larger than the large ones.
-    """
-    large = _augment(run.augment.name, run.augment.options)
-    local = _augment(run.local.name, run.local.options) if run.local else []
-    for crop in local:
-        if crop.size > large[0].size:
-            raise HardlabError(
-                f"local.size={crop.size} is larger than the large views, which have {large[0].size} pixels."
-            )
+    """The augmentation of a run, large views and small crops."""
+    large, local = run.augments()
     return Look(large, run.pixel_mean, run.pixel_std, local=local)
-
-
-def _augment(name: str, changes: Mapping[str, Any]) -> list[views.Augment]:
-    if name not in views.PRESETS:
-        raise registry.unknown("augmentation preset", name, views.PRESETS)
-    for key in changes:
-        if key not in views.Augment.model_fields:
-            raise registry.unknown("field of the augmentation", key, views.Augment.model_fields)
-    return [a.but(**changes) for a in views.PRESETS[name]]
 
 
 def method(run: Run) -> Method:
@@ -88,9 +65,6 @@ def method(run: Run) -> Method:
 def strategies(run: Run, on: Method | None = None) -> list[Hard]:
     """The strategies of a run, installed on a method where one is given; at most one chooses the number of views."""
     names = [s.name for s in run.hard]
-    for name in names:
-        if names.count(name) > 1:
-            raise HardlabError(f"Strategy '{name}' is named twice: one of each is enough, with the options you want.")
     out: list[Hard] = [registry.build("strategy", s.name, s.options) for s in run.hard]
     choosers = [s.name for s, h in zip(run.hard, out, strict=True) if h.draws]
     if len(choosers) > 1:

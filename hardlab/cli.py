@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-# heavy modules (whatever needs torch) are imported inside the functions, so that --help answers at once
+# what a command needs is imported inside its function, torch only after every check that does without it, so that help,
+# lists and refusals answer at once; tests/test_quick.py names what they may not load
 
 
 def _known_rung(context: click.Context, option: click.Parameter, value: str) -> str:
@@ -39,7 +40,7 @@ RUNG = click.option("--rung", default="smoke", show_default=True, callback=_know
 @contextmanager
 def usage() -> Iterator[None]:
     """Mistakes made inside are the caller's: exit status 2."""
-    from hardlab.types import HardlabError
+    from hardlab.errors import HardlabError
 
     try:
         yield
@@ -50,7 +51,7 @@ def usage() -> Iterator[None]:
 def _settings(overrides: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, Any]:
     """key=value pairs, none of which is a label. Raises HardlabError."""
     from hardlab import config
-    from hardlab.types import HardlabError
+    from hardlab.errors import HardlabError
 
     given = config.parse(overrides)
     for label in labels:
@@ -99,9 +100,7 @@ def pretrain(
 
     A finished run is found again; a stopped one goes on exactly where it was.
     """
-    import torch
-
-    from hardlab import build, recipes, train
+    from hardlab import config, recipes
 
     if list_:
         told = {name: (made.__doc__ or "").splitlines()[0] for name, made in recipes.RECIPES.items()}
@@ -114,17 +113,22 @@ def pretrain(
     with usage():
         given = _settings(overrides, ("recipe", "rung"))
         run = recipes.recipe(recipe, rung, given)
+        config.device(device)
+        from hardlab import build
+
         build.check(run)
         build.device(device)
     if dry_run:
         _echo(as_json, f"would train {run.id}\n{run.model_dump_json(indent=1)}", run.model_dump(mode="json"))
         return
+    import torch
+
+    from hardlab import runs, train
+
     train.keep_pages()
     if threads is not None:
         torch.set_num_threads(threads)
     path = train.train(run, runs_dir, root=root, device=device)
-    from hardlab import runs
-
     _echo(as_json, str(path), runs.manifest(path))
 
 
@@ -161,12 +165,9 @@ def evaluate(
 
     E.g. `hardlab evaluate runs/... --protocol semi-hexa-1` or `--protocol linear --data cifar100 --set epochs=10`.
     """
-    import torch
-
-    from hardlab import build, config
+    from hardlab import config
     from hardlab import data as sets
-    from hardlab.evaluate import protocols as table
-    from hardlab.evaluate.run import evaluate_run
+    from hardlab.evaluate import published as table
     from hardlab.registry import unknown
 
     if list_:
@@ -183,13 +184,20 @@ def evaluate(
         asked = options.get("data")
         if asked is not None and not asked.startswith("folder:") and asked not in sets.SETS:
             raise unknown("data set", asked, [*sets.SETS, "folder:PATH"])
-        build.device(device)
+        if config.device(device).startswith("cuda"):
+            from hardlab import build
+
+            build.device(device)
     if dry_run:
         names = [str(path) for path in run]
         todo = {"runs": names, "protocols": list(protocols), "settings": options, "checkpoint": checkpoint,
                 "pixels": pixels}  # fmt: skip
         _echo(as_json, f"would evaluate {', '.join(names)} by {', '.join(protocols)}", todo)
         return
+    import torch
+
+    from hardlab.evaluate.run import evaluate_run
+
     if threads is not None:
         torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
@@ -233,7 +241,7 @@ def nb_list(as_json: bool) -> None:
 @DRY
 def nb_run(name: str, parameters: tuple[str, ...], out: Path, force: bool, as_json: bool, dry_run: bool) -> None:
     """Run notebook NAME, e.g. `hardlab nb run 01_pretrain recipe=simsiam-hvs rung=smoke`."""
-    from hardlab import build, config, recipes
+    from hardlab import config, recipes
     from hardlab.workbook import execute
 
     with usage():
@@ -241,7 +249,12 @@ def nb_run(name: str, parameters: tuple[str, ...], out: Path, force: bool, as_js
         values = execute.check(path, dict(execute.split(parameters)))
         told = {k: p.default for k, p in execute.schema(path).items()} | values
         if {"recipe", "rung"} <= told.keys():  # a notebook that trains: a slip shows before a kernel starts
-            build.check(recipes.recipe(told["recipe"], told["rung"], config.parse(told.get("overrides", []))))
+            given = config.parse(told.get("overrides", []))
+            run = recipes.recipe(told["recipe"], told["rung"], given)
+            if given:  # a recipe as it stands can be built, and this process has no other use for torch
+                from hardlab import build
+
+                build.check(run)
         elif "rung" in told and told["rung"] is not None:
             _known_rung(click.get_current_context(), click.Option(["--rung"]), told["rung"])
     if dry_run:
@@ -283,8 +296,6 @@ def figures(
     For figures that are named it also tells the commands whose runs fill their gaps; --dry-run tells these alone.
     """
     from hardlab import figures as book
-    from hardlab.analysis import tables
-    from hardlab.checkpoint import make_folder
 
     if list_:
         _echo(as_json, "\n".join(book.FIGURES), list(book.FIGURES))
@@ -302,6 +313,9 @@ def figures(
         _echo(as_json, f"would {first}draw {', '.join(names)} into {out}\n{_gaps(gaps)}".strip(), todo | {"gaps": gaps})
         return
     if runs_dir is not None:
+        from hardlab.analysis import tables
+        from hardlab.checkpoint import make_folder
+
         if not next(p for p in (out, *out.parents) if p.exists()).is_dir():
             make_folder(out)  # which tells why it cannot, before the minutes that collecting takes
         tables.collect(runs_dir, data_dir, root=root, add=add)
@@ -365,13 +379,13 @@ def claims(
 @DRY
 def report(rung: str, out: Path | None, readme: bool, as_json: bool, dry_run: bool) -> None:
     """Build the HTML report of a rung's output, or the README's table of results."""
-    from hardlab.workbook import report as book
-
     folder = out or Path("out") / rung
     if dry_run:
         target = "README.md" if readme else str(folder / "report.html")
         _echo(as_json, f"would write {target}", {"would_write": target})
         return
+    from hardlab.workbook import report as book
+
     written = str(book.readme_table() if readme else book.build(folder))
     _echo(as_json, written, {"written": written})
 
@@ -421,12 +435,13 @@ def main() -> None:
         e.show()
         sys.exit(e.exit_code)
     except Exception as e:
+        from hardlab.errors import HardlabError
+
+        if isinstance(e, HardlabError):
+            click.echo(f"hardlab: {e}", err=True)
+            sys.exit(1)
         from hardlab.train import STOPPED, Stopped
-        from hardlab.types import HardlabError
 
         if isinstance(e, Stopped):
             sys.exit(STOPPED)
-        if not isinstance(e, HardlabError):
-            raise
-        click.echo(f"hardlab: {e}", err=True)
-        sys.exit(1)
+        raise

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hardlab import registry
-from hardlab.types import HardlabError
+from hardlab import augment, registry
+from hardlab.augment import Augment
+from hardlab.errors import HardlabError
 
 
 class _Strict(BaseModel):
@@ -75,9 +76,9 @@ class Optim(_Strict):
 class Local(_Strict):
     """Small crops beside the large views, for methods with a multi-crop form."""
 
-    name: str  # a preset of views.PRESETS, one entry per crop in turn
+    name: str  # a preset of augment.PRESETS, one entry per crop in turn
     count: int = Field(ge=1)
-    options: dict[str, Any] = Field(default_factory=dict)  # fields of views.Augment that replace the preset's
+    options: dict[str, Any] = Field(default_factory=dict)  # fields of Augment that replace the preset's
 
 
 class Logs(_Strict):
@@ -98,7 +99,7 @@ class Run(_Strict):
     rung: Literal["smoke", "cpu", "gpu", "paper"]
     seed: int = 0
     data: Data
-    augment: Spec  # name: a preset of views.PRESETS; options: fields of views.Augment that replace the preset's
+    augment: Spec  # name: a preset of augment.PRESETS; options: fields of Augment that replace the preset's
     backbone: Spec
     method: Spec
     hard: tuple[Spec, ...] = ()
@@ -119,9 +120,28 @@ class Run(_Strict):
         registry.check("backbone", self.backbone.name, self.backbone.options)
         for spec in self.hard:
             registry.check("strategy", spec.name, spec.options)
+            if [s.name for s in self.hard].count(spec.name) > 1:
+                raise HardlabError(
+                    f"Strategy '{spec.name}' is named twice: one of each is enough, with the options you want."
+                )
         if not self.data.name.startswith("folder:") and self.data.name not in registry.DATASETS:
             raise registry.unknown("data set", self.data.name, [*registry.DATASETS, "folder:PATH"])
+        self.augments()
         return self
+
+    def augments(self) -> tuple[list[Augment], list[Augment]]:
+        """The distributions of the large views and of the small crops: presets, with the fields that this run replaces.
+
+        Raises HardlabError for small crops that are larger than the large ones.
+        """
+        large = _augments(self.augment.name, self.augment.options)
+        local = _augments(self.local.name, self.local.options) if self.local else []
+        for crop in local:
+            if crop.size > large[0].size:
+                raise HardlabError(
+                    f"local.size={crop.size} is larger than the large views, which have {large[0].size} pixels."
+                )
+        return large, local
 
     @property
     def hash(self) -> str:
@@ -144,6 +164,15 @@ class Run(_Strict):
             if tree["parent"] is not None and key.split(".")[0] == "data":
                 _set(tree["parent"], key, value)  # a parent learns from the same images
         return make(tree)
+
+
+def _augments(name: str, changes: Mapping[str, Any]) -> list[Augment]:
+    if name not in augment.PRESETS:
+        raise registry.unknown("augmentation preset", name, augment.PRESETS)
+    for key in changes:
+        if key not in Augment.model_fields:
+            raise registry.unknown("field of the augmentation", key, Augment.model_fields)
+    return [a.but(**changes) for a in augment.PRESETS[name]]
 
 
 _LATER: dict[str, Any] = {
@@ -184,6 +213,13 @@ def parse(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise HardlabError(f"{key}={text} cannot be read: write a number, a name, or a list like [a, b].") from None
     return out
+
+
+def device(name: str) -> str:
+    """The name itself; HardlabError where no device is called so. Whether it is there only torch can say."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name):
+        raise HardlabError(f"There is no device '{name}': use auto, cpu, cuda or cuda:0.")
+    return name
 
 
 def make(tree: Mapping[str, Any]) -> Run:

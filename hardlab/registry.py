@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from hardlab import data
-from hardlab.types import HardlabError
+from hardlab import data, signatures
+from hardlab.errors import HardlabError
 
 METHODS = {
     "byol": "hardlab.methods.byol:BYOL",
@@ -73,20 +72,23 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> HardlabError:
 
 def find(kind: str, name: str) -> Callable[..., Any]:
     """The object behind ``name``, imported now."""
-    table = TABLES[kind]
-    if name not in table:
-        raise unknown(kind, name, table)
-    module, _, attribute = table[name].partition(":")
+    module, _, attribute = _path(kind, name).partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
+def _path(kind: str, name: str) -> str:
+    table = TABLES[kind]
+    if name not in table:
+        raise unknown(kind, name, table)
+    return table[name]
+
+
 def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
-    """The options of an entry: its constructor's parameters that have a default, with evaluated annotations."""
-    made = find(kind, name)
-    target = made.__init__ if inspect.isclass(made) else made
-    hints = typing.get_type_hints(target)
-    parameters = inspect.signature(made).parameters
-    return {key: p.replace(annotation=hints.get(key, Any)) for key, p in parameters.items() if p.default is not p.empty}
+    """The options of an entry: its constructor's parameters that have a default, with evaluated annotations.
+
+    Nothing is imported for it (``signatures``), so that a slip in an option shows before torch is loaded.
+    """
+    return {key: p for key, p in signatures.signature(_path(kind, name)).items() if p.default is not p.empty}
 
 
 def check(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:

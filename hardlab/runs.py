@@ -194,7 +194,7 @@ class Folder:
         for side, name in ((0, "a"), (1, "b")):
             of_pair = params[:, pairs[:, side]].reshape(b * c, -1)  # (B*C,P)
             columns |= {f"{name}_{p}": of_pair[:, j].contiguous().numpy() for j, p in enumerate(PARAMS)}
-        self._rows.append(pa.table(columns))
+        self._rows.append(_table(columns))
         if seen.local is not None:
             self._crops.append(_crops(seen, real, index, epoch, step))
 
@@ -235,7 +235,19 @@ def _crops(seen: Candidates, real: torch.Tensor, index: torch.Tensor, epoch: int
         "candidates": pa.array(holders * b, pa.list_(pa.int16())),
     }
     flat = params.reshape(b * crops, -1)
-    return pa.table(columns | {p: flat[:, j].contiguous().numpy() for j, p in enumerate(PARAMS)})
+    return _table(columns | {p: flat[:, j].contiguous().numpy() for j, p in enumerate(PARAMS)})
+
+
+def _table(columns: Mapping[str, pa.Array | np.ndarray]) -> pa.Table:
+    """A table of columns without gaps; pyarrow's own conversion of numpy arrays would import pandas for it."""
+
+    def column(x: pa.Array | np.ndarray) -> pa.Array:
+        if isinstance(x, pa.Array):
+            return x
+        values = np.packbits(x, bitorder="little") if x.dtype == bool else np.ascontiguousarray(x)
+        return pa.Array.from_buffers(pa.from_numpy_dtype(x.dtype), len(x), [None, pa.py_buffer(values)])
+
+    return pa.table({name: column(x) for name, x in columns.items()})
 
 
 def driver() -> str | None:

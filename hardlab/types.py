@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
-
-class HardlabError(Exception):
-    """A mistake of the user's, told in one sentence; the command line prints it without a traceback."""
+from hardlab.errors import HardlabError as HardlabError
 
 
 class Batch(NamedTuple):

@@ -7,24 +7,20 @@ through. The distribution is torchvision's (``RandomResizedCrop``, ``ColorJitter
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise, permutations
-from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ValidationError, model_validator
 from torch import Tensor
 
+from hardlab.augment import COLOUR as COLOUR
+from hardlab.augment import PARAMS as PARAMS
+from hardlab.augment import PRESETS as PRESETS
+from hardlab.augment import Augment as Augment
 from hardlab.types import Batch, HardlabError, Views
 
-PARAMS = (
-    "image_h", "image_w", "top", "left", "height", "width", "flip", "brightness", "contrast", "saturation", "hue",
-    "order", "gray", "sigma", "solarize",
-)  # fmt: skip
-COLOUR = slice(7, 15)
 _AT = {name: i for i, name in enumerate(PARAMS)}
 _FACTORS = slice(7, 11)
 
@@ -35,106 +31,6 @@ _BLENDS = _ORDERS[_ORDERS != 3].view(24, 3)  # (24,3) the blends in their order
 _NO_HUE, _NO_JITTER = 4, 5  # in place of 0-3 where there is nothing to turn, nothing to do
 # pixels rendered at once: on a CPU they stay in a core's cache from crop to end, elsewhere memory stays bounded
 _TILE, _TILE_GPU = 256 * 32 * 32, 2**25
-
-
-class Augment(BaseModel, frozen=True, extra="forbid"):
-    """The distribution of one view.
-
-    size: pixels of a side of the output. crop: ``first`` (before the appearance), ``last`` (after it, HNSSL's order)
-    or ``none`` (the whole image). scale, ratio: area share and aspect ratio of the crop. jitter: strengths of
-    brightness, contrast, saturation, hue, as in torchvision's ColorJitter. flip, jitter_p, gray, blur, solarize:
-    probabilities, each drawn per sample. sigma: range of the blur, in pixels of the image it blurs. kernel: taps of
-    the blur; None = a tenth of the size, made odd. threshold: where solarize begins. Raises HardlabError.
-    """
-
-    size: int
-    crop: Literal["first", "last", "none"] = "first"
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    flip: float = 0.5
-    jitter: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)
-    jitter_p: float = 0.8
-    gray: float = 0.2
-    blur: float = 0.0
-    sigma: tuple[float, float] = (0.1, 2.0)
-    kernel: int | None = None
-    solarize: float = 0.0
-    threshold: float = 128 / 256
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _plainly(cls, data: Any, handler: Any) -> Augment:
-        try:
-            made: Augment = handler(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name, fields = str(first["loc"][0] if first["loc"] else data), sorted(cls.model_fields)
-            near = difflib.get_close_matches(name, fields, 1)
-            said = f"did you mean {near[0]}? " if near and near[0] != name else ""
-            raise HardlabError(
-                f"augmentation: {name} = {first['input']!r}: {first['msg']}; {said}the fields are {', '.join(fields)}"
-            ) from None
-        for name in ("flip", "jitter_p", "gray", "blur", "solarize", "threshold"):
-            made._require(0 <= getattr(made, name) <= 1, name, "between 0 and 1")
-        made._require(made.size >= 1, "size", "at least 1 pixel")
-        made._require(0 < made.scale[0] <= made.scale[1] <= 1, "scale", "two shares, 0 < low <= high <= 1")
-        made._require(0 < made.ratio[0] <= made.ratio[1] < math.inf, "ratio", "two numbers, 0 < low <= high")
-        made._require(0 < made.sigma[0] <= made.sigma[1] < math.inf, "sigma", "two numbers, 0 < low <= high")
-        made._require(all(0 <= s < math.inf for s in made.jitter), "jitter", "four strengths of at least 0")
-        made._require(made.jitter[3] <= 0.5, "jitter", "four strengths, hue at most 0.5")
-        made._require(made.kernel is None or (made.kernel > 0 and made.kernel % 2), "kernel", "odd, or None")
-        return made
-
-    def but(self, **changes: Any) -> Augment:
-        """The same augmentation with some fields changed (checked, unlike ``model_copy``)."""
-        return Augment(**(self.model_dump() | changes))
-
-    def _require(self, ok: object, name: str, allowed: str) -> None:
-        if not ok:
-            raise HardlabError(f"augmentation: {name} = {getattr(self, name)} is not possible; it must be {allowed}")
-
-
-def _presets() -> dict[str, tuple[Augment, ...]]:
-    strong, mild = (0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.4, 0.1)
-    simclr = Augment(size=224, jitter=strong, blur=0.5)
-    moco = Augment(size=224, scale=(0.2, 1.0), jitter=mild, blur=0.5)
-    cifar = {"size": 32, "blur": 0.0, "jitter": mild}
-    dino = Augment(size=224, scale=(0.4, 1.0), interpolation="bicubic", jitter=(0.4, 0.4, 0.2, 0.1))
-    presets = {
-        "simclr": (simclr,),
-        "simclr_cifar": (simclr.but(**cifar),),  # strength s = 0.5
-        "moco": (moco,),
-        "moco_cifar": (simclr.but(**cifar),),  # MoCo's notebook: torchvision's default area
-        "simsiam": (moco.but(kernel=9),),  # HVS's code blurs with nine taps
-        "simsiam_cifar": (moco.but(**cifar),),
-        "hvs_simclr": (simclr.but(kernel=23),),
-        "dino_global": (dino.but(blur=1.0), dino.but(blur=0.1, solarize=0.2)),
-        "dino_local": (dino.but(size=96, scale=(0.05, 0.4), blur=0.5),),
-        "byol": (
-            dino.but(scale=(0.08, 1.0), blur=1.0, kernel=23),
-            dino.but(scale=(0.08, 1.0), blur=0.1, kernel=23, solarize=0.2),
-        ),
-        "supervised": (simclr.but(jitter_p=0.0, gray=0.0, blur=0.0),),
-        "supervised_cifar": (simclr.but(size=32, jitter_p=0.0, gray=0.0, blur=0.0),),
-        "deepcluster": (simclr,),
-        "deepcluster_8": (simclr.but(scale=(0.14, 1.0)),),
-        "deepcluster_local": (simclr.but(size=96, scale=(0.05, 0.14)),),
-        "clae": (simclr.but(size=32, blur=0.0),),
-        "ppcl": (simclr.but(**cifar),),
-        "hnssl": (Augment(size=224, crop="last", scale=(0.8, 1.0), blur=0.1, sigma=(1.5, 1.5), kernel=3),),
-        "eval": (Augment(size=32, crop="none", flip=0.0, jitter_p=0.0, gray=0.0),),
-    }
-    # AdCo's five queries; at CIFAR's size a seventh of the pixels, in steps of four
-    areas = [(224, 32, 1.0), (192, 28, 0.86), (160, 24, 0.715), (128, 20, 0.571), (96, 16, 0.429)]
-    presets["adco_crops"] = tuple(moco.but(size=size, scale=(0.2 * high, high)) for size, _, high in areas)
-    presets["adco_crops_cifar"] = tuple(
-        simclr.but(**(cifar | {"size": small, "scale": (0.2 * high, high)})) for _, small, high in areas
-    )
-    return presets
-
-
-PRESETS = _presets()
 
 
 class Look:

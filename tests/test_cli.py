@@ -176,7 +176,7 @@ def test_a_run_trains_is_evaluated_and_is_found_again_from_the_command_line(tmp_
 
 
 def test_the_protocols_are_listed_with_their_published_settings_and_users():
-    from hardlab.evaluate.protocols import PROTOCOLS
+    from hardlab.evaluate.published import PROTOCOLS
 
     plain = call("evaluate", "--list").output
     for name, protocol in PROTOCOLS.items():

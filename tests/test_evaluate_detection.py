@@ -18,8 +18,8 @@ from torchvision.ops import box_iou, roi_align
 from hardlab import recipes
 from hardlab.data import load, shapes
 from hardlab.evaluate import detection
-from hardlab.evaluate.detection import SETTINGS, AveragePrecision, Scenes, detect, detector, rate, score, tune
-from hardlab.evaluate.protocols import PROTOCOLS
+from hardlab.evaluate.detection import AveragePrecision, Scenes, detect, detector, rate, score, tune
+from hardlab.evaluate.published import DETECTION, PROTOCOLS
 from hardlab.evaluate.run import evaluate_run
 from hardlab.nets import Tiny
 from hardlab.train import train
@@ -177,7 +177,7 @@ def test_crowds_are_left_out_of_training_and_difficult_objects_are_not():
 
 
 def test_the_rate_warms_up_over_100_steps_and_falls_at_18k_and_22k():
-    o = {k: SETTINGS["detection-voc"][k] for k in ("lr", "steps", "warmup")}
+    o = {k: DETECTION["detection-voc"][k] for k in ("lr", "steps", "warmup")}
     wanted = {0: 2e-5, 50: 0.02 * (0.001 + 0.999 * 0.5), 100: 0.02, 17999: 0.02, 18000: 2e-3, 22000: 2e-4, 23999: 2e-4}
     assert {step: rate(step, **o) for step in wanted} == pytest.approx(wanted)
 
@@ -185,14 +185,14 @@ def test_the_rate_warms_up_over_100_steps_and_falls_at_18k_and_22k():
 def test_the_published_settings_are_those_of_the_papers():
     keys = ("iterations", "batch_size", "lr", "steps", "neck", "res5_norm", "tuned")
     common = ("c4", "bn", "all")
-    assert [SETTINGS["detection-voc"][k] for k in keys] == [24000, 16, 0.02, (18000, 22000), *common]
-    assert [SETTINGS["detection-voc-hvs"][k] for k in keys] == [48000, 8, 0.01, (36000, 44000), *common]
-    assert [SETTINGS["segmentation-coco-2x"][k] for k in keys] == [180000, 16, 0.02, (120000, 160000), *common]
-    assert [SETTINGS["segmentation-coco-hvs"][k] for k in keys] == [90000, 8, 0.01, (60000, 80000), *common]
-    fpn = [SETTINGS["detection-voc-hexa"][k] for k in keys]
+    assert [DETECTION["detection-voc"][k] for k in keys] == [24000, 16, 0.02, (18000, 22000), *common]
+    assert [DETECTION["detection-voc-hvs"][k] for k in keys] == [48000, 8, 0.01, (36000, 44000), *common]
+    assert [DETECTION["segmentation-coco-2x"][k] for k in keys] == [180000, 16, 0.02, (120000, 160000), *common]
+    assert [DETECTION["segmentation-coco-hvs"][k] for k in keys] == [90000, 8, 0.01, (60000, 80000), *common]
+    fpn = [DETECTION["detection-voc-hexa"][k] for k in keys]
     assert fpn == [31033, 8, 0.05, (24827,), "fpn", "bn", "heads"]
     assert pytest.approx((15, 12), abs=0.001) == (31033 * 8 / 16551, 24827 * 8 / 16551)  # epochs of trainval 07+12
-    assert {k: SETTINGS[k]["warmup"] for k in SETTINGS if "-" in k} == {
+    assert {k: DETECTION[k]["warmup"] for k in DETECTION if "-" in k} == {
         "detection-voc": 100, "detection-voc-hvs": 100, "detection-voc-hexa": 1000,
         "segmentation-coco-2x": 1000, "segmentation-coco-hvs": 1000,
     }  # fmt: skip
@@ -203,19 +203,19 @@ def test_detection_leaves_the_backbone_alone_repeats_itself_and_says_what_it_use
     backbone, state = net(), torch.get_rng_state()
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     torch.set_rng_state(state)
-    a = detect(backbone, seed=1, **PIXELS, **SETTINGS[name] | QUICK)
+    a = detect(backbone, seed=1, **PIXELS, **DETECTION[name] | QUICK)
     assert torch.equal(torch.get_rng_state(), state), "torch's global numbers are left as they were"
-    b = detect(backbone, seed=1, **PIXELS, **SETTINGS[name] | QUICK)
+    b = detect(backbone, seed=1, **PIXELS, **DETECTION[name] | QUICK)
     assert all(torch.equal(before[k], v) for k, v in backbone.state_dict().items())
     assert a == b and (a.n_train, a.n_test, len(a.losses)) == (4, 4, 2)
     masks = {"mask-AP", "mask-AP50", "mask-AP75", "mask-AP_S"} if name == "segmentation" else set()
     assert set(a.metrics) == {"AP", "AP50", "AP75", "AP_S"} | masks
     assert all(0 <= v <= 1 for v in a.metrics.values())
-    assert detect(backbone, seed=2, **PIXELS, **SETTINGS[name] | QUICK).losses != a.losses
+    assert detect(backbone, seed=2, **PIXELS, **DETECTION[name] | QUICK).losses != a.losses
 
 
 def test_every_setting_is_a_protocol_and_its_rows_are_kept(tmp_path):
-    assert {name for name, p in PROTOCOLS.items() if p.needs == "scenes"} == set(SETTINGS)
+    assert {name for name, p in PROTOCOLS.items() if p.needs == "scenes"} == set(DETECTION)
     few = {"data.fraction": 1, "backbone.width": 8, "epochs": 0, "batch_size": 4}
     run = train(recipes.recipe("untrained", "smoke", few), tmp_path, device="cpu")
     rows = evaluate_run(run, ["detection"], options=QUICK | {"steps": []}, device="cpu")
@@ -425,7 +425,7 @@ def test_polygons_and_run_lengths_of_coco_become_masks_at_the_size_of_the_image(
 
 
 def test_scenes_in_cocos_format_can_be_learned_and_scored(coco):
-    options = SETTINGS["segmentation-coco-hvs"] | QUICK | {"images": 0, "test_images": 0, "iterations": 1}
+    options = DETECTION["segmentation-coco-hvs"] | QUICK | {"images": 0, "test_images": 0, "iterations": 1}
     got = detect(net(), root=coco, **PIXELS, **options)
     assert (got.n_train, got.n_test) == (1, 2), "a scene without an object teaches nothing, but can be got wrong"
     assert set(got.metrics) == {"AP", "AP50", "AP75", "AP_S", "mask-AP", "mask-AP50", "mask-AP75", "mask-AP_S"}
@@ -456,7 +456,7 @@ class ViT(nn.Module):
 )
 def test_what_cannot_be_done_is_told_in_one_sentence(options, sentence):
     with pytest.raises(HardlabError, match=sentence):
-        detect(net(), **PIXELS, **SETTINGS["detection"] | QUICK | options)
+        detect(net(), **PIXELS, **DETECTION["detection"] | QUICK | options)
 
 
 def test_a_set_without_boxes_is_refused(tmp_path):
@@ -468,7 +468,7 @@ def test_a_set_without_boxes_is_refused(tmp_path):
 
 def test_a_backbone_without_stages_is_refused():
     with pytest.raises(HardlabError, match="A ViT has no stages for a detector: use a ResNet or tiny"):
-        detect(ViT(), **PIXELS, **SETTINGS["detection"] | QUICK)
+        detect(ViT(), **PIXELS, **DETECTION["detection"] | QUICK)
 
 
 def test_masks_that_a_set_does_not_have_are_refused(coco):

@@ -16,7 +16,7 @@ from hardlab.evaluate.features import AUGMENTS, Rendered, extract
 from hardlab.evaluate.finetune import Part, finetune
 from hardlab.evaluate.labels import LISTS, labelled
 from hardlab.evaluate.linear import SCHEDULES, held_out, linear_probe
-from hardlab.evaluate.protocols import PROTOCOLS
+from hardlab.evaluate.published import PROTOCOLS
 from hardlab.nets import Tiny, split_bn
 from hardlab.types import HardlabError
 from hardlab.views import PRESETS, Look

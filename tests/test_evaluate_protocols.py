@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from hardlab import data
-from hardlab.evaluate import features, protocols
+from hardlab.evaluate import features, published
 from hardlab.evaluate.features import Features
 from hardlab.evaluate.knn import knn
 from hardlab.evaluate.linear import held_out, lbfgs, linear_probe
-from hardlab.evaluate.protocols import PROTOCOLS, Task, given, run_protocol
+from hardlab.evaluate.protocols import Task, given, run_protocol
+from hardlab.evaluate.published import PROTOCOLS
 from hardlab.evaluate.results import append_rows
 from hardlab.nets import Tiny
 from hardlab.types import HardlabError
@@ -168,10 +169,10 @@ def test_the_rates_of_hvs_differ_by_data_set_as_in_its_tables():
         "finetune-hvs-resnet": {"cifar10": 7.5e-6, "cifar100": 5e-6, "flowers102": 5e-4, "food101": 5e-6},
     }
     for name, by_data in rates.items():
-        assert {d: protocols.settings(name, {}, d)["lr"] for d in by_data} == by_data
-        epochs = {d: protocols.settings(name, {}, d)["epochs"] for d in by_data}
+        assert {d: published.settings(name, {}, d)["lr"] for d in by_data} == by_data
+        epochs = {d: published.settings(name, {}, d)["epochs"] for d in by_data}
         assert epochs == {"cifar10": 300, "cifar100": 300, "flowers102": 300, "food101": 100}
-    assert protocols.settings("finetune-hvs-vit", {"lr": 1.0}, "cifar10")["lr"] == 1.0
+    assert published.settings("finetune-hvs-vit", {"lr": 1.0}, "cifar10")["lr"] == 1.0
 
 
 def test_byols_penalties_are_45_from_1e_minus_6_to_1e5_on_the_summed_loss():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hardlab import build, checkpoint, recipes, runs, train
 from hardlab.analysis import tables
-from hardlab.evaluate import features, protocols
+from hardlab.evaluate import features, protocols, published
 from hardlab.evaluate import run as module
 from hardlab.evaluate.run import Sets, Store, evaluate_run
 from hardlab.types import HardlabError
@@ -169,7 +169,7 @@ def test_a_vits_last_blocks_are_read_where_a_protocol_asks_for_them():
     assert protocols.encoder(ViT(), 1)(x).shape == (2, 3)
     pooled = torch.nn.Flatten()
     assert protocols.encoder(pooled, 4) is pooled
-    assert protocols.PROTOCOLS["linear-hvs-dino"].settings["blocks"] == 4
+    assert published.PROTOCOLS["linear-hvs-dino"].settings["blocks"] == 4
 
 
 def test_what_cannot_be_measured_is_told_in_one_sentence(path, monkeypatch, tmp_path):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from hardlab import config, figures, recipes, registry
 from hardlab.analysis import tables, viewlog
-from hardlab.evaluate.protocols import PROTOCOLS, settings
+from hardlab.evaluate.published import PROTOCOLS, settings
 from hardlab.figures import across, hnssl, pick, ppcl, style
 from hardlab.figures.table import Cell
 from hardlab.figures.table import draw as draw_table

@@ -25,7 +25,7 @@ from hardlab.analysis import tables
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.tables import WHO
 from hardlab.config import Run
-from hardlab.evaluate.protocols import PROTOCOLS
+from hardlab.evaluate.published import PROTOCOLS
 from hardlab.recipes import RUNGS, recipe
 from hardlab.types import HardlabError
 

@@ -6,10 +6,12 @@ import inspect
 import os
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hardlab.data.base import Images, build, nearest
-from hardlab.types import HardlabError
+from hardlab.errors import HardlabError
+
+if TYPE_CHECKING:
+    from hardlab.data.base import Images
 
 __all__ = ["SETS", "Images", "load"]
 
@@ -33,6 +35,15 @@ SETS: dict[str, str] = {
     "voc2012": "hardlab.data.images:voc2012",
     "coco": "hardlab.data.images:coco",
 }
+
+
+def __getattr__(name: str) -> Any:
+    """``Images`` comes with torch, which the names of the sets do without."""
+    if name != "Images":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from hardlab.data.base import Images
+
+    return Images
 
 
 def load(
@@ -65,6 +76,8 @@ def load(
     ``device``; others are decoded by ``workers`` processes.
     options: those of the set's own function, such as count, seed and objects of "shapes".
     """
+    from hardlab.data.base import build, nearest
+
     key = name
     if name.startswith("folder:"):
         if root is not None:

@@ -32,86 +32,7 @@ from hardlab.types import HardlabError
 Target = dict[str, Tensor]
 Example = tuple[Tensor, Target]  # pixels (3,H,W) in [0,1]; boxes, labels from 1, and what else the set knows
 
-# ---------------------------------------------------------------------------------------------- published settings
-
-_C4: dict[str, Any] = {  # moco/detection on Detectron2: Base-RCNN-C4-BN.yaml, pascal_voc_R_50_C4_24k.yaml
-    "train": ("voc2007/train", "voc2012/train", "voc2012/val"),
-    "test": ("voc2007/test",),
-    "images": 0,  # training scenes, drawn by the seed; 0 = all
-    "test_images": 0,  # the first ones; 0 = all
-    "side": 0,  # fit the images to a square on loading; 0 = as they are
-    "objects": 0,  # the most objects in a built-in scene; 0 = the set's own
-    "predict": "boxes",
-    "neck": "c4",
-    "res5_norm": "bn",
-    "tuned": "all",
-    "roi_size": 14,
-    "rois": 512,
-    "pre_nms": 12000,  # proposals in training; half of them in testing, as Detectron2
-    "post_nms": 2000,
-    "anchors": (32, 64, 128, 256, 512),
-    "scales": tuple(range(480, 801, 32)),  # the shorter side, drawn for each image; the last in testing
-    "max_side": 1333,
-    "iterations": 24000,
-    "batch_size": 16,
-    "lr": 0.02,
-    "steps": (18000, 22000),
-    "warmup": 100,
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "recalls": 11,  # VOC 2007 averages precision over 11 recalls, COCO over 101
-    "small": 32.0**2,
-}
-_COCO_C4 = _C4 | {
-    "train": ("coco/train",),
-    "test": ("coco/val",),
-    "predict": "masks",
-    "scales": tuple(range(640, 801, 32)),
-    "warmup": 1000,  # Detectron2's own; only VOC's file has 100
-    "recalls": 101,
-}
-_FPN = _C4 | {  # HEXA, App. B; an epoch of the 16,551 images is 2,069 iterations
-    "neck": "fpn",
-    "tuned": "heads",
-    "pre_nms": 2000,
-    "iterations": 31033,
-    "batch_size": 8,
-    "lr": 0.05,
-    "steps": (24827,),
-    "warmup": 1000,
-}
-_SCENES = _C4 | {
-    "train": ("shapes/train",),
-    "test": ("shapes/test",),
-    "images": 60,
-    "test_images": 300,
-    "side": 64,
-    "objects": 3,
-    "roi_size": 8,
-    "rois": 32,
-    "pre_nms": 400,
-    "post_nms": 100,
-    "anchors": (8, 16, 32),
-    "scales": (64,),
-    "max_side": 64,
-    "iterations": 300,
-    "batch_size": 8,
-    "steps": (225, 275),
-    "warmup": 50,
-    "recalls": 101,
-    "small": 20.0**2,
-}
-SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    "detection": _SCENES,
-    "segmentation": _SCENES | {"predict": "masks"},
-    "detection-voc": _C4,
-    "detection-voc-hexa": _FPN,
-    "detection-voc-hvs": _C4 | {"iterations": 48000, "batch_size": 8, "lr": 0.01, "steps": (36000, 44000)},
-    "segmentation-coco-2x": _COCO_C4 | {"iterations": 180000, "steps": (120000, 160000)},
-    "segmentation-coco-hvs": _COCO_C4 | {"iterations": 90000, "batch_size": 8, "lr": 0.01, "steps": (60000, 80000)},
-}
 CHOICES = {"predict": ("boxes", "masks"), "neck": ("c4", "fpn"), "res5_norm": ("bn", "none"), "tuned": ("all", "heads")}
-
 
 # ---------------------------------------------------------------------------------------------- networks
 
@@ -624,7 +545,8 @@ def detect(
     """Tune a copy of a backbone as a detector and test it; ``net`` stays as it is.
 
     net: a run's backbone, on the device to use. mean, std: of its pixels. options: all those of an entry of
-    ``SETTINGS``. Everything random comes from ``seed``: the same scenes, regions and new layers for every backbone.
+    ``published.DETECTION``. Everything random comes from ``seed``: the same scenes, regions and new layers for every
+    backbone.
     HardlabError for a backbone without stages, sets without boxes or masks, and options that do not fit.
     """
     o = dict(options)

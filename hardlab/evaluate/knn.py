@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardlab.evaluate.features import check_features
+from hardlab.evaluate.published import KS, TEMPERATURE
 from hardlab.machine import fast_bfloat16, processor
 from hardlab.types import HardlabError
 
-KS = (10, 20, 100, 200)  # HVS's appendix, as in DINO
-TEMPERATURE = 0.07
 _QUERIES, _ROWS = 384, 60_000  # a tile of similarities
 _ROUGH = 16  # rows for each candidate, below which a rough search saves nothing
 _PART = 3_000  # rows of one convolution: what it returns is copied into the tile while it is in the cache

@@ -1,4 +1,4 @@
-"""The published evaluation protocols as data, and running one of them."""
+"""Running one of the published evaluation protocols."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hardlab.data import Images
-from hardlab.evaluate import detection, svm
+from hardlab.evaluate import svm
 from hardlab.evaluate.features import Crop, Features, Rendered, check_features
 from hardlab.evaluate.finetune import Part, Tuned, finetune
-from hardlab.evaluate.knn import KS, TEMPERATURE, knn
+from hardlab.evaluate.knn import knn
 from hardlab.evaluate.labels import labelled
 from hardlab.evaluate.linear import Fresh, Probe, held_out, lbfgs, linear_probe
-from hardlab.registry import unknown
+from hardlab.evaluate.published import KS, PLACE, SHOTS, UNSET, find, settings
 from hardlab.types import HardlabError
 from hardlab.views import Look
 
@@ -232,8 +232,8 @@ def _low_shot(
     f = task.features(1)
     train_hot, test_hot = _hot(f)
     svm.check(train_hot)
-    if tuple(shots) == svm.SHOTS:
-        shots = [k for k in svm.SHOTS if k <= (train_hot > 0).sum(0).min()]
+    if tuple(shots) == SHOTS:
+        shots = [k for k in SHOTS if k <= (train_hot > 0).sum(0).min()]
     train_x, test_x = svm.normalised(f.train_f), svm.normalised(f.test_f)
     values: dict[str, float] = {}
     for k in shots:
@@ -279,235 +279,25 @@ def _tuned(
 
 
 def _detected(task: Task, seed: int, **options: Any) -> Measured:
+    from hardlab.evaluate import detection  # with torchvision's detectors, which no other protocol needs
+
     net, look, _, _ = task.network()
     found = detection.detect(net, mean=look.mean, std=look.std, seed=seed, root=task.root, **options)
     return Measured(found.metrics, found.n_train, found.n_test, data=found.data)
 
 
-class Protocol(NamedTuple):
-    """A published way of measuring a network.
-
-    run: what does it, from a ``Task``, a seed and the settings. settings: as published; any of them may be set
-    otherwise, nothing else may. needs: frozen ``features``; frozen features of augmented ``views``, which is the same
-    where augment=none; the whole ``network``; or the network and ``scenes`` of sets of the protocol's own. used_by: who
-    measures so. by_data: settings that differ on some sets.
-    """
-
-    run: Callable[..., Measured]
-    settings: Mapping[str, Any]
-    used_by: str
-    needs: Literal["features", "views", "network", "scenes"] = "features"
-    by_data: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-
-
-def _probe(used_by: str, **changes: Any) -> Protocol:
-    """A linear probe: the public CIFAR default with some settings changed; ImageNet's augment unless told otherwise."""
-    return Protocol(_linear, {**_LINEAR, "augment": "rrc-flip", **changes}, used_by, "views")
-
-
-def _tuning(used_by: str, by_data: Mapping[str, Mapping[str, Any]] = MappingProxyType({}), **changes: Any) -> Protocol:
-    """Fine-tuning of the whole network: HEXA's semi-supervised settings with some of them changed."""
-    return Protocol(_tuned, {**_TUNED, **changes}, used_by, "network", by_data)
-
-
-_LINEAR = {
-    "optimizer": "sgd",
-    "lr": 30.0,
-    "batch_size": 256,
-    "epochs": 100,
-    "weight_decay": 0.0,
-    "schedule": "cosine",
-    "final_lr": 0.0,
-    "augment": "none",
-    "blocks": 1,
+# the kinds of protocols that ``published`` names
+_KINDS: Mapping[str, Callable[..., Measured]] = {
+    "knn": _knn,
+    "linear": _linear,
+    "lbfgs": _lbfgs,
+    "svm": _svm,
+    "low-shot": _low_shot,
+    "tuning": _tuned,
+    "detection": _detected,
 }
-_TUNED = {
-    "optimizer": "sgd",
-    "lr": 0.01,
-    "head_lr": None,
-    "batch_size": 256,
-    "epochs": 20,
-    "weight_decay": 5e-4,
-    "schedule": "fifth-60-80",
-    "augment": "rrc-flip",
-    "labels": 1.0,
-    "listing": None,
-    "fraction": 1.0,
-}
-_LBFGS = {"c": 1.0, "tolerance": 1e-5, "max_iter": 1000}
-_BYOL: dict[str, Any] = {"optimizer": "nesterov", "schedule": "cosine"}
-_BYOL_FEW: dict[str, Any] = {  # its App. C.1, 1 % and 10 % of ImageNet's labels
-    **_BYOL,
-    "lr": (0.005, 0.01, 0.02, 0.05, 0.1),
-    "batch_size": 1024,
-    "epochs": (30, 50),
-    "weight_decay": 0.0,
-}
-_BYOL_COSTS = tuple(10 ** (p / 4) for p in range(-20, 25))  # its App. D.2: 45 penalties from 1e-6 to 1e5
-_PPCL: dict[str, Any] = {"optimizer": "adam", "lr": 3e-4, "epochs": 500, "schedule": "constant", "augment": "none"}
-_HVS_TUNED: dict[str, Any] = {
-    "optimizer": "adamw",
-    "batch_size": 512,
-    "weight_decay": 0.05,
-    "schedule": "cosine",
-    "epochs": 300,
-}
-_MOCO: dict[str, Any] = {"schedule": "step-60-80"}
-_DEEPCLUSTER: dict[str, Any] = {"lr": 0.3, "weight_decay": 1e-6}
-PROTOCOLS: Mapping[str, Protocol] = {
-    "knn": Protocol(_knn, {"ks": KS, "temperature": TEMPERATURE}, "HVS, DINO: weighted nearest neighbours"),
-    "knn-moco": Protocol(_knn, {"ks": (200,), "temperature": 0.1}, "the monitor of MoCo's CIFAR notebook"),
-    "linear": Protocol(_linear, _LINEAR, "public CIFAR default: MoCo's notebook, PatrickHua, hvp", "views"),
-    "linear-lbfgs": Protocol(_lbfgs, _LBFGS, "hardlab: the optimum"),
-    "linear-hexa-moco": _probe("HEXA on MoCo v2, ImageNet", **_MOCO),
-    "linear-hexa-moco-1": _probe("HEXA, Figs. 2 and 5: 1 epoch", **_MOCO, epochs=1),
-    "linear-hexa-deepcluster": _probe("HEXA on DeepCluster v2, ImageNet", **_DEEPCLUSTER),
-    "linear-hexa-deepcluster-1": _probe("HEXA, Figs. 2 and 5: 1 epoch", **_DEEPCLUSTER, epochs=1),
-    "linear-hexa-cifar": _probe(
-        "HEXA, CIFAR from an ImageNet network, App. B",
-        optimizer="adamax",
-        lr=(0.1, 0.01, 0.001),
-        epochs=20,
-        schedule="step-35-70",
-        augment="none",
-        size=224,
-    ),
-    "linear-adco": _probe("AdCo, ImageNet", lr=10.0, final_lr=0.01),
-    "linear-adco-places": _probe("AdCo, Places205 (data=folder:PATH)", lr=5.0, schedule="oscillating"),
-    "linear-hvs-simsiam": _probe("HVS on SimSiam, ImageNet", optimizer="larc", lr=0.1, batch_size=4096, epochs=90),
-    "linear-hvs-simclr": _probe("HVS on SimCLR, ImageNet", lr=0.1, batch_size=4096, epochs=90),
-    "linear-hvs-dino": _probe("HVS on DINO, ImageNet", lr=0.001, batch_size=1024, blocks=4),
-    "linear-hnssl": _probe(
-        "HNSSL, settings not stated: BYOL's", **_BYOL, lr=(0.4, 0.3, 0.2, 0.1, 0.05), batch_size=1024, epochs=80
-    ),
-    "linear-hnssl-transfer": Protocol(
-        _lbfgs, {**_LBFGS, "c": _BYOL_COSTS}, "HNSSL, transfer, settings not stated: BYOL's (--data SET)"
-    ),
-    "linear-ppcl": _probe("PPCL, all its tables: the labels of the images that the run trained on", **_PPCL),
-    "linear-ppcl-all": _probe("PPCL, as its text says: all labels, whatever the run trained on", **_PPCL, fraction=1.0),
-    "svm": Protocol(_svm, {"c": svm.COST}, "HEXA, VOC07, C as in PCL's code"),
-    "svm-goyal": Protocol(_svm, {"c": svm.COSTS}, "HEXA, VOC07, C by threefold cross-validation (Goyal et al.)"),
-    "svm-low-shot": Protocol(
-        _low_shot,
-        {"shots": svm.SHOTS, "draws": 5, "reading": "union", "c": svm.COST},
-        "HEXA, VOC07 low-shot, as PCL: k images a class, all seen by every SVM",
-    ),
-    "svm-low-shot-goyal": Protocol(
-        _low_shot,
-        {"shots": svm.SHOTS, "draws": 5, "reading": "own", "c": svm.COST},
-        "HEXA, VOC07 low-shot, as Goyal et al.: k positives and 19 k negatives a class",
-    ),
-    "semi-hexa-1": _tuning("HEXA, 1 % of the labels", head_lr=1.0, labels=0.01),
-    "semi-hexa-10": _tuning("HEXA, 10 % of the labels", head_lr=0.1, labels=0.1),
-    "semi-hexa-100": _tuning("HEXA, all labels", head_lr=0.1),
-    "semi-hnssl-1": _tuning(
-        "HNSSL, 1 %, settings not stated: BYOL's",
-        **_BYOL_FEW, labels=0.01,
-    ),
-    "semi-hnssl-10": _tuning(
-        "HNSSL, 10 %, settings not stated: BYOL's",
-        **_BYOL_FEW, labels=0.1,
-    ),
-    "semi-ppcl": _tuning(
-        "PPCL, introduction: 500 labels of CIFAR-10; the settings are ours",
-        optimizer="adam", lr=3e-4, epochs=100, weight_decay=0.0, schedule="constant", labels=0.01,
-    ),
-    "finetune-hexa": _tuning(
-        "HEXA, CIFAR, App. C",
-        optimizer="adamax", lr=(5e-4, 1e-3, 1e-2), weight_decay=0.0, schedule="step-35-70", size=224,
-    ),
-    "finetune-hvs-vit": _tuning(
-        "HVS, transfer of ViT-S",
-        {"cifar10": {"lr": 7.5e-6}, "cifar100": {"lr": 7.5e-6}, "food101": {"epochs": 100}},
-        **_HVS_TUNED, lr=5e-5,
-    ),
-    "finetune-hvs-resnet": _tuning(
-        "HVS, transfer of ResNet-50; 7e-5 on iNaturalist",
-        {
-            "cifar100": {"lr": 5e-6},
-            "flowers102": {"lr": 5e-4},
-            "food101": {"lr": 5e-6, "epochs": 100},
-        },
-        **_HVS_TUNED, lr=7.5e-6,
-    ),
-    "finetune-hnssl": _tuning(
-        "HNSSL, transfer, settings not stated: BYOL's without its decays (--data SET)",
-        **_BYOL, lr=tuple(10 ** (p / 2) for p in range(-8, -1)), epochs=None, updates=20000, weight_decay=0.0,
-    ),
-    **{
-        name: Protocol(_detected, detection.SETTINGS[name], used_by, "scenes")
-        for name, used_by in (
-            ("detection", "hardlab: Faster R-CNN on a few built-in scenes"),
-            ("segmentation", "hardlab: Mask R-CNN on a few built-in scenes"),
-            ("detection-voc", "HEXA, AdCo, VOC07+12, as MoCo: Faster R-CNN, R50-C4, 24k iterations"),
-            ("detection-voc-hexa", "HEXA, as its App. B says: R50-FPN, the backbone frozen, 15 epochs"),
-            ("detection-voc-hvs", "HVS, VOC07+12: the same with half the batch, 48k"),
-            ("segmentation-coco-2x", "AdCo, COCO, as MoCo: Mask R-CNN, R50-C4, 180k"),
-            ("segmentation-coco-hvs", "HVS, COCO: Mask R-CNN, R50-C4, half the batch, 90k"),
-        )
-    },
-}  # fmt: skip
-# where a protocol is measured, known to all of them: an example of each, None = as the run has it
-PLACE: Mapping[str, Any] = {"data": "cifar10", "size": 224, "network": "backbone", "fraction": 0.1}
-# of the settings that are None as published
-_EXAMPLES = {**PLACE, "head_lr": 0.1, "listing": "10percent.txt", "epochs": 30}
-_GRID: Mapping[str, Any] = {"lr": 1.0, "c": 1.0, "epochs": 1}  # one value, or several to choose from: an example
 # what came after the first results, or says where: part of a row's options only where it is set
-_SILENT: Mapping[str, Any] = {"final_lr": 0.0, "augment": "none", "blocks": 1, **dict.fromkeys(_EXAMPLES)}
-
-
-def find(name: str) -> Protocol:
-    """The protocol of a name; HardlabError with the nearest name for an unknown one."""
-    if name not in PROTOCOLS:
-        raise unknown("evaluation protocol", name, PROTOCOLS)
-    return PROTOCOLS[name]
-
-
-def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[str, Any]:
-    """The settings that a protocol runs with on a data set: the published ones, and what is set otherwise.
-
-    Those of ``PLACE`` come with every protocol, None where the run decides. HardlabError for an unknown protocol or
-    setting, or a value of the wrong kind.
-    """
-    protocol = find(name)
-    published = {**dict.fromkeys(PLACE), **protocol.settings, **protocol.by_data.get(data, {})}
-    for option, value in overrides.items():
-        if option not in published:
-            raise unknown(f"option of protocol '{name}'", option, published)
-        if protocol.needs == "scenes" and option in ("data", "size", "fraction"):
-            raise HardlabError(f"protocol '{name}' has sets of its own: set train, test, side or images, not {option}.")
-        what, example = f"option {option} of protocol '{name}'", published[option]
-        if option in _GRID and (isinstance(value, (list, tuple)) or isinstance(example, (list, tuple))):
-            each = list(value) if isinstance(value, (list, tuple)) else [value]
-            if not each:
-                raise HardlabError(f"{what} is an empty list: give {_GRID[option]!r}, or several to choose from.")
-            for one in each:
-                _check_kind(what, one, _GRID[option])
-        elif value is not None or example is not None:
-            _check_kind(what, value, _EXAMPLES[option] if example is None else example)
-    return {**published, **overrides}
-
-
-def describe() -> str:
-    """The protocols with their settings and who uses them, two lines each and one per data set that has its own."""
-    lines = []
-    for name, protocol in PROTOCOLS.items():
-        lines += [f"{name}: {protocol.used_by}", f"    {_plainly(protocol.settings)}"]
-        lines += [f"    on {data}: {_plainly(own)}" for data, own in protocol.by_data.items()]
-    places = ", ".join(f"{key}={value}" for key, value in PLACE.items())
-    return "\n".join([*lines, f"Every protocol takes {places} as well, to be measured elsewhere."])
-
-
-def _plainly(settings: Mapping[str, Any]) -> str:
-    told = {k: v if isinstance(v, tuple) else (v,) for k, v in settings.items() if v is not None}
-    words = {k: [v if isinstance(v, str) else f"{v:g}" for v in vs] for k, vs in told.items()}
-    return ", ".join(f"{k}={v[0]}" if len(v) == 1 else f"{k}=[{', '.join(v)}]" for k, v in words.items())
-
-
-def on_features(name: str, options: Mapping[str, Any]) -> bool:
-    """Whether a protocol with these settings needs no more than frozen features."""
-    needs = find(name).needs
-    return needs == "features" or (needs == "views" and options["augment"] == "none")
+_SILENT: Mapping[str, Any] = {"final_lr": 0.0, "augment": "none", "blocks": 1, **dict.fromkeys(UNSET)}
 
 
 def run_protocol(name: str, task: Task, seed: int = 0, **overrides: Any) -> Outcome:
@@ -528,7 +318,7 @@ def run_protocol(name: str, task: Task, seed: int = 0, **overrides: Any) -> Outc
 
     started = time.perf_counter()
     timed = replace(task, features=features)
-    found = find(name).run(timed, seed, **{k: v for k, v in options.items() if k not in PLACE})
+    found = _KINDS[find(name).kind](timed, seed, **{k: v for k, v in options.items() if k not in PLACE})
     cost = time.perf_counter() - started - extracted
     told = {k: v for k, v in options.items() if k not in ("data", "network") and (k not in _SILENT or v != _SILENT[k])}
     plain = json.loads(json.dumps(told))  # as the file will give them back: lists, not tuples
@@ -551,16 +341,3 @@ def run_protocol(name: str, task: Task, seed: int = 0, **overrides: Any) -> Outc
         for epoch, value in enumerate(values, 1)
     ]
     return Outcome([row(metric, value) for metric, value in found.values.items()], curves, found.data)
-
-
-def _check_kind(what: str, value: Any, published: Any) -> None:
-    """Refuse a value that is not of the kind of the published one."""
-    kinds: tuple[tuple[str, tuple[type, ...], type], ...] = (
-        ("a list", (list, tuple), tuple),
-        ("a name", (str,), str),
-        ("a whole number", (int,), int),
-        ("a number", (int, float), float),
-    )
-    for kind, allowed, type_ in kinds:
-        if isinstance(published, type_) and (isinstance(value, bool) or not isinstance(value, allowed)):
-            raise HardlabError(f"{what} must be {kind} like {published!r}, not {value!r}.")

@@ -16,7 +16,7 @@ from hardlab import build, checkpoint, data, registry, runs
 from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.data.base import cached
-from hardlab.evaluate import features, knn, protocols, results
+from hardlab.evaluate import features, knn, protocols, published, results
 from hardlab.evaluate.features import Crop, Features
 from hardlab.evaluate.protocols import Task
 from hardlab.types import HardlabError
@@ -51,7 +51,7 @@ def evaluate_run(
     split. Features are kept in the run's folder, by the checkpoint's digest, and shared by protocols.
     """
     options = dict(options or {})
-    wanted = {name: protocols.settings(name, options) for name in names}  # a slip shows before anything is read
+    wanted = {name: published.settings(name, options) for name in names}  # a slip shows before anything is read
     steps: list[int | None] = [checkpoints] if isinstance(checkpoints, int) else [None]
     if checkpoints == "all":
         steps = [checkpoint.named(p)[0] for p in reversed(checkpoint.found(path / "checkpoints"))] or [None]
@@ -73,7 +73,7 @@ def evaluate_run(
         for name, given in wanted.items():
             train, test = sets.of(run, given["data"], given["fraction"], on)
             networks: dict[str, nn.Module | None] = dict(_networks(method.networks(), given["network"]))
-            if pixels and protocols.on_features(name, given):
+            if pixels and published.on_features(name, given):
                 networks["pixels"] = None
             for kind, net in networks.items():
                 task = _task(kind, net, train, test, given["size"], store, precision, root)

@@ -9,11 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from hardlab.evaluate.published import COST
 from hardlab.types import HardlabError
 
-COST = 0.5  # PCL
-COSTS = (*(10.0**p for p in range(-7, 3)), *(0.5**p for p in range(4, 20)))  # Goyal et al.
-SHOTS = (2, 4, 8, 16, 32)
 Reading = Literal["union", "own"]
 READINGS = ("union", "own")
 

@@ -17,7 +17,6 @@ from hardlab.analysis import pairs
 from hardlab.analysis.intervals import interval
 from hardlab.analysis.tables import HVS, STANDARD, STATIC, UNTRAINED, choose
 from hardlab.analysis.viewlog import slots
-from hardlab.evaluate import detection, protocols
 from hardlab.figures import plots, style
 from hardlab.figures.pick import KNN, Arm, Measure, Ours, at_home, linear, measured, published, together
 from hardlab.figures.table import GAP, SCALES, Cell, Row, built_in, column, draw, row, said, signed, table
@@ -851,7 +850,7 @@ def _tuning(item: str, protocol: str, who: str, paper: pd.DataFrame, evaluation:
     keys = ("optimizer", "lr", "weight_decay", "epochs", "batch_size")
     cells = [
         [
-            Cell(printed.get((k, d), ""), str(protocols.settings(protocol, {}, name)[k]) if name else "no such set")
+            Cell(printed.get((k, d), ""), str(evaluation.settings(protocol, {}, name)[k]) if name else "no such set")
             for d, name in sets.items()
         ]
         for k in keys
@@ -873,7 +872,7 @@ def t12(paper: pd.DataFrame, evaluation: pd.DataFrame) -> Figure:
     pair = {"VOC07+12 detection": "detection-voc-hvs", "COCO segmentation": "segmentation-coco-hvs"}
     keys = {"batch_size": "batch_size", "lr": "lr", "steps": "iterations"}
     cells = [
-        [Cell(printed.get((k, d), ""), str(detection.SETTINGS[s][at])) for d, s in pair.items()]
+        [Cell(printed.get((k, d), ""), str(evaluation.DETECTION[s][at])) for d, s in pair.items()]
         for k, at in keys.items()
     ]
     mine = evaluation[evaluation["protocol"].isin(pair.values())]

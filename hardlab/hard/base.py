@@ -31,6 +31,9 @@ class Hard(nn.Module):
     weights: Mapping[str, float] = {}
     seen: Candidates | None = None
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def install(self, method: Method) -> None:
         """Swap a part of the method, or refuse with a ``HardlabError`` that gives the reason."""
 

@@ -19,15 +19,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import nbformat
 import psutil
 
 from hardlab import registry
-from hardlab.types import HardlabError
-from hardlab.workbook import page
+from hardlab.errors import HardlabError
 from hardlab.workbook.family import Family, stop_requests
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 PACKAGE = Path(__file__).resolve().parents[1]
 NOTEBOOKS = PACKAGE.parent / "notebooks"
@@ -98,12 +99,12 @@ def schema(path: str | Path) -> dict[str, Parameter]:
     Raises ``HardlabError`` for several cells tagged ``parameters``, a line that is no assignment of a literal, and a
     type that is unknown or does not fit its default.
     """
-    cells = [c for c in _read(Path(path)).cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])]
+    cells = _tagged(Path(path), "parameters")
     if len(cells) > 1:
         raise HardlabError(f"{path} has {len(cells)} cells tagged 'parameters'; one is allowed.")
     found: dict[str, Parameter] = {}
     try:
-        body = ast.parse(cells[0].source, type_comments=True).body if cells else []
+        body = ast.parse(cells[0], type_comments=True).body if cells else []
     except SyntaxError as e:
         raise HardlabError(f"{path}: line {e.lineno} of the parameters cell is no Python: {e.msg}.") from None
     for node in body:
@@ -271,6 +272,10 @@ def execute(
     checkpoint. params: see ``check``. timeout: seconds for the whole notebook. report: also write a self-contained
     ``<name>.html``. echo: called with each new piece of the log. Raises ``HardlabError`` before anything is started.
     """
+    import nbformat
+
+    from hardlab.workbook import page
+
     path, out = Path(path), Path(out_dir).absolute()
     typed = check(path, params or {})
     source = path.read_bytes()
@@ -387,11 +392,11 @@ def _interrupt(hosts: Iterable[psutil.Process]) -> None:
             kernel.send_signal(signal.SIGINT)
 
 
-def _ran(cell: nbformat.NotebookNode) -> bool:
+def _ran(cell: NotebookNode) -> bool:
     return cell.execution_count is not None or not cell.source.strip()
 
 
-def _fault(nb: nbformat.NotebookNode, code: int, log: Path) -> str | None:
+def _fault(nb: NotebookNode, code: int, log: Path) -> str | None:
     """Why this is no success, read from the notebook itself: papermill calls a killed kernel's cells completed."""
     cells = [c for c in nb.cells if c.cell_type == "code"]
     for number, cell in enumerate(cells, 1):
@@ -409,7 +414,7 @@ def _fault(nb: nbformat.NotebookNode, code: int, log: Path) -> str | None:
     return None
 
 
-def _annotate(nb: nbformat.NotebookNode, name: str, state: str, error: str | None, typed: dict[str, Any]) -> None:
+def _annotate(nb: NotebookNode, name: str, state: str, error: str | None, typed: dict[str, Any]) -> None:
     """Correct what papermill says where it is wrong, and say in the notebook what became of it."""
     about = nb.metadata.get("papermill", {})
     about.update(input_path=f"{name}.ipynb", output_path=f"{name}.ipynb", parameters=typed)
@@ -422,7 +427,29 @@ def _annotate(nb: nbformat.NotebookNode, name: str, state: str, error: str | Non
     nb.metadata["hardlab"] = {"state": state, "error": error}
 
 
-def _read(path: Path) -> nbformat.NotebookNode:
+def _tagged(path: Path, tag: str) -> list[str]:
+    """The source of the code cells with a tag.
+
+    A notebook of format 4 is read as the JSON that it is: nbformat loads validators for two seconds, and is asked only
+    where this is something else.
+    """
+    try:
+        nb = json.loads(path.read_text(encoding="utf-8"))
+        if nb["nbformat"] != 4:
+            raise ValueError
+        return _sources(nb["cells"], tag)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return _sources(_read(path).cells, tag)
+
+
+def _sources(cells: Iterable[Mapping[str, Any]], tag: str) -> list[str]:
+    tagged = [c for c in cells if c["cell_type"] == "code" and tag in c["metadata"].get("tags", [])]
+    return ["".join(c["source"]) for c in tagged]
+
+
+def _read(path: Path) -> NotebookNode:
+    import nbformat
+
     try:
         return nbformat.read(path, as_version=4)
     except OSError as e:

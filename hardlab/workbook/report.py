@@ -17,9 +17,9 @@ from markupsafe import Markup
 
 from hardlab.analysis import claims, tables
 from hardlab.analysis.intervals import interval
+from hardlab.errors import HardlabError
 from hardlab.figures.style import METHODS
 from hardlab.recipes import RUNGS
-from hardlab.types import HardlabError
 from hardlab.workbook import page
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 
 from hardlab import registry
+from hardlab.errors import HardlabError
 from hardlab.recipes import RUNGS
-from hardlab.types import HardlabError
 from hardlab.workbook.family import Family, stop_requests
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")

@@ -17,8 +17,7 @@ from PIL import Image
 
 from hardlab.analysis import tables
 from hardlab.checkpoint import make_folder, write_atomic
-from hardlab.figures import FIGURES, pick, style
-from hardlab.registry import unknown
+from hardlab.figures import FIGURES, find, pick, style
 from hardlab.runs import precision_of
 from hardlab.types import HardlabError
 
@@ -27,13 +26,6 @@ COLUMNS = {
     "paper": ("paper", "item", "row", "column", "value", "unit", "place"),
 }
 TEXTS = ("setting", "run", "recipe", "column", "label", "key")
-
-
-def find(name: str) -> str:
-    """The name itself; ``HardlabError`` with the nearest one where there is no such figure."""
-    if name not in FIGURES:
-        raise unknown("figure", name, FIGURES)
-    return name
 
 
 def make(name: str, data_dir: Path | str) -> Figure:

@@ -1,0 +1,176 @@
+"""Signatures read from source: the options of a class are known without importing it, and torch with it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import sys
+import typing
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+# where the vocabulary of annotations comes from: light modules, whose names are taken as they are
+_VOCABULARY = {"typing", "collections", "pydantic", "annotated_types", "math", "types"}
+
+
+class Unreadable(Exception):
+    """The source does not say it plainly; whoever asks must import it."""
+
+
+def signature(path: str) -> dict[str, inspect.Parameter]:
+    """The parameters of ``"module:attribute"``, a function or the constructor of a class, with evaluated annotations.
+
+    A module that is not loaded yet is read and stays unloaded. It is imported only where its source does not say
+    plainly what a signature is: a decorated function, a base class of another library, an annotation or default that
+    is computed. ``self`` is left out; a parameter without annotation has ``Any``.
+    """
+    module, _, attribute = path.partition(":")
+    if module not in sys.modules:
+        try:
+            return read(path)
+        except Unreadable:
+            pass
+    return _inspected(getattr(importlib.import_module(module), attribute))
+
+
+def read(path: str) -> dict[str, inspect.Parameter]:
+    """As ``signature``, from the source alone. Raises Unreadable."""
+    module, _, attribute = path.partition(":")
+    source, node = _defined(Source.of(module), attribute)
+    if isinstance(node, ast.ClassDef):
+        source, node = _constructor(source, node)
+        return dict(list(source.parameters(node).items())[1:])
+    return source.parameters(node)
+
+
+def _inspected(made: Any) -> dict[str, inspect.Parameter]:
+    hints = typing.get_type_hints(made.__init__ if inspect.isclass(made) else made, include_extras=True)
+    found = inspect.signature(made).parameters.items()
+    return {name: p.replace(annotation=hints.get(name, Any)) for name, p in found}
+
+
+class Source(Mapping[str, Any]):
+    """The top-level names of a module, evaluated on demand: literals, aliases, and imports of the vocabulary."""
+
+    def __init__(self, module: str) -> None:
+        try:
+            spec = importlib.util.find_spec(module)  # imports the packages above it
+        except ModuleNotFoundError:
+            spec = None
+        if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
+            raise Unreadable(module)
+        self.module = module
+        self.package = module if spec.submodule_search_locations else module.rpartition(".")[0]
+        self.nodes: dict[str, ast.stmt] = {}
+        for node in ast.parse(Path(str(spec.origin)).read_text(encoding="utf-8")).body:
+            for name in _binds(node):
+                self.nodes[name] = node
+
+    @staticmethod
+    @cache
+    def of(module: str) -> Source:
+        """The source of a module, parsed once."""
+        return Source(module)
+
+    def __iter__(self) -> typing.Iterator[str]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __getitem__(self, name: str) -> Any:
+        node = self.nodes[name]  # a KeyError leads to the builtins
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            return self.value(node.value)
+        if isinstance(node, ast.ImportFrom):
+            origin, original = self.origin(node, name)
+            if origin.split(".")[0] in _VOCABULARY:
+                return getattr(importlib.import_module(origin), original)
+            return Source.of(origin)[original]
+        if isinstance(node, ast.Import):
+            alias = next(a for a in node.names if name in (a.asname, a.name))
+            if alias.name.split(".")[0] in _VOCABULARY:
+                return importlib.import_module(alias.name)
+        raise Unreadable(f"{self.module}:{name}")
+
+    def origin(self, node: ast.ImportFrom, name: str) -> tuple[str, str]:
+        """The module that ``from ... import`` names, and what ``name`` is called there."""
+        alias = next(a for a in node.names if name in (a.asname, a.name))
+        relative = "." * node.level + (node.module or "")
+        return importlib.util.resolve_name(relative, self.package), alias.name
+
+    def value(self, node: ast.expr) -> Any:
+        """What an expression is; text is an annotation that waits to be read."""
+        try:
+            return eval(compile(ast.Expression(node), self.module, "eval"), {}, self)
+        except Unreadable:
+            raise
+        except Exception as e:
+            raise Unreadable(f"{self.module}: {ast.unparse(node)}: {e}") from e
+
+    def parameters(self, node: ast.stmt) -> dict[str, inspect.Parameter]:
+        """The parameters of a function; annotations of those without a default, which are no options, are not read."""
+        if not isinstance(node, ast.FunctionDef) or node.decorator_list:
+            raise Unreadable(self.module)
+        a = node.args
+        places = [*a.posonlyargs, *a.args]
+        defaults: list[ast.expr | None] = [None] * (len(places) - len(a.defaults)) + list(a.defaults)
+        kinds: list[Any] = [inspect.Parameter.POSITIONAL_ONLY] * len(a.posonlyargs)
+        kinds += [inspect.Parameter.POSITIONAL_OR_KEYWORD] * len(a.args)
+        rows: list[tuple[ast.arg, Any, ast.expr | None]] = list(zip(places, kinds, defaults, strict=True))
+        rows += [(a.vararg, inspect.Parameter.VAR_POSITIONAL, None)] if a.vararg else []
+        rows += [(p, inspect.Parameter.KEYWORD_ONLY, d) for p, d in zip(a.kwonlyargs, a.kw_defaults, strict=True)]
+        rows += [(a.kwarg, inspect.Parameter.VAR_KEYWORD, None)] if a.kwarg else []
+        return {p.arg: self._parameter(p, kind, default) for p, kind, default in rows}
+
+    def _parameter(self, node: ast.arg, kind: Any, default: ast.expr | None) -> inspect.Parameter:
+        if default is None:
+            return inspect.Parameter(node.arg, kind)
+        annotation = Any if node.annotation is None else self.value(node.annotation)
+        if isinstance(annotation, str):
+            annotation = self.value(ast.parse(annotation, mode="eval").body)
+        return inspect.Parameter(node.arg, kind, default=self.value(default), annotation=annotation)
+
+
+def _binds(node: ast.stmt) -> list[str]:
+    """The names that a statement at the top of a module gives a meaning."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [a.asname or a.name for a in node.names]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [t.id for t in targets if isinstance(t, ast.Name)]
+
+
+def _defined(source: Source, name: str) -> tuple[Source, ast.stmt]:
+    """Where a class or function is written, through the imports that lead there."""
+    node = source.nodes.get(name)
+    if isinstance(node, ast.ImportFrom):
+        origin, original = source.origin(node, name)
+        return _defined(Source.of(origin), original)
+    if not isinstance(node, ast.ClassDef | ast.FunctionDef):
+        raise Unreadable(f"{source.module}:{name}")
+    return source, node
+
+
+def _constructor(source: Source, node: ast.ClassDef) -> tuple[Source, ast.stmt]:
+    """``__init__`` of a class or of the one base that it has; a class with none of its own takes nothing."""
+    if node.decorator_list or node.keywords:
+        raise Unreadable(f"{source.module}:{node.name}")
+    for own in node.body:
+        if isinstance(own, ast.FunctionDef) and own.name == "__init__":
+            return source, own
+        if getattr(own, "name", None) == "__new__":
+            raise Unreadable(f"{source.module}:{node.name}")
+    if not node.bases:
+        return source, ast.parse("def __init__(self): ...").body[0]
+    if len(node.bases) > 1 or not isinstance(node.bases[0], ast.Name):
+        raise Unreadable(f"{source.module}:{node.name}")
+    above, base = _defined(source, node.bases[0].id)
+    if not isinstance(base, ast.ClassDef):
+        raise Unreadable(f"{source.module}:{node.name}")
+    return _constructor(above, base)

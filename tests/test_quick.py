@@ -1,0 +1,228 @@
+"""What answers at once: which command may not load which module, and options that are known without an import."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from hardlab import registry, signatures
+
+ROOT = Path(__file__).resolve().parents[1]
+# each takes from a tenth of a second to several on a slow machine
+HEAVY = ("torch", "torchvision", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "pyarrow", "PIL",
+         "nbformat", "papermill", "snakemake", "jinja2")  # fmt: skip
+TABLES = ("numpy", "pandas")  # what verdicts are computed with
+SPECIAL = (*TABLES, "scipy")  # scipy.special, not scipy.stats
+REFUSED = 2
+
+AT_ONCE = [
+    ("--help", 0),
+    ("--version", 0),
+    *((f"{command} --help", 0) for command in (
+        "pretrain", "evaluate", "nb", "nb list", "nb run", "figures", "claims", "report", "reproduce", "doctor",
+    )),
+    ("pretrain --list", 0),
+    ("pretrain --list --json", 0),
+    ("pretrain", REFUSED),
+    ("pretrain simsaim", REFUSED),
+    ("pretrain simsiam --rung smoek", REFUSED),
+    ("pretrain simsiam --device nonsense", REFUSED),
+    ("pretrain simsiam --threads 0", REFUSED),
+    ("pretrain simsiam seed", REFUSED),
+    ("pretrain simsiam seed=true", REFUSED),
+    ("pretrain simsiam optim.lr=-1", REFUSED),
+    ("pretrain simsiam optim.larning=1", REFUSED),
+    ("pretrain simsiam recipe=simclr", REFUSED),
+    ("pretrain simsiam method=simsaim", REFUSED),
+    ("pretrain simsiam method.temprature=0.1", REFUSED),
+    ("pretrain simsiam method.layers=many", REFUSED),
+    ("pretrain simsiam backbone=tinny", REFUSED),
+    ("pretrain simsiam backbone.width=wide", REFUSED),
+    ("pretrain simsiam hard=[hsv]", REFUSED),
+    ("pretrain simsiam hard=[hvs,hvs]", REFUSED),
+    ("pretrain simsiam hard.hvs.draws=3", REFUSED),
+    ("pretrain simsiam-hvs hard.hvs.viwes=3", REFUSED),
+    ("pretrain simsiam-hvs hard.hvs.pick=soft", REFUSED),
+    ("pretrain simsiam data.name=cifr10", REFUSED),
+    ("pretrain simsiam augment=simclrr", REFUSED),
+    ("pretrain simsiam augment.sise=3", REFUSED),
+    ("pretrain simsiam augment.flip=2", REFUSED),
+    ("evaluate --list", 0),
+    ("evaluate", REFUSED),
+    ("evaluate run --protocol knnn", REFUSED),
+    ("evaluate run --protocol linear --set epoch=1", REFUSED),
+    ("evaluate run --protocol linear --set epochs=a", REFUSED),
+    ("evaluate run --checkpoint last", REFUSED),
+    ("evaluate run --data cifr10", REFUSED),
+    ("evaluate run --device nonsense", REFUSED),
+    ("evaluate run --dry-run", 0),
+    ("nb list", 0),
+    ("nb run 99_nothing", REFUSED),
+    ("nb run 01_pretrain seeds=1", REFUSED),
+    ("nb run 01_pretrain seed=one", REFUSED),
+    ("nb run 01_pretrain recipe=simsaim", REFUSED),
+    ("nb run 01_pretrain overrides=optim.lr=-1", REFUSED),
+    ("nb run 01_pretrain --dry-run", 0),
+    ("figures --list", 0),
+    ("figures", REFUSED),
+    ("figures hvs_f99", REFUSED),
+    ("figures hvs_f3 --add", REFUSED),
+    ("figures hvs_f3 --data nowhere", REFUSED),
+    ("report --rung smoek", REFUSED),
+    ("report --dry-run", 0),
+    ("reproduce bad=1", REFUSED),
+    ("reproduce seed=1", REFUSED),
+]  # fmt: skip
+LEDGER = [
+    ("claims", 0),
+    ("claims hvs-simsiam-knn --why", 0),
+    ("claims hvs-simsiam-k", REFUSED),
+    ("claims --paper hsv", REFUSED),
+    ("claims --verdict maybe", REFUSED),
+]
+
+
+CODE = """
+import contextlib, io, json, sys
+from hardlab import cli
+answers, seen = {}, set()
+for command in json.loads(sys.argv.pop()):
+    said = io.StringIO()
+    sys.argv[1:] = command.split()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+            cli.main()
+        status = 0
+    except SystemExit as e:
+        status = e.code
+    answers[command] = status, said.getvalue(), sorted(sys.modules.keys() - seen)
+    seen |= sys.modules.keys()
+print(json.dumps(answers))
+"""
+
+
+def answers(commands: Iterable[str]) -> dict[str, tuple[int, str, list[str]]]:
+    """Commands one after the other in a process -> exit status, what it said, and the modules that came with it."""
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, json.dumps(list(commands))], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_command_that_answers_at_once_loads_nothing_heavy() -> None:
+    found = answers(command for command, _ in AT_ONCE)
+    assert {command: status for command, (status, _, _) in found.items()} == dict(AT_ONCE)
+    assert {command: said for command, (status, said, _) in found.items() if status and "Error: " not in said} == {}
+    heavy = {command: set(modules) & set(HEAVY) for command, (_, _, modules) in found.items()}
+    assert {command: modules for command, modules in heavy.items() if modules} == {}
+
+
+@pytest.mark.xfail(strict=True, reason="the ledger still takes its tables from the module that collects them")
+def test_the_ledger_of_claims_loads_tables_and_no_torch() -> None:
+    found = answers(command for command, _ in LEDGER)
+    assert {command: status for command, (status, _, _) in found.items()} == dict(LEDGER)
+    heavy = {command: set(modules) & {*HEAVY, "scipy.stats"} - set(SPECIAL) for command, (*_, modules) in found.items()}
+    assert {command: modules for command, modules in heavy.items() if modules} == {}
+
+
+def test_training_loads_no_library_of_the_workbook_or_the_analysis(tmp_path: Path) -> None:
+    small = "backbone.width=8 epochs=1 batch_size=64 data.fraction=0.1 precision=fp32 --threads 1"
+    [(status, said, modules)] = answers([f"pretrain simsiam-hvs {small} --runs {tmp_path}"]).values()
+    assert status == 0, said
+    unused = {"pandas", "scipy", "sklearn", "matplotlib", "nbformat", "papermill", "snakemake", "jinja2"}
+    assert set(modules) & {*unused, "hardlab.evaluate.detection"} == set()
+
+
+ENTRIES = [(kind, name) for kind, table in registry.TABLES.items() if kind != "data set" for name in table]
+
+
+@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+def test_what_the_source_says_of_an_entry_is_what_python_says(kind: str, name: str) -> None:
+    made = registry.find(kind, name)
+    told = inspect.signature(made, eval_str=True).parameters
+    read = signatures.read(registry.TABLES[kind][name])
+    assert list(read) == list(told)
+    assert [(p.kind, p.default) for p in read.values()] == [(p.kind, p.default) for p in told.values()]
+    options = [key for key, p in told.items() if p.default is not p.empty]
+    assert [read[key].annotation for key in options] == [told[key].annotation for key in options]
+
+
+def written(folder: Path, monkeypatch: pytest.MonkeyPatch, **modules: str) -> None:
+    for name, text in modules.items():
+        (folder / f"{name}.py").write_text(dedent(text))
+    monkeypatch.syspath_prepend(folder)
+
+
+def test_annotations_and_defaults_are_read_through_aliases_imports_and_bases(tmp_path, monkeypatch) -> None:
+    written(tmp_path, monkeypatch,
+        quick_ranges="""
+            from typing import Annotated
+            from pydantic import Field
+            raise_if_run = 1 / 0
+            LEAST = 0.5
+            Positive = Annotated[float, Field(gt=0)]
+        """,
+        quick_base="""
+            import typing as t
+            from quick_ranges import LEAST as least, Positive
+            Mode = t.Literal["a", "b"]
+            class Base:
+                def __init__(self, net, mode: Mode = "a", *, rate: "Positive | None" = least, n: int = 2**4): ...
+        """,
+        quick_entry="""
+            from quick_base import Base
+            class Entry(Base): ...
+        """,
+    )  # fmt: skip
+    found = signatures.signature("quick_entry:Entry")
+    assert list(found) == ["net", "mode", "rate", "n"]
+    assert [p.default for p in found.values()] == [inspect.Parameter.empty, "a", 0.5, 16]
+    assert found["mode"].annotation.__args__ == ("a", "b")
+    assert found["rate"].annotation.__args__[0].__metadata__[0].metadata[0].gt == 0
+    assert found["rate"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert not {"quick_entry", "quick_base", "quick_ranges"} & sys.modules.keys()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import os\ndef made(a: int = len(os.sep)): ...",
+        "from functools import cache\n@cache\ndef made(a: int = 1): ...",
+        "def outer():\n    def made(a: int = 1): ...\n    return made\nmade = outer()",
+        "from collections import UserDict\nclass made(UserDict):\n    def __new__(cls, a: int = 1): ...\n"
+        "    def __init__(self, a: int = 1): ...",
+        "from dataclasses import dataclass\n@dataclass\nclass made:\n    a: int = 1",
+    ],
+    ids=["computed", "decorated", "made", "new", "dataclass"],
+)
+def test_what_the_source_does_not_say_plainly_is_imported(text: str, tmp_path, monkeypatch, request) -> None:
+    module = f"quick_other_{request.node.callspec.id}"
+    written(tmp_path, monkeypatch, **{module: text})
+    try:
+        with pytest.raises(signatures.Unreadable):
+            signatures.read(f"{module}:made")
+        assert [(p.name, p.default, p.annotation) for p in signatures.signature(f"{module}:made").values()] == [
+            ("a", 1, int)
+        ]
+        assert module in sys.modules
+    finally:
+        sys.modules.pop(module, None)
+
+
+def test_a_module_that_is_loaded_answers_for_itself(tmp_path, monkeypatch) -> None:
+    written(tmp_path, monkeypatch, quick_loaded="def made(a: int = 1): ...")
+    import quick_loaded
+
+    try:
+        quick_loaded.made = lambda b=2: None
+        assert list(signatures.signature("quick_loaded:made")) == ["b"]
+    finally:
+        del sys.modules["quick_loaded"]
