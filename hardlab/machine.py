@@ -1,4 +1,4 @@
-"""The processor, and whether it multiplies bfloat16 numbers fast: measured, kept, and open to be overruled."""
+"""What this machine's kernels do (fast bfloat16, narrow layers), measured once and kept; bfloat16 can be overruled."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -17,6 +18,7 @@ from hardlab.types import HardlabError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 SWITCH = "HARDLAB_BF16"
 _KERNELS = (  # what chooses other kernels on the same processor
@@ -25,6 +27,23 @@ _KERNELS = (  # what chooses other kernels on the same processor
 )  # fmt: skip
 _REPEATS = (5, 25)  # pairs of steps that are timed: at least, and at most
 _UNCLEAR = (0.8, 1.25)  # ratios that may still be another process's doing
+
+_NARROW = """
+import resource, torch
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+torch.set_num_threads(1)
+print("ready", flush=True)
+for _ in range(10):
+    for channels in (*range(1, 8), 12, 20, 28):
+        grads = []
+        x, net = torch.randn(4, channels, 16, 16), torch.nn.Conv2d(channels, 8, 1, stride=2)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            net.to(memory_format=layout)
+            y = x.contiguous(memory_format=layout).requires_grad_()
+            grads.append(torch.autograd.grad(net(y).square().sum(), [y, *net.parameters()]))
+        assert all(torch.allclose(a, b, rtol=1e-2, atol=1e-2) for a, b in zip(*grads))
+print("right", flush=True)
+"""
 
 Precision = Literal["fp32", "bf16"]
 
@@ -72,16 +91,8 @@ def _overruled() -> bool | None:
 @cache
 def _ratio() -> float:
     """Time of a small training step in bf16 over that in fp32, measured once a machine and kept in the user's cache."""
-    import torch
-
-    what = {
-        "processor": _name(),
-        "flags": _cpuinfo("flags") or _cpuinfo("features"),  # a virtual machine may hide some
-        "torch": torch.__version__,
-        **{name: os.environ[name] for name in _KERNELS if name in os.environ},
-    }
-    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-    path = _cache() / f"bf16-{key}.json"
+    what = _facts()
+    path = _place("bf16", what)
     try:
         ratio = float(json.loads(path.read_text())["ratio"])
         if ratio > 0:
@@ -148,6 +159,78 @@ def _step() -> Callable[[bool], float]:
             torch.set_num_threads(threads)
 
     return step
+
+
+def set_memory_format(net: nn.Module, device: torch.device, channels_last: bool = True) -> None:
+    """Put ``net``, which learns on ``device``, into channels_last, the faster layout, unless that would crash there.
+
+    Up to torch 2.15 at least, gradients of a strided 1x1 convolution with fewer than 8 input channels in channels_last
+    write outside their memory on processors without AVX-512. A network with input channels that are no multiple of 8
+    (3, colours, go through wider kernels, which are right) is asked about, and stays contiguous where that happens.
+    """
+    import torch
+    from torch import nn
+
+    narrow = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.in_channels % 8 and m.in_channels != 3]
+    if narrow and device.type == "cpu" and narrow_channels_last_breaks():
+        channels_last = False
+        for m in narrow:  # whatever the layout of the images: some augmentations change it
+            if _contiguous not in m._forward_pre_hooks.values():
+                m.register_forward_pre_hook(_contiguous)
+        net.to(memory_format=torch.contiguous_format)
+    if channels_last:
+        net.to(memory_format=torch.channels_last)
+
+
+def _contiguous(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(x.contiguous() for x in args)
+
+
+@cache
+def narrow_channels_last_breaks() -> bool:
+    """Whether gradients of narrow convolutions in channels_last crash or are wrong here; asked once a machine.
+
+    A process that is too slow or cannot be started counts as a crash, and is asked again next time.
+    """
+    what = _facts() | {"probe": _NARROW}
+    path = _place("narrow", what)
+    try:
+        return bool(json.loads(path.read_text())["breaks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not asked yet, or not whole
+    said = probe(_NARROW)
+    if said:
+        _keep(path, what | {"breaks": said[-1] != "right"})
+    return said[-1:] != ["right"]
+
+
+def probe(code: str, timeout: float = 60) -> list[str]:
+    """The lines that a process of its own printed, though it may have crashed; none where it was too slow."""
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=timeout
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return child.stdout.splitlines()
+
+
+def _facts() -> dict[str, object]:
+    """What decides which kernels torch uses here; an answer that was measured holds as long as this is the same."""
+    import torch
+
+    return {
+        "processor": _name(),
+        "flags": _cpuinfo("flags") or _cpuinfo("features"),  # a virtual machine may hide some
+        "torch": torch.__version__,
+        **{name: os.environ[name] for name in _KERNELS if name in os.environ},
+    }
+
+
+def _place(question: str, facts: dict[str, object]) -> Path:
+    """Where the answer to a question is kept."""
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return _cache() / f"{question}-{key}.json"
 
 
 def _cache() -> Path:

@@ -127,9 +127,8 @@ def _train(
     for h in hard:
         h.on_start(data, run.batch_size, parent)
         h.to(device)
-    if run.channels_last:
-        for net in (method, *hard):
-            net.to(memory_format=torch.channels_last)
+    for net in (method, *hard):
+        machine.set_memory_format(net, device, run.channels_last)
     draws = max([h.draws for h in hard] + [method.slots])
     local = max([h.local_draws for h in hard] + [method.locals])
     plain = any(b < 0 for _, b in method.pairs)

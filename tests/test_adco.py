@@ -272,7 +272,7 @@ QUICK = {
     "data": {"name": "digits"},
     "data.size": 8,
     "augment.size": 8,
-    "backbone": {"name": "tiny", "options": {"width": 4}},
+    "backbone": {"name": "tiny", "options": {"width": 8}},
     "method.queue": 1024,
     "method.bn": "plain",
     "epochs": 2,

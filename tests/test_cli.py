@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from hardlab import cli, runs
 
-QUICK = ["data.name=digits", "backbone.width=4", "epochs=1", "batch_size=256", "method.dim=16"]
+QUICK = ["data.name=digits", "backbone.width=8", "epochs=1", "batch_size=256", "method.dim=16"]
 
 
 def call(*words):

@@ -56,7 +56,7 @@ SMALL = {
 def make(name, options=None):
     torch.manual_seed(0)
     options = SMALL.get(name, {}) | (options or {})
-    method = registry.build("method", name, options, registry.build("backbone", "tiny", {"width": 4}))
+    method = registry.build("method", name, options, registry.build("backbone", "tiny", {"width": 8}))
     method.on_start(IMAGES, B)
     return method
 
@@ -137,7 +137,7 @@ def test_a_strategy_steps_with_a_method_or_refuses_with_a_reason(strategy, name,
 def test_two_strategies_together_train_or_are_refused_with_a_reason(strategies, name, tmp_path):
     hard = [{"name": s, "options": SMALL.get(s, {})} for s in strategies]
     quick = {"data": {"name": "digits", "fraction": 0.1}, "epochs": 1, "batch_size": 64, "precision": "fp32"}
-    run = recipes.recipe(name, "smoke", quick | {"backbone.width": 4, "hard": hard})
+    run = recipes.recipe(name, "smoke", quick | {"backbone.width": 8, "hard": hard})
     try:
         build.check(run)
     except HardlabError as e:
@@ -149,7 +149,7 @@ def test_two_strategies_together_train_or_are_refused_with_a_reason(strategies, 
 def test_three_strategies_that_act_at_three_places_train_together(tmp_path):
     hard = [{"name": "hvs"}, {"name": "adversarial"}, {"name": "adco", "options": SMALL["adco"]}]
     quick = {"data": {"name": "digits", "fraction": 0.1}, "epochs": 1, "batch_size": 64, "precision": "fp32"}
-    run = recipes.recipe("moco", "smoke", quick | {"backbone.width": 4, "hard": hard, "logs.step_every": 1})
+    run = recipes.recipe("moco", "smoke", quick | {"backbone.width": 8, "hard": hard, "logs.step_every": 1})
     steps = runs.metrics(train.train(run, tmp_path, device="cpu", say=lambda line: None), "step")
     assert {"base", "adversarial"} <= steps[-1]["terms"].keys()
     assert steps[-1]["lr"].keys() == {"learner", "negatives"}

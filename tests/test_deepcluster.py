@@ -286,7 +286,7 @@ def test_the_recipes_build_at_every_rung(name, crops, rung):
 @pytest.mark.parametrize("name", ["deepcluster", pytest.param("deepcluster-6crop", marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_in_mid_epoch_ends_bitwise_like_one_that_was_not(name, tmp_path, monkeypatch):
     quick = {
-        "data": {"name": "digits", "fraction": 0.2}, "backbone": {"name": "tiny", "options": {"width": 4}}, "epochs": 2,
+        "data": {"name": "digits", "fraction": 0.2}, "backbone": {"name": "tiny", "options": {"width": 8}}, "epochs": 2,
         "batch_size": 128, "precision": "fp32",
         "method.hidden": 16, "method.dim": 8, "method.prototypes": 10, "logs.step_every": 1,
     }  # fmt: skip

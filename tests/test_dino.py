@@ -384,7 +384,7 @@ def test_the_recipes_build_at_every_rung(name, rung):
 
 
 QUICK = {
-    "data": {"name": "digits", "fraction": 0.2}, "backbone": {"name": "tiny", "options": {"width": 4}}, "epochs": 2,
+    "data": {"name": "digits", "fraction": 0.2}, "backbone": {"name": "tiny", "options": {"width": 8}}, "epochs": 2,
     "batch_size": 128, "precision": "fp32",
     "method.hidden": 16, "method.bottleneck": 8, "method.prototypes": 32,
     "logs.step_every": 1, "logs.views_every": 1, "logs.views_rows": 8,
@@ -405,7 +405,7 @@ def test_a_dino_run_under_selection_that_was_stopped_in_mid_epoch_ends_bitwise_l
 
 def test_the_log_of_crop_sets_holds_every_small_crop_and_who_holds_it(tmp_path):
     quick = {
-        "data": {"name": "digits", "fraction": 0.2}, "backbone.width": 4, "epochs": 1, "batch_size": 128,
+        "data": {"name": "digits", "fraction": 0.2}, "backbone.width": 8, "epochs": 1, "batch_size": 128,
         "precision": "fp32", "logs.views_every": 1, "logs.views_rows": 5, "hard.hvs.limit": 20,
     }  # fmt: skip
     run = recipes.recipe("dino-multicrop-hvs", "smoke", quick)

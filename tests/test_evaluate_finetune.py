@@ -29,7 +29,7 @@ def sets():
     return data.load("shapes", "train", count=260), data.load("shapes", "test", count=80)
 
 
-def net(width=4):
+def net(width=8):
     torch.manual_seed(0)
     return Tiny(width=width).to(memory_format=torch.channels_last)
 
@@ -44,7 +44,7 @@ def test_fine_tuning_equals_a_plain_loop_with_two_rates_and_one_schedule(sets):
     settings = {"lr": 0.02, "head_lr": 0.5, "batch_size": 32, "epochs": 3, "augment": "none", "size": 16}
     tuned = finetune(net(), LOOK, part, whole(test), seed=5, **settings)
     g = torch.Generator().manual_seed(5)
-    peer, head = net().train(), nn.Linear(16, 10)
+    peer, head = net().train(), nn.Linear(32, 10)
     nn.init.normal_(head.weight, 0, 0.01, generator=g)
     nn.init.zeros_(head.bias)
     pixels = LOOK.plain(train.pixels, torch.full((260, 2), 32), 16).contiguous(memory_format=torch.channels_last)
@@ -156,11 +156,11 @@ def test_the_probe_on_augmented_views_learns_from_fresh_crops_through_the_frozen
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and model.training
     look, g = Look(AUGMENTS["rrc-flip"].but(size=16), LOOK.mean, LOOK.std), torch.Generator().manual_seed(3)
     order = torch.Generator().manual_seed(0)
-    torch.empty(10, 16).normal_(generator=order)  # the weights come first
+    torch.empty(10, 32).normal_(generator=order)  # the weights come first
     rows = torch.randperm(260, generator=order)[:100]
     batch = next(train.batches(rows[None]))
     torch.testing.assert_close(seen[0], look.apply(batch.raw, look.draw(batch.sizes, 1, g))[:, 0])
-    assert probe.weight.shape == (10, 16) and probe.steps == 6
+    assert probe.weight.shape == (10, 32) and probe.steps == 6
 
 
 def test_a_probe_with_plain_views_is_the_probe_on_cached_features(sets):

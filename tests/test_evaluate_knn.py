@@ -28,12 +28,14 @@ def make(n, q, d=16, classes=7, seed=0):
     )
 
 
-LAYOUTS = ["one tile", "small tiles", "no blocks", "blocks of blocks of blocks", "the other product"]
+LAYOUTS = ["one tile", "small tiles", "no blocks", "blocks of blocks of blocks", "by convolution"]
 
 
-@pytest.fixture(params=[*LAYOUTS, "rough first", "rough first, small tiles"])
+@pytest.fixture(params=[*LAYOUTS, "rough first", "rough first, small tiles", "rough first, by convolution"])
 def tiles(request, monkeypatch):
+    """The same search by every way that a machine may choose, whichever this one would."""
     monkeypatch.setattr(module, "fast_bfloat16", lambda: "rough" in request.param)
+    monkeypatch.setattr(module, "_by_convolution", lambda: "convolution" in request.param)
     monkeypatch.setattr(module, "_ROUGH", 1)
     if "small tiles" in request.param:
         monkeypatch.setattr(module, "_QUERIES", 11)
@@ -42,9 +44,6 @@ def tiles(request, monkeypatch):
         monkeypatch.setattr(module, "_BLOCKS", ())
     if request.param == "blocks of blocks of blocks":
         monkeypatch.setattr(module, "_BLOCKS", (3, 2, 2))
-    if request.param == "the other product":
-        other = not module._by_convolution()
-        monkeypatch.setattr(module, "_by_convolution", lambda: other)
 
 
 def test_scores_equal_a_loop_in_double_precision(tiles):
@@ -181,6 +180,15 @@ def test_what_bfloat16_rounds_away_never_costs_a_neighbour(monkeypatch, spread, 
     assert len(left[0]) < 172 if spread == 1.0 else len(left) == 1
     if spread == 0.0:
         assert len(left[0]) == 172 and (rows == torch.arange(k)).all()
+
+
+@pytest.mark.parametrize("by_convolution", [False, True])
+def test_when_the_rough_search_answers_every_query_nothing_is_multiplied_again(monkeypatch, by_convolution):
+    monkeypatch.setattr(module, "_by_convolution", lambda: by_convolution)
+    left = rough(monkeypatch, on=True)
+    rows = torch.nn.functional.normalize(torch.randn(1200, 48), dim=1)
+    _, found = neighbours(rows, rows[:90], 1)
+    assert len(left[0]) == 0 and (found[:, 0] == torch.arange(90)).all()
 
 
 def test_copies_of_a_row_come_in_their_order_by_either_search(monkeypatch):

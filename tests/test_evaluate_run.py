@@ -19,7 +19,7 @@ from hardlab.types import HardlabError
 
 QUICK = {
     "data": {"name": "digits"},
-    "backbone": {"name": "tiny", "options": {"width": 4}},
+    "backbone": {"name": "tiny", "options": {"width": 8}},
     "batch_size": 256,
     "epochs": 2,
     "logs.checkpoint_every": 1,

@@ -406,7 +406,7 @@ def test_every_hexa_recipe_can_be_built_at_every_rung_and_differs_from_its_base_
 @pytest.mark.parametrize("name", ["hexa-moco-adv-cmx-cmxa", "hexa-deepcluster-adv-cmxa", "clae"])
 def test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not(name, tmp_path, monkeypatch):
     quick = {
-        "data": {"name": "digits", "fraction": 0.5}, "backbone": {"name": "tiny", "options": {"width": 4}}, "epochs": 2,
+        "data": {"name": "digits", "fraction": 0.5}, "backbone": {"name": "tiny", "options": {"width": 8}}, "epochs": 2,
         "batch_size": 128, "logs.step_every": 1, "logs.checkpoint_every": 1, "hard.adversarial.start": "random",
     }  # fmt: skip
     run = recipes.recipe(name, "smoke", quick)

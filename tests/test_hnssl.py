@@ -224,7 +224,7 @@ def test_impossible_options_are_refused_in_one_sentence(make, words):
 
 QUICK = {
     "data": {"name": "digits"},
-    "backbone": {"name": "tiny", "options": {"width": 4}},
+    "backbone": {"name": "tiny", "options": {"width": 8}},
     "augment.size": 8,
     "data.size": 8,
     "epochs": 2,

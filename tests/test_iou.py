@@ -167,7 +167,7 @@ def test_a_method_of_one_view_and_impossible_options_are_refused():
 
 QUICK = {
     "data": {"name": "digits", "fraction": 0.2},
-    "backbone": {"name": "tiny", "options": {"width": 4}},
+    "backbone": {"name": "tiny", "options": {"width": 8}},
     "epochs": 2,
     "batch_size": 100,
     "logs.step_every": 1,

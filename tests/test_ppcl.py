@@ -21,7 +21,7 @@ AT = Progress(0, 9, 0, 1)
 ARMS = ("ppcl-gan", "ppcl-hard", "ppcl-pos", "ppcl")
 TINY = {
     "data": {"name": "digits", "fraction": 0.3},
-    "backbone": {"name": "tiny", "options": {"width": 4}},
+    "backbone": {"name": "tiny", "options": {"width": 8}},
     "epochs": 2,
     "batch_size": 64,
     "logs.step_every": 1,

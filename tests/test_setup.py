@@ -161,7 +161,9 @@ def tools_only(folder: Path, *names: str) -> str:
 
 INSTALLER_NEEDS = ("bash", "env", "dirname", "cat", "cksum", "head", "awk", "rm", "mkdir")
 FAKE_PYTHON = """#!/usr/bin/env bash
-# Stands in for the interpreter of the new .venv: notes how it and uv are called, installs nothing.
+# Stands in for the interpreter of the new .venv: notes how it and uv are called, installs nothing; asked with -c what
+# it is, it answers RELEASE.
+if [ "$1" = -c ]; then echo RELEASE; exit; fi
 if [ "$1" = -m ] && [ "$2" = venv ]; then mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$0" .venv/bin/uv; fi
 echo "${0##*/} $*" >>calls
 """
@@ -177,9 +179,9 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def install(checkout: Path, path: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def install(checkout: Path, path: str, release: str = "3.11", **environment: str) -> subprocess.CompletedProcess[str]:
     fake = checkout.parent / "python-that-takes-notes"
-    fake.write_text(FAKE_PYTHON, encoding="utf-8")
+    fake.write_text(FAKE_PYTHON.replace("RELEASE", release), encoding="utf-8")
     fake.chmod(0o755)
     settings = {"PATH": path, "HOME": os.environ.get("HOME", "/"), "PYTHON": str(fake), **environment}
     return subprocess.run([checkout / ".ci" / "install"], env=settings, capture_output=True, text=True, check=False)
@@ -232,6 +234,17 @@ def test_every_download_is_checked_against_its_hash_and_a_second_install_does_no
         file.write("# another lock\n")
     assert install(checkout, path).returncode == 0
     assert len((checkout / "calls").read_text(encoding="utf-8").splitlines()) > len(calls)
+
+
+def test_another_python_that_is_asked_for_takes_the_place_of_the_one_in_venv(checkout: Path, tmp_path: Path) -> None:
+    path = tools_only(tmp_path / "bin", *INSTALLER_NEEDS, "cp", "false")
+    for release, made in ("3.11", 1), ("3.11", 1), ("3.13", 2), ("3.13", 2):
+        assert install(checkout, path, release).returncode == 0
+        calls = (checkout / "calls").read_text(encoding="utf-8").splitlines()
+        assert sum(" -m venv " in call for call in calls) == made
+    assert [call for call in calls if " -m venv " in call][-1].endswith("-m venv --clear .venv")
+    unnamed = install(checkout, path, PYTHON="")  # whatever is there will do
+    assert unnamed.returncode == 0 and (checkout / "calls").read_text(encoding="utf-8").splitlines() == calls
 
 
 def test_a_python_that_is_too_old_is_refused_in_one_sentence(checkout: Path, tmp_path: Path) -> None:

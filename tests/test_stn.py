@@ -333,7 +333,7 @@ def test_impossible_options_and_a_second_chooser_of_views_are_refused():
 
 QUICK = {
     "data": {"name": "digits", "fraction": 0.2},
-    "backbone": {"name": "tiny", "options": {"width": 4}},
+    "backbone": {"name": "tiny", "options": {"width": 8}},
     "epochs": 2,
     "batch_size": 100,
     "logs.step_every": 1,

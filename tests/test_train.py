@@ -17,7 +17,7 @@ from hardlab.views import PARAMS
 
 QUICK = {
     "data": {"name": "digits"},
-    "backbone": {"name": "tiny", "options": {"width": 4}},
+    "backbone": {"name": "tiny", "options": {"width": 8}},
     "epochs": 2,
     "batch_size": 256,
     "logs.step_every": 1,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hardlab.data import Images
 from hardlab.evaluate.features import Crop, Rendered, extract
 from hardlab.evaluate.linear import OPTIMIZERS, SCHEDULES, accuracy, check_training
+from hardlab.machine import set_memory_format
 from hardlab.nets import whole_bn
 from hardlab.types import HardlabError
 from hardlab.views import Look
@@ -72,6 +73,7 @@ def finetune(
     generator = torch.Generator().manual_seed(seed)
     pixels = Rendered(augment, look, size, crop, seed)
     tuned = whole_bn(copy.deepcopy(net)).train().requires_grad_(True)
+    set_memory_format(tuned, device)
     base = lr * batch_size / 256
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # of the network's own noise, such as drop-path

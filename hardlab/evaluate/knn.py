@@ -74,7 +74,7 @@ def neighbours(memory: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]
     left = torch.arange(len(queries), device=queries.device)
     if _rough_pays(memory, k):
         left = _nearest_of_rough(memory, queries, tile, cosine, rows)
-    for part in left.split(_QUERIES):
+    for part in left.split(_QUERIES) if len(left) else ():  # of nothing, split makes one part, which no product takes
         cosine[part], rows[part] = _nearest_of_all(memory, queries[part], k, tile)
     return cosine, rows
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hardlab import build, checkpoint, data, registry, runs
+from hardlab import build, checkpoint, data, machine, registry, runs
 from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.data.base import cached
@@ -68,7 +68,7 @@ def evaluate_run(
         last = checkpoint.named(checkpoint.found(path / "checkpoints")[0])[0]
         per_epoch = about["data"]["count"] // run.batch_size
         progress = {"step": at, "epoch": at / per_epoch if at else 0.0}
-        method.to(on).to(memory_format=torch.channels_last)
+        machine.set_memory_format(method.to(on), on)
         store = Store(path / "features", digest, build.look(run))
         for name, given in wanted.items():
             train, test = sets.of(run, given["data"], given["fraction"], on)
