@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import bench_adco, bench_dino, bench_evaluate, bench_hexa, bench_importance, bench_train, bench_views
-from hardlab import checkpoint, runs
+from hardlab import checkpoint, machine, runs
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
 
@@ -49,7 +49,7 @@ def main(names: list[str]) -> int:
         results[name] = {
             "commit": head,
             "dirty": dirty,
-            "machine": runs.processor(),
+            "machine": machine.processor(),
             "python": platform.python_version(),
             "versions": runs.versions(),
             "rows": rows,

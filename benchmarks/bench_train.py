@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardlab import data, nets, runs, train
+from hardlab import data, machine, nets, train
 from hardlab.hard.base import Hard
 from hardlab.hard.hvs import HVS
 from hardlab.methods.simsiam import SimSiam
@@ -254,7 +254,7 @@ def row(name: str, value: float, target: float, *, most: bool, unit: str = "x", 
     return {"name": name, "value": round(value, 3), "unit": unit, "peer": peer, "target": target, "ok": ok}
 
 
-LOW = runs.fast_bfloat16()
+LOW = machine.fast_bfloat16()
 PRECISIONS = ("fp32", "bf16") if LOW else ("fp32",)  # bf16 rows only where the processor has the arithmetic
 
 

@@ -107,7 +107,7 @@ class Run(_Strict):
     batch_size: int = Field(ge=2)
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # torchvision's ImageNet statistics
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: machine.choose; the manifest says what it became
     channels_last: bool = True
     logs: Logs = Logs()
     local: Local | None = None

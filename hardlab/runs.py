@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hardlab import build, checkpoint, config
+from hardlab import build, checkpoint, config, machine
 from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.hard.base import Hard
@@ -114,7 +114,14 @@ class Folder:
                 self.path.rmdir()
         self._lock.close()
 
-    def begin(self, device: torch.device, data: dict[str, Any], parent: str | None, parameters: dict[str, int]) -> None:
+    def begin(
+        self,
+        device: torch.device,
+        precision: machine.Precision,
+        data: dict[str, Any],
+        parent: str | None,
+        parameters: dict[str, int],
+    ) -> None:
         """Write the manifest of a run that starts or goes on."""
         head, dirty = commit()
         self.manifest = {
@@ -125,9 +132,10 @@ class Folder:
             "dirty": dirty,
             "versions": versions(),
             "python": platform.python_version(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else machine.processor(),
             "cuda": torch.version.cuda if device.type == "cuda" else None,
             "driver": driver() if device.type == "cuda" else None,
+            "precision": precision,
             "threads": torch.get_num_threads(),
             "world_size": 1,
             "seed": self.run.seed,
@@ -242,24 +250,6 @@ def driver() -> str | None:
     return told.stdout.split("\n")[0].strip()
 
 
-def processor() -> str:
-    """The name of this machine's processor and its number of cores."""
-    return f"{_cpuinfo('model name') or platform.machine()}, {os.cpu_count()} cores"
-
-
-def fast_bfloat16() -> bool:
-    """Whether this machine's processor multiplies bfloat16 numbers in hardware, so faster than float32."""
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint((_cpuinfo("flags") or _cpuinfo("features")).split())
-
-
-def _cpuinfo(key: str) -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(key)), "")
-
-
 def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
@@ -271,6 +261,12 @@ def manifest(path: Path) -> dict[str, Any] | None:
     """The manifest of a run's folder, or None where there is none yet."""
     file = path / "manifest.json"
     return json.loads(file.read_text()) if file.exists() else None
+
+
+def precision_of(manifest: Mapping[str, Any]) -> machine.Precision:
+    """What a run computes in; a manifest from before there was ``auto`` says it in the configuration alone."""
+    found: machine.Precision = manifest.get("precision") or manifest["config"]["precision"]
+    return found
 
 
 def metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:

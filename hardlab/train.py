@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from hardlab import build, checkpoint, config, health, optim, runs
+from hardlab import build, checkpoint, config, health, machine, optim, runs
 from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.evaluate.run import monitor
@@ -137,7 +137,7 @@ def _train(
     generator = torch.Generator(device).manual_seed(run.seed)
     state = State(method, hard, players, generator)
 
-    step = 0
+    step, began = 0, folder.manifest.get("precision")
     sums: dict[str, float] = defaultdict(float)  # of the epoch under way, for its row in metrics.jsonl
     found = checkpoint.newest(folder.checkpoints)
     if found is not None:
@@ -148,10 +148,16 @@ def _train(
             raise HardlabError(f"{path} belongs to another configuration; it is left alone.")
         step = state.restore(saved)
         sums.update(saved["sums"])
+        began = saved.get("precision", began)
         say(f"{run.id}: goes on at step {step} of {total}.")
+    precision = here = machine.resolve(run.precision, device)
+    if began and began != here:
+        precision = began
+        say(f"{run.id}: stays in {began}, in which it began; alone it would take {here} here.")
     folder.rewind(step)
     folder.begin(
         device,
+        precision,
         {
             "name": run.data.name,
             "split": "train",
@@ -170,7 +176,8 @@ def _train(
         folder.snapshot("method", step, method.snapshot(data, look))
         for name, h in zip(names, hard):
             folder.snapshot(name, step, h.snapshot(method, data, look))
-        checkpoint.save(folder.checkpoints, step, state.dump(run, step, dict(sums)), run.logs.keep)
+        saved = state.dump(run, step, dict(sums)) | {"precision": precision}
+        checkpoint.save(folder.checkpoints, step, saved, run.logs.keep)
 
     def stop() -> NoReturn:
         save()
@@ -197,15 +204,15 @@ def _train(
             with clock.time("views"):
                 v = look.views(batch, draws, generator, local)
             for name, h in zip(names, hard):
-                with clock.time(name), _autocast(run, device):
+                with clock.time(name), _autocast(precision, device):
                     v = h.views(v, method, look)
             with clock.time("views"):
                 v = look.render(v, plain)
-            with clock.time("step"), _autocast(run, device):
+            with clock.time("step"), _autocast(precision, device):
                 out = method(v)
             terms: dict[str, Tensor] = {"base": out.loss}
             for name, h in zip(names, hard):
-                with clock.time(name), _autocast(run, device):
+                with clock.time(name), _autocast(precision, device):
                     terms |= h.terms(out, method)
             rates = _play(players, out, terms, method.still(at), step, run, folder, clock)
             with clock.time("step"):
@@ -255,7 +262,7 @@ def _train(
         }
         last = epoch + 1 == run.epochs
         if run.logs.monitor_every and (last or (epoch + 1) % run.logs.monitor_every == 0):
-            row["knn"] = _monitor(run, method, data, root, device)
+            row["knn"] = _monitor(run, method, data, root, device, precision)
         folder.metric(row)
         folder.update(epochs_done=epoch + 1, steps_done=step)
         if asked and not last:
@@ -355,14 +362,16 @@ def _seen(out: Out, hard: list[Hard]) -> Candidates:
     return Candidates(v.params, pair, out.loss[:, None], torch.zeros_like(v.index))
 
 
-def _monitor(run: Run, method: Method, data: Images, root: str | Path | None, device: torch.device) -> float:
+def _monitor(
+    run: Run, method: Method, data: Images, root: str | Path | None, device: torch.device, precision: str
+) -> float:
     test = build.images(run, "test", root, device)
-    return monitor(next(iter(method.networks().values())), build.look(run), data, test, run.precision)
+    return monitor(next(iter(method.networks().values())), build.look(run), data, test, precision)
 
 
-def _autocast(run: Run, device: torch.device) -> torch.autocast:
+def _autocast(precision: str, device: torch.device) -> torch.autocast:
     # a fresh context each time: the weight cache of one that also ran without gradient would cut the graph
-    return torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 class State:

@@ -358,7 +358,7 @@ class Book:
         self.runs: dict[str, _Known] = {}
         for name, manifest in tables.manifests(self.folder).items():
             try:
-                run = config.make(manifest["config"])
+                run = config.make(tables.as_run(manifest))  # arms of different precision are no pair
             except HardlabError:  # of a version whose configuration is read no more: it is nobody's arm
                 continue
             self.runs[name] = _Known(run, _flat(run))
@@ -489,7 +489,9 @@ class Book:
         alike = set.intersection(*(set(runs.values()) for runs in trained))
         if not alike:
             again = " and ".join(claim.commands(claim.arms, claim.testable_from))
-            return NO_RUN, f"the runs that are there differ in more than their arm: {again}"
+            told = sorted({self.runs[name].run.precision for runs in trained for name in runs})
+            also = f", also in precision ({' and '.join(told)})" if len(told) > 1 else ""
+            return NO_RUN, f"the runs that are there differ in more than their arm{also}: {again}"
         bare: list[Arm] = []
         ways: dict[str, list[str]] = {}  # of evaluating, each with the runs that lack it
         for arm, runs, of in zip(claim.arms, trained, per_arm, strict=True):

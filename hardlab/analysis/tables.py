@@ -20,6 +20,7 @@ from hardlab.analysis.intervals import Interval, interval
 from hardlab.checkpoint import make_folder, write_atomic
 from hardlab.recipes import RUNGS
 from hardlab.registry import unknown
+from hardlab.runs import precision_of
 from hardlab.types import HardlabError
 from hardlab.views import PARAMS
 
@@ -80,8 +81,13 @@ def setting(configuration: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def as_run(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run with the precision that it took, whether or not it was asked for by name."""
+    return {**manifest["config"], "precision": precision_of(manifest)}
+
+
 def runs(runs_dir: Path | str) -> pd.DataFrame:
-    """A row per run folder: ``WHO``, state, epochs, epochs_done, count, device, commit, dirty, started, ended, path.
+    """A row per run folder: ``WHO``, state, epochs, epochs_done, count, ``path``, and more of the manifest.
 
     Raises ``HardlabError`` where the folder does not exist or a manifest cannot be read.
     """
@@ -96,6 +102,7 @@ def runs(runs_dir: Path | str) -> pd.DataFrame:
             "epochs",
             "epochs_done",
             "count",
+            "precision",
             "device",
             "commit",
             "dirty",
@@ -237,7 +244,8 @@ def choice(done: pd.DataFrame, kept: pd.DataFrame) -> str:
         others = done[(done["recipe"] == name) & ~done["run"].isin(of["run"])]
         left = [f"{row.run} ({row.epochs} epochs on {row.data}, setting {row.setting})" for row in others.itertuples()]
         seeds = f"seed{'s' if len(of) > 1 else ''} {', '.join(map(str, of['seed']))}"
-        what = f"setting {of['setting'].iloc[0]}, {of['epochs'].iloc[0]} epochs on {of['data'].iloc[0]}, {seeds}"
+        what = f"setting {of['setting'].iloc[0]} in {of['precision'].iloc[0]}"
+        what += f", {of['epochs'].iloc[0]} epochs on {of['data'].iloc[0]}, {seeds}"
         lines.append(f"{name}: {what}; left out: {', '.join(left) or 'none'}")
     return "\n".join(lines)
 
@@ -416,7 +424,7 @@ def _with_manifests(
 def _row(path: Path) -> dict[str, Any]:
     try:
         about = json.loads(path.read_text())
-        c = about["config"]
+        c = as_run(about)
         fraction = c["data"]["fraction"]
         return {
             "rung": c["rung"],
@@ -428,6 +436,7 @@ def _row(path: Path) -> dict[str, Any]:
             "seed": c["seed"],
             "run": path.parent.name,
             "count": about["data"]["count"],
+            "precision": c["precision"],
             "epochs": c["epochs"],
             "path": str(path.parent),
             **{k: about.get(k) for k in ("state", "epochs_done", "device", "commit", "dirty", "started", "ended")},
@@ -631,12 +640,12 @@ def _costs(about: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _configs(about: Mapping[str, Any]) -> pd.DataFrame:
-    """The whole configuration of a run, dotted keys and values as JSON, and the device that it ran on."""
+    """The whole configuration of a run as it ran, dotted keys and values as JSON, and the device that it ran on."""
     return _told(about, _manifest(about))
 
 
 def _told(about: Mapping[str, Any], manifest: Mapping[str, Any]) -> pd.DataFrame:
-    told = {k: v for k, v in flat(manifest["config"]) if not k.startswith(("parent.", "logs."))}
+    told = {k: v for k, v in flat(as_run(manifest)) if not k.startswith(("parent.", "logs."))}
     told |= {"device": manifest.get("device")}
     rows = [{**_who(about), "key": k, "value": v if isinstance(v, str) else json.dumps(v)} for k, v in told.items()]
     return pd.DataFrame(rows, columns=list(COLUMNS["configs"]))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardlab.evaluate.features import check_features
-from hardlab.runs import fast_bfloat16, processor
+from hardlab.machine import fast_bfloat16, processor
 from hardlab.types import HardlabError
 
 KS = (10, 20, 100, 200)  # HVS's appendix, as in DINO

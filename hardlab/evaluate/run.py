@@ -63,6 +63,7 @@ def evaluate_run(
             raise HardlabError(
                 f"{path} is not finished, its state is '{about['state']}': its rows would pass for final ones."
             )
+        precision = runs.precision_of(about)
         at, digest = checkpoint.named(Path(about["checkpoint"]))
         last = checkpoint.named(checkpoint.found(path / "checkpoints")[0])[0]
         per_epoch = about["data"]["count"] // run.batch_size
@@ -75,10 +76,10 @@ def evaluate_run(
             if pixels and protocols.on_features(name, given):
                 networks["pixels"] = None
             for kind, net in networks.items():
-                task = _task(run, kind, net, train, test, given["size"], store, root)
+                task = _task(kind, net, train, test, given["size"], store, precision, root)
                 found = protocols.run_protocol(name, task, run.seed, **options)
                 told = {"features": kind, "data": found.data or _called(given["data"], train), "split": "test"}
-                told |= {"run": run.id, "recipe": run.recipe, "rung": run.rung}
+                told |= {"run": run.id, "recipe": run.recipe, "rung": run.rung, "precision": precision}
                 values = [{**row, **told} for row in found.rows]
                 curves = [{**row, **told, **progress} for row in found.curves]
                 if about["state"] == "done" and at == last:
@@ -158,13 +159,13 @@ class Store:
 
 
 def _task(
-    run: Run,
     kind: str,
     net: nn.Module | None,
     train: Images,
     test: Images,
     size: int | None,
     store: Store,
+    precision: str,
     root: str | Path | None,
 ) -> Task:
     def frozen(blocks: int) -> Features:
@@ -174,7 +175,7 @@ def _task(
             halves.append((f, images.targets.to(f.device)))
         return Features(*halves[0], *halves[1], train.multi_hot, test.multi_hot, train.classes)
 
-    return Task(frozen, net, store.look, train, test, size, _crop(train), run.precision, root)
+    return Task(frozen, net, store.look, train, test, size, _crop(train), precision, root)
 
 
 def _crop(images: Images) -> Crop:

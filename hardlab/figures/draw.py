@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hardlab.analysis import tables
 from hardlab.checkpoint import make_folder, write_atomic
 from hardlab.figures import FIGURES, pick, style
 from hardlab.registry import unknown
+from hardlab.runs import precision_of
 from hardlab.types import HardlabError
 
 COLUMNS = {
@@ -63,7 +65,8 @@ def gaps(name: str, data_dir: Path | str) -> list[str]:
 def _made(name: str, data_dir: Path | str) -> Figure:
     module, _, attribute = FIGURES[find(name)].partition(":")
     function = getattr(importlib.import_module(module), attribute)
-    figure: Figure = function(*(_read(Path(data_dir), p) for p in inspect.signature(function).parameters))
+    told = {run: precision_of(manifest) for run, manifest in tables.manifests(Path(data_dir)).items()}
+    figure: Figure = function(*(_read(Path(data_dir), p, told) for p in inspect.signature(function).parameters))
     return figure
 
 
@@ -82,7 +85,8 @@ def draw(name: str, data_dir: Path | str, out_dir: Path | str) -> list[Path]:
     return written
 
 
-def _read(data_dir: Path, parameter: str) -> Any:
+def _read(data_dir: Path, parameter: str, precisions: Mapping[str, str]) -> Any:
+    """A table or picture; rows of runs have the ``precision`` of their run beside them, "" where it is not known."""
     if parameter.endswith("_pixels"):
         picture = data_dir / f"{parameter}.png"
         try:
@@ -97,4 +101,7 @@ def _read(data_dir: Path, parameter: str) -> Any:
     frame = tables.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=parameter != "configs")
     if missing := [c for c in columns if c not in frame.columns]:
         raise HardlabError(f"The table '{path}' has no column '{missing[0]}'. A figure needs: {', '.join(columns)}.")
+    if "run" in columns:  # a row may be of several
+        each = {names: {precisions[n] for n in names.split() if n in precisions} for names in frame["run"].unique()}
+        frame["precision"] = frame["run"].map({names: " and ".join(sorted(of)) for names, of in each.items()})
     return frame.sort_values(columns, kind="stable", ignore_index=True)

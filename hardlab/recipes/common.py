@@ -36,7 +36,6 @@ def common(rung: str) -> dict[str, Any]:
             "backbone": {"name": "tiny", "options": {"width": 16}},
             "epochs": 8,
             "batch_size": 128,
-            "precision": "bf16",
             "logs": {"views_every": 2, "views_rows": 64, "checkpoint_every": 4},
         },
         "cpu": {
@@ -44,7 +43,6 @@ def common(rung: str) -> dict[str, Any]:
             "backbone": "tiny",
             "epochs": 30,
             "batch_size": 128,
-            "precision": "bf16",
             "logs": {"views_every": 5, "views_rows": 128, "checkpoint_every": 10, "monitor_every": 10},
         },
         "gpu": {
@@ -52,14 +50,12 @@ def common(rung: str) -> dict[str, Any]:
             "backbone": "resnet18",
             "epochs": 200,
             "batch_size": 512,
-            "precision": "bf16",
             "logs": {"monitor_every": 10},
         },
         "paper": {
             "data": {"name": "imagenet"},
             "backbone": {"name": "resnet50", "options": {"zero_init_residual": True}},
             "epochs": 100,
-            "precision": "bf16",
             "logs": {"step_every": 50},
         },
     }[rung]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from packaging.requirements import Requirement
 
-from hardlab import build, runs
+from hardlab import build, machine
 from hardlab.data import base
 
 _COMPILERS = ("c++", "g++", "clang++")
@@ -22,16 +22,18 @@ _COMPILERS = ("c++", "g++", "clang++")
 def examine() -> dict[str, Any]:
     """Machine, packages and data as plain values."""
     root = base.data_root()
+    precision, why = machine.choose(build.device())
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "bf16_in_hardware": runs.fast_bfloat16(),
+        "precision": precision,
+        "precision_why": why,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "compiler": next((path for name in _COMPILERS if (path := shutil.which(name))), None),
         "data_root": str(root),
-        "data_present": sorted(p.name for p in root.iterdir()) if root.is_dir() else [],
+        "data_present": sorted(p.name for p in root.iterdir() if p.name[0] != ".") if root.is_dir() else [],
         "offline": bool(os.environ.get("HARDLAB_OFFLINE")),
         "free_disk_gb": round(shutil.disk_usage(_existing(root)).free / 1e9, 1),
         "packages": _packages(),
@@ -51,12 +53,11 @@ def describe(found: dict[str, Any]) -> str:
         for name, p in found["packages"].items()
         if not p["ok"]
     ]
-    bf16 = "in hardware" if found["bf16_in_hardware"] else "not in hardware: set precision=fp32 for speed"
     lines = {
         "python": f"{found['python']} on {found['system']}",
         "cores": f"{found['cores']}, torch uses {found['threads']} threads",
         "gpu": found["gpu"] or "none",
-        "bf16": "on the GPU" if found["gpu"] else bf16,
+        "precision": f"runs take {found['precision']}: {found['precision_why']}",
         "packages": "all there" if not bad else "; ".join(bad),
         "fanova": "there" if found["fanova"] else "left out (it needs a C++ compiler to build)",
         "compiler": found["compiler"] or "none",

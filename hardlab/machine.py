@@ -1,0 +1,192 @@
+"""The processor, and whether it multiplies bfloat16 numbers fast: measured, kept, and open to be overruled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hardlab.types import HardlabError
+
+if TYPE_CHECKING:
+    import torch
+
+SWITCH = "HARDLAB_BF16"
+_KERNELS = (  # what chooses other kernels on the same processor
+    "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS", "DNNL_CPU_ISA_HINTS",
+    "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS",
+)  # fmt: skip
+_REPEATS = (5, 25)  # pairs of steps that are timed: at least, and at most
+_UNCLEAR = (0.8, 1.25)  # ratios that may still be another process's doing
+
+Precision = Literal["fp32", "bf16"]
+
+
+def processor() -> str:
+    """The name of this machine's processor and its number of cores."""
+    return f"{_name()}, {os.cpu_count()} cores"
+
+
+def resolve(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
+    """What a run computes in on a device: what was asked for, or what ``auto`` becomes there."""
+    return choose(device)[0] if precision == "auto" else precision
+
+
+def choose(device: torch.device) -> tuple[Precision, str]:
+    """What ``auto`` becomes on a device, and why, in a few words."""
+    asked = _overruled()
+    if asked is not None:
+        return "bf16" if asked else "fp32", f"{SWITCH}={int(asked)}"
+    if device.type == "cuda":
+        import torch
+
+        with torch.cuda.device(device):
+            there = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16", "the GPU has it") if there else ("fp32", "the GPU has no bf16")
+    if device.type != "cpu":
+        return "fp32", f"bf16 is not tried on {device.type}"
+    ratio = _ratio()
+    return "bf16" if ratio < 1 else "fp32", f"a small step in bf16 takes {ratio:.2g} times as long as in fp32"
+
+
+def fast_bfloat16() -> bool:
+    """Whether torch's kernels are faster in bfloat16 than in float32 on this processor; ``HARDLAB_BF16`` overrules."""
+    asked = _overruled()
+    return _ratio() < 1 if asked is None else asked
+
+
+def _overruled() -> bool | None:
+    said = os.environ.get(SWITCH, "")
+    if said not in ("", "0", "1"):
+        raise HardlabError(f"{SWITCH}={said}: say 1 (bf16 is fast here) or 0 (it is not), or leave it to be measured.")
+    return bool(int(said)) if said else None
+
+
+@cache
+def _ratio() -> float:
+    """Time of a small training step in bf16 over that in fp32, measured once a machine and kept in the user's cache."""
+    import torch
+
+    what = {
+        "processor": _name(),
+        "flags": _cpuinfo("flags") or _cpuinfo("features"),  # a virtual machine may hide some
+        "torch": torch.__version__,
+        **{name: os.environ[name] for name in _KERNELS if name in os.environ},
+    }
+    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    path = _cache() / f"bf16-{key}.json"
+    try:
+        ratio = float(json.loads(path.read_text())["ratio"])
+        if ratio > 0:
+            return ratio
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not measured yet, or not whole
+    ratio = measure(_step())
+    _keep(path, what | {"ratio": ratio})
+    return ratio
+
+
+def measure(step: Callable[[bool], float]) -> float:
+    """Seconds of ``step(True)`` over those of ``step(False)``: the least of several, in turn, after one of each.
+
+    The nearer to 1, the more are timed. Infinite where torch has no kernels for the former.
+    """
+    try:
+        for low in (False, True):
+            step(low)  # kernels are made
+        least = {False: float("inf"), True: float("inf")}
+        for timed in range(1, _REPEATS[1] + 1):
+            for low in least:
+                least[low] = min(least[low], step(low))
+            ratio = least[True] / max(least[False], 1e-9)
+            if timed >= _REPEATS[0] and not _UNCLEAR[0] < ratio < _UNCLEAR[1]:
+                break
+    except RuntimeError:
+        return float("inf")
+    return ratio
+
+
+def _step() -> Callable[[bool], float]:
+    """A small network forward and backward, in bf16 or not: the processor time it took on one thread, in seconds.
+
+    Processor time, so that other processes do not count; random numbers of its own, so that a run's stay as they are.
+    """
+    import torch
+    from torch.nn import functional
+
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, device="cpu") / 16
+
+    with torch.inference_mode(False):
+        x = numbers(16, 32, 16, 16).to(memory_format=torch.channels_last)
+        kernels = [numbers(32, 32, 3, 3).to(memory_format=torch.channels_last).requires_grad_() for _ in range(2)]
+        matrix = numbers(256, 8192).requires_grad_()
+
+    def step(low: bool) -> float:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        start = time.thread_time()
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                    y = x
+                    for kernel in kernels:
+                        y = functional.conv2d(y, kernel, padding=1).relu()
+                    y = functional.linear(y.flatten(1), matrix)
+                torch.autograd.grad(y.float().square().mean(), [*kernels, matrix])
+            return time.thread_time() - start
+        finally:
+            torch.set_num_threads(threads)
+
+    return step
+
+
+def _cache() -> Path:
+    """Beside the data sets of the user's cache, and none of them."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path(os.path.expanduser("~")) / ".cache") / "hardlab" / ".machine"
+
+
+def _keep(path: Path, found: dict[str, object]) -> None:
+    from hardlab.checkpoint import write_atomic
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
+    except (OSError, HardlabError):
+        pass  # a cache that cannot be written: the next process measures again
+
+
+@cache
+def _name() -> str:
+    """The processor's name: as Linux or macOS tell it, else its architecture (with the maker's numbers on ARM)."""
+    if name := _cpuinfo("model name"):
+        return name
+    if platform.system() == "Darwin":
+        try:
+            told = subprocess.run(
+                ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return platform.machine()
+        return told.stdout.strip() or platform.machine()
+    maker, part = _cpuinfo("cpu implementer"), _cpuinfo("cpu part")
+    return f"{platform.machine()} {maker}-{part}" if maker else platform.machine()
+
+
+@cache
+def _cpuinfo(key: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(key)), "")
