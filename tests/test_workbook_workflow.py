@@ -190,11 +190,11 @@ def test_when_the_engine_itself_stops_one_sentence_tells_why_and_where_its_log_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "Snakefile"
-    broken.write_text("rule all:\n    nonsense\n")
+    broken.write_text("rule all:\n    input:\n        'nowhere'\n")
     monkeypatch.setattr(workflow, "SNAKEFILE", broken)
     monkeypatch.setattr(workflow.costs, "calibrate", lambda rung: None)
     assert workflow.reproduce("smoke", out=tmp_path / "out") == 1
     said = capsys.readouterr()
-    assert "SyntaxError" in said.err and str(tmp_path / "out" / workflow.LOG) in said.err
+    assert "MissingInputException" in said.err and str(tmp_path / "out" / workflow.LOG) in said.err
     assert len(said.err.splitlines()) == 1
     assert json.loads((tmp_path / "out" / "plan.json").read_text())[-1]["outputs"] == ["report.html"]
