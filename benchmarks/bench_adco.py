@@ -7,16 +7,14 @@ Run as ``python benchmarks/bench_adco.py [rounds]``.
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.timing import interleaved
 from hardlab import nets
 from hardlab.hard.adco import AdCo, KeysOfOthers, Learned
 from hardlab.methods.moco import MoCo
@@ -24,18 +22,6 @@ from hardlab.types import Player, Progress, Views
 
 K, B, D = 65536, 256, 128
 STEP = 64  # images of a whole step; 256 take seconds on two cores
-
-
-def interleaved(turns: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Median seconds and last answer of each contestant, after one warm-up turn each."""
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
-    answers = {name: turn() for name, turn in turns.items()}
-    for i in range(rounds):
-        for name in list(turns)[:: 1 if i % 2 == 0 else -1]:
-            start = time.perf_counter()
-            answers[name] = turns[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(s) for name, s in seconds.items()}, answers
 
 
 def bench_loss(rounds: int) -> list[dict[str, Any]]:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +16,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from benchmarks.timing import interleaved
 from hardlab.evaluate.knn import knn
 from hardlab.evaluate.linear import lbfgs
 
@@ -30,18 +28,6 @@ def features(n: int, generator: torch.Generator, centres: Tensor, mix: Tensor | 
     y = torch.randint(0, len(centres), (n,), generator=generator)
     f = centres[y] + torch.randn(n, centres.shape[1], generator=generator)
     return (f + 0.3 if mix is None else 3 * (f @ mix + 0.2)).relu_(), y
-
-
-def interleaved(turns: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Median seconds and last answer of each contestant, after one warm-up turn each."""
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
-    answers = {name: turn() for name, turn in turns.items()}
-    for i in range(rounds):
-        for name in list(turns)[:: 1 if i % 2 == 0 else -1]:
-            start = time.perf_counter()
-            answers[name] = turns[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(s) for name, s in seconds.items()}, answers
 
 
 def vote(cosine: Tensor, labels: Tensor, truth: Tensor) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.timing import Seconds
 from hardlab.analysis import importance, negatives
 
 METRICS, TREES, TURNS = 9, 16, 3
@@ -31,14 +31,14 @@ def rows_of(n: int, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
     return pd.DataFrame(x, columns=[f"m{j}" for j in range(METRICS)]), y + y.std() * rng.standard_normal(n)
 
 
-def seconds(turn: Callable[[], Any], turns: int = 1) -> tuple[float, Any]:
-    """Median seconds of a turn, and its last answer."""
+def seconds(turn: Callable[[], Any], turns: int = 1) -> tuple[Seconds, Any]:
+    """Seconds of a turn, and its last answer."""
     times = []
     for _ in range(turns):
         start = time.perf_counter()
         answer = turn()
         times.append(time.perf_counter() - start)
-    return statistics.median(times), answer
+    return Seconds(times), answer
 
 
 def fanova(rows: int = 10_000, sizes: Sequence[int] = (10_000, 30_000, 100_000, 300_000)) -> list[dict[str, Any]]:
@@ -87,7 +87,8 @@ def tsne(points: int = 20_000, dim: int = 128) -> list[dict[str, Any]]:
     negatives.tsne(x[:500], iterations=1)
     before, mine = seconds(lambda: negatives.tsne(x, jobs=jobs))
     theirs, peer = seconds(lambda: TSNE(2, init="pca", random_state=0, n_jobs=jobs).fit_transform(x))
-    ours = (before + seconds(lambda: negatives.tsne(x, jobs=jobs))[0]) / 2  # on both sides: a machine drifts in minutes
+    after = seconds(lambda: negatives.tsne(x, jobs=jobs))[0]
+    ours = Seconds([*before.rounds, *after.rounds])  # on both sides: a machine drifts in minutes
 
     def kept(layout: np.ndarray) -> float:
         """Of each point's ten nearest in the layout, the share of its own cluster."""

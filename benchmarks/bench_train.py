@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.timing import Seconds, skipped
 from hardlab import data, machine, nets, train
 from hardlab.hard.base import Hard
 from hardlab.hard.hvs import HVS
@@ -190,10 +191,11 @@ def race(
     steps: int = 3,
     untimed: int = 0,
     module: str = "benchmarks.bench_train",
-) -> dict[str, float]:
-    """Median seconds of a step of each contestant, over ``rounds`` interleaved turns.
+) -> dict[str, Seconds]:
+    """Seconds of a step of each contestant, over ``rounds`` interleaved turns.
 
-    A turn is ``untimed`` steps, after which a loader has to keep up with its consumer, and ``steps`` timed ones.
+    A turn is ``untimed`` steps, after which a loader has to keep up with its consumer, and the median of ``steps``
+    timed ones.
     module: where the kinds of contestants are at home, run as ``python -m module worker``.
     """
     children = {}
@@ -212,12 +214,12 @@ def race(
                 time.sleep(1)  # the one before has filled its queue and is quiet
                 child.stdin.write(f"{untimed + steps}\n")
                 child.stdin.flush()
-                seconds[name] += json.loads(child.stdout.readline())[untimed:]
+                seconds[name].append(statistics.median(json.loads(child.stdout.readline())[untimed:]))
     finally:
         for child in children.values():
             child.kill()
             child.wait()
-    return {name: statistics.median(s) for name, s in seconds.items()}
+    return {name: Seconds(s) for name, s in seconds.items()}
 
 
 def agreement(steps: int = 60) -> dict[str, tuple[float, float]]:
@@ -251,7 +253,7 @@ def agreement(steps: int = 60) -> dict[str, tuple[float, float]]:
 def row(name: str, value: float, target: float, *, most: bool, unit: str = "x", peer: str = "") -> dict[str, Any]:
     """One line of the table; ``most``: the target is an upper limit."""
     ok = value <= target if most else value >= target
-    return {"name": name, "value": round(value, 3), "unit": unit, "peer": peer, "target": target, "ok": ok}
+    return {"name": name, "value": value, "unit": unit, "peer": peer, "target": target, "ok": ok}
 
 
 LOW = machine.fast_bfloat16()
@@ -268,6 +270,7 @@ def simsiam(net: str, targets: dict[str, float], tuned: dict[str, float], rounds
     s = race(field, rounds, steps=6, untimed=QUEUE)
     name = f"SimSiam {net}, {{}}, end to end"
     rows = [row(name.format(p), s["peer"] / s[p], targets[p], most=False, peer="lightly") for p in PRECISIONS]
+    rows += [skipped(name.format(p)) for p in targets if p not in PRECISIONS]
     peer = "lightly's loader, the same tuned step"
     return rows + [
         row(name.format(p), s[f"tuned {p}"] / s[p], tuned[p], most=False, peer=peer) for p in PRECISIONS if p in tuned
@@ -290,6 +293,8 @@ def hvs_step(rounds: int = 5) -> list[dict[str, Any]]:
         for label, value in zip(("the exact pair", "extra loss kept"), picks["half"]):
             rows.append({"name": f"HVS half-size bf16 probe: {label}", "value": round(value, 3), "unit": "share",
                          "peer": "hardlab", "target": None, "ok": True})  # fmt: skip
+    else:
+        rows += [skipped("HVS step over SimSiam step, bf16 and half-size probes, and which pairs they pick")]
     return rows
 
 
@@ -305,8 +310,9 @@ def hvs_end_to_end(rounds: int = 5) -> list[dict[str, Any]]:
     targets = {"exact fp32": 1.5, "bf16, half-size probe": 3.0}
     return [
         row(f"HVS end to end, {n}", s["peer"] / s[n], t, most=False, peer="HVS on lightly")
-        for n, t in targets.items()
         if n in s
+        else skipped(f"HVS end to end, {n}")
+        for n, t in targets.items()
     ]
 
 

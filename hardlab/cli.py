@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -83,6 +83,9 @@ def cli() -> None:
 @THREADS
 @JSON
 @DRY
+@click.option("--protocol", "protocols", multiple=True,
+              help="Evaluate by this protocol afterwards, as `hardlab evaluate` does; repeatable.")  # fmt: skip
+@click.option("--pixels", is_flag=True, help="With --protocol: also the same protocols on raw pixels.")
 @click.option("--list", "list_", is_flag=True, help="List the recipes and exit.")
 def pretrain(
     recipe: str | None,
@@ -94,6 +97,8 @@ def pretrain(
     threads: int | None,
     as_json: bool,
     dry_run: bool,
+    protocols: tuple[str, ...],
+    pixels: bool,
     list_: bool,
 ) -> None:
     """Train RECIPE at a rung, e.g. `hardlab pretrain simsiam-hvs --rung cpu seed=1 hard.hvs.draws=8`.
@@ -118,8 +123,16 @@ def pretrain(
 
         build.check(run)
         build.device(device)
+        if protocols:
+            from hardlab.evaluate import protocols as table
+
+            for name in protocols:
+                table.settings(name, {})
+        elif pixels:
+            raise click.UsageError("--pixels goes with --protocol: name the protocol.")
     if dry_run:
-        _echo(as_json, f"would train {run.id}\n{run.model_dump_json(indent=1)}", run.model_dump(mode="json"))
+        then = f", then evaluate it by {', '.join(protocols)}" if protocols else ""
+        _echo(as_json, f"would train {run.id}{then}\n{run.model_dump_json(indent=1)}", run.model_dump(mode="json"))
         return
     import torch
 
@@ -130,6 +143,11 @@ def pretrain(
         torch.set_num_threads(threads)
     path = train.train(run, runs_dir, root=root, device=device)
     _echo(as_json, str(path), runs.manifest(path))
+    if protocols:
+        from hardlab.evaluate.run import evaluate_run
+
+        rows = evaluate_run(path, protocols, pixels=pixels, root=root, device=device)
+        click.echo(_rows_as_text(rows), err=as_json)
 
 
 @cli.command()
@@ -206,12 +224,16 @@ def evaluate(
         rows += evaluate_run(
             path, protocols, options=options, pixels=pixels, checkpoints=which, root=root, device=device
         )
+    _echo(as_json, _rows_as_text(rows), rows)
+
+
+def _rows_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Results, a line each, in columns."""
     columns = ("run", "step", "data", "features", "protocol", "metric")
     wide = {c: max((len(str(r.get(c, ""))) for r in rows), default=0) for c in columns}
-    lines = [
+    return "\n".join(
         "  ".join([*(f"{r.get(c, '')!s:{wide[c]}}" for c in columns if wide[c]), f"{r['value']:.4f}"]) for r in rows
-    ]
-    _echo(as_json, "\n".join(lines), rows)
+    )
 
 
 @cli.group()

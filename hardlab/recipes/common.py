@@ -33,7 +33,7 @@ def common(rung: str) -> dict[str, Any]:
     return {
         "smoke": {
             "data": {"name": "shapes", "fraction": 0.4},
-            "backbone": "tiny",
+            "backbone": {"name": "tiny", "options": {"width": 16}},
             "epochs": 8,
             "batch_size": 128,
             "logs": {"views_every": 2, "views_rows": 64, "checkpoint_every": 4},

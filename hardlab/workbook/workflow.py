@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-import shlex
+import re
 import signal
 import subprocess
 import sys
@@ -14,13 +15,14 @@ from pathlib import Path
 
 import psutil
 
-from hardlab import registry
+from hardlab import checkpoint, registry
 from hardlab.errors import HardlabError
 from hardlab.recipes import RUNGS
+from hardlab.workbook import costs, plan, progress
 from hardlab.workbook.family import Family, stop_requests
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
-SEEDS = {"smoke": 1, "cpu": 3, "gpu": 3, "paper": 3}
+LOG = "logs/snakemake.log"  # what the workflow engine says
 STOPPED = 75
 
 
@@ -46,8 +48,13 @@ def reproduce(
     hardlab = Path(sys.executable).with_name("hardlab")
     if not hardlab.exists():
         raise HardlabError(f"The command '{hardlab}' is not there; `make install` puts it beside this Python.")
+    steps = plan.steps(rung, overrides, claims)
+    if dry_run:
+        todo = plan.missing(steps, out)
+        print(progress.describe(steps, todo, costs.calibrate(rung) if todo else None, cores))
+        return 0
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        (out / "logs").mkdir(parents=True, exist_ok=True)
         lock = open(out / ".lock", "w")  # noqa: SIM115  held until this process ends, however it ends
     except OSError as e:
         raise HardlabError(f"'{out}' cannot be written ({e.strerror}); run this in another folder.") from None
@@ -56,38 +63,69 @@ def reproduce(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise HardlabError(f"Another process reproduces in '{out}'; wait for it or stop it.") from None
-        status = _snakemake(settings(rung, overrides, claims), cores, dry_run, out)
-    if status == 0 and not dry_run:
-        print("Figures:", *sorted(out.glob("figures/*.svg")), sep="\n  ")
-        print(f"Report:\n  {out / 'report.html'}")
-    elif status not in (0, STOPPED):
-        print(f"Not all of it was done; what each step said is in {out / 'logs'}.", file=sys.stderr)
-    return status
+        return _reproduce(steps, cores, rung, out)
 
 
-def settings(rung: str, overrides: Sequence[str] = (), claims: bool = False) -> list[str]:
-    """What the rules read, as Snakemake's ``--config`` takes it."""
-    given = [f"overrides={shlex.join(overrides)}"] if overrides else []
-    return [f"rung={rung}", f"seeds={SEEDS[rung]}", f"claims={int(claims)}", *given]
+def _reproduce(steps: Sequence[plan.Step], cores: int, rung: str, out: Path) -> int:
+    todo = plan.missing(steps, out)
+    if not todo:
+        print(f"All {len(steps)} steps of rung {rung} were done before.")
+        return _results(out)
+    rates = costs.calibrate(rung)
+    print(progress.describe(steps, todo, rates, cores), flush=True)
+    for step in todo:
+        for name in (step.log, step.failed):
+            (out / name).unlink(missing_ok=True)
+    plan.write(steps, out / "plan.json")
+    display = progress.Display(steps, todo, rates, cores, out)
+    status = _snakemake(cores, out, display)
+    display.update()
+    display.close()
+    print(display.table(stopped=status == STOPPED))
+    if status == STOPPED:
+        print("Stopped; the same command goes on from here.")
+    elif status:
+        print(f"Not all of it was done. {_trouble(out, display)}", file=sys.stderr)
+    elif rates is not None:
+        times = {"rates": rates._asdict(), "took": display.took, "minutes": (time.monotonic() - display.begun) / 60}
+        checkpoint.write_atomic(out / "times.json", json.dumps(times, indent=1).encode())
+    return status or _results(out)
 
 
-def _snakemake(given: list[str], cores: int, dry_run: bool, out: Path) -> int:
+def _results(out: Path) -> int:
+    print(f"Figures: {len(list(out.glob('figures/*.svg')))} in {out / 'figures'}")
+    print(f"Report:  {out / 'report.html'}")
+    return 0
+
+
+def _trouble(out: Path, display: progress.Display) -> str:
+    """What went wrong, in a sentence with the path of the log that has the rest."""
+    if display.failed:
+        return f"What each step said is in {out / 'logs'}."
+    said = (out / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line.strip() for line in said if re.match(r"\w*(Error|Exception)\b", line.strip())]
+    return (
+        f"The workflow engine stopped ({(errors or said or ['it said nothing'])[-1].strip()}); its log is {out / LOG}."
+    )
+
+
+def _snakemake(cores: int, out: Path, display: progress.Display) -> int:
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(out)),
         *("--cores", str(cores), "--resources", "gpu=1"),
-        *("--config", *given),
         # ours is a lock that goes with its process; Snakemake's stays after a crash
         *("--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--keep-going"),
-        *(("--dry-run", "--quiet", "rules", "host") if dry_run else ("--quiet", "progress", "host")),
     ]  # fmt: skip
     family = Family()
     env = family.environment()
     if not os.access(Path(env.get("HOME", "/nowhere")), os.W_OK):
         env["XDG_CACHE_HOME"] = str(out.absolute() / ".snakemake" / "cache")
     with stop_requests() as stops:
-        child = subprocess.Popen(command, env=env, start_new_session=True)
+        with open(out / LOG, "w", encoding="utf-8") as log:
+            child = subprocess.Popen(command, env=env, start_new_session=True, stdout=log, stderr=subprocess.STDOUT)
         while child.poll() is None and not stops:
             time.sleep(0.1)
+            display.update()
         if stops:
             family.end(lambda: _hosts(child), _no_more_jobs, grace=14)
             child.wait()

@@ -1,0 +1,64 @@
+"""Seconds of contestants that take turns, and ratios of them with an interval."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class Seconds(float):
+    """The median of the seconds of every round; dividing by another contestant's gives a ``Ratio``."""
+
+    rounds: tuple[float, ...]
+
+    def __new__(cls, rounds: Sequence[float]) -> Seconds:
+        made = super().__new__(cls, statistics.median(rounds))
+        made.rounds = tuple(rounds)
+        return made
+
+    def __truediv__(self, other: float) -> float:  # type: ignore[override]
+        return Ratio(self, other) if isinstance(other, Seconds) else float(self) / other
+
+
+class Ratio(float):
+    """A ratio of two medians with its 95 % interval, a bootstrap of the rounds.
+
+    Rounds are drawn in pairs where both had as many, since the machine drifts between them; one round has no spread.
+    """
+
+    interval: tuple[float, float]
+
+    def __new__(cls, above: Seconds, below: Seconds, draws: int = 2000) -> Ratio:
+        made = super().__new__(cls, float(above) / float(below))
+        rng = random.Random(0)
+        paired = len(above.rounds) == len(below.rounds)
+        found = []
+        for _ in range(draws):
+            some = rng.choices(range(len(above.rounds)), k=len(above.rounds))
+            others = some if paired else rng.choices(range(len(below.rounds)), k=len(below.rounds))
+            found.append(
+                statistics.median(above.rounds[i] for i in some) / statistics.median(below.rounds[i] for i in others)
+            )
+        found.sort()
+        made.interval = (found[int(0.025 * draws)], found[int(0.975 * draws) - 1])
+        return made
+
+
+def interleaved(turns: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, Seconds], dict[str, Any]]:
+    """Seconds and last answer of each contestant, after one warm-up turn each."""
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    answers = {name: turn() for name, turn in turns.items()}
+    for i in range(rounds):
+        for name in list(turns)[:: 1 if i % 2 == 0 else -1]:
+            start = time.perf_counter()
+            answers[name] = turns[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: Seconds(s) for name, s in seconds.items()}, answers
+
+
+def skipped(name: str, why: str = "this processor has no bfloat16 arithmetic") -> dict[str, Any]:
+    """The row of what cannot be measured here."""
+    return {"name": name, "value": None, "unit": "", "peer": "", "target": None, "ok": None, "skipped": why}

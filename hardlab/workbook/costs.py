@@ -1,0 +1,153 @@
+"""How long the steps of a plan take on this machine: recorded ratios times what a calibration of seconds measures.
+
+``costs.json`` holds, of one complete run, the training of each recipe in units of a calibration step, and everything
+else in units of a piece of plain Python. `python -m benchmarks reproduce` records it anew.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hardlab import recipes
+from hardlab.errors import HardlabError
+from hardlab.workbook.plan import Step
+
+RECORDED = Path(__file__).with_name("costs.json")
+
+
+class Rates(NamedTuple):
+    """What a calibration measures, in seconds: a training step of the rung's network, and a piece of plain Python.
+
+    precision: in which runs of this rung will be trained here.
+    """
+
+    step: float
+    python: float
+    precision: str
+
+
+def calibrate(rung: str) -> Rates | None:
+    """Measured in a process of its own, so that this one need not load torch; None for rungs that want a GPU."""
+    if rung not in ("smoke", "cpu"):
+        return None
+    child = subprocess.run(
+        [sys.executable, "-m", "hardlab.workbook.costs", rung], capture_output=True, text=True, check=False
+    )
+    if child.returncode:
+        last = (child.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise HardlabError(f"The speed of this machine cannot be measured, as torch does not run: {last}")
+    return Rates(*json.loads(child.stdout))
+
+
+def measure(rung: str) -> Rates:
+    """The calibration itself: the fastest of several repetitions, so that a moment's load does not count."""
+    import torch
+
+    from hardlab import build, machine
+
+    torch.set_num_threads(1)
+    run = recipes.recipe("simsiam", rung)
+    precision = machine.resolve(run.precision, torch.device("cpu"))
+    net = build.method(run).backbone.to(memory_format=torch.channels_last)
+    size = 32
+    x = torch.randn(run.batch_size, 3, size, size).to(memory_format=torch.channels_last)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = net(x).float().square().mean()
+        loss.backward()
+
+    step()
+    return Rates(_fastest(step, 1.5), _fastest(_plain_python, 0.5), precision)
+
+
+def _plain_python() -> None:
+    numbers = [(i * 7919) % 10007 for i in range(100_000)]
+    json.loads(json.dumps({str(n): n for n in sorted(numbers)}))
+
+
+def _fastest(work: Any, budget: float) -> float:
+    times: list[float] = []
+    until = time.perf_counter() + budget
+    while len(times) < 3 or time.perf_counter() < until:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@cache
+def recorded() -> dict[str, Any]:
+    """``costs.json``: training (recipe -> calibration steps a step), other (step -> units of plain Python)."""
+    return json.loads(RECORDED.read_text(encoding="utf-8"))
+
+
+def estimate(step: Step, rates: Rates | None) -> float:
+    """Seconds that a step takes, beside another one where there are two processors; 0 where no rate is known."""
+    if rates is None:
+        return 0.0
+    book = recorded()
+    training, other = book["training"], book["other"]
+    usual = statistics.median(training.values()) if training else 0.0
+    seconds = sum(steps * training.get(recipe, usual) * rates.step for recipe, steps in step.work)
+    return seconds + other.get(_kind(step), 0.0) * rates.python
+
+
+def _kind(step: Step) -> str:
+    """The name under which a step's other costs are recorded: runs share one."""
+    return "run" if step.kind == "run" else step.name
+
+
+def finish(
+    todo: Sequence[Step], seconds: Mapping[str, float], cores: int, running: Mapping[str, float] | None = None
+) -> float:
+    """Seconds until all of ``todo`` is done by ``cores`` at once, each step as soon as what it needs is there.
+
+    seconds: of each step by name. running: the steps that are under way, with the seconds that they still need.
+    """
+    makes = {o: s.name for s in todo for o in s.outputs}
+    needs = {s.name: {makes[i] for i in s.inputs if i in makes} - {s.name} for s in todo}
+    waiting = {s.name: s for s in todo}
+    busy: list[tuple[float, str]] = []
+    for name, left in (running or {}).items():
+        heapq.heappush(busy, (left, name))
+        waiting.pop(name, None)
+    now, ended = 0.0, {s.name for s in todo} - waiting.keys() - {n for _, n in busy}
+    while waiting or busy:
+        for name in list(waiting):
+            if len(busy) < cores and not needs[name] - ended:
+                heapq.heappush(busy, (now + seconds[name], name))
+                del waiting[name]
+        if not busy:  # steps that wait for one that failed
+            break
+        now, name = heapq.heappop(busy)
+        ended.add(name)
+    return now
+
+
+def record(
+    plan: Sequence[Step], took: Mapping[str, float], trained: Mapping[str, float], rates: Rates
+) -> dict[str, Any]:
+    """The content of ``costs.json`` from one complete run of a plan.
+
+    took: seconds of each step by name. trained: recipe -> seconds of a training step.
+    """
+    training = {recipe: round(s / rates.step, 3) for recipe, s in sorted(trained.items())}
+    other: dict[str, list[float]] = {}
+    for step in plan:
+        steps_s = sum(n * trained.get(recipe, 0.0) for recipe, n in step.work)
+        other.setdefault(_kind(step), []).append(max(0.0, took[step.name] - steps_s) / rates.python)
+    return {"training": training, "other": {kind: round(statistics.mean(x), 2) for kind, x in other.items()}}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1])))

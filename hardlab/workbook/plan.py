@@ -1,0 +1,268 @@
+"""The steps of the workbook at a rung: what each is for, what it needs, makes and runs, and how long it takes here.
+
+`reproduce` writes the plan to ``plan.json`` in the rung's folder, and the Snakefile makes one rule of each step. So a
+value reaches a command as it was given, whatever quotes and spaces are in it, here and on a cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hardlab import config as settings
+from hardlab import recipes
+from hardlab.analysis import claims
+from hardlab.analysis.tables import COLUMNS
+from hardlab.config import Run
+from hardlab.figures import FIGURES
+from hardlab.recipes import RUNGS
+
+Arm = tuple[str, tuple[str, ...]]  # a recipe with overrides
+SEEDS = {"smoke": 1, "cpu": 3, "gpu": 3, "paper": 3}
+# recipe -> what the workbook needs it for: names of figures, or words
+PURPOSES: dict[str, tuple[str, ...]] = {
+    "simsiam": ("hvs_f2", "hvs_f3", "hvs_f7"),
+    "simsiam-hvs": ("hvs_f2", "hvs_f3", "hvs_f4", "hvs_f9"),
+    "simsiam-hvs-static": ("hvs_f4",),
+    "simclr": ("hvs_f3", "hvs_t9", "ppcl_t1"),
+    "simclr-hvs": ("hvs_f3", "hvs_t9"),
+    "untrained": ("what every trained network has to beat",),
+    "adco-queue": ("adco_f1", "adco_f2", "adco_t1"),
+    "adco": ("adco_f1", "adco_f2", "adco_t1"),
+    "ppcl": ("ppcl_f1", "ppcl_f6", "ppcl_t1"),  # its parent, the GAN, is trained with it
+    "moco": ("hexa_f1", "hexa_t1"),
+    "hexa-moco": ("hexa_f1", "hexa_t1"),
+    "hexa-plus-moco": ("hexa_f1", "hexa_t1"),
+    "hnssl": ("hnssl_f2", "hnssl_f3"),
+    "hnssl-unmined": ("hnssl_f3",),
+    "hnssl-student-gradient": ("hnssl_f2",),
+}
+NEGATIVES = ("adco-queue", "adco")
+HEXA = ("moco", "hexa-moco", "hexa-plus-moco")
+HNSSL = ("hnssl", "hnssl-unmined", "hnssl-student-gradient")
+# (protocol, data set or "" for the protocol's own)
+ALWAYS = {("knn", ""), ("linear-lbfgs", ""), ("linear", "")}
+# notebook -> recipes whose runs it reads, None = all; its parameters beside rung and runs_dir; what it shows
+NOTEBOOKS: dict[str, tuple[tuple[str, ...] | None, str]] = {
+    "00_quickstart": ((), "what a hard pair is, on one batch"),
+    "01_pretrain": (None, "the runs and their losses"),
+    "02_evaluate": (None, "the evaluation protocols"),
+    "03_view_iou": (None, "overlap of the selected views"),
+    "04_fanova": (("simsiam-hvs",), "importance of the views' parameters"),
+    "05_negatives_tsne": (NEGATIVES, "learned negatives against a queue"),
+    "06_gan_evolution": (("ppcl",), "generated images over training"),
+    "07_hexa": (HEXA, "adversarial and cut-mixed views"),
+    "08_hnssl": (HNSSL, "mined negatives"),
+    "09_results": (None, "all results beside the published ones"),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One job: ``shell`` makes ``outputs`` from ``inputs``, all paths relative to the rung's folder.
+
+    name: of the rule and the log. kind: run, notebook, figures or report. commands: argument lists after `hardlab`.
+    work: (recipe, training steps) of the runs that it trains, a parent included.
+    """
+
+    name: str
+    kind: str
+    title: str
+    purpose: str
+    commands: tuple[tuple[str, ...], ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    threads: int = 1
+    gpu: int = 0
+    run: str | None = None
+    work: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def log(self) -> str:
+        return f"logs/{self.name}.log"
+
+    @property
+    def failed(self) -> str:
+        """The file that says that the step failed."""
+        return f"logs/{self.name}.failed"
+
+    @property
+    def shell(self) -> str:
+        """The command line; a failure leaves its mark, and a step without files of its own leaves one at its end."""
+        program = shlex.quote(str(Path(sys.executable).with_name("hardlab")))
+        lines = " && ".join(f"{program} {shlex.join(words)}" for words in self.commands)
+        log, failed = shlex.quote(self.log), shlex.quote(self.failed)
+        end = f"touch {shlex.quote(self.outputs[0])}" if self.kind == "run" else ":"
+        return f"if {{ {lines}; }} > {log} 2>&1; then {end}; else echo $? > {failed}; exit 1; fi"
+
+
+def steps(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -> list[Step]:
+    """The steps of a rung, each after those that it needs.
+
+    overrides: key=value for every run but the untrained one; an arm that sets the same key keeps its own value.
+    with_claims: also the arms of all claims that this rung can test.
+    """
+    # on the small rungs two runs side by side get more done than two threads in one; the large ones wait for a GPU
+    place = {"threads": 1} if rung in ("smoke", "cpu") else {"threads": 8, "gpu": 1}
+    made = _runs(rung, overrides, with_claims, place)
+    ready = tuple(s.outputs[0] for s in made)
+    recipe_of = {s.outputs[0]: s.title.partition(",")[0] for s in made}
+    tables = tuple(f"data/{name}.csv" for name in COLUMNS)
+    figures = Step(
+        name="figures",
+        kind="figures",
+        title="figures",
+        purpose=f"all {len(FIGURES)} figures and their tables",
+        commands=(("figures", "--all", "--from", "runs", "--data", "data", "--out", "figures"),),
+        inputs=ready,
+        outputs=(*tables, *(f"figures/{f}.{kind}" for f in FIGURES for kind in ("svg", "png"))),
+    )
+    made.append(figures)
+    for name, (reads, shows) in NOTEBOOKS.items():
+        own = _parameters(name, rung)
+        words = ("nb", "run", name, *(f"{k}={v}" for k, v in own.items()), "--out", "notebooks", "--force")
+        needs = ready if reads is None else tuple(o for o in ready if recipe_of[o] in reads)
+        if name == "09_results":
+            needs = tables
+        made.append(Step(f"nb_{name}", "notebook", name, shows, (words,), needs, (f"notebooks/{name}.done.json",)))
+    inputs = tuple(o for s in made if s.kind != "run" for o in s.outputs)
+    words = ("report", "--rung", rung, "--out", ".")
+    made.append(Step("report", "report", "report", "one page with all of it", (words,), inputs, ("report.html",)))
+    return made
+
+
+def _runs(rung: str, overrides: Sequence[str], with_claims: bool, place: Mapping[str, int]) -> list[Step]:
+    """A step a run: trained, then evaluated in the same process."""
+    arms: dict[Arm, set[tuple[str, str]]] = {(name, ()): set(ALWAYS) for name in PURPOSES}
+    wanted_by: dict[Arm, list[str]] = {}
+    if with_claims:
+        for arm, measures in claims.needed(rung).items():
+            arms[arm] = arms.get(arm, set(ALWAYS)) | measures
+        for claim in claims.load():
+            for named in claim.arms if RUNGS.index(claim.testable_from) <= RUNGS.index(rung) else ():
+                wanted_by.setdefault((named.recipe, claim.overrides(named, rung)), []).append(claim.id)
+    # of arms that are one run, as `ppcl` and `ppcl` with its own share, the first names it
+    runs: dict[str, tuple[Run, Arm, list[str]]] = {}
+    measured: dict[str, set[tuple[str, str]]] = {}
+    purposes: dict[str, list[str]] = {}
+    ids: dict[str, list[str]] = {}
+    for (name, own), measures in arms.items():
+        for seed in range(SEEDS[rung]):
+            pairs = _pairs(name, rung, seed, overrides, own)
+            # a changed recipe has another id, so its runs are missing and nothing else is
+            run = recipes.recipe(name, rung, settings.parse(pairs))
+            runs.setdefault(run.id, (run, (name, own), pairs))
+            measured.setdefault(run.id, set()).update(measures)
+            purposes.setdefault(run.id, []).extend([_purpose(PURPOSES[name])] if name in PURPOSES and not own else [])
+            ids.setdefault(run.id, []).extend(wanted_by.get((name, own), []))
+    made: list[Step] = []
+    parents: set[str] = set()
+    for key, (run, (name, own), pairs) in runs.items():
+        named_by = [f"claims {', '.join(dict.fromkeys(ids[key]))}"] if ids[key] else []
+        work = [(run.recipe, training_steps(run))]
+        if run.parent is not None and run.parent.id not in parents:
+            parents.add(run.parent.id)
+            work.insert(0, (run.parent.recipe, training_steps(run.parent)))
+        made.append(
+            Step(
+                name=re.sub(r"\W", "_", key),
+                kind="run",
+                title=", ".join([name, *own, *([f"seed {run.seed}"] if SEEDS[rung] > 1 else [])]),
+                purpose="; ".join([*purposes[key], *named_by]),
+                commands=_commands(run, pairs, rung, measured[key], place["threads"]),
+                inputs=(),
+                outputs=(f"runs/{key}/evaluated.txt",),
+                run=key,
+                work=tuple(work),
+                **place,
+            )
+        )
+    return made
+
+
+def _pairs(name: str, rung: str, seed: int, overrides: Sequence[str], own: Sequence[str]) -> list[str]:
+    theirs = {pair.partition("=")[0] for pair in own}
+    trained = recipes.recipe(name, rung).epochs > 0
+    given = [o for o in overrides if trained and o.partition("=")[0] not in theirs]
+    return [f"seed={seed}", *given, *own]
+
+
+def _commands(
+    run: Run, pairs: Sequence[str], rung: str, measures: Iterable[tuple[str, str]], threads: int
+) -> tuple[tuple[str, ...], ...]:
+    """Training with the protocols on the run's own data, then a command for each further data set."""
+    on: dict[str, list[str]] = {}
+    for protocol, data in sorted(measures):
+        on.setdefault(data, []).extend(["--protocol", protocol])
+    # raw pixels are the same whatever was trained: once per seed will do
+    pixels = ["--pixels"] if run.recipe == "untrained" else []
+    first = ["pretrain", run.recipe, *pairs, "--rung", rung, "--runs", "runs", "--threads", str(threads)]
+    lines = [(*first, *on.pop("", []), *pixels)]
+    lines += [("evaluate", f"runs/{run.id}", *words, "--data", data) for data, words in on.items()]
+    return tuple(lines)
+
+
+def _parameters(notebook: str, rung: str) -> dict[str, str]:
+    """A notebook's parameters; paths are relative to the rung's folder."""
+    if notebook == "00_quickstart":
+        return {"runs_dir": "quickstart"}
+    if notebook == "09_results":
+        return {"data_dir": "data", "runs_dir": "runs", "out_dir": "notebooks/09_results"}
+    own = {"rung": rung, "runs_dir": "runs"}
+    if notebook == "03_view_iou":
+        own["out_dir"] = "notebooks/03_view_iou"
+    if notebook == "04_fanova":
+        own["rows"] = "5000" if rung == "smoke" else "300000"  # as many as the paper
+    return own
+
+
+def _purpose(names: Iterable[str]) -> str:
+    """``("hvs_f2", "hvs_f3", "hvs_t9")`` -> "HVS Figures 2, 3, Table 9"."""
+    parts: list[str] = []
+    last = ("", "")
+    for name in names:
+        match = re.fullmatch(r"(\w+)_([ft])(\d+)", name)
+        if match is None:
+            parts.append(name)
+            continue
+        paper, kind, number = match.groups()
+        if (paper, kind) == last:
+            parts[-1] = f"{parts[-1].replace('Figure ', 'Figures ').replace('Table ', 'Tables ')}, {number}"
+        else:
+            word = {"f": "Figure", "t": "Table"}[kind]
+            parts.append(f"{word} {number}" if paper == last[0] else f"{paper.upper()} {word} {number}")
+        last = (paper, kind)
+    return ", ".join(parts)
+
+
+# images in the training split of the sets that the small rungs train on; `training_steps` needs no data for them
+IMAGES = {"shapes": 5000, "digits": 1437, "cifar10-jpeg": 50_000, "cifar10": 50_000, "fashionmnist": 60_000}
+
+
+def training_steps(run: Run) -> int:
+    """Training steps of a run, its parent's not counted; 0 where the size of its data is not known beforehand."""
+    return run.epochs * (int(IMAGES.get(run.data.name, 0) * run.data.fraction) // run.batch_size)
+
+
+def missing(plan: Sequence[Step], folder: Path) -> list[Step]:
+    """The steps that are to be run: an output is not there or older than an input, or a step before it is to be run."""
+    due: dict[str, Step] = {}
+    maker = {o: s.name for s in plan for o in s.outputs}
+    for step in plan:
+        times = [(folder / o).stat().st_mtime if (folder / o).exists() else None for o in step.outputs]
+        before = [(folder / i).stat().st_mtime for i in step.inputs if (folder / i).exists()]
+        stale = None in times or max(before, default=0) > min(t for t in times if t is not None)
+        if stale or any(maker.get(i) in due for i in step.inputs):
+            due[step.name] = step
+    return list(due.values())
+
+
+def write(plan: Sequence[Step], file: Path) -> None:
+    """Keep a plan where the Snakefile reads it."""
+    rows = [asdict(s) | {"log": s.log, "shell": s.shell} for s in plan]
+    file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,241 @@
+"""What a person sees of a plan: the plan itself, a line for each step that is under way, and a table at the end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from hardlab.workbook import costs
+from hardlab.workbook.costs import Rates
+from hardlab.workbook.plan import Step
+
+LOG_EVERY = 10.0  # seconds between two lines where output goes into a file
+DRAW_EVERY = 0.5  # the same on a terminal, where the lines are drawn in place
+_PRIOR = 45.0  # seconds of steps that must be done before their real times outweigh the estimates
+
+
+def describe(plan: Sequence[Step], todo: Sequence[Step], rates: Rates | None, cores: int) -> str:
+    """The plan in lines: number, title, what for, minutes; then the minutes of the whole."""
+    due = {s.name for s in todo}
+    guess = {s.name: costs.estimate(s, rates) for s in plan}
+    wide = max(len(s.title) for s in plan)
+    lines = []
+    for number, step in enumerate(plan, 1):
+        when = "done before" if step.name not in due else f"about {clock(guess[step.name])}" if rates else ""
+        what = f"for {step.purpose}" if step.kind == "run" else step.purpose
+        lines.append(f"{number:4}  {step.kind:9} {step.title:{wide}}  {when:12} {what}".rstrip())
+    whole = f"{len(todo)} of {len(plan)} steps are to be run"
+    if rates is not None and todo:
+        whole += (
+            f", about {_minutes(costs.finish(todo, guess, cores))} with {cores} at a time. Measured now: a training "
+            f"step of {1000 * rates.step:.0f} ms in {rates.precision}"
+        )
+    elif todo:
+        whole += "; how long they take on a GPU has not been measured"
+    return "\n".join([*lines, whole + "."])
+
+
+class Display:
+    """Follows the steps by the files that they leave in ``folder``; prints to ``out``."""
+
+    def __init__(
+        self, plan: Sequence[Step], todo: Sequence[Step], rates: Rates | None, cores: int, folder: Path,
+        out: IO[str] | None = None,
+    ) -> None:  # fmt: skip
+        self.plan, self.todo, self.cores, self.folder = plan, todo, cores, folder
+        self.out = out or sys.stdout
+        self.guess = {s.name: costs.estimate(s, rates) for s in plan}
+        self.known = rates is not None
+        self.number = {s.name: i for i, s in enumerate(plan, 1)}
+        self.begun = time.monotonic()
+        self.started: dict[str, float] = {}
+        self.took: dict[str, float] = {}
+        self.failed: dict[str, str] = {}
+        self.live = self.out.isatty()
+        self._drawn = 0
+        self._due = 0.0
+
+    def update(self, now: float | None = None) -> None:
+        """Look at the files; print what is new, and what is under way where it is time to."""
+        now = time.monotonic() if now is None else now
+        for step in self.todo:
+            if step.name in self.took or step.name in self.failed:
+                continue
+            if step.name not in self.started and (self.folder / step.log).exists():
+                self.started[step.name] = now
+                self._say(f"{self._name(step)}: started{self._expected(step)}")
+            if step.name not in self.started:
+                continue
+            if (self.folder / step.failed).exists():
+                self.failed[step.name] = why(self.folder / step.log)
+                self._say(f"{self._name(step)}: FAILED. {self.failed[step.name]} Its log: {self.folder / step.log}")
+            elif all((self.folder / o).exists() for o in step.outputs):
+                self.took[step.name] = now - self.started[step.name]
+                self._say(f"{self._name(step)}: done in {clock(self.took[step.name])}")
+        if now >= self._due:
+            self._due = now + (DRAW_EVERY if self.live else LOG_EVERY)
+            self._draw(now)
+
+    def close(self) -> None:
+        """Leave no half-drawn lines behind."""
+        self._clear()
+
+    def table(self, stopped: bool = False) -> str:
+        """Every step with its state, its time and what fell short."""
+        due = {s.name for s in self.todo}
+        wide = max(len(s.title) for s in self.plan)
+        lines = [f"   #  {'step':{wide + 10}} {'state':12} {'time':>7}  what fell short"]
+        for step in self.plan:
+            took, short = "", ""
+            if step.name not in due:
+                state = "done before"
+            elif step.name in self.took:
+                state, took = "done", clock(self.took[step.name])
+            elif step.name in self.failed:
+                state, short = "FAILED", f"{self.failed[step.name]} Log: {self.folder / step.log}"
+            elif step.name in self.started:
+                state = "stopped"
+                short = "goes on with the same command" if step.kind == "run" else "starts again with the same command"
+            else:
+                state = "not run"
+                short = "the whole was stopped before" if stopped else self._blocked(step)
+            lines.append(
+                f"{self.number[step.name]:4}  {step.kind:9} {step.title:{wide}} {state:12} {took:>7}  {short}".rstrip()
+            )
+        return "\n".join(lines)
+
+    def left(self, now: float) -> float:
+        """Seconds until everything is done, from the estimates and from how far they were off so far."""
+        done = sum(self.took.values())
+        factor = (done + _PRIOR) / (sum(self.guess[n] for n in self.took) + _PRIOR)
+        seconds = {n: g * factor for n, g in self.guess.items()}
+        running = {}
+        for step in self._running():
+            share, gone = self._share(step, now), now - self.started[step.name]
+            by_share = gone * (1 - share) / share if share > 0.15 else seconds[step.name] - gone
+            running[step.name] = max(1.0, by_share)
+        todo = [s for s in self.todo if s.name not in self.took and s.name not in self.failed]
+        return costs.finish(todo, seconds, self.cores, running)
+
+    def _blocked(self, step: Step) -> str:
+        makers = {o: s for s in self.plan for o in s.outputs}
+        for name in step.inputs:
+            before = makers.get(name)
+            if before is not None and before.name in self.failed:
+                return f"it needs {before.title}, which failed"
+            if before is not None and before.name not in self.took and any(before.name == s.name for s in self.todo):
+                return f"it needs {before.title}, which was not run"
+        return "it was not reached"
+
+    def _running(self) -> list[Step]:
+        return [
+            s for s in self.todo if s.name in self.started and s.name not in self.took and s.name not in self.failed
+        ]
+
+    def _name(self, step: Step) -> str:
+        what = f", for {step.purpose}" if step.kind == "run" else ""
+        return f"step {self.number[step.name]} of {len(self.plan)}: {step.title}{what}"
+
+    def _expected(self, step: Step) -> str:
+        return f", about {clock(self.guess[step.name])}" if self.known else ""
+
+    def _share(self, step: Step, now: float) -> float:
+        """How much of a step is done: of a run by its training steps, of others by their time; 0 to 0.99."""
+        if self.known and self.guess[step.name]:
+            by_time = min(0.95, (now - self.started[step.name]) / self.guess[step.name])
+        else:
+            by_time = 0.0
+        if step.run is None:
+            return by_time
+        trained = trained_share(self.folder / "runs" / step.run)
+        return by_time if trained is None else min(0.99, max(trained, 0.0) * 0.9 if trained < 1 else 0.9)
+
+    def _draw(self, now: float) -> None:
+        running = self._running()
+        whole = sum(self.guess[s.name] for s in self.todo)
+        part = sum(self.guess[n] for n in (*self.took, *self.failed))
+        part += sum(self._share(s, now) * self.guess[s.name] for s in running)
+        gone = now - self.begun
+        head = f"{clock(gone)} gone"
+        if self.known and whole:
+            head = f"{100 * part / whole:3.0f} % | {head}, about {clock(self.left(now))} left"
+        steps = [
+            f"{self.number[s.name]} {s.title} {100 * self._share(s, now):.0f} %, {clock(now - self.started[s.name])}"
+            for s in running
+        ]
+        if not self.live:
+            print(" | ".join([head, *steps]), file=self.out, flush=True)
+            return
+        self._clear()
+        wide = shutil.get_terminal_size().columns - 1
+        lines = [line[:wide] for line in [*(f"  {s}" for s in steps), head]]
+        print("\n".join(lines), file=self.out, flush=True)
+        self._drawn = len(lines)
+
+    def _say(self, line: str) -> None:
+        self._clear()
+        print(line, file=self.out, flush=True)
+
+    def _clear(self) -> None:
+        if self._drawn:
+            self.out.write(f"\x1b[{self._drawn}A\x1b[J")
+            self._drawn = 0
+
+
+def trained_share(run: Path) -> float | None:
+    """Share of a run's training steps that are done, from its files; None before the first one is logged."""
+    try:
+        about = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+        if about["state"] == "done":
+            return 1.0
+        config = about["config"]
+        total = config["epochs"] * (about["data"]["count"] // config["batch_size"])
+        with open(run / "metrics.jsonl", "rb") as file:
+            last = file.read().splitlines()[-1]
+        return json.loads(last)["step"] / total
+    except (OSError, ValueError, KeyError, IndexError, ZeroDivisionError):  # not there yet, or being written
+        return None
+
+
+def why(log: Path) -> str:
+    """What a failed step said last, as one sentence."""
+    try:
+        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        lines = []
+    lines = [line for line in lines if line]
+    said = next((line for line in reversed(lines) if line.startswith("hardlab: ")), lines[-1] if lines else "")
+    said = said.removeprefix("hardlab: ").removeprefix("Error: ")[:300]
+    return f"{said}." if said and said[-1] not in ".!?" else said or "It said nothing."
+
+
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, from an hour on as hours and minutes."""
+    whole = max(0, round(seconds))
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 60}:{whole % 60:02}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def seconds_per_step(runs: Path) -> Mapping[str, float]:
+    """Recipe -> seconds of a training step, from the epochs that the finished runs of a folder logged."""
+    found: dict[str, float] = {}
+    for folder in sorted(runs.iterdir()):
+        try:
+            about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError):
+            continue
+        total = sum(r["seconds"]["total"] for r in rows if r["kind"] == "epoch")
+        if about["state"] == "done" and about["steps_done"]:
+            found[about["config"]["recipe"]] = total / about["steps_done"]
+    return found

@@ -1,0 +1,159 @@
+"""What a person sees while the workbook runs: plan, lines, share, time left and the table at the end."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from hardlab.workbook import costs, progress
+from hardlab.workbook.costs import Rates
+from hardlab.workbook.plan import Step
+
+RATES = Rates(0.1, 0.01, "fp32")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def step(name: str, *inputs: str, kind: str = "run", work: tuple[tuple[str, int], ...] = ()) -> Step:
+    run = name if kind == "run" else None
+    return Step(name, kind, name, f"what {name} is for", ((name,),), inputs, (f"{name}.txt",), run=run, work=work)
+
+
+STEPS = [
+    step("a", work=(("simsiam", 100),)),
+    step("b", work=(("simsiam", 50),)),
+    step("c", "a.txt", "b.txt", kind="report"),
+]
+
+
+@pytest.fixture(autouse=True)
+def book(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"training": {"simsiam": 2.0, "simclr": 4.0}, "other": {"run": 500.0, "c": 1000.0}}
+    monkeypatch.setattr(costs, "recorded", lambda: known)
+
+
+def test_an_estimate_is_the_recorded_ratios_times_what_was_measured() -> None:
+    assert costs.estimate(STEPS[0], RATES) == pytest.approx(100 * 2 * 0.1 + 500 * 0.01)
+    assert costs.estimate(STEPS[2], RATES) == pytest.approx(1000 * 0.01)
+    unknown = step("d", work=(("moco", 10),))
+    assert costs.estimate(unknown, RATES) == pytest.approx(10 * 3 * 0.1 + 5)  # the median of what is recorded
+    assert costs.estimate(STEPS[0], None) == 0
+
+
+def test_the_time_of_the_whole_is_that_of_the_best_of_no_idle_workers() -> None:
+    seconds = {"a": 5.0, "b": 3.0, "c": 2.0}
+    assert costs.finish(STEPS, seconds, 2) == 7
+    assert costs.finish(STEPS, seconds, 1) == 10
+    assert costs.finish(STEPS[1:], seconds, 2, {"b": 1.5}) == 3.5
+    free = [step(str(i)) for i in range(5)]
+    for times in itertools.product((1.0, 2.0), repeat=5):
+        took = {str(i): t for i, t in enumerate(times)}
+        lanes = [0.0, 0.0]  # each next step goes to whoever is free first
+        for t in times:
+            lanes.sort()
+            lanes[0] += t
+        assert costs.finish(free, took, 2) == max(lanes)
+
+
+def test_steps_behind_one_that_failed_are_not_waited_for() -> None:
+    assert costs.finish([STEPS[2], step("d", "never.txt")], {"c": 2.0, "d": 1.0}, 2) == 2.0
+    assert costs.finish([step("e", "e0.txt"), STEPS[2]], {"c": 2.0, "e": 1.0}, 1) == 3.0
+
+
+def test_the_plan_has_a_line_for_each_step_and_says_what_is_done_before() -> None:
+    lines = progress.describe(STEPS, STEPS[1:], RATES, 2).splitlines()
+    assert "done before" in lines[0] and "about 0:15" in lines[1] and "for what b is for" in lines[1]
+    assert lines[-1].startswith("2 of 3 steps are to be run, about 0 min with 2 at a time.")
+    assert "100 ms in fp32" in lines[-1]
+    assert "has not been measured" in progress.describe(STEPS, STEPS, None, 2)
+
+
+def follow(folder: Path, out: io.StringIO) -> progress.Display:
+    (folder / "logs").mkdir()
+    return progress.Display(STEPS, STEPS, RATES, 2, folder, out)
+
+
+def test_a_log_gets_a_line_for_each_start_and_end_and_one_every_few_seconds_between(tmp_path: Path) -> None:
+    out = io.StringIO()
+    display = follow(tmp_path, out)
+    start = display.begun
+    (tmp_path / "logs" / "a.log").write_text("")
+    for tenth in range(300):  # thirty seconds
+        display.update(start + tenth / 10)
+    (tmp_path / "a.txt").write_text("")
+    display.update(start + 30)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "step 1 of 3: a, for what a is for: started, about 0:25"
+    assert lines[-2].startswith("step 1 of 3: a") and lines[-2].endswith("done in 0:30")
+    between = [line for line in lines if " gone" in line]
+    assert len(between) == 4 and "left" in between[1] and "1 a" in between[1]
+    assert "\x1b" not in out.getvalue()
+
+
+def test_a_terminal_is_drawn_in_place(tmp_path: Path) -> None:
+    out = Terminal()
+    display = follow(tmp_path, out)
+    (tmp_path / "logs" / "a.log").write_text("")
+    for tenth in range(50):
+        display.update(display.begun + tenth / 10)
+    display.close()
+    text = out.getvalue()
+    assert text.count("started") == 1 and text.endswith("\x1b[2A\x1b[J")
+    shown: list[str] = []  # what a terminal would show at the end: the cursor goes up, the rest is wiped
+    for part in text.split("\x1b["):
+        head = part
+        if part[:2] in ("1A", "2A"):
+            shown, head = shown[: len(shown) - int(part[0])], part[2:]
+        elif part.startswith("J"):
+            head = part[1:]
+        shown += head.splitlines()
+    assert shown == ["step 1 of 3: a, for what a is for: started, about 0:25"]
+
+
+def test_the_share_of_a_run_is_that_of_its_training_steps(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "a"
+    run.mkdir(parents=True)
+    assert progress.trained_share(run) is None
+    about = {"state": "running", "config": {"epochs": 4, "batch_size": 10}, "data": {"count": 105}}
+    (run / "manifest.json").write_text(json.dumps(about))
+    assert progress.trained_share(run) is None
+    (run / "metrics.jsonl").write_text('{"step": 1}\n{"step": 10}\n')
+    assert progress.trained_share(run) == 0.25
+    (run / "metrics.jsonl").write_text('{"step": 1}\n{"st')
+    assert progress.trained_share(run) is None
+
+
+def test_time_left_follows_the_real_speed(tmp_path: Path) -> None:
+    display = follow(tmp_path, io.StringIO())
+    before = display.left(display.begun)
+    assert before == pytest.approx(25 + 10)
+    display.started["a"] = display.begun
+    display.took["a"] = 100.0  # four times its estimate
+    assert display.left(display.begun + 100) > 2 * (15 + 10)
+
+
+def test_the_table_tells_what_failed_and_what_waited_for_it(tmp_path: Path) -> None:
+    out = io.StringIO()
+    display = follow(tmp_path, out)
+    for name in ("a", "b"):
+        (tmp_path / "logs" / f"{name}.log").write_text("many words\nhardlab: The disk is full.\n")
+    display.update()
+    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "logs" / "b.failed").write_text("1\n")
+    display.update()
+    head, *lines = display.table().splitlines()
+    assert head.split() == ["#", "step", "state", "time", "what", "fell", "short"]
+    assert lines[0].split()[:4] == ["1", "run", "a", "done"]
+    assert (
+        "FAILED" in lines[1] and "The disk is full. Log: " in lines[1] and str(tmp_path / "logs" / "b.log") in lines[1]
+    )
+    assert lines[2].endswith("it needs b, which failed")
+    assert "FAILED. The disk is full." in out.getvalue()
+    assert "stopped before" in display.table(stopped=True).splitlines()[-1]
