@@ -119,17 +119,17 @@ def pretrain(
         given = _settings(overrides, ("recipe", "rung"))
         run = recipes.recipe(recipe, rung, given)
         config.device(device)
+        if protocols:
+            from hardlab.evaluate import published
+
+            for name in protocols:
+                published.settings(name, {})
+        elif pixels:
+            raise click.UsageError("--pixels goes with --protocol: name the protocol.")
         from hardlab import build
 
         build.check(run)
         build.device(device)
-        if protocols:
-            from hardlab.evaluate import protocols as table
-
-            for name in protocols:
-                table.settings(name, {})
-        elif pixels:
-            raise click.UsageError("--pixels goes with --protocol: name the protocol.")
     if dry_run:
         then = f", then evaluate it by {', '.join(protocols)}" if protocols else ""
         _echo(as_json, f"would train {run.id}{then}\n{run.model_dump_json(indent=1)}", run.model_dump(mode="json"))
