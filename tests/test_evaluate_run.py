@@ -148,7 +148,7 @@ def test_no_protocol_changes_a_weight_or_a_statistic_of_the_run(path):
     before = copy.deepcopy(method.state_dict())
     train_images, test_images = Sets(None).of(run, None, None, torch.device("cpu"))
     store = Store(path / "features", "0" * 16, build.look(run))
-    task = module._task(run, "backbone", method.backbone, train_images, test_images, None, store, None)
+    task = module._task("backbone", method.backbone, train_images, test_images, None, store, "fp32", None)
     for name in ("knn", "linear-hexa-moco-1", "linear-lbfgs", "semi-hexa-1"):
         protocols.run_protocol(name, task, **({"lr": 0.1} if name == "linear-hexa-moco-1" else {}))
     after = method.state_dict()
