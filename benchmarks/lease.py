@@ -312,8 +312,7 @@ def pack(out: Path, found: Sequence[Unit], *, limit: int, count: int) -> list[st
     room = [limit - 4096] * count
     left = []
     for unit in found:
-        # each file's compressed bytes and its header; that streams of several files compress better is a reserve
-        size = sum(len(zlib.compress(path.read_bytes(), 6)) + 1024 for path, _ in unit.files)
+        size = sum(packed_size(path) for path, _ in unit.files)
         place = next((i for i in range(count) if size <= room[i]), None)
         if place is None:
             left.append(unit.name)
@@ -338,20 +337,34 @@ def pack(out: Path, found: Sequence[Unit], *, limit: int, count: int) -> list[st
     return left
 
 
-def evaluated(folder: Path) -> bool:
-    """Whether the run in this folder is done and has rows, or is one that none are made of (a GAN)."""
+def packed_size(path: Path) -> int:
+    """Bytes of a file in an archive with its header, or a little more."""
+    if path.suffix in (".parquet", ".npz"):  # compressed as they are, and many
+        return path.stat().st_size + 2048
+    return len(zlib.compress(path.read_bytes(), 6)) + 1024
+
+
+def evaluated(folder: Path, protocols: Iterable[str]) -> bool:
+    """Whether the run in this folder is done and has rows of all protocols."""
     try:
         about = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
+        rows = (folder / "results.jsonl").read_text().splitlines() if protocols else []
+        return about.get("state") == "done" and set(protocols) <= {json.loads(row)["protocol"] for row in rows}
+    except (OSError, ValueError, KeyError):
         return False
-    return about.get("state") == "done" and ((folder / "results.jsonl").is_file() or about.get("recipe") == "gan")
+
+
+def _rows(folder: Path) -> int:
+    """Of its results; -1 where the run is not done."""
+    rows = folder / "results.jsonl"
+    return -1 if not evaluated(folder, ()) else len(rows.read_text().splitlines()) if rows.exists() else 0
 
 
 def merge(archives: Sequence[Path], into: Path, brought: Path) -> list[str]:
     """Unpack what came back: runs to ``into``, the rest beside what is brought, so that the next lease goes on.
 
-    A run that is in ``into`` and done is left alone. Returns the ids of the runs that came. LeaseError for an archive
-    that is damaged or holds anything but files below runs/ and logs/; nothing of it is kept.
+    A run that is in ``into``, done and with as many rows, is left alone. Returns the ids of the runs that came.
+    LeaseError for an archive that is damaged or holds anything but files below runs/ and logs/; nothing is kept then.
     """
     into.mkdir(parents=True, exist_ok=True)
     brought.mkdir(parents=True, exist_ok=True)
@@ -363,29 +376,25 @@ def merge(archives: Sequence[Path], into: Path, brought: Path) -> list[str]:
                     for member in tar:
                         parts = Path(member.name).parts
                         if not member.isfile() or parts[0] not in ("runs", "logs") or ".." in parts or len(parts) < 2:
-                            raise LeaseError(
-                                f"{archive} holds '{member.name}', which no lease packs; nothing was merged."
-                            )
+                            raise LeaseError(f"{archive} holds '{member.name}', which no lease packs; none is merged.")
                         source = tar.extractfile(member)
                         assert source is not None
                         target = scratch.joinpath(*parts)
                         target.parent.mkdir(parents=True, exist_ok=True)
                         target.write_bytes(source.read())
             except (OSError, tarfile.TarError, EOFError, zlib.error) as e:
-                raise LeaseError(f"{archive} cannot be read ({e}); nothing was merged.") from e
+                raise LeaseError(f"{archive} cannot be read ({e}); none is merged.") from e
         came = sorted(p.name for p in (scratch / "runs").glob("*")) if (scratch / "runs").is_dir() else []
         for run in came:
-            target = into / run
-            if evaluated(target):
-                continue
-            shutil.rmtree(target, ignore_errors=True)  # a part of it, from an earlier try
-            (scratch / "runs" / run).rename(target)
+            target, new = into / run, scratch / "runs" / run
+            if _rows(target) < _rows(new):
+                shutil.rmtree(target, ignore_errors=True)
+                new.rename(target)
         for table in sorted((scratch / "logs").glob("throughput*.json")):
             shutil.copy(table, brought / table.name)
     known = brought / "done.json"
     ids = set(json.loads(known.read_text())) if known.exists() else set()
-    ids |= {run for run in came if evaluated(into / run)}
-    known.write_text(json.dumps(sorted(ids), indent=0) + "\n")
+    known.write_text(json.dumps(sorted(ids | set(came)), indent=0) + "\n")  # no lease packs half a run's rows
     return came
 
 
@@ -405,8 +414,9 @@ def prepare(
     uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if uv is None:
         raise LeaseError("uv is missing; `make install` brings it.")
+    pinned = [f"{name}=={pins[name]}" for name in PACKAGES]
     command = [uv, "pip", "install", "--quiet", "--target", str(site), "--no-deps", "--only-binary", ":all:",
-               "--python-version", PYTHON, "--python-platform", PLATFORM, *[f"{n}=={pins[n]}" for n in PACKAGES]]  # fmt: skip
+               "--python-version", PYTHON, "--python-platform", PLATFORM, *pinned]  # fmt: skip
     if subprocess.run(command, cwd=ROOT).returncode != 0:
         raise LeaseError("The packages could not be had; what uv said stands above.")
     for useless in [*site.rglob("__pycache__"), site / "bin"]:
@@ -427,9 +437,7 @@ def prepare(
         say(f"{size:8.1f} MB  {name}")
     say(f"{total:8.1f} MB  in all, of {limit_mb:g}")
     if total > limit_mb:
-        raise LeaseError(
-            f"{total:.1f} MB are more than the {limit_mb:g} MB that may travel: remove something from {brought}."
-        )
+        raise LeaseError(f"{total:.1f} MB are more than the {limit_mb:g} MB that may travel: remove some of {brought}.")
     if not (brought / ARCHIVE).is_file():
         say(f"Without {ARCHIVE} (--data) the runs on CIFAR-10 cannot be made.")
 
@@ -541,9 +549,8 @@ class Lease:
         if archive.is_file() and not (data / ARCHIVE).exists():
             (data / ARCHIVE).symlink_to(archive.resolve())
         # reads the queue, and the data once for all runs, while doctor looks around
-        plan = self.child(
-            "plan", self.python("plan", str(self.args.queue), str(self.work / "plan.json"), self.args.rehearse)
-        )
+        words = ("plan", str(self.args.queue), str(self.work / "plan.json"), self.args.rehearse)
+        plan = self.child("plan", self.python(*words))
         self.wait("doctor", doctor, self.deadline())
         text = (self.logs / "doctor.log").read_text()
         self.say("doctor:\n" + text.rstrip())
@@ -605,9 +612,12 @@ class Lease:
             told = ", ".join(f"{part} {1e3 * s:.2f} ms" for part, s in split.items() if part != "total")
             value = f"{row['images_per_s']:10.0f}" if row.get("images_per_s") else f"{'failed':>10}"
             memory = f"{row['peak_memory_mb']:8.0f}" if row.get("peak_memory_mb") else f"{'':8}"
-            lines.append(
-                f"{row['network'] + ', ' + row['recipe']:34}{value}{of_peak}{memory}  {told or row.get('error', '')}"
-            )
+            name = f"{row['network']}, {row['recipe']}"
+            if "loader_images_per_s" in row:
+                told = (
+                    f"loader alone {row['loader_images_per_s']:.0f}, step alone {row['step_images_per_s']:.0f} images/s"
+                )
+            lines.append(f"{name:34}{value}{of_peak}{memory}  {told or row.get('error', '')}".rstrip())
         return "\n".join(lines)
 
     def queue(self, told: dict[str, Any]) -> None:
@@ -632,18 +642,16 @@ class Lease:
         self.say(f"queue: {places} places, {told['memory_mb'] / 1024:.0f} GB")
         todo.run(self.deadline(), self.stop, tick)
         rest = [j for j in self.jobs if self.state.get(j.id) != "done"]
-        seconds = [estimate.seconds(j) or 0.0 for j in rest]
-        self.say(f"{len(rest)} runs are left, about {sum(seconds) / 60:.0f} minutes of single runs"
-                 f" (about {sum(s * j.weight for s, j in zip(seconds, rest)) / 60 / places:.0f} side by side)")  # fmt: skip
+        seconds = [(estimate.seconds(j), j.weight) for j in rest]
+        known = [s * weight / todo.machine.places for s, weight in seconds if s is not None]
+        unknown = f", and {len(rest) - len(known)} of unknown length" if len(known) < len(rest) else ""
+        self.say(f"{len(rest)} runs are left: about {sum(known) / 60:.0f} minutes of this machine{unknown}")
 
     def pack(self) -> None:
         """Archives of what is done so far, and the report beside them."""
-        done = [j.id for j in self.jobs if evaluated(self.runs / j.id)]
-        known = (
-            json.loads((self.args.brought / "checkout.json").read_text())
-            if (self.args.brought / "checkout.json").exists()
-            else {}
-        )
+        done = [j.id for j in self.jobs if evaluated(self.runs / j.id, j.protocols)]
+        told = self.args.brought / "checkout.json"
+        known = json.loads(told.read_text()) if told.exists() else {}
         if known.get("digest") == digest():
             for run in done:
                 stamp(self.runs / run / "manifest.json", known["commit"])
@@ -670,7 +678,7 @@ class Lease:
     def finish(self) -> None:
         self.pack()
         sizes = ", ".join(f"{p.name} {p.stat().st_size / 1e6:.1f} MB" for p in sorted(self.out.glob("lease-*.tar.gz")))
-        done = [j for j in self.jobs if evaluated(self.runs / j.id)]
+        done = [j for j in self.jobs if evaluated(self.runs / j.id, j.protocols)]
         self.say(f"packed {len(done)} of {len(self.jobs)} runs: {sizes or 'nothing'}")
         if self.left_out:
             self.say(f"no room for {len(self.left_out)}: {', '.join(self.left_out[:5])}")
@@ -697,7 +705,7 @@ def environment(brought: Path, work: Path) -> dict[str, str]:
     """Of the children: the checkout first, then what was brought where it fits this Python, one thread each."""
     paths = [str(ROOT)]
     site = brought.resolve() / "site"
-    if site.is_dir() and "%d.%d" % sys.version_info[:2] == PYTHON and sys.platform == "linux":
+    if site.is_dir() and f"{sys.version_info.major}.{sys.version_info.minor}" == PYTHON and sys.platform == "linux":
         paths.append(str(site))
     paths += [p for p in [os.environ.get("PYTHONPATH")] if p]
     return os.environ | {
@@ -747,9 +755,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             prepare(args.data, args.brought, args.limit_mb)
         elif args.verb == "merge":
             came = merge(args.archives, args.into, args.brought)
-            print(
-                f"{len(came)} runs came to {args.into}; `hardlab figures --all --from {args.into} --add` collects them."
-            )
+            print(f"{len(came)} runs came to {args.into}; collect: `hardlab figures --all --from {args.into} --add`")
         else:
             return Lease(args).go()
     except LeaseError as e:

@@ -1,9 +1,4 @@
-"""The parts of a lease that need torch, each a process: the plan, the table of rates, one run with its evaluation.
-
-Share of peak: the floating-point operations of a step (matrix products and convolutions, forward and backward, those of
-selections and attacks included, as torch counts them) at the rate reached, over the rate of one large matrix product of
-the same precision, measured on this device by this process.
-"""
+"""The parts of a lease that need torch, each a process: the plan, the table of rates, one run with its evaluation."""
 
 from __future__ import annotations
 
@@ -34,6 +29,12 @@ ARMS = (
     "simsiam", "simsiam-hvs", "moco", "adco-queue", "adco", "hexa-moco", "simclr", "simclr-hvs", "ppcl", "gan", "byol",
     "dino", "dino-hvs", "deepcluster", "hexa-deepcluster", "hnssl", "hexa-plus-moco", "supervised",
 )  # fmt: skip
+DEFINITION = (
+    "share: the floating-point operations of an image (matrix products and convolutions, forward and backward, those "
+    "of selections and attacks included, as torch counts them) at the rate reached, over the rate of a large matrix "
+    "product of the same precision, measured on this device in the same process. seconds: of a step, by part; on a GPU "
+    "in a process whose launches wait for the device, so that they add up to more than a step takes."
+)
 NETWORKS = {"cpu": "tiny", "gpu": "resnet18"}  # rung -> its network, at 32 pixels
 HEAVY = {"gpu": 4}  # rung -> places that a run of it takes: ResNet-18 fills a third of a card by itself
 
@@ -65,7 +66,7 @@ def plan(lines: list[Line], rehearsal: bool, count: Callable[[Run], int]) -> tup
                 images = one.epochs * (count(one) // one.batch_size) * one.batch_size
                 about = str(line) if of else f"{one.recipe} of {line}"
                 made = Job(one.id, about, f"{one.rung}/{one.recipe}", images, one.model_dump(mode="json"),
-                           line.protocols if of and one.recipe != "gan" else (), one.parent and one.parent.id,
+                           line.protocols if of and one.recipe != "gan" else (), one.parent.id if one.parent else None,
                            HEAVY.get(one.rung, 1))  # fmt: skip
                 jobs.setdefault(one.id, made)
         except HardlabError as e:
@@ -88,11 +89,11 @@ def make_plan(queue: Path, out: Path, rehearse: str) -> None:
         return counts[key]
 
     if rehearsal:  # what the real queue would read, where it was brought
-        for data in {recipes.recipe(x.recipe, x.rung, config.parse(x.overrides)).data.name for x in lines[:1]}:
-            try:
-                print(data, count(recipes.recipe(lines[0].recipe, lines[0].rung)))
-            except HardlabError as e:
-                print(f"{data} was not brought: {e}")
+        try:
+            print(count(configure(lines[0], False)), "images")
+        except HardlabError as e:
+            print(e)
+        lines = list({(line.recipe, line.rung): line for line in reversed(lines)}.values())[::-1]
     jobs, refused = plan(lines, rehearsal, count)
     cores = os.cpu_count() or 1
     if device.type == "cuda":
@@ -103,7 +104,7 @@ def make_plan(queue: Path, out: Path, rehearse: str) -> None:
         name = "cpu"
     told = {
         "device": name, "places": places, "memory_mb": memory, "rehearsal_on": rehearsal, "refused": refused,
-        "rehearsal": "a rehearsal: all in small, no result counts" if rehearsal else "the real thing",
+        "rehearsal": "a rehearsal: one seed of each line, in small" if rehearsal else "as the queue has them",
         "jobs": [dataclasses.asdict(job) for job in jobs],
     }  # fmt: skip
     checkpoint.write_atomic(out, json.dumps(told).encode())
@@ -141,6 +142,8 @@ def arm(rung: str, recipe: str, rehearsal: bool, steps: int) -> Run:
             run = run.with_({"backbone": NETWORKS[rung]} | ({} if recipe == "hnssl" else {"batch_size": 32}))
     else:
         run = recipes.recipe(recipe, rung, {"data": {"name": "shapes"}, "seed": 0})
+    if any(s.name == "adco" for s in run.hard):
+        run = run.with_({"hard.adco.init": "random"})  # its steps are the same from the first on
     if run.parent is not None:
         run = run.with_({"parent.data": run.data.model_dump(mode="json"), "parent.epochs": 0})
     every = 1 if rehearsal else 10
@@ -193,7 +196,7 @@ def flops(run: Run, device: torch.device, steps: int) -> float:
 
 
 def peer(rung: str, device: torch.device, rehearsal: bool, seconds: float = 8.0) -> dict[str, Any]:
-    """lightly's SimSiam with the network, batch and widths of ours: images a second of loader and step, and of either."""
+    """lightly's SimSiam with the network, batch and widths of ours: images/s of loader and step, and of either."""
     from benchmarks.bench_train import Peer
     from hardlab import registry
 
@@ -238,7 +241,7 @@ def throughput(out: Path, seconds: float, rehearsal: bool, parts: bool) -> None:
     facts: dict[str, Any] = {
         "device": name, "driver": runs.driver() if device.type == "cuda" else None, "processor": runs.processor(),
         "python": platform.python_version(), "versions": runs.versions(), "cuda": torch.version.cuda, "commit": head,
-        "dirty": dirty, "rehearsal": rehearsal, "date": runs.now(), "definition": " ".join((__doc__ or "").split()),
+        "dirty": dirty, "rehearsal": rehearsal, "date": runs.now(), "definition": DEFINITION,
         "launches": "wait for the device" if os.environ.get("CUDA_LAUNCH_BLOCKING") == "1" else "as usual",
     }  # fmt: skip
     earlier = json.loads(out.read_text()) if out.exists() else {}
