@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from benchmarks.lease import Job, Line, read_queue
 from hardlab import build, checkpoint, config, recipes, runs, train
@@ -186,13 +187,25 @@ def measure(run: Run, device: torch.device, warm: int, parts: bool) -> dict[str,
     return found | {"images_per_s": (last - first) * run.batch_size / (at[last] - at[first]), "steps": last - first}
 
 
+class Operations(TorchDispatchMode):
+    """Counts by torch's own formulas; its FlopCounterMode follows modules as well, which ``autograd.grad`` forbids."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+        return out
+
+
 def flops(run: Run, device: torch.device, steps: int) -> float:
     """Floating-point operations an image, over the first ``steps`` steps of the trainer."""
     counted = run.with_({"epochs": 1, "data.fraction": _share(run, steps)})
-    with tempfile.TemporaryDirectory() as name, FlopCounterMode(display=False) as counter:
+    with tempfile.TemporaryDirectory() as name, Operations() as counter:
         path = train.train(counted, Path(name), device=str(device), say=lambda line: None)
         done = (runs.manifest(path) or {})["steps_done"]
-    return counter.get_total_flops() / (done * run.batch_size)
+    return counter.total / (done * run.batch_size)
 
 
 def peer(rung: str, device: torch.device, rehearsal: bool, seconds: float = 8.0) -> dict[str, Any]:
