@@ -52,7 +52,7 @@ ARCHIVE_MB, ARCHIVES = 12.0, 5  # 60 MB of 64 come back; no archive may be above
 ALWAYS = ("manifest.json", "metrics.jsonl", "results.jsonl", "curves.jsonl")  # of a run
 EXTRAS = ("views", "crops", "snapshots")  # as long as they fit; weights and features never
 STOPPED = 75  # exit status of what was asked to stop, as of hardlab
-TABLE_SHARE = 0.4  # of the budget, for the table of rates
+TABLE_SHARE = 0.4  # of the time that is left when it begins, for the table of rates
 GRACE_S = 15.0  # from SIGTERM to SIGKILL: a run saves meanwhile
 PACK_EVERY_S = 90.0  # what was packed is safe, should the machine be taken away
 
@@ -578,7 +578,8 @@ class Lease:
 
     def measure(self, rehearsal: bool) -> None:
         """The table of rates: first images/s, then the parts, with launches that wait, in a process of its own."""
-        until = min(self.start + TABLE_SHARE * self.budget, self.deadline())
+        begin = time.monotonic()
+        until = begin + TABLE_SHARE * (self.deadline() - begin)
         for name, env in (("throughput", {}), ("throughput-parts", {"CUDA_LAUNCH_BLOCKING": "1"})):
             if self.stop():
                 return
@@ -586,7 +587,7 @@ class Lease:
             earlier = self.args.brought / target.name
             if earlier.is_file() and not target.exists():
                 shutil.copy(earlier, target)
-            share = until if name != "throughput" else self.start + 0.7 * (until - self.start)
+            share = until if name != "throughput" else begin + 0.7 * (until - begin)
             seconds = max(0.0, share - time.monotonic())
             if seconds < 5 and not rehearsal:
                 self.say(f"{name}: no time left")
