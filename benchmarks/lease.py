@@ -542,6 +542,8 @@ class Lease:
 
     def _go(self) -> None:
         self.say(f"{self.args.budget:g} minutes, {os.cpu_count()} cores; what comes back is in {self.out}")
+        for name in ("doctor", "plan"):
+            (self.logs / f"{name}.log").unlink(missing_ok=True)  # of an earlier call
         doctor = self.child("doctor", [sys.executable, "-c", "from hardlab.cli import main; main()", "doctor"])
         data = self.work / "data"
         data.mkdir(exist_ok=True)

@@ -66,9 +66,9 @@ def plan(lines: list[Line], rehearsal: bool, count: Callable[[Run], int]) -> tup
             for one, of in todo:
                 images = one.epochs * (count(one) // one.batch_size) * one.batch_size
                 about = str(line) if of else f"{one.recipe} of {line}"
-                made = Job(one.id, about, f"{one.rung}/{one.recipe}", images, one.model_dump(mode="json"),
+                made = Job(one.id, about, f"{line.rung}/{one.recipe}", images, one.model_dump(mode="json"),
                            line.protocols if of and one.recipe != "gan" else (), one.parent.id if one.parent else None,
-                           HEAVY.get(one.rung, 1))  # fmt: skip
+                           HEAVY.get(line.rung, 1))  # fmt: skip
                 jobs.setdefault(one.id, made)
         except HardlabError as e:
             refused.append(f"{line}: {e}")
@@ -286,6 +286,9 @@ def throughput(out: Path, seconds: float, rehearsal: bool, parts: bool) -> None:
                     row["flops_per_image"] = flops(run, device, 2 if run.parent is None and recipe != "gan" else 10)
                     peak = facts["peak_flops"].get(row["precision"])
                     row["share"] = peak and row["images_per_s"] * row["flops_per_image"] / peak
+        except train.Stopped:
+            left += [f"{r}/{name}" for r, name in todo[todo.index((rung, recipe)) :]]
+            break
         except Exception as e:  # a row that fails is told, and the next one measured
             row["error"] = f"{type(e).__name__}: {e}".splitlines()[0]
         rows.append(row)
