@@ -96,10 +96,25 @@ class Peer:
     """lightly's SimSiam as its documentation has it: PIL transforms, DataLoader with two workers, float32.
 
     tuned: channels_last, bf16 where asked and kept pages on its side too. hvs: its loader makes four views, four
-    forward passes without gradient score them, as in the official code.
+    forward passes without gradient score them, as in the official code. backbone, batch: in place of those of ``net``.
+    dims: hidden width of the predictor, and the width of everything else. epoch: images that its loader passes over
+    before it starts anew.
     """
 
-    def __init__(self, net: str, precision: str, tuned: bool = False, hvs: bool = False) -> None:
+    def __init__(
+        self,
+        net: str,
+        precision: str,
+        tuned: bool = False,
+        hvs: bool = False,
+        *,
+        backbone: nn.Module | None = None,
+        batch: int | None = None,
+        dims: tuple[int, int] = (512, 2048),
+        device: str = "cpu",
+        workers: int = 2,
+        epoch: int = COUNT,
+    ) -> None:
         from lightly.data import LightlyDataset
         from lightly.loss import NegativeCosineSimilarity
         from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
@@ -108,13 +123,14 @@ class Peer:
 
         if tuned:
             train.keep_pages()
-        make, batch = NETS[net]
+        make, usual = NETS[net]
+        self.batch, self.device = batch or usual, torch.device(device)
         torch.manual_seed(0)
-        self.backbone = make()
-        dim = int(self.backbone.dim)
-        self.projector = SimSiamProjectionHead(dim, 2048, 2048)
-        self.predictor = SimSiamPredictionHead(2048, 512, 2048)
-        self.parts = nn.ModuleList([self.backbone, self.projector, self.predictor])
+        self.backbone = backbone or make()
+        hidden, wide = dims
+        self.projector = SimSiamProjectionHead(int(self.backbone.dim), wide, wide)
+        self.predictor = SimSiamPredictionHead(wide, hidden, wide)
+        self.parts = nn.ModuleList([self.backbone, self.projector, self.predictor]).to(self.device)
         if tuned:
             self.parts.to(memory_format=torch.channels_last)
         self.loss, self.low, self.hvs = NegativeCosineSimilarity(), precision == "bf16", hvs
@@ -131,16 +147,17 @@ class Peer:
         )
         images = data.load("shapes")
         raw = next(images.batches(torch.arange(COUNT)[None])).raw
-        pictures = Pictures([T.functional.to_pil_image(x) for x in raw])
+        pictures = Pictures([T.functional.to_pil_image(x) for x in raw] * (epoch // COUNT))
         transform = MultiViewTransform([view] * (4 if hvs else 2))
         dataset = LightlyDataset.from_torch_dataset(pictures, transform=transform)
         self.loader = torch.utils.data.DataLoader(
-            dataset, batch_size=batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
-        )
+            dataset, batch_size=self.batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True,
+            pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
         self.batches: Iterator[Any] = itertools.chain.from_iterable(self.loader for _ in itertools.count())
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.low):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low):
             z = self.projector(self.backbone(x))
             return self.predictor(z), z.detach()
 
@@ -154,7 +171,7 @@ class Peer:
             return [x[best[:, 0], rows], x[best[:, 1], rows]]
 
     def step(self) -> None:
-        views = next(self.batches)[0]
+        views = [x.to(self.device, non_blocking=True) for x in next(self.batches)[0]]
         a, b = self.hardest(views) if self.hvs else views
         (p0, z0), (p1, z1) = self.embed(a), self.embed(b)
         loss = 0.5 * (self.loss(p0.float(), z1.float()) + self.loss(p1.float(), z0.float()))

@@ -1,0 +1,771 @@
+"""A GPU that is borrowed for minutes and has no network: what to bring, what to do there, what comes back.
+
+    python  -m benchmarks.lease prepare --data PATH/cifar10-jpeg.tar.xz    # here, with a network
+    python3 -m benchmarks.lease run --out DIR                              # there, in the root of the checkout
+    python  -m benchmarks.lease merge DIR/*.tar.gz                         # here
+
+docs/gpu.md tells the whole. This module needs Python alone; what needs torch is in ``lease_work``, in processes of its
+own, so that nothing that breaks there keeps the archives from being packed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BROUGHT = ROOT / "lease"  # ignored by git; travels with the checkout
+QUEUE = Path(__file__).with_name("lease.txt")
+ARCHIVE = "cifar10-jpeg.tar.xz"
+PROTOCOLS = ("knn", "linear-lbfgs")
+PYTHON = "3.12"
+PLATFORM = "x86_64-manylinux_2_28"
+# What an image with torch, torchvision, numpy, pyarrow and pillow may lack, in the versions of the lock. No dependency
+# is resolved: torch is there. lightly needs no more for its loader, transforms and heads.
+PACKAGES = (
+    "pydantic", "pydantic-core", "annotated-types", "typing-extensions", "typing-inspection", "pyyaml", "click",
+    "packaging", "lightly", "lightning-utilities", "tqdm",
+)  # fmt: skip
+LIMIT_MB = 64.0  # of all that travels there
+ARCHIVE_MB, ARCHIVES = 12.0, 5  # 60 MB of 64 come back; no archive may be above 16
+ALWAYS = ("manifest.json", "metrics.jsonl", "results.jsonl", "curves.jsonl")  # of a run
+EXTRAS = ("views", "crops", "snapshots")  # as long as they fit; weights and features never
+STOPPED = 75  # exit status of what was asked to stop, as of hardlab
+TABLE_SHARE = 0.4  # of the time that is left when it begins, for the table of rates
+GRACE_S = 15.0  # from SIGTERM to SIGKILL: a run saves meanwhile
+PACK_EVERY_S = 90.0  # what was packed is safe, should the machine be taken away
+
+
+class LeaseError(Exception):
+    """One sentence for the user."""
+
+
+# ------------------------------------------------------------------------------------------------ the queue
+
+
+@dataclass(frozen=True)
+class Line:
+    """A run as the queue names it."""
+
+    recipe: str
+    rung: str
+    overrides: tuple[str, ...]
+    protocols: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join([self.recipe, self.rung, *self.overrides])
+
+
+def read_queue(text: str) -> list[Line]:
+    """The runs of a queue in order; LeaseError with the number of a line that cannot be read."""
+    out = []
+    for number, line in enumerate(text.splitlines(), 1):
+        told, _, after = line.partition("#")[0].partition(" -- ")
+        words = told.split()
+        if not words:
+            continue
+        given = [w.partition("=") for w in words[2:]]
+        if len(words) < 2 or not all(equals for _, equals, _ in given):
+            raise LeaseError(
+                f"line {number} of the queue cannot be read: write RECIPE RUNG [KEY=VALUE]... [-- PROTOCOL...], not "
+                f"'{line.strip()}'."
+            )
+        seeds = next((value for key, _, value in given if key == "seed"), "0")
+        match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", seeds)
+        if match is None:
+            raise LeaseError(f"line {number} of the queue: seed={seeds} is no seed; write seed=3 or seed=0..9.")
+        for seed in range(int(match[1]), int(match[2] or match[1]) + 1):
+            rest = tuple(f"{k}={v.replace('{seed}', str(seed))}" for k, _, v in given if k != "seed")
+            protocols = tuple(after.split()) or PROTOCOLS
+            out += [Line(recipe, words[1], (f"seed={seed}", *rest), protocols) for recipe in words[0].split(",")]
+    return out
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made: its configuration, and what decides when it is started.
+
+    rate: the key of the table of rates, ``<rung>/<recipe>``. images: that it sees. weight: places that it takes of the
+    machine's. parent: the id of the run that comes first.
+    """
+
+    id: str
+    line: str
+    rate: str
+    images: int
+    config: dict[str, Any]
+    protocols: tuple[str, ...] = ()
+    parent: str | None = None
+    weight: int = 1
+
+
+@dataclass
+class Child:
+    """A job at work, and when it is late."""
+
+    job: Job
+    process: subprocess.Popen[bytes]
+    started: float
+    late: float
+    told: float | None = None  # when it was asked to end
+
+
+@dataclass
+class Machine:
+    """What bounds runs side by side: places (one a core that can be spared) and memory of the device in MB."""
+
+    places: int
+    memory_mb: float
+
+
+class Estimate:
+    """Seconds of a job, from the table of rates, then from the runs that ended here, beside the others as they were.
+
+    rates: ``<rung>/<recipe>`` -> {images_per_s, peak_memory_mb}; a recipe that was not measured takes the slowest of
+    its rung. overhead: of a process: its start and its evaluation.
+    """
+
+    def __init__(self, rates: dict[str, dict[str, Any]], overhead: float = 20.0, context_mb: float = 600.0) -> None:
+        self.rates, self.overhead, self.context_mb = rates, overhead, context_mb
+        self.took: dict[str, list[float]] = {}  # seconds an image of the runs that ended
+        self.slower: list[float] = []  # how much longer they took than alone
+
+    def _row(self, job: Job) -> dict[str, Any] | None:
+        if job.rate in self.rates:
+            return self.rates[job.rate]
+        rung = job.rate.partition("/")[0]
+        rows = [row for key, row in self.rates.items() if key.partition("/")[0] == rung]
+        return min(rows, key=lambda row: row["images_per_s"]) if rows else None
+
+    def alone(self, job: Job) -> float | None:
+        row = self._row(job)
+        return None if row is None else self.overhead + job.images / row["images_per_s"]
+
+    def seconds(self, job: Job) -> float | None:
+        """None where nothing is known: such a job is tried."""
+        if job.rate in self.took:
+            return self.overhead + job.images * max(self.took[job.rate][-3:])
+        alone = self.alone(job)
+        return None if alone is None else alone * (statistics.median(self.slower[-8:]) if self.slower else 1.5)
+
+    def memory_mb(self, job: Job) -> float:
+        row = self._row(job)
+        return self.context_mb + 1.3 * (row["peak_memory_mb"] if row else 1000.0)
+
+    def learn(self, job: Job, seconds: float) -> None:
+        alone = self.alone(job)
+        if alone is not None:
+            self.slower.append(max(1.0, seconds / alone))
+        if job.images:
+            self.took.setdefault(job.rate, []).append(max(0.0, seconds - self.overhead) / job.images)
+
+
+@dataclass
+class Queue:
+    """Jobs side by side, started in their order, none that cannot end before the deadline."""
+
+    jobs: Sequence[Job]
+    machine: Machine
+    estimate: Estimate
+    launch: Callable[[Job], subprocess.Popen[bytes]]
+    say: Callable[[str], None] = print
+    grace: float = GRACE_S
+    running: list[Child] = field(default_factory=list)
+    state: dict[str, str] = field(default_factory=dict)  # id -> done, failed, hung, stopped; absent: not started
+
+    def next(self, left: float) -> Job | None:
+        """The first job that may start and can end in ``left`` seconds; None where it finds no place now."""
+        busy = {c.job.id for c in self.running}
+        for job in self.jobs:
+            if job.id in self.state or job.id in busy:
+                continue
+            if job.parent is not None and self.state.get(job.parent) != "done":
+                continue  # its turn comes with the parent; if that failed, never
+            seconds = self.estimate.seconds(job)
+            if seconds is not None and seconds > left:
+                continue
+            return job if self._room(job) else None
+        return None
+
+    def _room(self, job: Job) -> bool:
+        if not self.running:
+            return True  # alone it gets whatever there is
+        places = sum(c.job.weight for c in self.running) + job.weight
+        memory = sum(self.estimate.memory_mb(c.job) for c in self.running) + self.estimate.memory_mb(job)
+        return places <= self.machine.places and memory <= 0.85 * self.machine.memory_mb
+
+    def run(self, deadline: float, asked: Callable[[], bool], tick: Callable[[], None] = lambda: None) -> None:
+        """Until nothing is left that can end by ``deadline`` (of time.monotonic), or ``asked``; then end the rest."""
+        try:
+            while not asked() and time.monotonic() < deadline:
+                self._reap()
+                while (job := self.next(deadline - time.monotonic())) is not None:
+                    self._start(job)
+                if not self.running:
+                    return
+                tick()
+                time.sleep(0.1)
+        finally:
+            self._end(list(self.running), "stopped")
+
+    def _start(self, job: Job) -> None:
+        seconds, now = self.estimate.seconds(job), time.monotonic()
+        late = now + max(60.0, 4 * seconds) if seconds is not None else math.inf
+        self.running.append(Child(job, self.launch(job), now, late))
+        told = f", about {seconds:.0f} s" if seconds is not None else ""
+        self.say(f"started {job.line} as {job.id}{told}; {len(self.running)} side by side")
+
+    def _reap(self) -> None:
+        now = time.monotonic()
+        for child in list(self.running):
+            status = child.process.poll()
+            if status is not None:
+                self.running.remove(child)
+                self.state[child.job.id] = {0: "done", STOPPED: "stopped"}.get(status, "failed")
+                if status == 0:
+                    self.estimate.learn(child.job, now - child.started)
+                self.say(f"{self.state[child.job.id]} {child.job.id} after {now - child.started:.0f} s")
+        hung = [c for c in self.running if now > c.late]
+        if hung:
+            self._end(hung, "hung")
+
+    def _end(self, children: list[Child], state: str) -> None:
+        end([c.process for c in children], self.grace)
+        for child in children:
+            self.running.remove(child)
+            # one that ended by itself in the meantime is done all the same
+            self.state[child.job.id] = "done" if child.process.returncode == 0 else state
+            self.say(f"{self.state[child.job.id]} {child.job.id} after {time.monotonic() - child.started:.0f} s")
+
+
+def end(processes: Iterable[subprocess.Popen[bytes]], grace: float = GRACE_S) -> None:
+    """SIGTERM to the groups of all, SIGKILL to those that are there after ``grace`` seconds."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        alive = [p for p in processes if p.poll() is None]
+        for p in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(p.pid, number)
+        until = time.monotonic() + grace
+        for p in alive:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                p.wait(max(0.0, until - time.monotonic()))
+
+
+def _orphaned() -> None:
+    """In a child: end with the parent, whose own end may be a SIGKILL."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+# ------------------------------------------------------------------------------------------------ what comes back
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Files that are packed together or not at all: (path, name in the archive)."""
+
+    name: str
+    files: tuple[tuple[Path, str], ...]
+
+
+def units(runs: Path, logs: Path, done: Sequence[str]) -> list[Unit]:
+    """What there is to pack, the most important first: the rows of all runs, all logs, then views and snapshots."""
+
+    def of(run: str, names: Iterable[str]) -> tuple[tuple[Path, str], ...]:
+        paths = [p for n in names for p in sorted((runs / run).glob(n)) + sorted((runs / run / n).glob("*"))]
+        return tuple((p, f"runs/{run}/{p.relative_to(runs / run).as_posix()}") for p in paths if p.is_file())
+
+    rows = [Unit(run, of(run, ALWAYS)) for run in done]
+    told = [Unit(p.name, ((p, f"logs/{p.name}"),)) for p in sorted(logs.glob("*"))]
+    extras = [Unit(f"{run}: {name}", of(run, [name])) for name in reversed(EXTRAS) for run in done]
+    return [u for u in [*rows, *told, *extras] if u.files]
+
+
+def pack(out: Path, found: Sequence[Unit], *, limit: int, count: int) -> list[str]:
+    """At most ``count`` archives ``lease-N.tar.gz`` of at most ``limit`` bytes each; returns what found no place.
+
+    Each appears whole or not at all; those of an earlier call that are not needed any more go.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    bins: list[list[Unit]] = [[] for _ in range(count)]
+    room = [limit - 4096] * count
+    left = []
+    for unit in found:
+        size = sum(packed_size(path) for path, _ in unit.files)
+        place = next((i for i in range(count) if size <= room[i]), None)
+        if place is None:
+            left.append(unit.name)
+            continue
+        room[place] -= size
+        bins[place].append(unit)
+    for i, chosen in enumerate(bins, 1):
+        path = out / f"lease-{i}.tar.gz"
+        if not chosen:
+            path.unlink(missing_ok=True)
+            continue
+        scratch = path.with_suffix(".part")
+        with tarfile.open(scratch, "w:gz", compresslevel=6) as tar:
+            for unit in chosen:
+                for file, name in unit.files:
+                    tar.add(file, name, recursive=False)
+        if scratch.stat().st_size > limit:
+            left += [unit.name for unit in chosen]  # cannot be, unless a file grew meanwhile
+            scratch.unlink()
+        else:
+            scratch.replace(path)
+    return left
+
+
+def packed_size(path: Path) -> int:
+    """Bytes of a file in an archive with its header, or a little more."""
+    if path.suffix in (".parquet", ".npz"):  # compressed as they are, and many
+        return path.stat().st_size + 2048
+    return len(zlib.compress(path.read_bytes(), 6)) + 1024
+
+
+def evaluated(folder: Path, protocols: Iterable[str]) -> bool:
+    """Whether the run in this folder is done and has rows of all protocols."""
+    try:
+        about = json.loads((folder / "manifest.json").read_text())
+        rows = (folder / "results.jsonl").read_text().splitlines() if protocols else []
+        return about.get("state") == "done" and set(protocols) <= {json.loads(row)["protocol"] for row in rows}
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _rows(folder: Path) -> int:
+    """Of its results; -1 where the run is not done."""
+    rows = folder / "results.jsonl"
+    return -1 if not evaluated(folder, ()) else len(rows.read_text().splitlines()) if rows.exists() else 0
+
+
+def merge(archives: Sequence[Path], into: Path, brought: Path) -> list[str]:
+    """Unpack what came back: runs to ``into``, the rest beside what is brought, so that the next lease goes on.
+
+    A run that is in ``into``, done and with as many rows, is left alone. Returns the ids of the runs that came.
+    LeaseError for an archive that is damaged or holds anything but files below runs/ and logs/; nothing is kept then.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    brought.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=into, prefix=".lease-") as name:
+        scratch = Path(name)
+        for archive in archives:
+            try:
+                with tarfile.open(archive) as tar:
+                    for member in tar:
+                        parts = Path(member.name).parts
+                        if not member.isfile() or parts[0] not in ("runs", "logs") or ".." in parts or len(parts) < 2:
+                            raise LeaseError(f"{archive} holds '{member.name}', which no lease packs; none is merged.")
+                        source = tar.extractfile(member)
+                        assert source is not None
+                        target = scratch.joinpath(*parts)
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        target.write_bytes(source.read())
+            except (OSError, tarfile.TarError, EOFError, zlib.error) as e:
+                raise LeaseError(f"{archive} cannot be read ({e}); none is merged.") from e
+        came = sorted(p.name for p in (scratch / "runs").glob("*")) if (scratch / "runs").is_dir() else []
+        for run in came:
+            target, new = into / run, scratch / "runs" / run
+            if _rows(target) < _rows(new):
+                shutil.rmtree(target, ignore_errors=True)
+                new.rename(target)
+        for table in sorted((scratch / "logs").glob("throughput*.json")):
+            shutil.copy(table, brought / table.name)
+    known = brought / "done.json"
+    ids = set(json.loads(known.read_text())) if known.exists() else set()
+    known.write_text(json.dumps(sorted(ids | set(came)), indent=0) + "\n")  # no lease packs half a run's rows
+    return came
+
+
+# ------------------------------------------------------------------------------------------------ before the lease
+
+
+def prepare(
+    data: Path | None, brought: Path = BROUGHT, limit_mb: float = LIMIT_MB, say: Callable[[str], None] = print
+) -> None:
+    """Collect into ``brought`` what such a machine lacks, and say what of it and of the checkout travels, in MB."""
+    if data is not None and not data.is_file():
+        raise LeaseError(f"There is no archive '{data}'; name {ARCHIVE}, or leave --data out.")
+    brought.mkdir(exist_ok=True)
+    site = brought / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if uv is None:
+        raise LeaseError("uv is missing; `make install` brings it.")
+    pinned = [f"{name}=={pins[name]}" for name in PACKAGES]
+    command = [uv, "pip", "install", "--quiet", "--target", str(site), "--no-deps", "--only-binary", ":all:",
+               "--python-version", PYTHON, "--python-platform", PLATFORM, *pinned]  # fmt: skip
+    if subprocess.run(command, cwd=ROOT).returncode != 0:
+        raise LeaseError("The packages could not be had; what uv said stands above.")
+    for useless in [*site.rglob("__pycache__"), site / "bin"]:
+        shutil.rmtree(useless, ignore_errors=True)
+    about = importlib.metadata.distribution("hardlab")  # its code comes from the checkout; doctor asks for its needs
+    told = site / f"hardlab-{about.version}.dist-info" / "METADATA"
+    told.parent.mkdir()
+    told.write_text(about.read_text("METADATA") or "")
+    (brought / "checkout.json").write_text(json.dumps({"commit": commit(), "digest": digest()}) + "\n")
+    if data is not None:
+        shutil.copy(data, brought / ARCHIVE)
+    sizes = {p.name: size_mb([p]) for p in sorted(brought.iterdir())}
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                            capture_output=True, text=True)  # fmt: skip
+    sizes["the checkout"] = size_mb([ROOT / name for name in listed.stdout.split("\0") if name])
+    total = sum(sizes.values())
+    for name, size in sizes.items():
+        say(f"{size:8.1f} MB  {name}")
+    say(f"{total:8.1f} MB  in all, of {limit_mb:g}")
+    if total > limit_mb:
+        raise LeaseError(f"{total:.1f} MB are more than the {limit_mb:g} MB that may travel: remove some of {brought}.")
+    if not (brought / ARCHIVE).is_file():
+        say(f"Without {ARCHIVE} (--data) the runs on CIFAR-10 cannot be made.")
+
+
+def size_mb(paths: Iterable[Path]) -> float:
+    """MB (2**20 bytes) of files and of all files below folders."""
+    files = [f for p in paths for f in ([p] if p.is_file() else p.rglob("*"))]
+    return sum(f.stat().st_size for f in files if f.is_file()) / 2**20
+
+
+def commit() -> str:
+    """The commit of this checkout, with a mark where the package differs from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", "hardlab") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def digest() -> str:
+    """Of the package's own files: it tells on a machine without git that the code is that of the commit."""
+    h = hashlib.sha256()
+    for path in sorted((ROOT / "hardlab").rglob("*.py")):
+        h.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return h.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------ during the lease
+
+
+class Lease:
+    """One lease: doctor, the table of rates, the queue, and after each of them the archives."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.start = time.monotonic()
+        self.args = args
+        self.budget = 60 * args.budget
+        self.margin = min(45.0, 0.15 * self.budget)
+        self.grace = min(GRACE_S, self.margin / 3)
+        self.work: Path = args.work.resolve()
+        self.runs, self.logs, self.out = self.work / "runs", self.work / "logs", args.out.resolve()
+        for folder in (self.runs, self.logs, self.out):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.asked: list[int] = []
+        self.phase: subprocess.Popen[bytes] | None = None
+        self.jobs: list[Job] = []
+        self.state: dict[str, str] = {}
+        self.refused: list[str] = []
+        self.left_out: list[str] = []
+        self.packed = time.monotonic()
+        self.env = environment(args.brought, self.work)
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        told = f"[{time.monotonic() - self.start:6.1f} s] {line}"
+        self.lines.append(told)
+        with contextlib.suppress(BrokenPipeError):
+            print(told, flush=True)
+
+    def stop(self) -> bool:
+        return bool(self.asked)
+
+    def deadline(self) -> float:
+        """When the queue ends: what is left after it suffices for ending children and packing."""
+        return self.start + self.budget - self.margin
+
+    def child(self, name: str, command: list[str], **more: Any) -> subprocess.Popen[bytes]:
+        """Started with its output in logs/<name>.log, in a group of its own."""
+        with open(self.logs / f"{name}.log", "ab") as log:
+            return subprocess.Popen(command, cwd=ROOT, env=self.env | more.pop("env", {}), stdout=log, stderr=log,
+                                    stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_orphaned)  # fmt: skip
+
+    def wait(self, name: str, process: subprocess.Popen[bytes], until: float) -> int | None:
+        """Its exit status, or None where it had to be ended."""
+        while process.poll() is None:
+            if self.stop() or time.monotonic() > until:
+                end([process], self.grace)
+                self.say(f"{name} was ended")
+                return None
+            time.sleep(0.1)
+        if process.returncode not in (0, STOPPED):
+            self.say(f"{name} ended with status {process.returncode}: {last_line(self.logs / f'{name}.log')}")
+        return process.returncode
+
+    def python(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.lease_work", *words]
+
+    def go(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+        try:
+            self._go()
+        finally:
+            self.finish()
+        return STOPPED if self.asked else 0
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked.append(number)
+
+    def _go(self) -> None:
+        self.say(f"{self.args.budget:g} minutes, {os.cpu_count()} cores; what comes back is in {self.out}")
+        for name in ("doctor", "plan"):
+            (self.logs / f"{name}.log").unlink(missing_ok=True)  # of an earlier call
+        doctor = self.child("doctor", [sys.executable, "-c", "from hardlab.cli import main; main()", "doctor"])
+        data = self.work / "data"
+        data.mkdir(exist_ok=True)
+        archive: Path = self.args.brought / ARCHIVE
+        if archive.is_file() and not (data / ARCHIVE).exists():
+            (data / ARCHIVE).symlink_to(archive.resolve())
+        # reads the queue, and the data once for all runs, while doctor looks around
+        words = ("plan", str(self.args.queue), str(self.work / "plan.json"), self.args.rehearse)
+        plan = self.child("plan", self.python(*words))
+        self.wait("doctor", doctor, self.deadline())
+        text = (self.logs / "doctor.log").read_text()
+        self.say("doctor:\n" + text.rstrip())
+        if self.wait("plan", plan, self.deadline()) != 0:
+            return
+        told = json.loads((self.work / "plan.json").read_text())
+        self.jobs = self.undone([Job(**job) for job in told["jobs"]])
+        self.refused = told["refused"]
+        for line in self.refused:
+            self.say(f"cannot be run: {line}")
+        self.say(f"{len(self.jobs)} runs to be made on {told['device']}; {told['rehearsal']}")
+        self.measure(told["rehearsal_on"])
+        self.pack()
+        self.queue(told)
+
+    def undone(self, jobs: Sequence[Job]) -> list[Job]:
+        """Without what an earlier lease has done; a parent stays as long as a child needs its weights."""
+        known = self.args.brought / "done.json"
+        done = set(json.loads(known.read_text())) if known.exists() else set()
+        left = [j for j in jobs if j.id not in done and j.protocols]
+        needed = {j.parent for j in left}
+        if done:
+            self.say(f"{len([j for j in jobs if j.id in done])} runs of an earlier lease are not made again")
+        return [j for j in jobs if (j.id in needed) or j in left]
+
+    def measure(self, rehearsal: bool) -> None:
+        """The table of rates: first images/s, then the parts, with launches that wait, in a process of its own."""
+        begin = time.monotonic()
+        until = begin + TABLE_SHARE * (self.deadline() - begin)
+        for name, env in (("throughput", {}), ("throughput-parts", {"CUDA_LAUNCH_BLOCKING": "1"})):
+            if self.stop():
+                return
+            target = self.logs / f"{name}.json"
+            earlier = self.args.brought / target.name
+            if earlier.is_file() and not target.exists():
+                shutil.copy(earlier, target)
+            share = until if name != "throughput" else begin + 0.7 * (until - begin)
+            seconds = max(0.0, share - time.monotonic())
+            if seconds < 5 and not rehearsal:
+                self.say(f"{name}: no time left")
+                continue
+            words = ["throughput", str(target), f"{seconds:.0f}", *(["--rehearsal"] if rehearsal else []),
+                     *(["--parts"] if env else [])]  # fmt: skip
+            self.wait(name, self.child(name, self.python(*words), env=env), share + 20)
+        table = self.table()
+        self.say(f"rates:\n{table}")
+        for path in self.logs.glob("throughput*.json"):
+            shutil.copy(path, self.out / path.name)
+
+    def rows(self, name: str = "throughput") -> list[dict[str, Any]]:
+        path = self.logs / f"{name}.json"
+        return json.loads(path.read_text())["rows"] if path.exists() else []
+
+    def table(self) -> str:
+        parts = {row["rate"]: row["seconds"] for row in self.rows("throughput-parts") if row.get("seconds")}
+        lines = [f"{'network, recipe':34}{'images/s':>10}{'of peak':>9}{'MB':>8}  seconds a step by part"]
+        for row in self.rows():
+            of_peak = f"{100 * row['share']:8.1f}%" if row.get("share") is not None else f"{'':9}"
+            split = parts.get(row["rate"], {})
+            told = ", ".join(f"{part} {1e3 * s:.2f} ms" for part, s in split.items() if part != "total")
+            value = f"{row['images_per_s']:10.0f}" if row.get("images_per_s") else f"{'failed':>10}"
+            memory = f"{row['peak_memory_mb']:8.0f}" if row.get("peak_memory_mb") else f"{'':8}"
+            name = f"{row['network']}, {row['recipe']}"
+            if "loader_images_per_s" in row:
+                told = (
+                    f"loader alone {row['loader_images_per_s']:.0f}, step alone {row['step_images_per_s']:.0f} images/s"
+                )
+            lines.append(f"{name:34}{value}{of_peak}{memory}  {told or row.get('error', '')}".rstrip())
+        return "\n".join(lines)
+
+    def queue(self, told: dict[str, Any]) -> None:
+        rates = {row["rate"]: row for row in self.rows() if row.get("images_per_s") and row.get("peak_memory_mb")}
+        places = self.args.jobs or told["places"]
+        gpu = told["device"] != "cpu"
+        estimate = Estimate(rates, overhead=20.0 if gpu else 15.0, context_mb=600.0 if gpu else 100.0)
+
+        def launch(job: Job) -> subprocess.Popen[bytes]:
+            spec = self.work / "jobs" / f"{job.id}.json"
+            spec.parent.mkdir(exist_ok=True)
+            spec.write_text(json.dumps({"config": job.config, "protocols": job.protocols}))
+            return self.child(job.id, self.python("work", str(spec), str(self.runs)))
+
+        todo = Queue(self.jobs, Machine(places, told["memory_mb"]), estimate, launch, self.say, self.grace)
+        self.state = todo.state
+
+        def tick() -> None:
+            if time.monotonic() - self.packed > PACK_EVERY_S:
+                self.pack()
+
+        self.say(f"queue: {places} places, {told['memory_mb'] / 1024:.0f} GB")
+        todo.run(self.deadline(), self.stop, tick)
+        rest = [j for j in self.jobs if self.state.get(j.id) != "done"]
+        seconds = [(estimate.seconds(j), j.weight) for j in rest]
+        known = [s * weight / todo.machine.places for s, weight in seconds if s is not None]
+        unknown = f", and {len(rest) - len(known)} of unknown length" if len(known) < len(rest) else ""
+        self.say(f"{len(rest)} runs are left: about {sum(known) / 60:.0f} minutes of this machine{unknown}")
+
+    def pack(self) -> None:
+        """Archives of what is done so far, and the report beside them."""
+        done = [j.id for j in self.jobs if evaluated(self.runs / j.id, j.protocols)]
+        told = self.args.brought / "checkout.json"
+        known = json.loads(told.read_text()) if told.exists() else {}
+        if known.get("digest") == digest():
+            for run in done:
+                stamp(self.runs / run / "manifest.json", known["commit"])
+        (self.logs / "report.txt").write_text(self.report(done))
+        limit = int(min(16.0, self.args.archive_mb) * 1e6)
+        self.left_out = pack(self.out, units(self.runs, self.logs, done), limit=limit, count=self.args.archives)
+        (self.out / "report.txt").write_text(self.report(done))
+        self.packed = time.monotonic()
+
+    def report(self, done: Sequence[str]) -> str:
+        doctor = self.logs / "doctor.log"
+        left = [f"{self.state.get(j.id, 'not started'):12} {j.line}  ({j.id})" for j in self.jobs if j.id not in done]
+        parts = {
+            "doctor": doctor.read_text() if doctor.exists() else "",
+            "rates": self.table() if self.rows() else "none",
+            "done": "\n".join(done),
+            "left": "\n".join(left),
+            "cannot be run": "\n".join(self.refused),
+            "not packed, for want of room": "\n".join(self.left_out),
+            "log": "\n".join(line for line in self.lines if "\n" not in line),
+        }
+        return "\n".join(f"== {name}\n{text.rstrip()}\n" for name, text in parts.items() if text)
+
+    def finish(self) -> None:
+        self.pack()
+        sizes = ", ".join(f"{p.name} {p.stat().st_size / 1e6:.1f} MB" for p in sorted(self.out.glob("lease-*.tar.gz")))
+        done = [j for j in self.jobs if evaluated(self.runs / j.id, j.protocols)]
+        self.say(f"packed {len(done)} of {len(self.jobs)} runs: {sizes or 'nothing'}")
+        if self.left_out:
+            self.say(f"no room for {len(self.left_out)}: {', '.join(self.left_out[:5])}")
+        for job in [j for j in self.jobs if j not in done][:10]:
+            self.say(f"left: {job.line} ({self.state.get(job.id, 'not started')})")
+
+
+def stamp(path: Path, known: str) -> None:
+    """The commit, where the machine could not ask git and the code's digest tells which it is."""
+    about = json.loads(path.read_text())
+    if about.get("commit") == "unknown":
+        about |= {"commit": known.removesuffix("-dirty"), "dirty": known.endswith("-dirty")}
+        scratch = path.with_suffix(".part")
+        scratch.write_text(json.dumps(about, indent=1) + "\n")
+        scratch.replace(path)
+
+
+def last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def environment(brought: Path, work: Path) -> dict[str, str]:
+    """Of the children: the checkout first, then what was brought where it fits this Python, one thread each."""
+    paths = [str(ROOT)]
+    site = brought.resolve() / "site"
+    if site.is_dir() and f"{sys.version_info.major}.{sys.version_info.minor}" == PYTHON and sys.platform == "linux":
+        paths.append(str(site))
+    paths += [p for p in [os.environ.get("PYTHONPATH")] if p]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths), "HARDLAB_DATA": str(work / "data"), "HARDLAB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m benchmarks.lease", description=(__doc__ or "").splitlines()[0])
+    verbs = top.add_subparsers(dest="verb", required=True)
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text)
+        made.add_argument("--brought", type=Path, default=BROUGHT, help="Folder of what travels (%(default)s).")
+        return made
+
+    p = verb("prepare", "Collect what such a machine lacks, and say how much travels.")
+    p.add_argument("--data", type=Path, help=f"{ARCHIVE}, for the runs on CIFAR-10.")
+    p.add_argument("--limit-mb", type=float, default=LIMIT_MB, help="That may travel (%(default)s).")
+    p = verb("run", "Use the machine until the budget ends; what comes back is in --out.")
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--budget", type=float, default=9.5, metavar="MINUTES")
+    p.add_argument("--queue", type=Path, default=QUEUE)
+    p.add_argument(
+        "--work", type=Path, default=ROOT / "out" / "lease", help="A second call here goes on (%(default)s)."
+    )
+    p.add_argument("--jobs", type=int, help="Runs side by side; default: by cores and memory.")
+    p.add_argument("--rehearse", choices=("auto", "yes", "no"), default="auto",
+                   help="All runs in small, to try the whole; auto: where there is no GPU.")  # fmt: skip
+    p.add_argument("--archive-mb", type=float, default=ARCHIVE_MB, help="Of 10**6 bytes, at most 16 (%(default)s).")
+    p.add_argument("--archives", type=int, default=ARCHIVES)
+    p = verb("merge", "Unpack what came back; the next lease goes on where this one ended.")
+    p.add_argument("archives", nargs="+", type=Path)
+    p.add_argument("--into", type=Path, default=ROOT / "runs")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        if args.verb == "prepare":
+            read_queue(QUEUE.read_text())
+            prepare(args.data, args.brought, args.limit_mb)
+        elif args.verb == "merge":
+            came = merge(args.archives, args.into, args.brought)
+            print(f"{len(came)} runs came to {args.into}; collect: `hardlab figures --all --from {args.into} --add`")
+        else:
+            return Lease(args).go()
+    except LeaseError as e:
+        print(f"lease: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
