@@ -283,8 +283,6 @@ def figures(
     For figures that are named it also tells the commands whose runs fill their gaps; --dry-run tells these alone.
     """
     from hardlab import figures as book
-    from hardlab.analysis import tables
-    from hardlab.checkpoint import make_folder
 
     if list_:
         _echo(as_json, "\n".join(book.FIGURES), list(book.FIGURES))
@@ -302,6 +300,9 @@ def figures(
         _echo(as_json, f"would {first}draw {', '.join(names)} into {out}\n{_gaps(gaps)}".strip(), todo | {"gaps": gaps})
         return
     if runs_dir is not None:
+        from hardlab.analysis import tables
+        from hardlab.checkpoint import make_folder
+
         if not next(p for p in (out, *out.parents) if p.exists()).is_dir():
             make_folder(out)  # which tells why it cannot, before the minutes that collecting takes
         tables.collect(runs_dir, data_dir, root=root, add=add)

@@ -26,8 +26,8 @@ import psutil
 
 from hardlab import registry
 from hardlab.types import HardlabError
-from hardlab.workbook import page
 from hardlab.workbook.family import Family, stop_requests
+from hardlab.workbook.html import notebook_page
 
 PACKAGE = Path(__file__).resolve().parents[1]
 NOTEBOOKS = PACKAGE.parent / "notebooks"
@@ -307,7 +307,7 @@ def execute(
             html.unlink(missing_ok=True)
             report = report and state != "stopped"  # whoever asked to stop waits
             if report:
-                _write(html, page.notebook_page(nb, name), scratch)
+                _write(html, notebook_page(nb, name), scratch)
             seconds = round(time.monotonic() - clock, 2)
             marker = done if state == "done" else failed
             about = {

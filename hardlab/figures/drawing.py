@@ -14,17 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hardlab.analysis import tables
-from hardlab.checkpoint import make_folder, write_atomic
-from hardlab.figures import FIGURES, pick, style
+from hardlab.analysis import gaps as gap_notes
+from hardlab.analysis import schema
+from hardlab.figures import FIGURES, TABLE, published_table, style
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
-
-COLUMNS = {
-    **tables.COLUMNS,
-    "paper": ("paper", "item", "row", "column", "value", "unit", "place"),
-}
-TEXTS = ("setting", "run", "recipe", "column", "label", "key")
 
 
 def find(name: str) -> str:
@@ -54,21 +48,26 @@ def gaps(name: str, data_dir: Path | str) -> list[str]:
 
     RUN stands for the folder that the command before made. What no run of ours can fill is not among them.
     """
-    with pick.noting() as found, style.applied():
+    with gap_notes.noting() as found, style.applied():
         _made(name, data_dir)
     runs = list(found.pop("", {}))  # that are there, and not evaluated so
     return [*runs, *(" && ".join([train, *evaluations]) for train, evaluations in found.items())]
 
 
 def _made(name: str, data_dir: Path | str) -> Figure:
-    module, _, attribute = FIGURES[find(name)].partition(":")
+    folder, where = Path(data_dir), FIGURES[find(name)]
+    if where == TABLE:
+        return published_table.make(name, lambda table: _rows(folder, table))
+    module, _, attribute = where.partition(":")
     function = getattr(importlib.import_module(module), attribute)
-    figure: Figure = function(*(_read(Path(data_dir), p) for p in inspect.signature(function).parameters))
+    figure: Figure = function(*(_read(folder, p) for p in inspect.signature(function).parameters))
     return figure
 
 
 def draw(name: str, data_dir: Path | str, out_dir: Path | str) -> list[Path]:
     """Write ``<name>.svg`` and ``<name>.png`` into ``out_dir``, whole or not at all; same tables, same bytes."""
+    from hardlab.checkpoint import make_folder, write_atomic  # which loads torch
+
     figure = make(name, data_dir)
     out = Path(out_dir)
     make_folder(out)
@@ -83,18 +82,15 @@ def draw(name: str, data_dir: Path | str, out_dir: Path | str) -> list[Path]:
 
 
 def _read(data_dir: Path, parameter: str) -> Any:
-    if parameter.endswith("_pixels"):
-        picture = data_dir / f"{parameter}.png"
-        try:
-            return np.asarray(Image.open(picture).convert("RGB")) if picture.exists() else None
-        except OSError as e:
-            raise HardlabError(f"The picture '{picture}' cannot be read: {type(e).__name__}: {e}.") from e
-    path, columns = data_dir / f"{parameter}.csv", list(COLUMNS[parameter])
-    if not path.exists():
-        return pd.DataFrame(columns=columns)
-    # a run's name, a hash or a list of seeds can look like a number; "0e12345678" is none
-    texts = [*TEXTS, "value"] if parameter in ("paper", "configs") else TEXTS  # 68.80 is not 68.8 there
-    frame = tables.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=parameter != "configs")
-    if missing := [c for c in columns if c not in frame.columns]:
-        raise HardlabError(f"The table '{path}' has no column '{missing[0]}'. A figure needs: {', '.join(columns)}.")
-    return frame.sort_values(columns, kind="stable", ignore_index=True)
+    if not parameter.endswith("_pixels"):
+        return _rows(data_dir, parameter)
+    picture = data_dir / f"{parameter}.png"
+    try:
+        return np.asarray(Image.open(picture).convert("RGB")) if picture.exists() else None
+    except OSError as e:
+        raise HardlabError(f"The picture '{picture}' cannot be read: {type(e).__name__}: {e}.") from e
+
+
+def _rows(data_dir: Path, name: str) -> pd.DataFrame:
+    """A table in an order of its own: a figure is the same whatever the order of the file."""
+    return schema.read(data_dir, name).sort_values(schema.columns(name), kind="stable", ignore_index=True)
