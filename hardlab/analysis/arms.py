@@ -8,6 +8,7 @@ ones is decided here and nowhere else, by what was run and never by what came ou
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -126,25 +127,27 @@ class Arm(NamedTuple):
         return " ".join(["hardlab pretrain", self.recipe, "--rung", rung, *self.pairs(rung, more)])
 
 
-class Together(NamedTuple):
-    """Rows of several arms that may stand together.
+class Paired(NamedTuple):
+    """Runs of several arms that are alike but for their arm, seed by seed.
 
-    rows: of each arm. changes: in what all of these runs differ from their recipes, where they are paired by seed.
+    values, runs: of each arm, in the seeds' order. changes: in what all of these runs differ from their recipes.
     """
 
     rung: str
-    rows: tuple[pd.DataFrame, ...]
+    seeds: tuple[int, ...]
+    values: tuple[tuple[float, ...], ...]
+    runs: tuple[tuple[str, ...], ...]
     changes: dict[str, Any]
 
     @property
-    def values(self) -> pd.DataFrame:
-        """(seeds, arms): of paired rows, the value of each."""
-        return pd.DataFrame({i: of.set_index("seed")["value"] for i, of in enumerate(self.rows)})
+    def names(self) -> tuple[str, ...]:
+        """All runs, in the arms' order."""
+        return tuple(dict.fromkeys(run for of in self.runs for run in of))
 
     @property
-    def runs(self) -> tuple[str, ...]:
-        """Their runs, in the arms' order."""
-        return tuple(dict.fromkeys(run for of in self.rows for run in of["run"]))
+    def frame(self) -> pd.DataFrame:
+        """(seeds, arms)."""
+        return pd.DataFrame(dict(enumerate(self.values)), index=list(self.seeds))
 
 
 class Book:
@@ -207,9 +210,10 @@ class Book:
         Of others only what the overrides set can be compared.
         """
         have, wanted = self.runs.get(name, {}), _flat(of, rung, overrides)
-        keys = {k for k in have.keys() | wanted.keys() if k not in _NAMES and k.partition(".")[0] not in _OUTSIDE}
+        keys = {k for k, _ in have.items() ^ wanted.items()}  # which differ as texts
         if "method.name" not in have:
             keys = {_key(k) for k in json.loads(overrides) if not k.startswith("hard.")}
+        keys = {k for k in keys if k not in _NAMES and k.partition(".")[0] not in _OUTSIDE}
         return {k: have.get(k) for k in keys if not _same(have.get(k), wanted.get(k))}
 
     def only(self, rows: pd.DataFrame, arm: Arm) -> pd.DataFrame:
@@ -223,35 +227,13 @@ class Book:
 
     # ------------------------------------------------------------------------------------------ who stands together
 
-    def together(
-        self,
-        arms: Sequence[Arm],
-        rows: Sequence[pd.DataFrame] | pd.DataFrame,
-        *,
-        pair: Literal["seed", "setting"],
-        least: str = RUNGS[0],
-    ) -> list[Together]:
-        """The rows of these arms that may stand together, the best first; nothing where there are none.
+    def together(self, arms: Sequence[Arm], rows: pd.DataFrame) -> list[pd.DataFrame]:
+        """Of each arm the rows of one mean, to stand side by side.
 
-        rows: of each arm, or one table for all. pair: "seed" compares runs of the same seed that differ from their
-        recipes alike, a row a run with run, seed and value; seeds that some arm lacks do not count. A rung from
-        ``least`` on with two seeds comes first, then the highest rung, the most seeds, the fewest changes, the longest
-        training. "setting" lets every arm have a mean of its own: of the highest rung and the data set of the most
-        recipes, one setting an arm, as in ``one_setting``.
+        Of the highest rung that the arms have, there of the data set of most recipes, and of each arm one setting.
         """
-        if pair == "setting":
-            assert isinstance(rows, pd.DataFrame)
-            shared = one_data(highest_rung(rows[rows["recipe"].isin([a.recipe for a in arms])]))
-            each = tuple(self.one_setting(self.only(shared, arm), shared) for arm in arms)
-            return [Together(str(shared["rung"].iloc[0]), each, {})] if any(map(len, each)) else []
-        each_rows = [rows] * len(arms) if isinstance(rows, pd.DataFrame) else rows
-        sides = [self._alike(of, group) for of, group in zip(each_rows, self.alike(arms), strict=True)]
-        found = []
-        for rung, changes in sorted(set.intersection(*(set(side) for side in sides))):
-            parts = [side[rung, changes].set_index("seed", drop=False) for side in sides]
-            seeds = sorted(set.intersection(*(set(p.index) for p in parts)))
-            found.append(Together(rung, tuple(p.loc[seeds] for p in parts), json.loads(changes)))
-        return sorted(found, key=lambda g: self._rank(g, least), reverse=True)
+        shared = one_data(highest_rung(rows[rows["recipe"].isin([a.recipe for a in arms])]))
+        return [self.one_setting(self.only(shared, arm), shared) for arm in arms]
 
     def alike(self, arms: Sequence[Arm]) -> list[dict[str, tuple[str, str]]]:
         """Of each arm its runs, with their rung and changes (JSON): runs of two arms that share these compare."""
@@ -264,19 +246,35 @@ class Book:
             for arm in arms
         ]
 
-    def _alike(self, rows: pd.DataFrame, keys: Mapping[str, tuple[str, str]]) -> dict[tuple[str, str], pd.DataFrame]:
-        """The rows of an arm by rung and changes, a row a seed."""
-        found: dict[tuple[str, str], list[Any]] = {}
-        for row in rows.itertuples(index=False):
-            if row.run in keys:
-                found.setdefault(keys[row.run], []).append(row)
-        return {k: pd.DataFrame(of).drop_duplicates("seed", keep="last") for k, of in found.items()}
+    def paired(
+        self, alike: Sequence[Mapping[str, tuple[str, str]]], values: Sequence[Mapping[str, float]], least: str
+    ) -> list[Paired]:
+        """The runs of several arms that compare, paired by seed, the best group first; nothing where there are none.
 
-    def _rank(self, group: Together, least: str) -> tuple[Any, ...]:
+        alike: what the method of that name gives. values: of each arm run -> value. Seeds that some arm lacks do not
+        count; of two runs of a seed the last by name does. A rung from ``least`` on with two seeds comes first, then
+        the highest rung, the most seeds, the fewest changes, the longest training.
+        """
+        sides: list[dict[tuple[str, str], dict[int, tuple[float, str]]]] = []
+        for keys, of in zip(alike, values, strict=True):
+            side: dict[tuple[str, str], dict[int, tuple[float, str]]] = {}
+            for name in sorted(of):
+                side.setdefault(keys[name], {})[int(self.runs[name]["seed"])] = (of[name], name)
+            sides.append(side)
+        found = []
+        for rung, changes in sorted(set.intersection(*map(set, sides))):
+            parts = [side[rung, changes] for side in sides]
+            seeds = tuple(sorted(set.intersection(*map(set, parts))))
+            each = tuple(tuple(part[s][0] for s in seeds) for part in parts)
+            runs = tuple(tuple(part[s][1] for s in seeds) for part in parts)
+            found.append(Paired(rung, seeds, each, runs, json.loads(changes)))
+        return sorted(found, key=lambda group: self._rank(group, least), reverse=True)
+
+    def _rank(self, group: Paired, least: str) -> tuple[Any, ...]:
         """One seed of a rung does not hide several of a lower one."""
-        rung, seeds = RUNGS.index(group.rung), len(group.rows[0])
-        longest = max((self.epochs(name) for name in group.runs), default=0)
-        return (reaches(group.rung, least) and seeds > 1, rung, seeds, -len(group.changes), longest, group.runs)
+        rung, seeds = RUNGS.index(group.rung), len(group.seeds)
+        longest = max((self.epochs(name) for name in group.names), default=0)
+        return (reaches(group.rung, least) and seeds > 1, rung, seeds, -len(group.changes), longest, group.names)
 
     def one_setting(self, rows: pd.DataFrame, peers: pd.DataFrame) -> pd.DataFrame:
         """Of one setting: as long as most recipes of ``peers`` were trained, then shared with the most of them.
@@ -446,10 +444,10 @@ def most_seeds(rows: pd.DataFrame, among: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["setting"].isin(set(each))]
 
 
-def usual_options(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of rows of evaluations, those with the settings that most of them have."""
-    counts = rows["options"].value_counts(sort=False)
-    return rows[rows["options"] == min(counts.index, key=lambda o: (-counts[o], o))] if len(counts) else rows
+def usual(options: Sequence[str]) -> str:
+    """The settings that most rows of an evaluation have, of equals the first by name."""
+    counts = Counter(options)
+    return min(counts, key=lambda o: (-counts[o], o), default="")
 
 
 # ---------------------------------------------------------------------------------------------- configurations

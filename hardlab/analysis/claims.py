@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hardlab import registry
 from hardlab.analysis import schema
-from hardlab.analysis.arms import Arm, Book, Measure, Over, reaches, rungs_from, usual_options
+from hardlab.analysis.arms import Arm, Book, Measure, Over, reaches, rungs_from, usual
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.schema import WHO
 from hardlab.recipes import RUNGS, recipe
@@ -171,11 +171,6 @@ class Claim(_Strict):
         changed = {"where": m.where | side.where, "value": side.value or m.value, "over": side.over or m.over}
         return m.model_copy(update=changed)
 
-    @property
-    def spoken(self) -> tuple[str, ...]:
-        """The settings that this claim is about: what any of its arms sets."""
-        return tuple(key for side in self.arms for key in side.set)
-
     def arm(self, side: Side) -> Arm:
         """The runs that this side is about."""
         return Arm(side.recipe, tuple(side.set.items()), sets=self.data)
@@ -218,7 +213,7 @@ def load(path: Path = SOURCE) -> tuple[Claim, ...]:
 
     Raises HardlabError for a claim that does not fit the schema or names what does not exist.
     """
-    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    tree = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     named = tree["measures"]
     found = []
     for row in tree["claims"]:
@@ -323,7 +318,22 @@ def _too_few(i: Interval) -> str:
     return f"{i.n} seed{'s' * (i.n != 1)} with all arms: an interval takes at least 2"
 
 
-Values = Sequence[pd.DataFrame]  # of each arm a row a run: seed, value, run
+class _Rows:
+    """A table by run, as lists: a claim reads few rows of few columns, for which frames are slow."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self._frame, self._lists = frame, {}  # type: ignore[var-annotated]
+        self.of_run: dict[str, list[int]] = {}
+        for at, run in enumerate(frame["run"].tolist()):
+            self.of_run.setdefault(run, []).append(at)
+
+    def __contains__(self, column: str) -> bool:
+        return column in self._frame.columns
+
+    def __getitem__(self, column: str) -> list[Any]:
+        if column not in self._lists:
+            self._lists[column] = self._frame[column].tolist()
+        return self._lists[column]
 
 
 class Ledger:
@@ -332,74 +342,85 @@ class Ledger:
     def __init__(self, data_dir: Path | str) -> None:
         self.folder = Path(data_dir)
         self.book = Book.of_folder(self.folder)
-        self._tables: dict[str, pd.DataFrame] = {}
+        self._tables: dict[str, _Rows] = {}
 
     def verdict(self, claim: Claim) -> dict[str, Any]:
         """A row of ``COLUMNS``."""
-        values = [self._values(claim, side) for side in claim.arms]
-        arms = [claim.arm(side) for side in claim.arms]
-        groups = self.book.together(arms, values, pair="seed", least=claim.testable_from)
+        alike = self.book.alike([claim.arm(side) for side in claim.arms])
+        values = [self._values(claim.seen(side), runs) for side, runs in zip(claim.arms, alike, strict=True)]
+        groups = self.book.paired(alike, values, claim.testable_from)
         ours, rung, runs = Interval(np.nan, np.nan, np.nan, 0), "", ""
         if groups:
             best = groups[0]
-            verdict, ours, why = judge(claim.test, best.values * claim.published.scale)
-            rung, runs = best.rung, " ".join(best.runs)
+            verdict, ours, why = judge(claim.test, best.frame * claim.published.scale)
+            rung, runs = best.rung, " ".join(best.names)
             if not reaches(rung, claim.testable_from):
                 verdict = f"needs rung {claim.testable_from}"
                 commands = " and ".join(claim.commands(claim.arms, claim.testable_from))
                 why = f"rung {rung} is too small for this claim ({why}): {commands}, with 2 seeds or more"
             elif ours.n < 2:
-                seed = {"seed": max([-1, *best.values.index]) + 1}
+                seed = {"seed": max((-1, *best.seeds)) + 1}
                 why += f": {' and '.join(claim.commands(claim.arms, rung, best.changes | seed))}"
             elif best.changes:
                 why += f"; runs with {', '.join(f'{k}={v}' for k, v in best.changes.items())}"
         else:
-            verdict, why = self._wanted(claim, values)
+            verdict, why = self._wanted(claim, alike, values)
         row = dict(claim) | ours._asdict() | {"rung": rung, "verdict": verdict, "runs": runs}
         row |= {"published": str(claim.published), "unit": claim.published.unit}
         row["why"] = why[:1].upper() + why[1:] + "."
         return {k: row[k] for k in COLUMNS}
 
-    def _table(self, name: str) -> pd.DataFrame:
+    def _table(self, name: str) -> _Rows:
         if name not in self._tables:
-            self._tables[name] = schema.read(self.folder, name)
+            self._tables[name] = _Rows(schema.read(self.folder, name))
         return self._tables[name]
 
-    def _values(self, claim: Claim, side: Side) -> pd.DataFrame:
-        """A row per run of the arm: its seed, its value and its name."""
-        m, rows = claim.seen(side), self._table(claim.measure.table)
-        runs = self.book.matching(claim.arm(side), spoken=claim.spoken)
-        rows = rows[rows["run"].isin(list(runs))]
+    def _values(self, m: Measure, runs: Iterable[str]) -> dict[str, float]:
+        """Run -> what the measure reads of it, of these runs those that have it."""
+        rows = self._table(m.table)
+        found = {name: list(rows.of_run.get(name, ())) for name in sorted(runs)}
         for column, wanted in m.where.items():
-            rows = rows[rows[column].astype(str) == wanted]
+            found = {name: [i for i in at if str(rows[column][i]) == wanted] for name, at in found.items()}
         if m.table == "evaluation":
-            rows = self._as_trained(rows, m.where)
-        rows = rows.assign(value=pd.to_numeric(rows[m.value], errors="coerce")).dropna(subset="value")
-        lines = []
-        for name, of in rows.groupby("run", sort=True):
-            series = of.sort_values([c for c in ("epoch", "step") if c in of] or "run")["value"].to_numpy(np.float64)
-            lines.append({"seed": int(self.book.runs[name]["seed"]), "value": OVER[m.over](series), "run": name})
-        return pd.DataFrame(lines, columns=["seed", "value", "run"]).dropna()
+            found = self._as_trained(rows, found, m.where)
+        values = {}
+        for name, at in found.items():
+            series = np.array([rows[m.value][i] for i in self._in_time(rows, at)], dtype=np.float64)
+            series = series[~np.isnan(series)]
+            if len(series) and not np.isnan(value := OVER[m.over](series)):
+                values[name] = value
+        return values
 
-    def _as_trained(self, rows: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
+    def _in_time(self, rows: _Rows, at: list[int]) -> list[int]:
+        """Rows by epoch, then by step."""
+        times = [[rows[column][i] for i in at] for column in ("step", "epoch") if column in rows]
+        order = np.lexsort(times) if len(times) > 1 else np.argsort(times[0]) if times else range(len(at))
+        return [at[i] for i in order]
+
+    def _as_trained(
+        self, rows: _Rows, found: Mapping[str, list[int]], where: Mapping[str, str]
+    ) -> dict[str, list[int]]:
         """Of the network of the paper's headline, with the settings most runs have, on the set it was trained on.
 
         Unless the claim says another, or the protocol brings its own.
         """
         from hardlab.evaluate.protocols import PROTOCOLS
 
+        kept = dict(found)
         if "evaluated_on" not in where and PROTOCOLS[where["protocol"]].needs != "scenes":
-            own = rows["run"].map(lambda name: self.book.runs[name]["data.name"])
-            rows = rows[rows["evaluated_on"] == own]
+            own = {name: self.book.runs[name]["data.name"] for name in kept}
+            kept = {name: [i for i in at if rows["evaluated_on"][i] == own[name]] for name, at in kept.items()}
         if "features" not in where:
-            rows = rows[rows["features"].isin(["backbone", "teacher"])]
-        return usual_options(rows)
+            kept = {n: [i for i in at if rows["features"][i] in ("backbone", "teacher")] for n, at in kept.items()}
+        options = usual([rows["options"][i] for at in kept.values() for i in at])
+        return {name: [i for i in at if rows["options"][i] == options] for name, at in kept.items()}
 
-    def _wanted(self, claim: Claim, values: Values) -> tuple[str, str]:
+    def _wanted(
+        self, claim: Claim, alike: Sequence[Mapping[str, tuple[str, str]]], values: Sequence[Mapping[str, float]]
+    ) -> tuple[str, str]:
         """The verdict where there are no rows, and what to do: train, evaluate, or collect."""
         high, table = rungs_from(claim.testable_from), claim.measure.table
-        arms = [claim.arm(side) for side in claim.arms]
-        trained = [{n: key for n, key in runs.items() if key[0] in high} for runs in self.book.alike(arms)]
+        trained = [{n: key for n, key in runs.items() if key[0] in high} for runs in alike]
         if lacking := [side for side, runs in zip(claim.arms, trained, strict=True) if not runs]:
             commands = " and ".join(claim.commands(lacking, claim.testable_from))
             what = f"no rows yet, testable from rung {claim.testable_from}: {commands}, with 2 seeds or more"
@@ -407,15 +428,15 @@ class Ledger:
                 protocols = dict.fromkeys(claim.seen(side).where["protocol"] for side in lacking)
                 what += f", each then `hardlab evaluate runs/<id> {' '.join(f'--protocol {p}' for p in protocols)}`"
             return NO_RUN, what
-        alike = set.intersection(*(set(runs.values()) for runs in trained))
-        if not alike:
+        shared = set.intersection(*(set(runs.values()) for runs in trained))
+        if not shared:
             again = " and ".join(claim.commands(claim.arms, claim.testable_from))
             return NO_RUN, f"the runs that are there differ in more than their arm: {again}"
         bare: list[Side] = []
         ways: dict[str, list[str]] = {}  # of evaluating, each with the runs that lack it
         for side, runs, of in zip(claim.arms, trained, values, strict=True):
-            there = {runs[name] for name in of["run"] if name in runs}
-            if without := [name for name, key in runs.items() if key in alike - there]:
+            there = {runs[name] for name in of if name in runs}
+            if without := [name for name, key in runs.items() if key in shared - there]:
                 bare.append(side)
                 where = claim.seen(side).where
                 said = {"protocol": where.get("protocol"), "data": where.get("evaluated_on")}

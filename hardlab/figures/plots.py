@@ -137,8 +137,8 @@ def curves(
 
 def strongest(frame: pd.DataFrame, recipes: Sequence[str], configs: pd.DataFrame | None = None) -> pd.DataFrame:
     """Of the highest rung, the data set of most of these recipes, and of each, as it is, one setting."""
-    groups = Book.of_configs(configs).together([Arm(r) for r in recipes], frame, pair="setting")
-    return pd.concat(groups[0].rows) if groups else frame.iloc[:0]
+    each = Book.of_configs(configs).together([Arm(r) for r in recipes], frame)
+    return pd.concat(each) if any(map(len, each)) else frame.iloc[:0]
 
 
 def by(*shown: Selection) -> str:
