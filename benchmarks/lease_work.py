@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.lease import Job, Line, read_queue
-from hardlab import build, checkpoint, config, recipes, runs, train
+from hardlab import build, checkpoint, config, machine, recipes, runs, train
 from hardlab.config import Run
 from hardlab.types import HardlabError
 
@@ -216,7 +216,7 @@ def peer(rung: str, device: torch.device, rehearsal: bool, seconds: float = 8.0)
     run = arm(rung, "simsiam", rehearsal, 3)
     options = run.method.options
     cores = os.cpu_count() or 1
-    low = run.precision != "fp32" and (device.type == "cuda" or runs.fast_bfloat16())
+    low = run.precision != "fp32" and (device.type == "cuda" or machine.fast_bfloat16())
     theirs = Peer(
         "tiny", "bf16" if low else "fp32", tuned=True, batch=run.batch_size, device=str(device),
         backbone=registry.build("backbone", run.backbone.name, run.backbone.options),

@@ -181,6 +181,17 @@ _LATER: dict[str, Any] = {
 }  # fmt: skip
 
 
+def precision_of(manifest: Mapping[str, Any]) -> Literal["fp32", "bf16"]:
+    """What a run computes in; a manifest from before there was ``auto`` says it in the configuration alone."""
+    found: Literal["fp32", "bf16"] = manifest.get("precision") or manifest["config"]["precision"]
+    return found
+
+
+def as_ran(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run with the precision that it took, whether or not it was asked for by name."""
+    return {**manifest["config"], "precision": precision_of(manifest)}
+
+
 def without_later_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration as plain values, without the settings that came later and are left at their defaults."""
     out: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in tree.items()}

@@ -275,12 +275,6 @@ def manifest(path: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.exists() else None
 
 
-def precision_of(manifest: Mapping[str, Any]) -> machine.Precision:
-    """What a run computes in; a manifest from before there was ``auto`` says it in the configuration alone."""
-    found: machine.Precision = manifest.get("precision") or manifest["config"]["precision"]
-    return found
-
-
 def metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """The rows of ``metrics.jsonl``, all or of one kind (``step``, ``epoch``)."""
     file = path / "metrics.jsonl"

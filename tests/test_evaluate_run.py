@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from hardlab import build, checkpoint, recipes, runs, train
-from hardlab.analysis import tables
+from hardlab.analysis.catalog import Catalog
 from hardlab.evaluate import features, protocols, published
 from hardlab.evaluate import run as module
 from hardlab.evaluate.run import Sets, Store, evaluate_run
@@ -133,7 +133,7 @@ def test_rows_of_the_last_checkpoint_are_results_and_curves_know_step_epoch_and_
     evaluate_run(path, ["linear"], options=LINEAR, checkpoints=5)
     assert [r["value"] for r in rows(path)] == [r["value"] for r in plain]  # an older checkpoint is no result
     evaluate_run(path, ["linear"], options=LINEAR, checkpoints="all")
-    frame = tables.curves(path.parent)
+    frame = Catalog(path.parent).curves
     last = frame[(frame["metric"] == "top1-last") & frame["classifier_epoch"].isna()]
     assert last["epoch"].tolist() == [1.0, 2.0]
     top1 = frame[(frame["metric"] == "top1") & (frame["step"] == 10)]

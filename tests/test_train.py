@@ -11,7 +11,7 @@ import pytest
 import torch
 from resuming import learned, rows, same, stopping_at, whole_and_parts
 
-from hardlab import build, checkpoint, recipes, runs, train
+from hardlab import build, checkpoint, config, recipes, runs, train
 from hardlab.types import HardlabError
 from hardlab.views import PARAMS
 
@@ -137,8 +137,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_keeps_its_precision(t
 
 
 def test_a_manifest_from_before_there_was_auto_tells_its_precision_by_its_configuration():
-    assert runs.precision_of({"config": {"precision": "bf16"}}) == "bf16"
-    assert runs.precision_of({"config": {"precision": "auto"}, "precision": "fp32"}) == "fp32"
+    assert config.precision_of({"config": {"precision": "bf16"}}) == "bf16"
+    assert config.precision_of({"config": {"precision": "auto"}, "precision": "fp32"}) == "fp32"
 
 
 def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):

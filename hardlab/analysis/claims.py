@@ -2,12 +2,12 @@
 
 A claim is data (``claims.yaml``): what is measured, on which arms, and a test with a direction and a threshold. Its
 verdict is computed, never typed: from one value per seed (differences and ratios are paired by seed) and the 95 %
-Student t-interval of ``tables.interval``.
+Student t-interval of ``intervals.interval``. Which runs are its arms, and which of them compare, is ``arms.Book``'s to
+say (docs/arms.md).
 """
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,12 +20,11 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hardlab import config, registry
-from hardlab.analysis import tables
+from hardlab import registry
+from hardlab.analysis import schema
+from hardlab.analysis.arms import Arm, Book, Measure, Over, reaches, rungs_from, usual
 from hardlab.analysis.intervals import Interval, interval
-from hardlab.analysis.tables import WHO
-from hardlab.config import Run
-from hardlab.evaluate.published import PROTOCOLS
+from hardlab.analysis.schema import WHO
 from hardlab.recipes import RUNGS, recipe
 from hardlab.types import HardlabError
 
@@ -63,7 +62,6 @@ OVER: dict[str, Callable[[np.ndarray], float]] = {
     "rise": lambda x: float(x[-_fifth(x) :].mean() - x[: _fifth(x)].mean()) if len(x) > 1 else np.nan,
     "spread": lambda x: float(x.std(ddof=1)) if len(x) > 1 else np.nan,
 }
-Over = Literal["mean", "first", "last", "rise", "spread"]
 
 
 def _fifth(x: np.ndarray) -> int:
@@ -89,16 +87,7 @@ class Published(_Strict):
         return f"{self.value:g} {self.unit} ({self.of})" if self.value is not None else self.of
 
 
-class Measure(_Strict):
-    """Rows of a table, the column that is read, and how epochs become one number per run."""
-
-    table: str
-    where: dict[str, str] = Field(default_factory=dict)
-    value: str = "value"
-    over: Over = "mean"
-
-
-class Arm(_Strict):
+class Side(_Strict):
     """Runs of a recipe, with overrides; ``where``, ``value`` and ``over`` replace those of the claim's measure."""
 
     recipe: str
@@ -111,11 +100,6 @@ class Arm(_Strict):
     @classmethod
     def _bare_name(cls, value: Any) -> Any:
         return {"recipe": value} if isinstance(value, str) else value
-
-    @property
-    def overrides(self) -> tuple[str, ...]:
-        """What it sets, as the command line has it."""
-        return tuple(f"{k}={json.dumps(v).strip(chr(34))}" for k, v in self.set.items())
 
 
 class Test(_Strict):
@@ -152,7 +136,7 @@ class Claim(_Strict):
     statement: str = Field(min_length=20)
     published: Published
     measure: Measure
-    arms: tuple[Arm, ...] = Field(min_length=1)
+    arms: tuple[Side, ...] = Field(min_length=1)
     test: Test
     testable_from: Literal["smoke", "cpu", "gpu", "paper"]
     data: tuple[str, ...] = ()
@@ -176,34 +160,35 @@ class Claim(_Strict):
             )
         if self.test.name == "equal_within" and not self.test.margin > 0:
             raise HardlabError(f"Claim '{self.id}': equal_within needs a margin above 0, not {self.test.margin:g}.")
-        for arm in self.arms:
-            recipe(arm.recipe, self.testable_from, arm.set)
-            _check_rows(self.id, self.seen(arm))
+        for side in self.arms:
+            recipe(side.recipe, self.testable_from, side.set)
+            _check_rows(self.id, self.seen(side))
         return self
 
-    def seen(self, arm: Arm) -> Measure:
+    def seen(self, side: Side) -> Measure:
         """The measure as this arm has it."""
         m = self.measure
-        changed = {"where": m.where | arm.where, "value": arm.value or m.value, "over": arm.over or m.over}
+        changed = {"where": m.where | side.where, "value": side.value or m.value, "over": side.over or m.over}
         return m.model_copy(update=changed)
 
-    def overrides(self, arm: Arm, rung: str) -> tuple[str, ...]:
-        """What makes the recipe's run one of this claim, as the command line has it."""
-        data = self.data[:1] if recipe(arm.recipe, rung).data.name not in self.data else ()
-        return (*arm.overrides, *(f"data.name={name}" for name in data))
+    def arm(self, side: Side) -> Arm:
+        """The runs that this side is about."""
+        return Arm(side.recipe, tuple(side.set.items()), sets=self.data)
 
-    def commands(self, arms: Iterable[Arm], rung: str, more: Mapping[str, Any] | None = None) -> list[str]:
+    def overrides(self, side: Side, rung: str) -> tuple[str, ...]:
+        """What makes the recipe's run one of this claim, as the command line has it."""
+        return self.arm(side).pairs(rung)
+
+    def commands(self, sides: Iterable[Side], rung: str, more: Mapping[str, Any] | None = None) -> list[str]:
         """One ``hardlab pretrain ...`` an arm, in backticks; more: overrides of all of them, such as a seed."""
-        added = tuple(f"{k}={json.dumps(v).strip(chr(34))}" for k, v in (more or {}).items())
-        told = (
-            " ".join(["hardlab pretrain", a.recipe, "--rung", rung, *self.overrides(a, rung), *added]) for a in arms
-        )
-        return list(dict.fromkeys(f"`{command}`" for command in told))
+        return list(dict.fromkeys(f"`{self.arm(side).command(rung, more)}`" for side in sides))
 
 
 def _check_rows(claim: str, m: Measure) -> None:
     """Refuse tables, columns, protocols, metrics and logged numbers that do not exist."""
-    known = {name: columns[len(WHO) :] for name, columns in tables.COLUMNS.items()}
+    from hardlab.evaluate.published import PROTOCOLS
+
+    known = {name: schema.columns(name)[len(WHO) :] for name in schema.TABLES}
     if m.table not in known:
         raise registry.unknown("table", m.table, known)
     for column in (*m.where, m.value):
@@ -228,7 +213,7 @@ def load(path: Path = SOURCE) -> tuple[Claim, ...]:
 
     Raises HardlabError for a claim that does not fit the schema or names what does not exist.
     """
-    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    tree = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     named = tree["measures"]
     found = []
     for row in tree["claims"]:
@@ -255,12 +240,12 @@ def needed(rung: str) -> dict[tuple[str, tuple[str, ...]], set[tuple[str, str]]]
     """
     found: dict[tuple[str, tuple[str, ...]], set[tuple[str, str]]] = {}
     for claim in load():
-        if RUNGS.index(claim.testable_from) > RUNGS.index(rung):
+        if not reaches(rung, claim.testable_from):
             continue
-        for arm in claim.arms:
-            where = claim.seen(arm).where
+        for side in claim.arms:
+            where = claim.seen(side).where
             wanted = {(where["protocol"], where.get("evaluated_on", ""))} if "protocol" in where else set()
-            found.setdefault((arm.recipe, claim.overrides(arm, rung)), set()).update(wanted)
+            found.setdefault((side.recipe, claim.overrides(side, rung)), set()).update(wanted)
     return found
 
 
@@ -333,171 +318,129 @@ def _too_few(i: Interval) -> str:
     return f"{i.n} seed{'s' * (i.n != 1)} with all arms: an interval takes at least 2"
 
 
-class _Known(NamedTuple):
-    """A collected run: its configuration as today's version reads it."""
+class _Rows:
+    """A table by run, as lists: a claim reads few rows of few columns, for which frames are slow."""
 
-    run: Run
-    flat: dict[str, Any]
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self._frame, self._lists = frame, {}  # type: ignore[var-annotated]
+        self.of_run: dict[str, list[int]] = {}
+        for at, run in enumerate(frame["run"].tolist()):
+            self.of_run.setdefault(run, []).append(at)
+
+    def __contains__(self, column: str) -> bool:
+        return column in self._frame.columns
+
+    def __getitem__(self, column: str) -> list[Any]:
+        if column not in self._lists:
+            self._lists[column] = self._frame[column].tolist()
+        return self._lists[column]
 
 
-class _Group(NamedTuple):
-    """Comparable runs of all arms: values (seeds, arms) and the runs' names, in the arms' order."""
-
-    rung: str
-    values: pd.DataFrame
-    runs: tuple[str, ...]
-    changes: dict[str, Any]
-
-
-class Book:
+class Ledger:
     """The collected tables of a folder, and the verdict of a claim on them."""
 
     def __init__(self, data_dir: Path | str) -> None:
         self.folder = Path(data_dir)
-        self._tables: dict[str, pd.DataFrame] = {}
-        self.runs: dict[str, _Known] = {}
-        for name, manifest in tables.manifests(self.folder).items():
-            try:
-                run = config.make(tables.as_run(manifest))  # arms of different precision are no pair
-            except HardlabError:  # of a version whose configuration is read no more: it is nobody's arm
-                continue
-            self.runs[name] = _Known(run, _flat(run))
+        self.book = Book.of_folder(self.folder)
+        self._tables: dict[str, _Rows] = {}
 
     def verdict(self, claim: Claim) -> dict[str, Any]:
         """A row of ``COLUMNS``."""
-        per_arm = [self._values(claim, arm) for arm in claim.arms]
-        groups = self._groups(claim, per_arm)
+        alike = self.book.alike([claim.arm(side) for side in claim.arms])
+        values = [self._values(claim.seen(side), runs) for side, runs in zip(claim.arms, alike, strict=True)]
+        groups = self.book.paired(alike, values, claim.testable_from)
         ours, rung, runs = Interval(np.nan, np.nan, np.nan, 0), "", ""
         if groups:
-            # chosen by what was run, never by what came out; one seed of a rung does not hide several of a lower one
-            enough = RUNGS.index(claim.testable_from)
-            best = max(
-                groups,
-                key=lambda g: (
-                    RUNGS.index(g.rung) >= enough and len(g.values) > 1,
-                    RUNGS.index(g.rung), len(g.values), -len(g.changes),
-                    max((self.runs[name].run.epochs for name in g.runs), default=0), g.runs,
-                ),
-            )  # fmt: skip
-            verdict, ours, why = judge(claim.test, best.values * claim.published.scale)
-            rung, runs = best.rung, " ".join(best.runs)
-            if RUNGS.index(rung) < enough:
+            best = groups[0]
+            verdict, ours, why = judge(claim.test, best.frame * claim.published.scale)
+            rung, runs = best.rung, " ".join(best.names)
+            if not reaches(rung, claim.testable_from):
                 verdict = f"needs rung {claim.testable_from}"
                 commands = " and ".join(claim.commands(claim.arms, claim.testable_from))
                 why = f"rung {rung} is too small for this claim ({why}): {commands}, with 2 seeds or more"
             elif ours.n < 2:
-                seed = {"seed": max([-1, *best.values.index]) + 1}
+                seed = {"seed": max((-1, *best.seeds)) + 1}
                 why += f": {' and '.join(claim.commands(claim.arms, rung, best.changes | seed))}"
             elif best.changes:
                 why += f"; runs with {', '.join(f'{k}={v}' for k, v in best.changes.items())}"
         else:
-            verdict, why = self._wanted(claim, per_arm)
-        told = dict(claim) | ours._asdict() | {"rung": rung, "verdict": verdict, "runs": runs}
-        told |= {"published": str(claim.published), "unit": claim.published.unit}
-        told["why"] = why[:1].upper() + why[1:] + "."
-        return {k: told[k] for k in COLUMNS}
+            verdict, why = self._wanted(claim, alike, values)
+        row = dict(claim) | ours._asdict() | {"rung": rung, "verdict": verdict, "runs": runs}
+        row |= {"published": str(claim.published), "unit": claim.published.unit}
+        row["why"] = why[:1].upper() + why[1:] + "."
+        return {k: row[k] for k in COLUMNS}
 
-    def _table(self, name: str) -> pd.DataFrame:
+    def _table(self, name: str) -> _Rows:
         if name not in self._tables:
-            path = self.folder / f"{name}.csv"
-            texts = dict.fromkeys(("setting", "run", "recipe", "options"), str)
-            self._tables[name] = (
-                tables.read_csv(path, dtype=texts, keep_default_na=False, low_memory=False)
-                if path.exists()
-                else pd.DataFrame(columns=[*WHO])
-            )
-            if "run" not in self._tables[name].columns:
-                raise HardlabError(f"The table '{path}' has no column 'run'.")
+            self._tables[name] = _Rows(schema.read(self.folder, name))
         return self._tables[name]
 
-    def _matching(self, claim: Claim, arm: Arm) -> dict[str, str]:
-        """The runs of an arm, and how each differs from the recipe beside what the arm sets.
-
-        Differences of method, strategies, and whatever the claim's arms set, make it another arm; those of its parent,
-        its logs and its seed do not matter.
-        """
-        fixed = {"data.name"} if claim.data else set()
-        own = {"method", "hard", *(k for other in claim.arms for k in other.set)}
-        found = {}
-        for name, known in self.runs.items():
-            if known.run.recipe != arm.recipe or (claim.data and known.run.data.name not in claim.data):
-                continue
-            expected = _expected(arm.recipe, known.run.rung, json.dumps(arm.set, sort_keys=True))
-            keys = (known.flat.keys() | expected.keys()) - fixed
-            changed = {k: known.flat.get(k) for k in keys if known.flat.get(k) != expected.get(k)}
-            if not any(k == o or k.startswith(f"{o}.") for k in changed for o in own):
-                found[name] = json.dumps(changed, sort_keys=True)
-        return found
-
-    def _values(self, claim: Claim, arm: Arm) -> dict[tuple[str, str], pd.DataFrame]:
-        """By rung and changes to the recipe: a row per seed with value and run."""
-        m, matching = claim.seen(arm), self._matching(claim, arm)
+    def _values(self, m: Measure, runs: Iterable[str]) -> dict[str, float]:
+        """Run -> what the measure reads of it, of these runs those that have it."""
         rows = self._table(m.table)
-        rows = rows[rows["run"].isin(list(matching))]
-        if not len(rows):
-            return {}
-        if lacking := [c for c in (*m.where, m.value) if c not in rows.columns]:
-            raise HardlabError(f"The table '{self.folder / m.table}.csv' has no column '{lacking[0]}'.")
+        found = {name: list(rows.of_run.get(name, ())) for name in sorted(runs)}
         for column, wanted in m.where.items():
-            rows = rows[rows[column].astype(str) == wanted]
+            found = {name: [i for i in at if str(rows[column][i]) == wanted] for name, at in found.items()}
         if m.table == "evaluation":
-            rows = self._as_trained(rows, m.where)
-        rows = rows.assign(value=pd.to_numeric(rows[m.value], errors="coerce")).dropna(subset="value")
-        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for name, of in rows.groupby("run", sort=True):
-            series = of.sort_values([c for c in ("epoch", "step") if c in of] or "run")["value"].to_numpy(np.float64)
-            run = self.runs[name].run
-            line = {"seed": run.seed, "value": OVER[m.over](series), "run": name}
-            found.setdefault((run.rung, matching[name]), []).append(line)
-        return {k: pd.DataFrame(v).dropna().drop_duplicates("seed", keep="last") for k, v in found.items()}
+            found = self._as_trained(rows, found, m.where)
+        values = {}
+        for name, at in found.items():
+            series = np.array([rows[m.value][i] for i in self._in_time(rows, at)], dtype=np.float64)
+            series = series[~np.isnan(series)]
+            if len(series) and not np.isnan(value := OVER[m.over](series)):
+                values[name] = value
+        return values
 
-    def _as_trained(self, rows: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
+    def _in_time(self, rows: _Rows, at: list[int]) -> list[int]:
+        """Rows by epoch, then by step."""
+        times = [[rows[column][i] for i in at] for column in ("step", "epoch") if column in rows]
+        order = np.lexsort(times) if len(times) > 1 else np.argsort(times[0]) if times else range(len(at))
+        return [at[i] for i in order]
+
+    def _as_trained(
+        self, rows: _Rows, found: Mapping[str, list[int]], where: Mapping[str, str]
+    ) -> dict[str, list[int]]:
         """Of the network of the paper's headline, with the settings most runs have, on the set it was trained on.
 
         Unless the claim says another, or the protocol brings its own.
         """
+        from hardlab.evaluate.published import PROTOCOLS
+
+        kept = dict(found)
         if "evaluated_on" not in where and PROTOCOLS[where["protocol"]].needs != "scenes":
-            own = rows["run"].map(lambda name: self.runs[name].run.data.name)
-            rows = rows[rows["evaluated_on"] == own]
+            own = {name: self.book.runs[name]["data.name"] for name in kept}
+            kept = {name: [i for i in at if rows["evaluated_on"][i] == own[name]] for name, at in kept.items()}
         if "features" not in where:
-            rows = rows[rows["features"].isin(["backbone", "teacher"])]
-        usual = rows["options"].value_counts(sort=False)
-        return rows[rows["options"] == min(usual.index, key=lambda o: (-usual[o], o))] if len(usual) else rows
+            kept = {n: [i for i in at if rows["features"][i] in ("backbone", "teacher")] for n, at in kept.items()}
+        options = usual([rows["options"][i] for at in kept.values() for i in at])
+        return {name: [i for i in at if rows["options"][i] == options] for name, at in kept.items()}
 
-    def _groups(self, claim: Claim, per_arm: Sequence[Mapping[tuple[str, str], pd.DataFrame]]) -> list[_Group]:
-        """Where every arm has rows of the same rung with the same changes; paired by seed."""
-        groups = []
-        for key in sorted(set.intersection(*(set(of) for of in per_arm))):
-            parts = [of[key].set_index("seed") for of in per_arm]
-            seeds = sorted(set.intersection(*(set(p.index) for p in parts)))
-            values = pd.DataFrame({i: p.loc[seeds, "value"] for i, p in enumerate(parts)})
-            runs = dict.fromkeys(run for p in parts for run in p.loc[seeds, "run"])
-            groups.append(_Group(key[0], values, tuple(runs), json.loads(key[1])))
-        return groups
-
-    def _wanted(self, claim: Claim, per_arm: Sequence[Mapping[tuple[str, str], pd.DataFrame]]) -> tuple[str, str]:
+    def _wanted(
+        self, claim: Claim, alike: Sequence[Mapping[str, tuple[str, str]]], values: Sequence[Mapping[str, float]]
+    ) -> tuple[str, str]:
         """The verdict where there are no rows, and what to do: train, evaluate, or collect."""
-        high, table = RUNGS[RUNGS.index(claim.testable_from) :], claim.measure.table
-        trained = [self._trained(claim, arm, high) for arm in claim.arms]
-        if lacking := [arm for arm, runs in zip(claim.arms, trained, strict=True) if not runs]:
+        high, table = rungs_from(claim.testable_from), claim.measure.table
+        trained = [{n: key for n, key in runs.items() if key[0] in high} for runs in alike]
+        if lacking := [side for side, runs in zip(claim.arms, trained, strict=True) if not runs]:
             commands = " and ".join(claim.commands(lacking, claim.testable_from))
-            told = f"no rows yet, testable from rung {claim.testable_from}: {commands}, with 2 seeds or more"
+            what = f"no rows yet, testable from rung {claim.testable_from}: {commands}, with 2 seeds or more"
             if table == "evaluation":
-                protocols = dict.fromkeys(claim.seen(arm).where["protocol"] for arm in lacking)
-                told += f", each then `hardlab evaluate runs/<id> {' '.join(f'--protocol {p}' for p in protocols)}`"
-            return NO_RUN, told
-        alike = set.intersection(*(set(runs.values()) for runs in trained))
-        if not alike:
+                protocols = dict.fromkeys(claim.seen(side).where["protocol"] for side in lacking)
+                what += f", each then `hardlab evaluate runs/<id> {' '.join(f'--protocol {p}' for p in protocols)}`"
+            return NO_RUN, what
+        shared = set.intersection(*(set(runs.values()) for runs in trained))
+        if not shared:
             again = " and ".join(claim.commands(claim.arms, claim.testable_from))
-            took = sorted({self.runs[name].run.precision for runs in trained for name in runs})
+            took = sorted({self.book.runs[name]["precision"] for runs in trained for name in runs})
             also = f", also in precision ({' and '.join(took)})" if len(took) > 1 else ""
             return NO_RUN, f"the runs that are there differ in more than their arm{also}: {again}"
-        bare: list[Arm] = []
+        bare: list[Side] = []
         ways: dict[str, list[str]] = {}  # of evaluating, each with the runs that lack it
-        for arm, runs, of in zip(claim.arms, trained, per_arm, strict=True):
-            if without := [name for name, key in runs.items() if key in alike and key not in of]:
-                bare.append(arm)
-                where = claim.seen(arm).where
+        for side, runs, of in zip(claim.arms, trained, values, strict=True):
+            there = {runs[name] for name in of if name in runs}
+            if without := [name for name, key in runs.items() if key in shared - there]:
+                bare.append(side)
+                where = claim.seen(side).where
                 said = {"protocol": where.get("protocol"), "data": where.get("evaluated_on")}
                 how = " ".join(f"--{option} {value}" for option, value in said.items() if value)
                 ways.setdefault(how, []).extend(without)
@@ -513,16 +456,11 @@ class Book:
             f"folders still are, else train them again, {' and '.join(claim.commands(bare, claim.testable_from))}"
         )
 
-    def _trained(self, claim: Claim, arm: Arm, rungs: Sequence[str]) -> dict[str, tuple[str, str]]:
-        """The runs of an arm at these rungs, each with the rung and the changes that make it comparable."""
-        keys = {name: (self.runs[name].run.rung, changes) for name, changes in self._matching(claim, arm).items()}
-        return {name: key for name, key in keys.items() if key[0] in rungs}
-
 
 def verdicts(data_dir: Path | str, claims: Iterable[Claim] | None = None) -> pd.DataFrame:
     """A row per claim: ``COLUMNS``, ours in the published unit. Tables that are not in ``data_dir`` have no rows."""
-    book = Book(data_dir)
-    return pd.DataFrame([book.verdict(c) for c in (load() if claims is None else claims)], columns=list(COLUMNS))
+    ledger = Ledger(data_dir)
+    return pd.DataFrame([ledger.verdict(c) for c in (load() if claims is None else claims)], columns=list(COLUMNS))
 
 
 def ours(row: Any) -> str:
@@ -563,17 +501,3 @@ def describe(found: pd.DataFrame, *, why: bool = False, width: int = 110) -> str
             width,
         )
     return "\n".join(lines)
-
-
-@cache
-def _expected(name: str, rung: str, overrides: str) -> dict[str, Any]:
-    return _flat(recipe(name, rung, json.loads(overrides)))
-
-
-def _flat(run: Run) -> dict[str, Any]:
-    """Dotted key -> value of all that decides a run's outcome but its seed; a parent is told by its recipe."""
-    tree = run.model_dump(mode="json", exclude={"recipe", "rung", "seed", "logs", "parent"})
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        out |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-    return out

@@ -15,7 +15,9 @@ import torch
 from scipy import stats
 
 from hardlab import build, runs
-from hardlab.analysis import tables, viewlog
+from hardlab.analysis import viewlog
+from hardlab.analysis.catalog import Catalog
+from hardlab.analysis.schema import WHO, who
 from hardlab.types import HardlabError
 
 
@@ -109,11 +111,11 @@ def transfer(found: Mapping[str, np.ndarray], resamples: int = 1000, seed: int =
 def ledger(runs_dir: Path | str) -> pd.DataFrame:
     """Every logged candidate of all finished runs: its run, parameters, overlap, loss, and whether it was taken.
 
-    Columns: ``tables.WHO``, those of the view log and its metrics (iou, centre_distance, colour_distance), and
+    Columns: ``schema.WHO``, those of the view log and its metrics (iou, centre_distance, colour_distance), and
     ``percentile`` of the loss among all candidates of its run that were logged at the same step. E.g.
     ``ledger("runs").query("chosen and iou < 0.1").groupby("recipe")["percentile"].mean()``.
     """
-    table = tables.runs(runs_dir)
+    table = Catalog(runs_dir).runs
     out = []
     for about in table[table["state"] == "done"].to_dict("records"):
         if not viewlog.segments(about["path"]):
@@ -121,13 +123,13 @@ def ledger(runs_dir: Path | str) -> pd.DataFrame:
         log = viewlog.metrics(viewlog.read(about["path"])).drop(columns="run")
         by_step = log.groupby("step")["loss"]
         percentile = 100 * (by_step.rank() - 0.5) / by_step.transform("size")
-        log = log.assign(percentile=percentile, **{k: about[k] for k in tables.WHO})
-        out.append(log[[*tables.WHO, *(c for c in log.columns if c not in tables.WHO)]])
+        log = log.assign(percentile=percentile, **who(about))
+        out.append(log[[*WHO, *(c for c in log.columns if c not in WHO)]])
     if not out:
         raise HardlabError(f"'{runs_dir}' has no finished run with a view log; `hardlab pretrain` makes one.")
     frame = pd.concat(out, ignore_index=True)
     # the same few words in every row: a category costs a byte or two
-    return frame.astype({k: "category" for k in tables.WHO if k != "seed"})
+    return frame.astype({k: "category" for k in WHO if k != "seed"})
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit  # of Student's t; scipy.stats takes half a second to import
 
 
 class Interval(NamedTuple):
@@ -26,5 +26,5 @@ def interval(values: Sequence[float] | np.ndarray | pd.Series, level: float = 0.
     if len(x) < 2:
         return Interval(float(x[0]) if len(x) else np.nan, np.nan, np.nan, len(x))
     mean = float(x.mean())
-    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    half = float(stdtrit(len(x) - 1, (1 + level) / 2) * x.std(ddof=1) / np.sqrt(len(x)))
     return Interval(mean, mean - half, mean + half, len(x))

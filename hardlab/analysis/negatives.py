@@ -17,15 +17,12 @@ import scipy.fft
 import torch
 
 from hardlab import build, runs
+from hardlab.analysis.schema import SCORES
 from hardlab.evaluate.knn import neighbours
 from hardlab.types import HardlabError
 
 _NEIGHBOURS = 5  # whose mean position a point without a place of its own starts from
 POINTS = 400  # negatives, and as many queries, in the layout of AdCo's Figure 2
-SCORES = (
-    "step", "share", "chance", "hardness", "distance", "query_distance", "norm", "age", "negatives", "queries",
-    "false_hardest", "false_all", "nearest_real",
-)  # fmt: skip
 
 
 class Bank(NamedTuple):

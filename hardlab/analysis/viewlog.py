@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 
+from hardlab.analysis.schema import PARAMS
 from hardlab.types import HardlabError
-from hardlab.views import PARAMS
 
 SCHEMA = pa.schema(
     [

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hardlab import build, checkpoint, data, machine, registry, runs
+from hardlab import build, checkpoint, config, data, machine, registry, runs
 from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.data.base import cached
@@ -63,7 +63,7 @@ def evaluate_run(
             raise HardlabError(
                 f"{path} is not finished, its state is '{about['state']}': its rows would pass for final ones."
             )
-        precision = runs.precision_of(about)
+        precision = config.precision_of(about)
         at, digest = checkpoint.named(Path(about["checkpoint"]))
         last = checkpoint.named(checkpoint.found(path / "checkpoints")[0])[0]
         per_epoch = about["data"]["count"] // run.batch_size

@@ -13,15 +13,16 @@ __all__ = ["FIGURES", "ITEMS", "draw", "find", "gaps", "make"]
 
 # paper -> how many figures and tables it has
 ITEMS = {"hexa": (5, 5), "hvs": (11, 12), "hnssl": (3, 7), "adco": (2, 4), "ppcl": (6, 4)}
+TABLE = "published_tables.yaml"  # where a published table is described; a figure is a function, "module:name"
 FIGURES = {
-    f"{paper}_{kind}{n}": f"hardlab.figures.{paper}:{kind}{n}"
+    f"{paper}_{kind}{n}": f"hardlab.figures.{paper}:f{n}" if kind == "f" else TABLE
     for paper, counts in ITEMS.items()
     for kind, count in zip("ft", counts, strict=True)
     for n in range(1, count + 1)
 } | {
     "hvs_results": "hardlab.figures.hvs:results",
-    "hardness": "hardlab.figures.across:hardness",
-    "transfer": "hardlab.figures.across:transfer",
+    "hardness": "hardlab.figures.shared_batch_plots:hardness",
+    "transfer": "hardlab.figures.shared_batch_plots:transfer",
 }
 
 

@@ -15,17 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hardlab.analysis import tables
-from hardlab.checkpoint import make_folder, write_atomic
-from hardlab.figures import FIGURES, find, pick, style
-from hardlab.runs import precision_of
+from hardlab.analysis import gaps as gap_notes
+from hardlab.analysis import schema
+from hardlab.config import precision_of
+from hardlab.figures import FIGURES, TABLE, find, published_table, style
 from hardlab.types import HardlabError
-
-COLUMNS = {
-    **tables.COLUMNS,
-    "paper": ("paper", "item", "row", "column", "value", "unit", "place"),
-}
-TEXTS = ("setting", "run", "recipe", "column", "label", "key")
 
 
 def make(name: str, data_dir: Path | str) -> Figure:
@@ -48,22 +42,27 @@ def gaps(name: str, data_dir: Path | str) -> list[str]:
 
     RUN stands for the folder that the command before made. What no run of ours can fill is not among them.
     """
-    with pick.noting() as found, style.applied():
+    with gap_notes.noting() as found, style.applied():
         _made(name, data_dir)
     runs = list(found.pop("", {}))  # that are there, and not evaluated so
     return [*runs, *(" && ".join([train, *evaluations]) for train, evaluations in found.items())]
 
 
 def _made(name: str, data_dir: Path | str) -> Figure:
-    module, _, attribute = FIGURES[find(name)].partition(":")
+    folder, where = Path(data_dir), FIGURES[find(name)]
+    precisions = {run: precision_of(manifest) for run, manifest in schema.read_manifests(folder).items()}
+    if where == TABLE:
+        return published_table.make(name, lambda table: _rows(folder, table, precisions))
+    module, _, attribute = where.partition(":")
     function = getattr(importlib.import_module(module), attribute)
-    told = {run: precision_of(manifest) for run, manifest in tables.manifests(Path(data_dir)).items()}
-    figure: Figure = function(*(_read(Path(data_dir), p, told) for p in inspect.signature(function).parameters))
+    figure: Figure = function(*(_read(folder, p, precisions) for p in inspect.signature(function).parameters))
     return figure
 
 
 def draw(name: str, data_dir: Path | str, out_dir: Path | str) -> list[Path]:
     """Write ``<name>.svg`` and ``<name>.png`` into ``out_dir``, whole or not at all; same tables, same bytes."""
+    from hardlab.checkpoint import make_folder, write_atomic  # which loads torch
+
     figure = make(name, data_dir)
     out = Path(out_dir)
     make_folder(out)
@@ -78,22 +77,22 @@ def draw(name: str, data_dir: Path | str, out_dir: Path | str) -> list[Path]:
 
 
 def _read(data_dir: Path, parameter: str, precisions: Mapping[str, str]) -> Any:
-    """A table or picture; rows of runs have the ``precision`` of their run beside them, "" where it is not known."""
-    if parameter.endswith("_pixels"):
-        picture = data_dir / f"{parameter}.png"
-        try:
-            return np.asarray(Image.open(picture).convert("RGB")) if picture.exists() else None
-        except OSError as e:
-            raise HardlabError(f"The picture '{picture}' cannot be read: {type(e).__name__}: {e}.") from e
-    path, columns = data_dir / f"{parameter}.csv", list(COLUMNS[parameter])
-    if not path.exists():
-        return pd.DataFrame(columns=columns)
-    # a run's name, a hash or a list of seeds can look like a number; "0e12345678" is none
-    texts = [*TEXTS, "value"] if parameter in ("paper", "configs") else TEXTS  # 68.80 is not 68.8 there
-    frame = tables.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=parameter != "configs")
-    if missing := [c for c in columns if c not in frame.columns]:
-        raise HardlabError(f"The table '{path}' has no column '{missing[0]}'. A figure needs: {', '.join(columns)}.")
-    if "run" in columns:  # a row may be of several
+    if not parameter.endswith("_pixels"):
+        return _rows(data_dir, parameter, precisions)
+    picture = data_dir / f"{parameter}.png"
+    try:
+        return np.asarray(Image.open(picture).convert("RGB")) if picture.exists() else None
+    except OSError as e:
+        raise HardlabError(f"The picture '{picture}' cannot be read: {type(e).__name__}: {e}.") from e
+
+
+def _rows(data_dir: Path, name: str, precisions: Mapping[str, str]) -> pd.DataFrame:
+    """A table in an order of its own: a figure is the same whatever the order of the file.
+
+    Rows of runs have the ``precision`` of their run beside them, "" where it is not known.
+    """
+    frame = schema.read(data_dir, name)
+    if "run" in frame:  # a row may be of several
         each = {names: {precisions[n] for n in names.split() if n in precisions} for names in frame["run"].unique()}
         frame["precision"] = frame["run"].map({names: " and ".join(sorted(of)) for names, of in each.items()})
-    return frame.sort_values(columns, kind="stable", ignore_index=True)
+    return frame.sort_values(schema.columns(name), kind="stable", ignore_index=True)

@@ -9,70 +9,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
-from scipy import stats
 
+from hardlab.analysis.arms import Arm, Selection, at_home, fullest, linear, one_protocol
+from hardlab.analysis.gaps import gap
 from hardlab.figures import plots, style
-from hardlab.figures.pick import Arm, Measure, Ours, at_home, gap, linear, measured, published
-from hardlab.figures.table import Row, built_in, column, named, table
+from hardlab.figures.paper import published
 from hardlab.registry import options
 
 SCHEMES = {"adv": "+Adv", "cmx": "+Cmx", "adv-cmx": "+Adv\n+Cmx", "adv-cmxa": "+Adv\n+Cmx$_A$"} | {
     "adv-cmx-cmxa": "+Adv+Cmx\n+Cmx$_A$"
 }
-# published row -> our arm, of which of two lengths of training
-OURS = {
-    "Supervised": Arm("supervised"), "SimCLR, 1000 ep": Arm("simclr"), "BYOL, 800 ep": Arm("byol"),
-    "MoCo-v2, 200 ep": Arm("moco", budget=0), "HEXA MoCo, 200 ep": Arm("hexa-moco", budget=0),
-    "MoCo-v2, 800 ep": Arm("moco", budget=-1), "HEXA MoCo, 800 ep": Arm("hexa-moco", budget=-1),
-    "DeepCluster-v2, 200 ep": Arm("deepcluster"), "HEXA DCluster, 200 ep": Arm("hexa-deepcluster"),
-    "HEXA DCluster (8-crop), 200 ep": Arm("hexa-deepcluster-8crop", budget=0),
-    "HEXA+ DCluster (8-crop), 200 ep": Arm("hexa-plus-deepcluster-8crop", budget=0),
-    "DeepCluster-v2 (8-crop), 800 ep": Arm("deepcluster-8crop"),
-    "HEXA DCluster (8-crop), 800 ep": Arm("hexa-deepcluster-8crop", budget=-1),
-    "HEXA+ DCluster (8-crop), 800 ep": Arm("hexa-plus-deepcluster-8crop", budget=-1),
-}  # fmt: skip
-# of all tables, in their order
-ORDER = (
-    "Supervised",
-    "Supervised, own runs",
-    "random initialisation",
-    "Pseudolabels",
-    "VAT",
-    "S4L Rotation",
-    "UDA",
-    "FixMatch",
-    "Instance D., 200 ep",
-    "Jigsaw, 90 ep",
-    "Jigsaw, 200 ep",
-    "BigBiGAN",
-    "CPC-v2, 200 ep",
-    "CMC, 200 ep",
-    "SimCLR, 200 ep",
-    "SimCLR, 1000 ep",
-    "MoCo, 200 ep",
-    "PIRL, 800 ep",
-    "PCL, 200 ep",
-    "PCL-v2, 200 ep",
-    "BYOL, 800 ep",
-    "SwAV (B=256), 200 ep",
-    "SwAV (B=4096), 200 ep",
-    "SwAV (B=4096), 800 ep",
-    "InfoMin, 200 ep",
-    "InfoMin, 800 ep",
-    "MoCo-v2, 200 ep",
-    "HEXA MoCo, 200 ep",
-    "MoCo-v2, 800 ep",
-    "HEXA MoCo, 800 ep",
-    "DeepCluster-v2, 200 ep",
-    "HEXA DCluster, 200 ep",
-    "HEXA DCluster (8-crop), 200 ep",
-    "HEXA+ DCluster (8-crop), 200 ep",
-    "DeepCluster-v2 (8-crop), 800 ep",
-    "HEXA DCluster (8-crop), 800 ep",
-    "HEXA+ DCluster (8-crop), 800 ep",
-)
-HEXA_LINEAR = linear("linear-hexa-moco", "linear-hexa-deepcluster")
-LENGTHS = "the length that most recipes share stands with 200 epochs, and a longer one, where there is one, with 800"
 
 
 def f1(hexa_f1: pd.DataFrame, hexa_f1_pixels: np.ndarray | None) -> Figure:
@@ -137,8 +83,9 @@ def f2(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     for ax, base, names in zip(
         axes, ("moco", "deepcluster"), (("moco",), ("deepcluster-6crop", "deepcluster")), strict=True
     ):
-        found = [(_scheme(name, evaluation, configs), name) for name in names]
-        (ours, named), name = max(found, key=lambda f: f[0][0].rows["recipe"].nunique())
+        schemes = {name: _scheme(name, evaluation, configs) for name in names}
+        name = fullest({name: ours for name, (ours, _) in schemes.items()})
+        ours, named = schemes[name]
         measure = linear(f"linear-hexa-{base}-1")
         plots.arms(ax, ours, named, measure)
         crops = ", 6 crops" if "6crop" in name else ""
@@ -154,13 +101,15 @@ def f2(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     return figure
 
 
-def _scheme(name: str, evaluation: pd.DataFrame, configs: pd.DataFrame) -> tuple[Ours, list[tuple[str, Arm | None]]]:
+def _scheme(
+    name: str, evaluation: pd.DataFrame, configs: pd.DataFrame
+) -> tuple[Selection, list[tuple[str, Arm | None]]]:
     """The arms of all schemes on one base method."""
     arms: list[tuple[str, Arm | None]] = [("Std", Arm(name))]
     for scheme, label in SCHEMES.items():
         recipe = {"adv": f"hexa-{name}", "adv-cmx": f"hexa-plus-{name}"}.get(scheme, f"hexa-{name}-{scheme}")
         arms.append((label, Arm(recipe)))
-    return Ours([a.recipe for _, a in arms if a], evaluation, configs), arms
+    return Selection([a.recipe for _, a in arms if a], evaluation, configs), arms
 
 
 def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
@@ -199,8 +148,7 @@ def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figu
 
 def _one(rows: pd.DataFrame, recipes: tuple[str, ...], configs: pd.DataFrame) -> pd.DataFrame:
     """The strongest rows of these recipes, of one protocol."""
-    found = plots.strongest(rows, recipes, configs)
-    return found[found["protocol"] == found["protocol"].min()] if len(found) else found
+    return one_protocol(plots.strongest(rows, recipes, configs))
 
 
 def _classifier(ax: Axes, rows: pd.DataFrame, configs: pd.DataFrame) -> pd.DataFrame:
@@ -232,7 +180,7 @@ def f4(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
             keys = {"epsilon": epsilon, "eta": eta}
             changes = tuple((f"hard.adversarial.{k}", v) for k, v in keys.items() if v != 1)
             named.append((rf"$\epsilon$ = {epsilon:g}, $\eta$ = {eta:g}", Arm(f"hexa-{base}", changes)))
-    ours = Ours((base, f"hexa-{base}"), evaluation, configs)
+    ours = Selection((base, f"hexa-{base}"), evaluation, configs)
     ax.set(title="bound and step of the attack, in grey levels of 255", ylabel="linear top-1 (%)")
     plots.arms(ax, ours, named, linear("linear-hexa-deepcluster"))
     plots.told(
@@ -249,6 +197,8 @@ BETAS = ((1.0, 1.0), (3.0, 3.0), (5.0, 3.0), (3.0, 5.0), (5.0, 1.0))
 
 def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """HEXA Figure 5: (a) densities of Beta distributions; (b) accuracy of each."""
+    from scipy import stats  # half a second to import
+
     figure, (a, b) = style.new(2.6, 2)
     x = np.linspace(0.001, 0.999, 200)
     a.set(title=r"(a) share $\lambda$ before clipping", xlabel=r"$\lambda$", ylabel="density", xlim=(0, 1))
@@ -263,7 +213,7 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
         "deepcluster-6crop",
     )
     recipe = f"hexa-{base}-cmx"
-    ours = Ours((base, recipe), evaluation, configs)
+    ours = Selection((base, recipe), evaluation, configs)
     named: list[tuple[str, Arm | None]] = [("Std", Arm(base))]
     for alpha, beta in BETAS:
         keys = (("hard.cutmix.alpha", alpha, 5.0), ("hard.cutmix.beta", beta, 3.0))
@@ -275,123 +225,3 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
     told = f"stated for Beta(5, 3): {moments}; " if moments else ""
     plots.told(figure, ours.frame, f"ours on an analogue; {told}no accuracy is printed\n{plots.by(ours)}{plots.BARS}")
     return figure
-
-
-def t1(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HEXA Table 1: linear classification."""
-    probe = linear("linear-hexa-cifar", head="transfer")
-    columns = [
-        column("ImageNet", "", HEXA_LINEAR._replace(head="own data")),
-        column("VOC07", "VOC07 mAP", measured(("svm", "mAP"), head="SVM", on="VOC07")),
-        column("C10", "CIFAR-10", probe._replace(on="CIFAR-10")),
-        column("C100", "CIFAR-100", probe._replace(on="CIFAR-100")),
-        *built_in(probe),
-    ]
-    return table(
-        "HEXA, Table 1: linear classification",
-        "A",
-        "hexa",
-        "Table 1",
-        _rows(paper, "Table 1"),
-        columns,
-        paper,
-        evaluation,
-        configs,
-        note=LENGTHS,
-    )
-
-
-def t2(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HEXA Table 2: low-shot SVMs."""
-    columns = [
-        column(
-            f"k={k}",
-            f"k = {k}",
-            measured(
-                *((p, f"{m}@k={k}") for p in ("svm-low-shot", "svm-low-shot-goyal") for m in ("mAP", "top1")),
-                head="mAP",
-            ),
-        )
-        for k in (2, 4, 8, 16, 32)
-    ]
-    return table(
-        "HEXA, Table 2: low-shot classification, VOC07 mAP",
-        "A",
-        "hexa",
-        "Table 2",
-        _rows(paper, "Table 2"),
-        columns,
-        paper,
-        evaluation,
-        configs,
-        note=LENGTHS,
-    )
-
-
-def t3(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HEXA Table 3: semi-supervised classification."""
-    columns = [
-        column(f"{p} % top-{n}", "", measured((f"semi-hexa-{p}", f"top{n}-last"), head="own data"))
-        for p in (1, 10, 100)
-        for n in (1, 5)
-    ]
-    return table(
-        "HEXA, Table 3: finetuning with 1, 10 and 100 % of the labels",
-        "A",
-        "hexa",
-        "Table 3",
-        _rows(paper, "Table 3"),
-        columns,
-        paper,
-        evaluation,
-        configs,
-        note=LENGTHS,
-    )
-
-
-def t4(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HEXA Table 4: object detection on VOC."""
-    columns = [column(m, "", _detection(m)) for m in ("AP", "AP50", "AP75")]
-    return table(
-        "HEXA, Table 4: object detection on VOC",
-        "X",
-        "hexa",
-        "Table 4",
-        _rows(paper, "Table 4"),
-        columns,
-        paper,
-        evaluation,
-        configs,
-        note=LENGTHS,
-    )
-
-
-def _detection(metric: str) -> Measure:
-    return measured(("detection-voc", metric), ("detection", metric), head="scenes")
-
-
-def t5(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HEXA Table 5: fine-tuning of the whole network."""
-    tuned = measured(("finetune-hexa", "top1-last"), head="transfer")
-    columns = [
-        column(short, name, tuned._replace(on=name)) for short, name in (("C10", "CIFAR-10"), ("C100", "CIFAR-100"))
-    ]
-    columns += built_in(tuned)
-    return table(
-        "HEXA, Table 5: fine-tuning of the whole network",
-        "A",
-        "hexa",
-        "Table 5",
-        _rows(paper, "Table 5"),
-        columns,
-        paper,
-        evaluation,
-        configs,
-        note=f"the paper's names of the rows are inferred from the values\n{LENGTHS}",
-    )
-
-
-def _rows(paper: pd.DataFrame, item: str) -> list[Row]:
-    """The rows of a published table, and ours where there is such an arm."""
-    printed = {name for name, _ in published(paper, "hexa", item)} or set(OURS)
-    return named([n for n in ORDER if n in printed], OURS)

@@ -12,14 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
-from hardlab import build
-from hardlab.analysis import pairs
+from hardlab.analysis import arms
+from hardlab.analysis.arms import HVS, KNN, STANDARD, STATIC, UNTRAINED, Arm, Selection, linear
 from hardlab.analysis.intervals import interval
-from hardlab.analysis.tables import HVS, STANDARD, STATIC, UNTRAINED, choose
-from hardlab.analysis.viewlog import slots
 from hardlab.figures import plots, style
-from hardlab.figures.pick import KNN, Arm, Measure, Ours, at_home, linear, measured, published, together
-from hardlab.figures.table import GAP, SCALES, Cell, Row, built_in, column, draw, row, said, signed, table
+from hardlab.figures.paper import published
 from hardlab.recipes import recipe
 from hardlab.registry import options
 
@@ -41,8 +38,8 @@ def f6(hvs_f2: pd.DataFrame, hvs_f2_pixels: np.ndarray | None) -> Figure:
 
 def f3(hvs_f3_left: pd.DataFrame, hvs_f3_right: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """HVS Figure 3. Left: share of images whose selected pair has the lowest IoU. Right: IoU with and without HVS."""
-    left, right = choose(hvs_f3_left), hvs_f3_right
-    right = right[right["setting"].isin(left["setting"])] if len(left) else choose(right)
+    left, right = arms.headline(hvs_f3_left), hvs_f3_right
+    right = right[right["setting"].isin(left["setting"])] if len(left) else arms.headline(right)
     figure, (a, b) = style.new(2.6, 2)
     a.set_title("Selected pair has the lowest IoU", y=ABOVE)
     a.set(xlabel="epoch", ylabel="share of images")
@@ -69,7 +66,7 @@ def f3(hvs_f3_left: pd.DataFrame, hvs_f3_right: pd.DataFrame, paper: pd.DataFram
 
 def f4(hvs_f4_left: pd.DataFrame, hvs_f4_right: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """HVS Figure 4. Left: mean IoU of the trained pair. Right: Figure 3 left under one colour draw for all views."""
-    chosen = choose(hvs_f4_left[hvs_f4_left["arm"] == HVS])
+    chosen = arms.headline(hvs_f4_left[hvs_f4_left["arm"] == HVS])
     left, right = (f[f["setting"].isin(chosen["setting"])] for f in (hvs_f4_left, hvs_f4_right))
     left = left[left["arm"] != STATIC]
     figure, (a, b) = style.new(2.6, 2)
@@ -115,19 +112,19 @@ def results(evaluation: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """Accuracy with and without HVS (HVS Table 1 at small scale), and the gain beside the published one."""
     headline = [HEADLINE.get(protocol) for protocol in evaluation["protocol"]]
     rows = evaluation[evaluation["split"].eq("test") & evaluation["metric"].eq(pd.Series(headline, evaluation.index))]
-    rows = at_home(rows)
+    rows = arms.at_home(rows)
     probe = "linear, L-BFGS"
     if rows["protocol"].eq("linear").any():
         rows, probe = rows[rows["protocol"] != "linear-lbfgs"], "linear, SGD"  # one kind of linear classifier a figure
     trained = rows[rows["arm"].isin([STANDARD, HVS, STATIC]) & rows["features"].ne("pixels")]
     compared = trained.loc[trained["arm"] != STANDARD, "method"]  # other papers' baselines are not in this comparison
-    chosen = _one_setting_a_method(trained[trained["method"].isin(compared)] if len(compared) else trained)
+    chosen = arms.headline_of_each_method(trained[trained["method"].isin(compared)] if len(compared) else trained)
     figure, axes = style.new(2.8, 3)
     for ax, title, protocol in zip(axes, ("kNN, k = 20", probe), ("knn", "linear"), strict=False):
         ax.set(title=title, ylabel="top-1 accuracy (%)")
         mine = _protocol(chosen, protocol)
         if len(mine):
-            _accuracies(ax, mine, _protocol(_same_data(rows, chosen), protocol))
+            _accuracies(ax, mine, _protocol(arms.same_data(rows, chosen), protocol))
         else:
             style.gap(ax, f"no finished run with\na {title} evaluation")
     axes[2].set(title="gain by HVS", ylabel="points of top-1")
@@ -188,22 +185,6 @@ def _histogram(ax: Axes, frame: pd.DataFrame, series: str, colour: str, label: s
     outside = rows.groupby("run")["outside"].first().mean()
     ax.stairs(mean, edges, color=colour, label=f"{label} ({100 * outside:.0f} % below 0.1)", linewidth=1.3)
     return True
-
-
-def _one_setting_a_method(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the strongest setting's rung and data, the strongest setting of every method."""
-    best = choose(rows)
-    if not len(best):
-        return rows
-    peers = _same_data(rows, best)
-    return pd.concat([choose(peers[peers["method"] == m]) for m in sorted(peers["method"].unique(), reverse=True)])
-
-
-def _same_data(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    if not len(chosen):
-        return rows
-    first = chosen.iloc[0]
-    return rows[(rows["rung"] == first["rung"]) & (rows["data"] == first["data"])]
 
 
 def _protocol(rows: pd.DataFrame, protocol: str) -> pd.DataFrame:
@@ -294,6 +275,8 @@ def _pictures(log: pd.DataFrame, pixels: np.ndarray | None, rows: int) -> Figure
         style.gap(ax, "no finished run with HVS and a view log")
         style.caption(figure, "no run of ours")
         return figure
+    from hardlab.analysis.viewlog import slots
+
     views = slots(log)
     count, shown = views["slot"].nunique(), sorted(views["row"].unique())[:rows]
     size = 0 if pixels is None else pixels.shape[1] // (1 + count)
@@ -343,21 +326,6 @@ def _losses(ax: Axes, pairs: pd.DataFrame) -> None:
     ax.text(0, 0.5, text, transform=ax.transAxes, va="center", fontsize=7)
 
 
-POLICIES = {
-    "baseline": "", "range (0.3-0.35)": "-iou-30-35", "range (0.3-0.35), alternating": "-iou-30-35-alternating",
-    "range (0.4-0.6)": "-iou-40-60", "range (0.4-0.6), alternating": "-iou-40-60-alternating",
-    "range (0.1-0.8)": "-iou-10-80", "range (1.0-0.1)": "-iou-100-10",
-}  # fmt: skip
-MODES = (
-    "translation-scale-sym",
-    "translation-scale",
-    "rotation-translation",
-    "rotation-translation-scale",
-    "rotation-translation-scale-sym",
-    "affine",
-)
-
-
 def f1() -> Figure:
     """HVS Figure 1: views are drawn, every pair is scored without gradient, the hardest one is trained on."""
     figure, (ax,) = style.new(2.7)
@@ -394,7 +362,7 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     figure, (a, b) = style.new(2.6, 2)
     frames = []
     for ax, measure, title in ((a, linear("linear-hvs-dino"), "linear"), (b, KNN, "kNN")):
-        ours = Ours(("dino", "dino-hvs"), evaluation, configs)
+        ours = Selection(("dino", "dino-hvs"), evaluation, configs)
         plots.budgets(ax, ours, (("DINO", "dino"), ("DINO + HVS", "dino-hvs")), measure)
         ax.set(title=title, xlabel="epochs of training", ylabel="top-1 (%)")
         frames.append(ours.frame)
@@ -449,7 +417,7 @@ def f8(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
             ax.set_xticks(range(3), [name for name, _ in named])
         else:
             style.gap(ax, "no published value\nat hand")
-    ours = Ours([a.recipe for _, a in named], evaluation, configs)
+    ours = Selection([a.recipe for _, a in named], evaluation, configs)
     axes[2].set(title="ours", xlabel="views")
     plots.arms(axes[2], ours, named, linear("linear-hvs-simsiam"), missing="no finished run")
     axes[0].set_ylabel("linear top-1 (%)")
@@ -473,6 +441,8 @@ LEAF_MARKS = {10: ("o", -0.13, style.BLUE), 100: ("s", 0.13, style.ORANGE)}  # t
 
 def f9(importance: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """HVS Figure 9: share of the loss's variance that each metric of a pair explains, by fANOVA."""
+    from hardlab.analysis.pairs import TREES
+
     figure, (ax, right) = style.new(3.1, 2)
     printed = {row: float(v) for (row, _), v in published(paper, "hvs", "Figure 9").items()}
     ax.set(xlabel="share of the variance (%)", title="published; ours: trees grown to the end")
@@ -515,9 +485,7 @@ def f9(importance: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     if not len(rows):
         style.gap(right, "no finished run")
     forest = (
-        f"{pairs.TREES} trees on {rows['n'].max():,.0f} pairs of each view log"
-        if len(rows)
-        else "the pairs of a view log"
+        f"{TREES} trees on {rows['n'].max():,.0f} pairs of each view log" if len(rows) else "the pairs of a view log"
     )
     plots.told(figure, rows, f"ours at CIFAR scale, {forest}; lines: 95 % t-intervals over seeds")
     return figure
@@ -566,321 +534,4 @@ def f11(hvs_f11: pd.DataFrame, hvs_f11_pixels: np.ndarray | None) -> Figure:
         hvs_f11,
         hvs_f11_pixels,
         "stn-translation-scale-sym",
-    )
-
-
-def _pairs(bases: dict[str, str]) -> list[Row]:
-    """Base method, with HVS, and the gain, for each base: printed name -> recipe."""
-    rows: list[Row] = []
-    for name, base in bases.items():
-        rows += [
-            row(name, base, rule=bool(rows)),
-            row(f"{name} + HVS", f"{base}-hvs"),
-            row(f"{name} improvement as printed", f"{base}-hvs", "gain, as printed", minus=base),
-        ]
-    return rows
-
-
-def t1(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HVS Table 1: linear and kNN accuracy."""
-    probe = linear("linear-hvs-simsiam", "linear-hvs-simclr", "linear-hvs-dino")
-    columns = [
-        column(f"{p} 100 epochs", f"{h} 100 ep", m, budget=0)
-        for p, h, m in (("linear", "linear", probe), ("knn", "kNN", KNN))
-    ] + [
-        column((f"{p} 300 epochs", f"{p} 200 epochs"), f"{h} 300 ep", m, budget=-1)
-        for p, h, m in (("linear", "linear", probe), ("knn", "kNN", KNN))
-    ]
-    bases = {"DINO ViT-S/16": "dino", "DINO RN50": "dino-resnet50", "SimSiam RN50": "simsiam", "SimCLR RN50": "simclr"}
-    return table(
-        "HVS, Table 1: linear and kNN accuracy",
-        "A",
-        "hvs",
-        "Table 1",
-        _pairs(bases),
-        columns,
-        paper,
-        evaluation,
-        configs,
-        note="SimCLR: 200 instead of 300 epochs; its printed kNN gain at 100 epochs is 1.85, its values give 1.93\n"
-        "of ours the length that most arms share stands with 100 epochs, a longer one, where there is one, with 300",
-    )
-
-
-def t2(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HVS Table 2: transfer."""
-    sets = {"CIFAR10": "CIFAR-10", "CIFAR100": "CIFAR-100", "Flowers102": "Flowers102", "iNat 21": "iNat 21"} | {
-        "Food101": "Food101",
-    }  # fmt: skip
-    tuned = ("finetune-hvs-resnet", "top1-last"), ("finetune-hvs-vit", "top1-last")
-    measures = linear("linear-hvs-simsiam"), measured(*tuned, head="finetuned")
-    columns = [column(f"{d} {m.head}", "", m._replace(head="", on=on)) for d, on in sets.items() for m in measures]
-    columns += built_in(*measures)
-    rows = _pairs({"SimSiam RN50": "simsiam", "DINO ViT-S/16": "dino"})
-    return table(
-        "HVS, Table 2: transfer, linear and finetuned",
-        "A",
-        "hvs",
-        "Table 2",
-        rows,
-        columns,
-        paper,
-        evaluation,
-        configs,
-        turned=True,
-    )
-
-
-def _scenes(kind: str, metric: str, voc: str) -> Measure:
-    return measured((voc, metric), (kind, metric), head="scenes")
-
-
-def t3(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HVS Table 3: detection and segmentation, AP50."""
-    columns = [
-        column("VOC detection AP50", "VOC detection AP50", _scenes("detection", "AP50", "detection-voc-hvs")),
-        column(
-            "COCO segmentation AP50", "COCO segm. AP50", _scenes("segmentation", "mask-AP50", "segmentation-coco-hvs")
-        ),
-    ]
-    rows = _pairs({"SimSiam RN50": "simsiam", "DINO RN50": "dino-resnet50"})
-    return table(
-        "HVS, Table 3: detection and segmentation",
-        "X",
-        "hvs",
-        "Table 3",
-        rows,
-        columns,
-        paper,
-        evaluation,
-        configs,
-        note="DINO on VOC: the printed -0.36 is -0.35 by the printed values",
-    )
-
-
-def t4(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HVS Table 4: manual policies for the overlap of the views."""
-    probe, rows = linear("linear-hvs-simsiam", "linear-hvs-dino"), []
-    cells = {}
-    printed = published(paper, "hvs", "Table 4")
-    ours = Ours([f"{m}{p}" for m in ("simsiam", "dino") for p in POLICIES.values()], evaluation, configs)
-    for name, policy in POLICIES.items():
-        rows.append((name, policy and "<method>" + policy, name == "range (0.3-0.35)"))
-        cells[name] = [
-            Cell(
-                _change(printed.get((name, label), ""), policy),
-                said(ours, Arm(method + policy, minus=method if policy else ""), probe),
-            )
-            for method, label in (("simsiam", "SimSiam"), ("dino", "DINO"))
-        ]
-    found = ours.frame
-    caption = f"{SCALES['A']} (blue; ± half the 95 % t-interval; {GAP} no row yet)\n"
-    caption += style.about(found) if len(found) else "no finished run of these arms has a row here"
-    caption += (
-        "\nchanges of the baseline, ours paired by seed; printed: two seeds, the baseline of DINO is 73.52 in Table 1"
-    )
-    heads = [("SimSiam", "linear", False), ("DINO", "linear", False)]
-    return draw("HVS, Table 4: manual policies for the overlap", rows, heads, list(cells.values()), caption)
-
-
-def _change(text: str, policy: str) -> str:
-    return signed(text) if text and policy else text
-
-
-def t5(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HVS Table 5: modes of the spatial transformer on CIFAR-10."""
-    rows = [row("baseline", "stn-baseline"), *(row(m, f"stn-{m}", rule=m == MODES[0]) for m in MODES)]
-    columns = [
-        column("linear", "linear", linear("linear-hvs-dino")),
-        column("finetuned", "finetuned", measured(("finetune-hvs-vit", "top1-last"), head="finetuned")),
-    ]
-    return table(
-        "HVS, Table 5: modes of the spatial transformer, CIFAR-10, penalty TCP",
-        "C",
-        "hvs",
-        "Table 5",
-        rows,
-        columns,
-        paper,
-        evaluation,
-        configs,
-    )
-
-
-def t6(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HVS Table 6: detection and segmentation, all metrics."""
-    columns = [column(f"VOC {m}", "", _scenes("detection", m, "detection-voc-hvs")) for m in ("AP", "AP50", "AP75")]
-    columns += [
-        column(f"COCO mask {m}", "", _scenes("segmentation", f"mask-{m}", "segmentation-coco-hvs"))
-        for m in ("AP", "AP50", "AP75")
-    ]
-    rows = _pairs({"SimSiam RN50": "simsiam", "DINO RN50": "dino-resnet50"})
-    return table(
-        "HVS, Table 6: detection and segmentation",
-        "X",
-        "hvs",
-        "Table 6",
-        rows,
-        columns,
-        paper,
-        evaluation,
-        configs,
-        note="DINO: the printed gain of AP, +0.80, is -0.80 by the printed values; -0.36 and -0.27 are -0.35 and -0.26",
-    )
-
-
-# printed key -> key of our configuration
-_COMMON = {
-    "architecture": "backbone.name", "epochs": "epochs", "batch_size": "batch_size", "lr": "optim.lr",
-    "optimizer": "optim.name", "optim": "optim.name", "weight_decay": "optim.weight_decay",
-    "momentum": "optim.momentum",
-    "warmup_epochs": "optim.warmup_epochs",
-}  # fmt: skip
-KEYS = {
-    "Table 7": ("dino", {
-        "img_size": "augment.size", "patch_size": "backbone.options.patch", "out_dim": "method.options.prototypes",
-        "norm_last_layer": "method.options.gain", "momentum_teacher": "method.options.momentum",
-        "use_bn_in_head": "method.options.bn", "teacher_temp": "method.options.teacher_temperature",
-        "warmup_teacher_temp": "method.options.teacher_warmup_temperature",
-        "warmup_teacher_temp_epochs": "method.options.teacher_warmup_epochs", "fp16": "precision",
-        "clip_grad": "optim.clip", "drop_path_rate": "backbone.options.drop_path",
-        "freeze_last_layer": "method.options.freeze_last_layer", "min_lr": "optim.final_lr",
-        "weight_decay_end": "optim.weight_decay_end", "global_crops_scale": "augment.scale",
-        "global_crops_size": "augment.size", "local_crops_number": "local.count", "local_crops_scale": "local.scale",
-        "local_crops_size": "local.size",
-    }),
-    "Table 8": ("simsiam", {
-        "blur_prob": "augment.blur", "crops_scale": "augment.scale", "crop_size": "augment.size",
-        "feature_dimension": "method.options.dim", "fix_pred_lr": "method.options.fix_predictor_rate",
-        "predictor_dimension": "method.options.hidden",
-    }),
-    "Table 9": ("simclr", {
-        "proj_hidden_dim": "", "out_dim": "method.options.dim", "use_bn_in_head": "",
-        "sqrt_lr": "", "zero_init_residual": "backbone.options.zero_init_residual",
-    }),
-}  # fmt: skip
-
-
-def _settings(item: str, paper: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """A table of hyperparameters: printed, in our recipe for the paper's rung, and in our runs."""
-    name, keys = KEYS[item]
-    keys = _COMMON | keys
-    printed = {k: v for (k, _), v in published(paper, "hvs", item).items()}
-    known = {k: v for k, v in keys.items() if k in printed} if printed else keys
-    ours = recipe_settings(name, "paper")
-    mine = together(configs[configs["recipe"] == name], any_data=False)
-    rung = str(mine["rung"].iloc[0]) if len(mine) else ""
-    usual = recipe_settings(name, rung) if rung else {}
-    rows, cells = [], []
-    for key, at in sorted(known.items()):
-        told = sorted(set(mine[mine["key"] == at]["value"].astype(str))) if at else []
-        rows.append((key, "", False))
-        run = ", ".join(told) if told else usual.get(at, "none") if rung or not at else GAP
-        cells.append(
-            [Cell(printed.get(key, ""), ""), Cell(ours.get(at, "none" if not at else "default"), ""), Cell(run, "")]
-        )
-    heads = [
-        ("printed", "", False),
-        ("our recipe, rung paper", "", False),
-        (f"our runs, rung {rung}" if rung else "our runs", "", False),
-    ]
-    found = style.about(mine) if len(mine) else "no finished run of this recipe"
-    caption = f"recipe {name}; a rate is per 256 images; none: there is no such choice here\nours: {found}"
-    return draw(f"HVS, {item}: settings of {style.METHODS[name]}", rows, heads, cells, caption)
-
-
-def recipe_settings(name: str, rung: str) -> dict[str, str]:
-    """Dotted keys of the recipe at a rung, defaults of options and presets included, as texts."""
-    run = recipe(name, rung)
-    flat: dict[str, object] = {f"optim.{k}": v for k, v in run.optim.model_dump().items()}
-    flat |= {"epochs": run.epochs, "batch_size": run.batch_size, "precision": run.precision}
-    for kind, part in (("backbone", run.backbone), ("method", run.method)):
-        defaults = {k: p.default for k, p in options(kind, part.name).items()}
-        flat |= {f"{kind}.name": part.name} | {
-            f"{kind}.options.{k}": v for k, v in (defaults | dict(part.options)).items()
-        }
-    look = build.look(run)
-    flat |= {f"augment.{k}": v for k, v in look.augment[0].model_dump().items()}
-    if run.local:
-        flat |= {"local.count": run.local.count} | {
-            f"local.{k}": v for k, v in look.local[0].augment[0].model_dump().items()
-        }
-    return {k: ", ".join(map(str, v)) if isinstance(v, list | tuple) else _text(v) for k, v in flat.items()}
-
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def t7(paper: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HVS Table 7: settings of DINO."""
-    return _settings("Table 7", paper, configs)
-
-
-def t8(paper: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HVS Table 8: settings of SimSiam."""
-    return _settings("Table 8", paper, configs)
-
-
-def t9(paper: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HVS Table 9: settings of SimCLR."""
-    return _settings("Table 9", paper, configs)
-
-
-def t10(paper: pd.DataFrame, evaluation: pd.DataFrame) -> Figure:
-    """HVS Table 10: settings of DINO's finetuning."""
-    return _tuning("Table 10", "finetune-hvs-vit", "DINO", paper, evaluation)
-
-
-def t11(paper: pd.DataFrame, evaluation: pd.DataFrame) -> Figure:
-    """HVS Table 11: settings of SimSiam's finetuning."""
-    return _tuning("Table 11", "finetune-hvs-resnet", "SimSiam", paper, evaluation)
-
-
-def _tuning(item: str, protocol: str, who: str, paper: pd.DataFrame, evaluation: pd.DataFrame) -> Figure:
-    """A table of a protocol's settings on each data set, as printed and as the protocol has them."""
-    sets = {
-        "CIFAR10": "cifar10",
-        "CIFAR100": "cifar100",
-        "Flowers102": "flowers102",
-        "iNat 21": "",
-        "Food101": "food101",
-    }
-    printed = published(paper, "hvs", item)
-    keys = ("optimizer", "lr", "weight_decay", "epochs", "batch_size")
-    cells = [
-        [
-            Cell(printed.get((k, d), ""), str(evaluation.settings(protocol, {}, name)[k]) if name else "no such set")
-            for d, name in sets.items()
-        ]
-        for k in keys
-    ]
-    mine = evaluation[evaluation["protocol"] == protocol]
-    found = style.about(mine) if len(mine) else "no finished run was tuned so"
-    return draw(
-        f"HVS, {item}: settings of {who}'s finetuning",
-        [(k, protocol, False) for k in keys],
-        [(d, "", False) for d in sets],
-        cells,
-        f"blue: the protocol of this name\nours: {found}",
-    )
-
-
-def t12(paper: pd.DataFrame, evaluation: pd.DataFrame) -> Figure:
-    """HVS Table 12: settings of detection and segmentation."""
-    printed = published(paper, "hvs", "Table 12")
-    pair = {"VOC07+12 detection": "detection-voc-hvs", "COCO segmentation": "segmentation-coco-hvs"}
-    keys = {"batch_size": "batch_size", "lr": "lr", "steps": "iterations"}
-    cells = [
-        [Cell(printed.get((k, d), ""), str(evaluation.DETECTION[s][at])) for d, s in pair.items()]
-        for k, at in keys.items()
-    ]
-    mine = evaluation[evaluation["protocol"].isin(pair.values())]
-    found = style.about(mine) if len(mine) else "no finished run was scored so"
-    return draw(
-        "HVS, Table 12: settings of detection and segmentation",
-        [(k, "our protocol", False) for k in keys],
-        [(d, s, False) for d, s in pair.items()],
-        cells,
-        f"VOC's steps are doubled for the batch of 8, COCO's are not: half the images of a 1x schedule\nours: {found}",
     )

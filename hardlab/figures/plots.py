@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from hardlab.analysis.arms import Arm, Book, Measure, Selection
+from hardlab.analysis.gaps import gap
 from hardlab.figures import style
-from hardlab.figures.pick import Arm, Book, Measure, Ours, gap, together
 
 COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.SKY)
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)))
@@ -22,7 +23,7 @@ BARS = "dots: seeds · bars: 95 % t-intervals"
 
 def arms(
     ax: Axes,
-    ours: Ours,
+    ours: Selection,
     named: Sequence[tuple[str, Arm | None]],
     measure: Measure,
     values: Mapping[str, float] | None = None,
@@ -63,7 +64,7 @@ def arms(
 
 def budgets(
     ax: Axes,
-    ours: Ours,
+    ours: Selection,
     named: Sequence[tuple[str, str]],
     measure: Measure,
     beside: tuple[Axes, Mapping[str, Mapping[float, float]]] | None = None,
@@ -136,12 +137,11 @@ def curves(
 
 def strongest(frame: pd.DataFrame, recipes: Sequence[str], configs: pd.DataFrame | None = None) -> pd.DataFrame:
     """Of the highest rung, the data set of most of these recipes, and of each, as it is, one setting."""
-    rows, book = together(frame[frame["recipe"].isin(recipes)], any_data=False), Book(configs)
-    kept = [book.one_setting(book.only(rows, Arm(recipe)), rows) for recipe in recipes]
-    return pd.concat(kept) if any(map(len, kept)) else rows.iloc[:0]
+    each = Book.of_configs(configs).together([Arm(r) for r in recipes], frame)
+    return pd.concat(each) if any(map(len, each)) else frame.iloc[:0]
 
 
-def by(*shown: Ours) -> str:
+def by(*shown: Selection) -> str:
     """The protocols that the arms of a figure were measured by, for its caption."""
     names = sorted({protocol for ours in shown for protocol in ours.by})
     return f"by {' and '.join(names)} · " if names else ""

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from hardlab.analysis.arms import Arm, Selection, linear, split_share, trained_on
 from hardlab.figures import plots, style
-from hardlab.figures.pick import Arm, Ours, linear, published, trained_on
-from hardlab.figures.table import Column, built_in, column, row, table
+from hardlab.figures.paper import published
 from hardlab.recipes import recipe
 
 ARMS = (
@@ -18,11 +18,9 @@ ARMS = (
     ("BigGAN", "ppcl-gan"),
     ("Proposed", "ppcl"),
 )
-ROWS = [row(name, r, rule=name == "Proposed") for name, r in ARMS]
 LINEAR = linear("linear-ppcl")
 SETS = ("CIFAR-10", "CIFAR-100", "FMNIST", "ImageNet-10")
 SHARES = ("100 %", "20 %", "10 %")
-ANALOGUE = built_in(LINEAR._replace(head="data of the rung to"))
 
 
 def f1(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
@@ -95,19 +93,19 @@ def _panels(
 ) -> Figure:
     """A column for each training set: ours above the printed accuracies, which are too far off to share an axis."""
     figure, axes = style.new(3.6, len(data), rows=2)
-    ours = Ours([r for _, r in named], evaluation, configs, any_data=True)
+    ours = Selection([r for _, r in named], evaluation, configs, any_data=True)
     values, told = published(paper, "ppcl", item), ""
-    taken = {d for where in data for d in trained_on(*_split(where))}
+    taken = {d for where in data for d in trained_on(*split_share(where))}
     for ax, below, where in zip(axes, axes[len(data) :], data, strict=False):
-        name, share = _split(where)
+        name, share = split_share(where)
         column_name = name if (named[0][0], name) in values else where
         printed = {n: float(values[n, column_name]) for n, _ in named if (n, column_name) in values}
         arms = [(n, Arm(r, trained=(name, share))) for n, r in named]
         title = where.replace(" 100 %", "")
         below.set(title=f"published, {title}", ylabel="linear top-1 (%)")
-        if not any(len(ours.values(arm, LINEAR)) for _, arm in arms) and (other := _instead(ours, share, taken)):
+        if not any(len(ours.values(arm, LINEAR)) for _, arm in arms) and (other := ours.stand_in(share, taken)):
             taken.add(other)
-            arms = [(n, Arm(r, trained=_split(other))) for n, r in named]
+            arms = [(n, Arm(r, trained=split_share(other))) for n, r in named]
             title = f"{other}\ninstead of {title}"
             told += _published_for(paper, other, named)
         plots.arms(ax, ours, arms, LINEAR, missing=f"no finished run on\n{where}")
@@ -117,21 +115,6 @@ def _panels(
             panel.tick_params(axis="x", rotation=35, labelbottom=panel is below or not panel.axison)
     plots.told(figure, ours.frame, f"{told}ours at CIFAR scale · {plots.BARS}")
     return figure
-
-
-def _split(where: str) -> tuple[str, str]:
-    """A data set and the share of it, of which all is not told."""
-    name, _, share = where.partition(" ")
-    return name, share or "100 %"
-
-
-def _instead(ours: Ours, share: str, taken: set[str]) -> str:
-    """What stands in for a data set without a run: a set that no panel has, of the same share, of the most arms."""
-    arms = ours.rows[~ours.rows["data"].isin(taken)].groupby("data")[["recipe", "run"]].nunique()
-    known = {_split(d)[0] for d in taken}
-    return str(
-        max(arms.index, key=lambda d: (_split(d)[0] not in known, _split(d)[1] == share, *arms.loc[d], d), default="")
-    )
 
 
 def _published_for(paper: pd.DataFrame, data: str, named: tuple[tuple[str, str], ...]) -> str:
@@ -185,7 +168,7 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
     figure, (ax, right) = style.new(2.8, 2)
     ax.set(title="ours", xlabel="epochs of training", ylabel="linear top-1 (%)")
     right.set(title="published, CIFAR-10", xlabel="epochs of training")
-    ours = Ours([r for _, r in ARMS], evaluation, configs)
+    ours = Selection([r for _, r in ARMS], evaluation, configs)
     values: dict[str, dict[float, float]] = {}
     for (name, epochs), value in published(paper, "ppcl", "Figure 5").items():
         values.setdefault(name, {})[float(epochs)] = float(value)
@@ -208,56 +191,4 @@ def f6(ppcl_f6: pd.DataFrame, ppcl_f6_pixels: np.ndarray | None) -> Figure:
         ppcl_f6_pixels,
         "ppcl",
         by_epoch=True,
-    )
-
-
-def t1(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """PPCL Table 1: linear classification on four data sets and shares of them."""
-    columns = [_trained(d, s) for d in SETS for s in SHARES]
-    return _table("Table 1: linear top-1", "C", "Table 1", columns, paper, evaluation, configs)
-
-
-def t2(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """PPCL Table 2: linear classification on ImageNet-100."""
-    columns = [*(_trained("ImageNet-100", s) for s in SHARES), column("", "data of the rung", LINEAR._replace(head=""))]
-    return _table("Table 2: linear top-1 on ImageNet-100", "X", "Table 2", columns, paper, evaluation, configs)
-
-
-def t3(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """PPCL Table 3: transfer from ImageNet-100."""
-    columns = [_trained("ImageNet-100", s, t) for s in SHARES for t in ("CIFAR-10", "CIFAR-100")]
-    columns += [
-        column("", f"data of the rung to {t}", LINEAR._replace(head="", on=t)) for t in ("CIFAR-10", "CIFAR-100")
-    ]
-    columns += ANALOGUE
-    return _table("Table 3: transfer from ImageNet-100", "X", "Table 3", columns, paper, evaluation, configs)
-
-
-def t4(paper: pd.DataFrame, evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """PPCL Table 4: transfer between small data sets."""
-    columns = [_trained("CIFAR-10", s, "CIFAR-100") for s in SHARES]
-    columns += [_trained("CIFAR-100", s, "CIFAR-10") for s in SHARES]
-    columns += [_trained("ImageNet-10", s, t) for s in SHARES[:2] for t in ("CIFAR-10", "CIFAR-100")]
-    # the other two small sets of Table 1: a transfer that the paper does not have
-    columns += [_alone("CIFAR-10", s, "FMNIST") for s in SHARES] + [_alone("FMNIST", s, "CIFAR-10") for s in SHARES]
-    columns += ANALOGUE
-    return _table("Table 4: transfer", "C", "Table 4", columns, paper, evaluation, configs)
-
-
-def _trained(data: str, share: str, to: str = "") -> Column:
-    name = f"{data} {share}" + (f" to {to}" if to else "")
-    return column(name, "", LINEAR._replace(head="", on=to), trained=(data, share))
-
-
-def _alone(data: str, share: str, to: str) -> Column:
-    """A transfer of ours that nothing is printed for."""
-    return column("", "", LINEAR._replace(head=f"{data} {share} to {to}", on=to), trained=(data, share))
-
-
-def _table(
-    title: str, scale: str, item: str, columns: list[Column], paper: pd.DataFrame, evaluation: pd.DataFrame,
-    configs: pd.DataFrame,
-) -> Figure:  # fmt: skip
-    return table(
-        f"PPCL, {title}", scale, "ppcl", item, ROWS, columns, paper, evaluation, configs, turned=True, any_data=True
     )

@@ -274,7 +274,7 @@ def execute(
     """
     import nbformat
 
-    from hardlab.workbook import page
+    from hardlab.workbook.html import notebook_page
 
     path, out = Path(path), Path(out_dir).absolute()
     typed = check(path, params or {})
@@ -312,7 +312,7 @@ def execute(
             html.unlink(missing_ok=True)
             report = report and state != "stopped"  # whoever asked to stop waits
             if report:
-                _write(html, page.notebook_page(nb, name), scratch)
+                _write(html, notebook_page(nb, name), scratch)
             seconds = round(time.monotonic() - clock, 2)
             marker = done if state == "done" else failed
             about = {

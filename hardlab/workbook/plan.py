@@ -17,7 +17,7 @@ from pathlib import Path
 from hardlab import config as settings
 from hardlab import recipes
 from hardlab.analysis import claims
-from hardlab.analysis.tables import COLUMNS
+from hardlab.analysis.schema import TABLES
 from hardlab.config import Run
 from hardlab.figures import FIGURES
 from hardlab.recipes import RUNGS
@@ -112,7 +112,7 @@ def steps(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -
     made = _runs(rung, overrides, with_claims, place)
     ready = tuple(s.outputs[0] for s in made)
     recipe_of = {s.outputs[0]: s.title.partition(",")[0] for s in made}
-    tables = tuple(f"data/{name}.csv" for name in COLUMNS)
+    tables = tuple(f"data/{name}.csv" for name in TABLES)
     figures = Step(
         name="figures",
         kind="figures",

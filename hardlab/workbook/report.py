@@ -6,21 +6,23 @@ import base64
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from hardlab.analysis import claims, tables
+from hardlab.analysis import arms, claims, schema
+from hardlab.analysis.arms import HVS, STANDARD, UNTRAINED
+from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.intervals import interval
+from hardlab.analysis.summary import GAIN, VALUE, in_words
 from hardlab.errors import HardlabError
 from hardlab.figures.style import METHODS
-from hardlab.recipes import RUNGS
-from hardlab.workbook import page
+from hardlab.workbook import html
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, CLAIMS = "results", "claims"  # parts of the README that are written here, between marks
@@ -68,15 +70,16 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
     ``HardlabError`` where there are no runs at all.
     """
     out = Path(out_dir)
-    manifests = _manifests(out / "runs")
-    if not manifests:
+    catalog = Catalog(out / "runs") if (out / "runs").is_dir() else None
+    manifests = list(catalog.manifests.values()) if catalog else []
+    if not catalog or not manifests:
         raise HardlabError(f"There is nothing to report in '{out}': no run was found in its folder runs/.")
     states = pd.Series([m["state"] for m in manifests]).value_counts()
-    body = page.JINJA.from_string(_REPORT).render(
+    body = html.JINJA.from_string(_REPORT).render(
         title=title or f"hardlab workbook, rung {manifests[0]['config']['rung']}",
         states=f"{len(manifests)} runs: " + ", ".join(f"{n} {state}" for state, n in states.items()),
         runs=_table(map(_about_run, manifests)),
-        results=_results(out),
+        results=_results(catalog, out / "data"),
         **_claims(out / "data"),
         figures=[
             {"name": f.stem, "source": _inline(f), "drawn_from": _drawn_from(f.stem, out / "data")}
@@ -86,7 +89,7 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
         versions=_table(_versions(manifests)),
     )
     written = out / "report.html"
-    _replace(written, page.wrap(title or "hardlab workbook", Markup(body)))
+    _replace(written, html.wrap(title or "hardlab workbook", Markup(body)))
     return written
 
 
@@ -95,7 +98,8 @@ def readme_table(
     data_dir: str | Path = ROOT / "figures" / "data",
     executed: str | Path = ROOT / "out" / "smoke" / "notebooks",
 ) -> Path:
-    """Rewrite what stands between the README's marks: rows of ``hvs_summary.csv``, and the claims that are decided.
+    """Rewrite what stands between the README's marks: what the runs of HVS and their baselines reach and gain, from
+    ``hvs_summary.csv``, and the claims that are decided.
 
     The times in its table of notebooks are those of ``executed``, where these notebooks were run. Returns the README.
 
@@ -109,30 +113,20 @@ def readme_table(
     for begin, end in map(marks, (RESULTS, CLAIMS)):
         if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
             raise HardlabError(f"'{readme}' needs the lines '{begin}' and '{end}' once each, in this order.")
-    summary = tables.read_csv(source, keep_default_na=False, na_values={"mean": "", "lo": "", "hi": ""})
-    rung = max(summary["rung"], key=RUNGS.index, default="")
-    summary = summary[summary["rung"] == rung]
-    paper = tables.read_csv(Path(data_dir) / "paper.csv")
+    paper = schema.read(data_dir, schema.PAPER)
     paper["value"] = pd.to_numeric(paper["value"], errors="coerce")  # some published cells are words
     minutes = _minutes(Path(data_dir))
-    # of trainings of several lengths, those that have the most seeds
-    selected = summary[summary["arm"] == tables.HVS].sort_values("n", kind="stable")
-    settings = set(selected.groupby(["method", "data"])["setting"].last())
     rows = []
-    for (arm, pattern), (what, scale, published) in _README.items():
-        found = summary[(summary["arm"] == arm) & summary["quantity"].str.fullmatch(pattern)]
-        if arm in (tables.HVS, tables.STANDARD) and not pattern.startswith(("detection", "segmentation")):
-            found = found[found["setting"].isin(settings)]  # with the baselines of these arms, nobody else's
-        for r in found.sort_values(["method", "data"], ascending=[False, True]).itertuples():
-            title = METHODS.get(r.method, r.method)
-            who = title + (" + HVS" if arm == "hvs" else "") if arm != "untrained" else "untrained network"
-            if " of pixels " in r.quantity:
-                who = "raw pixels"
-            cost = [minutes[run] for run in r.run.split() if minutes.get(run)]
-            rows.append(
-                f"| {what} | {who} | {published(paper, title)} | {_mean(r, scale)} | {r.seed} | {r.rung}, {r.data} | "
-                f"{r.recipe} | {f'{np.mean(cost):.1f}' if cost else '–'} |"
-            )
+    for line, r in _summarised(Path(data_dir)):
+        title = METHODS.get(r.method, r.method)
+        who = title + (" + HVS" if r.arm == HVS else "") if r.arm != UNTRAINED else "untrained network"
+        if line.features == "pixels":
+            who = "raw pixels"
+        cost = [minutes[run] for run in r.run.split() if minutes.get(run)]
+        rows.append(
+            f"| {line.says} | {who} | {line.published(paper, title)} | {_mean(r, line.scale)} | {r.seed} | {r.rung}, "
+            f"{r.data} | {r.recipe} | {f'{np.mean(cost):.1f}' if cost else '–'} |"
+        )
     head = [
         "| What | Of | Published | Ours: mean and 95 % interval | Seeds | Rung, data | Recipe | Minutes a run |",
         "|---|---|---|---|---|---|---|---|",
@@ -180,7 +174,7 @@ def _minutes(data_dir: Path) -> dict[str, float]:
     """Minutes that the training of each run took, by its id: images seen over images a second."""
     return {
         name: m["steps_done"] * m["config"]["batch_size"] / m["images_per_s"] / 60
-        for name, m in tables.manifests(data_dir).items()
+        for name, m in schema.read_manifests(data_dir).items()
         if m.get("images_per_s") and m.get("steps_done")
     }
 
@@ -209,45 +203,67 @@ def _gain(protocol: str) -> Callable[[pd.DataFrame, str], str]:
     return published
 
 
-# (arm, quantity) -> (what the row says, factor, what the paper has): the lines of the README's table, in this order
-_README: dict[tuple[str, str], tuple[str, float, Callable[[pd.DataFrame, str], str]]] = {
-    ("hvs", "lowest_iou_share"): ("selected pair has the lowest IoU of six, % (chance 16.7)", 100, _share),
-    ("hvs", "iou_selected - iou_standard"): ("mean IoU of the trained pair, difference to standard", 1, _nothing),
-    ("hvs", "knn top1@k=20 of backbone on .*: gain"): ("kNN, k = 20: gain, points", 100, _gain("knn")),
-    ("hvs", "linear-lbfgs top1 of backbone on .*: gain"): (
-        "converged linear probe: gain, points",
-        100,
-        _gain("linear"),
-    ),
-    ("hvs", "knn top1@k=20 of backbone on [^:]*"): ("kNN, k = 20, top-1 %", 100, _nothing),
-    ("standard", "knn top1@k=20 of backbone on [^:]*"): ("kNN, k = 20, top-1 %", 100, _nothing),
-    ("untrained", "knn top1@k=20 of backbone on [^:]*"): ("kNN, k = 20, top-1 %", 100, _nothing),
-    ("untrained", "knn top1@k=20 of pixels on [^:]*"): ("kNN, k = 20, top-1 %", 100, _nothing),
-    ("hvs", "linear-lbfgs top1 of backbone on [^:]*"): ("converged linear probe, top-1 %", 100, _nothing),
-    ("standard", "linear-lbfgs top1 of backbone on [^:]*"): ("converged linear probe, top-1 %", 100, _nothing),
-    ("untrained", "linear-lbfgs top1 of backbone on [^:]*"): ("converged linear probe, top-1 %", 100, _nothing),
-    ("untrained", "linear-lbfgs top1 of pixels on [^:]*"): ("converged linear probe, top-1 %", 100, _nothing),
-    ("standard", "detection AP of backbone on [^:]*"): ("detection on built-in scenes, AP", 100, _nothing),
-    ("untrained", "detection AP of backbone on [^:]*"): ("detection on built-in scenes, AP", 100, _nothing),
-    ("standard", "segmentation mask-AP of backbone on [^:]*"): ("segmentation of them, mask AP", 100, _nothing),
-    ("untrained", "segmentation mask-AP of backbone on [^:]*"): ("segmentation of them, mask AP", 100, _nothing),
+class _Line(NamedTuple):
+    """A kind of line of the README's table: whose quantity, what it says, the unit, what the paper has.
+
+    measured: protocol and metric, or a quantity of the view log by its name alone. of: the value or its gain. of_hvs:
+    only of the settings that HVS was trained in, for a comparison with it.
+    """
+
+    arm: str
+    says: str
+    measured: tuple[str, ...]
+    features: str = "backbone"
+    of: str = VALUE
+    scale: float = 100
+    published: Callable[[pd.DataFrame, str], str] = _nothing
+    of_hvs: bool = True
+
+    def quantities(self, evaluated: Iterable[tuple[str, str]]) -> set[str]:
+        """What the summary calls it; evaluated: data sets and settings, of which values may have one alone."""
+        if len(self.measured) == 1:
+            return set(self.measured)
+        protocol, metric = self.measured
+        every = {(on, "") for on, _ in evaluated} | (set(evaluated) if self.of == GAIN else set())
+        return {in_words(protocol, metric, self.features, on, options, self.of) for on, options in every}
+
+
+_KNN, _PROBE = ("knn", "top1@k=20"), ("linear-lbfgs", "top1")
+_SCENES = {
+    "detection on built-in scenes, AP": ("detection", "AP"),
+    "segmentation of them, mask AP": ("segmentation", "mask-AP"),
 }
+_README = (  # in this order
+    _Line(HVS, "selected pair has the lowest IoU of six, % (chance 16.7)", ("lowest_iou_share",), published=_share),
+    _Line(HVS, "mean IoU of the trained pair, difference to standard", ("iou_selected - iou_standard",), scale=1),
+    _Line(HVS, "kNN, k = 20: gain, points", _KNN, of=GAIN, published=_gain("knn")),
+    _Line(HVS, "converged linear probe: gain, points", _PROBE, of=GAIN, published=_gain("linear")),
+    *(
+        _Line(arm, says, measured, features, of_hvs=arm != UNTRAINED)
+        for says, measured in (("kNN, k = 20, top-1 %", _KNN), ("converged linear probe, top-1 %", _PROBE))
+        for arm, features in (*((a, "backbone") for a in (HVS, STANDARD, UNTRAINED)), (UNTRAINED, "pixels"))
+    ),
+    *(_Line(arm, says, m, of_hvs=False) for says, m in _SCENES.items() for arm in (STANDARD, UNTRAINED)),
+)
+
+
+def _summarised(data_dir: Path) -> Iterator[tuple[_Line, Any]]:
+    """The rows of the summary that the README shows, of the highest rung, line by line."""
+    rows = arms.highest_rung(schema.read(data_dir, "hvs_summary"))
+    evaluation = schema.read(data_dir, "evaluation")
+    evaluated = set(zip(evaluation["evaluated_on"], evaluation["options"], strict=True))
+    compared = arms.most_seeds(rows, rows[rows["arm"] == HVS])  # with the baselines of these arms, nobody else's
+    for line in _README:
+        found = compared if line.of_hvs else rows
+        found = found[(found["arm"] == line.arm) & found["quantity"].isin(line.quantities(evaluated))]
+        for row in found.sort_values(["method", "data"], ascending=[False, True]).itertuples():
+            yield line, row
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> Markup:
     rows = list(rows)
     columns = list(rows[0]) if rows else []
-    return Markup(page.JINJA.from_string(_TABLE).render(columns=columns, rows=[list(r.values()) for r in rows]))
-
-
-def _manifests(runs_dir: Path) -> list[dict[str, Any]]:
-    found = []
-    for path in sorted(runs_dir.glob("*/manifest.json")):
-        try:
-            found.append(json.loads(path.read_text()))
-        except ValueError as e:
-            raise HardlabError(f"The manifest '{path}' cannot be read: {e}.") from e
-    return found
+    return Markup(html.JINJA.from_string(_TABLE).render(columns=columns, rows=[list(r.values()) for r in rows]))
 
 
 def _about_run(m: dict[str, Any]) -> dict[str, Any]:
@@ -267,10 +283,10 @@ def _about_run(m: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _results(out: Path) -> list[tuple[str, Markup]]:
+def _results(catalog: Catalog, data_dir: Path) -> list[tuple[str, Markup]]:
     """A table per protocol and metric, and one of what is known of the selection."""
     found = []
-    rows = tables.results(out / "runs")
+    rows = catalog.results
     rows = rows[rows["state"] == "done"]
     what = ["protocol", "metric", "evaluated_on", "split", "options"]
     for (protocol, metric, data, split, options), of in rows.groupby(what, sort=True):
@@ -283,15 +299,13 @@ def _results(out: Path) -> list[tuple[str, Markup]]:
             )
         name = f"{protocol}, {metric} on {data} ({split}" + (f", {options})" if options != "{}" else ")")
         found.append((name, _table(lines)))
-    source = out / "data" / "hvs_summary.csv"
-    if source.exists():
-        summary = tables.read_csv(source, keep_default_na=False, na_values={"mean": "", "lo": "", "hi": ""})
-        selection = summary[summary["quantity"].str.contains("iou")]
-        lines = [
-            {"recipe": r.recipe, "quantity": _quantity(r.quantity)} | _interval_cells(r) for r in selection.itertuples()
-        ]
-        if lines:
-            found.append(("The overlap of the selected pairs", _table(lines)))
+    selection = schema.read(data_dir, "hvs_summary")
+    selection = selection[selection["quantity"].str.contains("iou")]
+    lines = [
+        {"recipe": r.recipe, "quantity": _quantity(r.quantity)} | _interval_cells(r) for r in selection.itertuples()
+    ]
+    if lines:
+        found.append(("The overlap of the selected pairs", _table(lines)))
     return found
 
 
@@ -330,7 +344,7 @@ def _about_notebook(path: Path, out: Path) -> dict[str, Any]:
     markers = [path.with_suffix(f".{kind}.json") for kind in ("done", "failed")]
     about = next((json.loads(m.read_text()) for m in markers if m.exists()), {"state": "unfinished", "seconds": "?"})
     link = os.path.relpath(path.with_suffix(".html"), out)
-    body = Markup(page.notebook_body(nb, code=False))
+    body = Markup(html.notebook_body(nb, code=False))
     return {"name": path.stem, "state": about["state"], "seconds": about["seconds"], "link": link, "body": body}
 
 

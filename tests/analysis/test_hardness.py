@@ -12,7 +12,8 @@ import torch
 from scipy import stats
 
 from hardlab import checkpoint, recipes, runs, train
-from hardlab.analysis import across, hardness, tables, viewlog
+from hardlab.analysis import hardness, shared_batch, tables, viewlog
+from hardlab.analysis.catalog import Catalog
 from hardlab.types import HardlabError
 
 SMALL = {"data.fraction": 0.05, "epochs": 1, "batch_size": 32, "precision": "fp32", "logs.views_rows": 8}
@@ -29,13 +30,13 @@ def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     }
 
 
-AS_IT_IS = across._as_it_is
+AS_IT_IS = shared_batch._as_it_is
 
 
 @pytest.fixture
 def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bank that one epoch fills is an option of its own; here it stands for the recipe."""
-    monkeypatch.setattr(across, "_as_it_is", lambda path: True)
+    monkeypatch.setattr(shared_batch, "_as_it_is", lambda manifest: True)
 
 
 def test_percentiles_are_the_ranks_of_a_batch_on_one_axis():
@@ -118,15 +119,17 @@ def test_the_ledger_is_every_candidate_with_its_run_and_percentile(trained: dict
 
 @pytest.mark.usefixtures("small_counts")
 def test_the_panel_is_what_two_systems_find_hard_on_one_batch(trained: dict[str, Path], tmp_path: Path):
-    done = tables.runs(trained["adco"].parent)
-    found = across.collect(done, batch=24, draws=4)
+    catalog = Catalog(trained["adco"].parent)
+    found = shared_batch.judge(catalog, batch=24, draws=4)
     _, _, _, images = runs.open_whole(trained["adco"])
     rows = np.linspace(0, len(images) - 1, 24).round().astype(int)
     loss = {name: hardness.losses(path, rows, draws=4) for name, path in trained.items()}
     panel = hardness.panel(loss, rows)
     shown = found.hardness.pivot_table(index="tile", columns="recipe", values="percentile")
     index = found.hardness.drop_duplicates("tile").set_index("tile")["index"]
-    assert len(shown) == across.SHOWN and shown["adco"].tolist() == pytest.approx(panel.loc[index, "adco"].tolist())
+    assert len(shown) == shared_batch.SHOWN and shown["adco"].tolist() == pytest.approx(
+        panel.loc[index, "adco"].tolist()
+    )
     means = panel.mean(axis=1)
     order = means.loc[index].to_numpy()
     assert (np.diff(order) >= 0).all() and (order[0], order[-1]) == (means.min(), means.max())
@@ -143,8 +146,8 @@ def test_the_panel_is_what_two_systems_find_hard_on_one_batch(trained: dict[str,
 
 
 def test_a_run_with_other_options_does_not_stand_for_its_system(trained: dict[str, Path]):
-    assert AS_IT_IS(str(trained["simsiam-hvs"])) and not AS_IT_IS(str(trained["adco"]))
-    assert set(across._chosen(tables.runs(trained["adco"].parent))["recipe"]) == {"simsiam-hvs"}
+    assert AS_IT_IS(runs.manifest(trained["simsiam-hvs"])) and not AS_IT_IS(runs.manifest(trained["adco"]))
+    assert set(shared_batch._chosen(Catalog(trained["adco"].parent))["recipe"]) == {"simsiam-hvs"}
 
 
 @pytest.mark.slow
@@ -174,7 +177,7 @@ def test_a_checkpoint_of_another_version_is_left_out_and_said(trained: dict[str,
     checkpoint.save(copy / "checkpoints", checkpoint.named(path)[0], state, keep=1)
     with pytest.raises(HardlabError, match="another version"):
         hardness.losses(copy, range(8))
-    assert not len(across.collect(tables.runs(tmp_path)).hardness)
+    assert not len(shared_batch.judge(Catalog(tmp_path)).hardness)
 
 
 def test_a_folder_without_a_log_is_refused(tmp_path: Path):

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from hardlab.analysis.across import ROSTER, SYSTEMS
+from hardlab.analysis.arms import ROSTER, SYSTEMS
 from hardlab.analysis.intervals import interval
 from hardlab.figures import style
 

@@ -15,13 +15,14 @@ import yaml
 from click.testing import CliRunner
 from scipy import stats
 
-from hardlab.analysis import claims, tables
+from hardlab.analysis import claims, schema
 from hardlab.analysis.claims import CONTRADICTED, INCONCLUSIVE, NO_EVALUATION, NO_RUN, REPRODUCED, Claim, Test, judge
+from hardlab.analysis.intervals import interval
 from hardlab.cli import cli
 from hardlab.recipes import RECIPES, RUNGS, recipe
 from hardlab.types import HardlabError
 
-DATA = Path(__file__).resolve().parents[1] / "figures" / "data"
+DATA = Path(__file__).resolve().parents[2] / "figures" / "data"
 GAIN: dict[str, Any] = {
     "id": "a-gain",
     "paper": "hvs",
@@ -179,7 +180,7 @@ def test_greater_and_less_look_at_the_interval_of_the_paired_difference() -> Non
 
 def test_pairing_by_seed_finds_what_a_large_spread_between_seeds_would_hide() -> None:
     paired = judge(test("greater"), frame([11, 21, 31.1], [10, 20, 30]))
-    unpaired = tables.interval([11, 21, 31.1]).lo - tables.interval([10, 20, 30]).hi
+    unpaired = interval([11, 21, 31.1]).lo - interval([10, 20, 30]).hi
     assert paired.verdict == REPRODUCED
     assert unpaired < 0
 
@@ -546,7 +547,7 @@ def test_the_terminal_shows_claims_in_110_columns_and_filters_them() -> None:
 
 
 def test_the_terminal_gives_rows_as_json_and_refuses_slips(tmp_path: Path) -> None:
-    (tmp_path / "evaluation.csv").write_text(",".join(tables.COLUMNS["evaluation"]) + "\n")
+    (tmp_path / "evaluation.csv").write_text(",".join(schema.columns("evaluation")) + "\n")
     result = CliRunner().invoke(cli, ["claims", "--data", str(tmp_path), "--paper", "adco", "--json"])
     rows = json.loads(result.output)
     assert {r["paper"] for r in rows} == {"adco"}

@@ -1,0 +1,748 @@
+"""Which runs may stand together: the one rule, in words in docs/arms.md.
+
+Runs are an arm by their recipe and what is set beside it (``Book.matching``). Of an arm's runs those of one rung, one
+data set and one setting share a mean, and arms stand side by side, or are paired by seed (``Book.together``). Which
+ones is decided here and nowhere else, by what was run and never by what came out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from hardlab import config
+from hardlab.analysis import schema
+from hardlab.analysis.gaps import gap
+from hardlab.analysis.intervals import Interval, interval
+from hardlab.analysis.schema import SAME
+from hardlab.config import Run
+from hardlab.recipes import RECIPES, RUNGS, recipe
+from hardlab.registry import BACKBONES, DATASETS, TABLES, options
+from hardlab.types import HardlabError
+
+STANDARD, HVS, STATIC, UNTRAINED = "standard", "hvs", "hvs colour=static", "untrained"  # of the column `arm`
+# as the papers call data sets, and as the loaders do
+DATA: dict[str, tuple[str, ...]] = {
+    "CIFAR-10": ("cifar10", "cifar10-jpeg"),
+    "CIFAR-100": ("cifar100",),
+    "FMNIST": ("fashionmnist",),
+    "Food101": ("food101",),
+    "SUN397": ("sun397",),
+    "Cars": ("cars",),
+    "Pets": ("pets",),
+    "Flowers102": ("flowers102",),
+    "ImageNet": ("imagenet",),
+    "ImageNet-100": ("imagenet100",),
+    "ImageNet-10": ("imagenet10", "imagenette"),
+    "VOC07": ("voc2007",),
+}
+BUILT_IN = ("digits", "shapes")
+# the system of each paper on the base method that it analyses or names first, then methods without any strategy
+SYSTEMS = {"simsiam-hvs": "HVS", "hexa-moco": "HEXA", "hnssl": "HNSSL", "adco": "AdCo", "ppcl": "PPCL"}
+ROSTER = (*SYSTEMS, "simsiam", "simclr", "moco", "dino")
+SCENES = ("detection", "segmentation")  # how the names of protocols on scenes begin
+_NAMES = ("recipe", "rung", "seed", "device")  # facts of a run that make it no other arm
+_OUTSIDE = ("parent", "logs")  # of a configuration: what decides nothing, or is told by the recipe
+_DECIDES = ("augment", "backbone", "method", "hard", "optim", "batch_size")  # the outcome, but data and length
+
+
+Over = Literal["mean", "first", "last", "rise", "spread"]
+
+
+class Measure(BaseModel):
+    """What is read of a run.
+
+    table: where. where: columns of it whose values are fixed. rows: of evaluations (protocol, metric) pairs instead,
+    the first that was measured counts. value: the column that is read. over: how the epochs of a run become one number,
+    a key of ``claims.OVER``. on: the data set that an accuracy was transferred to; "" is the one trained on. per: the
+    unit of a cost.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    table: str = "evaluation"
+    where: dict[str, str] = Field(default_factory=dict)
+    rows: tuple[tuple[str, str], ...] = ()
+    value: str = "value"
+    over: Over = "mean"
+    on: str = ""
+    per: float = 1.0
+
+    def transferred(self, on: str) -> Measure:
+        """The same on another data set, by its name in the papers."""
+        return self.model_copy(update={"on": on})
+
+
+class Arm(NamedTuple):
+    """Runs of ours, whatever their seeds.
+
+    recipe: its name. changes: what is set beside it, as on the command line, e.g. (("method.tau", 0.999),); a run with
+    another method or strategies, or other values of these, is another arm. wider: factor of the channels of the rung's
+    network. trained: data set and share, e.g. ("CIFAR-10", "20 %"). budget: 0 a training as long as those of most
+    recipes, -1 the longest that is longer. minus: a second recipe; the value is then the difference, paired by seed.
+    sets: the loaders' names of the data sets that count; none given = any.
+    """
+
+    recipe: str
+    changes: tuple[tuple[str, Any], ...] = ()
+    trained: tuple[str, str] | None = None
+    budget: int | None = None
+    minus: str = ""
+    wider: int = 1
+    sets: tuple[str, ...] = ()
+
+    def overrides(self, rung: str) -> dict[str, Any]:
+        """All that makes it another run than its recipe's, but its data and length."""
+        changed = dict(self.changes)
+        if self.wider > 1:
+            network = recipe(self.recipe, rung).backbone.name
+            if f"{network}x{self.wider}" in BACKBONES:
+                return changed | {"backbone.name": f"{network}x{self.wider}"}
+            changed["backbone.width"] = self.wider * options("backbone", network)["width"].default
+        return changed
+
+    def pairs(self, rung: str, more: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+        """Its overrides at a rung with data and length, as the command line has them; more: others, such as a seed."""
+        changed, run = self.overrides(rung), recipe(self.recipe, rung)
+        if self.sets and run.data.name not in self.sets:
+            changed["data.name"] = self.sets[0]
+        if self.trained is not None:
+            name, share = self.trained
+            if run.data.name not in DATA.get(name, (name,)):
+                changed["data.name"] = DATA.get(name, (name,))[0]
+            changed["data.fraction"] = float(share.rstrip(" %")) / 100
+        if self.budget == -1:
+            changed["epochs"] = 4 * run.epochs  # the papers' long trainings are 3 to 4 times the short ones
+        return tuple(f"{k}={_text(v)}" for k, v in {**changed, **(more or {})}.items())
+
+    def command(self, rung: str, more: Mapping[str, Any] | None = None) -> str:
+        """What trains it at a rung."""
+        return " ".join(["hardlab pretrain", self.recipe, "--rung", rung, *self.pairs(rung, more)])
+
+
+class Paired(NamedTuple):
+    """Runs of several arms that are alike but for their arm, seed by seed.
+
+    values, runs: of each arm, in the seeds' order. changes: in what all of these runs differ from their recipes.
+    """
+
+    rung: str
+    seeds: tuple[int, ...]
+    values: tuple[tuple[float, ...], ...]
+    runs: tuple[tuple[str, ...], ...]
+    changes: dict[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All runs, in the arms' order."""
+        return tuple(dict.fromkeys(run for of in self.runs for run in of))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """(seeds, arms)."""
+        return pd.DataFrame(dict(enumerate(self.values)), index=list(self.seeds))
+
+
+class Book:
+    """What each collected run was: dotted key -> value, as text, of its whole configuration."""
+
+    def __init__(self, facts: Mapping[str, Mapping[str, str]] | None = None) -> None:
+        self.runs = {name: _whole(of) if "method.name" in of else dict(of) for name, of in (facts or {}).items()}
+
+    @classmethod
+    def of_configs(cls, configs: pd.DataFrame | None) -> Book:
+        """From the table of configurations."""
+        if configs is None:
+            return cls()
+        each = configs.groupby("run", sort=False)
+        return cls({str(run): dict(zip(of["key"], of["value"], strict=True)) for run, of in each})
+
+    @classmethod
+    def of_folder(cls, folder: Path | str) -> Book:
+        """From the manifests of a folder of tables, as today's version reads them.
+
+        A run of a version whose configuration is read no more is nobody's arm.
+        """
+        facts = {}
+        for name, manifest in schema.read_manifests(folder).items():
+            try:
+                facts[name] = _as_text(config.make(config.as_ran(manifest)))  # arms of two precisions are no pair
+            except HardlabError:
+                continue
+        return cls(facts)
+
+    # ------------------------------------------------------------------------------------------ who is an arm
+
+    def matching(
+        self, arm: Arm, among: Mapping[str, str] | None = None, spoken: Iterable[str] = ()
+    ) -> dict[str, dict[str, Any]]:
+        """The runs of an arm, each with all in which it differs from its recipe beside what the arm sets.
+
+        A run with another method, other strategies, or other values of what the arm sets is another arm; so is one
+        that differs in what is ``spoken`` of, keys that other arms of a comparison set. Its seed, logs and parent do
+        not matter. among: run -> rung of those that are asked about; by default all of the recipe. Of a run whose
+        configuration is not known only what the arm sets is asked.
+        """
+        if among is None:
+            among = {name: of["rung"] for name, of in self.runs.items() if of["recipe"] == arm.recipe}
+        found = {}
+        for name, rung in among.items():
+            have, overrides = self.runs.get(name, {}), arm.overrides(rung)
+            if arm.sets and have.get("data.name") not in arm.sets:
+                continue
+            changes = self._changes(name, arm.recipe, rung, json.dumps(overrides, sort_keys=True))
+            changes = {k: v for k, v in changes.items() if not (arm.sets and k == "data.name")}
+            own = {"method", "hard", *map(_key, (*overrides, *spoken))}
+            if not any(k == o or k.startswith(f"{o}.") for k in changes for o in own):
+                found[name] = {k: _typed(v) for k, v in changes.items()}
+        return found
+
+    def _changes(self, name: str, of: str, rung: str, overrides: str) -> dict[str, str | None]:
+        """Key -> value of a run where it differs from a recipe with overrides (JSON); "method.name" tells a whole one.
+
+        Of others only what the overrides set can be compared.
+        """
+        have, wanted = self.runs.get(name, {}), _flat(of, rung, overrides)
+        keys = {k for k, _ in have.items() ^ wanted.items()}  # which differ as texts
+        if "method.name" not in have:
+            keys = {_key(k) for k in json.loads(overrides) if not k.startswith("hard.")}
+        keys = {k for k in keys if k not in _NAMES and k.partition(".")[0] not in _OUTSIDE}
+        return {k: have.get(k) for k in keys if not _same(have.get(k), wanted.get(k))}
+
+    def only(self, rows: pd.DataFrame, arm: Arm) -> pd.DataFrame:
+        """The rows of an arm's runs."""
+        rows = rows[rows["recipe"] == arm.recipe]
+        if arm.recipe not in RECIPES:
+            return rows
+        known = rows.drop_duplicates("run")
+        matching = self.matching(arm, dict(zip(known["run"], known["rung"], strict=True)))
+        return rows[rows["run"].isin(list(matching))]
+
+    # ------------------------------------------------------------------------------------------ who stands together
+
+    def together(self, arms: Sequence[Arm], rows: pd.DataFrame) -> list[pd.DataFrame]:
+        """Of each arm the rows of one mean, to stand side by side.
+
+        Of the highest rung that the arms have, there of the data set of most recipes, and of each arm one setting.
+        """
+        shared = one_data(highest_rung(rows[rows["recipe"].isin([a.recipe for a in arms])]))
+        return [self.one_setting(self.only(shared, arm), shared) for arm in arms]
+
+    def alike(self, arms: Sequence[Arm]) -> list[dict[str, tuple[str, str]]]:
+        """Of each arm its runs, with their rung and changes (JSON): runs of two arms that share these compare."""
+        spoken = {key for arm in arms for key, _ in arm.changes}
+        return [
+            {
+                name: (self.runs[name]["rung"], json.dumps(changes, sort_keys=True))
+                for name, changes in self.matching(arm, spoken=spoken).items()
+            }
+            for arm in arms
+        ]
+
+    def paired(
+        self, alike: Sequence[Mapping[str, tuple[str, str]]], values: Sequence[Mapping[str, float]], least: str
+    ) -> list[Paired]:
+        """The runs of several arms that compare, paired by seed, the best group first; nothing where there are none.
+
+        alike: what the method of that name gives. values: of each arm run -> value. Seeds that some arm lacks do not
+        count; of two runs of a seed the last by name does. A rung from ``least`` on with two seeds comes first, then
+        the highest rung, the most seeds, the fewest changes, the longest training.
+        """
+        sides: list[dict[tuple[str, str], dict[int, tuple[float, str]]]] = []
+        for keys, of in zip(alike, values, strict=True):
+            side: dict[tuple[str, str], dict[int, tuple[float, str]]] = {}
+            for name in sorted(of):
+                side.setdefault(keys[name], {})[int(self.runs[name]["seed"])] = (of[name], name)
+            sides.append(side)
+        found = []
+        for rung, changes in sorted(set.intersection(*map(set, sides))):
+            parts = [side[rung, changes] for side in sides]
+            seeds = tuple(sorted(set.intersection(*map(set, parts))))
+            each = tuple(tuple(part[s][0] for s in seeds) for part in parts)
+            runs = tuple(tuple(part[s][1] for s in seeds) for part in parts)
+            found.append(Paired(rung, seeds, each, runs, json.loads(changes)))
+        return sorted(found, key=lambda group: self._rank(group, least), reverse=True)
+
+    def _rank(self, group: Paired, least: str) -> tuple[Any, ...]:
+        """One seed of a rung does not hide several of a lower one."""
+        rung, seeds = RUNGS.index(group.rung), len(group.seeds)
+        longest = max((self.epochs(name) for name in group.names), default=0)
+        return (reaches(group.rung, least) and seeds > 1, rung, seeds, -len(group.changes), longest, group.names)
+
+    def one_setting(self, rows: pd.DataFrame, peers: pd.DataFrame) -> pd.DataFrame:
+        """Of one setting: as long as most recipes of ``peers`` were trained, then shared with the most of them.
+
+        Then of the most seeds, the nearest to its recipe, the longest.
+        """
+        if not len(rows):
+            return rows
+        lengths, shared = self.lengths(peers), peers.groupby("setting")["recipe"].nunique().to_dict()
+
+        def rank(name: str, of: pd.DataFrame) -> tuple[Any, ...]:
+            first = of.iloc[0]
+            epochs, near = self.epochs(first["run"]), -self.changes(first["run"], first["rung"], first["recipe"])
+            return lengths.get(epochs, 0), shared.get(name, 0), of["seed"].nunique(), near, epochs
+
+        return _best(rows, "setting", rank)
+
+    # ------------------------------------------------------------------------------------------ what a run was
+
+    def changes(self, run: str, rung: str, name: str) -> int:
+        """In how many keys that decide the outcome, but data and length, a run differs from its recipe."""
+        have = self.runs.get(run, {})
+        if "method.name" not in have or name not in RECIPES:
+            return 0
+        wanted = _flat(name, rung, "{}")
+        return sum(not _same(have[k], wanted.get(k)) for k in have if k.partition(".")[0] in _DECIDES)
+
+    def schedule(self, run: str, rung: str, own: str, name: str) -> dict[str, Any]:
+        """How long a run of the recipe ``own`` was trained, and a warm-up that it sets: what ``name`` lacks of that."""
+        have, lacks = self.runs.get(run, {}), {}
+        for key, usual in (("epochs", name), ("optim.warmup_epochs", own)):
+            if key in have and usual in RECIPES and not _same(have[key], _flat(usual, rung, "{}").get(key)):
+                lacks[key] = json.loads(have[key])
+        return lacks
+
+    def epochs(self, run: str) -> float:
+        """How long a run was trained; 0 where its configuration is not known."""
+        return float(self.runs.get(run, {}).get("epochs", "0"))
+
+    def lengths(self, rows: pd.DataFrame) -> dict[float, int]:
+        """How many recipes were trained for so many epochs."""
+        each = rows.drop_duplicates(["run", "recipe"])
+        return each.groupby(each["run"].map(self.epochs))["recipe"].nunique().to_dict()
+
+
+# ---------------------------------------------------------------------------------------------- rows of any table
+
+
+def reaches(rung: str, least: str) -> bool:
+    """Whether a rung is as large as another."""
+    return RUNGS.index(rung) >= RUNGS.index(least)
+
+
+def rungs_from(least: str) -> tuple[str, ...]:
+    """The rungs that are as large as this one."""
+    return RUNGS[RUNGS.index(least) :]
+
+
+def _best(rows: pd.DataFrame, by: str, rank: Callable[[str, pd.DataFrame], tuple[Any, ...]]) -> pd.DataFrame:
+    """The rows of the group that ranks highest, of equals that of the last name."""
+    ranks = {name: (*rank(name, of), name) for name, of in rows.groupby(by, sort=True)}
+    return rows[rows[by] == max(ranks, key=lambda name: ranks[name])] if ranks else rows
+
+
+def highest_rung(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the highest rung that is there."""
+    return rows[rows["rung"] == max(rows["rung"].unique(), key=RUNGS.index)] if len(rows) else rows
+
+
+def one_data(rows: pd.DataFrame, by: str = "data") -> pd.DataFrame:
+    """The rows of the data set of the most recipes, then of the most runs; a real set comes before a built-in one."""
+    return _best(
+        rows, by, lambda name, of: (of["recipe"].nunique(), of["run"].nunique(), not name.startswith(BUILT_IN))
+    )
+
+
+def once(runs: pd.DataFrame) -> pd.DataFrame:
+    """Rows of runs: of those of one recipe that differ in nothing but their name the one that started last."""
+    runs = runs.sort_values(["started", "run"], kind="stable")
+    return runs.drop_duplicates([*SAME, "recipe"], keep="last").sort_values("run", ignore_index=True)
+
+
+def headline(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one setting: of the highest rung, then SimSiam (as in HVS), then the most arms and seeds."""
+    if not len(rows):
+        return rows
+    strongest = highest_rung(rows)
+    each = strongest.drop_duplicates(["data", "method", "setting", "arm", "seed"])
+    sizes = each.groupby(["data", "method", "setting"], observed=True)["seed"].size().reset_index()
+    best = max(sizes.itertuples(index=False), key=lambda s: (s.method == "simsiam", s.seed, s.setting))
+    return strongest[strongest["setting"] == best.setting]
+
+
+def headline_of_each_method(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the rung and the data of ``headline``, that of every method."""
+    peers = same_data(rows, headline(rows))
+    methods = sorted(peers["method"].unique(), reverse=True)
+    return pd.concat([headline(peers[peers["method"] == m]) for m in methods]) if methods else rows
+
+
+def same_data(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the rung and data set of those that were chosen."""
+    if not len(chosen):
+        return rows
+    return rows[(rows["rung"] == chosen["rung"].iloc[0]) & (rows["data"] == chosen["data"].iloc[0])]
+
+
+def comparable(runs: pd.DataFrame) -> pd.DataFrame:
+    """Of rows of runs, those of one setting and arm per recipe, a run a seed: what may stand together in one mean.
+
+    Of the data set of the most of these recipes, then of the most seeds, then the longest training, then the one that
+    started last; of runs of one seed the last.
+    """
+    kept, recipes = [], runs.groupby("data")["recipe"].nunique()
+    for _, of in runs.groupby("recipe", sort=False):
+        of = of.sort_values(["started", "run"], kind="stable").drop_duplicates(list(SAME), keep="last")
+        seeds = of.groupby(["setting", "arm"])["seed"].transform("nunique")
+        ranked = of.assign(peers=of["data"].map(recipes), seeds=seeds)
+        best = ranked.sort_values(["peers", "seeds", "epochs"], kind="stable").iloc[-1]
+        kept.append(of[(of["setting"] == best["setting"]) & (of["arm"] == best["arm"])].sort_values("seed"))
+    return pd.concat(kept, ignore_index=True) if kept else runs
+
+
+def explain_choice(runs: pd.DataFrame, kept: pd.DataFrame) -> str:
+    """A line per recipe of what ``comparable`` kept: setting, data, epochs, seeds, and the runs that it left out."""
+    lines = []
+    for name, of in kept.groupby("recipe", sort=False):
+        others = runs[(runs["recipe"] == name) & ~runs["run"].isin(of["run"])]
+        left = [f"{row.run} ({row.epochs} epochs on {row.data}, setting {row.setting})" for row in others.itertuples()]
+        seeds = f"seed{'s' if len(of) > 1 else ''} {', '.join(map(str, of['seed']))}"
+        what = f"setting {of['setting'].iloc[0]} in {of['precision'].iloc[0]}"
+        what += f", {of['epochs'].iloc[0]} epochs on {of['data'].iloc[0]}, {seeds}"
+        lines.append(f"{name}: {what}; left out: {', '.join(left) or 'none'}")
+    return "\n".join(lines)
+
+
+def one_with_most(runs: pd.DataFrame, counts: Mapping[str, int]) -> pd.Series | None:
+    """Of the highest rung one run of those with the most of what is counted by run, e.g. snapshots; None of none."""
+    strongest = highest_rung(runs[runs["run"].map(counts) > 0])
+    if not len(strongest):
+        return None
+    each = strongest["run"].map(counts)
+    return comparable(strongest[each == each.max()]).iloc[0]
+
+
+def same_images(runs: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
+    """Rows of runs with the digest of their images: those of these recipes that were trained on the same ones.
+
+    Of the highest rung and the images of the most recipes and runs; of each recipe the setting that was trained as
+    long as most others, then that of the most seeds.
+    """
+    shared = one_data(highest_rung(runs[runs["recipe"].isin(recipes)]), by="digest")
+    lengths = shared.groupby("epochs")["recipe"].nunique()
+    kept = [
+        _best(
+            shared[shared["recipe"] == name],
+            "setting",
+            lambda _, of: (lengths[of["epochs"].iloc[0]], of["seed"].nunique()),
+        ).sort_values("seed")
+        for name in recipes
+    ]
+    return pd.concat(kept, ignore_index=True)
+
+
+def most_seeds(rows: pd.DataFrame, among: pd.DataFrame) -> pd.DataFrame:
+    """Of trainings of several lengths those of the setting that has the most seeds in ``among``, by method and data."""
+    each = among.sort_values("n", kind="stable").groupby(["method", "data"])["setting"].last()
+    return rows[rows["setting"].isin(set(each))]
+
+
+def usual(options: Sequence[str]) -> str:
+    """The settings that most rows of an evaluation have, of equals the first by name."""
+    counts = Counter(options)
+    return min(counts, key=lambda o: (-counts[o], o), default="")
+
+
+# ---------------------------------------------------------------------------------------------- configurations
+
+
+def flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
+    """Dotted keys and values of a configuration, the strategies by their place in the list."""
+    if isinstance(value, Mapping) and (value or not key):
+        return [pair for k, v in value.items() for pair in flat(v, f"{key}.{k}" if key else k)]
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return [pair for i, v in enumerate(value) for pair in flat(v, f"{key}.{i}")]
+    return [(key, value)]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _typed(text: str | None) -> Any:
+    """The value that ``_text`` wrote."""
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return text
+
+
+def _as_text(run: Run) -> dict[str, str]:
+    """Dotted key -> value of a run's configuration, without what decides nothing."""
+    return {k: _text(v) for k, v in flat(run.model_dump(mode="json", exclude=set(_OUTSIDE)))}
+
+
+@cache
+def _flat(name: str, rung: str, overrides: str) -> dict[str, str]:
+    """The configuration of a recipe with overrides (JSON)."""
+    return _whole(_as_text(recipe(name, rung, json.loads(overrides))))
+
+
+def _whole(facts: Mapping[str, str]) -> dict[str, str]:
+    """With the options that are at their defaults, so that one that is set to its default is no difference."""
+    out = {k: v for k, v in facts.items() if v not in ("{}", "[]")}
+    for kind, at in (("method", "method"), *(("strategy", f"hard.{i}") for i in range(9))):
+        if f"{at}.name" in facts:
+            out = {f"{at}.options.{k}": v for k, v in _defaults(kind, facts[f"{at}.name"]).items()} | out
+    return out
+
+
+@cache
+def _defaults(kind: str, name: str) -> dict[str, str]:
+    known = name in TABLES[kind]  # not of a run of another version, with a strategy that has gone
+    return {k: _text(p.default) for k, p in options(kind, name).items()} if known else {}
+
+
+def _key(override: str) -> str:
+    """``backbone.width`` of the command line is ``backbone.options.width`` of a configuration."""
+    head, _, last = override.partition(".")
+    options_of = ("augment", "backbone", "method")
+    return f"{head}.options.{last}" if head in options_of and last not in ("", "name") else override
+
+
+def _same(a: str | None, b: str | None) -> bool:
+    """Whether two values are one; numbers as numbers, so that 1 is 1.0."""
+    return a == b or _number(a) == _number(b)
+
+
+def _number(value: str | None) -> object:
+    try:
+        return float(str(value))
+    except ValueError:
+        return value
+
+
+# ---------------------------------------------------------------------------------------------- of one figure
+
+
+def measured(*rows: tuple[str, str], on: str = "") -> Measure:
+    """An accuracy by the first of these (protocol, metric) pairs that was measured."""
+    return Measure(rows=rows, on=on)
+
+
+def linear(*protocols: str, on: str = "", metric: str = "top1") -> Measure:
+    """Linear accuracy by the paper's protocol, or else by the public default for CIFAR, or at the optimum."""
+    probes = [(p, f"{metric}-last") for p in (*protocols, "linear")]
+    return measured(*probes, ("linear-lbfgs", metric), on=on)
+
+
+KNN = measured(("knn", "top1@k=20"))
+
+
+class Selection:
+    """The rows of one figure, and what was taken from them.
+
+    evaluation, configs, costs: whole tables. recipes: those that the figure may show; the rung and the data set that
+    most of them were trained at are chosen once for the whole figure, so that all its numbers belong together.
+    """
+
+    def __init__(
+        self,
+        recipes: Iterable[str],
+        evaluation: pd.DataFrame,
+        configs: pd.DataFrame | None = None,
+        costs: pd.DataFrame | None = None,
+        any_data: bool = False,
+    ) -> None:
+        recipes = list(recipes)
+        rows = evaluation[evaluation["recipe"].isin(recipes) & evaluation["split"].eq("test")]
+        rows = rows[~rows["features"].isin(["pixels", "student"])]
+        # detection is scored on the built-in scenes whatever a network was trained on
+        scenes = rows["protocol"].astype(str).str.startswith(SCENES)
+        self.scenes = _of_one(rows[scenes], any_data)
+        self.rows = _of_one(rows[~scenes], any_data) if not scenes.all() else self.scenes
+        # of several data sets that of an arm which does not say what it was trained on
+        self.home = set(_of_one(self.rows, any_data=False)["data"]) if any_data else set()
+        self.configs = schema.empty("configs") if configs is None else configs
+        self.book = Book.of_configs(configs)
+        self.costs = costs[costs["recipe"].isin(recipes)] if costs is not None else schema.empty("costs")
+        if not len(self.rows):  # a figure of costs needs no accuracy
+            self.costs = _of_one(self.costs, any_data)
+        elif len(self.costs):
+            self.costs = self.costs[self.costs["run"].isin(self.rows["run"])]
+        epochs = self.configs[self.configs["key"] == "epochs"].set_index("run")["value"]
+        epochs = pd.to_numeric(epochs[~epochs.index.duplicated()])
+        self.rows, self.scenes = (of.assign(epochs=of["run"].map(epochs)) for of in (self.rows, self.scenes))
+        self.used: list[pd.DataFrame] = []
+        self.protocols: dict[str, str] = {}
+
+    def runs(self, arm: Arm, rows: pd.DataFrame | None = None) -> pd.DataFrame:
+        """The rows of an arm, of one setting."""
+        rows = self.book.only(self.rows if rows is None else rows, arm)
+        if arm.trained is not None:
+            rows = rows[rows["data"].isin(trained_on(*arm.trained))]
+        elif self.home:
+            rows = rows[rows["data"].isin(self.home)]
+        if arm.budget is not None and len(rows):
+            lengths = self.book.lengths(self.rows)
+            usual = min(lengths, key=lambda epochs: (-lengths[epochs], epochs))
+            known = rows["epochs"].fillna(0)
+            longest = known.max() if known.max() > usual else -1  # no longer one: all stand with the usual ones
+            nearest = min(known.unique(), key=lambda epochs: (abs(epochs - usual), epochs))
+            rows = rows[known == (nearest if arm.budget == 0 else longest)]
+        return self.book.one_setting(rows, self.rows[self.rows["data"].isin(rows["data"])])
+
+    def values(self, arm: Arm, measure: Measure) -> pd.Series:
+        """Seed -> value, accuracies in percent; empty where there is no such run."""
+        mine = self._values(arm, measure)
+        if not len(mine):
+            self._note_gap(arm, measure)
+        if arm.minus and len(mine):
+            other = self.values(arm._replace(recipe=arm.minus, minus=""), measure)
+            return (mine - other).dropna()
+        return mine
+
+    def _note_gap(self, arm: Arm, measure: Measure) -> None:
+        """What makes an arm's missing value: training it, evaluating it; nothing for data that have no loader."""
+        wanted = [measure.on] if measure.on else []
+        wanted += [arm.trained[0]] if arm.trained else []
+        if any(not set(DATA.get(name, (name,))) & set(DATASETS) for name in wanted):
+            return
+        mine, to = self.runs(arm), DATA.get(measure.on, (measure.on,))
+        if _own(mine).isin(to).any():  # trained on the very set: no evaluation makes it a transfer
+            return
+        runs = " ".join(f"runs/{name}" for name in sorted(mine["run"].unique()))
+        on = f" --data {to[0]}" if measure.on else ""
+        evaluate = f"hardlab evaluate {runs or 'RUN'} --protocol {self.protocol(measure)}{on}" if measure.rows else ""
+        if not runs or evaluate:
+            gap("" if runs else self.command(arm), evaluate)
+
+    def command(self, arm: Arm) -> str:
+        """What trains an arm at the rung that is shown, as the runs that it is to stand beside were trained."""
+        rung = str(self.rows["rung"].iloc[0]) if len(self.rows) else "cpu"
+        beside = self.rows
+        if arm.trained is not None:  # of the same images, else of as large a share of others
+            share = arm.trained[1]
+            same = beside[beside["data"].isin(trained_on(*arm.trained))]
+            alike = beside[beside["data"].str.endswith(f" {share}" if share != "100 %" else tuple(DATASETS))]
+            beside = same if len(same) else alike
+        elif self.home:
+            beside = beside[beside["data"].isin(self.home)]
+        runs = beside.drop_duplicates("run")[["run", "recipe"]].itertuples(index=False)
+        schedules = [self.book.schedule(r.run, rung, r.recipe, arm.recipe) for r in runs]
+        usual = pd.Series([told.get("epochs", 0) for told in schedules]).mode()
+        if arm.budget != -1 and len(usual) and (len(usual) == 1 or arm.trained is not None):
+            told = next(told for told in schedules if told.get("epochs", 0) == usual.max())
+            arm = arm._replace(changes=tuple((told | dict(arm.changes)).items()))
+        return arm.command(rung)
+
+    def _values(self, arm: Arm, measure: Measure) -> pd.Series:
+        if measure.table == "evaluation":
+            rows = self.runs(arm, self._measured(measure))
+            return self._note(rows, 100 * rows.groupby("seed")["value"].mean())
+        if measure.table == "costs":
+            rows = self.book.only(_where(self.costs, measure), arm)
+            if len(self.rows):
+                rows = rows[rows["run"].isin(self.runs(arm)["run"])]
+            each = rows.groupby("seed")["value"].mean() / measure.per if len(rows) else pd.Series(dtype=float)
+            return self._note(rows, each)
+        runs, keys = self.runs(arm), _where(self.configs, measure)
+        keys = keys[keys["run"].isin(runs["run"])]
+        return self._note(runs, pd.to_numeric(keys.set_index("seed")["value"]) if len(keys) else pd.Series(dtype=float))
+
+    def _measured(self, measure: Measure) -> pd.DataFrame:
+        """The rows of that of the measure's protocols that the most arms and runs have, of equals the first."""
+        rows = self.rows
+        if measure.on:  # what was trained on the very set is no transfer to it
+            names = DATA.get(measure.on, (measure.on,))
+            rows = rows[rows["evaluated_on"].isin(names) & ~_own(rows).isin(names)]
+        else:
+            rows = at_home(rows)
+        best = rows.iloc[:0]
+        for protocol, metric in measure.rows:
+            of = self.scenes if protocol.startswith(SCENES) else rows
+            found = of[(of["protocol"] == protocol) & (of["metric"] == metric)]
+            if (found["recipe"].nunique(), found["run"].nunique()) > (best["recipe"].nunique(), best["run"].nunique()):
+                best = found
+        if len(best):
+            self.protocols[str(best["protocol"].iloc[0])] = str(best["metric"].iloc[0])
+        return best
+
+    def protocol(self, measure: Measure) -> str:
+        """The one that the other arms were measured by, or the paper's."""
+        found = self._measured(measure)
+        return str(found["protocol"].iloc[0]) if len(found) else measure.rows[0][0]
+
+    def stand_in(self, share: str, taken: set[str]) -> str:
+        """What stands in for a data set without a run: one that is not taken, of the same share, of the most arms.
+
+        A set of which no share is taken comes first; "" where there is none.
+        """
+        arms = self.rows[~self.rows["data"].isin(taken)].groupby("data")[["recipe", "run"]].nunique()
+        known = {split_share(d)[0] for d in taken}
+
+        def rank(d: str) -> tuple[Any, ...]:
+            return split_share(d)[0] not in known, split_share(d)[1] == share, *arms.loc[d], d
+
+        return str(max(arms.index, key=rank, default=""))
+
+    def _note(self, rows: pd.DataFrame, values: pd.Series) -> pd.Series:
+        if len(values):
+            self.used.append(rows)
+        return values
+
+    @property
+    def by(self) -> list[str]:
+        """The protocols whose rows were shown."""
+        shown = set(self.frame["protocol"]) if "protocol" in self.frame else set()  # a cost has no protocol
+        return sorted(shown & self.protocols.keys())
+
+    def interval(self, arm: Arm, measure: Measure) -> Interval:
+        """Mean and 95 % interval over the seeds."""
+        return interval(self.values(arm, measure))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """All rows that were shown, for a caption."""
+        return pd.concat(self.used) if self.used else self.rows.iloc[:0]
+
+
+def fullest(selections: Mapping[str, Selection]) -> str:
+    """The name of the one that shows the most recipes, of equals the first."""
+    return max(selections, key=lambda name: selections[name].rows["recipe"].nunique())
+
+
+def one_protocol(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one evaluation protocol, so that a curve does not mix two: the first by name."""
+    return rows[rows["protocol"] == rows["protocol"].min()] if len(rows) else rows
+
+
+def _of_one(rows: pd.DataFrame, any_data: bool) -> pd.DataFrame:
+    """Of the highest rung and one data set, or of any where the figure says of each arm which."""
+    rows = highest_rung(rows)
+    return rows if any_data else one_data(rows)
+
+
+def _where(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    for column, value in measure.where.items():
+        rows = rows[rows[column] == value]
+    return rows
+
+
+def trained_on(data: str, share: str = "100 %") -> list[str]:
+    """Names of a data set and share in the column ``data``."""
+    return [name if share == "100 %" else f"{name} {share}" for name in DATA.get(data, (data,))]
+
+
+def split_share(where: str) -> tuple[str, str]:
+    """A name of the column ``data``, or of the papers, and the share, of which all is not written."""
+    name, _, share = where.partition(" ")
+    return name, share or "100 %"
+
+
+def _own(rows: pd.DataFrame) -> pd.Series:
+    """The data set that each row's network was trained on, whatever share of it."""
+    return rows["data"].astype(str).str.split().str[0]
+
+
+def at_home(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that were measured on the set that their network was trained on: no transfer."""
+    return rows[rows["evaluated_on"] == _own(rows)]

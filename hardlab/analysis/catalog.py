@@ -1,0 +1,184 @@
+"""What a folder of runs holds: its runs, what was measured of them and when, each manifest read once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hardlab import config, registry
+from hardlab.analysis import arms, schema
+from hardlab.analysis.intervals import Interval, interval
+from hardlab.analysis.schema import WHO
+from hardlab.types import HardlabError
+
+_FROM_MANIFEST = ("state", "epochs_done", "device", "commit", "dirty", "started", "ended")
+RUNS = (
+    *WHO, "state", "epochs", "epochs_done", "count", "precision", "device", "commit", "dirty",
+    "started", "ended", "path",
+)  # fmt: skip
+
+
+class Catalog:
+    """The runs of a folder. Raises ``HardlabError`` where there is no such folder or a manifest cannot be read."""
+
+    def __init__(self, runs_dir: Path | str) -> None:
+        self.folder = Path(runs_dir)
+        if not self.folder.is_dir():
+            raise HardlabError(f"There is no folder of runs '{self.folder}'.")
+
+    @cached_property
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """Run -> manifest."""
+        return {path.parent.name: _manifest(path) for path in sorted(self.folder.glob("*/manifest.json"))}
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """A row per run folder: the columns ``RUNS``."""
+        rows = [_row(self.folder / name, manifest) for name, manifest in self.manifests.items()]
+        return pd.DataFrame(rows, columns=list(RUNS))
+
+    @cached_property
+    def done(self) -> pd.DataFrame:
+        """The rows of ``runs`` that are done, of runs of one recipe that differ in their name alone the last."""
+        return arms.once(self.runs[self.runs["state"] == "done"])
+
+    @cached_property
+    def results(self) -> pd.DataFrame:
+        """A row per line of every ``results.jsonl``, with ``WHO`` and the state of its run in front.
+
+        ``data`` is what the network was trained on, ``evaluated_on`` what the row was measured on; ``options`` is
+        JSON. Where the same thing was measured twice the later line stands.
+        """
+        what = [c for c in schema.columns("evaluation") if c != "value"]
+        columns = [*what, "value", "state", "n_train", "n_test", "cost_s"]
+        frame = pd.DataFrame(self._measured("results.jsonl"), columns=columns)
+        return frame.drop_duplicates(what, keep="last", ignore_index=True)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """A row per line of every ``curves.jsonl``, as ``results``, with ``step``, ``epoch``, ``classifier_epoch``.
+
+        ``classifier_epoch`` is NaN in the rows of a learning curve over checkpoints. Sorted by run, measurement and
+        both.
+        """
+        what = [c for c in schema.columns("evaluation") if c != "value"]
+        at = ["step", "epoch", "classifier_epoch"]
+        columns = [*what, *at, "value", "state", "n_train", "n_test", "cost_s"]
+        frame = pd.DataFrame(self._measured("curves.jsonl"), columns=columns)
+        return frame.sort_values([*what, *at], kind="stable", ignore_index=True)
+
+    def _measured(self, file: str) -> list[dict[str, Any]]:
+        each = self.runs.to_dict("records")
+        return [measurement(line, about) for about in each for line in self.lines(about["run"], file)]
+
+    def lines(self, run: str, file: str) -> list[dict[str, Any]]:
+        """The objects of a JSON-lines file of a run; none where it has no such file."""
+        return schema.read_lines(self.folder / run / file)
+
+    def finished(self, rung: str, recipes: Sequence[str], need: Sequence[str] | None = None) -> pd.DataFrame:
+        """The rows of ``runs`` that are done, of these recipes at a rung, in the recipes' order, then by seed, start.
+
+        need: the recipes that must be there; by default all. Raises ``HardlabError`` that names those without a run.
+        """
+        lacking = self.missing(rung, recipes if need is None else need)
+        if lacking:
+            commands = " and ".join(f"`{command}`" for command in lacking.values())
+            names = ", ".join(lacking)
+            raise HardlabError(f"There is no finished run of {names} in '{self.folder}': {commands} first.")
+        place = {name: i for i, name in enumerate(recipes)}
+        table = self._finished(rung, recipes)
+        table = table.assign(place=table["recipe"].map(place))
+        return table.sort_values(["place", "seed", "started"], ignore_index=True).drop(columns="place")
+
+    def missing(self, rung: str, recipes: Sequence[str]) -> dict[str, str]:
+        """The recipes without a finished run at a rung, each with the command that trains it."""
+        there = set(self._finished(rung, recipes)["recipe"])
+        return {name: f"hardlab pretrain {name} --rung {rung}" for name in recipes if name not in there}
+
+    def _finished(self, rung: str, recipes: Sequence[str]) -> pd.DataFrame:
+        table = self.runs
+        return table[(table["rung"] == rung) & (table["state"] == "done") & table["recipe"].isin(recipes)]
+
+    def top1(self, names: Iterable[str], by: Sequence[str] = ("recipe",)) -> pd.DataFrame:
+        """Top-1 of the frozen backbones of the runs of these names: a row per protocol and ``by``, mean, lo, hi, n.
+
+        One number a protocol: kNN at k = 20, the linear probe after its last epoch. Empty where nothing was evaluated.
+        """
+        rows = self.results
+        rows = rows[rows["run"].isin(set(names)) & (rows["features"] == "backbone")]
+        rows = rows[rows["metric"].isin(["top1", "top1@k=20", "top1-last"])]
+        keys = ["evaluated_on", "protocol", *by]
+        means = [
+            {**dict(zip(keys, key, strict=True)), **interval(of["value"])._asdict()} for key, of in rows.groupby(keys)
+        ]
+        return pd.DataFrame(means, columns=[*keys, *Interval._fields])
+
+
+def measurement(line: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of ``results.jsonl`` or ``curves.jsonl`` as a row of a table; about: the row of its run."""
+    options = json.dumps(line.get("options", {}), sort_keys=True)
+    of_run = {k: about[k] for k in (*WHO, "state")}
+    return {**line, **of_run, "evaluated_on": line["data"], "options": options}
+
+
+def arm(configuration: Mapping[str, Any]) -> str:
+    """What makes a run differ from its baseline: ``standard``, ``untrained``, or its strategies, e.g. ``hvs draws=8``.
+
+    Options that are at the strategy's defaults are left out.
+    """
+    if configuration["epochs"] == 0:
+        return arms.UNTRAINED
+    names = []
+    for spec in configuration["hard"]:
+        defaults = {k: p.default for k, p in registry.options("strategy", spec["name"]).items()}
+        changed = {k: v for k, v in sorted(spec["options"].items()) if v != defaults.get(k)}
+        names.append(" ".join([spec["name"], *(f"{k}={v}" for k, v in changed.items())]))
+    return " + ".join(names) or arms.STANDARD
+
+
+def setting(configuration: Mapping[str, Any]) -> str:
+    """Eight hex digits of all that decides the outcome but strategies and seed: what a run shares with its baseline."""
+    whole = config.without_later_defaults(configuration)
+    same = {k: v for k, v in whole.items() if k not in ("recipe", "seed", "hard", "logs")}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        return manifest
+    except (OSError, ValueError) as e:
+        raise _unreadable(path, e) from e
+
+
+def _row(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        c = config.as_ran(manifest)
+        fraction = c["data"]["fraction"]
+        return {
+            "rung": c["rung"],
+            "data": c["data"]["name"] + (f" {100 * fraction:g} %" if fraction < 1 else ""),
+            "method": c["method"]["name"],
+            "setting": setting(c),
+            "arm": arm(c),
+            "recipe": c["recipe"],
+            "seed": c["seed"],
+            "run": folder.name,
+            "count": manifest["data"]["count"],
+            "precision": c["precision"],
+            "epochs": c["epochs"],
+            "path": str(folder),
+            **{k: manifest.get(k) for k in _FROM_MANIFEST},
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise _unreadable(folder / "manifest.json", e) from e
+
+
+def _unreadable(path: Path, error: Exception) -> HardlabError:
+    return HardlabError(f"The manifest '{path}' cannot be read: {type(error).__name__}: {error}.")

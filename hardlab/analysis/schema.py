@@ -1,0 +1,137 @@
+"""The tables that figures, claims and the report read: their columns, what those hold, and how they are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hardlab.types import HardlabError
+
+# what a column holds: `text` is read as it is written ("0e12345678" is no number), a blank of the others is NaN
+TEXT, NUMBER, WHOLE, FLAG = "text", "number", "whole", "flag"
+Columns = dict[str, str]
+
+
+WHO = ("rung", "data", "method", "setting", "arm", "recipe", "seed", "run")  # every table of runs starts with these
+SAME = ("setting", "arm", "seed")  # runs that share these are one training, whatever it is called
+_BY: Columns = dict.fromkeys(WHO, TEXT) | {"seed": WHOLE}
+# of a view, as `views.PARAMS`: the names are repeated so that reading a table needs no torch
+PARAMS = (
+    "image_h", "image_w", "top", "left", "height", "width", "flip", "brightness", "contrast", "saturation", "hue",
+    "order", "gray", "sigma", "solarize",
+)  # fmt: skip
+_MEASURED = dict.fromkeys(("protocol", "features", "evaluated_on", "split", "metric", "options"), TEXT)
+_TILE = _BY | {"row": WHOLE, "tile": WHOLE, "epoch": NUMBER, "label": TEXT}
+_SHARE = _BY | {"epoch": WHOLE, "images": WHOLE} | dict.fromkeys(("share", "chance", "control", "tied"), NUMBER)
+# of a snapshot of negatives
+SCORES = (
+    "step", "share", "chance", "hardness", "distance", "query_distance", "norm", "age", "negatives", "queries",
+    "false_hardest", "false_all", "nearest_real",
+)  # fmt: skip
+
+TABLES: dict[str, Columns] = {
+    "hvs_f2": _BY
+    | dict.fromkeys(("row", "epoch", "step", "index", "candidate", "a", "b"), WHOLE)
+    | {"loss": NUMBER, "chosen": FLAG}
+    | {f"{slot}_{name}": NUMBER for slot in "ab" for name in PARAMS}
+    | {"iou": NUMBER},
+    "hvs_f3_left": _SHARE,
+    "hvs_f3_right": _BY | {"series": TEXT, "lo": NUMBER, "hi": NUMBER, "density": NUMBER}
+    | {"images": WHOLE, "outside": NUMBER},
+    "hvs_f4_left": _BY | {"series": TEXT, "epoch": WHOLE, "images": WHOLE, "iou": NUMBER},
+    "hvs_f4_right": _SHARE,
+    # a row is of several seeds and runs, which are told as one text
+    "hvs_summary": _BY | {"seed": TEXT, "quantity": TEXT, "mean": NUMBER, "lo": NUMBER, "hi": NUMBER, "n": WHOLE},
+    "evaluation": _BY | _MEASURED | {"value": NUMBER},
+    "curves": _BY | _MEASURED | {"epoch": NUMBER, "classifier_epoch": NUMBER, "value": NUMBER},
+    "epochs": _BY | {"epoch": WHOLE, "name": TEXT, "value": NUMBER},
+    "costs": _BY | {"quantity": TEXT, "value": NUMBER},
+    "importance": _BY | {"name": TEXT, "leaf": WHOLE, "share": NUMBER, "lo": NUMBER, "hi": NUMBER, "n": WHOLE},
+    "predictability": _BY
+    | {"accuracy": NUMBER, "lowest_iou": NUMBER, "chance": NUMBER, "n_train": WHOLE, "n_test": WHOLE}
+    | {"settings": TEXT, "uses": TEXT},
+    "configs": _BY | {"key": TEXT, "value": TEXT},  # 0.10 is not 0.1 there
+    "hexa_f1": _TILE,
+    "hvs_f11": _TILE,
+    "ppcl_f6": _TILE,
+    "adco_f2": _BY | {"epoch": NUMBER, "kind": TEXT, "x": NUMBER, "y": NUMBER, "distance": NUMBER},
+    "negatives": _BY | {"epoch": NUMBER} | dict.fromkeys(SCORES, NUMBER) | {"step": WHOLE},
+    "hardness": _BY | {"tile": WHOLE, "index": WHOLE, "label": TEXT, "percentile": NUMBER, "sd": NUMBER}
+    | {"draws": WHOLE, "images": WHOLE},
+    "transfer": _BY | {"other": TEXT, "other_run": TEXT, "rho": NUMBER, "lo": NUMBER, "hi": NUMBER}
+    | {"ceiling": NUMBER, "images": WHOLE},
+}  # fmt: skip
+# what the papers print, transcribed by hand: 68.80 is not 68.8 there
+PUBLISHED: Columns = dict.fromkeys(("paper", "item", "row", "column", "value", "unit", "place"), TEXT)
+PAPER = "paper"
+
+
+def columns(name: str) -> list[str]:
+    """The columns of a table, in the order of its file."""
+    return list(PUBLISHED if name == PAPER else TABLES[name])
+
+
+def empty(name: str) -> pd.DataFrame:
+    """The table without rows."""
+    return pd.DataFrame(columns=columns(name))
+
+
+def read(folder: Path | str, name: str, *, whole: bool = True) -> pd.DataFrame:
+    """The table ``name`` of a folder; one without rows where the file is not there.
+
+    whole: refuse a file that lacks a column; else, of a table of an earlier version, what is there. Raises
+    HardlabError, which names the file, where it holds no table.
+    """
+    path = Path(folder) / f"{name}.csv"
+    if not path.exists():
+        return empty(name)
+    kinds = PUBLISHED if name == PAPER else TABLES[name]
+    texts = {column: str for column, kind in kinds.items() if kind == TEXT}
+    blank = {column: [""] for column, kind in kinds.items() if kind != TEXT}
+    try:
+        frame = pd.read_csv(
+            path, encoding="utf-8", dtype=texts, keep_default_na=False, na_values=blank, low_memory=False
+        )
+    except (OSError, ValueError) as e:  # pandas' own errors, of bytes that are no text too, are ValueErrors
+        raise HardlabError(f"The table '{path}' cannot be read: {type(e).__name__}: {' '.join(str(e).split())}.") from e
+    if whole and (missing := [c for c in kinds if c not in frame.columns]):
+        raise HardlabError(f"The table '{path}' has no column '{missing[0]}'. It needs: {', '.join(kinds)}.")
+    return frame
+
+
+def read_manifests(folder: Path | str) -> dict[str, dict[str, Any]]:
+    """Run -> manifest, from the ``manifests.jsonl`` of a folder of tables; empty where there is none.
+
+    Raises HardlabError that names the file, and the line where it is not JSON.
+    """
+    path = Path(folder) / "manifests.jsonl"
+    try:
+        return {m["id"]: {**m, "config": m["config"]} for m in read_lines(path, appended=False)}
+    except (KeyError, TypeError) as e:
+        raise HardlabError(f"'{path}' holds a line that is no manifest: {type(e).__name__}: {e}.") from e
+
+
+def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; where lines are appended, a last one without its end (a kill) is no line."""
+    if not path.exists():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise HardlabError(f"'{path}' cannot be read: {type(e).__name__}: {e}.") from e
+    out = []
+    for number, line in enumerate((text[: text.rfind("\n") + 1] if appended else text).splitlines(), 1):
+        try:
+            out.append(json.loads(line))
+        except ValueError as e:
+            raise HardlabError(f"Line {number} of '{path}' is not JSON: {e}.") from e
+    return out
+
+
+def who(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run, what the rows of every table start with."""
+    return {k: about[k] for k in WHO}

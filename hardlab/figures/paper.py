@@ -1,0 +1,13 @@
+"""What the papers print, transcribed in paper.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+
+def published(paper: pd.DataFrame, who: str, item: str) -> Mapping[tuple[str, str], str]:
+    """(row, column) -> value as it is printed."""
+    rows = paper[(paper["paper"] == who) & (paper["item"] == item)]
+    return dict(zip(zip(rows["row"], rows["column"], strict=True), rows["value"].astype(str), strict=True))

@@ -1,0 +1,398 @@
+"""The published tables, from their description (``published_tables.yaml``): every printed number, ours under it.
+
+Three kinds: tables of results (``Compared``), of a recipe's settings (``Settings``) and of an evaluation's
+(``Evaluated``). A run that is missing is a marked gap.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from hardlab.analysis import arms
+from hardlab.analysis.arms import BUILT_IN, Arm, Measure, Selection
+from hardlab.figures import style
+from hardlab.figures.paper import published
+from hardlab.figures.typeset import Cell, typeset
+from hardlab.recipes import RECIPES, recipe
+from hardlab.registry import options, unknown
+from hardlab.types import HardlabError
+
+SOURCE = Path(__file__).with_name("published_tables.yaml")
+GAP = "\N{MIDDLE DOT}\N{MIDDLE DOT}\N{MIDDLE DOT}"
+SCALES = {
+    "C": "ours at CIFAR scale",
+    "A": "ours on an analogue: other data, same comparison",
+    "X": "ours: the same code path on other data",
+}
+Table = Callable[[str], pd.DataFrame]  # a table of rows by its name
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Row(_Strict):
+    """One line: the published row of this name, and the arm of ours that stands under it.
+
+    says: instead of the name. called: instead of what the arm is called. rule: a line above it, unless it is the first.
+    signed: the printed number is a difference; so is any "as printed". recipe and minus may hold ``{base}``, which each
+    column fills in. The others are those of ``arms.Arm``.
+    """
+
+    name: str
+    recipe: str = ""
+    set: dict[str, Any] = Field(default_factory=dict)
+    minus: str = ""
+    wider: int = 1
+    budget: int | None = None
+    says: str = ""
+    called: str | None = None
+    rule: bool = False
+    signed: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    def arm(self, column: Column | None = None) -> Arm | None:
+        """Ours, as a column asks for it; None where nothing of ours belongs here."""
+        if not self.recipe:
+            return None
+        base = column.base if column else ""
+        arm = Arm(
+            self.recipe.format(base=base),
+            tuple(self.set.items()),
+            wider=self.wider,
+            minus=self.minus.format(base=base),
+            budget=self.budget,
+        )
+        if column is None:
+            return arm
+        return arm._replace(trained=column.trained, budget=column.budget if self.budget is None else self.budget)
+
+
+class Column(_Strict):
+    """A column of results.
+
+    name: of the published column, or several, of which a row has one. head: its title. ours: the name of a measure.
+    below: the title of ours. to: the data set of the papers that is transferred to. trained, budget: what it asks of
+    each arm, as in ``arms.Arm``. base: what ``{base}`` is in the rows' recipes.
+    """
+
+    name: tuple[str, ...] = ()
+    head: str = ""
+    ours: str = ""
+    below: str = ""
+    to: str = ""
+    trained: tuple[str, str] | None = None
+    budget: int | None = None
+    base: str = ""
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def title(self) -> str:
+        return self.head or (self.name[0] if self.name else "")
+
+
+class Compared(_Strict):
+    """Printed results beside ours.
+
+    scale: how ours compares, a key of ``SCALES``. rows: lists of rows that tables share are taken as their rows.
+    printed_rows: only those that the table has. turned: rows are drawn as columns. any_data: the columns say which
+    data an arm was trained on. says_devices, says_protocols: in the caption.
+    """
+
+    kind: Literal["results"] = "results"
+    title: str
+    scale: Literal["C", "A", "X"]
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    note: str = ""
+    printed_rows: bool = False
+    turned: bool = False
+    any_data: bool = False
+    says_devices: bool = False
+    says_protocols: bool = True
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _one_list(cls, value: Any) -> Any:
+        return [row for part in value for row in (part if isinstance(part, list) else [part])]
+
+
+class Settings(_Strict):
+    """Hyperparameters: printed, of our recipe for the paper, of our runs. keys: printed -> ours, "" = no choice."""
+
+    kind: Literal["settings"]
+    title: str
+    recipe: str
+    keys: dict[str, str]
+
+
+class Protocol(_Strict):
+    """A column of ``Evaluated``: an evaluation protocol, on a data set of its own settings; "" = there is none."""
+
+    name: str
+    protocol: str
+    data: str | None = None
+    below: str = ""
+
+
+class Evaluated(_Strict):
+    """Settings of an evaluation, as printed and as the protocol has them. keys: printed -> a setting's name."""
+
+    kind: Literal["protocol"]
+    title: str
+    called: str
+    keys: dict[str, str]
+    columns: tuple[Protocol, ...]
+    missing: str
+    note: str
+
+
+Described = Annotated[
+    Annotated[Compared, Tag("results")] | Annotated[Settings, Tag("settings")] | Annotated[Evaluated, Tag("protocol")],
+    Discriminator(lambda value: value.get("kind", "results") if isinstance(value, dict) else value.kind),
+]
+
+
+class Tables(_Strict):
+    """The file: measures by name, and a description by the figure's name."""
+
+    measures: dict[str, Measure]
+    tables: dict[str, Described]
+
+    @field_validator("measures", mode="before")
+    @classmethod
+    def _linear(cls, value: Any) -> Any:
+        """``linear: [protocols], metric: top5`` is ``arms.linear``."""
+        return {k: arms.linear(*v["linear"], metric=v.get("metric", "top1")) if "linear" in v else v
+                for k, v in value.items()}  # fmt: skip
+
+
+@cache
+def load(path: Path = SOURCE) -> Tables:
+    """All descriptions, checked. Raises HardlabError for one that does not fit, or names what does not exist."""
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        tables = Tables.model_validate({k: v for k, v in tree.items() if k != "rows"})
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise HardlabError(f"'{path.name}' does not fit: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from e
+    for name, table in tables.tables.items():
+        for kind, wanted, allowed in _named(table, tables.measures):
+            if wanted not in allowed:
+                raise HardlabError(f"Table '{name}' in '{path.name}': {unknown(kind, wanted, allowed)}")
+    return tables
+
+
+def _named(table: Compared | Settings | Evaluated, measures: Mapping[str, Measure]) -> list[tuple[str, str, Any]]:
+    """(kind, name, table of names) of all that a description names."""
+    from hardlab.evaluate.published import PROTOCOLS
+
+    if isinstance(table, Settings):
+        return [("recipe", table.recipe, RECIPES)]
+    if isinstance(table, Evaluated):
+        return [("evaluation protocol", c.protocol, PROTOCOLS) for c in table.columns]
+    found: list[tuple[str, str, Any]] = []
+    for column in table.columns:
+        each = [arm for row in table.rows if (arm := row.arm(column))]
+        found += [("recipe", name, RECIPES) for arm in each for name in (arm.recipe, arm.minus) if name]
+        if column.ours:
+            found.append(("measure", column.ours, measures))
+            rows = measures[column.ours].rows if column.ours in measures else ()
+            found += [("evaluation protocol", protocol, PROTOCOLS) for protocol, _ in rows]
+    return found
+
+
+def find(name: str) -> Compared | Settings | Evaluated:
+    """The description of a table by its figure's name, e.g. ``adco_t1``."""
+    return load().tables[name]
+
+
+def make(name: str, read: Table) -> Figure:
+    """The published table ``name``; read: gives a table of rows by its name."""
+    who, _, number = name.partition("_t")
+    table, item = find(name), f"Table {number}"
+    printed = published(read("paper"), who, item)
+    if isinstance(table, Settings):
+        return _settings(table, printed, read("configs"))
+    if isinstance(table, Evaluated):
+        return _evaluated(table, printed, read("evaluation"))
+    return _compared(table, printed, read)
+
+
+def _compared(table: Compared, printed: Mapping[tuple[str, str], str], read: Table) -> Figure:
+    rows = table.rows
+    if table.printed_rows:
+        there = {name for name, _ in printed}
+        rows = tuple(r for r in rows if (r.name in there if there else r.recipe))
+    measures = {c.ours: load().measures[c.ours] for c in table.columns if c.ours}
+    each = [arm for r in rows for c in table.columns if (arm := r.arm(c))]
+    recipes = list(dict.fromkeys(name for arm in each for name in (arm.recipe, arm.minus) if name))
+    configs = read("configs")
+    costs = read("costs") if any(m.table == "costs" for m in measures.values()) else None
+    ours = Selection(recipes, read("evaluation"), configs, costs, table.any_data)
+    cells = [[_cell(ours, printed, r, c, measures.get(c.ours)) for c in table.columns] for r in rows]
+    names = [(r.says or r.name, _called(r), r.rule and at > 0) for at, r in enumerate(rows)]
+    heads = [(c.title, c.below, False) for c in table.columns]
+    if table.turned:
+        cells = [list(line) for line in zip(*cells, strict=True)]
+        names, heads = heads, names
+    shown = ours.frame
+    about = style.about(shown) if len(shown) else "no finished run of these arms has a row here"
+    by = f" · by {', '.join(_protocol(p, shown) for p in ours.by)}" if ours.by and table.says_protocols else ""
+    notes = [table.note] if table.note else []
+    if table.says_devices and (devices := _devices(configs, costs, recipes)):
+        notes.insert(0, f"ours on {devices}")
+    if any(c.to in BUILT_IN for c in table.columns):
+        notes.append(f"{' and '.join(BUILT_IN)}: built-in sets, ours alone; nothing is printed for them")
+    legend = f"{SCALES[table.scale]} (blue; ± half the 95 % t-interval; {GAP} no row yet)"
+    return typeset(table.title, names, heads, cells, "\n".join([legend, about + by, *notes]))
+
+
+def _devices(configs: pd.DataFrame, costs: pd.DataFrame | None, recipes: Sequence[str]) -> str:
+    """What the runs were trained on whose costs are shown."""
+    runs = costs.loc[costs["recipe"].isin(recipes), "run"] if costs is not None else []
+    devices = configs.loc[(configs["key"] == "device") & configs["run"].isin(runs), "value"].unique()
+    return " and ".join(sorted(devices))
+
+
+def _protocol(protocol: str, rows: pd.DataFrame) -> str:
+    """A protocol's name, with the settings that rows of it have otherwise than published, and on which sets."""
+    from hardlab.evaluate import published
+
+    of = rows[rows["protocol"] == protocol]
+    changed: dict[str, set[str]] = {}
+    for on, changes in set(zip(of["evaluated_on"], of["options"], strict=True)):
+        usual = json.loads(json.dumps(published.settings(protocol, {}, on)))
+        for k, v in json.loads(changes).items():
+            if v != usual.get(k):
+                changed.setdefault(f"{k}={v}", set()).add(str(on))
+    every = set(of["evaluated_on"])
+    said = [c if on == every else f"{c} on {' and '.join(sorted(on))}" for c, on in sorted(changed.items())]
+    return f"{protocol} ({', '.join(said)})" if said else protocol
+
+
+def _called(row: Row) -> str:
+    """What the arm of a row is called, as the command line has it."""
+    if row.called is not None or not row.recipe:
+        return row.called or ""
+    words = [f"{k}={v}" for k, v in row.set.items()]
+    words += [f"{row.wider} × channels"] if row.wider > 1 else []
+    return " ".join([f"{row.recipe} - {row.minus}" if row.minus else row.recipe, *words])
+
+
+def _cell(
+    ours: Selection, printed: Mapping[tuple[str, str], str], row: Row, column: Column, measure: Measure | None
+) -> Cell:
+    text = next((printed[row.name, n] for n in column.name if (row.name, n) in printed), "")
+    if text and (row.signed or row.name.endswith("as printed")) and not text.startswith("-"):
+        text = f"+{text}"
+    arm = row.arm(column)
+    if arm is None or measure is None:
+        return Cell(text, "")
+    return Cell(text, in_words(ours, arm, measure.transferred(column.to)))
+
+
+def in_words(ours: Selection, arm: Arm, measure: Measure) -> str:
+    """Mean and half of the interval of an arm."""
+    mean, lo, hi, n = ours.interval(arm, measure)
+    if n == 0:
+        return GAP
+    if measure.table == "configs":
+        return f"{mean:.3g}"
+    if measure.table == "costs":
+        return f"{mean:.3g}" + (f"±{(hi - lo) / 2:.2g}" if n > 1 else "")
+    sign = "+" if arm.minus else ""
+    half = f"±{(hi - lo) / 2:.1f}" if n > 1 else ""
+    return f"{mean:{sign}.1f}{half}"
+
+
+def _settings(table: Settings, printed: Mapping[tuple[str, str], str], configs: pd.DataFrame) -> Figure:
+    """Printed, in our recipe for the paper's rung, and in our runs."""
+    name, values = table.recipe, {k: v for (k, _), v in printed.items()}
+    known = {k: v for k, v in table.keys.items() if k in values} if values else table.keys
+    ours = recipe_settings(name, "paper")
+    runs = arms.one_data(arms.highest_rung(configs[configs["recipe"] == name]))
+    rung = str(runs["rung"].iloc[0]) if len(runs) else ""
+    usual = recipe_settings(name, rung) if rung else {}
+    rows, cells = [], []
+    for key, at in sorted(known.items()):
+        found = sorted(set(runs[runs["key"] == at]["value"].astype(str))) if at else []
+        rows.append((key, "", False))
+        run = ", ".join(found) if found else usual.get(at, "none") if rung or not at else GAP
+        cells.append(
+            [Cell(values.get(key, ""), ""), Cell(ours.get(at, "none" if not at else "default"), ""), Cell(run, "")]
+        )
+    heads = ["printed", "our recipe, rung paper", f"our runs, rung {rung}" if rung else "our runs"]
+    about = style.about(runs) if len(runs) else "no finished run of this recipe"
+    caption = f"recipe {name}; a rate is per 256 images; none: there is no such choice here\nours: {about}"
+    return typeset(table.title, rows, [(head, "", False) for head in heads], cells, caption)
+
+
+def recipe_settings(name: str, rung: str) -> dict[str, str]:
+    """Dotted keys of the recipe at a rung, defaults of options and presets included, as texts."""
+    run = recipe(name, rung)
+    flat: dict[str, object] = {f"optim.{k}": v for k, v in run.optim.model_dump().items()}
+    flat |= {"epochs": run.epochs, "batch_size": run.batch_size, "precision": run.precision}
+    for kind, part in (("backbone", run.backbone), ("method", run.method)):
+        defaults = {k: p.default for k, p in options(kind, part.name).items()}
+        flat |= {f"{kind}.name": part.name} | {
+            f"{kind}.options.{k}": v for k, v in (defaults | dict(part.options)).items()
+        }
+    from hardlab import build
+
+    look = build.look(run)
+    flat |= {f"augment.{k}": v for k, v in look.augment[0].model_dump().items()}
+    if run.local:
+        flat |= {"local.count": run.local.count} | {
+            f"local.{k}": v for k, v in look.local[0].augment[0].model_dump().items()
+        }
+    return {k: ", ".join(map(str, v)) if isinstance(v, list | tuple) else _text(v) for k, v in flat.items()}
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _evaluated(table: Evaluated, printed: Mapping[tuple[str, str], str], evaluation: pd.DataFrame) -> Figure:
+    """As printed, and as the protocol has them on each data set."""
+    from hardlab.evaluate import published
+
+    def setting(column: Protocol, key: str) -> str:
+        if column.data == "":
+            return "no such set"
+        return str(published.settings(column.protocol, {}, column.data or "")[key])
+
+    cells = [
+        [Cell(printed.get((k, c.name), ""), setting(c, at)) for c in table.columns] for k, at in table.keys.items()
+    ]
+    runs = evaluation[evaluation["protocol"].isin([c.protocol for c in table.columns])]
+    about = style.about(runs) if len(runs) else table.missing
+    names = [(key, table.called, False) for key in table.keys]
+    heads = [(c.name, c.below, False) for c in table.columns]
+    return typeset(table.title, names, heads, cells, f"{table.note}\nours: {about}")

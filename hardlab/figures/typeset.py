@@ -1,0 +1,114 @@
+"""A table of text as a figure: what is printed in black, what is ours in blue under it."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from hardlab.figures import style
+
+LINE = 0.135  # inches from one line to the next at 7 points
+LETTER = 0.0625  # inches a character takes at most, on average
+
+
+class Cell(NamedTuple):
+    """What a cell shows."""
+
+    printed: str
+    ours: str  # "" where nothing of ours belongs here
+
+
+def typeset(
+    title: str,
+    names: Sequence[tuple[str, str, bool]],
+    heads: Sequence[tuple[str, str, bool]],
+    cells: Sequence[Sequence[Cell]],
+    caption: str,
+) -> Figure:
+    """Lines of text in inches. names: (published, ours, rule) of each line. heads: (published, ours, _) of each column.
+
+    A line has a second one for ours where any of its cells has something of ours; what is ours alone has one.
+    """
+    first = LETTER * max(len(line) for n in names for line in (n[0], f"  {n[1]}"))
+    first = min(max(first, 0.6), style.WIDTH - 0.42 * len(heads))
+    width = (style.WIDTH - first - 0.06) / len(heads)
+    fits = max(4, int(width / LETTER))
+    # identifiers of ours break at their hyphens
+    wrapped = [[textwrap.wrap(text, fits, break_long_words=False) for text in h[:2]] for h in heads]
+    tops = [max(len(w[i]) for w in wrapped) for i in (0, 1)]
+    lines: list[tuple[list[str], str, Sequence[Cell], bool]] = []
+    room = max(8, int(first / LETTER))
+    for (name, mine, rule), line in zip(names, cells, strict=True):
+        parts = textwrap.wrap(name, room) or [""] * any(c.printed for c in line)
+        lines.append((parts, mine if any(c.ours for c in line) else "", line, rule))
+    heights = [len(parts) + any(bool(c.ours) for c in line) for parts, _, line, _ in lines]
+    foot = [part for text in caption.split("\n") for part in _even(text, 104)]
+    total = 0.3 + LINE * (sum(tops) + sum(heights) + len(foot)) + 0.045 * len(lines) + 0.16
+    figure = Figure(figsize=(style.WIDTH, total))
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, style.WIDTH), ylim=(total, 0))
+    ax.axis("off")
+    ax.text(0.04, 0.06, title, fontsize=8, va="top", weight="bold")
+    at = [first + 0.03 + width * (i + 0.5) for i in range(len(heads))]
+    y = 0.3
+    _rule(ax, y - 0.04, 0.9)
+    for x, (above, below) in zip(at, wrapped, strict=True):
+        for i, text in enumerate(above):
+            _text(ax, x, y + LINE * (tops[0] - len(above) + i), text, style.INK, "center")
+        for i, text in enumerate(below):
+            _text(ax, x, y + LINE * (tops[0] + i), text, style.BLUE, "center")
+    y += LINE * sum(tops) + 0.03
+    _rule(ax, y, 0.5)
+    y += 0.04
+    for n, ((said_by, mine, line, rule), height) in enumerate(zip(lines, heights, strict=True)):
+        if n % 2:
+            ax.add_patch(Rectangle((0, y - 0.02), style.WIDTH, LINE * height + 0.045, color="#F3F3F3", lw=0, zorder=0))
+        if rule:
+            _rule(ax, y - 0.02, 0.5)
+        for i, part in enumerate(said_by):
+            _text(ax, 0.04, y + LINE * i, part, style.INK, "left")
+        if mine:
+            _text(ax, 0.04 + LETTER * 2, y + LINE * len(said_by), mine, style.BLUE, "left")
+        for x, cell in zip(at, line, strict=True):
+            _text(ax, x, y, cell.printed, style.INK, "center")
+            if cell.ours:
+                _text(ax, x, y + LINE * len(said_by), cell.ours, style.BLUE, "center")
+        y += LINE * height + 0.045
+    _rule(ax, y, 0.9)
+    for i, text in enumerate(foot):
+        _text(ax, 0.04, y + 0.07 + LINE * i, text, style.GREY, "left")
+    return figure
+
+
+def _even(text: str, width: int) -> list[str]:
+    """As few lines as the width allows, of about one length, broken between the parts of a list: no last word alone."""
+    text = re.sub(r"\((\d+) (epochs?\))", "(\\1\N{NO-BREAK SPACE}\\2", text)
+    parts = text.split(" \N{MIDDLE DOT} ")
+    if max(map(len, parts)) <= 0.75 * width:  # longer ones would leave short lines before them
+        text = "\N{NO-BREAK SPACE}\N{MIDDLE DOT} ".join(p.replace(" ", "\N{NO-BREAK SPACE}") for p in parts)
+    least = min(width, max(width // 2, *map(len, text.split(" "))))
+    wrapped = {w: textwrap.wrap(text, w, break_on_hyphens=False) for w in range(least, width + 1)}
+    even = next(lines for lines in wrapped.values() if len(lines) == len(wrapped[width]))
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in even]
+
+
+def _text(ax: Axes, x: float, y: float, text: str, colour: str, align: str) -> None:
+    ax.text(
+        x,
+        y,
+        text.replace("-", "\N{MINUS SIGN}") if text[:1] == "-" else text,
+        fontsize=7,
+        color=colour,
+        ha=align,
+        va="top",
+    )
+
+
+def _rule(ax: Axes, y: float, width: float) -> None:
+    ax.hlines(y, 0.02, style.WIDTH - 0.02, color=style.INK, linewidth=width)

@@ -1,0 +1,201 @@
+"""Which runs are an arm, and which may stand together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from made_runs import write_run
+from made_tables import (
+    PAPER,
+    SEEDS,
+    accuracies,
+    configured,
+    lengths,
+    one,
+    texts,
+)
+
+from hardlab import figures, registry
+from hardlab.analysis import schema, tables
+from hardlab.analysis.arms import (
+    KNN,
+    Arm,
+    Book,
+    Selection,
+    comparable,
+    explain_choice,
+    linear,
+    measured,
+)
+from hardlab.analysis.catalog import Catalog
+from hardlab.figures import ppcl, style
+
+pytestmark = pytest.mark.usefixtures("no_data_sets")
+
+
+def test_runs_of_two_lengths_are_not_taken_together_and_the_shorter_ones_are_named(tmp_path: Path) -> None:
+    long, short, shorter = (
+        [write_run(tmp_path, "simsiam-hvs", seed, None, changes={"epochs": epochs}).name for seed in seeds]
+        for epochs, seeds in ((4, (1, 0, 2)), (2, (0, 1)), (1, (0, 1, 2)))
+    )
+    one = write_run(tmp_path, "simclr", 0, None, changes={"epochs": 8}).name
+    every = Catalog(tmp_path).finished("smoke", ["simsiam-hvs", "simclr"])
+    kept = comparable(every)
+    assert kept["run"].tolist() == [long[1], long[0], long[2], one]  # three seeds, and the longer of two such lengths
+    first, second = explain_choice(every, kept).splitlines()
+    assert first.startswith("simsiam-hvs: ") and ", 4 epochs on " in first and ", seeds 0, 1, 2; left out: " in first
+    assert {name for name in every["run"] if name in first} == {*short, *shorter}
+    assert second.startswith("simclr: ") and second.endswith("8 epochs on shapes 40 %, seed 0; left out: none")
+    fewer = comparable(every[every["run"].isin([*long[:1], *short])])
+    assert fewer["run"].tolist() == short  # the most seeds come first, then the length
+
+
+def test_the_precision_that_auto_became_is_part_of_the_setting_and_stands_in_the_tables(tmp_path: Path) -> None:
+    def took(seed: int, precision: str, asked: str = "auto") -> str:
+        """A run; asked for by name as all were once, its manifest has no precision of its own."""
+        path = write_run(tmp_path / "runs", "simsiam", seed, None, changes={"precision": asked})
+        manifest = json.loads((path / "manifest.json").read_text()) | (
+            {"precision": precision} if asked == "auto" else {}
+        )
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        return path.name
+
+    old, same, other = took(0, "bf16", asked="bf16"), took(1, "bf16"), took(2, "fp32")
+    every = Catalog(tmp_path / "runs").finished("smoke", ["simsiam"])
+    assert every.set_index("run")["precision"].to_dict() == {old: "bf16", same: "bf16", other: "fp32"}
+    kept = comparable(every)
+    assert kept["run"].tolist() == [old, same]
+    assert " in bf16, " in explain_choice(every, kept) and other in explain_choice(every, kept)
+    tables.collect(tmp_path / "runs", tmp_path / "out", only=["configs"])
+    settings = pd.read_csv(tmp_path / "out" / "configs.csv").query("key == 'precision'").set_index("run")["value"]
+    assert settings.to_dict() == {old: "bf16", same: "bf16", other: "fp32"}
+    asked = {name: m["config"]["precision"] for name, m in schema.read_manifests(tmp_path / "out").items()}
+    assert asked == {old: "bf16", same: "auto", other: "auto"}
+
+
+def test_runs_of_other_strategies_or_data_are_not_taken_together(tmp_path: Path) -> None:
+    easy = [write_run(tmp_path, "simsiam-hvs", s, None, changes={"hard.hvs.draws": 8}).name for s in (0, 1)]
+    plain = [write_run(tmp_path, "simsiam-hvs", s, None).name for s in (0, 1, 2)]
+    other = [write_run(tmp_path, "simsiam", s, None, changes={"data.name": "digits"}).name for s in (0, 1, 2)]
+    mine = write_run(tmp_path, "simsiam", 0, None).name
+    every = Catalog(tmp_path).finished("smoke", ["simsiam-hvs", "simsiam"])
+    assert comparable(every)["run"].tolist() == [*plain, mine]  # on the data of both recipes
+    assert comparable(every[every["run"].isin(easy)])["run"].tolist() == easy
+    alone = every[every["recipe"] == "simsiam"]
+    assert comparable(alone)["run"].tolist() == other
+
+
+@pytest.fixture
+def arms(tmp_path: Path) -> Path:
+    """Two seeds of HNSSL as it is and of three others shares kept, with an accuracy of a tenth for each digit."""
+    rows: dict[str, list[dict[str, object]]] = {"evaluation": [], "configs": [], "epochs": []}
+    # of the same seeds; the settings' names sort against the default
+    for setting, tau, value in (("a", None, 0.5), ("b", 0.999, 0.9), ("c", 1.0, 0.1), ("d", 0.5, 0.5)):
+        for seed in (0, 1) if tau != 0.5 else (2,):
+            run = one("hnssl", seed) | {"setting": setting, "run": f"hnssl-{setting}-s{seed}"}
+            where = {"features": "backbone", "split": "test", "options": "{}", "evaluated_on": "cifar10"}
+            measured = {"protocol": "linear", "metric": "top1-last", "value": value}
+            rows["evaluation"].append(run | where | measured)
+            rows["configs"] += configured(run, **({} if tau is None else {"method__tau": tau}))
+            rows["epochs"] += [run | {"epoch": e, "name": "loss", "value": value} for e in (0, 1)]
+    for name, of in rows.items():
+        pd.DataFrame(of, columns=schema.columns(name)).to_csv(tmp_path / f"{name}.csv", index=False)
+    shutil.copy(PAPER, tmp_path)
+    return tmp_path
+
+
+def test_the_arms_of_one_set_are_of_the_length_that_most_of_them_have_there_whatever_others_have() -> None:
+    arms = ["ppcl-simclr", "ppcl-gan", "ppcl"]
+    tenth = accuracies(arms, "cifar10-jpeg 10 %", 10)
+    fifth = [accuracies(arms[1:], "cifar10-jpeg 20 %", 5), accuracies(arms[2:], "cifar10-jpeg 20 %", 10, value=0.9)]
+    rows = pd.concat([tenth, *fifth])
+    ours = Selection(arms, rows, lengths(rows), any_data=True)
+    for share, expected in (("10 %", 45), ("20 %", 45)):
+        assert ours.values(Arm("ppcl", trained=("CIFAR-10", share)), ppcl.LINEAR).tolist() == [expected] * 2
+    assert "on cifar10-jpeg 10 % (10 epochs), cifar10-jpeg 20 % (5 epochs) · " in style.about(ours.frame)
+
+
+def test_an_option_set_to_its_default_is_no_difference(arms: Path) -> None:
+    configs = pd.read_csv(arms / "configs.csv", keep_default_na=False, dtype=str)
+    book = Book.of_configs(configs)
+    assert book.matching(Arm("hnssl"), {"hnssl-d-s2": "gpu"}) and book.matching(Arm("hnssl"), {"hnssl-a-s0": "gpu"})
+    tau = Arm("hnssl", (("method.tau", 0.5),))
+    assert [bool(book.matching(tau, {f"hnssl-{s}-s0": "gpu"})) for s in "abc"] == [True, False, False]
+    assert [book.changes(f"hnssl-{s}-s0", "gpu", "hnssl") for s in "ab"] == [0, 1]
+
+
+def test_the_command_for_a_set_that_lacks_an_arm_trains_it_as_those_of_the_same_share_were_trained() -> None:
+    short = {"epochs": 1, "optim__warmup_epochs": 0.2, "data__fraction": 1.0}
+    whole, tenth = accuracies(["clae"], "cifar10-jpeg", 1), accuracies(["ppcl-dd", "clae"], "cifar10-jpeg 10 %")
+    runs = pd.concat([whole, tenth]).drop_duplicates("run")[[*schema.WHO]].to_dict("records")
+    configs = [row for run in runs for row in configured(run, **(short if "-1-" in run["run"] else {"epochs": 10}))]
+    ours = Selection(["clae", "ppcl-dd"], pd.concat([whole, tenth]), pd.DataFrame(configs), any_data=True)
+    asked = Arm("ppcl-dd", trained=("FMNIST", "100 %"))
+    want = "epochs=1 optim.warmup_epochs=0.2 data.name=fashionmnist data.fraction=1.0"
+    assert ours.command(asked) == f"hardlab pretrain ppcl-dd --rung gpu {want}"
+    fifth = ours.command(asked._replace(trained=("CIFAR-10", "10 %")))
+    assert fifth == "hardlab pretrain ppcl-dd --rung gpu epochs=10 data.fraction=0.1"
+
+
+def test_a_figure_shows_the_probe_that_most_of_its_arms_have_and_of_equals_the_papers() -> None:
+    where = {"features": "backbone", "split": "test", "options": "{}", "evaluated_on": "cifar10", "metric": "top1-last"}
+    both = {"linear": 0.3, "linear-hvs-dino": 0.9}
+    rows = [one("dino", 0) | where | {"protocol": p, "value": v} for p, v in both.items()]
+    rows += [one("dino-hvs", 0) | where | {"protocol": "linear", "value": 0.4}]
+    measure, names = linear("linear-hvs-dino"), ("dino", "dino-hvs")
+    assert Selection(names, pd.DataFrame(rows)).values(Arm("dino"), measure).tolist() == [30.0]
+    rows += [one("dino-hvs", 0) | where | {"protocol": "linear-hvs-dino", "value": 0.8}]
+    assert Selection(names, pd.DataFrame(rows)).values(Arm("dino"), measure).tolist() == [90.0]
+
+
+def test_rows_of_the_built_in_scenes_stay_where_the_accuracies_are_of_other_data() -> None:
+    where = {"features": "backbone", "split": "test", "options": "{}"}
+    rows = [
+        one("adco", s, data) | where | {"protocol": p, "metric": m, "evaluated_on": data, "value": v}
+        for s in SEEDS
+        for data, p, m, v in (("cifar10", "knn", "top1@k=20", 0.5), ("shapes", "detection", "AP50", 0.1))
+    ]
+    rows += [rows[0] | one("simclr", 0, "shapes") | {"evaluated_on": "shapes"}]
+    ours = Selection(("adco", "simclr"), pd.DataFrame(rows))
+    assert ours.values(Arm("adco"), KNN).tolist() == [50.0] * 3
+    assert ours.values(Arm("adco"), measured(("detection", "AP50"))).tolist() == [10.0] * 3
+    assert not len(ours.values(Arm("simclr"), KNN))  # the set of more runs is shown
+    # of as many on both, a real set comes before a built-in one
+    rows = [r for r in rows if r["seed"] == 0 and r["protocol"] == "knn"]
+    assert Selection(("adco", "simclr"), pd.DataFrame(rows)).rows["data"].unique().tolist() == ["cifar10"]
+
+
+def test_the_command_that_fills_a_gap_makes_the_run_that_the_figure_looks_for(arms: Path) -> None:
+    gaps = figures.gaps("hnssl_t7", arms)
+    # the runs that are shown are of 200 epochs, as the recipe's, so that no length is told
+    want = "hardlab pretrain hnssl --rung gpu method.tau=0.0 && hardlab evaluate RUN --protocol linear"
+    assert gaps == [want]
+    wide = Arm("hnssl", wider=2)
+    assert wide.overrides("cpu") == {"backbone.width": 2 * recipes_width("tiny")}
+    assert wide.overrides("paper") == {"backbone.name": "resnet50x2"}  # as the claims have it
+    run = one("hnssl", 0) | {"rung": "cpu"}
+    book = Book.of_configs(pd.DataFrame(configured(run, backbone__width=64)))
+    assert book.matching(wide, {str(run["run"]): "cpu"}) and not book.matching(
+        Arm("hnssl", wider=4), {str(run["run"]): "cpu"}
+    )
+
+
+def test_runs_with_other_options_are_arms_of_their_own_and_never_stand_for_the_recipe(arms: Path) -> None:
+    cells = texts(figures.make("hnssl_t7", arms)).split("\n")
+    assert {"50.0±0.0", "90.0±0.0", "10.0±0.0"} <= set(cells) and "hnssl method.tau=0.999" in cells
+    assert "50.0±0.0" in texts(figures.make("hnssl_t1", arms)).split("\n")  # not those of the name that sorts last
+    line = next(x for x in figures.make("hnssl_f2", arms).axes[0].get_lines() if not x.get_label().startswith("_"))
+    assert line.get_ydata().tolist() == [0.5, 0.5]
+
+
+def test_a_run_that_is_there_but_not_measured_is_asked_to_be_evaluated(arms: Path) -> None:
+    gaps = figures.gaps("hnssl_t3", arms)
+    assert any(g == "hardlab evaluate runs/hnssl-a-s0 runs/hnssl-a-s1 --protocol semi-hnssl-1" for g in gaps)
+
+
+def recipes_width(network: str) -> int:
+    return int(registry.options("backbone", network)["width"].default)

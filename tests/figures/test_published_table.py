@@ -1,0 +1,222 @@
+"""The published tables: every printed value, and ours in its cell."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from made_tables import (
+    PAPER,
+    accuracies,
+    lengths,
+    one,
+    placed,
+    texts,
+)
+from matplotlib.figure import Figure
+
+from hardlab import figures
+from hardlab.analysis import gaps, schema
+from hardlab.analysis.intervals import interval
+from hardlab.evaluate.protocols import settings
+from hardlab.figures import published_table
+
+
+# values in each published table: rows by columns, less the dashes
+def drawn_from(name: str, frames: list[pd.DataFrame]) -> Figure:
+    """A published table from rows of the evaluation."""
+    rows = {"paper": pd.read_csv(PAPER, dtype=str), "evaluation": pd.concat(frames), "configs": lengths(*frames)}
+    return published_table.make(name, rows.__getitem__)
+
+
+PRINTED = {
+    "hexa": (82, 86, 124, 15, 28),
+    "hvs": (48, 60, 12, 13, 11, 36, 27, 13, 13, 25, 25, 6),
+    "hnssl": (16, 17, 17, 62, 28, 28, 4),
+    "adco": (24, 15, 36, 42),
+    "ppcl": (60, 15, 30, 50),
+}
+
+
+def published(paper: str, item: str) -> pd.Series:
+    table = pd.read_csv(PAPER, dtype=str)
+    table = table[(table["paper"] == paper) & (table["item"] == item)]
+    return pd.to_numeric(table.set_index(["row", "column"])["value"], errors="coerce")
+
+
+# figure, recipe, protocol and metric of its transfer, head of its built-in columns, and whether those are lines instead
+TRANSFERS = (
+    ("hvs_t2", "simsiam", "linear-hvs-simsiam", "top1-last", "linear", True),
+    ("hvs_t2", "simsiam", "finetune-hvs-resnet", "top1-last", "finetuned", True),
+    ("hnssl_t5", "hnssl", "linear-hnssl-transfer", "top1", "transfer", False),
+    ("hnssl_t6", "hnssl", "finetune-hnssl", "top1-last", "transfer", False),
+    ("hexa_t1", "hexa-moco", "linear-hexa-cifar", "top1-last", "transfer", False),
+    ("hexa_t5", "hexa-moco", "finetune-hexa", "top1-last", "transfer", False),
+    ("adco_t4", "adco", "linear-adco-places", "top1-last", "linear", False),
+    ("ppcl_t3", "ppcl", "linear-ppcl", "top1-last", "data of the rung to", True),
+    ("ppcl_t4", "ppcl", "linear-ppcl", "top1-last", "data of the rung to", True),
+)
+
+
+def transferred(folder: Path, recipe: str, protocol: str, metric: str, data: str, options: str = "{}") -> None:
+    """A run with its own accuracy of a half and its accuracy on both built-in sets, as the only table."""
+    where = {"features": "backbone", "split": "test", "options": options, "metric": metric, "protocol": protocol}
+    values = {data.split()[0]: 0.5} | {"digits": 0.625, "shapes": 0.75}
+    rows = [one(recipe, 0, data) | where | {"evaluated_on": on, "value": v} for on, v in values.items()]
+    pd.DataFrame(rows, columns=schema.columns("evaluation")).to_csv(folder / "evaluation.csv", index=False)
+
+
+def test_published_values_have_a_place_and_their_gains_add_up_but_for_the_known_misprint() -> None:
+    paper = pd.read_csv(PAPER, dtype=str)
+    assert tuple(paper.columns) == ("paper", "item", "row", "column", "value", "unit", "place")
+    assert paper.notna().all(axis=None)
+    assert not paper.duplicated(["paper", "item", "row", "column"]).any()
+    table = (
+        paper[(paper["paper"] == "hvs") & (paper["item"] == "Table 1")]
+        .set_index(["row", "column"])["value"]
+        .astype(float)
+    )
+    wrong = []
+    for row, column in table.index:
+        if row.endswith("as printed"):
+            base = row.removesuffix(" improvement as printed")
+            if abs(table[f"{base} + HVS", column] - table[base, column] - table[row, column]) > 0.005:
+                wrong.append((base, column))
+    assert wrong == [("SimCLR RN50", "knn 100 epochs")]
+    assert paper.loc[paper["item"] == "Figure 3 left", "value"].astype(float).between(0, 1).all()
+
+
+@pytest.mark.parametrize("paper", PRINTED)
+def test_every_value_of_every_published_table_is_transcribed_and_shown(
+    paper: str, data_dir: Path, tmp_path: Path
+) -> None:
+    rows = pd.read_csv(PAPER, dtype=str)
+    rows = rows[rows["paper"] == paper]
+    shutil.copy(PAPER, tmp_path)
+    for n, count in enumerate(PRINTED[paper], 1):
+        mine = rows[rows["item"] == f"Table {n}"]
+        assert len(mine) == count, f"Table {n}"
+        shown = texts(figures.make(f"{paper}_t{n}", tmp_path)).replace("\N{MINUS SIGN}", "-").split("\n")
+        for row in mine.to_dict("records"):
+            told = row["value"] if not row["row"].endswith("as printed") else row["value"].lstrip("-")
+            assert any(told == s.lstrip("+-") or row["value"] == s.lstrip("+") for s in shown), row
+
+
+@pytest.mark.parametrize(
+    ("item", "known"),
+    [
+        ("Table 2", {("DINO ViT-S/16", "CIFAR100 linear")}),
+        ("Table 3", {("DINO RN50", "VOC detection AP50")}),
+        ("Table 6", {("DINO RN50", "VOC AP"), ("DINO RN50", "VOC AP50"), ("DINO RN50", "COCO mask AP75")}),
+    ],
+)
+def test_the_gains_of_hvs_add_up_but_for_the_known_misprints(item: str, known: set[tuple[str, str]]) -> None:
+    table, wrong = published("hvs", item), set()
+    for row, column in table.index:
+        if row.endswith("as printed"):
+            base = row.removesuffix(" improvement as printed")
+            if abs(table[f"{base} + HVS", column] - table[base, column] - table[row, column]) > 0.005:
+                wrong.add((base, column))
+    assert wrong == known
+
+
+def test_the_gains_of_ppcl_and_hnssl_add_up_but_for_the_known_misprints() -> None:
+    stated, one, two = published("ppcl", "text"), published("ppcl", "Table 1"), published("ppcl", "Table 2")
+    wrong = set()
+    for row, column in stated.index:
+        base = row.split(" over ")[1].removesuffix(" as stated")
+        table = two if column.startswith("ImageNet-100") else one
+        if abs(table["Proposed", column] - table[base, column] - stated[row, column]) > 0.005:
+            wrong.add((base, column))
+    assert wrong == {
+        ("SimCLR", "ImageNet-10 100 %"), ("SimCLR", "ImageNet-100 100 %"), ("SimCLR-DD", "ImageNet-100 20 %"),
+    }  # fmt: skip
+    table = published("hnssl", "Table 3")
+    for column in ("1 % top-5", "10 % top-1", "10 % top-5"):
+        best = max(table[m, column] for m in ("SimCLR", "BYOL"))
+        assert table["Ours", column] - best == pytest.approx(table["gain as printed", column])
+    wide = published("hnssl", "Table 4")
+    for row, column in wide.index:
+        if row.endswith("gain as printed"):
+            mine = row.removesuffix(" gain as printed")
+            others = [
+                wide[m + mine.removeprefix("Ours"), column]
+                for m in ("SimCLR", "BYOL")
+                if (m + mine.removeprefix("Ours"), column) in wide.index
+            ]
+            assert wide[mine, column] - max(others) == pytest.approx(wide[row, column])
+
+
+def test_a_tables_cell_is_the_mean_over_seeds_with_half_the_interval(data_dir: Path) -> None:
+    frame = pd.read_csv(data_dir / "evaluation.csv")
+    frame = frame[
+        (frame["recipe"] == "ppcl-simclr") & (frame["protocol"] == "linear-ppcl") & frame["run"].str.contains("-20-")
+    ]
+    mean, lo, hi, n = interval(100 * frame.groupby("seed")["value"].mean())
+    assert n == 2
+    assert f"{mean:.1f}±{(hi - lo) / 2:.1f}" in texts(figures.make("ppcl_t1", data_dir)).split("\n")
+
+
+def test_what_stands_for_the_data_of_the_rung_is_of_one_data_set() -> None:
+    frames = [
+        accuracies(["ppcl-simclr", "ppcl"], "cifar10-jpeg 10 %"),
+        accuracies(["clae"], "cifar10-jpeg 20 %", value=0.7),
+    ]
+    frames += [accuracies(["ppcl-simclr"], "fashionmnist 10 %", epochs, value=0.8) for epochs in (10, 20)]
+    shown = texts(drawn_from("ppcl_t2", frames)).split("\n")
+    assert [cell for cell in shown if "±0.0" in cell] == ["45.0±0.0"] * 2
+
+
+def test_a_transfer_between_two_sets_of_ppcl_stands_in_the_row_of_both_and_of_the_share() -> None:
+    frames = [accuracies(["ppcl"], "fashionmnist 20 %", on="cifar10-jpeg", value=0.5)]
+    frames += [accuracies(["ppcl"], "cifar10-jpeg", on="fashionmnist", value=0.75)]
+    at = placed(drawn_from("ppcl_t4", frames))
+    assert at["50.0±0.0"][1] == at["FMNIST 20 % to CIFAR-10"][1]
+    assert at["75.0±0.0"][1] == at["CIFAR-10 100 % to FMNIST"][1]
+
+
+def test_of_two_lengths_of_training_the_longer_stands_with_the_longer_published_one(data_dir: Path) -> None:
+    frame = pd.read_csv(data_dir / "evaluation.csv")
+    frame = frame[(frame["recipe"] == "dino") & (frame["protocol"] == "linear") & (frame["metric"] == "top1-last")]
+    shown = texts(figures.make("hvs_t1", data_dir)).split("\n")
+    for epochs in ("-10-", "-20-"):
+        mean, lo, hi, _ = interval(100 * frame[frame["run"].str.contains(epochs)].groupby("seed")["value"].mean())
+        assert f"{mean:.1f}±{(hi - lo) / 2:.1f}" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "protocol", "metric", "head", "turned"),
+    [t if t[0] == "hnssl_t5" else pytest.param(*t, marks=pytest.mark.slow) for t in TRANSFERS],
+)
+def test_the_transfer_to_a_built_in_set_stands_in_its_cell(
+    name: str, recipe: str, protocol: str, metric: str, head: str, turned: bool, tmp_path: Path
+) -> None:
+    transferred(tmp_path, recipe, protocol, metric, "cifar10-jpeg 10 %")
+    figure = figures.make(name, tmp_path)
+    at = placed(figure)
+    for on, cell in (("digits", "62.5"), ("shapes", "75.0")):
+        if turned:
+            assert at[cell][1] == at[f"{head} {on}"][1] and at[cell][0] == at[recipe][0]
+        else:
+            assert at[cell][0] == at[on][0]
+    assert "digits and shapes: built-in sets, ours alone; nothing is printed for them" in at
+
+
+def test_a_run_trained_on_shapes_leaves_its_own_cell_a_gap_that_no_command_fills(tmp_path: Path) -> None:
+    transferred(tmp_path, "hnssl", "linear-hnssl-transfer", "top1", "shapes")
+    with gaps.noting() as found:
+        shown = texts(figures.make("hnssl_t5", tmp_path)).split("\n")
+    assert "62.5" in shown and not {"50.0", "75.0"} & set(shown)
+    told = [command for evaluations in found.values() for command in evaluations]
+    assert not any("runs/hnssl" in command and "--data shapes" in command for command in told)
+    assert "hardlab evaluate RUN --protocol linear-hnssl-transfer --data digits" in told  # of the other arms
+
+
+def test_settings_other_than_the_published_ones_are_told_in_the_caption(tmp_path: Path) -> None:
+    options = settings("finetune-hnssl", {}, "digits") | {"updates": 50}
+    transferred(tmp_path, "hnssl", "finetune-hnssl", "top1-last", "cifar10", json.dumps(options))
+    figure = figures.make("hnssl_t6", tmp_path)
+    assert any(t.endswith(" by finetune-hnssl (updates=50)") for t in placed(figure))
