@@ -9,13 +9,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bench_adco, bench_dino, bench_evaluate, bench_hexa, bench_importance, bench_train, bench_views
+from benchmarks import (
+    bench_adco,
+    bench_commands,
+    bench_dino,
+    bench_evaluate,
+    bench_hexa,
+    bench_importance,
+    bench_train,
+    bench_views,
+)
 from hardlab import checkpoint, runs
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
 
 RESULTS = Path(__file__).with_name("results.json")
 RACES: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "commands": bench_commands.run,
     "views": bench_views.run,
     **bench_train.RACES,
     **bench_hexa.RACES,
