@@ -850,7 +850,7 @@ def _tuning(item: str, protocol: str, who: str, paper: pd.DataFrame, evaluation:
     keys = ("optimizer", "lr", "weight_decay", "epochs", "batch_size")
     cells = [
         [
-            Cell(printed.get((k, d), ""), str(evaluation.settings(protocol, {}, name)[k]) if name else "no such set")
+            Cell(printed.get((k, d), ""), str(settings(protocol, {}, name)[k]) if name else "no such set")
             for d, name in sets.items()
         ]
         for k in keys
@@ -871,10 +871,7 @@ def t12(paper: pd.DataFrame, evaluation: pd.DataFrame) -> Figure:
     printed = published(paper, "hvs", "Table 12")
     pair = {"VOC07+12 detection": "detection-voc-hvs", "COCO segmentation": "segmentation-coco-hvs"}
     keys = {"batch_size": "batch_size", "lr": "lr", "steps": "iterations"}
-    cells = [
-        [Cell(printed.get((k, d), ""), str(evaluation.DETECTION[s][at])) for d, s in pair.items()]
-        for k, at in keys.items()
-    ]
+    cells = [[Cell(printed.get((k, d), ""), str(DETECTION[s][at])) for d, s in pair.items()] for k, at in keys.items()]
     mine = evaluation[evaluation["protocol"].isin(pair.values())]
     found = style.about(mine) if len(mine) else "no finished run was scored so"
     return draw(

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from hardlab.evaluate import published as evaluation
+from hardlab.evaluate.published import settings
 from hardlab.figures import style
 from hardlab.figures.pick import BUILT_IN, Arm, Measure, Ours, published
 
@@ -117,7 +117,7 @@ def _told(protocol: str, rows: pd.DataFrame) -> str:
     of = rows[rows["protocol"] == protocol]
     changed: dict[str, set[str]] = {}
     for on, options in set(zip(of["evaluated_on"], of["options"], strict=True)):
-        usual = json.loads(json.dumps(evaluation.settings(protocol, {}, on)))
+        usual = json.loads(json.dumps(settings(protocol, {}, on)))
         for k, v in json.loads(options).items():
             if v != usual.get(k):
                 changed.setdefault(f"{k}={v}", set()).add(str(on))
