@@ -17,6 +17,7 @@ from hardlab.analysis import pairs
 from hardlab.analysis.intervals import interval
 from hardlab.analysis.tables import HVS, STANDARD, STATIC, UNTRAINED, choose
 from hardlab.analysis.viewlog import slots
+from hardlab.evaluate.published import DETECTION, settings
 from hardlab.figures import plots, style
 from hardlab.figures.pick import KNN, Arm, Measure, Ours, at_home, linear, measured, published, together
 from hardlab.figures.table import GAP, SCALES, Cell, Row, built_in, column, draw, row, said, signed, table
