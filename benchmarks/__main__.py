@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks import (
     bench_adco,
+    bench_commands,
     bench_dino,
     bench_evaluate,
     bench_hexa,
@@ -25,6 +26,7 @@ from hardlab.types import HardlabError
 
 RESULTS = Path(__file__).with_name("results.json")
 RACES: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "commands": bench_commands.run,
     "views": bench_views.run,
     **bench_train.RACES,
     **bench_hexa.RACES,

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hardlab.types import HardlabError
+from hardlab.errors import HardlabError
 
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 

@@ -424,10 +424,11 @@ def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, d
     OVERRIDES (key=value, e.g. epochs=10) hold for all its runs.
     """
     from hardlab import recipes
-    from hardlab.workbook import workflow
 
     with usage():
         recipes.recipe("simsiam", rung, _settings(overrides, ("recipe", "rung", "seed")))  # any will do
+    from hardlab.workbook import workflow
+
     sys.exit(workflow.reproduce(rung, overrides, claims=claims, cores=cores, dry_run=dry_run))
 
 

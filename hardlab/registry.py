@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -91,6 +92,18 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
     return {key: p for key, p in signatures.signature(_path(kind, name)).items() if p.default is not p.empty}
 
 
+def _type(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return _adapter(annotation)
+    except TypeError:  # what it is annotated with has no hash
+        return _adapter.__wrapped__(annotation)
+
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+
+
 def check(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Typed options of an entry: unknown names and values of the wrong type are refused before anything is built."""
     known = options(kind, name)
@@ -99,9 +112,7 @@ def check(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if key not in known:
             raise unknown(f"option of {kind} '{name}'", key, known)
         try:
-            out[key] = TypeAdapter(
-                known[key].annotation, config=ConfigDict(arbitrary_types_allowed=True)
-            ).validate_python(value)
+            out[key] = _type(known[key].annotation).validate_python(value)
         except ValidationError as e:
             raise HardlabError(f"{kind} '{name}', option {key}={value!r}: {e.errors()[0]['msg']}.") from None
     return out

@@ -182,8 +182,8 @@ class Folder:
         pairs, index = seen.pairs.cpu()[:, [0, min(1, seen.pairs.shape[1] - 1)]], index[real].cpu()
         b, c = loss.shape
         columns: dict[str, Any] = {
-            "epoch": pa.array([epoch] * (b * c), pa.int32()),
-            "step": pa.array([step] * (b * c), pa.int32()),
+            "epoch": np.full(b * c, epoch, np.int32),
+            "step": np.full(b * c, step, np.int32),
             "index": index.repeat_interleave(c).numpy(),
             "candidate": torch.arange(c, dtype=torch.int16).repeat(b).numpy(),
             "a": pairs[:, 0].to(torch.int8).repeat(b).numpy(),
@@ -228,8 +228,8 @@ def _crops(seen: Candidates, real: torch.Tensor, index: torch.Tensor, epoch: int
     first, sets = seen.params.shape[1], seen.pairs.cpu()
     holders = [(sets == first + i).any(1).nonzero()[:, 0].tolist() for i in range(crops)]
     columns: dict[str, Any] = {
-        "epoch": pa.array([epoch] * (b * crops), pa.int32()),
-        "step": pa.array([step] * (b * crops), pa.int32()),
+        "epoch": np.full(b * crops, epoch, np.int32),
+        "step": np.full(b * crops, step, np.int32),
         "index": index.repeat_interleave(crops).numpy(),
         "slot": torch.arange(first, first + crops, dtype=torch.int16).repeat(b).numpy(),
         "candidates": pa.array(holders * b, pa.list_(pa.int16())),
@@ -239,7 +239,7 @@ def _crops(seen: Candidates, real: torch.Tensor, index: torch.Tensor, epoch: int
 
 
 def _table(columns: Mapping[str, pa.Array | np.ndarray]) -> pa.Table:
-    """A table of columns without gaps; pyarrow's own conversion of numpy arrays would import pandas for it."""
+    """A table of columns without gaps; pyarrow's own conversions would import pandas for it."""
 
     def column(x: pa.Array | np.ndarray) -> pa.Array:
         if isinstance(x, pa.Array):

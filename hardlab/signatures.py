@@ -37,6 +37,7 @@ def signature(path: str) -> dict[str, inspect.Parameter]:
     return _inspected(getattr(importlib.import_module(module), attribute))
 
 
+@cache
 def read(path: str) -> dict[str, inspect.Parameter]:
     """As ``signature``, from the source alone. Raises Unreadable."""
     module, _, attribute = path.partition(":")

@@ -23,9 +23,9 @@ from hardlab.analysis.gaps import gap
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.schema import SAME
 from hardlab.config import Run
+from hardlab.errors import HardlabError
 from hardlab.recipes import RECIPES, RUNGS, recipe
 from hardlab.registry import BACKBONES, DATASETS, TABLES, options
-from hardlab.types import HardlabError
 
 STANDARD, HVS, STATIC, UNTRAINED = "standard", "hvs", "hvs colour=static", "untrained"  # of the column `arm`
 # as the papers call data sets, and as the loaders do

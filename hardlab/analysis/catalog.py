@@ -15,7 +15,7 @@ from hardlab import config, registry
 from hardlab.analysis import arms, schema
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.schema import WHO
-from hardlab.types import HardlabError
+from hardlab.errors import HardlabError
 
 _FROM_MANIFEST = ("state", "epochs_done", "device", "commit", "dirty", "started", "ended")
 RUNS = (

@@ -25,8 +25,8 @@ from hardlab.analysis import schema
 from hardlab.analysis.arms import Arm, Book, Measure, Over, reaches, rungs_from, usual
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.schema import WHO
+from hardlab.errors import HardlabError
 from hardlab.recipes import RUNGS, recipe
-from hardlab.types import HardlabError
 
 SOURCE = Path(__file__).with_name("claims.yaml")
 PAPERS = {"hexa": (5, 5), "hvs": (11, 12), "hnssl": (3, 7), "adco": (2, 4), "ppcl": (6, 4)}  # figures, tables

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hardlab import runs
-from hardlab.types import HardlabError
+from hardlab.errors import HardlabError
 
 
 class Shot(NamedTuple):

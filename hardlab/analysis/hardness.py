@@ -18,7 +18,7 @@ from hardlab import build, runs
 from hardlab.analysis import viewlog
 from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.schema import WHO, who
-from hardlab.types import HardlabError
+from hardlab.errors import HardlabError
 
 
 def losses(

@@ -17,8 +17,8 @@ import pandas as pd
 
 from hardlab.analysis import viewlog
 from hardlab.analysis.intervals import interval
+from hardlab.errors import HardlabError
 from hardlab.registry import unknown
-from hardlab.types import HardlabError
 from hardlab.views import PARAMS
 
 Backend = Literal["forest", "xgboost", "fanova"]

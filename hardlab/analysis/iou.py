@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hardlab.analysis import viewlog
-from hardlab.types import HardlabError
+from hardlab.errors import HardlabError
 
 Of = Literal["chosen", "first", "others"]
 

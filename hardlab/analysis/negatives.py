@@ -18,8 +18,8 @@ import torch
 
 from hardlab import build, runs
 from hardlab.analysis.schema import SCORES
+from hardlab.errors import HardlabError
 from hardlab.evaluate.knn import neighbours
-from hardlab.types import HardlabError
 
 _NEIGHBOURS = 5  # whose mean position a point without a place of its own starts from
 POINTS = 400  # negatives, and as many queries, in the layout of AdCo's Figure 2

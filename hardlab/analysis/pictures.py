@@ -15,7 +15,7 @@ from hardlab import build, config
 from hardlab.analysis import arms, viewlog
 from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.schema import WHO, who
-from hardlab.types import HardlabError
+from hardlab.errors import HardlabError
 from hardlab.views import PARAMS
 
 PICTURES = 10  # images whose views are kept: HVS Fig. 6 shows ten rows, Fig. 2 the first three of them

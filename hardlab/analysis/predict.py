@@ -10,7 +10,7 @@ import pandas as pd
 
 from hardlab.analysis import viewlog
 from hardlab.analysis.importance import DRAWN
-from hardlab.types import HardlabError
+from hardlab.errors import HardlabError
 
 # a small grid, searched by 5-fold cross-validation over images of the training seeds
 GRID: tuple[dict[str, Any], ...] = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from hardlab.types import HardlabError
+from hardlab.errors import HardlabError
 
 # what a column holds: `text` is read as it is written ("0e12345678" is no number), a blank of the others is NaN
 TEXT, NUMBER, WHOLE, FLAG = "text", "number", "whole", "flag"

@@ -19,8 +19,8 @@ from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.pictures import CELL
 from hardlab.analysis.schema import who
 from hardlab.data import Images
+from hardlab.errors import HardlabError
 from hardlab.recipes import recipe
-from hardlab.types import HardlabError
 
 BATCH = 256  # images of the one batch, evenly over the data set
 SHOWN = 18  # of them, evenly from the easiest to the hardest: as many as a page's width has room for

@@ -22,8 +22,8 @@ from hardlab.analysis.pictures import Table, epoch_of
 from hardlab.analysis.schema import SAME, WHO, who
 from hardlab.analysis.summary import quantities, summary
 from hardlab.checkpoint import make_folder, write_atomic
+from hardlab.errors import HardlabError
 from hardlab.registry import unknown
-from hardlab.types import HardlabError
 
 KEPT_EPOCHS = 25  # of each run in ``epochs``, of each classifier in ``curves``, evenly from the first to the last
 

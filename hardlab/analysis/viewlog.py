@@ -13,7 +13,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from hardlab.analysis.schema import PARAMS
-from hardlab.types import HardlabError
+from hardlab.errors import HardlabError
 
 SCHEMA = pa.schema(
     [

@@ -18,8 +18,8 @@ from PIL import Image
 from hardlab.analysis import gaps as gap_notes
 from hardlab.analysis import schema
 from hardlab.config import precision_of
+from hardlab.errors import HardlabError
 from hardlab.figures import FIGURES, TABLE, find, published_table, style
-from hardlab.types import HardlabError
 
 
 def make(name: str, data_dir: Path | str) -> Figure:

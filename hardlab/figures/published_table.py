@@ -28,12 +28,12 @@ from pydantic import (
 
 from hardlab.analysis import arms
 from hardlab.analysis.arms import BUILT_IN, Arm, Measure, Selection
+from hardlab.errors import HardlabError
 from hardlab.figures import style
 from hardlab.figures.paper import published
 from hardlab.figures.typeset import Cell, typeset
 from hardlab.recipes import RECIPES, recipe
 from hardlab.registry import options, unknown
-from hardlab.types import HardlabError
 
 SOURCE = Path(__file__).with_name("published_tables.yaml")
 GAP = "\N{MIDDLE DOT}\N{MIDDLE DOT}\N{MIDDLE DOT}"
@@ -283,12 +283,12 @@ def _devices(configs: pd.DataFrame, costs: pd.DataFrame | None, recipes: Sequenc
 
 def _protocol(protocol: str, rows: pd.DataFrame) -> str:
     """A protocol's name, with the settings that rows of it have otherwise than published, and on which sets."""
-    from hardlab.evaluate import published
+    from hardlab.evaluate.published import settings
 
     of = rows[rows["protocol"] == protocol]
     changed: dict[str, set[str]] = {}
     for on, changes in set(zip(of["evaluated_on"], of["options"], strict=True)):
-        usual = json.loads(json.dumps(published.settings(protocol, {}, on)))
+        usual = json.loads(json.dumps(settings(protocol, {}, on)))
         for k, v in json.loads(changes).items():
             if v != usual.get(k):
                 changed.setdefault(f"{k}={v}", set()).add(str(on))
@@ -381,12 +381,12 @@ def _text(value: object) -> str:
 
 def _evaluated(table: Evaluated, printed: Mapping[tuple[str, str], str], evaluation: pd.DataFrame) -> Figure:
     """As printed, and as the protocol has them on each data set."""
-    from hardlab.evaluate import published
+    from hardlab.evaluate.published import settings
 
     def setting(column: Protocol, key: str) -> str:
         if column.data == "":
             return "no such set"
-        return str(published.settings(column.protocol, {}, column.data or "")[key])
+        return str(settings(column.protocol, {}, column.data or "")[key])
 
     cells = [
         [Cell(printed.get((k, c.name), ""), setting(c, at)) for c in table.columns] for k, at in table.keys.items()
