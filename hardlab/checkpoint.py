@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import torch
 
 from hardlab.errors import HardlabError
 
@@ -42,6 +41,8 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write the state of ``step`` and drop all but the newest ``keep`` checkpoints; returns the new path."""
+    import torch  # here, since whoever only writes a file whole needs none
+
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
@@ -67,6 +68,8 @@ def named(path: Path) -> tuple[int, str]:
 
 def load(path: Path) -> dict[str, Any]:
     """A checkpoint whose bytes match its name, tensors and plain values only."""
+    import torch
+
     match = _NAME.fullmatch(path.name)
     content = path.read_bytes()
     if match is None or hashlib.sha256(content).hexdigest()[:16] != match[2]:
