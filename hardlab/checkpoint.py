@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-
 from hardlab.errors import HardlabError
 
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
