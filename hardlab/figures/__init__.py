@@ -1,5 +1,16 @@
 """Figures as functions of tables: the same bytes for the same rows, whatever the order, folder, time zone or locale."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hardlab.registry import unknown
+
+if TYPE_CHECKING:
+    from hardlab.figures.drawing import draw, gaps, make
+
+__all__ = ["FIGURES", "ITEMS", "draw", "find", "gaps", "make"]
+
 # paper -> how many figures and tables it has
 ITEMS = {"hexa": (5, 5), "hvs": (11, 12), "hnssl": (3, 7), "adco": (2, 4), "ppcl": (6, 4)}
 TABLE = "published_tables.yaml"  # where a published table is described; a figure is a function, "module:name"
@@ -14,6 +25,18 @@ FIGURES = {
     "transfer": "hardlab.figures.shared_batch_plots:transfer",
 }
 
-from hardlab.figures.drawing import draw, find, gaps, make  # noqa: E402  they look names up in the table above
 
-__all__ = ["FIGURES", "ITEMS", "draw", "find", "gaps", "make"]
+def find(name: str) -> str:
+    """The name itself; ``HardlabError`` with the nearest one where there is no such figure."""
+    if name not in FIGURES:
+        raise unknown("figure", name, FIGURES)
+    return name
+
+
+def __getattr__(name: str) -> Any:
+    """``draw``, ``gaps`` and ``make`` come with matplotlib and pandas, which the names of the figures do without."""
+    if name not in ("draw", "gaps", "make"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from hardlab.figures import drawing
+
+    return getattr(drawing, name)

@@ -16,16 +16,8 @@ from PIL import Image
 
 from hardlab.analysis import gaps as gap_notes
 from hardlab.analysis import schema
-from hardlab.figures import FIGURES, TABLE, published_table, style
-from hardlab.registry import unknown
+from hardlab.figures import FIGURES, TABLE, find, published_table, style
 from hardlab.types import HardlabError
-
-
-def find(name: str) -> str:
-    """The name itself; ``HardlabError`` with the nearest one where there is no such figure."""
-    if name not in FIGURES:
-        raise unknown("figure", name, FIGURES)
-    return name
 
 
 def make(name: str, data_dir: Path | str) -> Figure:
