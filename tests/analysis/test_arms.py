@@ -175,3 +175,27 @@ def test_a_run_that_is_there_but_not_measured_is_asked_to_be_evaluated(arms: Pat
 
 def recipes_width(network: str) -> int:
     return int(registry.options("backbone", network)["width"].default)
+
+
+def test_the_example_of_the_page_is_what_the_rule_gives() -> None:
+    """docs/arms.md: three seeds of 30 epochs of both arms, one of 10 epochs of the second; then without a seed."""
+    runs = [(name, s, 30) for name in ("simsiam", "simsiam-hvs") for s in SEEDS] + [("simsiam-hvs", 0, 10)]
+    facts, rows = {}, []
+    for name, seed, epochs in runs:
+        who = one(name, seed, epochs=epochs) | {"rung": "cpu"}
+        facts[str(who["run"])] = {str(r["key"]): str(r["value"]) for r in configured(who, epochs=epochs, seed=seed)}
+        rows.append(who)
+    book, arms = Book(facts), [Arm("simsiam-hvs"), Arm("simsiam")]
+
+    def pairs(left_out: tuple[str, ...] = ()) -> tuple[int, ...]:
+        alike = book.alike(arms)
+        values = [{run: 0.5 for run in of if run not in left_out} for of in alike]
+        return book.paired(alike, values, "cpu")[0].seeds
+
+    def means(left_out: tuple[str, ...] = ()) -> list[list[int]]:
+        frame = pd.DataFrame(rows)
+        return [of["seed"].tolist() for of in book.together(arms, frame[~frame["run"].isin(left_out)])]
+
+    assert pairs() == (0, 1, 2) and means() == [[0, 1, 2], [0, 1, 2]]
+    gone = (str(one("simsiam", 2, epochs=30)["run"]),)
+    assert pairs(gone) == (0, 1) and means(gone) == [[0, 1, 2], [0, 1]]
