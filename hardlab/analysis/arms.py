@@ -173,7 +173,7 @@ class Book:
         facts = {}
         for name, manifest in schema.read_manifests(folder).items():
             try:
-                facts[name] = _as_text(config.make(manifest["config"]))
+                facts[name] = _as_text(config.make(schema.as_run(manifest)))
             except HardlabError:
                 continue
         return cls(facts)
@@ -405,7 +405,8 @@ def explain_choice(runs: pd.DataFrame, kept: pd.DataFrame) -> str:
         others = runs[(runs["recipe"] == name) & ~runs["run"].isin(of["run"])]
         left = [f"{row.run} ({row.epochs} epochs on {row.data}, setting {row.setting})" for row in others.itertuples()]
         seeds = f"seed{'s' if len(of) > 1 else ''} {', '.join(map(str, of['seed']))}"
-        what = f"setting {of['setting'].iloc[0]}, {of['epochs'].iloc[0]} epochs on {of['data'].iloc[0]}, {seeds}"
+        what = f"setting {of['setting'].iloc[0]} in {of['precision'].iloc[0]}"
+        what += f", {of['epochs'].iloc[0]} epochs on {of['data'].iloc[0]}, {seeds}"
         lines.append(f"{name}: {what}; left out: {', '.join(left) or 'none'}")
     return "\n".join(lines)
 

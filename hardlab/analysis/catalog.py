@@ -19,7 +19,8 @@ from hardlab.types import HardlabError
 
 _FROM_MANIFEST = ("state", "epochs_done", "device", "commit", "dirty", "started", "ended")
 RUNS = (
-    *WHO, "state", "epochs", "epochs_done", "count", "device", "commit", "dirty", "started", "ended", "path",
+    *WHO, "state", "epochs", "epochs_done", "count", "precision", "device", "commit", "dirty", "started", "ended",
+    "path",
 )  # fmt: skip
 
 
@@ -158,7 +159,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 def _row(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        c = manifest["config"]
+        c = schema.as_run(manifest)
         fraction = c["data"]["fraction"]
         return {
             "rung": c["rung"],
@@ -170,6 +171,7 @@ def _row(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
             "seed": c["seed"],
             "run": folder.name,
             "count": manifest["data"]["count"],
+            "precision": c["precision"],
             "epochs": c["epochs"],
             "path": str(folder),
             **{k: manifest.get(k) for k in _FROM_MANIFEST},

@@ -431,7 +431,9 @@ class Ledger:
         shared = set.intersection(*(set(runs.values()) for runs in trained))
         if not shared:
             again = " and ".join(claim.commands(claim.arms, claim.testable_from))
-            return NO_RUN, f"the runs that are there differ in more than their arm: {again}"
+            took = sorted({self.book.runs[name]["precision"] for runs in trained for name in runs})
+            also = f", also in precision ({' and '.join(took)})" if len(took) > 1 else ""
+            return NO_RUN, f"the runs that are there differ in more than their arm{also}: {again}"
         bare: list[Side] = []
         ways: dict[str, list[str]] = {}  # of evaluating, each with the runs that lack it
         for side, runs, of in zip(claim.arms, trained, values, strict=True):

@@ -115,6 +115,16 @@ def read_manifests(folder: Path | str) -> dict[str, dict[str, Any]]:
         raise HardlabError(f"'{path}' holds a line that is no manifest: {type(e).__name__}: {e}.") from e
 
 
+def precision_of(manifest: Mapping[str, Any]) -> str:
+    """What a run computed in: what its configuration left open is in the manifest itself, where it was open."""
+    return str(manifest.get("precision") or manifest["config"].get("precision", ""))
+
+
+def as_run(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run with the precision that it took, whether or not it was asked for by name."""
+    return {**manifest["config"], "precision": precision_of(manifest)}
+
+
 def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file; where lines are appended, a last one without its end (a kill) is no line."""
     if not path.exists():

@@ -190,8 +190,8 @@ def _configs(sources: Sources) -> Table:
 
 
 def _settings(about: Mapping[str, Any], manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """Dotted keys of a run's configuration and values as JSON, and the device that it ran on."""
-    settings = {k: v for k, v in flat(manifest["config"]) if not k.startswith(("parent.", "logs."))}
+    """Dotted keys of a run's configuration as it ran and values as JSON, and the device that it ran on."""
+    settings = {k: v for k, v in flat(schema.as_run(manifest)) if not k.startswith(("parent.", "logs."))}
     settings |= {"device": manifest.get("device")}
     rows = [{**who(about), "key": k, "value": v if isinstance(v, str) else json.dumps(v)} for k, v in settings.items()]
     return pd.DataFrame(rows, columns=schema.columns("configs"))

@@ -84,5 +84,18 @@ def _read(data_dir: Path, parameter: str) -> Any:
 
 
 def _rows(data_dir: Path, name: str) -> pd.DataFrame:
-    """A table in an order of its own: a figure is the same whatever the order of the file."""
-    return schema.read(data_dir, name).sort_values(schema.columns(name), kind="stable", ignore_index=True)
+    """A table in an order of its own: a figure is the same whatever the order of the file.
+
+    Rows of runs have the ``precision`` of their run beside them, "" where it is not known.
+    """
+    frame = schema.read(data_dir, name)
+    if "run" in frame:  # a row may be of several
+        known = _precisions(data_dir)
+        each = {names: {known[n] for n in names.split() if n in known} for names in frame["run"].unique()}
+        frame["precision"] = frame["run"].map({names: " and ".join(sorted(of)) for names, of in each.items()})
+    return frame.sort_values(schema.columns(name), kind="stable", ignore_index=True)
+
+
+def _precisions(data_dir: Path) -> dict[str, str]:
+    """Run -> what it computed in."""
+    return {run: schema.precision_of(manifest) for run, manifest in schema.read_manifests(data_dir).items()}

@@ -118,7 +118,7 @@ def _about(frame: pd.DataFrame) -> str:
     each = frame.groupby("recipe")["seed"].nunique()  # some methods may lack seeds that others have
     count = f"{each.min()} to {each.max()} " if each.min() < each.max() else ""
     told = f"{count}seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-    return f"rung {frame['rung'].iloc[0]} · {frame['data'].iloc[0]} · {told}"
+    return f"rung {frame['rung'].iloc[0]} · {frame['data'].iloc[0]} · {told}{style.precisions(frame)}"
 
 
 def _same(transfer: pd.DataFrame) -> pd.Series:

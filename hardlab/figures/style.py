@@ -125,7 +125,20 @@ def about(frame: pd.DataFrame) -> str:
     if len(epochs) > 1 and frame["data"].nunique() > 1 and (frame.groupby("data")["epochs"].nunique() == 1).all():
         each = frame.drop_duplicates("data").sort_values("data")[["data", "epochs"]].itertuples(index=False)
         data, length = ", ".join(f"{name} ({n:.0f} epoch{'s' * (n > 1)})" for name, n in each), ""
-    return f"rung {_one(frame, 'rung')} · {methods} on {data} · {told}{length}"
+    return f"rung {_one(frame, 'rung')} · {methods} on {data} · {told}{length}{precisions(frame)}"
+
+
+def precisions(frame: pd.DataFrame) -> str:
+    """Which recipes computed in what, for a caption, where the rows are not all of one precision; else nothing."""
+    if "precision" not in frame:
+        return ""
+    known = frame[frame["precision"].ne("")]
+    each = known.groupby("precision")["recipe"].unique()
+    if len(each) < 2:
+        return ""
+    usual, *others = sorted(each.index, key=lambda p: (-len(each[p]), p))
+    words = [f"in {other}: {', '.join(sorted(each[other]))}" for other in others]
+    return f" · in {usual}, but {' and '.join(words)}"
 
 
 def _one(frame: pd.DataFrame, column: str) -> str:

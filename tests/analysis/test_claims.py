@@ -67,13 +67,15 @@ class Folder:
         /,
         *,
         rung: str = "cpu",
+        precision: str | None = None,
         overrides: Mapping[str, Any] | None = None,
         table: str = "evaluation",
         **columns: Any,
     ) -> str:
         made = recipe(name, rung, {**(overrides or {}), "seed": seed})
         if all(json.loads(m)["id"] != made.id for m in self.manifests):
-            self.manifests.append(json.dumps({"id": made.id, "config": made.model_dump(mode="json")}))
+            told = {"precision": precision} if precision else {}
+            self.manifests.append(json.dumps({"id": made.id, "config": made.model_dump(mode="json"), **told}))
         if value is not None:
             who = {"rung": rung, "data": "x", "method": "m", "setting": "0", "arm": "a", "recipe": name}
             told = {"protocol": "linear-lbfgs", "features": "backbone", "evaluated_on": made.data.name}
@@ -388,6 +390,15 @@ def test_runs_are_paired_only_where_they_differ_from_their_recipes_alike(folder:
         folder.run("simsiam", s, 0.2, overrides={"epochs": 9})
     row = folder.verdict(claim())
     assert row.mean == pytest.approx(30.1)
+
+
+def test_runs_that_became_of_different_precision_are_no_pair_and_the_reason_says_so(folder: Folder) -> None:
+    for s in range(3):
+        folder.run("simsiam-hvs", s, 0.5 + 0.001 * s, precision="bf16")
+        folder.run("simsiam", s, 0.4, precision="fp32")
+    row = folder.verdict(claim())
+    assert row.verdict == NO_RUN
+    assert "differ in more than their arm, also in precision (bf16 and fp32): `hardlab pretrain" in row.why
 
 
 def test_a_run_with_another_method_or_strategy_is_not_the_recipes_arm(folder: Folder) -> None:

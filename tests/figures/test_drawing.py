@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from made_tables import (
 from PIL import Image
 
 from hardlab import config, figures, recipes
+from hardlab.analysis import schema
 from hardlab.evaluate.protocols import PROTOCOLS
 from hardlab.types import HardlabError
 
@@ -151,3 +153,32 @@ def test_every_command_that_fills_a_gap_names_what_exists(name: str, tmp_path: P
         recipe, _, rung, *pairs = train.removeprefix("hardlab pretrain ").split()
         recipes.recipe(recipe, rung, config.parse(pairs))  # refuses what does not exist
         assert all(e.split("--protocol ")[1].split()[0] in PROTOCOLS for e in evaluations), command
+
+
+ODD = {"hvs_results": "simsiam-standard", "ppcl_f5": "ppcl-simclr"}
+ODD |= dict.fromkeys(("hexa_t1", "hexa_f3", "hardness", "transfer"), "hexa-moco")
+
+
+@pytest.mark.parametrize(("name", "odd"), ODD.items())
+def test_a_caption_says_which_arms_were_trained_in_another_precision(
+    name: str, odd: str, data_dir: Path, tmp_path: Path
+) -> None:
+    for file in data_dir.iterdir():
+        shutil.copy(file, tmp_path)
+    found = {(r.run, r.recipe) for n in schema.TABLES for r in pd.read_csv(data_dir / f"{n}.csv").itertuples()}
+
+    def written(precision: str) -> str:
+        """The figure where the runs of one recipe took this precision: as auto, or asked for as it once was."""
+        told = [
+            {"id": run, "config": {"precision": "auto"}, "precision": precision}
+            if recipe == odd
+            else {"id": run, "config": {"precision": "bf16"}}
+            for run, recipe in sorted(found)
+        ]
+        (tmp_path / "manifests.jsonl").write_text("".join(json.dumps(m) + "\n" for m in told))
+        return texts(figures.make(name, tmp_path)).replace("\n", " ")
+
+    mixed, uniform = written("fp32"), written("bf16")
+    assert f"in bf16, but in fp32: {odd}" in mixed
+    assert "but in" not in uniform
+    assert uniform == texts(figures.make(name, data_dir)).replace("\n", " ")
