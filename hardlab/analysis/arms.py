@@ -102,7 +102,7 @@ class Arm(NamedTuple):
         """All that makes it another run than its recipe's, but its data and length."""
         changed = dict(self.changes)
         if self.wider > 1:
-            network = recipe(self.recipe, rung).backbone.name
+            network = _usual(self.recipe, rung).backbone.name
             if f"{network}x{self.wider}" in BACKBONES:
                 return changed | {"backbone.name": f"{network}x{self.wider}"}
             changed["backbone.width"] = self.wider * options("backbone", network)["width"].default
@@ -110,7 +110,7 @@ class Arm(NamedTuple):
 
     def pairs(self, rung: str, more: Mapping[str, Any] | None = None) -> tuple[str, ...]:
         """Its overrides at a rung with data and length, as the command line has them; more: others, such as a seed."""
-        changed, run = self.overrides(rung), recipe(self.recipe, rung)
+        changed, run = self.overrides(rung), _usual(self.recipe, rung)
         if self.sets and run.data.name not in self.sets:
             changed["data.name"] = self.sets[0]
         if self.trained is not None:
@@ -478,6 +478,12 @@ def _typed(text: str | None) -> Any:
 def _as_text(run: Run) -> dict[str, str]:
     """Dotted key -> value of a run's configuration, without what decides nothing."""
     return {k: _text(v) for k, v in flat(run.model_dump(mode="json", exclude=set(_OUTSIDE)))}
+
+
+@cache
+def _usual(name: str, rung: str) -> Run:
+    """A recipe's run without overrides."""
+    return recipe(name, rung)
 
 
 @cache

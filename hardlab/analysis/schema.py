@@ -98,7 +98,7 @@ def read(folder: Path | str, name: str, *, whole: bool = True) -> pd.DataFrame:
         )
     except (OSError, ValueError) as e:  # pandas' own errors, of bytes that are no text too, are ValueErrors
         raise HardlabError(f"The table '{path}' cannot be read: {type(e).__name__}: {' '.join(str(e).split())}.") from e
-    if whole and (missing := [c for c in kinds if c not in frame.columns]):
+    if whole and (missing := [c for c in ("run", *kinds) if c in kinds and c not in frame.columns]):
         raise HardlabError(f"The table '{path}' has no column '{missing[0]}'. It needs: {', '.join(kinds)}.")
     return frame
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from made_tables import (
 )
 
 from hardlab import figures, registry
-from hardlab.analysis import schema, tables
+from hardlab.analysis import schema
 from hardlab.analysis.arms import (
     KNN,
     Arm,
@@ -52,29 +51,6 @@ def test_runs_of_two_lengths_are_not_taken_together_and_the_shorter_ones_are_nam
     assert second.startswith("simclr: ") and second.endswith("8 epochs on shapes 40 %, seed 0; left out: none")
     fewer = comparable(every[every["run"].isin([*long[:1], *short])])
     assert fewer["run"].tolist() == short  # the most seeds come first, then the length
-
-
-def test_the_precision_that_auto_became_is_part_of_the_setting_and_stands_in_the_tables(tmp_path: Path) -> None:
-    def took(seed: int, precision: str, asked: str = "auto") -> str:
-        """A run; asked for by name as all were once, its manifest has no precision of its own."""
-        path = write_run(tmp_path / "runs", "simsiam", seed, None, changes={"precision": asked})
-        manifest = json.loads((path / "manifest.json").read_text()) | (
-            {"precision": precision} if asked == "auto" else {}
-        )
-        (path / "manifest.json").write_text(json.dumps(manifest))
-        return path.name
-
-    old, same, other = took(0, "bf16", asked="bf16"), took(1, "bf16"), took(2, "fp32")
-    every = Catalog(tmp_path / "runs").finished("smoke", ["simsiam"])
-    assert every.set_index("run")["precision"].to_dict() == {old: "bf16", same: "bf16", other: "fp32"}
-    kept = comparable(every)
-    assert kept["run"].tolist() == [old, same]
-    assert " in bf16, " in explain_choice(every, kept) and other in explain_choice(every, kept)
-    tables.collect(tmp_path / "runs", tmp_path / "out", only=["configs"])
-    settings = pd.read_csv(tmp_path / "out" / "configs.csv").query("key == 'precision'").set_index("run")["value"]
-    assert settings.to_dict() == {old: "bf16", same: "bf16", other: "fp32"}
-    asked = {name: m["config"]["precision"] for name, m in schema.read_manifests(tmp_path / "out").items()}
-    assert asked == {old: "bf16", same: "auto", other: "auto"}
 
 
 def test_runs_of_other_strategies_or_data_are_not_taken_together(tmp_path: Path) -> None:
@@ -199,3 +175,27 @@ def test_a_run_that_is_there_but_not_measured_is_asked_to_be_evaluated(arms: Pat
 
 def recipes_width(network: str) -> int:
     return int(registry.options("backbone", network)["width"].default)
+
+
+def test_the_example_of_the_page_is_what_the_rule_gives() -> None:
+    """docs/arms.md: three seeds of 30 epochs of both arms, one of 10 epochs of the second; then without a seed."""
+    runs = [(name, s, 30) for name in ("simsiam", "simsiam-hvs") for s in SEEDS] + [("simsiam-hvs", 0, 10)]
+    facts, rows = {}, []
+    for name, seed, epochs in runs:
+        who = one(name, seed, epochs=epochs) | {"rung": "cpu"}
+        facts[str(who["run"])] = {str(r["key"]): str(r["value"]) for r in configured(who, epochs=epochs, seed=seed)}
+        rows.append(who)
+    book, arms = Book(facts), [Arm("simsiam-hvs"), Arm("simsiam")]
+
+    def pairs(left_out: tuple[str, ...] = ()) -> tuple[int, ...]:
+        alike = book.alike(arms)
+        values = [{run: 0.5 for run in of if run not in left_out} for of in alike]
+        return book.paired(alike, values, "cpu")[0].seeds
+
+    def means(left_out: tuple[str, ...] = ()) -> list[list[int]]:
+        frame = pd.DataFrame(rows)
+        return [of["seed"].tolist() for of in book.together(arms, frame[~frame["run"].isin(left_out)])]
+
+    assert pairs() == (0, 1, 2) and means() == [[0, 1, 2], [0, 1, 2]]
+    gone = (str(one("simsiam", 2, epochs=30)["run"]),)
+    assert pairs(gone) == (0, 1) and means(gone) == [[0, 1, 2], [0, 1]]

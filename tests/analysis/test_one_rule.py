@@ -23,6 +23,11 @@ def words(node: ast.AST) -> set[str]:
     return named | {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
+def looks_up(key: ast.AST) -> bool:
+    """Whether a key is several values in turn, or what a table has for the item."""
+    return isinstance(key, ast.Lambda) and isinstance(key.body, ast.Tuple | ast.Subscript)
+
+
 def rankings(source: str) -> Iterator[tuple[int, str]]:
     """(line, why) of code that ranks runs.
 
@@ -38,6 +43,8 @@ def rankings(source: str) -> Iterator[tuple[int, str]]:
         keys = {k.arg: k.value for k in node.keywords}
         if called in ORDERS and "key" in keys and words(keys["key"]) & (RANKED | {"nunique"}):
             yield node.lineno, f"{called} by a key that tells runs apart"
+        if called in ("max", "min") and "key" in keys and looks_up(keys["key"]):
+            yield node.lineno, f"{called} of several criteria, or of a table of ranks"
         if called in ("transform", "agg") and "nunique" in words(node):
             told_apart = isinstance(node.func, ast.Attribute) and words(node.func.value) & (RANKED - {"epochs"})
             yield from [(node.lineno, "counts to compare groups")] if told_apart & {"seed", "recipe"} else []
@@ -65,6 +72,7 @@ def test_the_rule_itself_is_found_by_this_search() -> None:
         'enough = rows.groupby("setting")["seed"].transform("nunique")',
         'last = done.drop_duplicates(["setting", "arm", "seed"], keep="last")',
         'run = done.loc[done["epochs"].idxmax()]',
+        "best = max(ranks, key=lambda name: ranks[name])",
     ],
 )
 def test_a_planted_ranking_is_found(planted: str) -> None:

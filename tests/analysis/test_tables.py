@@ -15,6 +15,7 @@ from made_runs import draw_log, write_run
 
 from hardlab import build, recipes
 from hardlab.analysis import iou, schema, tables, viewlog
+from hardlab.analysis.arms import comparable, explain_choice
 from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.intervals import interval
 from hardlab.cli import cli
@@ -225,3 +226,26 @@ def test_of_a_long_training_so_many_epochs_are_kept_the_first_and_the_last_among
     assert len(kept) == tables.KEPT_EPOCHS
     assert (kept["epoch"].min(), kept["epoch"].max()) == (0, 299)
     assert (kept["epoch"] == kept["value"]).all()
+
+
+def test_the_precision_that_auto_became_is_part_of_the_setting_and_stands_in_the_tables(tmp_path: Path) -> None:
+    def took(seed: int, precision: str, asked: str = "auto") -> str:
+        """A run; asked for by name as all were once, its manifest has no precision of its own."""
+        path = write_run(tmp_path / "runs", "simsiam", seed, None, changes={"precision": "bf16"})
+        manifest = json.loads((path / "manifest.json").read_text()) | (
+            {"precision": precision} if asked == "auto" else {}
+        )
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        return path.name
+
+    old, same, other = took(0, "bf16", asked="bf16"), took(1, "bf16"), took(2, "fp32")
+    done = Catalog(tmp_path / "runs").finished("smoke", ["simsiam"])
+    assert done.set_index("run")["precision"].to_dict() == {old: "bf16", same: "bf16", other: "fp32"}
+    kept = comparable(done)
+    assert kept["run"].tolist() == [old, same]
+    assert " in bf16, " in explain_choice(done, kept) and other in explain_choice(done, kept)
+    tables.collect(tmp_path / "runs", tmp_path / "out", only=["configs"])
+    told = pd.read_csv(tmp_path / "out" / "configs.csv").query("key == 'precision'").set_index("run")["value"]
+    assert told.to_dict() == {old: "bf16", same: "bf16", other: "fp32"}
+    kept_as_asked = {name: m["config"]["precision"] for name, m in schema.read_manifests(tmp_path / "out").items()}
+    assert set(kept_as_asked.values()) == {"bf16"}
