@@ -1,11 +1,13 @@
-"""Twenty steps of each system give the losses they gave when they were last looked at: an unmeant change shows.
+"""Ten steps of each system give the losses they gave when they were last looked at: an unmeant change shows.
 
+In double precision, where what processors, kernels and threads round differently stays far below what any change moves.
 `python tests/test_golden.py` records them anew; a change belongs under "Numbers moved" in CHANGELOG.md.
 """
 
 import json
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,29 +21,44 @@ SYSTEMS = (
     "simclr-dd", "hexa-plus-moco", "hexa-plus-deepcluster", "clae", "simsiam-hvs", "dino-hvs", "simsiam-iou-40-60",
     "stn-affine", "adco", "ppcl",
 )  # fmt: skip
+STEPS = 10
 SMALL = {
-    "data": {"name": "shapes", "fraction": 0.16},
+    "data": {"name": "shapes", "fraction": 0.08},
     "precision": "fp32",
     "epochs": 1,
     "batch_size": 16,
     "logs.step_every": 1,
 }
 
-# settings under which what makes the system is at work within 20 steps
+# settings under which what makes the system is at work within these steps
 ACTIVE = {"adco": {"hard.adco.size": 64}, "hnssl": {"hard.mined.threshold": 30.0}}
 
 
-def trace(name, runs_dir):
-    """Every term of the loss in each of the first 20 steps: name -> 20 numbers."""
-    torch.set_num_threads(1)
+@contextmanager
+def double_precision():
+    """What the code makes or turns into float32 is float64 inside."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "float32", torch.float64)
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        usual = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(usual)
+
+
+def trace(name, runs_dir, changes=None):
+    """Every term of the loss in each of the first steps: name -> numbers. changes: of the recipe."""
     run = recipes.recipe(name, "smoke")
     small = (
         SMALL
         | ACTIVE.get(name, {})
         | ({f"parent.{k}": v for k, v in SMALL.items() if k != "data"} if run.parent else {})
     )
-    path = train.train(run.with_(small), Path(runs_dir), device="cpu", say=lambda line: None)
-    steps = runs.metrics(path, "step")[:20]
+    with double_precision():
+        path = train.train(run.with_(small | (changes or {})), Path(runs_dir), device="cpu", say=lambda line: None)
+    steps = runs.metrics(path, "step")[:STEPS]
     return {
         term: [step["terms"].get(term) for step in steps] for term in sorted({t for s in steps for t in s["terms"]})
     }
@@ -49,13 +66,12 @@ def trace(name, runs_dir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_twenty_steps_give_the_losses_they_gave_before(name, tmp_path):
+def test_ten_steps_give_the_losses_they_gave_before(name, tmp_path):
     wanted, got = json.loads(TRACES.read_text())[name], trace(name, tmp_path)
     assert got.keys() == wanted.keys()
     for term, values in wanted.items():
-        assert len(got[term]) == 20
-        assert got[term][:5] == pytest.approx(values[:5], rel=1e-3, abs=1e-4)
-        assert got[term] == pytest.approx(values, rel=5e-2, abs=1e-2)  # rounding grows from step to step
+        assert len(got[term]) == STEPS
+        assert got[term] == pytest.approx(values, rel=1e-6, abs=1e-8)
 
 
 def test_a_strategy_with_a_loss_of_its_own_has_it_in_its_trace():
@@ -64,7 +80,7 @@ def test_a_strategy_with_a_loss_of_its_own_has_it_in_its_trace():
     wanted |= {f"hexa-plus-{base}": {"adversarial", "cutmix"} for base in ("moco", "deepcluster")}
     for name, terms in wanted.items():
         for term in terms:
-            assert sum(value is not None for value in traces[name][term]) >= 15, (name, term)
+            assert sum(value is not None for value in traces[name][term]) >= 0.75 * STEPS, (name, term)
 
 
 def test_every_method_and_every_strategy_has_a_trace():
@@ -74,6 +90,7 @@ def test_every_method_and_every_strategy_has_a_trace():
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     made = {}
     for system in sys.argv[1:] or SYSTEMS:
         with tempfile.TemporaryDirectory() as folder:

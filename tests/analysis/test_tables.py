@@ -231,7 +231,7 @@ def test_of_a_long_training_so_many_epochs_are_kept_the_first_and_the_last_among
 def test_the_precision_that_auto_became_is_part_of_the_setting_and_stands_in_the_tables(tmp_path: Path) -> None:
     def took(seed: int, precision: str, asked: str = "auto") -> str:
         """A run; asked for by name as all were once, its manifest has no precision of its own."""
-        path = write_run(tmp_path / "runs", "simsiam", seed, None, changes={"precision": "bf16"})
+        path = write_run(tmp_path / "runs", "simsiam", seed, None, changes={"precision": asked})
         manifest = json.loads((path / "manifest.json").read_text()) | (
             {"precision": precision} if asked == "auto" else {}
         )
@@ -248,4 +248,4 @@ def test_the_precision_that_auto_became_is_part_of_the_setting_and_stands_in_the
     told = pd.read_csv(tmp_path / "out" / "configs.csv").query("key == 'precision'").set_index("run")["value"]
     assert told.to_dict() == {old: "bf16", same: "bf16", other: "fp32"}
     kept_as_asked = {name: m["config"]["precision"] for name, m in schema.read_manifests(tmp_path / "out").items()}
-    assert set(kept_as_asked.values()) == {"bf16"}
+    assert kept_as_asked == {old: "bf16", same: "auto", other: "auto"}
