@@ -56,6 +56,8 @@ def trace(name, runs_dir, changes=None):
         | ACTIVE.get(name, {})
         | ({f"parent.{k}": v for k, v in SMALL.items() if k != "data"} if run.parent else {})
     )
+    if run.backbone.name == "tiny":
+        small["backbone.width"] = 32
     with double_precision():
         path = train.train(run.with_(small | (changes or {})), Path(runs_dir), device="cpu", say=lambda line: None)
     steps = runs.metrics(path, "step")[:STEPS]
