@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import stat
 import tempfile
 import zipfile
 from abc import ABC, abstractmethod
@@ -43,6 +44,12 @@ def choose(what: str, name: str, allowed: Sequence[str]) -> str:
     if name in allowed:
         return name
     raise HardlabError(f"unknown {what} {name!r}: allowed are {', '.join(allowed)}{nearest(name, allowed)}")
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as a sentence may hold it: line ends, and bytes that are no characters, are written as escapes."""
+    text = os.fspath(path)
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
@@ -133,11 +140,11 @@ def decode(path: str | os.PathLike[str], max_side: int, size: int | None = None)
     torchvision. HardlabError naming the path where the file cannot be read as an image.
     """
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             width, height = image.size
             shrink = size / min(width, height) if size else max_side / max(width, height)
             if shrink < 0.5:  # twice the wanted resolution is enough for the resize that follows
-                image.draft(None, (round(2 * shrink * width), round(2 * shrink * height)))
+                image.draft(None, (max(1, round(2 * shrink * width)), max(1, round(2 * shrink * height))))
             rgb = to_rgb(image)
         if size:
             rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
@@ -145,7 +152,15 @@ def decode(path: str | os.PathLike[str], max_side: int, size: int | None = None)
             rgb.thumbnail((max_side, max_side), Image.Resampling.BILINEAR)
         return np.asarray(rgb)
     except Exception as e:  # foreign bytes can make a decoder raise nearly anything
-        raise HardlabError(f"broken image {os.fspath(path)}: {e or type(e).__name__}") from e
+        why = str(e).replace(os.fspath(path), shown(path)) or type(e).__name__
+        raise HardlabError(f"broken image {shown(path)}: {why}") from e
+
+
+def opened(path: str | os.PathLike[str]) -> Image.Image:
+    """The image in a file, its pixels not yet read; OSError for what is no file, such as a pipe, which would not end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is a folder, a pipe or a device, not a file")
+    return Image.open(path)
 
 
 def _try_decode(path: Path, max_side: int, size: int | None) -> np.ndarray | HardlabError:
@@ -173,7 +188,7 @@ def _common_size(paths: Sequence[Path], max_side: int) -> tuple[int, int] | None
     found = set()
     for path in paths[:: max(1, len(paths) // _PROBES)]:
         try:
-            with Image.open(path) as image:
+            with opened(path) as image:
                 found.add(image.size)
         except Exception:  # broken files are the business of the decoding pass
             continue
@@ -208,7 +223,7 @@ def _decode_all(paths: Sequence[Path], max_side: int, size: int | None, keep: bo
 
 def _fitted(masks: Tensor, height: int, width: int, scale: Tensor, margin: Tensor) -> Tensor:
     """Masks (n,H,W) bool at the size of the image as loaded: resized by ``scale`` (x, y), less the margins (x, y)."""
-    tall, wide = (round(side * by) for side, by in zip(masks.shape[1:], scale.flip(0).tolist()))
+    tall, wide = (max(1, round(side * by)) for side, by in zip(masks.shape[1:], scale.flip(0).tolist()))
     soft = F.interpolate(masks[:, None].float(), (tall, wide), mode="bilinear", antialias=True)[:, 0]
     left, top = margin.round().int().tolist()
     return soft[:, top : top + height, left : left + width] >= 0.5
