@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 import tempfile
+import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -102,7 +103,8 @@ class Source:
     messages. targets: (N,) int64, -1 = no label. multi_hot: (N,C) int8, 1 present, 0 absent, -1 present only as
     difficult or crowd (not counted by the VOC protocol). annotate(i): labels (n,), boxes (n,4), what else
     is known of each object, and full (2,) = height and width of the image that the boxes belong to. side: what the
-    images are fitted to where no size is asked for, None = nothing.
+    images are fitted to where no size is asked for, None = nothing. dropped: why which objects of the annotations are
+    missing, a sentence each.
     """
 
     classes: tuple[str, ...]
@@ -113,6 +115,7 @@ class Source:
     multi_hot: np.ndarray | None = None
     annotate: Annotate | None = None
     side: int | None = None
+    dropped: Sequence[str] = ()
 
 
 # ---------------------------------------------------------------------------------------------- decoding
@@ -157,7 +160,7 @@ def decode(path: str | os.PathLike[str], max_side: int, size: int | None = None)
 
 
 def opened(path: str | os.PathLike[str]) -> Image.Image:
-    """The image in a file, its pixels not yet read; OSError for what is no file, such as a pipe, which would not end."""
+    """The image in a file, its pixels not yet read; OSError for what is no file, such as a pipe without an end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError("it is a folder, a pipe or a device, not a file")
     return Image.open(path)
@@ -236,6 +239,7 @@ class Images(ABC):
     names: what each row is called. multi_hot: (N,C) int8 of sets with several labels an image (1, 0, -1 = difficult
     only), else None.
     in_memory: whether all pixels lie on the device. skipped: paths of broken images left out under policy "skip".
+    dropped: why which objects are missing of the annotations of the whole set, a sentence each.
     """
 
     in_memory: bool
@@ -258,6 +262,7 @@ class Images(ABC):
         self.names = source.names
         self.multi_hot = None if source.multi_hot is None else torch.from_numpy(source.multi_hot)
         self.skipped = skipped
+        self.dropped = list(source.dropped)
         self.device = torch.device(device)
         self._annotate = source.annotate
         self._label_map = label_map  # label of the annotations -> label here, -1 = a class left out
@@ -460,6 +465,7 @@ def take(source: Source, rows: np.ndarray) -> Source:
         multi_hot=None if source.multi_hot is None else source.multi_hot[rows],
         annotate=None if annotate is None else lambda i: annotate(int(rows[i])),
         side=source.side,
+        dropped=source.dropped,
     )
 
 
@@ -500,6 +506,12 @@ def build(
         source = take(source, stratified(source.targets, fraction, subset_seed, source.classes))
     if not len(source.targets):
         raise HardlabError(f"{name}/{split} holds no image")
+    if source.dropped:
+        warnings.warn(
+            f"{name}/{split}: {len(source.dropped)} things were left out of the annotations (they are listed in "
+            f".dropped), the first: {source.dropped[0]}",
+            stacklevel=3,
+        )
     common: dict[str, Any] = {"label_map": label_map, "device": device, "size": size}
 
     if source.pixels is not None:

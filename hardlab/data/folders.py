@@ -67,7 +67,9 @@ def _entries(where: Path) -> tuple[list[str], list[str]]:
     What begins with a dot (``.ipynb_checkpoints``, ``._x.jpg``) and ``__MACOSX`` is a program's. HardlabError for a
     folder that cannot be read, whose images would be missing without a word.
     """
-    folders, links, images = [], [], []
+    folders: list[str] = []
+    links: list[str] = []
+    images: list[str] = []
     try:
         with os.scandir(where) as entries:
             for entry in entries:
