@@ -108,6 +108,13 @@ def test_a_negative_of_zeros_has_a_place_in_the_picture(tmp_path):
     assert np.isfinite(found[["x", "y"]]).all(axis=None) and found["distance"][2] == 1
 
 
+def test_the_picture_of_a_collapsed_network_has_distances_and_no_places(tmp_path):
+    same = np.repeat(unit(1), 9, axis=0)
+    found = negatives.picture(bank(tmp_path, same, same[:5]))
+    assert len(found) == 14 and found[["x", "y"]].isna().all(axis=None)
+    assert found["distance"][:9].to_numpy() == pytest.approx(0, abs=1e-6)
+
+
 # ---------------------------------------------------------------------------------------------- importance
 
 

@@ -21,7 +21,7 @@ from hardlab.evaluate.knn import neighbours
 from hardlab.types import HardlabError
 
 _NEIGHBOURS = 5  # whose mean position a point without a place of its own starts from
-_FEW = 200  # points below which early exaggeration outweighs what keeps them apart
+_FEW = 100  # points below which early exaggeration outweighs what keeps them apart
 POINTS = 400  # negatives, and as many queries, in the layout of AdCo's Figure 2
 SCORES = (
     "step", "share", "chance", "hardness", "distance", "query_distance", "norm", "age", "negatives", "queries",
@@ -187,12 +187,16 @@ def scores(run_dir: Path | str, root: Path | str | None = None) -> pd.DataFrame:
 def picture(run_dir: Path | str) -> pd.DataFrame:
     """AdCo Fig. 2 of the last snapshot: kind, x, y, distance of at most ``POINTS`` negatives and as many queries.
 
-    distance: of a negative to the nearest of these queries, 1 - cosine; NaN for a query. step: of the snapshot.
+    distance: of a negative to the nearest of these queries, 1 - cosine; NaN for a query. step: of the snapshot. x and y
+    are NaN where there is nothing to lay out, as where the network collapsed onto one point.
     """
     last = banks(run_dir)[-1]
     some = [x[np.linspace(0, len(x) - 1, min(POINTS, len(x))).round().astype(int)] for x in last[1:3]]
     negatives, queries = (_unit(x.astype(np.float64)) for x in some)
-    flat = layouts([last._replace(negatives=negatives, queries=queries)])[0]
+    try:
+        flat = layouts([last._replace(negatives=negatives, queries=queries)])[0]
+    except HardlabError:
+        flat = np.full((len(negatives) + len(queries), 2), np.nan)
     kind = ["negative"] * len(negatives) + ["query"] * len(queries)
     distance = np.append(1 - (negatives @ queries.T).max(1), np.full(len(queries), np.nan))
     return pd.DataFrame({"step": last.step, "kind": kind, "x": flat[:, 0], "y": flat[:, 1], "distance": distance})
@@ -233,9 +237,9 @@ def tsne(
     """(N,2) layout of unit vectors ``points`` (N,D) by openTSNE with exact neighbours, the same each time with one job.
 
     start: (N,2) places to start from instead of the first two principal components and 250 steps of early exaggeration,
-    which fewer than ``_FEW`` points do without: all would fall onto one place. The perplexity is at most a third of the
-    other points. HardlabError for fewer than 4 points, numbers that are not finite, points that are all the same, and
-    layouts without extent.
+    which fewer than ``_FEW`` points do without, as do those that would fall onto one place. The perplexity is at most a
+    third of the other points. HardlabError for fewer than 4 points, numbers that are not finite, points that are all the
+    same, and layouts without extent.
     """
     import openTSNE
 
@@ -257,16 +261,16 @@ def tsne(
     first = openTSNE.initialization.pca(points, random_state=seed) if start is None else start
     # a tree costs n log n, interpolation on a grid n: openTSNE's own border
     gradient = "bh" if len(points) < 10_000 else "fft"
-    layout = openTSNE.TSNEEmbedding(first, near, negative_gradient_method=gradient, random_state=seed, n_jobs=jobs)
-    with _scipy_transforms(jobs):
-        if (
-            start is None and len(points) >= _FEW
-        ):  # clusters form while attraction is exaggerated; later that would tear the layout apart
-            layout = layout.optimize(250, exaggeration=12, momentum=0.5)
-        flat = np.asarray(layout.optimize(iterations, momentum=0.8))
-    if not (np.isfinite(flat).all() and flat.std() > 1e-3):  # points that fell onto one place never part
-        raise HardlabError(f"t-SNE of {len(points)} points fell onto one place: take more points or another seed.")
-    return flat
+    # clusters form while attraction is exaggerated; in a layout that goes on from another it would tear them apart
+    for exaggerated in (True, False) if start is None and len(points) >= _FEW else (False,):
+        layout = openTSNE.TSNEEmbedding(first, near, negative_gradient_method=gradient, random_state=seed, n_jobs=jobs)
+        with _scipy_transforms(jobs):
+            if exaggerated:
+                layout = layout.optimize(250, exaggeration=12, momentum=0.5)
+            flat = np.asarray(layout.optimize(iterations, momentum=0.8))
+        if np.isfinite(flat).all() and flat.std() > 1e-3:  # points that fell onto one place never part
+            return flat
+    raise HardlabError(f"t-SNE of {len(points)} points fell onto one place: take more points or another seed.")
 
 
 def _nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
