@@ -6,11 +6,13 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.manifold import TSNE
 from test_predict import FAST, log
 
-from hardlab.analysis import gan, importance, negatives, pairs, predict, viewlog
+from hardlab.analysis import gan, hardness, importance, negatives, pairs, predict, viewlog
 from hardlab.analysis.intervals import interval
+from hardlab.evaluate.detection import AveragePrecision
 from hardlab.types import HardlabError
 
 
@@ -262,3 +264,14 @@ def test_images_of_one_grey_level_have_no_correlation():
         one = gan.twins([gan.Shot(4, images[:1], images[:1], {})])
     assert alive["correlation"] == pytest.approx(1) and half["correlation"][0] == pytest.approx(1)
     assert np.isnan([none["correlation"], none["lo"], none["others"], one["others"][0]]).all()
+
+
+def test_losses_and_detections_of_diverged_networks_are_refused():
+    losses = np.random.default_rng(0).random((4, 6))
+    broken = losses.copy()
+    broken[1, 2] = np.nan
+    with pytest.raises(HardlabError, match="losses of b are not all finite"):
+        hardness.transfer({"a": losses, "b": broken}, resamples=5)
+    true = {"boxes": torch.tensor([[0.0, 0, 4, 4]]), "labels": torch.tensor([1])}
+    with pytest.raises(HardlabError, match="detections of image 1 hold NaN"):
+        AveragePrecision().add(true | {"scores": torch.tensor([float("nan")])}, true)

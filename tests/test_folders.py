@@ -12,6 +12,7 @@ from PIL import Image
 
 from hardlab.data import load
 from hardlab.data.base import decode
+from hardlab.evaluate.labels import labelled
 from hardlab.types import HardlabError
 
 
@@ -107,6 +108,14 @@ def test_what_is_no_image_file_is_a_broken_image_and_never_waited_for(top, kind,
             pass
     data = load(f"folder:{top}", on_broken="skip", broken_share=0.5)
     assert data.skipped == [str(odd)] and len(data) == 6
+
+
+def test_a_pipe_in_place_of_a_list_is_refused_and_not_waited_for(top, tmp_path):
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(HardlabError, match=r"cannot read the class list .*not a file"):
+        load(f"folder:{top}", classes=tmp_path / "list.txt")
+    with pytest.raises(HardlabError, match=r"list of labelled images .* cannot be read .*not a file"):
+        labelled(load(f"folder:{top}"), 0.5, str(tmp_path / "list.txt"))
 
 
 def test_a_folder_that_cannot_be_read_is_named(top, monkeypatch):

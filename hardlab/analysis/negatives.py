@@ -238,8 +238,8 @@ def tsne(
 
     start: (N,2) places to start from instead of the first two principal components and 250 steps of early exaggeration,
     which fewer than ``_FEW`` points do without, as do those that would fall onto one place. The perplexity is at most a
-    third of the other points. HardlabError for fewer than 4 points, numbers that are not finite, points that are all the
-    same, and layouts without extent.
+    third of the other points. HardlabError for fewer than 4 points, numbers that are not finite, points that are all
+    the same, and layouts without extent.
     """
     import openTSNE
 

@@ -412,6 +412,8 @@ def class_list(classes: Sequence[str] | str | os.PathLike[str], known: Sequence[
     class named twice or none at all."""
     if isinstance(classes, (str, os.PathLike)):
         try:
+            if os.path.exists(classes) and not os.path.isfile(classes):  # a pipe would be waited for
+                raise OSError("it is not a file")
             lines = Path(classes).expanduser().read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as e:
             raise HardlabError(f"cannot read the class list {os.fspath(classes)}: {e}") from e
