@@ -164,6 +164,7 @@ def _train(
             "digest": data.digest(),
             "skipped": len(data.skipped),
             "skipped_first": [Path(p).name for p in data.skipped[:20]],
+            "dropped": len(data.dropped),
         },
         parent.name if parent else None,
         {"backbone": sum(t.numel() for t in method.backbone.parameters())}

@@ -200,7 +200,7 @@ def test_top5_stays_away_where_there_are_not_more_than_5_classes():
         ({"schedule": "cosin"}, "'cosin'.*'cosine'"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
-        ({"lr": 0.0}, "lr must be above 0, not 0.0"),
+        ({"lr": 0.0}, "lr must be finite and above 0, not 0.0"),
         ({"lr": 1e38, "weight_decay": 1.0}, "diverged in epoch"),
     ],
 )

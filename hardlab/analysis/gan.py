@@ -56,19 +56,23 @@ def twins(series: Sequence[Shot]) -> pd.DataFrame:
 
     correlation: of the pixels of G(z) and of its average's image, mean over latents, with lo, hi (95 % of 1000
     bootstrap samples of latents); others: the same between different latents, which a collapsed generator also scores
-    high in. difference: root mean square, in grey levels. Then the snapshot's own scores.
+    high in. Images of one grey level have no correlation and do not count; NaN where none is left. difference: root
+    mean square, in grey levels. Then the snapshot's own scores.
     """
     out = []
     for shot in series:
         a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (shot.g, shot.g_ema))
         difference = np.sqrt(((a - b) ** 2).mean())
-        a, b = ((x - x.mean(1, keepdims=True)) / np.maximum(x.std(1, keepdims=True), 1e-9) for x in (a, b))
+        drawn = (a != a[:, :1]).any(1) & (b != b[:, :1]).any(1)  # more than one grey level
+        a, b = ((x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) for x in (a[drawn], b[drawn]))
         every = a @ b.T / a.shape[1]  # (N,N)
         own, n = np.diag(every), len(a)
-        draws = own[np.random.default_rng(0).integers(n, size=(1000, n))].mean(1)
-        lo, hi = np.quantile(draws, [0.025, 0.975])
-        others = (every.sum() - own.sum()) / max(1, n * (n - 1))
-        out.append({"step": shot.step, "correlation": own.mean(), "lo": lo, "hi": hi, "others": others,
+        mean = lo = hi = np.nan
+        if n:
+            draws = own[np.random.default_rng(0).integers(n, size=(1000, n))].mean(1)
+            mean, (lo, hi) = own.mean(), np.quantile(draws, [0.025, 0.975])
+        others = (every.sum() - own.sum()) / (n * (n - 1)) if n > 1 else np.nan
+        out.append({"step": shot.step, "correlation": mean, "lo": lo, "hi": hi, "others": others,
                     "difference": difference, **shot.scores})  # fmt: skip
     return pd.DataFrame(out)
 

@@ -90,6 +90,11 @@ def transfer(found: Mapping[str, np.ndarray], resamples: int = 1000, seed: int =
     """
     names, rng = list(found), np.random.default_rng(seed)
     n = {of.shape[1] for of in found.values()}
+    for name, of in found.items():
+        if not np.isfinite(of).all():
+            raise HardlabError(
+                f"The losses of {name} are not all finite: its network has diverged, so that none is harder."
+            )
     if len(n) != 1 or min(len(of) for of in found.values()) < 2:
         raise HardlabError("Hardness is compared on the same images, each under at least 2 draws of the views.")
     size = n.pop()

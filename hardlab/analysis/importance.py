@@ -54,7 +54,7 @@ def images(log: pd.DataFrame) -> np.ndarray:
 
 
 class NothingToExplain(HardlabError):
-    """The function is the same everywhere, so that there is no variance to be shared out."""
+    """There is no variance to be shared out: the response is the same everywhere, or no tree cuts it."""
 
 
 class Boxes(NamedTuple):
@@ -153,7 +153,7 @@ def decompose(boxes: Boxes, pairs: Sequence[tuple[int, int]] = (), total: float 
     if total is None:
         total = float(volume @ (boxes.value - mean) ** 2)
     if not total > 1e-12 * max(1e-12, mean * mean):
-        raise NothingToExplain("The response is the same everywhere: there is no variance to explain.")
+        raise NothingToExplain("The function is the same everywhere: there is no variance to explain.")
     single = main_effects(boxes, mean)
     shares: dict[tuple, float] = {(j,): v / total for j, v in enumerate(single)}
     for j, k in pairs:
@@ -184,8 +184,10 @@ def importance(
     effect, order, share, lo, hi (95 % t-interval over the n trees: the forest's own noise), n. bootstrap: so many
     resamples of the rows, of whole ``groups`` (N,) where given, add boot_lo and boot_hi: the share and the 2.5 and
     97.5 % quantiles of the resamples around their mean (they hold rows twice, which shifts their level, not their
-    spread), by forests of ``refit_trees`` (default: ``trees``). Raises HardlabError for columns that are not finite and
-    for fewer than 2 rows, NothingToExplain for a constant response and for leaves that leave a tree without a cut.
+    spread), by forests of ``refit_trees`` (default: ``trees``). Trees and resamples that miss
+    all variance, as of a rare value, have no shares; n tells how many trees have. Shares do not depend on the units of
+    x and y. Raises HardlabError for columns that are not finite, no column, and fewer than 2 rows, NothingToExplain for
+    a constant response and for leaves so large that no tree makes a cut.
     """
     names = list(x.columns)
     rows, response = x.to_numpy(np.float64), np.asarray(y, np.float64)
@@ -193,6 +195,11 @@ def importance(
         raise HardlabError(f"{len(rows)} rows and {len(response)} responses: as many of both are needed, at least 2.")
     if not (np.isfinite(rows).all() and np.isfinite(response).all()):
         raise HardlabError("The importance of numbers that are not finite is not defined: leave such rows out.")
+    if not names:
+        raise HardlabError("The importance of no column is asked for: at least 1 is needed.")
+    if (response == response[0]).all():
+        raise NothingToExplain(f"All {len(response)} responses are {response[0]:g}: there is no variance to explain.")
+    rows, response = _tame(rows), _tame(response[:, None])[:, 0]
     wanted = list(itertools.combinations(range(len(names)), 2)) if pairs else []
     effects = [*((j,) for j in range(len(names))), *wanted]
     makers: dict[str, Callable[..., list[list[float]]]] = {
@@ -205,6 +212,10 @@ def importance(
     make = makers[backend]
     settings: dict[str, Any] = {"trees": trees, "leaf": leaf, "max_features": max_features}
     values = np.array(make(rows, response, wanted, seed=seed, **settings))  # (trees, effects)
+    if np.isnan(values).all():
+        raise NothingToExplain(
+            f"No tree makes a cut in {len(rows)} rows with at least {leaf} in a leaf: none explains any variance."
+        )
     out = []
     for effect, of in zip(effects, values.T, strict=True):
         mean, lo, hi, n = interval(of)
@@ -214,10 +225,29 @@ def importance(
     if bootstrap:
         again, settings = [], settings | {"trees": refit_trees or trees}
         for i, of in enumerate(_resamples(len(rows), groups, bootstrap, seed)):
-            again.append(np.mean(make(rows[of], response[of], wanted, seed=seed + 1 + i, **settings), axis=0))
+            if (response[of] == response[of][0]).all():
+                continue
+            values = np.array(make(rows[of], response[of], wanted, seed=seed + 1 + i, **settings))
+            if not (without := np.isnan(values).all(axis=1)).all():
+                again.append(values[~without].mean(axis=0))
+        if not again:
+            raise NothingToExplain(f"None of {bootstrap} resamples of {len(rows)} rows shows any variance.")
         spread = np.quantile(np.array(again) - np.mean(again, axis=0), [0.025, 0.975], axis=0)
         found = found.assign(boot_lo=found["share"] + spread[0], boot_hi=found["share"] + spread[1])
     return found
+
+
+def _tame(columns: np.ndarray) -> np.ndarray:
+    """(N,d) columns that trees can tell apart, which compare in float32 or with squares: others go to [0, 1]."""
+    lo, hi = columns.min(0), columns.max(0)
+    size = np.maximum(np.abs(lo), np.abs(hi))
+    half = hi / 2 - lo / 2
+    odd = (half > 0) & ((size > 1e12) | (half < 1e-5 * size) | (half < 1e-6))
+    if not odd.any():
+        return columns
+    out = columns.copy()
+    out[:, odd] = (columns[:, odd] / 2 - lo[odd] / 2) / half[odd]
+    return out
 
 
 def _resamples(rows: int, groups: np.ndarray | None, count: int, seed: int) -> Iterator[np.ndarray]:
@@ -239,8 +269,12 @@ def _domain(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return lo, np.where(hi > lo, hi, lo + 1)
 
 
-def _listed(shares: dict[tuple, float]) -> list[float]:
-    return list(shares.values())
+def _listed(boxes: Boxes, pairs: list[tuple[int, int]], total: float | None = None) -> list[float]:
+    """The shares of each effect; NaN where the function is constant."""
+    try:
+        return list(decompose(boxes, pairs, total).values())
+    except NothingToExplain:
+        return [np.nan] * (boxes.lo.shape[1] + len(pairs))
 
 
 def _forest(
@@ -259,7 +293,7 @@ def _forest(
         trees, min_samples_leaf=leaf, max_features=max_features, random_state=seed, n_jobs=-1
     ).fit(rows, y)
     lo, hi = _domain(rows)
-    return [_listed(decompose(tree_boxes(tree, lo, hi), pairs)) for tree in forest.estimators_]
+    return [_listed(tree_boxes(tree, lo, hi), pairs) for tree in forest.estimators_]
 
 
 def _xgboost(
@@ -299,7 +333,7 @@ def _xgboost(
             np.vstack([boxes.hi, np.ones(rows.shape[1])]),
             np.append(boxes.value, base),
         )
-        out.append(_listed(decompose(boxes, pairs, total=float(model.predict(points).astype(np.float64).var()))))
+        out.append(_listed(boxes, pairs, total=float(model.predict(points).astype(np.float64).var())))
     return out
 
 
@@ -369,6 +403,7 @@ def _package(
         for effect in [(j,) for j in range(rows.shape[1])] + pairs:
             found.quantify_importance(effect)
         variances = np.array(found.trees_total_variance)
+        variances[~(variances > 0)] = np.nan
         shares = [
             np.array([found.V_U_individual[effect][t] for t in range(trees)]) / variances
             for effect in [(j,) for j in range(rows.shape[1])] + pairs
@@ -376,6 +411,10 @@ def _package(
         return np.array(shares).T.tolist()
     except ImportError as e:
         raise HardlabError(f"The package fanova is not installed ({e}): install the extra 'fanova'.") from e
+    except RuntimeError as e:  # of a forest in which no tree makes a cut
+        if "zero total variance" not in str(e):
+            raise
+        return [[np.nan] * (rows.shape[1] + len(pairs))] * trees
     finally:
         logging.root.handlers[:], logging.root.level = handlers, level
         if not had:

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit  # of Student's t; scipy.stats takes half a second to import
 
+from hardlab.errors import HardlabError
+
 
 class Interval(NamedTuple):
     """A mean with the limits of its confidence interval; ``lo`` and ``hi`` are NaN below two values."""
@@ -20,11 +22,18 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float] | np.ndarray | pd.Series, level: float = 0.95) -> Interval:
-    """Mean and Student t-interval of independent values, one per seed; NaN is no value."""
+    """Mean and Student t-interval of independent values, one per seed; NaN is no value, and infinity has no limits."""
+    if not 0 < level < 1:
+        raise HardlabError(f"the level of an interval must be between 0 and 1, not {level}.")
     x = np.asarray(values, dtype=np.float64)
     x = x[~np.isnan(x)]
+    if np.isinf(x).any():
+        with np.errstate(invalid="ignore"):
+            return Interval(float(x.mean()), np.nan, np.nan, len(x))
     if len(x) < 2:
         return Interval(float(x[0]) if len(x) else np.nan, np.nan, np.nan, len(x))
-    mean = float(x.mean())
-    half = float(stdtrit(len(x) - 1, (1 + level) / 2) * x.std(ddof=1) / np.sqrt(len(x)))
+    # in units of a power of two, so that squares stay inside float64
+    unit = 2.0 ** np.clip(np.frexp(np.abs(x).max())[1], -1000, 1000)
+    mean = float((x / unit).mean() * unit)
+    half = float(stdtrit(len(x) - 1, (1 + level) / 2) * ((x / unit).std(ddof=1) * unit) / np.sqrt(len(x)))
     return Interval(mean, mean - half, mean + half, len(x))

@@ -22,6 +22,7 @@ from hardlab.errors import HardlabError
 from hardlab.evaluate.knn import neighbours
 
 _NEIGHBOURS = 5  # whose mean position a point without a place of its own starts from
+_FEW = 100  # points below which early exaggeration outweighs what keeps them apart
 POINTS = 400  # negatives, and as many queries, in the layout of AdCo's Figure 2
 
 
@@ -60,7 +61,12 @@ def banks(run_dir: Path | str) -> list[Bank]:
                 norms = kept["norms"] if "norms" in kept else np.linalg.norm(kept["negatives"], axis=1)
                 ages = kept.get("ages")
                 step = int(file.stem[-8:])
-                found.append(Bank(step, kept["negatives"], kept["queries"], kept["query_rows"], norms, ages))
+                bank = Bank(step, kept["negatives"], kept["queries"], kept["query_rows"], norms, ages)
+                if not (np.isfinite(bank.negatives).all() and np.isfinite(bank.queries).all()):
+                    raise HardlabError(
+                        f"'{file}' holds negatives or queries that are not finite: the run has diverged."
+                    )
+                found.append(bank)
     if not found:
         raise HardlabError(f"'{run_dir}' kept no negatives: runs of moco and of the strategy adco do.")
     return found
@@ -141,7 +147,9 @@ def false_negatives(bank: Bank, real: Reals, hardest: int = 10, resamples: int =
     of all: share that has the query's label, lo, hi (95 % bootstrap over queries), n queries.
     """
     known = {int(row): label for row, label in zip(real.rows, real.labels, strict=True)}
-    use = np.array([int(row) in known for row in bank.rows])
+    use = np.array([int(row) in known for row in bank.rows], bool)
+    if not use.any():
+        raise HardlabError(f"No query of step {bank.step} is among the images whose labels are known.")
     labels = np.array([known[int(row)] for row in bank.rows[use]])
     of = nearest_real(bank, real)["label"].to_numpy()
     order = np.argsort(-(bank.queries[use] @ bank.negatives.T), axis=1)
@@ -176,12 +184,16 @@ def scores(run_dir: Path | str, root: Path | str | None = None) -> pd.DataFrame:
 def picture(run_dir: Path | str) -> pd.DataFrame:
     """AdCo Fig. 2 of the last snapshot: kind, x, y, distance of at most ``POINTS`` negatives and as many queries.
 
-    distance: of a negative to the nearest of these queries, 1 - cosine; NaN for a query. step: of the snapshot.
+    distance: of a negative to the nearest of these queries, 1 - cosine; NaN for a query. step: of the snapshot. x and y
+    are NaN where there is nothing to lay out, as where the network collapsed onto one point.
     """
     last = banks(run_dir)[-1]
     some = [x[np.linspace(0, len(x) - 1, min(POINTS, len(x))).round().astype(int)] for x in last[1:3]]
-    negatives, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in map(np.float64, some))
-    flat = layouts([last._replace(negatives=negatives, queries=queries)])[0]
+    negatives, queries = (_unit(x.astype(np.float64)) for x in some)
+    try:
+        flat = layouts([last._replace(negatives=negatives, queries=queries)])[0]
+    except HardlabError:
+        flat = np.full((len(negatives) + len(queries), 2), np.nan)
     kind = ["negative"] * len(negatives) + ["query"] * len(queries)
     distance = np.append(1 - (negatives @ queries.T).max(1), np.full(len(queries), np.nan))
     return pd.DataFrame({"step": last.step, "kind": kind, "x": flat[:, 0], "y": flat[:, 1], "distance": distance})
@@ -221,10 +233,24 @@ def tsne(
 ) -> np.ndarray:
     """(N,2) layout of unit vectors ``points`` (N,D) by openTSNE with exact neighbours, the same each time with one job.
 
-    start: (N,2) places to start from instead of the first two principal components and 250 steps of early exaggeration.
+    start: (N,2) places to start from instead of the first two principal components and 250 steps of early exaggeration,
+    which fewer than ``_FEW`` points do without, as do those that would fall onto one place. The perplexity is at most a
+    third of the other points. HardlabError for fewer than 4 points, numbers that are not finite, points that are all
+    the same, and layouts without extent.
     """
     import openTSNE
 
+    points = np.ascontiguousarray(points)
+    if points.ndim != 2 or len(points) < 4:
+        raise HardlabError(f"t-SNE needs at least 4 points, (points, D), not {points.shape}.")
+    if not np.isfinite(points).all() or (start is not None and not np.isfinite(start).all()):
+        raise HardlabError(
+            "t-SNE of points that are not finite is not defined: the network that made them has diverged."
+        )
+    if (points == points[0]).all():
+        raise HardlabError(f"all {len(points)} points are the same: there is nothing for t-SNE to lay out.")
+    if not 1 <= perplexity < np.inf:
+        raise HardlabError(f"perplexity must be finite and at least 1, not {perplexity}.")
     wanted = min(perplexity, (len(points) - 1) / 3)
     rows, distances = _nearest(points, min(int(3 * wanted), len(points) - 1))
     index = openTSNE.nearest_neighbors.PrecomputedNeighbors(rows, distances)
@@ -232,11 +258,16 @@ def tsne(
     first = openTSNE.initialization.pca(points, random_state=seed) if start is None else start
     # a tree costs n log n, interpolation on a grid n: openTSNE's own border
     gradient = "bh" if len(points) < 10_000 else "fft"
-    layout = openTSNE.TSNEEmbedding(first, near, negative_gradient_method=gradient, random_state=seed, n_jobs=jobs)
-    with _scipy_transforms(jobs):
-        if start is None:  # clusters form while attraction is exaggerated; later that would tear the layout apart
-            layout = layout.optimize(250, exaggeration=12, momentum=0.5)
-        return np.asarray(layout.optimize(iterations, momentum=0.8))
+    # clusters form while attraction is exaggerated; in a layout that goes on from another it would tear them apart
+    for exaggerated in (True, False) if start is None and len(points) >= _FEW else (False,):
+        layout = openTSNE.TSNEEmbedding(first, near, negative_gradient_method=gradient, random_state=seed, n_jobs=jobs)
+        with _scipy_transforms(jobs):
+            if exaggerated:
+                layout = layout.optimize(250, exaggeration=12, momentum=0.5)
+            flat = np.asarray(layout.optimize(iterations, momentum=0.8))
+        if np.isfinite(flat).all() and flat.std() > 1e-3:  # points that fell onto one place never part
+            return flat
+    raise HardlabError(f"t-SNE of {len(points)} points fell onto one place: take more points or another seed.")
 
 
 def _nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -275,6 +306,12 @@ def _scipy_transforms(jobs: int) -> Iterator[None]:
             matrix_mul.np = numpy
 
 
+def _unit(x: np.ndarray) -> np.ndarray:
+    """Rows (N,D) of length 1; a row of zeros stays as it is."""
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(length > 0, length, 1)
+
+
 def _distance(cosine: np.ndarray) -> np.ndarray:
     """Euclidean distance of unit vectors."""
     return np.sqrt(np.maximum(2 - 2 * cosine, 0))
@@ -282,6 +319,8 @@ def _distance(cosine: np.ndarray) -> np.ndarray:
 
 def _between_queries(bank: Bank) -> np.ndarray:
     """(Q,) distance of each query to its nearest other one."""
+    if len(bank.queries) < 2:
+        raise HardlabError(f"The snapshot of step {bank.step} has one query: outliers are told by at least 2.")
     similarity = bank.queries @ bank.queries.T
     np.fill_diagonal(similarity, -np.inf)
     return _distance(similarity.max(1))

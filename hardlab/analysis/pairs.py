@@ -54,7 +54,7 @@ def importances(log: pd.DataFrame, effort: Effort) -> pd.DataFrame:
 def shares(log: pd.DataFrame, count: int, leaves: Sequence[int], trees: int) -> pd.DataFrame:
     """What ``importances`` gives, of ``count`` rows, these leaf sizes and so many trees.
 
-    Without rows where the network collapsed, and for a leaf size at which some tree cannot cut these few rows at all.
+    Without rows where the network collapsed, and for a leaf size at which no tree can cut these few rows.
     """
     rows = log.sample(min(count, len(log)), random_state=0)
     if len(rows) < 2 or rows["loss"].std() < COLLAPSED:
@@ -72,8 +72,19 @@ def shares(log: pd.DataFrame, count: int, leaves: Sequence[int], trees: int) -> 
 
 
 def predictabilities(logs: dict[str, pd.DataFrame], effort: Effort) -> pd.DataFrame:
-    """A row per held-out run of ``predict.predictability``, with its name in ``run``; none for a single run."""
-    some = {name: _images(log, effort.images) for name, log in logs.items()}
+    """A row per held-out run of ``predict.predictability``, with its name in ``run``; none for a single run.
+
+    Runs that choose among the same pairs learn from each other alone.
+    """
+    alike: dict[tuple[tuple[int, int], ...], dict[str, pd.DataFrame]] = {}
+    for name, log in logs.items():
+        alike.setdefault(tuple(predict.candidates(log)), {})[name] = _images(log, effort.images)
+    out = [_predicted(some, effort) for some in alike.values()]
+    return pd.concat(out, ignore_index=True) if out else pd.DataFrame()
+
+
+def _predicted(some: dict[str, pd.DataFrame], effort: Effort) -> pd.DataFrame:
+    """The rows of runs that choose among the same pairs."""
     fewest = [log.groupby("candidate")["chosen"].sum().min() for log in some.values()]
     if len(some) < 2 or min(fewest) < LEAST_CHOSEN:
         return pd.DataFrame()

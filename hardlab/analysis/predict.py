@@ -46,7 +46,8 @@ def predictability(
     logs: one per seed, ``viewlog.metrics`` of runs with selection. Returns a row per held-out seed: accuracy,
     lowest_iou (the accuracy of the rule "the pair with the lowest IoU"), chance, train and test images, the tuned
     settings, and what is used: each kind of feature, whichever view or pair it is of, with its share of the gain.
-    Raises HardlabError for fewer than 2 logs and where xgboost is not installed.
+    Raises HardlabError for fewer than 2 logs, logs of other pairs than the first, a pair that was chosen in fewer
+    images than there are folds, and where xgboost is not installed.
     """
     try:
         import xgboost
@@ -55,14 +56,31 @@ def predictability(
 
     if len(logs) < 2:
         raise HardlabError(f"{len(logs)} view logs: one is held out and the others are learned from, so at least 2.")
+    if folds < 2 or not grid:
+        raise HardlabError(f"folds={folds} and {len(grid)} settings: at least 2 folds and 1 setting are needed.")
+    drawn = [candidates(log) for log in logs]
+    for i, of in enumerate(drawn):
+        if of != drawn[0]:
+            raise HardlabError(
+                f"Log {i} has {len(of)} pairs of {_views(of)} views and log 0 has {len(drawn[0])} of "
+                f"{_views(drawn[0])}: runs that draw other views are predicted apart."
+            )
     made = [features(log) for log in logs]
-    pairs = int(logs[0]["candidate"].max()) + 1
+    pairs = len(drawn[0])
     rows = []
     for held, (test, chosen, lowest) in enumerate(made):
         train = pd.concat([f for i, (f, _, _) in enumerate(made) if i != held], ignore_index=True)
         labels = np.concatenate([c for i, (_, c, _) in enumerate(made) if i != held])
         if len(np.unique(labels)) < pairs:
             raise HardlabError(f"Not every one of the {pairs} pairs was chosen in the training logs: log more images.")
+        if len(grid) > 1:
+            some = _some(len(train))
+            counts = np.bincount(labels[some], minlength=pairs)
+            if counts.min() < folds:
+                raise HardlabError(
+                    f"Pair {drawn[0][counts.argmin()]} was chosen in {counts.min()} of {len(some)} images of the "
+                    f"training logs, fewer than there are folds ({folds}): log more images, or take fewer folds."
+                )
         model = xgboost.XGBClassifier(tree_method="hist", n_jobs=2, random_state=0, **FIXED)
         settings = _tuned(model, train, labels, grid, folds)
         model.set_params(**settings).fit(train, labels)
@@ -83,6 +101,21 @@ def predictability(
     return pd.DataFrame(rows)
 
 
+def candidates(log: pd.DataFrame) -> list[tuple[int, int]]:
+    """The two slots of each candidate, in the order of their number."""
+    each = log[["candidate", "a", "b"]].drop_duplicates().sort_values("candidate")
+    return list(zip(each["a"].tolist(), each["b"].tolist(), strict=True))
+
+
+def _views(pairs: list[tuple[int, int]]) -> int:
+    return len({view for pair in pairs for view in pair})
+
+
+def _some(count: int) -> np.ndarray:
+    """The rows of the search: at most ``TUNED_ON``."""
+    return np.random.default_rng(0).permutation(count)[:TUNED_ON]
+
+
 def _tuned(
     model: Any, train: pd.DataFrame, labels: np.ndarray, grid: Sequence[dict[str, Any]], folds: int
 ) -> dict[str, Any]:
@@ -91,7 +124,7 @@ def _tuned(
         return dict(grid[0])
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-    some = np.random.default_rng(0).permutation(len(train))[:TUNED_ON]
+    some = _some(len(train))
     each = [{key: [value] for key, value in settings.items()} for settings in grid]
     search = GridSearchCV(model, each, cv=StratifiedKFold(folds, shuffle=True, random_state=0), refit=False)
     return dict(search.fit(train.iloc[some], labels[some]).best_params_)

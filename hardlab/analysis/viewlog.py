@@ -92,6 +92,11 @@ def metrics(frame: pd.DataFrame) -> pd.DataFrame:
     """
     new = {}
     if set(BOX) <= set(frame.columns):
+        sides = frame[[f"{slot}_{side}" for slot in "ab" for side in ("height", "width")]].to_numpy(np.float64)
+        if empty := int((~(np.isfinite(sides) & (sides > 0))).any(axis=1).sum()):
+            raise HardlabError(
+                f"{empty} of {len(frame)} pairs of the view log have a crop without area: it has no overlap."
+            )
         new["iou"] = _iou(frame)
         if {"a_image_h", "a_image_w"} <= set(frame.columns):
             new["centre_distance"] = _centre_distance(frame)

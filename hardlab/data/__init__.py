@@ -31,9 +31,9 @@ SETS: dict[str, str] = {
     "pets": "hardlab.data.images:pets",
     "cars": "hardlab.data.images:cars",
     "sun397": "hardlab.data.images:sun397",
-    "voc2007": "hardlab.data.images:voc2007",
-    "voc2012": "hardlab.data.images:voc2012",
-    "coco": "hardlab.data.images:coco",
+    "voc2007": "hardlab.data.scenes:voc2007",
+    "voc2012": "hardlab.data.scenes:voc2012",
+    "coco": "hardlab.data.scenes:coco",
 }
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import stat
 import tempfile
+import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,6 +45,12 @@ def choose(what: str, name: str, allowed: Sequence[str]) -> str:
     if name in allowed:
         return name
     raise HardlabError(f"unknown {what} {name!r}: allowed are {', '.join(allowed)}{nearest(name, allowed)}")
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as a sentence may hold it: line ends, and bytes that are no characters, are written as escapes."""
+    text = os.fspath(path)
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
@@ -95,7 +103,8 @@ class Source:
     messages. targets: (N,) int64, -1 = no label. multi_hot: (N,C) int8, 1 present, 0 absent, -1 present only as
     difficult or crowd (not counted by the VOC protocol). annotate(i): labels (n,), boxes (n,4), what else
     is known of each object, and full (2,) = height and width of the image that the boxes belong to. side: what the
-    images are fitted to where no size is asked for, None = nothing.
+    images are fitted to where no size is asked for, None = nothing. dropped: why which objects of the annotations are
+    missing, a sentence each.
     """
 
     classes: tuple[str, ...]
@@ -106,6 +115,7 @@ class Source:
     multi_hot: np.ndarray | None = None
     annotate: Annotate | None = None
     side: int | None = None
+    dropped: Sequence[str] = ()
 
 
 # ---------------------------------------------------------------------------------------------- decoding
@@ -133,11 +143,11 @@ def decode(path: str | os.PathLike[str], max_side: int, size: int | None = None)
     torchvision. HardlabError naming the path where the file cannot be read as an image.
     """
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             width, height = image.size
             shrink = size / min(width, height) if size else max_side / max(width, height)
             if shrink < 0.5:  # twice the wanted resolution is enough for the resize that follows
-                image.draft(None, (round(2 * shrink * width), round(2 * shrink * height)))
+                image.draft(None, (max(1, round(2 * shrink * width)), max(1, round(2 * shrink * height))))
             rgb = to_rgb(image)
         if size:
             rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
@@ -145,7 +155,15 @@ def decode(path: str | os.PathLike[str], max_side: int, size: int | None = None)
             rgb.thumbnail((max_side, max_side), Image.Resampling.BILINEAR)
         return np.asarray(rgb)
     except Exception as e:  # foreign bytes can make a decoder raise nearly anything
-        raise HardlabError(f"broken image {os.fspath(path)}: {e or type(e).__name__}") from e
+        why = str(e).replace(os.fspath(path), shown(path)) or type(e).__name__
+        raise HardlabError(f"broken image {shown(path)}: {why}") from e
+
+
+def opened(path: str | os.PathLike[str]) -> Image.Image:
+    """The image in a file, its pixels not yet read; OSError for what is no file, such as a pipe without an end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is a folder, a pipe or a device, not a file")
+    return Image.open(path)
 
 
 def _try_decode(path: Path, max_side: int, size: int | None) -> np.ndarray | HardlabError:
@@ -173,7 +191,7 @@ def _common_size(paths: Sequence[Path], max_side: int) -> tuple[int, int] | None
     found = set()
     for path in paths[:: max(1, len(paths) // _PROBES)]:
         try:
-            with Image.open(path) as image:
+            with opened(path) as image:
                 found.add(image.size)
         except Exception:  # broken files are the business of the decoding pass
             continue
@@ -208,7 +226,7 @@ def _decode_all(paths: Sequence[Path], max_side: int, size: int | None, keep: bo
 
 def _fitted(masks: Tensor, height: int, width: int, scale: Tensor, margin: Tensor) -> Tensor:
     """Masks (n,H,W) bool at the size of the image as loaded: resized by ``scale`` (x, y), less the margins (x, y)."""
-    tall, wide = (round(side * by) for side, by in zip(masks.shape[1:], scale.flip(0).tolist()))
+    tall, wide = (max(1, round(side * by)) for side, by in zip(masks.shape[1:], scale.flip(0).tolist()))
     soft = F.interpolate(masks[:, None].float(), (tall, wide), mode="bilinear", antialias=True)[:, 0]
     left, top = margin.round().int().tolist()
     return soft[:, top : top + height, left : left + width] >= 0.5
@@ -221,6 +239,7 @@ class Images(ABC):
     names: what each row is called. multi_hot: (N,C) int8 of sets with several labels an image (1, 0, -1 = difficult
     only), else None.
     in_memory: whether all pixels lie on the device. skipped: paths of broken images left out under policy "skip".
+    dropped: why which objects are missing of the annotations of the whole set, a sentence each.
     """
 
     in_memory: bool
@@ -243,6 +262,7 @@ class Images(ABC):
         self.names = source.names
         self.multi_hot = None if source.multi_hot is None else torch.from_numpy(source.multi_hot)
         self.skipped = skipped
+        self.dropped = list(source.dropped)
         self.device = torch.device(device)
         self._annotate = source.annotate
         self._label_map = label_map  # label of the annotations -> label here, -1 = a class left out
@@ -392,6 +412,8 @@ def class_list(classes: Sequence[str] | str | os.PathLike[str], known: Sequence[
     class named twice or none at all."""
     if isinstance(classes, (str, os.PathLike)):
         try:
+            if os.path.exists(classes) and not os.path.isfile(classes):  # a pipe would be waited for
+                raise OSError("it is not a file")
             lines = Path(classes).expanduser().read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as e:
             raise HardlabError(f"cannot read the class list {os.fspath(classes)}: {e}") from e
@@ -445,6 +467,7 @@ def take(source: Source, rows: np.ndarray) -> Source:
         multi_hot=None if source.multi_hot is None else source.multi_hot[rows],
         annotate=None if annotate is None else lambda i: annotate(int(rows[i])),
         side=source.side,
+        dropped=source.dropped,
     )
 
 
@@ -485,6 +508,12 @@ def build(
         source = take(source, stratified(source.targets, fraction, subset_seed, source.classes))
     if not len(source.targets):
         raise HardlabError(f"{name}/{split} holds no image")
+    if source.dropped:
+        warnings.warn(
+            f"{name}/{split}: {len(source.dropped)} things were left out of the annotations (they are listed in "
+            f".dropped), the first: {source.dropped[0]}",
+            stacklevel=3,
+        )
     common: dict[str, Any] = {"label_map": label_map, "device": device, "size": size}
 
     if source.pixels is not None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +50,7 @@ def _halves(targets: np.ndarray, split: str, share: float) -> np.ndarray:
 _FAILURES = (RuntimeError, OSError, ValueError, AssertionError)  # what torchvision raises for missing or damaged files
 
 
-def _open(name: str, cls: Callable[..., Any], root: str | None, expected: str, **options: Any) -> Any:
+def open_set(name: str, cls: Callable[..., Any], root: str | None, expected: str, **options: Any) -> Any:
     """A torchvision data set: from disk, else downloaded where allowed, else a sentence on what is missing."""
     where = data_root(root)
     missing = f"{name} was not found or is damaged: put {expected} under {where}"
@@ -72,7 +70,7 @@ def _open(name: str, cls: Callable[..., Any], root: str | None, expected: str, *
         raise HardlabError(f"{missing} (the download failed: {e})") from e
 
 
-def _split(name: str, split: str, allowed: Mapping[str, str]) -> str:
+def own_split(name: str, split: str, allowed: Mapping[str, str]) -> str:
     """The set's own name of a split of ours."""
     return allowed[choose(f"split of {name}", split, tuple(allowed))]
 
@@ -95,14 +93,14 @@ def _listed(files: Any, labels: Any, classes: Any, top: Path) -> Source:
 def cifar10(split: str, root: str | None, size: int | None) -> Source:
     """CIFAR-10: 50,000 train and 10,000 test images of 32x32, 10 classes; ``cifar-10-batches-py/`` in the data root."""
     train = choose("split of cifar10", split, ("train", "test")) == "train"
-    d = _open("cifar10", datasets.CIFAR10, root, "cifar-10-batches-py/", train=train)
+    d = open_set("cifar10", datasets.CIFAR10, root, "cifar-10-batches-py/", train=train)
     return _array(d.data, d.targets, d.classes, split)
 
 
 def cifar100(split: str, root: str | None, size: int | None) -> Source:
     """CIFAR-100: 50,000 train and 10,000 test images of 32x32, 100 classes; ``cifar-100-python/`` in the data root."""
     train = choose("split of cifar100", split, ("train", "test")) == "train"
-    d = _open("cifar100", datasets.CIFAR100, root, "cifar-100-python/", train=train)
+    d = open_set("cifar100", datasets.CIFAR100, root, "cifar-100-python/", train=train)
     return _array(d.data, d.targets, d.classes, split)
 
 
@@ -112,7 +110,7 @@ def fashionmnist(split: str, root: str | None, size: int | None) -> Source:
     size: resized bilinearly to this side (32, the crop of every recipe for small images).
     """
     train = choose("split of fashionmnist", split, ("train", "test")) == "train"
-    d = _open(
+    d = open_set(
         "fashionmnist",
         datasets.FashionMNIST,
         root,
@@ -127,7 +125,7 @@ def fashionmnist(split: str, root: str | None, size: int | None) -> Source:
 def stl10(split: str, root: str | None, size: int | None) -> Source:
     """STL-10: 5,000 train, 8,000 test and 100,000 unlabeled images of 96x96; split also "train+unlabeled"."""
     choose("split of stl10", split, ("train", "test", "unlabeled", "train+unlabeled"))
-    d = _open("stl10", datasets.STL10, root, "stl10_binary/", split=split)
+    d = open_set("stl10", datasets.STL10, root, "stl10_binary/", split=split)
     classes = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
     return _array(d.data.transpose(0, 2, 3, 1), d.labels.astype(np.int64), classes, split)
 
@@ -135,7 +133,7 @@ def stl10(split: str, root: str | None, size: int | None) -> Source:
 def svhn(split: str, root: str | None, size: int | None) -> Source:
     """Street View House Numbers, cropped: 73,257 train, 26,032 test, 531,131 extra images of 32x32; ``*_32x32.mat``."""
     choose("split of svhn", split, ("train", "test", "extra"))
-    d = _open("svhn", datasets.SVHN, root, f"{split}_32x32.mat", split=split)
+    d = open_set("svhn", datasets.SVHN, root, f"{split}_32x32.mat", split=split)
     return _array(d.data.transpose(0, 2, 3, 1), d.labels, range(10), split)
 
 
@@ -143,21 +141,21 @@ def flowers102(split: str, root: str | None, size: int | None) -> Source:
     """Oxford Flowers: 1,020 train, 1,020 val and 6,149 test images, 102 classes; ``flowers-102/``."""
     choose("split of flowers102", split, ("train", "val", "test"))
     expected = "flowers-102/ (jpg/, imagelabels.mat, setid.mat)"
-    d = _open("flowers102", datasets.Flowers102, root, expected, split=split)
+    d = open_set("flowers102", datasets.Flowers102, root, expected, split=split)
     return _listed(d._image_files, d._labels, d.classes, data_root(root))
 
 
 def food101(split: str, root: str | None, size: int | None) -> Source:
     """Food-101: 75,750 train and 25,250 test images; ``food-101/``."""
     choose("split of food101", split, ("train", "test"))
-    d = _open("food101", datasets.Food101, root, "food-101/ (images/, meta/)", split=split)
+    d = open_set("food101", datasets.Food101, root, "food-101/ (images/, meta/)", split=split)
     return _listed(d._image_files, d._labels, d.classes, data_root(root))
 
 
 def pets(split: str, root: str | None, size: int | None) -> Source:
     """Oxford-IIIT Pets: 3,680 train (its trainval) and 3,669 test images, 37 breeds; ``oxford-iiit-pet/``."""
-    own = _split("pets", split, {"train": "trainval", "test": "test"})
-    d = _open("pets", datasets.OxfordIIITPet, root, "oxford-iiit-pet/ (images/, annotations/)", split=own)
+    own = own_split("pets", split, {"train": "trainval", "test": "test"})
+    d = open_set("pets", datasets.OxfordIIITPet, root, "oxford-iiit-pet/ (images/, annotations/)", split=own)
     return _listed(d._images, d._labels, d.classes, data_root(root))
 
 
@@ -165,7 +163,7 @@ def cars(split: str, root: str | None, size: int | None) -> Source:
     """Stanford Cars: 8,144 train and 8,041 test images, 196 models; ``stanford_cars/``, no longer downloadable."""
     choose("split of cars", split, ("train", "test"))
     expected = "stanford_cars/ (devkit/, cars_train/, cars_test/, cars_test_annos_withlabels.mat)"
-    d = _open("cars", datasets.StanfordCars, root, expected, split=split)
+    d = open_set("cars", datasets.StanfordCars, root, expected, split=split)
     files, labels = zip(*d._samples)
     return _listed(files, labels, d.classes, data_root(root))
 
@@ -177,160 +175,7 @@ def sun397(split: str, root: str | None, size: int | None) -> Source:
     ten partitions of 50 + 50 images a class are a different choice of images.
     """
     choose("split of sun397", split, ("train", "test"))
-    d = _open("sun397", datasets.SUN397, root, "SUN397/ (ClassName.txt, a/ ... z/)")
+    d = open_set("sun397", datasets.SUN397, root, "SUN397/ (ClassName.txt, a/ ... z/)")
     both = sorted(zip(d._image_files, d._labels))  # torchvision's order is the file system's
     rows = _halves(np.array([label for _, label in both]), split, 0.5)
     return _listed([both[i][0] for i in rows], [both[i][1] for i in rows], d.classes, data_root(root))
-
-
-# ------------------------------------------------------------------------------ several objects an image
-
-
-Objects = dict[str, np.ndarray]  # labels (n,), boxes (n,4), a flag (n,), full (2,)
-
-
-def _with_objects(classes: list[str], names: list[str], paths: list[Path], found: list[Objects], flag: str) -> Source:
-    """A source whose label is the class of the largest object (-1: none) and whose multi_hot names every class seen.
-
-    ``flag`` names the objects that do not count (difficult, crowd): they give the label only where nothing else is.
-    """
-    targets = np.full(len(found), -1, np.int64)
-    multi_hot = np.zeros((len(found), len(classes)), np.int8)
-    for i, o in enumerate(found):
-        if not len(o["labels"]):
-            continue
-        x0, y0, x1, y1 = o["boxes"].T
-        area = (x1 - x0) * (y1 - y0)
-        counts = ~o[flag]
-        targets[i] = o["labels"][np.argmax(np.where(counts, area, area - area.max() - 1) if counts.any() else area)]
-        multi_hot[i, o["labels"][~counts]] = -1
-        multi_hot[i, o["labels"][counts]] = 1
-    return Source(tuple(classes), targets, names, paths=paths, multi_hot=multi_hot, annotate=found.__getitem__)
-
-
-# fmt: off
-VOC_CLASSES = [
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-]
-# fmt: on
-
-
-def _voc_objects(path: str) -> Objects:
-    try:
-        return _voc_tree(ElementTree.parse(path).getroot())
-    except (OSError, ValueError, ElementTree.ParseError) as e:
-        raise HardlabError(f"{path} is not a VOC annotation: {e}") from e
-
-
-def _voc_tree(tree: ElementTree.Element) -> Objects:
-    objects = tree.findall("object")
-
-    def number(of: ElementTree.Element, what: str) -> float:
-        return float(of.findtext(what, "nan"))
-
-    boxes = [[number(o, f"bndbox/{c}") for c in ("xmin", "ymin", "xmax", "ymax")] for o in objects]
-    # VOC counts pixels from 1 and includes the last; here they count from 0 and the end is exclusive
-    corners = np.array(boxes, np.float32).reshape(-1, 4) - np.array([1, 1, 0, 0], np.float32)
-    return {
-        "labels": np.array([VOC_CLASSES.index(o.findtext("name", "")) for o in objects], np.int64),
-        "boxes": corners,
-        "difficult": np.array([o.findtext("difficult") == "1" for o in objects], bool),
-        "full": np.array([number(tree, "size/height"), number(tree, "size/width")]),
-    }
-
-
-def _voc(year: str, split: str, root: str | None, allowed: Mapping[str, str]) -> Source:
-    own = _split(f"voc{year}", split, allowed)
-    expected = f"VOCdevkit/VOC{year}/ (JPEGImages/, Annotations/, ImageSets/Main/{own}.txt)"
-    d = _open(f"voc{year}", datasets.VOCDetection, root, expected, year=year, image_set=own)
-    paths = [Path(p) for p in d.images]
-    found = [_voc_objects(p) for p in d.annotations]
-    return _with_objects(VOC_CLASSES, [p.name for p in paths], paths, found, "difficult")
-
-
-def voc2007(split: str, root: str | None, size: int | None) -> Source:
-    """PASCAL VOC 2007: train (its trainval, 5,011 images), val (2,510 of them) or test (4,952), 20 classes.
-
-    The label is the class of the largest object; ``multi_hot`` has all; ``scene(i)`` has boxes and difficult flags.
-    """
-    return _voc("2007", split, root, {"train": "trainval", "val": "val", "test": "test"})
-
-
-def voc2012(split: str, root: str | None, size: int | None) -> Source:
-    """PASCAL VOC 2012: train (5,717 images) or val (5,823), 20 classes; test means val: its labels are secret."""
-    return _voc("2012", split, root, {"train": "train", "val": "val", "test": "val"})
-
-
-def coco(split: str, root: str | None, size: int | None) -> Source:
-    """COCO 2017: train (118,287 images) or val (5,000), 80 classes; test means val, as the test labels are secret.
-
-    Read from ``coco/`` in the data root (or the data root itself): annotations/instances_{train,val}2017.json and
-    {train,val}2017/. Never downloaded (19 GB). Images without an object have the label -1.
-    """
-    own = _split("coco", split, {"train": "train2017", "val": "val2017", "test": "val2017"})
-    where = data_root(root)
-    for top in (where / "coco", where):
-        listing = top / "annotations" / f"instances_{own}.json"
-        if listing.is_file():
-            break
-    else:
-        raise HardlabError(
-            f"coco was not found: put annotations/instances_{own}.json and {own}/*.jpg under {where / 'coco'}"
-        )
-    try:
-        said = json.loads(listing.read_text(encoding="utf-8"))
-        categories = sorted(said["categories"], key=lambda c: c["id"])
-        images = sorted(said["images"], key=lambda i: i["id"])
-        label = {c["id"]: i for i, c in enumerate(categories)}
-        of_image: dict[int, list[dict[str, Any]]] = {i["id"]: [] for i in images}
-        for a in said["annotations"]:
-            of_image[a["image_id"]].append(a)
-    except (ValueError, KeyError, TypeError) as e:
-        raise HardlabError(f"{listing} is not a listing of COCO instances: {e!r}") from e
-    found: list[Objects] = []
-    outlines: list[list[Any]] = []
-    for image in images:
-        objects = of_image[image["id"]]
-        outlines.append([_outline(a.get("segmentation")) for a in objects])
-        xywh = np.array([a["bbox"] for a in objects], np.float32).reshape(-1, 4)
-        found.append(
-            {
-                "labels": np.array([label[a["category_id"]] for a in objects], np.int64),
-                "boxes": np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1),
-                "crowd": np.array([bool(a.get("iscrowd", 0)) for a in objects], bool),
-                "full": np.array([image["height"], image["width"]]),
-            }
-        )
-    names = [str(image["file_name"]) for image in images]
-    paths = [top / own / n for n in names]
-    made = _with_objects([str(c["name"]) for c in categories], names, paths, found, "crowd")
-    if all(o is not None for of_one in outlines for o in of_one):
-        made.annotate = lambda i: found[i] | {"masks": _coco_masks(outlines[i], *found[i]["full"].tolist())}
-    return made
-
-
-Outline = list[np.ndarray] | dict[str, Any]  # polygons (2k,) of x, y in turn, or run lengths
-
-
-def _outline(said: Any) -> Outline | None:
-    """A COCO segmentation, its polygons as arrays, which take a tenth of the memory of lists."""
-    return [np.array(p, np.float32) for p in said] if isinstance(said, list) else said
-
-
-def _coco_masks(outlines: list[Outline], height: int, width: int) -> np.ndarray:
-    """(n,H,W) bool, drawn by COCO's own code; HardlabError where pycocotools is missing."""
-    try:
-        from pycocotools import mask as rle
-    except ImportError:
-        raise HardlabError("the masks of coco need pycocotools: pip install 'hardlab[analysis]'.") from None
-    masks = np.zeros((len(outlines), height, width), bool)
-    for i, outline in enumerate(outlines):
-        if isinstance(outline, list):
-            runs = rle.merge(rle.frPyObjects([p.astype(float).tolist() for p in outline], height, width))
-        elif isinstance(outline["counts"], list):
-            runs = rle.frPyObjects(outline, height, width)
-        else:
-            runs = outline
-        masks[i] = rle.decode(runs)
-    return masks

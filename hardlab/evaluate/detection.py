@@ -413,6 +413,11 @@ class AveragePrecision:
     def add(self, found: Target, true: Target) -> None:
         """One image. found: boxes (n,4) xyxy, labels (n,), scores (n,), with "segm" masks (n,H,W) bool. true: boxes,
         labels, and where known masks, difficult (m,), crowd (m,); areas are those of the masks where there are any."""
+        for what, objects in (("detections", found), ("annotations", true)):
+            if not all(objects[k].isfinite().all() for k in ("boxes", "scores") if k in objects):
+                raise HardlabError(
+                    f"the {what} of image {len(self.images) + 1} hold NaN or infinity: nothing compares."
+                )
         height, width = true["masks"].shape[1:] if "masks" in true else (1, 1)
         self.images.append({"id": len(self.images) + 1, "height": height, "width": width})
         self.true += self._entries(true, len(self.true))

@@ -23,6 +23,7 @@ AUGMENTS: dict[str, Augment | None] = {
     "rrc-flip": Augment(size=224, scale=(0.08, 1.0), flip=0.5, jitter_p=0.0, gray=0.0),
 }
 Crop = Literal["whole", "centre"]
+MOST_CLASSES = 10**6  # a table of scores has a column for each
 
 
 class Features(NamedTuple):
@@ -132,16 +133,42 @@ def pixels(
     return extract(lambda x: x.flatten(1), data, look, batch_size=batch_size, size=size, crop=crop)
 
 
+def unit(f: Tensor) -> Tensor:
+    """Rows (N,D) of any scale and type -> float32 of length 1; a row of zeros stays as it is."""
+    x = f.float().contiguous()
+    length = x.norm(dim=1, keepdim=True)
+    out = x / length.clamp_min(1e-12)
+    # whose squares leave float32, above or below
+    odd = ~((length[:, 0] > 1e-12) & (length[:, 0] < 1e18))
+    if odd.any():
+        rows = f[odd].double()
+        top = rows.abs().amax(1, keepdim=True)
+        rows = rows / torch.where(top > 0, top, 1.0)
+        out[odd] = (rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)).float()
+    return out
+
+
+def largest(f: Tensor) -> float:
+    """The greatest absolute value in a tensor of finite numbers."""
+    low, high = f.aminmax()
+    return max(abs(float(low)), abs(float(high)))
+
+
 def check_features(train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Tensor | None = None) -> int:
     """The number of classes C of what a protocol is given; HardlabError where it cannot be evaluated.
 
     train_f (N,D), test_f (Q,D) finite; train_y (N,), test_y (Q,) int64 in 0..C-1, where C is the largest training label
-    plus one, and every test label occurs in training.
+    plus one, at most ``MOST_CLASSES``, and every test label occurs in training.
     """
     for part, f, y in (("training", train_f, train_y), ("test", test_f, test_y)):
         if f.ndim != 2 or len(f) == 0:
             raise HardlabError(f"{part} features must be (samples, D) with at least 1 sample, not {tuple(f.shape)}.")
-        if not f.sum(dtype=torch.float32).isfinite():  # a mask would take thirty times as long
+        if f.shape[1] == 0 or f.is_complex():
+            raise HardlabError(
+                f"{part} features {tuple(f.shape)} of {f.dtype} are not real numbers, 1 or more a sample."
+            )
+        # a mask takes thirty times as long, and is needed where a sum of large numbers overflows
+        if not f.sum(dtype=torch.float32).isfinite() and not f.isfinite().all():
             raise HardlabError(f"{part} features hold NaN or infinity: the network that made them has diverged.")
         if y is None:
             continue
@@ -149,6 +176,8 @@ def check_features(train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Ten
             raise HardlabError(
                 f"{len(f)} {part} features came with labels of shape {tuple(y.shape)}: one each is needed."
             )
+        if y.dtype != torch.int64:
+            raise HardlabError(f"labels must be whole numbers of type int64, but those of the {part} are {y.dtype}.")
         if (y < 0).any():
             raise HardlabError(
                 f"{int((y < 0).sum())} of {len(y)} {part} samples have no label (-1): it cannot be evaluated."
@@ -156,6 +185,8 @@ def check_features(train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Ten
     if train_f.shape[1] != test_f.shape[1]:
         raise HardlabError(f"training features have {train_f.shape[1]} columns and test features {test_f.shape[1]}.")
     known = train_y.unique()
+    if known[-1] >= MOST_CLASSES:
+        raise HardlabError(f"the label {int(known[-1])} is too large: number the classes from 0 on, without gaps.")
     if len(known) < 2:
         raise HardlabError(f"all {len(train_y)} training samples have the label {int(known[0])}: 2 classes are needed.")
     if test_y is not None and (new := ~torch.isin(test_y, known)).any():

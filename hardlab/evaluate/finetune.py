@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import NamedTuple
 
 import torch
@@ -67,8 +68,8 @@ def finetune(
     """
     classes = _classes(train, test)
     check_training(optimizer, schedule, epochs, batch_size, lr)
-    if head_lr is not None and not head_lr > 0:
-        raise HardlabError(f"head_lr must be above 0, not {head_lr}.")
+    if head_lr is not None and not 0 < head_lr < math.inf:
+        raise HardlabError(f"head_lr must be finite and above 0, not {head_lr}.")
     device = next(net.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     pixels = Rendered(augment, look, size, crop, seed)
@@ -145,6 +146,6 @@ def _epoch(
         opt.step()
         total += loss.detach() * len(y)
     mean = float(total / sum(map(len, order)))
-    if not mean == mean or mean == float("inf"):
+    if not math.isfinite(mean):
         raise HardlabError("fine-tuning diverged: lower lr or head_lr.")
     return mean

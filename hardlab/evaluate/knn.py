@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
+from numbers import Integral
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardlab.evaluate.features import check_features
+from hardlab.evaluate.features import check_features, unit
 from hardlab.evaluate.published import KS, TEMPERATURE
 from hardlab.machine import fast_bfloat16, processor
 from hardlab.types import HardlabError
@@ -83,19 +86,22 @@ def _checked(ks: Sequence[int], n: int, temperature: float) -> list[int]:
     """``ks``, once each."""
     if not ks:
         raise HardlabError("ks is empty: name at least one number of neighbours.")
-    for k in ks:
-        if not 1 <= k <= n:
+    asked: list[Any] = list(ks)
+    for k in asked:
+        if isinstance(k, bool) or not isinstance(k, Integral):
+            raise HardlabError(f"k={k!r} is no number of neighbours: k must be a whole number from 1 to {n}.")
+        if not 1 <= int(k) <= n:
             raise HardlabError(f"k={k} neighbours cannot be had from {n} training samples: k must be from 1 to {n}.")
-    if temperature < 0.002:  # exp(1/T) leaves float64
-        raise HardlabError(f"temperature={temperature} is too low: it must be at least 0.002 (published: 0.07).")
-    return list(dict.fromkeys(ks))
+    if not 0.002 <= temperature < math.inf:  # exp(1/T) leaves float64 below
+        raise HardlabError(f"temperature={temperature} must be finite and at least 0.002 (published: 0.07).")
+    return [int(k) for k in dict.fromkeys(asked)]
 
 
 def _votes(
     train_f: Tensor, train_y: Tensor, test_f: Tensor, ks: list[int], temperature: float, classes: int
 ) -> dict[int, Tensor]:
     """Class scores (Q,C) for each of the rising ``ks``; one search serves them all."""
-    memory, queries = F.normalize(train_f.float(), dim=1), F.normalize(test_f.float(), dim=1)
+    memory, queries = unit(train_f), unit(test_f)
     cosine, rows = neighbours(memory, queries, ks[-1])
     weight, voted = (cosine.double() / temperature).exp(), train_y[rows]  # (Q,K)
     scores, out, done = weight.new_zeros((len(queries), classes)), {}, 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, SGD, Adam, Adamax, AdamW, Optimizer
 
-from hardlab.evaluate.features import check_features
+from hardlab.evaluate.features import check_features, largest
 from hardlab.optim import LARC, LARS
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
@@ -46,6 +46,9 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = {
 }
 # orders (rows of each batch) -> features (B,D) of a fresh view of those rows
 Fresh = Callable[[Sequence[Tensor]], Iterable[Tensor]]
+Penalty = float | Tensor  # one for all columns, or (D,)
+_SMALLEST, _GREATEST = 1e-6, 1e6  # between which features may be without being scaled
+_SHORT = 1e-3  # the largest gradient of the whitened features at which an optimum counts as reached
 _TILE = 2**20  # numbers in a tile of features: 4 MiB, still in cache when the gradient reads it again
 
 
@@ -87,10 +90,14 @@ def linear_probe(
     notebook, PatrickHua/SimSiam, hvp): SGD with momentum 0.9, rate ``lr * batch_size / 256``, no decay, cosine.
     final_lr: what the schedule falls to instead of 0, scaled like ``lr``. fresh: gives the features that an epoch
     learns from, of newly augmented views; None = the cached ``train_f``. Everything random comes from ``seed``.
-    HardlabError where the probe diverges.
+    HardlabError where the probe diverges, and where the features are too small for any step to tell.
     """
     classes = check_features(train_f, train_y, test_f, test_y)
     check_training(optimizer, schedule, epochs, batch_size, lr)
+    if not (0 <= weight_decay < math.inf and 0 <= final_lr < math.inf):
+        raise HardlabError(f"weight_decay and final_lr must be finite and at least 0, not {weight_decay}, {final_lr}.")
+    if 0 < (top := largest(train_f)) < _SMALLEST:
+        raise HardlabError(f"no training feature exceeds {top:.1g}, too little for a probe to learn from: scale them.")
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that a GPU sees the same numbers
     device = train_f.device
     weight = torch.empty(classes, train_f.shape[1]).normal_(0, 0.01, generator=generator).to(device)
@@ -109,7 +116,7 @@ def linear_probe(
             weight.grad, bias.grad = grad_w / len(rows), grad_b / len(rows)
             opt.step()
             steps += 1
-        if not weight.isfinite().all():
+        if not (weight.isfinite().all() and bias.isfinite().all()):
             raise HardlabError(
                 f"the linear probe diverged in epoch {epoch + 1} at lr={lr}: lower it or scale the features."
             )
@@ -126,8 +133,8 @@ def check_training(optimizer: str, schedule: str, epochs: int, batch_size: int, 
     for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1)):
         if value < least:
             raise HardlabError(f"{name} must be at least {least}, not {value}.")
-    if not lr > 0:
-        raise HardlabError(f"lr must be above 0, not {lr}.")
+    if not 0 < lr < math.inf:
+        raise HardlabError(f"lr must be finite and above 0, not {lr}.")
 
 
 def held_out(labels: Tensor, share: float = 0.1) -> tuple[Tensor, Tensor]:
@@ -163,16 +170,28 @@ def lbfgs(
 
     train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). Minimises mean cross entropy + |weight|² / (2 c N), the
     objective of scikit-learn's ``LogisticRegression(C=c)``, until no entry of the gradient that L-BFGS sees exceeds
-    ``tolerance`` or float32 shows no progress. HardlabError where that takes more than ``max_iter`` iterations.
+    ``tolerance`` or float32 shows no progress. HardlabError where that takes more than ``max_iter`` iterations, where
+    float32 stops short of the optimum, and where features are so small that their penalty leaves the class frequencies.
 
     L-BFGS works on centred, whitened features. The objective stays what it is, because the bias takes up the mean and
-    the penalty is on the weight of the features as given; only its valley becomes round, whatever correlates.
+    the penalty is on the weight of the features as given; only its valley becomes round, whatever correlates. Columns
+    of another order of magnitude than 1, or far from 0, are scaled and moved on the way; so is their penalty.
     """
     classes = check_features(train_f, train_y, test_f, test_y)
-    if not (c > 0 and tolerance > 0 and max_iter >= 1):
+    if not (0 < c < math.inf and 0 < tolerance < math.inf and max_iter >= 1):
         raise HardlabError(f"c, tolerance and max_iter must be above 0, not {c}, {tolerance} and {max_iter}.")
-    penalty = 1 / (c * len(train_f))
-    mean, root = _metric(train_f, 10 * penalty)
+    common = 1 / (c * len(train_f))
+    penalty: Penalty = common
+    frame = _frame(train_f, common)
+    if frame is not None:
+        each = common / frame.scale.square()  # of the weight in the frame
+        if each.min() > 1e6:
+            raise HardlabError(
+                f"no optimum of the regression but the class frequencies: the penalty of c={c} leaves nothing of "
+                f"features of at most {largest(train_f):.1g}; raise c or scale them."
+            )
+        penalty = each.clamp(max=1e12).float()
+    mean, root = _metric(train_f, 10 * penalty, frame)
     inner = torch.zeros(classes, len(mean), device=train_f.device)  # the weight of the whitened features
     offset = torch.zeros(classes, device=train_f.device)
 
@@ -182,7 +201,7 @@ def lbfgs(
 
     def closure() -> float:
         weight, bias = given()
-        value, grad_w, grad_b = _objective(train_f, train_y, weight, bias, penalty)
+        value, grad_w, grad_b = _objective(train_f, train_y, weight, bias, penalty, frame)
         centred = grad_w - grad_b[:, None] * mean
         whitened = torch.linalg.solve_triangular(root.T, centred, upper=True, left=False)
         inner.grad, offset.grad = whitened.contiguous(), grad_b
@@ -206,43 +225,78 @@ def lbfgs(
         raise HardlabError(
             f"no optimum of the regression after {steps} iterations: raise max_iter or tolerance, or lower c={c}."
         )
+    if not (reached := float(inner.grad.abs().max())) <= max(_SHORT, tolerance):
+        raise HardlabError(
+            f"no optimum of the regression: float32 loses its way at a gradient of {reached:.1g}; standardise the "
+            "features."
+        )
     top1: list[float] = []
     top5: list[float] = []
-    accuracy(test_f, test_y, weight, bias, top1, top5)
+    accuracy(test_f, test_y, weight, bias, top1, top5, frame)
+    if frame is not None:
+        exact = weight / frame.scale
+        weight, bias = exact.float(), (bias - exact @ frame.shift).float()
+        if not (weight.isfinite().all() and bias.isfinite().all()):
+            raise HardlabError(f"no weights in float32 of features of at most {largest(train_f):.1g}: scale them.")
     return Probe(weight, bias, top1, top5, value, steps)
 
 
-def _metric(x: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+class _Frame(NamedTuple):
+    """What columns of features are computed with, (x - shift) / scale: both (D,) float64, scale powers of two."""
+
+    shift: Tensor
+    scale: Tensor
+
+
+def _frame(x: Tensor, penalty: float) -> _Frame | None:
+    """The frame of (N,D) features that float32 cannot hold as they are; None for all others."""
+    low, high = (side.double() for side in x.aminmax(dim=0))
+    middle, reach = low / 2 + high / 2, high / 2 - low / 2
+    far = bool((middle.abs()[reach > 0] > 100 * reach[reach > 0]).any())
+    size = torch.maximum(low.abs(), high.abs())
+    top = float(size.max())
+    if not far and (_SMALLEST <= top <= _GREATEST or top == 0) and penalty > 1e-15:
+        return None
+    size = reach if far else size
+    shift = middle if far else torch.zeros_like(middle)
+    return _Frame(shift, torch.where(size > 0, torch.exp2(size.clamp_min(1e-300).log2().round()), 1.0))
+
+
+def _metric(x: Tensor, ridge: Penalty, frame: _Frame | None = None) -> tuple[Tensor, Tensor]:
     """Mean (D,) of (N,D) features and lower Cholesky root (D,D) of their covariance + ridge, from some of the rows.
 
     Only the path of the optimiser depends on them, not the optimum. ridge is ten times the penalty: the curvature of
-    the cross entropy is about a tenth of the covariance.
+    the cross entropy is about a tenth of the covariance. frame: as in ``_framed``.
     """
     d = x.shape[1]
     some = x[:: max(1, len(x) // max(4096, 4 * d))]
     mean = torch.zeros(d, device=x.device)
     for tile in some.split(max(1, _TILE // d)):
-        mean += tile.float().sum(0) / len(some)
+        mean += _framed(tile, frame).sum(0) / len(some)
     cov = torch.zeros(d, d, device=x.device)
     for tile in some.split(max(1, _TILE // d)):
-        centred = tile.float() - mean
+        centred = _framed(tile, frame) - mean
         cov.addmm_(centred.T, centred, alpha=1 / len(some))
     cov.diagonal().add_(ridge)
+    if frame is not None:  # a column that does not change has next to no penalty either
+        cov.diagonal().clamp_(min=1e-8)
     spread = cov.diagonal().sqrt()
     correlation = cov / torch.outer(spread, spread)
     correlation.diagonal().add_(1e-5)  # its smallest eigenvalues are below what a sample and float32 can tell
     return mean, spread[:, None] * torch.linalg.cholesky(correlation)
 
 
-def _objective(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, penalty: float) -> tuple[float, Tensor, Tensor]:
+def _objective(
+    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, penalty: Penalty, frame: _Frame | None = None
+) -> tuple[float, Tensor, Tensor]:
     """Mean cross entropy + penalty/2 |weight|² on (N,D) features, with the gradients (C,D) and (C,)."""
     loss = torch.zeros((), dtype=torch.float64, device=x.device)
     grad_w, grad_b = torch.zeros_like(weight), torch.zeros_like(bias)
-    for tile, true in _tiles(x, y, len(bias)):
+    for tile, true in _tiles(x, y, len(bias), frame):
         part, part_w, part_b = _cross_entropy(tile, true, weight, bias)
         loss, grad_w, grad_b = loss + part, grad_w.add_(part_w), grad_b.add_(part_b)
-    value = loss / len(x) + 0.5 * penalty * weight.double().square().sum()
-    return float(value), grad_w.div_(len(x)).add_(weight, alpha=penalty), grad_b.div_(len(x))
+    value = loss / len(x) + 0.5 * (penalty * weight.double().square()).sum()
+    return float(value), grad_w.div_(len(x)).add_(penalty * weight), grad_b.div_(len(x))
 
 
 def _cross_entropy(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -255,11 +309,24 @@ def _cross_entropy(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> tuple[
     return loss, error @ x, error.sum(1)
 
 
-def accuracy(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, top1: list[float], top5: list[float]) -> None:
-    """Append the accuracy on (Q,D) features to ``top1``, and to ``top5`` where there are more than 5 classes."""
+def accuracy(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    top1: list[float],
+    top5: list[float],
+    frame: _Frame | None = None,
+) -> None:
+    """Append the accuracy on (Q,D) features to ``top1``, and to ``top5`` where there are more than 5 classes.
+
+    frame: as in ``_framed``. HardlabError where scores leave float32: of infinities none is the largest.
+    """
     one = five = 0
-    for tile, true in _tiles(x, y, len(bias)):
+    for tile, true in _tiles(x, y, len(bias), frame):
         scores = torch.addmm(bias, tile, weight.T)  # (T,C)
+        if not scores.isfinite().all():
+            raise HardlabError("a classifier diverged: the scores of test features are beyond float32; scale them.")
         one += int((scores.argmax(1) == true).sum())
         if len(bias) > 5:
             five += int((scores.topk(5, dim=1).indices == true[:, None]).sum())
@@ -268,8 +335,13 @@ def accuracy(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, top1: list[floa
         top5.append(five / len(x))
 
 
-def _tiles(x: Tensor, y: Tensor, classes: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(N,D) features and (N,) labels, a few rows at a time."""
+def _framed(x: Tensor, frame: _Frame | None) -> Tensor:
+    """Features (N,D) in float32, in the frame where there is one."""
+    return x.float() if frame is None else ((x.double() - frame.shift) / frame.scale).float()
+
+
+def _tiles(x: Tensor, y: Tensor, classes: int, frame: _Frame | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """(N,D) features and (N,) labels, a few rows at a time; frame: as in ``_framed``."""
     rows = max(1, _TILE // max(x.shape[1], classes))
     for tile, true in zip(x.split(rows), y.split(rows)):
-        yield tile.float(), true
+        yield _framed(tile, frame), true

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +18,17 @@ READINGS = ("union", "own")
 
 
 def normalised(features: Tensor) -> np.ndarray:
-    """(N,D) float64 features of unit length, f / (|f| + 1e-5)."""
+    """(N,D) float64 features of unit length, f / (|f| + 1e-5); HardlabError where they are not finite.
+
+    The published 1e-5 means features of about unit size: those of which no number is between 1e-3 and 1e100 are scaled
+    to a largest number of 1 before.
+    """
     f = features.double().cpu().numpy()
+    top = float(np.abs(f).max(initial=0.0))
+    if not np.isfinite(top):
+        raise HardlabError("the features of an SVM hold NaN or infinity: the network that made them has diverged.")
+    if top and not 1e-3 <= top <= 1e100:
+        f = f / top
     return f / (np.linalg.norm(f, axis=1) + 1e-5)[:, None]
 
 
@@ -40,8 +50,9 @@ def fit(x: np.ndarray, hot: np.ndarray, cost: float | Sequence[float] = COST, se
     x, sign = (x, hot) if known.all() else (x[known], hot[known])
     sign = np.where(sign > 0, 1, -1)
     costs = [cost] if isinstance(cost, (int, float)) else list(cost)
-    if min(costs) <= 0:
-        raise HardlabError(f"c of an SVM must be above 0, not {min(costs)}.")
+    for c in costs:
+        if not 0 < c < float("inf"):
+            raise HardlabError(f"c of an SVM must be finite and above 0, not {c}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 2000 passes are the published budget, enough or not
         if len(costs) > 1:
@@ -100,6 +111,9 @@ def draw(hot: np.ndarray, k: int, reading: Reading, seed: int) -> list[np.ndarra
     """
     if reading not in READINGS:
         raise HardlabError(f"the reading of low-shot is 'union' or 'own', not {reading!r}.")
+    asked: Any = k
+    if isinstance(asked, bool) or not isinstance(asked, Integral) or k < 1:
+        raise HardlabError(f"shots={k!r}: the images drawn of each class must be a whole number of at least 1.")
     rng = np.random.default_rng([seed, k])
     positive, negative = [], []
     for c in range(hot.shape[1]):
