@@ -101,7 +101,7 @@ def pretrain(
     """
     import torch
 
-    from hardlab import build, recipes, train
+    from hardlab import build, process, recipes, train
 
     if list_:
         told = {name: (made.__doc__ or "").splitlines()[0] for name, made in recipes.RECIPES.items()}
@@ -119,7 +119,7 @@ def pretrain(
     if dry_run:
         _echo(as_json, f"would train {run.id}\n{run.model_dump_json(indent=1)}", run.model_dump(mode="json"))
         return
-    train.keep_pages()
+    process.keep_pages()
     if threads is not None:
         torch.set_num_threads(threads)
     path = train.train(run, runs_dir, root=root, device=device)
@@ -421,7 +421,7 @@ def main() -> None:
         e.show()
         sys.exit(e.exit_code)
     except Exception as e:
-        from hardlab.train import STOPPED, Stopped
+        from hardlab.stopping import STOPPED, Stopped
         from hardlab.types import HardlabError
 
         if isinstance(e, Stopped):

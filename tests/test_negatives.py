@@ -152,7 +152,7 @@ def test_runs_of_moco_and_of_adco_can_be_put_under_the_microscope(tmp_path: Path
 def test_moco_whose_negatives_another_keeps_has_no_queue_to_show():
     net = MoCo(nets.Tiny(width=4), dim=8, queue=16, bn="plain")
     assert len(net.negatives.ages()) == 16
-    net.negatives = torch.nn.Identity()
+    net.borrow_negatives(Queue(4, 8))
     assert net.snapshot(None, None) == {}
 
 

@@ -24,10 +24,10 @@ from typing import Any, Literal, NamedTuple
 import nbformat
 import psutil
 
-from hardlab import registry
+from hardlab import registry, stopping
 from hardlab.types import HardlabError
 from hardlab.workbook import page
-from hardlab.workbook.family import Family, stop_requests
+from hardlab.workbook.family import Family
 
 PACKAGE = Path(__file__).resolve().parents[1]
 NOTEBOOKS = PACKAGE.parent / "notebooks"
@@ -292,7 +292,7 @@ def execute(
         (scratch / "in.ipynb").write_bytes(source)
         spec = {"parent": os.getpid(), "parameters": typed, "cwd": str(path.resolve().parent)}
         (scratch / "spec.json").write_text(json.dumps(spec))
-        with stop_requests() as stops:
+        with stopping.requests() as stops:
             code, late = _run(scratch, log, stops, timeout, echo)
             kept = scratch / "out.ipynb"
             nb = _read(kept if kept.exists() else path)

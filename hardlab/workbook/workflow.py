@@ -16,12 +16,12 @@ import psutil
 
 from hardlab import registry
 from hardlab.recipes import RUNGS
+from hardlab.stopping import STOPPED, requests
 from hardlab.types import HardlabError
-from hardlab.workbook.family import Family, stop_requests
+from hardlab.workbook.family import Family
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 SEEDS = {"smoke": 1, "cpu": 3, "gpu": 3, "paper": 3}
-STOPPED = 75
 
 
 def reproduce(
@@ -84,7 +84,7 @@ def _snakemake(given: list[str], cores: int, dry_run: bool, out: Path) -> int:
     env = family.environment()
     if not os.access(Path(env.get("HOME", "/nowhere")), os.W_OK):
         env["XDG_CACHE_HOME"] = str(out.absolute() / ".snakemake" / "cache")
-    with stop_requests() as stops:
+    with requests() as stops:
         child = subprocess.Popen(command, env=env, start_new_session=True)
         while child.poll() is None and not stops:
             time.sleep(0.1)
