@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,7 @@ class Drawn:
     group: (B,) rows of one group are positives of each other.
     params: (B,V,P) float32, columns ``hardlab.views.PARAMS``: crop box, flip, jitter, ... as drawn.
     local_params: (B,L,P) of the small crops, the slots V, V + 1, ...
+    grouped: whether a group has several rows; known without a look at ``group``.
     """
 
     raw: Tensor
@@ -46,18 +47,21 @@ class Drawn:
     group: Tensor
     params: Tensor
     local_params: Tensor | None = None
+    grouped: bool = False
+
+    @property
+    def positives(self) -> Tensor | None:
+        """The groups, or None where every row is alone in its own."""
+        return self.group if self.grouped else None
 
     @property
     def crops(self) -> int:
         """L, the number of small crops."""
         return 0 if self.local_params is None else self.local_params.shape[1]
 
-    def take(self, which: Tensor) -> Self:
-        """Keep views ``which`` (B,S) of each row, in that order.
-
-        Each column names large slots only or local slots only.
-        """
-        rows, large, small = _columns(which, self.params.shape[1])
+    def take(self, which: Tensor, crops: int = 0) -> Self:
+        """Keep views ``which`` (B,S) of each row, in that order; the last ``crops`` columns name small crops."""
+        rows, large, small = self._columns(which, crops)
         local = None if self.local_params is None else self.local_params[rows, small]
         return replace(self, params=self.params[rows, large], local_params=local)
 
@@ -77,7 +81,14 @@ class Drawn:
             torch.cat([self.group, more.group + len(self.group)]),
             torch.cat([self.params, more.params]),
             _both(self.local_params, more.local_params),
+            self.grouped or more.grouped,
         )
+
+    def _columns(self, which: Tensor, crops: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows (B,1), and the columns of ``which`` that name large slots and small ones, the latter counted from 0."""
+        last = which.shape[1] - crops
+        rows = torch.arange(len(which), device=which.device)[:, None]
+        return rows, which[:, :last], which[:, last:] - self.params.shape[1]
 
     def drawn(self) -> Drawn:
         """The same views without pixels."""
@@ -107,46 +118,35 @@ class Rendered(Drawn):
         v = self.x.shape[1]
         return self.x[:, i] if i < v else self.local[i - v]
 
-    def take(self, which: Tensor) -> Self:
+    def take(self, which: Tensor, crops: int = 0) -> Self:
         """As ``Drawn.take``, pixels too, labels not; local slots must be of one size to be exchanged."""
-        rows, large, small = _columns(which, self.params.shape[1])
+        rows, large, small = self._columns(which, crops)
         local = torch.stack(self.local, 1)[rows, small].unbind(1) if self.local else ()
-        return replace(super().take(which), x=self.x[rows, large], local=tuple(local), labels={})
+        return replace(super().take(which, crops), x=self.x[rows, large], local=tuple(local), labels={})
 
     def append(self, more: Drawn) -> Rendered:
         """As ``Drawn.append``; ``more`` is rendered too."""
         if not isinstance(more, Rendered):
             raise TypeError("rendered views take further images only as rendered: call look.render first")
         return Rendered(
-            **_fields(self.drawn().append(more.drawn())),
+            **vars(self.drawn().append(more.drawn())),
             x=torch.cat([self.x, more.x]),
             local=tuple(torch.cat(pair) for pair in zip(self.local, more.local, strict=True)),
             plain=_both(self.plain, more.plain),
         )
 
     def drawn(self) -> Drawn:
-        return Drawn(self.raw, self.sizes, self.index, self.group, self.params, self.local_params)
+        return Drawn(**{f.name: getattr(self, f.name) for f in fields(Drawn)})
 
     @classmethod
     def of(cls, v: Drawn, x: Tensor, local: Sequence[Tensor] = (), plain: Tensor | None = None) -> Rendered:
         """The views ``v`` with the given pixels."""
-        return cls(**_fields(v.drawn()), x=x, local=tuple(local), plain=plain)
+        return cls(**vars(v.drawn()), x=x, local=tuple(local), plain=plain)
 
 
 def unit(raw: Tensor) -> Tensor:
     """Pixels as a data set gives them, uint8 or float, as float in [0,1]."""
     return raw if raw.is_floating_point() else raw.float() / 255
-
-
-def _fields(v: Drawn) -> dict[str, Any]:
-    return {f.name: getattr(v, f.name) for f in fields(v)}
-
-
-def _columns(which: Tensor, large: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (B,1), and the columns of ``which`` that name large slots and small ones, the latter counted from 0."""
-    small = (which >= large).all(0)  # (S,)
-    rows = torch.arange(len(which), device=which.device)[:, None]
-    return rows, which[:, ~small], which[:, small] - large
 
 
 def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:

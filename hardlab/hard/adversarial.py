@@ -85,7 +85,7 @@ class Adversarial(Hard):
         with nets.auxiliary(method):
             q, t = self._compared(v, out.q, out.t, method)
         self.note(step, top1_clean=method.accuracy(out.q, out.t).mean(), top1=method.accuracy(q, t).mean())
-        return {"adversarial": method.score(q, t, group=v.group)}
+        return {"adversarial": method.score(q, t, group=v.positives)}
 
     def perturb(self, step: Step) -> Rendered:
         """The adversarial views of a step, after its forward pass."""
@@ -101,7 +101,7 @@ class Adversarial(Hard):
 
         t = {i: label.detach() for i, label in out.t.items()}
         if self.aim == "towards":
-            other = torch.randperm(len(v.index)).to(v.index.device)
+            other = torch.randperm(len(v.index)).to(v.index.device, non_blocking=True)
             t = {i: label[other] for i, label in t.items()}
         delta = [self._within(self._first(x)) for x in clean]
         with ExitStack() as stack:
@@ -113,7 +113,7 @@ class Adversarial(Hard):
             for _ in range(self.steps):
                 x = [part.requires_grad_() for part in moved(delta)]
                 seen = replace(v, x=x[0], local=tuple(x[1:]))
-                loss = method.score(*self._compared(seen, q, t, method), group=v.group).sum()
+                loss = method.score(*self._compared(seen, q, t, method), group=v.positives).sum()
                 # towards the pixels only: autograd then leaves out the gradients of the weights
                 grads = torch.autograd.grad(loss if self.aim == "away" else -loss, x)
                 delta = [self._within(d + self._step(g / unit)) for d, g in zip(delta, grads, strict=True)]

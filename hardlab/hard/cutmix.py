@@ -71,7 +71,7 @@ class CutMix(Hard):
         # drawn on the CPU: the same boxes on every device
         share = torch.distributions.Beta(self.alpha, self.beta).sample((n,))
         place = torch.rand(n, 2)
-        other = torch.randperm(len(v.index)).to(v.index.device)  # (B,) pi
+        other = torch.randperm(len(v.index)).to(v.index.device, non_blocking=True)  # (B,) pi
         views = {} if self.source == "adversarial" else {"cutmix": (v, self.bn == "aux")}
         if self.source != "clean":
             views["cutmix_adversarial"] = (step.made["adversarial"](), True)
@@ -84,7 +84,7 @@ class CutMix(Hard):
         method, t = step.method, step.out.t
         pixels, kept = [], []
         for x in (v.x, *v.local):
-            inside = boxes(share, place, x.shape[-1], self.box).to(x.device)  # (n,S,S)
+            inside = boxes(share, place, x.shape[-1], self.box).to(x.device, non_blocking=True)  # (n,S,S)
             kept.append(1 - inside.float().mean((1, 2)))  # (n,) lambda, counted
             pixels.append(torch.where(inside.view(len(inside), *[1] * (x.ndim - 3), *inside.shape[1:]), x[other], x))
         if name == "cutmix":
@@ -102,7 +102,7 @@ class CutMix(Hard):
             return torch.stack(losses).mean(0)
         own: dict[tuple[int, int], Tensor] = {}
         theirs: dict[tuple[int, int], Tensor] = {}
-        method.score(q, t, group=v.group, known=own)
+        method.score(q, t, group=v.positives, known=own)
         method.score(q, swapped, known=theirs)  # groups are of the own labels
         return torch.stack([lam[a] * own[a, b] + (1 - lam[a]) * theirs[a, b] for a, b in method.pairs]).mean(0)
 

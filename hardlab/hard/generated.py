@@ -137,7 +137,7 @@ class Generated(Hard):
         images = Batch((made + 1) / 2, torch.full((n, 2), size, device=device), torch.full((n,), -1, device=device))
         fresh = look.views(images, v.params.shape[1], local=v.crops)
         latents = torch.arange(n, device=device) // (2 if self.positives == "pair" else 1)
-        return v.append(replace(fresh, group=latents))
+        return v.append(replace(fresh, group=latents, grouped=self.positives == "pair"))
 
     # --------------------------------------------------------------------------------------------------- the players
 

@@ -84,20 +84,20 @@ class HVS(Hard):
         picks = self.candidates(method, v.crops)
         q, t = self.embed(probe, method, picks)
         known: dict[tuple[int, int], Tensor] = {}
-        loss = torch.stack([method.score(q, t, pick, v.group, known) for pick in picks], dim=1)  # (B,C)
+        loss = torch.stack([method.score(q, t, pick, v.positives, known) for pick in picks], dim=1)  # (B,C)
         best = first_max(loss if self.pick == "hardest" else -loss)  # (B,)
         slots = torch.tensor(picks, device=loss.device)  # (C,S)
         step.seen = Candidates(probe.params, slots, loss, best, probe.local_params)
-        which = slots[best]  # (B,S)
+        which, crops = slots[best], sum(slot >= self.draws for slot in picks[0])  # (B,S), small crops last
         if self.colour == "static":
-            step.views = look.render(look.recoloured(probe.drawn().take(which)))
+            step.views = look.render(look.recoloured(probe.drawn().take(which, crops)))
         elif self.probe_size is not None:
-            step.views = look.render(v.take(which))
+            step.views = look.render(v.take(which, crops))
         elif self.labels == "again":
-            step.views = probe.take(which)
+            step.views = probe.take(which, crops)
         else:
             labels = {b: _gather(t, which[:, b]) for _, b in method.pairs if b >= 0}
-            step.views = replace(probe.take(which), labels=labels)
+            step.views = replace(probe.take(which, crops), labels=labels)
 
     def candidates(self, method: Method, local: int) -> list[tuple[int, ...]]:
         """The slots of each candidate of this step, at most ``limit`` of them, in the method's order."""

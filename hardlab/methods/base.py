@@ -18,6 +18,8 @@ from hardlab.negatives import Negatives
 from hardlab.types import Candidates, Drawn, HardlabError, Out, Progress, Rendered
 from hardlab.views import Look
 
+START = Progress(0, 1, 0, 1)
+
 
 @dataclass(eq=False)
 class Step:
@@ -34,7 +36,7 @@ class Step:
     method: Method
     look: Look
     drawn: Drawn
-    at: Progress = Progress(0, 1, 0, 1)
+    at: Progress = START
     low: bool = False
     views: Drawn = field(init=False)
     out: Out = field(init=False)
@@ -223,7 +225,7 @@ class Method(nn.Module):
     def forward(self, v: Rendered) -> Out:
         """One step's predictions, labels and (B,) losses; changes no state but BN statistics."""
         q, t = self.embed(v, (a for a, _ in self.pairs), (b for _, b in self.pairs))
-        return Out(v, q, t, self.score(q, t, group=v.group))
+        return Out(v, q, t, self.score(q, t, group=v.positives))
 
     # ------------------------------------------------------------------------------------------- where state moves
 
