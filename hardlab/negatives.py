@@ -45,6 +45,29 @@ class Negatives(nn.Module):
         """Take note of the keys of a step, after it."""
 
 
+class Around(Negatives):
+    """Negatives around others, e.g. harder ones mixed from a queue: what a subclass does not change is passed on."""
+
+    def __init__(self, inner: Negatives) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def similarities(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.inner.similarities(q, k)
+
+    def stored(self) -> Tensor:
+        return self.inner.stored()
+
+    def check(self, batch_size: int, keys: int) -> None:
+        self.inner.check(batch_size, keys)
+
+    def snapshot(self) -> Mapping[str, Tensor]:
+        return self.inner.snapshot()
+
+    def enqueue(self, k: Tensor) -> None:
+        self.inner.enqueue(k)
+
+
 class LastQueries(nn.Module):
     """The queries of the last six batches and their rows in the data set, beside which negatives are looked at.
 

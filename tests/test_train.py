@@ -1,9 +1,6 @@
 """The loop: exact resume, honest logs, and stopping without loss."""
 
-import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +8,7 @@ import pytest
 import torch
 from resuming import learned, rows, same, stopping_at, whole_and_parts
 
-from hardlab import build, checkpoint, meters, process, recipes, runs, stopping, train
+from hardlab import build, checkpoint, meters, recipes, runs, stopping, train
 from hardlab.types import HardlabError
 from hardlab.views import PARAMS
 
@@ -84,7 +81,6 @@ def test_a_finished_run_is_found_again_without_touching_a_file(tmp_path):
     path = train.train(quick(), tmp_path)
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
     assert train.train(quick(), tmp_path) == path
-    assert process.launch(quick(), tmp_path) == path
     assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
 
 
@@ -203,23 +199,6 @@ def test_a_request_that_comes_while_the_images_load_stops_before_the_first_step(
     assert runs.manifest(tmp_path / run.id) is None
     monkeypatch.undo()
     assert runs.manifest(train.train(run, tmp_path))["state"] == "done"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_ends_the_process_with_75_and_the_same_command_goes_on_exactly(number, tmp_path):
-    run = quick(epochs=30)
-    command = [sys.executable, "-m", "hardlab.process", "--runs", str(tmp_path / "parts"), "--threads", "1"]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    child.stdin.write(json.dumps(run.model_dump(mode="json")))
-    child.stdin.close()
-    assert "epoch" in child.stderr.readline()
-    child.send_signal(number)
-    assert child.wait(20) == stopping.STOPPED
-    assert runs.manifest(tmp_path / "parts" / run.id)["state"] == "stopped"
-    parts = process.launch(run, tmp_path / "parts", threads=1)
-    whole = process.launch(run, tmp_path / "whole", threads=1)
-    assert same(learned(parts), learned(whole))
 
 
 @pytest.mark.slow
