@@ -15,10 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import interleaved
-from hardlab import nets
+from hardlab import nets, train
 from hardlab.hard.adco import AdCo, KeysOfOthers, Learned
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Player, Step
 from hardlab.methods.moco import MoCo
-from hardlab.types import Player, Progress, Views
+from hardlab.types import Rendered
+from hardlab.views import PRESETS, Look
 
 K, B, D = 65536, 256, 128
 STEP = 64  # images of a whole step; 256 take seconds on two cores
@@ -33,8 +36,8 @@ def bench_loss(rounds: int) -> list[dict[str, Any]]:
 
     def one_pass() -> tuple[Tensor, Tensor]:
         q = q0.clone().requires_grad_()
-        bank.start()
-        (grad,) = torch.autograd.grad(bank.loss(q, k, 0.12).mean(), q)
+        with bank.record():
+            (grad,) = torch.autograd.grad(bank.loss(q, k, 0.12).mean(), q)
         return grad, -bank.descent
 
     def two_passes() -> tuple[Tensor, Tensor]:
@@ -67,36 +70,38 @@ def bench_loss(rounds: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-class Step:
+class Training:
     """A training step of MoCo v2 with a ResNet-18 at 32 pixels, with a queue or with learned negatives."""
 
     def __init__(self, learned: bool) -> None:
         torch.manual_seed(0)
         self.method = MoCo(nets.resnet18(), queue=K, temperature=0.12).to(memory_format=torch.channels_last)
+        self.hard: list[Hard] = [AdCo(init="random")] if learned else []
         self.players: list[Player] = []
-        if learned:
-            hard = AdCo(init="random")
+        for hard in self.hard:
             hard.install(self.method)
             self.players = hard.players(self.method)
         self.params = [p for p in self.method.parameters() if p.requires_grad]
         self.opt = torch.optim.SGD(self.params, 0.03, momentum=0.9, weight_decay=1e-4)
         x, rows = torch.randn(STEP, 2, 3, 32, 32), torch.arange(STEP)
-        self.views = Views(x[:, 0], torch.full((STEP, 2), 32), rows, rows, torch.zeros(STEP, 2, 15), x)
+        self.views = Rendered(x[:, 0], torch.full((STEP, 2), 32), rows, rows, torch.zeros(STEP, 2, 15), x=x)
+        self.look = Look(PRESETS["moco_cifar"], (0.5,) * 3, (0.25,) * 3)
 
     def __call__(self) -> None:
-        out = self.method(self.views)
-        for p, g in zip(self.params, torch.autograd.grad(out.loss.mean(), self.params)):
+        now = Step(self.method, self.look, self.views)
+        train.forward(now, self.hard)
+        for p, g in zip(self.params, torch.autograd.grad(now.out.loss.mean(), self.params)):
             p.grad = g
-        grads = [torch.autograd.grad(p.objective(out, {}), p.params) for p in self.players]
+        grads = [torch.autograd.grad(p.objective(now), p.params) for p in self.players]
         self.opt.step()
         for player, (grad,) in zip(self.players, grads):
             player.params[0].grad = grad
             player.opt.step()
-        self.method.after_step(out, Progress(0, 1, 0, 1))
+        self.method.after_step(now)
 
 
 def bench_step(rounds: int) -> list[dict[str, Any]]:
-    seconds, _ = interleaved({"hardlab": Step(True), "MoCo v2": Step(False)}, rounds)
+    seconds, _ = interleaved({"hardlab": Training(True), "MoCo v2": Training(False)}, rounds)
     ratio = seconds["hardlab"] / seconds["MoCo v2"]
     return [
         {"name": f"AdCo step, ResNet-18, K={K}, B={STEP}: time over MoCo v2's", "value": seconds["hardlab"],

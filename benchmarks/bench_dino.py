@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from benchmarks.bench_train import MEAN, NETS, STD, race, row, worker
-from hardlab import data, train
+from hardlab import data, process, train
 from hardlab.hard.base import Hard
 from hardlab.hard.hvs import HVS
+from hardlab.methods.base import Step
 from hardlab.methods.dino import DINO
 from hardlab.types import Progress
 from hardlab.views import PRESETS, Look
@@ -31,7 +32,7 @@ class Dino:
     """hardlab's DINO with 2048 prototypes and no small crops, under selection where ``hvs`` names an arm."""
 
     def __init__(self, net: str, precision: str, hvs: str = "") -> None:
-        train.keep_pages()
+        process.keep_pages()
         make, self.batch = NETS[net]
         torch.manual_seed(0)
         self.method = DINO(make(), prototypes=2048).to(memory_format=torch.channels_last)
@@ -47,16 +48,12 @@ class Dino:
     def step(self) -> None:
         at = Progress(50, 100, 5, 10)
         self.method.before_step(at)
-        v = self.look.views(self.images, self.hard.draws or 2)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.low):
-            v = self.hard.views(v, self.method, self.look)
-        v = self.look.render(v)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.low):
-            out = self.method(v)
-        for p, g in zip(self.params, torch.autograd.grad(out.loss.mean(), self.params)):
+        now = Step(self.method, self.look, self.look.views(self.images, self.hard.draws or 2), at, self.low)
+        train.forward(now, [self.hard])
+        for p, g in zip(self.params, torch.autograd.grad(now.out.loss.mean(), self.params)):
             p.grad = g
         self.opt.step()
-        self.method.after_step(out, at)
+        self.method.after_step(now)
 
 
 KINDS: dict[str, Callable[..., Any]] = {"dino": Dino}

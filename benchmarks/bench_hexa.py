@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from benchmarks.bench_train import MEAN, NETS, STD, race, row, worker
-from hardlab import data, train
+from hardlab import data, process, train
 from hardlab.hard.adversarial import Adversarial
 from hardlab.hard.base import Hard
 from hardlab.hard.cutmix import CutMix
+from hardlab.methods.base import Step
 from hardlab.methods.moco import MoCo
 from hardlab.types import Progress
 from hardlab.views import PRESETS, Look
@@ -33,7 +34,7 @@ class Hexa:
     """hardlab's MoCo-v2 with a queue of 4096 and the strategies of ``arm``, as the trainer puts them together."""
 
     def __init__(self, net: str, precision: str, arm: str) -> None:
-        train.keep_pages()
+        process.keep_pages()
         make, self.batch = NETS[net]
         torch.manual_seed(0)
         self.method = MoCo(make(), queue=4096, momentum=0.99)
@@ -49,20 +50,15 @@ class Hexa:
 
     def step(self) -> None:
         at = Progress(50, 100, 5, 10)
-        v = self.look.views(self.images, 2)
-        for h in self.hard:
-            v = h.views(v, self.method, self.look)
-        v = self.look.render(v)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.low):
-            out = self.method(v)
-            terms = [t.mean() for h in self.hard for t in h.terms(out, self.method).values()]
-        loss = torch.stack([out.loss.mean(), *terms]).sum()
+        now = Step(self.method, self.look, self.look.views(self.images, 2), at, self.low)
+        train.forward(now, self.hard)
+        loss = torch.stack([t.mean() for t in now.terms.values()]).sum()
         for p, g in zip(self.params, torch.autograd.grad(loss, self.params, allow_unused=True)):
             p.grad = g
         self.opt.step()
-        self.method.after_step(out, at)
+        self.method.after_step(now)
         for h in self.hard:
-            h.after_step(out, self.method, at)
+            h.after_step(now)
 
 
 KINDS: dict[str, Callable[..., Any]] = {"hexa": Hexa}

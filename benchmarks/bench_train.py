@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.timing import Seconds, skipped
-from hardlab import data, machine, nets, train
+from hardlab import data, machine, nets, process, train
 from hardlab.hard.base import Hard
 from hardlab.hard.hvs import HVS
+from hardlab.methods.base import Step
 from hardlab.methods.simsiam import SimSiam
 from hardlab.types import Batch
 from hardlab.views import PRESETS, Look
@@ -50,7 +51,7 @@ class Ours:
     """hardlab's own parts, as the trainer puts them together."""
 
     def __init__(self, net: str, precision: str, hvs: str = "", loader: bool = True) -> None:
-        train.keep_pages()
+        process.keep_pages()
         make, self.batch = NETS[net]
         torch.manual_seed(0)
         self.method = SimSiam(make(), layers=2).to(memory_format=torch.channels_last)
@@ -63,15 +64,14 @@ class Ours:
         )
         self.fixed = next(self.batches)
 
+    def draw(self, batch: Batch, generator: torch.Generator | None = None) -> Step:
+        drawn = self.look.views(batch, self.hard.draws or 2, generator)
+        return Step(self.method, self.look, drawn, low=self.precision == "bf16")
+
     def step(self) -> None:
-        low = self.precision == "bf16"
-        batch = next(self.batches) if self.loader else self.fixed
-        v = self.look.views(batch, self.hard.draws or 2)
-        with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            v = self.hard.views(v, self.method, self.look)
-        v = self.look.render(v)
-        with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            loss = self.method(v).loss.mean()
+        now = self.draw(next(self.batches) if self.loader else self.fixed)
+        train.forward(now, [self.hard])
+        loss = now.out.loss.mean()
         for p, g in zip(self.method.parameters(), torch.autograd.grad(loss, list(self.method.parameters()))):
             p.grad = g
         self.opt.step()
@@ -122,7 +122,7 @@ class Peer:
         from torchvision import transforms as T
 
         if tuned:
-            train.keep_pages()
+            process.keep_pages()
         make, usual = NETS[net]
         self.batch, self.device = batch or usual, torch.device(device)
         torch.manual_seed(0)
@@ -248,15 +248,16 @@ def agreement(steps: int = 60) -> dict[str, tuple[float, float]]:
     for _ in range(steps):
         ours.step()
     batch = next(ours.images.batches(torch.arange(1024).view(1, -1)))
-    v = ours.look.views(batch, 4, torch.Generator().manual_seed(1))
+    drawn = ours.look.views(batch, 4, torch.Generator().manual_seed(1))
     picks, exact_loss = {}, torch.empty(0)
     for name, options in PROBES.items():
         hvs = HVS(update_bn=False, **options)
-        hvs.views(v, ours.method, ours.look)
-        assert hvs.seen is not None
-        picks[name] = hvs.seen.best
+        now = Step(ours.method, ours.look, drawn)
+        hvs.views(now)
+        assert now.seen is not None
+        picks[name] = now.seen.best
         if name == "exact":
-            exact_loss = hvs.seen.loss  # (B,C)
+            exact_loss = now.seen.loss  # (B,C)
     mean = exact_loss.mean(1)
 
     def extra(best: Tensor) -> float:

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.lease import Job, Line, read_queue
-from hardlab import build, checkpoint, config, machine, recipes, runs, train
+from hardlab import build, checkpoint, config, machine, process, recipes, runs, stopping, train
 from hardlab.config import Run
 from hardlab.types import HardlabError
 
@@ -246,7 +246,7 @@ def peer(rung: str, device: torch.device, rehearsal: bool, seconds: float = 8.0)
 def throughput(out: Path, seconds: float, rehearsal: bool, parts: bool) -> None:
     """Rows into ``out``, after each of them; a row that is there for this device is not measured again."""
     until = time.monotonic() + seconds
-    train.keep_pages()
+    process.keep_pages()
     device = build.device("auto")
     torch.set_num_threads(1 if device.type == "cuda" else os.cpu_count() or 1)
     name = torch.cuda.get_device_name() if device.type == "cuda" else runs.processor()
@@ -286,7 +286,7 @@ def throughput(out: Path, seconds: float, rehearsal: bool, parts: bool) -> None:
                     row["flops_per_image"] = flops(run, device, 2 if run.parent is None and recipe != "gan" else 10)
                     peak = facts["peak_flops"].get(row["precision"])
                     row["share"] = peak and row["images_per_s"] * row["flops_per_image"] / peak
-        except train.Stopped:
+        except stopping.Stopped:
             left += [f"{r}/{name}" for r, name in todo[todo.index((rung, recipe)) :]]
             break
         except Exception as e:  # a row that fails is told, and the next one measured
@@ -306,15 +306,15 @@ def work(spec: Path, runs_dir: Path) -> int:
 
     told = json.loads(spec.read_text())
     torch.set_num_threads(1)
-    train.keep_pages()
+    process.keep_pages()
     try:
         path = train.train(config.make(told["config"]), runs_dir, wait=True)
         if told["protocols"]:
             for row in evaluate_run(path, told["protocols"]):
                 print(f"{row['protocol']} {row['metric']} {row['value']:.4f}")
             shutil.rmtree(path / "features", ignore_errors=True)
-    except train.Stopped:
-        return train.STOPPED
+    except stopping.Stopped:
+        return stopping.STOPPED
     except HardlabError as e:
         print(f"hardlab: {e}", file=sys.stderr)
         return 1

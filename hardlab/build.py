@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hardlab import config, data, registry
-from hardlab.config import Run
+from hardlab.config import Run, Spec
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
@@ -66,6 +66,8 @@ def strategies(run: Run, on: Method | None = None) -> list[Hard]:
     """The strategies of a run, installed on a method where one is given; at most one chooses the number of views."""
     names = [s.name for s in run.hard]
     out: list[Hard] = [registry.build("strategy", s.name, s.options) for s in run.hard]
+    for name, h in zip(names, out, strict=True):
+        h.name = name
     choosers = [s.name for s, h in zip(run.hard, out, strict=True) if h.draws]
     if len(choosers) > 1:
         raise HardlabError(f"Strategies {', '.join(choosers)} each choose the number of views: keep one of them.")
@@ -75,16 +77,38 @@ def strategies(run: Run, on: Method | None = None) -> list[Hard]:
                 f"Strategy '{names[i]}' adds images, and their views are chosen too: name it before "
                 f"'{choosers[0]}', which chooses."
             )
+        for form in sorted(h.takes - frozenset().union(*(earlier.offers for earlier in out[:i]))):
+            raise HardlabError(
+                f"Strategy '{names[i]}' takes the views that the strategy {form} made: name {form} before {names[i]} "
+                "in `hard`."
+            )
     regroup, own = (next((n for n, h in zip(names, out) if getattr(h, a)), None) for a in ("regroups", "owns_loss"))
     if regroup and own:
         raise HardlabError(
             f"Strategy '{regroup}' changes which images are positives, and the loss of '{own}' takes one positive an "
             "image, once: keep one of them."
         )
-    if on is not None:
-        for h in out:
+    if on is None:
+        return out
+    for spec, h in zip(run.hard, out, strict=True):
+        try:
             h.install(on)
+        except HardlabError as e:
+            partners = [name for name in registry.METHODS if refusal(name, spec) is None]
+            hint = f" It goes with {' or '.join(partners)}." if partners and run.method.name not in partners else ""
+            raise HardlabError(f"{e}{hint}") from None
     return out
+
+
+def refusal(method: str, strategy: Spec) -> str | None:
+    """Why a strategy refuses a method with its default options, or None where the two go together."""
+    with torch.device("meta"):
+        on: Method = registry.build("method", method, {}, registry.build("backbone", "tiny", {"width": 4}))
+        try:
+            registry.build("strategy", strategy.name, strategy.options).install(on)
+        except HardlabError as e:
+            return str(e)
+    return None
 
 
 def check(run: Run) -> None:
@@ -98,27 +122,17 @@ def check(run: Run) -> None:
 
 def matrix() -> dict[tuple[str, str], str | None]:
     """(method, strategy) -> None where the pair goes together, else the reason why the strategy refuses."""
-    found: dict[tuple[str, str], str | None] = {}
-    for name in registry.METHODS:
-        for strategy in registry.HARD:
-            with torch.device("meta"):
-                on: Method = registry.build("method", name, {}, registry.build("backbone", "tiny", {"width": 4}))
-                try:
-                    registry.build("strategy", strategy, {}).install(on)
-                    found[name, strategy] = None
-                except HardlabError as e:
-                    found[name, strategy] = str(e)
-    return found
+    return {(m, h): refusal(m, Spec(name=h)) for m in registry.METHODS for h in registry.HARD}
 
 
-def fits(run: Run, images: Images) -> None:
+def fits(run: Run, images: Images, look: Look) -> None:
     """Refuse, before the first step, a batch or a crop that these images cannot fill. Raises HardlabError."""
     if len(images) < run.batch_size:
         raise HardlabError(
             f"batch_size={run.batch_size} is larger than the data set: {run.data.name} has {len(images)} images at "
             f"fraction={run.data.fraction}; the largest batch is {len(images)}."
         )
-    size = look(run).augment[0].size
+    size = look.augment[0].size
     if images.in_memory:  # images of one size; where sizes differ, every crop is resized as usual
         smallest = int(next(iter(images.all(1))).sizes.min())
         if size > smallest:

@@ -136,9 +136,9 @@ def pretrain(
         return
     import torch
 
-    from hardlab import runs, train
+    from hardlab import process, runs, train
 
-    train.keep_pages()
+    process.keep_pages()
     if threads is not None:
         torch.set_num_threads(threads)
     path = train.train(run, runs_dir, root=root, device=device)
@@ -463,7 +463,7 @@ def main() -> None:
         if isinstance(e, HardlabError):
             click.echo(f"hardlab: {e}", err=True)
             sys.exit(1)
-        from hardlab.train import STOPPED, Stopped
+        from hardlab.stopping import STOPPED, Stopped
 
         if isinstance(e, Stopped):
             sys.exit(STOPPED)

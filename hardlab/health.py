@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,9 +38,31 @@ def collapse_signals(out: Out) -> dict[str, float]:
     return signals
 
 
-def finite(loss: Tensor, grads: list[Tensor | None]) -> str | None:
-    """What is not finite, in a word, or None; one synchronisation with the device."""
-    total = torch.stack([g.float().sum() for g in grads if g is not None]).sum() if grads else loss.new_zeros(())
-    if bool(torch.isfinite(loss.detach().float().sum() + total)):
-        return None
-    return "gradient" if bool(torch.isfinite(loss).all()) else "loss"
+class Watch:
+    """The first loss or gradient that is not finite, remembered on the device until somebody asks."""
+
+    def __init__(self) -> None:
+        self.players: list[str] = []
+        self.first: Tensor | None = None  # whether the loss and all are finite, step, player, rows of the data set
+
+    def note(self, player: str, step: int, loss: Tensor, grads: Sequence[Tensor | None], index: Tensor) -> None:
+        """Look at a player's loss () and gradients, at the rows (B,) of the batch, without waiting for any of them."""
+        if player not in self.players:
+            self.players.append(player)
+        loss = loss.detach().float().sum()
+        total = torch.stack([loss, *(g.float().sum() for g in grads if g is not None)]).sum()
+        where = [index.new_full((1,), n) for n in (step, self.players.index(player))]
+        now = torch.cat([torch.isfinite(torch.stack([loss, total])).long(), *where, index[:4]])
+        self.first = now if self.first is None else torch.where(self.first[1] == 1, now, self.first)
+
+    def complaint(self) -> str | None:
+        """What was not finite, when and on which images, in a sentence, or None; one synchronisation."""
+        if self.first is None:
+            return None
+        loss, everything, step, player, *rows = self.first.tolist()
+        if everything:
+            return None
+        return (
+            f"The {'gradient' if loss else 'loss'} of the {self.players[player]} is not finite at step {step + 1} "
+            f"(images {rows}...); nothing of it was saved."
+        )

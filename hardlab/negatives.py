@@ -2,29 +2,70 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardlab import losses
+from hardlab.types import HardlabError
+
+_SHOWN = 4096  # negatives of a snapshot
 
 
 class Negatives(nn.Module):
-    """Modules (q, k) -> similarity columns (N,M), -inf where a column does not count; q, k: (N,D) unit rows.
+    """What a query must not be near to; a strategy may replace those of a method by others, with their own loss."""
 
-    A strategy may replace those of a method by others, with a loss of their own.
-    """
+    def similarities(self, q: Tensor, k: Tensor) -> Tensor:
+        """Unit rows q, k: (N,D) -> (N,M), a column a negative, -inf where it does not count."""
+        raise NotImplementedError
+
+    def stored(self) -> Tensor:
+        """(K,D) unit rows that are kept from step to step; K = 0 where all negatives come from the batch."""
+        return torch.empty(0, 0)
+
+    def check(self, batch_size: int, keys: int) -> None:
+        """Refuse a batch size at which steps of ``keys`` keys an image do not fit, with a ``HardlabError``."""
+
+    def snapshot(self) -> Mapping[str, Tensor]:
+        """Arrays worth keeping at a checkpoint, ``negatives`` (n,D) among them; nothing where none are kept."""
+        return {}
 
     def loss(self, q: Tensor, k: Tensor, temperature: float) -> Tensor:
         """(N,) InfoNCE of each query with its key among these negatives."""
-        return losses.info_nce((q * k).sum(1), self(q, k), temperature)
+        return losses.info_nce((q * k).sum(1), self.similarities(q, k), temperature)
 
     def nearest(self, q: Tensor, k: Tensor) -> Tensor:
         """(N,) similarity of each query to the nearest of these negatives."""
-        return self(q, k).amax(1)
+        return self.similarities(q, k).amax(1)
 
     def enqueue(self, k: Tensor) -> None:
         """Take note of the keys of a step, after it."""
+
+
+class Around(Negatives):
+    """Negatives around others, e.g. harder ones mixed from a queue: what a subclass does not change is passed on."""
+
+    def __init__(self, inner: Negatives) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def similarities(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.inner.similarities(q, k)
+
+    def stored(self) -> Tensor:
+        return self.inner.stored()
+
+    def check(self, batch_size: int, keys: int) -> None:
+        self.inner.check(batch_size, keys)
+
+    def snapshot(self) -> Mapping[str, Tensor]:
+        return self.inner.snapshot()
+
+    def enqueue(self, k: Tensor) -> None:
+        self.inner.enqueue(k)
 
 
 class LastQueries(nn.Module):
@@ -69,7 +110,7 @@ class OtherKeys(Negatives):
     SimCLR (arXiv 2002.05709), Sec. 2.1.
     """
 
-    def forward(self, q: Tensor, k: Tensor) -> Tensor:
+    def similarities(self, q: Tensor, k: Tensor) -> Tensor:
         own = torch.eye(len(q), dtype=torch.bool, device=q.device).repeat(1, 2)  # (N,2N)
         return torch.cat([q @ k.T, q @ q.T], dim=1).masked_fill(own, -torch.inf)
 
@@ -88,8 +129,24 @@ class Queue(Negatives):
         self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("next", torch.zeros((), dtype=torch.long))  # the row that is overwritten next
 
-    def forward(self, q: Tensor, k: Tensor) -> Tensor:
+    def similarities(self, q: Tensor, k: Tensor) -> Tensor:
         return q @ self.keys.T
+
+    def stored(self) -> Tensor:
+        return self.keys
+
+    def check(self, batch_size: int, keys: int) -> None:
+        size, step = len(self.keys), batch_size * keys
+        if size % step:
+            raise HardlabError(
+                f"method.queue={size} is no multiple of the {step} keys of a step at batch_size={batch_size}: the "
+                f"nearest that is one is {max(1, round(size / step)) * step}."
+            )
+
+    def snapshot(self) -> Mapping[str, Tensor]:
+        """Up to 4096 keys, evenly taken, and their ages in keys."""
+        every = math.ceil(len(self.keys) / _SHOWN)
+        return {"negatives": self.keys[::every], "ages": self.ages()[::every]}
 
     @torch.no_grad()
     def enqueue(self, k: Tensor) -> None:

@@ -1,45 +1,262 @@
-"""The one training loop, and starting it in a process of its own."""
+"""The one training loop: a run is opened as a session, which takes one step after the other."""
 
 from __future__ import annotations
 
-import argparse
-import ctypes
-import json
-import signal
-import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from hardlab import build, checkpoint, config, health, machine, optim, runs
+from hardlab import build, checkpoint, health, machine, meters, optim, runs, stopping
 from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.evaluate.run import monitor
 from hardlab.hard.base import Hard
-from hardlab.methods.base import Method
-from hardlab.types import Candidates, HardlabError, Out, Player, Progress
+from hardlab.methods.base import Method, Player, Step
+from hardlab.stopping import Stopped
+from hardlab.types import Batch, Candidates, HardlabError, Progress
+from hardlab.views import Look
 
-STOPPED = 75  # exit status of a run that was asked to stop and can go on (EX_TEMPFAIL)
-SAY_EVERY = 5.0  # seconds between two lines of progress
 Say = Callable[[str], None]
-
-
-class Stopped(Exception):
-    """The run was asked to stop; its state is saved."""
 
 
 def say(line: str) -> None:
     """A line of progress; that nobody listens any more is no reason to fail."""
     with suppress(BrokenPipeError):
         print(line, file=sys.stderr, flush=True)
+
+
+@dataclass(eq=False)
+class Session:
+    """A run in memory: what a step reads, and everything that it changes.
+
+    done: steps taken. epoch: sums of the epoch under way. watch: for numbers that are none. checkpoints: the folder of
+    the run's checkpoints, where it has one.
+    """
+
+    run: Run
+    device: torch.device
+    precision: machine.Precision
+    data: Images
+    look: Look
+    method: Method
+    hard: list[Hard]
+    players: list[Player]
+    generator: torch.Generator
+    done: int = 0
+    epoch: meters.Epoch = field(default_factory=meters.Epoch)
+    watch: health.Watch = field(default_factory=health.Watch)
+    checkpoints: Path | None = None
+
+    @property
+    def per_epoch(self) -> int:
+        return len(self.data) // self.run.batch_size
+
+    @property
+    def total(self) -> int:
+        return self.run.epochs * self.per_epoch
+
+    @property
+    def at(self) -> Progress:
+        return Progress(self.done, self.total, self.done // self.per_epoch, self.run.epochs)
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches that are left of the epoch under way."""
+        epoch, passed = divmod(self.done, self.per_epoch)
+        return self.data.batches(epoch_order(self.run.seed, epoch, len(self.data), self.run.batch_size)[passed:])
+
+    def check(self) -> None:
+        """Raise HardlabError where a loss or gradient so far was not finite."""
+        complaint = self.watch.complaint()
+        if complaint is not None:
+            good = checkpoint.found(self.checkpoints) if self.checkpoints else []
+            raise HardlabError(f"{complaint} The last good checkpoint is {good[0].name if good else 'none'}.")
+
+    def dump(self) -> dict[str, Any]:
+        """Everything that a step changes: weights, strategies, optimisers, sums, random numbers."""
+        return {
+            "config_hash": self.run.hash,
+            "step": self.done,
+            "precision": self.precision,
+            "sums": self.epoch.dump(),
+            "method": self.method.state_dict(),
+            "hard": [h.state_dict() for h in self.hard],
+            "players": {p.name: p.opt.state_dict() for p in self.players},
+            "generator": self.generator.get_state(),
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Put back what ``dump`` gave."""
+        self.method.load_state_dict(saved["method"])
+        for h, state in zip(self.hard, saved["hard"], strict=True):
+            h.load_state_dict(state)
+        for p in self.players:
+            p.opt.load_state_dict(saved["players"][p.name])
+        self.generator.set_state(saved["generator"])
+        torch.set_rng_state(saved["rng"])
+        if saved["rng_cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(saved["rng_cuda"])
+        self.epoch.restore(saved["sums"])
+        self.done = saved["step"]
+        self.precision = saved.get("precision", self.precision)  # of old checkpoints the manifest's
+
+
+def open(
+    run: Run,
+    folder: runs.Folder | None = None,
+    *,
+    data: Images | None = None,
+    root: str | Path | None = None,
+    device: str = "auto",
+    parent: Path | None = None,
+    say: Say = say,
+) -> Session:
+    """The run at its start, or at the newest whole checkpoint in ``folder``; nothing is written.
+
+    data: in place of the images that the run names. root: where data sets lie. parent: folder of the run's parent.
+    Raises HardlabError.
+    """
+    on = build.device(device)
+    data = build.images(run, "train", root, on) if data is None else data
+    look = build.look(run)
+    build.fits(run, data, look)
+    torch.manual_seed(run.seed)
+    method = build.method(run).to(on)
+    hard = build.strategies(run, method)
+    method.on_start(data, run.batch_size)
+    for h in hard:
+        h.on_start(data, run.batch_size, parent)
+        h.to(on)
+    for net in (method, *hard):
+        machine.set_memory_format(net, on, run.channels_last)
+    players = _players(run, method, hard)
+    generator = torch.Generator(on).manual_seed(run.seed)
+    here = machine.resolve(run.precision, on)
+    session = Session(run, on, here, data, look, method.train(), hard, players, generator)
+    if folder is not None:
+        session.checkpoints = folder.checkpoints
+        session.precision = folder.manifest.get("precision", here)
+        found = checkpoint.newest(folder.checkpoints)
+        if found is not None:
+            saved, path, complaints = found
+            for complaint in complaints:
+                say(f"{run.id}: {complaint}")
+            if saved["config_hash"] != run.hash:
+                raise HardlabError(f"{path} belongs to another configuration; it is left alone.")
+            session.restore(saved)
+            say(f"{run.id}: goes on at step {session.done} of {session.total}.")
+        if session.precision != here:
+            say(f"{run.id}: stays in {session.precision}, in which it began; alone it would take {here} here.")
+    return session
+
+
+def step(session: Session, batch: Batch) -> Step:
+    """Train on one batch; nothing waits for the device. Returns all that the step saw, for logs and notebooks."""
+    s, run, method, time = session, session.run, session.method, session.epoch.time
+    warmup = round(run.optim.warmup_epochs * s.per_epoch)
+    lr = optim.set_schedule(s.players[0].opt, run.optim, run.batch_size, s.done, s.total, warmup)
+    at = s.at
+    method.before_step(at)
+    for h in s.hard:
+        h.before_step(at)
+    with time("views"):
+        large = max(method.slots, *(h.draws for h in s.hard), 0)
+        local = max(method.locals, *(h.local_draws for h in s.hard), 0)
+        now = Step(method, s.look, s.look.views(batch, large, s.generator, local), at, s.precision == "bf16")
+    forward(now, s.hard, time)
+    _play(s, now)
+    now.rates = {p.name: p.opt.param_groups[0]["lr"] for p in s.players} | {"learner": lr}
+    with time("step"):
+        method.after_step(now)
+    for h in s.hard:
+        with time(h.name):
+            h.after_step(now)
+    s.epoch.add(now.means())
+    s.done += 1
+    return now
+
+
+def _untimed(part: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def forward(now: Step, hard: Sequence[Hard], time: Callable[[str], AbstractContextManager[None]] = _untimed) -> None:
+    """The half of a step before anybody moves: views chosen and rendered, predictions, and the terms of the loss.
+
+    time: a context for each part by its name.
+    """
+    for h in hard:
+        with time(h.name), now.autocast():
+            h.views(now)
+    with time("views"):
+        now.views = views = now.look.render(now.views, now.method.plain)
+    with time("step"), now.autocast(), ExitStack() as around:
+        for h in hard:
+            around.enter_context(h.around(now))
+        now.out = now.method(views)
+    now.terms["base"] = now.out.loss
+    for h in hard:
+        with time(h.name), now.autocast():
+            now.terms |= h.terms(now)
+
+
+def _players(run: Run, method: Method, hard: Sequence[Hard]) -> list[Player]:
+    """The learner first, then the players of the method and of the strategies in the order of play."""
+    theirs = [method.players(), *(h.players(method) for h in hard)]
+    others = [p for owner in theirs for p in owner]
+    taken = {id(t) for p in others for t in p.params}
+    mine: list[Tensor] = [p for p in method.parameters() if p.requires_grad and id(p) not in taken]
+    weights = {name: w for h in hard for name, w in h.weights.items()}
+
+    def objective(step: Step) -> Tensor:
+        return torch.stack([weights.get(name, 1.0) * t.mean() for name, t in step.terms.items() if len(t)]).sum()
+
+    opt = optim.build(mine, run.optim, run.batch_size, method.constant_rate())
+    players = [Player("learner", mine, opt, objective), *others]
+    # one owner may give a tensor two objectives in turn, as PPCL does with its generator
+    owned = [{id(t) for p in owner for t in p.params} for owner in ([players[0]], *theirs)]
+    if len(set().union(*owned)) != sum(map(len, owned)) or len({p.name for p in players}) != len(players):
+        raise HardlabError("Two strategies of this run move the same tensor or name a player alike: keep one of them.")
+    return players
+
+
+def _play(s: Session, now: Step) -> None:
+    """One optimiser step (or several, or none) of each player."""
+    learner, *others = s.players
+    together = [p for p in others if p.joint and p.times(now.at.step)]
+
+    def timed(p: Player) -> AbstractContextManager[None]:
+        return s.epoch.time("step" if p is learner else p.name)
+
+    def gradients(p: Player, retain: bool = False) -> tuple[Tensor | None, ...]:
+        loss = p.objective(now)
+        grads = torch.autograd.grad(loss, p.params, allow_unused=True, retain_graph=retain)
+        s.watch.note(p.name, now.at.step, loss, grads, now.out.views.index)
+        return grads
+
+    early = {}
+    for p in (learner, *together):  # of one graph, so all before anybody moves
+        with timed(p):
+            early[p.name] = gradients(p, retain=bool(together) and p is not together[-1])
+    fixed = {id(p) for p in s.method.still(now.at)}
+    for p in s.players:
+        with timed(p):
+            for _ in range(1 if p.name in early else p.times(now.at.step)):
+                found = early[p.name] if p.name in early else gradients(p)
+                for param, grad in zip(p.params, found, strict=True):
+                    param.grad = None if id(param) in fixed else grad
+                if p is learner and s.run.optim.clip is not None:
+                    optim.clip(p.params, s.run.optim.clip, s.run.optim.clip_by)
+                p.opt.step()
+                p.opt.zero_grad(set_to_none=True)
 
 
 def epoch_order(seed: int, epoch: int, count: int, batch_size: int) -> Tensor:
@@ -61,18 +278,24 @@ def train(
     """Train ``run`` to its end in ``runs_dir/<id>``, from the newest whole checkpoint there; returns that folder.
 
     A finished run is found and returned at once; a run's parent is trained first. Ctrl-C, SIGTERM and SIGUSR1 save and
-    raise ``Stopped``. A loss or gradient that is not finite stops before the update. wait: where another process trains
-    this very run, wait for it instead of raising; so a parent that several runs start from is trained once.
+    raise ``Stopped``. A loss or gradient that is not finite ends the run before anything of it is logged or saved.
+    wait: where another process trains this very run, wait for it instead of raising; so a parent that several runs
+    start from is trained once.
     """
     parent = train(run.parent, runs_dir, root=root, device=device, say=say, wait=True) if run.parent else None
-    with _signals() as asked:
+    with stopping.requests() as asked:
         folder = runs.Folder(runs_dir, run, _patience(run, say, asked) if wait else None)
         try:
             if folder.manifest.get("state") == "done":
                 say(f"{run.id}: finished before, nothing to do.")
                 return folder.path
             try:
-                _train(run, folder, build.device(device), root, say, asked, parent)
+                session = open(run, folder, root=root, device=device, parent=parent, say=say)
+                if asked:
+                    say(f"{run.id}: asked to stop before its first step; the same command starts it.")
+                    raise Stopped
+                _begin(session, folder, parent, say)
+                _loop(session, folder, root, say, asked)
             except Stopped:
                 if folder.manifest:
                     folder.update(state="stopped", ended=runs.now())
@@ -102,448 +325,132 @@ def _patience(run: Run, say: Say, asked: list[int]) -> Callable[[], None]:
     return wait
 
 
-def _train(
-    run: Run,
-    folder: runs.Folder,
-    device: torch.device,
-    root: str | Path | None,
-    say: Say,
-    asked: list[int],
-    parent: Path | None,
-) -> None:
-    data = build.images(run, "train", root, device)
-    if asked:
-        say(f"{run.id}: asked to stop before its first step; the same command starts it.")
-        raise Stopped
-    build.fits(run, data)
-    per_epoch = len(data) // run.batch_size
-    total, warmup = run.epochs * per_epoch, round(run.optim.warmup_epochs * per_epoch)
-    torch.manual_seed(run.seed)
-    look = build.look(run)
-    method = build.method(run).to(device)
-    hard = build.strategies(run, method)
-    names = [s.name for s in run.hard]
-    method.on_start(data, run.batch_size)
-    for h in hard:
-        h.on_start(data, run.batch_size, parent)
-        h.to(device)
-    for net in (method, *hard):
-        machine.set_memory_format(net, device, run.channels_last)
-    draws = max([h.draws for h in hard] + [method.slots])
-    local = max([h.local_draws for h in hard] + [method.locals])
-    plain = any(b < 0 for _, b in method.pairs)
-    players = _players(run, method, hard)
-    generator = torch.Generator(device).manual_seed(run.seed)
-    state = State(method, hard, players, generator)
-
-    step, began = 0, folder.manifest.get("precision")
-    sums: dict[str, float] = defaultdict(float)  # of the epoch under way, for its row in metrics.jsonl
-    found = checkpoint.newest(folder.checkpoints)
-    if found is not None:
-        saved, path, complaints = found
-        for complaint in complaints:
-            say(f"{run.id}: {complaint}")
-        if saved["config_hash"] != run.hash:
-            raise HardlabError(f"{path} belongs to another configuration; it is left alone.")
-        step = state.restore(saved)
-        sums.update(saved["sums"])
-        began = saved.get("precision", began)
-        say(f"{run.id}: goes on at step {step} of {total}.")
-    precision = here = machine.resolve(run.precision, device)
-    if began and began != here:
-        precision = began
-        say(f"{run.id}: stays in {began}, in which it began; alone it would take {here} here.")
-    folder.rewind(step)
+def _begin(s: Session, folder: runs.Folder, parent: Path | None, say: Say) -> None:
+    """Forget what was logged after the checkpoint, and write the manifest."""
+    skipped = [Path(p).name for p in s.data.skipped[:20]]
+    folder.rewind(s.done)
     folder.begin(
-        device,
-        precision,
+        s.device,
+        s.precision,
         {
-            "name": run.data.name,
+            "name": s.run.data.name,
             "split": "train",
-            "count": len(data),
-            "digest": data.digest(),
-            "skipped": len(data.skipped),
-            "skipped_first": [Path(p).name for p in data.skipped[:20]],
-            "dropped": len(data.dropped),
+            "count": len(s.data),
+            "digest": s.data.digest(),
+            "skipped": len(s.data.skipped),
+            "skipped_first": skipped,
+            "dropped": len(s.data.dropped),
         },
         parent.name if parent else None,
-        {"backbone": sum(t.numel() for t in method.backbone.parameters())}
-        | {p.name: sum(t.numel() for t in p.params) for p in players},
+        {"backbone": sum(t.numel() for t in s.method.backbone.parameters())}
+        | {p.name: sum(t.numel() for t in p.params) for p in s.players},
     )
+    if s.data.skipped:
+        say(f"{s.run.id}: left out {len(s.data.skipped)} broken images, first {', '.join(s.data.skipped[:3])}.")
 
-    def save() -> None:
-        folder.flush_views(step)
-        folder.snapshot("method", step, method.snapshot(data, look))
-        for name, h in zip(names, hard):
-            folder.snapshot(name, step, h.snapshot(method, data, look))
-        saved = state.dump(run, step, dict(sums)) | {"precision": precision}
-        checkpoint.save(folder.checkpoints, step, saved, run.logs.keep)
 
-    def stop() -> NoReturn:
-        save()
-        say(f"{run.id}: asked to stop, saved at step {step} of {total}; the same command goes on from here.")
-        raise Stopped
-
-    if data.skipped:
-        say(f"{run.id}: left out {len(data.skipped)} broken images, first {', '.join(data.skipped[:3])}.")
-    method.train()
-    rate = Rate(total - step, run.batch_size)
-    for epoch in range(step // per_epoch if per_epoch else 0, run.epochs):
-        if step % per_epoch == 0:
-            sums.clear()
-            with Clock(sums).time("epoch"):  # k-means and the like
-                method.on_epoch(Progress(step, total, epoch, run.epochs), data, look)
-        order = epoch_order(run.seed, epoch, len(data), run.batch_size)[step - epoch * per_epoch :]
-        clock = Clock(sums)
-        for batch in clock.around("data", data.batches(order)):
-            at = Progress(step, total, epoch, run.epochs)
-            lr = optim.set_schedule(players[0].opt, run.optim, run.batch_size, step, total, warmup)
-            method.before_step(at)
-            for h in hard:
-                h.before_step(at)
-            with clock.time("views"):
-                v = look.views(batch, draws, generator, local)
-            for name, h in zip(names, hard):
-                with clock.time(name), _autocast(precision, device):
-                    v = h.views(v, method, look)
-            with clock.time("views"):
-                v = look.render(v, plain)
-            with clock.time("step"), _autocast(precision, device):
-                out = method(v)
-            terms: dict[str, Tensor] = {"base": out.loss}
-            for name, h in zip(names, hard):
-                with clock.time(name), _autocast(precision, device):
-                    terms |= h.terms(out, method)
-            rates = _play(players, out, terms, method.still(at), step, run, folder, clock)
-            with clock.time("step"):
-                method.after_step(out, at)
-            for name, h in zip(names, hard):
-                with clock.time(name):
-                    h.after_step(out, method, at)
-            if step % run.logs.views_every == 0:
-                folder.log_views(_seen(out, hard), out.views.index, epoch, step + 1, run.logs.views_rows)
-            step += 1
-            means = {name: float(t.detach().mean()) for name, t in terms.items() if len(t)}
-            for name, value in means.items():
-                sums[f"term:{name}"] += value
-            sums["steps"] += 1
+def _loop(s: Session, folder: runs.Folder, root: str | Path | None, say: Say, asked: list[int]) -> None:
+    """Steps to the end of the run, with its logs and checkpoints."""
+    run, logs = s.run, s.run.logs
+    rate = meters.Rate(s.total - s.done, run.batch_size)
+    for epoch in range(s.done // s.per_epoch, run.epochs):
+        if s.done % s.per_epoch == 0:
+            s.epoch.clear()
+            with s.epoch.time("epoch"):  # k-means and the like
+                s.method.on_epoch(s.at, s.data, s.look)
+        for batch in s.epoch.around("data", s.batches()):
+            now = step(s, batch)
+            if now.at.step % logs.views_every == 0:
+                folder.log_views(_seen(now), now.out.views.index, epoch, s.done, logs.views_rows)
             rate.tick()
-            if (step - 1) % run.logs.step_every == 0:
-                folder.metric(
-                    {
-                        "kind": "step",
-                        "step": step,
-                        "epoch": epoch,
-                        "loss": means["base"],
-                        "terms": means,
-                        "lr": {"learner": lr} | rates,
-                        "images_per_s": rate.images_per_s(),
-                        **health.collapse_signals(out),
-                        **method.logs(out),
-                        **{f"{name}.{k}": x for name, h in zip(names, hard) for k, x in h.logs().items()},
-                    }
-                )
+            if now.at.step % logs.step_every == 0:
+                s.check()
+                folder.metric(_step_row(s, now, rate))
             if rate.due():
                 say(
-                    f"{run.id} | epoch {epoch + 1}/{run.epochs}, step {step}/{total} | "
-                    f"loss {means['base']:.4f} | {rate.describe()}"
+                    f"{run.id} | epoch {epoch + 1}/{run.epochs}, step {s.done}/{s.total} | "
+                    f"loss {float(now.means()['base']):.4f} | {rate.describe()}"
                 )
-            if asked and step % per_epoch:  # at the end of an epoch its row comes first
-                stop()
-        row: dict[str, Any] = {
-            "kind": "epoch",
-            "epoch": epoch,
-            "step": step,
-            "loss": sums["term:base"] / sums["steps"],
-            "terms": {k[5:]: s / sums["steps"] for k, s in sums.items() if k.startswith("term:")},
-            "lr": {"learner": lr} | rates,
-            "seconds": {k[8:]: round(s, 4) for k, s in sums.items() if k.startswith("seconds:")},
-            "peak_memory_mb": round(runs.peak_memory_mb(device), 1),
-        }
+            if asked and s.done % s.per_epoch:  # at the end of an epoch its row comes first
+                _stop(s, folder, say)
+        s.check()
         last = epoch + 1 == run.epochs
-        if run.logs.monitor_every and (last or (epoch + 1) % run.logs.monitor_every == 0):
-            row["knn"] = _monitor(run, method, data, root, device, precision)
-        folder.metric(row)
-        folder.update(epochs_done=epoch + 1, steps_done=step)
+        monitored = logs.monitor_every and (last or (epoch + 1) % logs.monitor_every == 0)
+        folder.metric(_epoch_row(s, now) | ({"knn": _monitor(s, root)} if monitored else {}))
+        folder.update(epochs_done=epoch + 1, steps_done=s.done)
         if asked and not last:
-            stop()
-        if last or (epoch + 1) % run.logs.checkpoint_every == 0:
-            save()
+            _stop(s, folder, say)
+        if last or (epoch + 1) % logs.checkpoint_every == 0:
+            _save(s, folder)
         else:
-            folder.flush_views(step)
+            folder.flush_views(s.done)
     if run.epochs == 0:
-        save()
+        _save(s, folder)
     folder.update(
         state="done",
         ended=runs.now(),
         epochs_done=run.epochs,
-        steps_done=step,
+        steps_done=s.done,
         images_per_s=round(rate.images_per_s(), 2),
-        peak_memory_mb=round(runs.peak_memory_mb(device), 1),
+        peak_memory_mb=round(runs.peak_memory_mb(s.device), 1),
     )
-    say(f"{run.id}: done, {step} steps.")
+    say(f"{run.id}: done, {s.done} steps.")
 
 
-def _players(run: Run, method: Method, hard: list[Hard]) -> list[Player]:
-    """The learner first, then the players of the method and of the strategies in the order of play."""
-    theirs = [method.players(), *(h.players(method) for h in hard)]
-    others = [p for owner in theirs for p in owner]
-    taken = {id(t) for p in others for t in p.params}
-    mine: list[Tensor] = [p for p in method.parameters() if p.requires_grad and id(p) not in taken]
-    weights = {name: w for h in hard for name, w in h.weights.items()}
-
-    def objective(out: Out, terms: dict[str, Tensor]) -> Tensor:
-        return torch.stack([weights.get(name, 1.0) * t.mean() for name, t in terms.items() if len(t)]).sum()
-
-    opt = optim.build(mine, run.optim, run.batch_size, method.constant_rate())
-    players = [Player("learner", mine, opt, objective), *others]
-    # one owner may give a tensor two objectives in turn, as PPCL does with its generator
-    owned = [{id(t) for p in owner for t in p.params} for owner in ([players[0]], *theirs)]
-    if len(set().union(*owned)) != sum(map(len, owned)) or len({p.name for p in players}) != len(players):
-        raise HardlabError("Two strategies of this run move the same tensor or name a player alike: keep one of them.")
-    return players
+def _step_row(s: Session, now: Step, rate: meters.Rate) -> dict[str, Any]:
+    terms = {name: float(mean) for name, mean in now.means().items()}
+    return {
+        "kind": "step",
+        "step": s.done,
+        "epoch": now.at.epoch,
+        "loss": terms["base"],
+        "terms": terms,
+        "lr": now.rates,
+        "images_per_s": rate.images_per_s(),
+        **health.collapse_signals(now.out),
+        **s.method.logs(now),
+        **{key: float(x) for h in s.hard for key, x in h.numbers(now).items()},
+    }
 
 
-def _play(
-    players: list[Player],
-    out: Out,
-    terms: dict[str, Tensor],
-    still: Iterable[Tensor],
-    step: int,
-    run: Run,
-    folder: runs.Folder,
-    clock: Clock,
-) -> dict[str, float]:
-    """One optimiser step (or several, or none) of each player; returns the rates of all but the learner."""
-    learner, *others = players
-    together = [p for p in others if p.joint and p.times(step)]
-    grads = {}
-    for p in (learner, *together):  # of one graph, so all before anybody moves
-        with clock.time("step" if p is learner else p.name):
-            grads[p.name] = _gradients(p, out, terms, step, folder, retain=bool(together) and p is not together[-1])
-    fixed = {id(p) for p in still}
-    for p in players:
-        with clock.time("step" if p is learner else p.name):
-            for _ in range(1 if p.name in grads else p.times(step)):
-                found = grads[p.name] if p.name in grads else _gradients(p, out, terms, step, folder)
-                for param, grad in zip(p.params, found, strict=True):
-                    param.grad = None if id(param) in fixed else grad
-                if p is learner and run.optim.clip is not None:
-                    optim.clip(p.params, run.optim.clip, run.optim.clip_by)
-                p.opt.step()
-                p.opt.zero_grad(set_to_none=True)
-    return {p.name: p.opt.param_groups[0]["lr"] for p in others}
+def _epoch_row(s: Session, now: Step) -> dict[str, Any]:
+    means = s.epoch.means()
+    return {
+        "kind": "epoch",
+        "epoch": now.at.epoch,
+        "step": s.done,
+        "loss": means["base"],
+        "terms": means,
+        "lr": now.rates,
+        "seconds": {part: round(seconds, 4) for part, seconds in s.epoch.seconds.items()},
+        "peak_memory_mb": round(runs.peak_memory_mb(s.device), 1),
+    }
 
 
-def _gradients(
-    p: Player, out: Out, terms: dict[str, Tensor], step: int, folder: runs.Folder, retain: bool = False
-) -> tuple[Tensor | None, ...]:
-    """The gradient of a player's objective; raises HardlabError before anything is updated where it is not finite."""
-    loss = p.objective(out, terms)
-    grads = torch.autograd.grad(loss, p.params, allow_unused=True, retain_graph=retain)
-    bad = health.finite(loss, list(grads))
-    if bad is not None:
-        good = checkpoint.found(folder.checkpoints)
-        raise HardlabError(
-            f"The {bad} of the {p.name} is not finite at step {step + 1} (images "
-            f"{out.views.index[:4].tolist()}...); nothing was updated. The last good checkpoint is "
-            f"{good[0].name if good else 'none'}."
-        )
-    return grads
-
-
-def _seen(out: Out, hard: list[Hard]) -> Candidates:
+def _seen(now: Step) -> Candidates:
     """What a selection saw, or, without one, the only pair there was, as trained on."""
-    for h in hard:
-        if h.seen is not None:
-            return h.seen
-    v = out.views
-    pair = torch.tensor([range(v.params.shape[1])], device=out.loss.device)  # (1,S)
-    return Candidates(v.params, pair, out.loss[:, None], torch.zeros_like(v.index))
+    if now.seen is not None:
+        return now.seen
+    v = now.out.views
+    pair = torch.tensor([range(v.params.shape[1])], device=now.out.loss.device)  # (1,S)
+    return Candidates(v.params, pair, now.out.loss[:, None], torch.zeros_like(v.index))
 
 
-def _monitor(
-    run: Run, method: Method, data: Images, root: str | Path | None, device: torch.device, precision: str
-) -> float:
-    test = build.images(run, "test", root, device)
-    return monitor(next(iter(method.networks().values())), build.look(run), data, test, precision)
+def _monitor(s: Session, root: str | Path | None) -> float:
+    test = build.images(s.run, "test", root, s.device)
+    return monitor(next(iter(s.method.networks().values())), s.look, s.data, test, s.precision)
 
 
-def _autocast(precision: str, device: torch.device) -> torch.autocast:
-    # a fresh context each time: the weight cache of one that also ran without gradient would cut the graph
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def _save(s: Session, folder: runs.Folder) -> None:
+    s.check()
+    folder.flush_views(s.done)
+    folder.snapshot("method", s.done, s.method.snapshot(s.data, s.look))
+    for h in s.hard:
+        folder.snapshot(h.name, s.done, h.snapshot(s.method, s.data, s.look))
+    checkpoint.save(folder.checkpoints, s.done, s.dump(), s.run.logs.keep)
 
 
-class State:
-    """Everything that a step changes: weights, strategies, optimisers, random numbers."""
-
-    def __init__(self, method: Method, hard: list[Hard], players: list[Player], generator: torch.Generator) -> None:
-        self.method, self.hard, self.players, self.generator = method, hard, players, generator
-
-    def dump(self, run: Run, step: int, sums: dict[str, float]) -> dict[str, Any]:
-        return {
-            "config_hash": run.hash,
-            "step": step,
-            "sums": sums,
-            "method": self.method.state_dict(),
-            "hard": [h.state_dict() for h in self.hard],
-            "players": {p.name: p.opt.state_dict() for p in self.players},
-            "generator": self.generator.get_state(),
-            "rng": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-
-    def restore(self, saved: dict[str, Any]) -> int:
-        """Put everything back; returns the number of steps done."""
-        self.method.load_state_dict(saved["method"])
-        for h, s in zip(self.hard, saved["hard"], strict=True):
-            h.load_state_dict(s)
-        for p in self.players:
-            p.opt.load_state_dict(saved["players"][p.name])
-        self.generator.set_state(saved["generator"])
-        torch.set_rng_state(saved["rng"])
-        if saved["rng_cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(saved["rng_cuda"])
-        return saved["step"]
-
-
-class Clock:
-    """Seconds by part of a step, added into the epoch's sums."""
-
-    def __init__(self, sums: dict[str, float]) -> None:
-        self.sums = sums
-
-    @contextmanager
-    def time(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        took = time.perf_counter() - start
-        self.sums[f"seconds:{part}"] += took
-        self.sums["seconds:total"] += took
-
-    def around(self, part: str, batches: Iterator[Any]) -> Iterator[Any]:
-        """The same items, with the time spent waiting for each."""
-        iterator = iter(batches)
-        while True:
-            with self.time(part):
-                item = next(iterator, None)
-            if item is None:
-                return
-            yield item
-
-
-class Rate:
-    """Images a second over this process's steps, and the time that is left."""
-
-    def __init__(self, left: int, batch_size: int) -> None:
-        self.left, self.batch_size, self.done = left, batch_size, 0
-        self.start = self.said = time.monotonic()
-
-    def tick(self) -> None:
-        self.done += 1
-
-    def images_per_s(self) -> float:
-        return self.done * self.batch_size / max(1e-9, time.monotonic() - self.start)
-
-    def due(self) -> bool:
-        if time.monotonic() - self.said < SAY_EVERY:
-            return False
-        self.said = time.monotonic()
-        return True
-
-    def describe(self) -> str:
-        per_step = (time.monotonic() - self.start) / max(1, self.done)
-        minutes, seconds = divmod(round((self.left - self.done) * per_step), 60)
-        return f"{self.images_per_s():.0f} images/s, {minutes} min {seconds:02d} s left"
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that fills with the signals which ask this process to stop; untouched outside the main thread."""
-    asked: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-
-    previous = {}
-    try:
-        for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            previous[s] = signal.signal(s, note)
-    except ValueError:  # not in the main thread
-        pass
-    try:
-        yield asked
-    finally:
-        for s, handler in previous.items():
-            signal.signal(s, handler)
-
-
-def keep_pages() -> None:
-    """Tell glibc to keep freed memory: blocks over 32 MiB would be page-faulted again at every step."""
-    if sys.platform == "linux":
-        try:
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped on its own
-            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's top is not given back
-        except OSError:  # another C library: nothing to tune
-            pass
-
-
-def launch(
-    run: Run, runs_dir: Path | str, *, root: str | Path | None = None, device: str = "auto", threads: int | None = None
-) -> Path:
-    """Train in a process of its own and follow it line by line; a finished run is found at once.
-
-    A notebook's kernel that is interrupted or terminated passes the request on, so that training saves first.
-    Returns the run's folder; raises ``Stopped`` or ``HardlabError`` with what the process said.
-    """
-    runs_dir = Path(runs_dir)
-    about = runs.manifest(runs_dir / run.id)
-    if about is not None and about["state"] == "done":
-        return runs_dir / run.id
-    command = [sys.executable, "-m", "hardlab.train", "--runs", str(runs_dir), "--device", device]
-    command += ["--root", str(root)] if root is not None else []
-    command += ["--threads", str(threads)] if threads is not None else []
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert child.stdin is not None and child.stderr is not None
-    line = ""
-    try:
-        child.stdin.write(json.dumps(run.model_dump(mode="json")))
-        child.stdin.close()
-        for line in child.stderr:
-            print(line.rstrip(), flush=True)
-        status = child.wait()
-    except BaseException:
-        child.terminate()
-        child.wait()
-        raise
-    if status == STOPPED:
-        raise Stopped
-    if status != 0:
-        raise HardlabError(f"Training of {run.id} failed (exit {status}): {line.strip()}")
-    return runs_dir / run.id
-
-
-def main(argv: list[str] | None = None) -> int:
-    """``python -m hardlab.train --runs DIR``: reads the configuration as JSON from standard input."""
-    parser = argparse.ArgumentParser(prog="python -m hardlab.train", description=main.__doc__)
-    parser.add_argument("--runs", required=True, type=Path)
-    parser.add_argument("--root", default=None)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=None)
-    args = parser.parse_args(argv)
-    keep_pages()
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    try:
-        train(config.make(json.load(sys.stdin)), args.runs, root=args.root, device=args.device)
-    except Stopped:
-        return STOPPED
-    except HardlabError as e:
-        say(f"hardlab: {e}")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _stop(s: Session, folder: runs.Folder, say: Say) -> NoReturn:
+    _save(s, folder)
+    say(f"{s.run.id}: asked to stop, saved at step {s.done} of {s.total}; the same command goes on from here.")
+    raise Stopped

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim import Optimizer
 
 from hardlab.errors import HardlabError as HardlabError
 
@@ -28,18 +27,16 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Views:
-    """B images under V views each; ``x`` is None until somebody renders it.
+class Drawn:
+    """B images under V views each, drawn and not rendered.
 
     raw: (B,3,H,W) uint8, or float in [0,1] where a gradient to the pixels is wanted.
     sizes: (B,2) true height and width.
     index: (B,) data-set row; -1 = generated.
     group: (B,) rows of one group are positives of each other.
     params: (B,V,P) float32, columns ``hardlab.views.PARAMS``: crop box, flip, jitter, ... as drawn.
-    x: (B,V,3,S,S) float32, augmented and normalised.
-    local_params: (B,L,P) of the small crops, the slots V, V + 1, ... local: their pixels, L of (B,3,s,s).
-    plain: (B,3,S,S) the whole images without augmentation, slot -1, for methods that ask for it.
-    labels: slot -> (B,...) pseudo-labels that somebody has computed already.
+    local_params: (B,L,P) of the small crops, the slots V, V + 1, ...
+    grouped: whether a group has several rows; known without a look at ``group``.
     """
 
     raw: Tensor
@@ -47,58 +44,111 @@ class Views:
     index: Tensor
     group: Tensor
     params: Tensor
-    x: Tensor | None = None
     local_params: Tensor | None = None
-    local: tuple[Tensor, ...] = ()
-    plain: Tensor | None = None
-    labels: Mapping[int, Tensor] = field(default_factory=dict)
+    grouped: bool = False
 
-    def slot(self, i: int) -> Tensor:
-        """The (B,3,S,S) pixels of view ``i``: first the large ones, then the local ones; -1 is the plain image."""
-        if self.x is None or (i < 0 and self.plain is None):
-            raise RuntimeError("these views were not rendered yet: call look.render(views) first")
-        if i < 0:
-            assert self.plain is not None
-            return self.plain
-        v = self.x.shape[1]
-        return self.x[:, i] if i < v else self.local[i - v]
+    @property
+    def positives(self) -> Tensor | None:
+        """The groups, or None where every row is alone in its own."""
+        return self.group if self.grouped else None
 
-    def take(self, which: Tensor) -> Views:
-        """Keep views ``which`` (B,S) of each row, in that order; pixels too where they are rendered, labels not.
+    @property
+    def crops(self) -> int:
+        """L, the number of small crops."""
+        return 0 if self.local_params is None else self.local_params.shape[1]
 
-        Each column names large slots only or local slots only; local slots must be of one size to be exchanged.
+    def take(self, which: Tensor, crops: int = 0) -> Self:
+        """Keep views ``which`` (B,S) of each row, in that order; the last ``crops`` columns name small crops."""
+        rows, large, small = self._columns(which, crops)
+        local = None if self.local_params is None else self.local_params[rows, small]
+        return replace(self, params=self.params[rows, large], local_params=local)
+
+    def append(self, more: Drawn) -> Drawn:
+        """These images and then those of ``more``, which has as many views and is its own groups.
+
+        ``raw`` is padded to the larger of the two, and float where one of them is.
         """
-        v = self.params.shape[1]
-        small = (which >= v).all(0)  # (S,)
-        rows = torch.arange(len(which), device=which.device)[:, None]
-        large, little = which[:, ~small], which[:, small] - v
-        x = None if self.x is None else self.x[rows, large]
-        kept = replace(self, params=self.params[rows, large], x=x, labels={})
-        if self.local_params is None:
-            return kept
-        local = torch.stack(self.local, 1)[rows, little].unbind(1) if self.local else ()
-        return replace(kept, local_params=self.local_params[rows, little], local=tuple(local))
-
-    def append(self, more: Views) -> Views:
-        """These images and then those of ``more``, which has as many views, is rendered if these are, and is its own
-        groups; ``raw`` is padded to the larger of the two."""
         height, width = (max(a, b) for a, b in zip(self.raw.shape[2:], more.raw.shape[2:], strict=True))
-        raw = [F.pad(r, (0, width - r.shape[3], 0, height - r.shape[2])) for r in (self.raw, more.raw)]
-
-        def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-            return None if a is None or b is None else torch.cat([a, b])
-
-        return Views(
-            torch.cat(raw),
+        raw = [self.raw, more.raw]
+        if self.raw.dtype != more.raw.dtype:
+            raw = [unit(r) for r in raw]
+        return Drawn(
+            torch.cat([F.pad(r, (0, width - r.shape[3], 0, height - r.shape[2])) for r in raw]),
             torch.cat([self.sizes, more.sizes]),
             torch.cat([self.index, more.index]),
             torch.cat([self.group, more.group + len(self.group)]),
             torch.cat([self.params, more.params]),
-            both(self.x, more.x),
-            both(self.local_params, more.local_params),
-            tuple(torch.cat(pair) for pair in zip(self.local, more.local, strict=True)),
-            both(self.plain, more.plain),
+            _both(self.local_params, more.local_params),
+            self.grouped or more.grouped,
         )
+
+    def _columns(self, which: Tensor, crops: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows (B,1), and the columns of ``which`` that name large slots and small ones, the latter counted from 0."""
+        last = which.shape[1] - crops
+        rows = torch.arange(len(which), device=which.device)[:, None]
+        return rows, which[:, :last], which[:, last:] - self.params.shape[1]
+
+    def drawn(self) -> Drawn:
+        """The same views without pixels."""
+        return self
+
+
+@dataclass(frozen=True)
+class Rendered(Drawn):
+    """Views with their pixels.
+
+    x: (B,V,3,S,S) float32, augmented and normalised. local: pixels of the small crops, L of (B,3,s,s).
+    plain: (B,3,S,S) the whole images without augmentation, slot -1, for methods that ask for it.
+    labels: slot -> (B,...) pseudo-labels that somebody has computed already.
+    """
+
+    x: Tensor = field(kw_only=True)
+    local: tuple[Tensor, ...] = field(default=(), kw_only=True)
+    plain: Tensor | None = field(default=None, kw_only=True)
+    labels: Mapping[int, Tensor] = field(default_factory=dict, kw_only=True)
+
+    def slot(self, i: int) -> Tensor:
+        """The (B,3,S,S) pixels of view ``i``: first the large ones, then the local ones; -1 is the plain image."""
+        if i < 0:
+            if self.plain is None:
+                raise RuntimeError("the plain images were not rendered: call look.render(views, plain=True)")
+            return self.plain
+        v = self.x.shape[1]
+        return self.x[:, i] if i < v else self.local[i - v]
+
+    def take(self, which: Tensor, crops: int = 0) -> Self:
+        """As ``Drawn.take``, pixels too, labels not; local slots must be of one size to be exchanged."""
+        rows, large, small = self._columns(which, crops)
+        local = torch.stack(self.local, 1)[rows, small].unbind(1) if self.local else ()
+        return replace(super().take(which, crops), x=self.x[rows, large], local=tuple(local), labels={})
+
+    def append(self, more: Drawn) -> Rendered:
+        """As ``Drawn.append``; ``more`` is rendered too."""
+        if not isinstance(more, Rendered):
+            raise TypeError("rendered views take further images only as rendered: call look.render first")
+        return Rendered(
+            **vars(self.drawn().append(more.drawn())),
+            x=torch.cat([self.x, more.x]),
+            local=tuple(torch.cat(pair) for pair in zip(self.local, more.local, strict=True)),
+            plain=_both(self.plain, more.plain),
+        )
+
+    def drawn(self) -> Drawn:
+        return Drawn(**{f.name: getattr(self, f.name) for f in fields(Drawn)})
+
+    @classmethod
+    def of(cls, v: Drawn, x: Tensor, local: Sequence[Tensor] = (), plain: Tensor | None = None) -> Rendered:
+        """The views ``v`` with the given pixels."""
+        return cls(**vars(v.drawn()), x=x, local=tuple(local), plain=plain)
+
+
+def unit(raw: Tensor) -> Tensor:
+    """Pixels as a data set gives them, uint8 or float, as float in [0,1]."""
+    return raw if raw.is_floating_point() else raw.float() / 255
+
+
+def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return None if a is None or b is None else torch.cat([a, b])
 
 
 class Out(NamedTuple):
@@ -108,7 +158,7 @@ class Out(NamedTuple):
     loss: (B,) per-sample loss, the mean over the method's pairs.
     """
 
-    views: Views
+    views: Rendered
     q: Mapping[int, Tensor]
     t: Mapping[int, Tensor]
     loss: Tensor
@@ -145,19 +195,3 @@ class Progress(NamedTuple):
     def epochs_done(self) -> float:
         """Epochs with their fraction, for warm-ups given in epochs."""
         return self.share * self.epochs
-
-
-class Player(NamedTuple):
-    """Whoever optimises parameters of its own.
-
-    objective: scalar to minimise (to ascend, negate). times: steps taken at training step ``step``, 0 = not due.
-    joint: it differentiates the learner's own graph, so its gradients are taken before anybody moves; any other
-    player's objective builds a graph of its own, after the learner's step.
-    """
-
-    name: str
-    params: list[Tensor]
-    opt: Optimizer
-    objective: Callable[[Out, dict[str, Tensor]], Tensor]
-    times: Callable[[int], int] = lambda step: 1
-    joint: bool = False

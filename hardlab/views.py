@@ -19,7 +19,7 @@ from hardlab.augment import COLOUR as COLOUR
 from hardlab.augment import PARAMS as PARAMS
 from hardlab.augment import PRESETS as PRESETS
 from hardlab.augment import Augment as Augment
-from hardlab.types import Batch, HardlabError, Views
+from hardlab.types import Batch, Drawn, HardlabError, Rendered
 
 _AT = {name: i for i, name in enumerate(PARAMS)}
 _FACTORS = slice(7, 11)
@@ -127,8 +127,8 @@ class Look:
                 self._tile(x, raw, host, rows)
         return x.view(v, b, 3, size, size).transpose(0, 1)
 
-    def views(self, batch: Batch, n: int, generator: torch.Generator | None = None, local: int = 0) -> Views:
-        """``n`` views and ``local`` small crops of each image of the batch, drawn and not rendered.
+    def views(self, batch: Batch, n: int, generator: torch.Generator | None = None, local: int = 0) -> Drawn:
+        """``n`` views and ``local`` small crops of each image of the batch.
 
         Every image is a group of its own. Raises HardlabError.
         """
@@ -137,17 +137,17 @@ class Look:
         params = self.draw(batch.sizes, n, generator)
         small = [self._local(i).draw(batch.sizes, 1, generator) for i in range(local)]
         group = torch.arange(len(batch.index), device=batch.index.device)
-        return Views(
-            batch.raw, batch.sizes, batch.index, group, params, local_params=torch.cat(small, 1) if small else None
-        )
+        return Drawn(batch.raw, batch.sizes, batch.index, group, params, torch.cat(small, 1) if small else None)
 
-    def render(self, v: Views, plain: bool = False) -> Views:
-        """The same views with pixels; a no-op where they are rendered. plain: the un-augmented images as well."""
-        if v.x is None:
-            v = replace(v, x=self.apply(v.raw, v.params))
-        if v.local_params is not None and not v.local:
-            crops = v.local_params.split(1, 1)
-            v = replace(v, local=tuple(self._local(i).apply(v.raw, p)[:, 0] for i, p in enumerate(crops)))
+    def render(self, v: Drawn, plain: bool = False, size: int | None = None) -> Rendered:
+        """The same views with pixels; a no-op where they are rendered.
+
+        plain: the un-augmented images as well. size: of the large views, where it is not the augmentation's.
+        """
+        if not isinstance(v, Rendered):
+            x = self.apply(v.raw, v.params, size)
+            crops = () if v.local_params is None else v.local_params.split(1, 1)
+            v = Rendered.of(v, x, [self._local(i).apply(v.raw, p)[:, 0] for i, p in enumerate(crops)])
         if plain and v.plain is None:
             v = replace(v, plain=self.plain(v.raw, v.sizes))
         return v
@@ -178,13 +178,13 @@ class Look:
         fresh[..., COLOUR] = self._appearance(len(params), params.shape[1], generator, params.device)
         return fresh
 
-    def recoloured(self, v: Views, generator: torch.Generator | None = None) -> Views:
-        """The same crops, each with a fresh appearance; not rendered."""
+    def recoloured(self, v: Drawn, generator: torch.Generator | None = None) -> Drawn:
+        """The same crops, each with a fresh appearance."""
         local = v.local_params
         if local is not None:
             crops = [self._local(i).recolour(p, generator) for i, p in enumerate(local.split(1, 1))]
             local = torch.cat(crops, 1) if crops else local
-        return replace(v, params=self.recolour(v.params, generator), local_params=local, x=None, local=())
+        return replace(v.drawn(), params=self.recolour(v.params, generator), local_params=local)
 
     def _appearance(self, b: int, v: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
         """(B,V,8) the columns ``COLOUR``."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from hardlab import checkpoint, runs, train
+from hardlab import checkpoint, meters, runs, stopping, train
 from hardlab.config import Run
 
 TIMING = ("seconds", "images_per_s", "peak_memory_mb")
@@ -36,9 +36,9 @@ def whole_and_parts(
     """The run trained without a stop, and stopped after each of ``steps`` (counted from 1) and resumed to its end."""
     how: dict[str, Any] = {"device": "cpu", "say": lambda line: None}
     whole = train.train(run, folder / "whole", **how)
-    patch.setattr(train.Rate, "tick", stopping_at(*steps))
+    patch.setattr(meters.Rate, "tick", stopping_at(*steps))
     for _ in steps:
-        with pytest.raises(train.Stopped):
+        with pytest.raises(stopping.Stopped):
             train.train(run, folder / parts, **how)
         assert runs.manifest(folder / parts / run.id)["state"] == "stopped"
     return whole, train.train(run, folder / parts, **how)

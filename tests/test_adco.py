@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from resuming import learned, rows, same, whole_and_parts
+from steps import forward, rendered
 
 from hardlab import build, nets, recipes, registry, runs
 from hardlab.hard import adco
@@ -14,7 +15,7 @@ from hardlab.hard.adco import AdCo, KeysOfOthers, Learned
 from hardlab.methods.moco import MoCo
 from hardlab.methods.simclr import SimCLR
 from hardlab.methods.simsiam import SimSiam
-from hardlab.types import HardlabError, Progress, Views
+from hardlab.types import HardlabError, Progress
 
 N, K, D = 6, 20, 5
 TILE = adco._TILE  # as shipped
@@ -49,9 +50,8 @@ def plain(q, k, w, temperature, inbatch):
 def test_one_pass_gives_the_loss_and_both_gradients_of_two_autograd_passes(inbatch):
     made, k = bank(inbatch), unit(N, D, 2)
     q = unit(N, D, 1).requires_grad_()
-    made.start()
-    loss = made.loss(q, k, 0.12)
-    made.stop()
+    with made.record():
+        loss = made.loss(q, k, 0.12)
     assert torch.allclose(loss, plain(q, k, made.vectors, 0.12, inbatch), rtol=1e-10)
     weights = torch.rand(N, dtype=torch.double)
     (got,) = torch.autograd.grad((weights * loss).sum(), q)
@@ -67,8 +67,8 @@ def test_in_float32_both_gradients_are_within_1e_5_of_two_plain_passes(monkeypat
     monkeypatch.setattr(adco, "_TILE", 2**18)
     made = bank(size=4096, dim=128).float()
     q, k = unit(64, 128, 1).float().requires_grad_(), unit(64, 128, 2).float()
-    made.start()
-    (got,) = torch.autograd.grad(made.loss(q, k, 0.12).mean(), q)
+    with made.record():
+        (got,) = torch.autograd.grad(made.loss(q, k, 0.12).mean(), q)
     (wanted,) = torch.autograd.grad(plain(q, k, made.vectors, 0.12, True).mean(), q)
     (up,) = torch.autograd.grad(plain(q.detach(), k, made.vectors, 0.02, True).mean(), made.vectors)
     assert (got - wanted).norm() <= 1e-5 * wanted.norm()
@@ -84,8 +84,8 @@ def test_the_gradient_of_the_queries_passes_a_finite_difference_check():
 
 def test_the_direction_is_tangent_and_a_small_step_along_it_raises_the_adversarys_loss():
     made, q, k = bank(), unit(N, D, 1).requires_grad_(), unit(N, D, 2)
-    made.start()
-    made.loss(q, k, 0.12)
+    with made.record():
+        made.loss(q, k, 0.12)
     w = made.vectors.detach()
     assert (w * made.descent).sum(1).abs().max() < 1e-12
     before = plain(q.detach(), k, w, 0.02, True).mean()
@@ -94,16 +94,16 @@ def test_the_direction_is_tangent_and_a_small_step_along_it_raises_the_adversary
 
 def test_the_softmax_has_mass_one():
     made = bank()
-    made.start()
-    made.loss(unit(N, D, 1).requires_grad_(), unit(N, D, 2), 0.12)
+    with made.record():
+        made.loss(unit(N, D, 1).requires_grad_(), unit(N, D, 2), 0.12)
     assert sum(float(made.mass[x]) for x in ("own", "keys", "negatives")) == pytest.approx(1)
     assert 0 <= float(made.mass["negatives_sharp"]) <= 1
 
 
 def test_the_alternative_objective_climbs_j_of_section_4_1():
     made, q = bank(objective="alternative"), unit(N, D, 1).requires_grad_()
-    made.start()
-    made.loss(q, unit(N, D, 2), 0.12)
+    with made.record():
+        made.loss(q, unit(N, D, 2), 0.12)
     s = q.detach() @ F.normalize(made.vectors, dim=1).T
     j = 0.02 * torch.logsumexp(s / 0.02, 0).sum()
     (up,) = torch.autograd.grad(j, made.vectors)
@@ -113,8 +113,8 @@ def test_the_alternative_objective_climbs_j_of_section_4_1():
 
 def test_the_gradient_for_the_unit_vector_is_equation_6():
     made, q, k = bank(inbatch=False, wrt="unit"), unit(N, D, 1).requires_grad_(), unit(N, D, 2)
-    made.start()
-    made.loss(q, k, 0.12)
+    with made.record():
+        made.loss(q, k, 0.12)
     n, x = F.normalize(made.vectors.detach(), dim=1), q.detach()
     for j in range(K):
         wanted = torch.zeros(D, dtype=torch.double)
@@ -127,12 +127,11 @@ def test_the_gradient_for_the_unit_vector_is_equation_6():
 def test_two_losses_of_a_step_add_their_shares_and_others_are_not_answered():
     made, q, k = bank(), unit(N, D, 1).requires_grad_(), unit(N, D, 2)
     made.share = 0.5
-    made.start()
-    made.loss(q, k, 0.12)
-    made.loss(k.clone().requires_grad_(), q.detach(), 0.12)
-    with torch.no_grad():
+    with made.record():
         made.loss(q, k, 0.12)
-    made.stop()
+        made.loss(k.clone().requires_grad_(), q.detach(), 0.12)
+        with torch.no_grad():
+            made.loss(q, k, 0.12)
     made.loss(unit(N, D, 9).requires_grad_(), k, 0.12)
     both = plain(q.detach(), k, made.vectors, 0.02, True).mean() + plain(k, q.detach(), made.vectors, 0.02, True).mean()
     (up,) = torch.autograd.grad(both / 2, made.vectors)
@@ -141,16 +140,10 @@ def test_two_losses_of_a_step_add_their_shares_and_others_are_not_answered():
 
 def test_columns_and_nearest_hold_the_batch_and_the_bank():
     made, q, k = bank(), unit(N, D, 1), unit(N, D, 2)
-    columns = made(q, k)
+    columns = made.similarities(q, k)
     assert columns.shape == (N, N + K)
     assert torch.allclose(made.nearest(q, k), columns.amax(1))
     assert torch.isinf(columns.diagonal()).all()
-
-
-def views_of(x, local=()):
-    b = len(x)
-    sizes, rows = torch.full((b, 2), 16), torch.arange(b)
-    return Views(x[:, 0], sizes, rows, rows, torch.zeros(b, x.shape[1], 15), x, local=local)
 
 
 def played(method, hard):
@@ -174,11 +167,11 @@ def test_the_first_negatives_are_keys_and_then_the_key_encoder_starts_again():
     keys = []
     for step in range(2):
         hard.before_step(Progress(step, 10, 0, 1))
-        out = method(views_of(torch.randn(8, 2, 3, 16, 16)))
+        now = forward(method, rendered(torch.randn(8, 2, 3, 16, 16)), hard, at=Progress(step, 10, 0, 1))
         assert not torch.equal(method.key_head[0].weight, method.head[0].weight)
-        method.after_step(out, Progress(step, 10, 0, 1))
-        hard.after_step(out, method, Progress(step, 10, 0, 1))
-        keys.append(out.t[1])
+        method.after_step(now)
+        hard.after_step(now)
+        keys.append(now.out.t[1])
     assert torch.equal(hard.bank.vectors, torch.cat(keys))
     assert torch.equal(method.key_head[0].weight, method.head[0].weight)
     assert torch.equal(hard.queries.vectors[:2].flatten(0, 1).norm(dim=1).round(), torch.ones(16))
@@ -190,8 +183,9 @@ def test_the_player_moves_by_sgd_against_the_queries_before_the_networks_step(sy
     player = played(method, hard)
     w = hard.bank.vectors
     before = w.detach().clone()
-    out = method(views_of(torch.randn(8, 2, 3, 16, 16)))
-    (grad,) = torch.autograd.grad(player.objective(out, {}), player.params, retain_graph=True)
+    now = forward(method, rendered(torch.randn(8, 2, 3, 16, 16)), hard)
+    out = now.out
+    (grad,) = torch.autograd.grad(player.objective(now), player.params, retain_graph=True)
     wanted = -sum(plain(out.q[a].detach(), out.t[b], w, 0.02, True).mean() for a, b in method.pairs) / len(method.pairs)
     (exact,) = torch.autograd.grad(wanted, w)
     assert torch.allclose(grad, exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max()))
@@ -207,13 +201,14 @@ def test_five_crops_are_summed_in_the_loss_and_in_the_direction():
     hard = AdCo(init="random")
     player = played(method, hard)
     local = tuple(torch.randn(8, 3, s, s) for s in (16, 16, 12, 12, 8))
-    out = method(views_of(torch.randn(8, 1, 3, 16, 16), local))
+    now = forward(method, rendered(torch.randn(8, 1, 3, 16, 16), local=local), hard)
+    out = now.out
     w = hard.bank.vectors
     assert torch.allclose(out.loss, sum(plain(out.q[i], out.t[0], w, 0.12, True) for i in range(1, 6)), rtol=1e-4)
     exact = torch.autograd.grad(sum(plain(out.q[i].detach(), out.t[0], w, 0.02, True).mean() for i in range(1, 6)), w)[
         0
     ]
-    (grad,) = torch.autograd.grad(player.objective(out, {}), player.params)
+    (grad,) = torch.autograd.grad(player.objective(now), player.params)
     assert torch.allclose(-grad, exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max()))
 
 
@@ -221,7 +216,7 @@ def test_simclr_keeps_its_own_negatives_beside_the_learned_ones():
     torch.manual_seed(0)
     method = SimCLR(nets.Tiny(width=4), dim=8)
     AdCo(size=32, init="random").install(method)
-    out = method(views_of(torch.randn(8, 2, 3, 16, 16)))
+    out = method(rendered(torch.randn(8, 2, 3, 16, 16)))
     z = torch.cat([out.q[0], out.q[1]]).detach()
     logits = torch.cat([(z @ z.T).fill_diagonal_(-torch.inf), z @ F.normalize(method.negatives.vectors, dim=1).T], 1)
     rows = F.cross_entropy(logits / 0.1, (torch.arange(16) + 8) % 16, reduction="none")
@@ -231,10 +226,10 @@ def test_simclr_keeps_its_own_negatives_beside_the_learned_ones():
 def test_renormalised_negatives_have_unit_length_and_a_cosine_ends_at_nothing():
     method, hard = moco(), AdCo(init="random", renorm=True, schedule="cosine")
     player = played(method, hard)
-    out = method(views_of(torch.randn(8, 2, 3, 16, 16)))
+    now = forward(method, rendered(torch.randn(8, 2, 3, 16, 16)), hard, at=Progress(5, 10, 0, 1))
     with torch.no_grad():
         hard.bank.vectors.mul_(3)
-    hard.after_step(out, method, Progress(5, 10, 0, 1))
+    hard.after_step(now)
     assert torch.allclose(hard.bank.vectors.norm(dim=1), torch.ones(16))
     for step, rate in ((0, 3.0), (5, 1.5), (10, 0.0)):
         hard.before_step(Progress(step, 10, 0, 1))
@@ -257,7 +252,7 @@ def test_what_is_saved_of_the_bank_is_saved_once():
         (lambda: AdCo().install(SimSiam(nets.Tiny(width=4), dim=8, hidden=4)), "SimSiam has none"),
         (lambda: AdCo().install(SimpleNamespace(negatives=None)), "has none"),
         (lambda: AdCo().install(MoCo(nets.Tiny(width=4), queue=8, temperature=0.01)), "method.temperature=0.01"),
-        (lambda: [h.install(m) for m in [moco()] for h in (AdCo(), AdCo())], "twice"),
+        (lambda: [h.install(m) for m in [moco()] for h in (AdCo(), AdCo())], "done once"),
         (lambda: moco(symmetric=True).multi_crop(5), "symmetric"),
         (lambda: registry.check("strategy", "adco", {"init": "features"}), "init"),
     ],
@@ -314,7 +309,7 @@ def test_every_rung_can_be_built_and_differs_from_its_queue_in_the_strategy_alon
 def test_negatives_that_do_not_move_leave_the_network_the_step_of_plain_autograd():
     method, hard = moco(), AdCo(init="random", lr=0.0)
     hard.install(method)
-    out = method(views_of(torch.randn(8, 2, 3, 16, 16)))
+    out = forward(method, rendered(torch.randn(8, 2, 3, 16, 16)), hard).out
     params = [p for p in method.parameters() if p.requires_grad]
     got = torch.autograd.grad(out.loss.mean(), params, retain_graph=True)
     wanted = torch.autograd.grad(plain(out.q[0], out.t[1], hard.bank.vectors.detach(), 0.12, True).mean(), params)
@@ -330,9 +325,8 @@ def test_a_step_with_the_papers_bank_makes_no_copy_of_it(monkeypatch):
 
     def step():
         q = unit(32, dim, 1).float().requires_grad_()
-        made.start()
-        loss = made.loss(q, k, 0.12)
-        made.stop()
+        with made.record():
+            loss = made.loss(q, k, 0.12)
         torch.autograd.grad(loss.mean(), q)
         objective = adco.Known.apply(made.vectors, -made.value, made.descent)
         (made.vectors.grad,) = torch.autograd.grad(objective, made.vectors)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightly.loss import NegativeCosineSimilarity, NTXentLoss
+from steps import after, looked, rendered
 
 from hardlab import build, nets, recipes
 from hardlab.data.base import Pixels, Source
@@ -17,16 +18,10 @@ from hardlab.methods.moco import MoCo
 from hardlab.methods.simclr import SimCLR
 from hardlab.methods.supervised import Supervised
 from hardlab.negatives import Queue
-from hardlab.types import HardlabError, Progress, Views
+from hardlab.types import HardlabError, Progress
 from hardlab.views import PRESETS, Look
 
 AT = Progress(0, 10, 0, 2)
-
-
-def views_of(x, index=None):
-    b = len(x)
-    index = torch.arange(b) if index is None else index
-    return Views(x[:, 0], torch.full((b, 2), 16), index, torch.arange(b), torch.zeros(b, x.shape[1], 15), x)
 
 
 def images(n=12, labels=None, size=16):
@@ -42,14 +37,14 @@ def moco(**options):
 
 
 def step(net, x, lr=0.1):
-    out = net(views_of(x))
+    out = net(rendered(x))
     out.loss.mean().backward()
     with torch.no_grad():
         for p in net.parameters():
             if p.grad is not None:
                 p -= lr * p.grad
                 p.grad = None
-    net.after_step(out, AT)
+    net.after_step(after(net, out))
     return out
 
 
@@ -58,7 +53,7 @@ def step(net, x, lr=0.1):
 
 def test_moco_loss_of_each_query_equals_a_loop_over_its_key_and_the_queue():
     net = moco(temperature=0.3)
-    out = net(views_of(torch.randn(6, 2, 3, 16, 16)))
+    out = net(rendered(torch.randn(6, 2, 3, 16, 16)))
     for i in range(6):
         q, k = out.q[0][i].detach().double(), out.t[1][i].double()
         top = math.exp(float(q @ k) / 0.3)
@@ -75,7 +70,7 @@ def test_moco_loss_is_lightlys_ntxent_with_a_memory_bank_of_the_same_negatives(s
     theirs = NTXentLoss(temperature=0.2, memory_bank_size=(32, 8))
     theirs.memory_bank.bank = net.negatives.keys.clone()
     theirs.memory_bank.bank_ptr = torch.zeros(1, dtype=torch.long)
-    out = net(views_of(torch.randn(8, 2, 3, 16, 16)))
+    out = net(rendered(torch.randn(8, 2, 3, 16, 16)))
     wanted = [theirs.forward(out.q[a].detach(), out.t[b]) for a, b in net.pairs]  # no gradient: the bank stays
     assert out.loss.mean().item() == pytest.approx(float(sum(wanted) / len(wanted)), rel=1e-5)
 
@@ -98,9 +93,9 @@ def test_the_keys_of_a_step_enter_the_queue_after_it_both_views_where_both_are_q
     for symmetric in (False, True):
         net = moco(symmetric=symmetric)
         before = net.negatives.keys.clone()
-        out = net(views_of(torch.randn(8, 2, 3, 16, 16)))
+        out = net(rendered(torch.randn(8, 2, 3, 16, 16)))
         assert torch.equal(net.negatives.keys, before)
-        net.after_step(out, AT)
+        net.after_step(after(net, out))
         keys = torch.cat([out.t[1], out.t[0]]) if symmetric else out.t[1]
         assert torch.equal(net.negatives.keys[: len(keys)], keys)
         assert torch.equal(net.negatives.keys[len(keys) :], before[len(keys) :])
@@ -162,7 +157,7 @@ def test_shuffled_keys_are_normalised_in_random_groups_and_come_back_in_order():
 def test_moco_with_one_group_and_nothing_shuffled_is_plain_moco():
     x = torch.randn(8, 2, 3, 16, 16)
     one, plain = moco(bn="split", groups=1), moco(bn="plain")
-    assert torch.allclose(one(views_of(x)).loss, plain(views_of(x)).loss, atol=1e-5)
+    assert torch.allclose(one(rendered(x)).loss, plain(rendered(x)).loss, atol=1e-5)
 
 
 def test_moco_counts_the_queries_whose_key_is_nearer_than_all_negatives():
@@ -203,7 +198,7 @@ def byol(**options):
 
 def test_byol_loss_is_lightlys_and_its_target_takes_no_gradient():
     net = byol()
-    out = net(views_of(torch.randn(6, 2, 3, 16, 16)))
+    out = net(rendered(torch.randn(6, 2, 3, 16, 16)))
     wanted = 2 + (NegativeCosineSimilarity()(out.q[0], out.t[1]) + NegativeCosineSimilarity()(out.q[1], out.t[0]))
     assert out.loss.mean().item() == pytest.approx(wanted.item(), rel=1e-5)
     assert not any(t.requires_grad for t in out.t.values())
@@ -226,12 +221,12 @@ def test_byols_target_follows_by_the_formula_its_buffers_where_asked(average):
     twin = torch.nn.Sequential(net.twin, net.twin_projector)
     online = torch.nn.Sequential(net.backbone, net.projector)
     before = [p.data.clone() for p in twin.parameters()]
-    out = net(views_of(torch.randn(6, 2, 3, 16, 16)))
+    out = net(rendered(torch.randn(6, 2, 3, 16, 16)))
     with torch.no_grad():
         for p in online.parameters():
             p += torch.randn_like(p)
     buffers = [b.clone() for b in twin.buffers()]
-    net.after_step(out, AT)
+    net.after_step(after(net, out))
     for a, p, q in zip(before, online.parameters(), twin.parameters(), strict=True):
         assert torch.allclose(q, 0.9 * a + 0.1 * p, atol=1e-6)
     for a, p, q in zip(buffers, online.buffers(), twin.buffers(), strict=True):
@@ -252,12 +247,12 @@ def test_supervised_loss_is_the_cross_entropy_of_the_labels_and_zero_without_one
     data = images()
     net.on_start(data, 4)
     index = torch.tensor([5, 0, 7, -1])
-    out = net(views_of(torch.randn(4, 1, 3, 16, 16), index))
+    out = net(rendered(torch.randn(4, 1, 3, 16, 16), index))
     wanted = F.cross_entropy(out.q[0][:3], data.targets[index[:3]], reduction="none")
     assert torch.allclose(out.loss[:3], wanted)
     assert out.loss[3] == 0
     assert out.q[0].shape == (4, 3)
-    assert net.logs(out)["accuracy"] == float((out.q[0].argmax(1)[:3] == data.targets[index[:3]]).sum() / 4)
+    assert net.logs(after(net, out))["accuracy"] == float((out.q[0].argmax(1)[:3] == data.targets[index[:3]]).sum() / 4)
     assert "labels" not in net.state_dict()
 
 
@@ -279,7 +274,7 @@ def doubled(data, at, seed=0, x=False):
     for progress in at:
         hard.before_step(progress)
         v = look.views(first, 2, torch.Generator().manual_seed(1))
-        out.append(hard.views(look.render(v) if x else v, SimCLR(nets.Tiny(width=4), dim=8), look))
+        out.append(looked(hard, SimCLR(nets.Tiny(width=4), dim=8), look.render(v) if x else v, look).views)
     return look, out
 
 
@@ -307,8 +302,8 @@ def test_the_further_images_are_each_seen_once_an_epoch_in_an_order_that_a_resum
 
 
 def test_images_of_different_sizes_are_padded_when_they_come_together():
-    a, b = (views_of(torch.ones(2, 1, 3, s, s)) for s in (4, 6))
-    a, b = (Views(v.raw, v.sizes, v.index, v.group, v.params) for v in (a, b))
+    a, b = (rendered(torch.ones(2, 1, 3, s, s)) for s in (4, 6))
+    a, b = (v.drawn() for v in (a, b))
     both = a.append(b)
     assert both.raw.shape == (4, 3, 6, 6)
     assert both.raw[:2].sum() == 2 * 3 * 16

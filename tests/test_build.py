@@ -16,7 +16,7 @@ from hardlab.types import HardlabError
 def test_images_that_cannot_fill_a_batch_or_a_crop_are_refused(name, overrides, said, tmp_path):
     run = recipes.recipe(name, "smoke", overrides)
     with pytest.raises(HardlabError, match=said):
-        build.fits(run, build.images(run))
+        build.fits(run, build.images(run), build.look(run))
 
 
 def test_small_crops_larger_than_the_large_ones_are_refused_without_any_data():

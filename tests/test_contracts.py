@@ -1,31 +1,34 @@
 """Whatever is in a registry keeps the contract of its kind; a new entry is tested by being there."""
 
+import copy
 import inspect
 import itertools
-from collections import defaultdict
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from resuming import same
+from steps import forward, looked
 
-from hardlab import build, recipes, registry, runs, train, views
+from hardlab import build, config, recipes, registry, runs, train, views
 from hardlab.data.base import Pixels, Source
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
-from hardlab.types import Batch, HardlabError, Progress
+from hardlab.types import Batch, HardlabError
 
 B, S = 8, 32
-LABELS = np.arange(4096) % 10
+N = 512
+LABELS = np.arange(N) % 10
 IMAGES = Pixels(
     "toy",
     "train",
-    Source(tuple("abcdefghij"), LABELS, [str(i) for i in range(4096)]),
+    Source(tuple("abcdefghij"), LABELS, [str(i) for i in range(N)]),
     [],
     label_map=np.arange(10),
     device="cpu",
     size=None,
-    pixels=np.random.default_rng(0).integers(0, 256, (4096, 8, 8, 3), np.uint8),
+    pixels=np.random.default_rng(0).integers(0, 256, (N, S, S, 3), np.uint8),
 )
 
 
@@ -40,16 +43,12 @@ def batch():
     return Batch(raw, torch.full((B, 2), S), torch.arange(B))
 
 
-def render(look, v, method):
-    return look.render(v, plain=any(b < 0 for _, b in method.pairs))
-
-
 # options under which a forward pass draws nothing at random that belongs to one image
 QUIET = {"gan": {"diffaugment": False}}
 SMALL = {
     "dino": {"hidden": 16, "bottleneck": 8, "prototypes": 64}, "simsiam": {"dim": 64, "hidden": 16},
     "byol": {"hidden": 64}, "deepcluster": {"hidden": 64, "prototypes": 20}, "moco": {"queue": 64},
-    "gan": {"width": 4}, "generated": {"width": 4}, "adco": {"size": 64},
+    "gan": {"width": 4}, "generated": {"width": 4}, "adco": {"size": 64, "init": "random"},
 }  # fmt: skip
 
 
@@ -59,6 +58,23 @@ def make(name, options=None):
     method = registry.build("method", name, options, registry.build("backbone", "tiny", {"width": 8}))
     method.on_start(IMAGES, B)
     return method
+
+
+def opened(name, strategy):
+    """A session of a run with this method and strategy, or the reason why the two do not go together."""
+    run = recipes.recipe("simsiam").with_({
+        "method": {"name": name, "options": SMALL.get(name, {})},
+        "hard": [{"name": strategy, "options": SMALL.get(strategy, {})}],
+        "augment": {"name": "simclr_cifar", "options": {}},
+        "backbone": {"name": "tiny", "options": {"width": 4}},
+        "batch_size": B,
+        "epochs": 2,
+        "precision": "fp32",
+    })  # fmt: skip
+    try:
+        return train.open(run, data=IMAGES, device="cpu")
+    except HardlabError as e:
+        return str(e)
 
 
 @pytest.mark.parametrize("name", registry.BACKBONES)
@@ -75,7 +91,7 @@ def test_a_method_gives_one_loss_per_image_and_changes_nothing_but_bn_in_forward
     assert method.__doc__
     bn = {n for n, _ in method.named_buffers() if "running" in n or "num_batches" in n}
     before = {k: v.clone() for k, v in method.state_dict().items()}
-    v = render(look, look.views(batch, method.slots), method)
+    v = look.render(look.views(batch, method.slots), method.plain)
     out = method(v)
     assert out.loss.shape == (B,)
     assert out.loss.dtype == torch.float32
@@ -89,10 +105,8 @@ def test_a_method_gives_one_loss_per_image_and_changes_nothing_but_bn_in_forward
 @pytest.mark.parametrize("name", registry.METHODS)
 def test_a_method_does_not_care_in_which_order_its_images_come(name, look, batch):
     method = make(name, QUIET.get(name))
-    v = render(look, look.views(batch, method.slots), method)
+    v = look.render(look.views(batch, method.slots), method.plain)
     order = torch.randperm(B, generator=torch.Generator().manual_seed(1))
-    from dataclasses import replace
-
     plain = None if v.plain is None else v.plain[order]
     shuffled = replace(v, index=v.index[order], group=v.group[order], params=v.params[order], x=v.x[order], plain=plain)
     losses = []
@@ -104,31 +118,33 @@ def test_a_method_does_not_care_in_which_order_its_images_come(name, look, batch
 
 @pytest.mark.parametrize(("strategy", "name"), list(itertools.product(registry.HARD, registry.METHODS)))
 def test_a_strategy_steps_with_a_method_or_refuses_with_a_reason(strategy, name, look, batch, tmp_path):
-    method, hard = make(name), registry.build("strategy", strategy, SMALL.get(strategy, {}))
+    session = opened(name, strategy)
+    if isinstance(session, str):
+        assert len(session) > 20
+        return
+    hard, players = session.hard[0], session.players
     assert isinstance(hard, Hard)
     assert hard.__doc__
-    try:
-        hard.install(method)
-        hard.on_start(IMAGES, B, None)
-    except HardlabError as e:
-        assert len(str(e)) > 20
-        return
-    method.before_step(Progress(0, 10, 0, 2))
-    hard.before_step(Progress(0, 10, 0, 2))
-    v = hard.views(look.views(batch, max(hard.draws, method.slots)), method, look)
-    out = method(render(look, v, method))
-    terms = hard.terms(out, method)
-    run, at = recipes.recipe("simsiam"), Progress(0, 10, 1, 2)
-    players = train._players(run, method, [hard])
     before = [[p.clone() for p in player.params] for player in players]
-    folder = SimpleNamespace(checkpoints=tmp_path)
-    train._play(players, out, {"base": out.loss, **terms}, (), 0, run, folder, train.Clock(defaultdict(float)))
+    now = train.step(session, next(session.batches()))
+    session.check()
     for player, old in zip(players, before, strict=True):
         moved = any(not torch.equal(a, b) for a, b in zip(player.params, old, strict=True))
         assert moved == (player is players[0] or player.times(0) > 0), player.name
-    method.after_step(out, at)
-    hard.after_step(out, method, at)
-    assert all(torch.isfinite(p).all() for p in method.parameters())
+    assert all(torch.isfinite(p).all() for p in session.method.parameters())
+    said = {**session.method.logs(now), **hard.numbers(now)}
+    assert all(np.isfinite(float(x)) or "pseudo" in key for key, x in said.items()), said
+    shown = {**session.method.snapshot(IMAGES, session.look), **hard.snapshot(session.method, IMAGES, session.look)}
+    assert all(isinstance(x, torch.Tensor) and len(key) for key, x in shown.items())
+    saved = copy.deepcopy(session.dump())
+    train.step(session, next(session.batches()))
+    session.restore(saved)
+    assert same(session.dump(), saved)
+
+
+@pytest.mark.parametrize("strategy", registry.HARD)
+def test_a_strategy_goes_with_some_method(strategy):
+    assert any(build.refusal(name, config.Spec(name=strategy)) is None for name in registry.METHODS)
 
 
 @pytest.mark.slow
@@ -158,8 +174,8 @@ def test_three_strategies_that_act_at_three_places_train_together(tmp_path):
 def test_the_base_strategy_is_the_baseline(look, batch):
     method, hard = make("simsiam"), Hard()
     v = look.views(batch, 2)
-    assert hard.views(v, method, look) is v
-    assert hard.terms(method(look.render(v)), method) == {}
+    assert looked(hard, method, v, look).views is v
+    assert forward(method, v, hard, look=look).terms.keys() == {"base"}
     assert hard.players(method) == []
 
 

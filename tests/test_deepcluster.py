@@ -9,6 +9,7 @@ import torch
 from resuming import learned, rows, same, whole_and_parts
 from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
+from steps import after
 
 from hardlab import build, nets, recipes, runs
 from hardlab.methods import deepcluster
@@ -162,7 +163,7 @@ def test_embeddings_and_centroids_have_unit_length_and_only_k_means_moves_the_ce
     out = net(views(look, batch))
     assert all(torch.allclose(q.norm(dim=1), torch.ones(B), atol=1e-5) for q in out.q.values())
     out.loss.mean().backward()
-    net.after_step(out, START)
+    net.after_step(after(net, out, at=START))
     assert torch.equal(net.centroids, before)
     net.on_epoch(Progress(10, 100, 1, 10), Noise(), look)
     assert not torch.equal(net.centroids, before)
@@ -175,7 +176,7 @@ def test_the_banks_take_the_clean_embeddings_of_the_first_two_crops_after_the_st
     before = net.bank.clone()
     out = net(views(look, batch, local))
     assert torch.equal(net.bank, before)
-    net.after_step(out, START)
+    net.after_step(after(net, out, at=START))
     others = torch.arange(N) >= B
     for crop in range(2):
         assert torch.equal(net.bank[crop, :B], out.q[crop].detach())
@@ -213,7 +214,7 @@ def test_images_without_an_embedding_or_a_place_in_the_data_have_no_label_and_no
     assert (out.t[0][3:] == MISSING).all()
     assert (out.loss[:3] > 0).all()
     assert torch.count_nonzero(out.loss[3:]) == 0
-    net.after_step(out, START)
+    net.after_step(after(net, out, at=START))
     assert torch.equal(net.bank[:, 4:], before[:, 4:])  # the last row, which -1 would name, included
     with pytest.raises(TypeError, match="index"):
         net.target(v.x[:, 0], None)
@@ -231,7 +232,7 @@ def test_the_logs_tell_cluster_sizes_and_agreement_with_labels_and_with_the_epoc
     net.on_epoch(START, images, look)
     first = net.assigned.clone()
     net.on_epoch(Progress(10, 100, 1, 10), images, look)
-    said = net.logs(net(views(look, batch)))
+    said = net.logs(after(net, net(views(look, batch))))
     sizes = [net.assigned[h].bincount(minlength=K) for h in range(3)]
     assert set(MEASURED) < set(said)
     assert said["cluster_min"] == pytest.approx(np.mean([float(s.min()) for s in sizes]))

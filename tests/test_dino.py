@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightly.loss import DINOLoss
 from resuming import learned, rows, same, whole_and_parts
+from steps import after, looked
 from torchvision.ops import StochasticDepth
 
 from hardlab import build, nets, recipes, runs, train
@@ -93,7 +94,7 @@ def test_the_loss_is_lightlys_and_so_is_the_centre_after_it():
         t = {i: torch.randn(B, K) for i in range(2)}
         wanted = peer(list(t.values()), list(q.values()))  # moves its centre after the loss, too
         assert net.score(q, t).mean().item() == pytest.approx(wanted.item(), rel=1e-4)
-        net.after_step(out_of(q, t), Progress(0, 10, 0, 1))
+        net.after_step(after(net, out_of(q, t)))
         assert torch.allclose(net.center, peer.center.flatten(), atol=1e-6)
 
 
@@ -101,7 +102,7 @@ def test_the_centre_moves_after_the_step_and_not_in_forward(look, batch):
     net = method(local=2)
     out = net(look.render(drawn(look, batch, 2, 2)))
     assert torch.count_nonzero(net.center) == 0
-    net.after_step(out, Progress(0, 10, 0, 1))
+    net.after_step(after(net, out))
     assert torch.allclose(net.center, 0.1 * torch.cat([out.t[0], out.t[1]]).mean(0), atol=1e-6)
 
 
@@ -135,7 +136,7 @@ def test_the_teacher_is_the_moving_average_of_the_student(look, batch):
             p.add_(1)
     at = Progress(5, 20, 0, 1)
     net.before_step(at)
-    net.after_step(net(look.render(drawn(look, batch))), at)
+    net.after_step(after(net, net(look.render(drawn(look, batch))), at=at))
     keep = 1 - 0.1 * (math.cos(math.pi * 5 / 20) + 1) / 2
     for old, new, student in zip(before, net.teacher_head.parameters(), net.head.parameters(), strict=True):
         assert torch.allclose(new, keep * old + (1 - keep) * student, atol=1e-6)
@@ -273,7 +274,8 @@ def test_the_chosen_set_has_the_highest_loss_of_all_sets_computed_one_by_one(loo
     net, hvs = method(local=2), HVS(local_draws=4, update_bn=False)
     net.center.copy_(torch.randn(K) / 5)
     v = drawn(look, batch, 4, 4)
-    chosen = hvs.views(v, net, look)
+    now = looked(hvs, net, v, look)
+    chosen, seen = now.views, now.seen
     full = look.render(v)
     with torch.no_grad(), nets.running_stats_frozen(net):
         q, t = net.embed(full, range(8), range(4), joint=True)
@@ -288,8 +290,8 @@ def test_the_chosen_set_has_the_highest_loss_of_all_sets_computed_one_by_one(loo
             ]
             losses[pick] = sum(terms) / 6
         worst = max(losses, key=losses.get)
-        assert tuple(hvs.seen.pairs[hvs.seen.best[i]].tolist()) == worst
-        assert torch.allclose(hvs.seen.loss[i], torch.tensor(list(losses.values())), atol=1e-4)
+        assert tuple(seen.pairs[seen.best[i]].tolist()) == worst
+        assert torch.allclose(seen.loss[i], torch.tensor(list(losses.values())), atol=1e-4)
         assert torch.equal(chosen.x[i], full.x[i, list(worst[:2])])
         for k, slot in enumerate(worst[2:]):
             assert torch.equal(chosen.local[k][i], full.local[slot - 4][i])
@@ -300,7 +302,7 @@ def test_the_chosen_set_has_the_highest_loss_of_all_sets_computed_one_by_one(loo
 def test_selection_leaves_the_centre_and_the_teacher_alone(look, batch):
     net = method(local=2)
     before = {k: b.clone() for k, b in net.state_dict().items()}
-    HVS(local_draws=3, update_bn=False).views(drawn(look, batch, 4, 3), net, look)
+    looked(HVS(local_draws=3, update_bn=False), net, drawn(look, batch, 4, 3), look)
     assert all(torch.equal(before[k], b) for k, b in net.state_dict().items())
 
 
@@ -312,11 +314,11 @@ def test_with_two_large_views_and_no_spare_small_crop_the_step_is_the_baselines_
         for step in range(3):
             at = Progress(step, 3, 0, 1)
             v = drawn(look, batch, 2, 2, seed=step)
-            out = net(look.render(hard.views(v, net, look) if hard else v))
+            out = net(look.render(looked(hard, net, v, look).views if hard else v))
             opt.zero_grad()
             out.loss.mean().backward()
             opt.step()
-            net.after_step(out, at)
+            net.after_step(after(net, out, at=at))
         states.append(net.state_dict())
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
@@ -328,7 +330,7 @@ def test_labels_kept_from_the_selection_are_those_that_the_step_would_make_again
         seen = []
         net.teacher.register_forward_hook(lambda m, x, y, seen=seen: seen.append(len(x[0])))
         hvs = HVS(local_draws=3, labels=labels)
-        out = net(hvs.views(drawn(look, batch, 4, 3), net, look))
+        out = net(looked(hvs, net, drawn(look, batch, 4, 3), look).views)
         assert sorted(out.t) == [0, 1]
         losses.append(out.loss)
         passes.append(seen)
@@ -339,12 +341,13 @@ def test_labels_kept_from_the_selection_are_those_that_the_step_would_make_again
 def test_static_colour_and_a_small_probe_work_with_small_crops(look, batch):
     net, v = method(local=2), drawn(look, batch, 4, 4)
     hvs = HVS(local_draws=4, colour="static")
-    chosen = hvs.views(v, net, look)
-    assert (hvs.seen.params[..., COLOUR] == hvs.seen.params[:, :1, COLOUR]).all()
+    now = looked(hvs, net, v, look)
+    chosen, seen = now.views, now.seen
+    assert (seen.params[..., COLOUR] == seen.params[:, :1, COLOUR]).all()
     assert torch.equal(chosen.x, look.apply(chosen.raw, chosen.params))
     assert not torch.equal(chosen.local_params[:, 0, COLOUR], chosen.local_params[:, 1, COLOUR])
     assert torch.equal(chosen.local[0], look.local[0].apply(v.raw, chosen.local_params[:, :1])[:, 0])
-    chosen = HVS(local_draws=4, probe_size=16).views(v, net, look)
+    chosen = looked(HVS(local_draws=4, probe_size=16), net, v, look).views
     assert chosen.x.shape == (B, 2, 3, 32, 32)
     assert chosen.local[1].shape == (B, 3, 16, 16)
 
@@ -366,7 +369,7 @@ def test_small_crops_of_several_sizes_are_not_exchanged(batch):
     local = [PRESETS["dino_local"][0].but(size=s) for s in (16, 12)]
     look = Look([a.but(size=32) for a in PRESETS["dino_global"]], (0.5,) * 3, (0.25,) * 3, local=local)
     with pytest.raises(HardlabError, match="one size"):
-        HVS(local_draws=4).views(drawn(look, batch, 4, 4), method(local=2), look)
+        looked(HVS(local_draws=4), method(local=2), drawn(look, batch, 4, 4), look)
 
 
 # ------------------------------------------------------------------------------------------------------- whole runs

@@ -7,6 +7,7 @@ import pytest
 import torch
 from resuming import learned, rows, same, whole_and_parts
 from scipy import linalg
+from steps import after
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -101,7 +102,7 @@ def test_only_the_generators_player_moves_the_generator_and_only_when_due():
     assert all(g is None for g in mine)
     (player,) = net.players()
     assert [player.times(s) for s in range(7)] == [0, 0, 1, 0, 0, 1, 0]
-    grads = torch.autograd.grad(player.objective(out, {}), player.params)
+    grads = torch.autograd.grad(player.objective(after(net, out)), player.params)
     assert all(torch.isfinite(g).all() for g in grads)
     assert sum(float(g.abs().sum()) for g in grads) > 0
 
@@ -118,7 +119,8 @@ def test_the_generator_learns_to_raise_the_discriminators_score():
 
     before = score()
     for _ in range(10):
-        for p, g in zip(player.params, torch.autograd.grad(player.objective(out, {}), player.params), strict=True):
+        grads = torch.autograd.grad(player.objective(after(net, out)), player.params)
+        for p, g in zip(player.params, grads, strict=True):
             p.grad = g
         player.opt.step()
         gan.iterate(net.generator)
@@ -129,16 +131,16 @@ def test_the_average_copies_the_generator_at_first_and_then_covers_its_buffers()
     net = game(keep=0.5, keep_from=3)
     at = [Progress(s, 9, 0, 1) for s in range(9)]
     out = net(rendered())
-    net.after_step(out, at[1])  # the first step of the generator: a copy
+    net.after_step(after(net, out, at=at[1]))  # the first step of the generator: a copy
     assert all(torch.equal(a, b) for a, b in zip(net.generator.parameters(), net.averaged.parameters(), strict=True))
     old = copy.deepcopy(net.averaged)
     net(rendered())
     with torch.no_grad():
         for p in net.generator.parameters():
             p.add_(1)
-    net.after_step(out, at[4])  # not due
+    net.after_step(after(net, out, at=at[4]))  # not due
     assert torch.equal(net.averaged.bn.weight, old.bn.weight)
-    net.after_step(out, at[5])  # its third step: averaged
+    net.after_step(after(net, out, at=at[5]))  # its third step: averaged
     for new, before, now in ((net.averaged.bn, old.bn, net.generator.bn),):
         for name in ("weight", "bias", "running_mean", "running_var"):
             assert torch.allclose(getattr(new, name), (getattr(before, name) + getattr(now, name)) / 2)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from resuming import learned, rows, same, whole_and_parts
+from steps import after, forward
 
 from hardlab import build, nets, recipes, registry
 from hardlab.hard.adversarial import Adversarial
@@ -46,11 +47,17 @@ def views(local=0, seed=0):
     return look().render(look().views(batch, 2, torch.Generator().manual_seed(seed), local))
 
 
+def taken(hard, net, out):
+    """The step that gave ``out``, after the hook in which ``hard`` offers its views."""
+    now = after(net, out, look())
+    hard.views(now)
+    return now
+
+
 def ready(net, **options):
-    """An attack that is installed and has seen the run's pixels."""
+    """An attack that is installed."""
     hard = Adversarial(**options)
     hard.install(net)
-    hard.views(None, net, look())
     return hard
 
 
@@ -106,7 +113,7 @@ def test_momentum_networks_keep_one_set_and_clae_doubles_the_norms_of_images_onl
     net = method("moco")
     Adversarial().install(net)
     assert not any(".aux." in k for k in net.key_backbone.state_dict())
-    net.after_step(net(views()), Progress(0, 2, 0, 1))
+    net.after_step(after(net, net(views())))
     net = method("simclr")
     Adversarial(against="clean", aux_of="2d").install(net)
     assert any(".aux." in k for k in net.backbone.state_dict())
@@ -123,7 +130,7 @@ def test_one_step_is_the_sign_of_the_gradient_that_autograd_finds_in_pixel_space
     hard = ready(net, epsilon=3, eta=2, attack_bn=bn)
     v = views()
     out = net(v)
-    made = hard.perturb(out, net)
+    made = hard.perturb(taken(hard, net, out))
     unit = torch.tensor(STD)[:, None, None]
     mean = torch.tensor(MEAN)[:, None, None]
     slots = sorted({a for a, _ in net.pairs})
@@ -148,7 +155,7 @@ def test_a_perturbation_stays_in_its_ball_and_in_the_pixels_that_exist(options):
     net = method("deepcluster", local=2)
     hard = ready(net, **options)
     v = views(local=2)
-    made = hard.perturb(net(v), net)
+    made = hard.perturb(taken(hard, net, net(v)))
     for a in range(4):
         delta = (made.slot(a) - v.slot(a)) * torch.tensor(STD)[:, None, None] * 255
         size = delta.flatten(1).norm(dim=1) if hard.norm == "l2" else delta.abs().flatten(1).amax(1)
@@ -167,7 +174,7 @@ def test_the_attack_raises_the_loss_of_most_images_and_moves_no_statistics(name)
     v = views(local)
     out = net(v)
     before = {k: b.clone() for k, b in net.state_dict().items()}
-    made = hard.perturb(out, net)
+    made = hard.perturb(taken(hard, net, out))
     assert all(torch.equal(before[k], b) for k, b in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
     with nets.running_stats_frozen(net), nets.auxiliary(net), torch.no_grad():
@@ -183,7 +190,7 @@ def test_an_attack_towards_another_label_lowers_the_loss_with_it():
     torch.manual_seed(5)
     other = torch.randperm(B)
     torch.manual_seed(5)
-    made = hard.perturb(out, net)
+    made = hard.perturb(taken(hard, net, out))
     with nets.running_stats_frozen(net), nets.auxiliary(net), torch.no_grad():
         losses = [net.loss(net.query(x.slot(0)), out.t[0][other]).mean() for x in (out.views, made)]
     assert losses[1] < losses[0]
@@ -193,8 +200,9 @@ def test_the_adversarial_term_holds_the_attacked_predictions_against_the_clean_l
     net = method("moco")
     hard = ready(net)
     out = net(views())
-    term = hard.terms(out, net)["adversarial"].detach()
-    made = hard.perturb(out, net)  # the one that was trained on
+    now = taken(hard, net, out)
+    term = hard.terms(now)["adversarial"].detach()
+    made = now.made["adversarial"]()  # the one that was trained on
     with nets.auxiliary(net):
         q = net.query(made.slot(0)).detach()
     for i in range(B):
@@ -207,8 +215,9 @@ def test_clae_compares_the_clean_view_with_its_own_perturbation_in_both_directio
     hard = ready(net, against="clean", aux_of="2d", epsilon=3.825, eta=3.825)
     v = views()
     out = net(v)
-    term = hard.terms(out, net)["adversarial"]
-    made = hard.perturb(out, net)
+    now = taken(hard, net, out)
+    term = hard.terms(now)["adversarial"]
+    made = now.made["adversarial"]()
     assert torch.equal(made.slot(1), v.slot(1))  # only the first view is attacked
     with nets.auxiliary(net):
         z = torch.cat([out.q[0], net.query(made.slot(0))]).detach()
@@ -273,7 +282,8 @@ def test_the_mixed_loss_is_the_counted_share_of_each_label_in_a_loop(name, local
     out = net(v)
     share, place, other = drawn(hard)
     frozen = {k: b.clone() for k, b in net.state_dict().items()}
-    term = hard.terms(out, net)["cutmix"]
+    now = taken(hard, net, out)
+    term = hard.terms(now)["cutmix"]
     net.load_state_dict(frozen)
     lam, mixed = {}, {}
     for a in {a for a, _ in net.pairs}:
@@ -290,7 +300,7 @@ def test_the_mixed_loss_is_the_counted_share_of_each_label_in_a_loop(name, local
         own, theirs = net.loss(q[a], out.t[b]), net.loss(q[a], out.t[b][other])
         wanted += (lam[a] * own + (1 - lam[a]) * theirs) / len(net.pairs)
     assert torch.allclose(term, wanted, atol=1e-4)
-    assert hard.logs()["lambda"] == pytest.approx(lam[0].mean().item(), abs=1e-5)
+    assert float(now.numbers["cutmix.lambda"]) == pytest.approx(lam[0].mean().item(), abs=1e-5)
 
 
 def test_soft_labels_are_the_cross_entropy_of_one_softmax_over_both_keys_and_the_queue():
@@ -315,13 +325,14 @@ def test_mixtures_of_adversarial_views_go_through_the_second_norms_and_reuse_the
     attack, mix = ready(net), CutMix(source="both")
     mix.install(net)
     out = net(views())
-    made = attack.perturb(out, net)
+    now = taken(attack, net, out)
+    made = now.made["adversarial"]()
     main = buffers(net, aux=False)
-    terms = CutMix(source="adversarial").terms(out, net)
+    terms = CutMix(source="adversarial").terms(now)
     assert list(terms) == ["cutmix_adversarial"]
     assert same(main, buffers(net, aux=False))
-    assert attack.perturb(out, net) is made
-    assert set(mix.terms(out, net)) == {"cutmix", "cutmix_adversarial"}
+    assert now.made["adversarial"]() is made
+    assert set(mix.terms(now)) == {"cutmix", "cutmix_adversarial"}
     assert not same(main, buffers(net, aux=False))
 
 
@@ -332,8 +343,9 @@ def test_a_snapshot_shows_the_views_of_the_last_step_as_the_network_saw_them():
     assert attack.snapshot(net, None, look()) == mix.snapshot(net, None, look()) == {}
     v = views()
     out = net(v)
-    attack.terms(out, net)
-    mix.terms(out, net)
+    now = taken(attack, net, out)
+    attack.terms(now)
+    mix.terms(now)
     shown = {**attack.snapshot(net, None, look()), **mix.snapshot(net, None, look())}
     mean, std = (torch.tensor(c)[:, None, None] for c in (MEAN, STD))
     assert torch.allclose(shown["clean"], v.slot(0)[:8] * std + mean, atol=1e-6)
@@ -341,7 +353,7 @@ def test_a_snapshot_shows_the_views_of_the_last_step_as_the_network_saw_them():
     assert 0.9 < delta.abs().max() < 1.1, "one grey level"
     assert torch.allclose(shown["noise"] - 0.5, delta / (2 * delta.abs().max()), atol=1e-5)
     own = (shown["mixed"] == shown["clean"]).all(1).float().mean()
-    assert own == pytest.approx(mix.logs()["lambda"], abs=0.05)
+    assert own == pytest.approx(float(now.numbers["cutmix.lambda"]), abs=0.05)
     assert all(x.shape == (8, 3, 32, 32) and x.min() >= 0 and x.max() <= 1 for x in shown.values())
 
 
@@ -358,12 +370,11 @@ def test_strategies_of_weight_zero_are_the_base_method_bit_for_bit(name):
         opt = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
         torch.manual_seed(1)
         for step in range(3):
-            out = net(views(seed=step))
-            terms = {k: t for h in hards for k, t in h.terms(out, net).items()}
+            now = forward(net, views(seed=step), *hards, at=Progress(step, 3, 0, 1))
             opt.zero_grad()
-            (out.loss.mean() + sum(t.mean() for t in terms.values())).backward()
+            sum(t.mean() for t in now.terms.values()).backward()
             opt.step()
-            net.after_step(out, Progress(step, 3, 0, 1))
+            net.after_step(now)
         states.append(net.state_dict())
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
@@ -381,12 +392,13 @@ def test_impossible_options_and_methods_are_refused_in_one_sentence():
         CutMix(alpha=0)
     with pytest.raises(HardlabError, match="weight=-1"):
         CutMix(weight=-1)
-    with pytest.raises(HardlabError, match="take method simclr"):
-        Adversarial(against="clean").install(method("moco"))
-    with pytest.raises(HardlabError, match="take method moco"):
-        CutMix(labels="soft").install(method("deepcluster"))
-    with pytest.raises(HardlabError, match="adversarial before cutmix"):
-        CutMix(source="adversarial").install(method("moco"))
+    for name, hard, words in (
+        ("moco", {"name": "adversarial", "options": {"against": "clean"}}, "It goes with simclr."),
+        ("deepcluster", {"name": "cutmix", "options": {"labels": "soft"}}, "It goes with moco."),
+        ("moco", {"name": "cutmix", "options": {"source": "adversarial"}}, "name adversarial before cutmix"),
+    ):
+        with pytest.raises(HardlabError, match=words):
+            build.check(recipes.recipe(name, "smoke", {"hard": [hard]}))
 
 
 def test_every_hexa_recipe_can_be_built_at_every_rung_and_differs_from_its_base_in_the_strategy_alone():

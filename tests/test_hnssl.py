@@ -5,27 +5,19 @@ import math
 import pytest
 import torch
 from resuming import learned, rows, same, whole_and_parts
+from steps import after, rendered
 
 from hardlab import build, losses, nets, recipes, registry, runs, train
 from hardlab.hard.mined import Mined
 from hardlab.methods.hnssl import HNSSL
 from hardlab.methods.simsiam import SimSiam
-from hardlab.types import HardlabError, Out, Progress, Views
+from hardlab.types import HardlabError, Out
 
 B = 6
 
 
 def views_of(x, plain=None):
-    b = len(x)
-    return Views(
-        x[:, 0],
-        torch.full((b, 2), 16),
-        torch.arange(b),
-        torch.arange(b),
-        torch.zeros(b, x.shape[1], 15),
-        x,
-        plain=plain,
-    )
+    return rendered(x, plain=plain)
 
 
 def net(**options):
@@ -83,9 +75,10 @@ def test_the_mined_term_equals_a_loop_over_the_hard_sets(mine, reduction):
         sizes.append(len(d))
         if d:
             wanted.append(-math.log(sum(d.values()) + 1e-8))
-    got = hard.terms(outcome(q, t), net())["mined"]
+    now = after(net(), outcome(q, t))
+    got = hard.terms(now)["mined"]
     assert torch.allclose(got, torch.tensor(wanted), atol=1e-4)
-    logs = hard.logs()
+    logs = hard.logs(now)
     assert logs["frac_nonempty"] == pytest.approx(sum(s > 0 for s in sizes) / 9)
     assert logs["hard_negatives"] == pytest.approx(sum(sizes) / 9)
     assert logs["d_q05"] <= logs["d_q50"] <= logs["d_q95"]
@@ -94,17 +87,18 @@ def test_the_mined_term_equals_a_loop_over_the_hard_sets(mine, reduction):
 def test_where_every_distance_is_above_the_threshold_there_is_no_term_and_no_nan():
     q = (10 * torch.eye(5)).requires_grad_()
     hard = Mined()
-    term = hard.terms(outcome(q, torch.eye(5)), net())["mined"]
+    now = after(net(), outcome(q, torch.eye(5)))
+    term = hard.terms(now)["mined"]
     assert term.shape == (0,)
-    assert hard.logs()["frac_nonempty"] == 0
-    assert hard.logs()["hard_negatives"] == 0
+    assert hard.logs(now)["frac_nonempty"] == 0
+    assert hard.logs(now)["hard_negatives"] == 0
     loss = net().loss(q, torch.eye(5)).mean()  # the trainer leaves a term without rows out
     assert torch.isfinite(torch.autograd.grad(loss, q)[0]).all()
 
 
 def test_equal_outputs_of_all_images_give_a_finite_term_and_gradient():
     q = torch.ones(5, 3, requires_grad=True)
-    term = Mined().terms(outcome(q, torch.ones(5, 3)), net())["mined"]
+    term = Mined().terms(after(net(), outcome(q, torch.ones(5, 3))))["mined"]
     assert torch.isfinite(term).all()
     assert torch.isfinite(torch.autograd.grad(term.mean(), q)[0]).all()
 
@@ -112,7 +106,7 @@ def test_equal_outputs_of_all_images_give_a_finite_term_and_gradient():
 def test_no_gradient_reaches_the_student_and_all_of_the_teacher_gets_one():
     method, hard = net(), Mined(threshold=1e9)
     out = method(some_views())
-    total = out.loss.mean() + hard.terms(out, method)["mined"].mean()
+    total = out.loss.mean() + hard.terms(after(method, out))["mined"].mean()
     total.backward()
     assert all(p.grad is None for p in method.student.parameters())
     assert all(p.grad is not None for p in method.backbone.parameters())
@@ -136,8 +130,8 @@ def test_distances_do_not_depend_on_the_scale_of_a_prediction():
     q, t = torch.rand(7, 9), torch.rand(7, 9)
     scale = torch.rand(7, 1) * 100 + 0.5
     assert torch.allclose(net().loss(q, t), net().loss(scale * q, t), atol=1e-4)
-    first = Mined(threshold=99.0).terms(outcome(q, t), net())["mined"]
-    assert torch.allclose(first, Mined(threshold=99.0).terms(outcome(scale * q, t), net())["mined"], atol=1e-4)
+    first = Mined(threshold=99.0).terms(after(net(), outcome(q, t)))["mined"]
+    assert torch.allclose(first, Mined(threshold=99.0).terms(after(net(), outcome(scale * q, t)))["mined"], atol=1e-4)
 
 
 def test_squared_distances_of_close_points_far_from_the_origin_keep_their_digits():
@@ -153,7 +147,7 @@ def test_after_a_step_the_student_keeps_its_share(tau):
     with torch.no_grad():
         for p in method.backbone.parameters():
             p.add_(torch.randn_like(p))
-    method.after_step(method(some_views()), Progress(0, 2, 0, 1))
+    method.after_step(after(method, method(some_views())))
     for before, new, teacher in zip(old, method.student.parameters(), method.backbone.parameters(), strict=True):
         assert torch.allclose(new, tau * before + (1 - tau) * teacher, atol=1e-6)
         if tau in (0.0, 1.0):
@@ -176,7 +170,7 @@ def test_with_student_gradient_both_networks_learn_and_nothing_is_averaged():
     before = [p.clone() for p in method.student.parameters()]
     with torch.no_grad():
         method.backbone.stem[0].weight.add_(1)
-    method.after_step(out, Progress(0, 2, 0, 1))
+    method.after_step(after(method, out))
     assert all(torch.equal(a, b) for a, b in zip(before, method.student.parameters(), strict=True))
 
 
@@ -194,7 +188,7 @@ def test_mined_negatives_add_a_row_per_pair_and_image_on_methods_with_vector_lab
     hard = Mined(mine="all")
     hard.install(method)
     out = method(views_of(torch.randn(B, 2, 3, 16, 16)))
-    assert hard.terms(out, method)["mined"].shape == (2 * B,)
+    assert hard.terms(after(method, out))["mined"].shape == (2 * B,)
 
 
 def test_a_method_whose_labels_are_no_vectors_is_refused_with_the_reason():

@@ -4,6 +4,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from steps import looked
 
 from hardlab import nets, registry
 from hardlab.hard.hvs import HVS, first_max
@@ -40,7 +41,8 @@ def test_the_chosen_pair_has_the_highest_loss_of_all_pairs_computed_one_by_one(k
     if statistics == "running":  # running statistics that are not the initial ones
         net(look.render(drawn(look, batch, 2, seed=9)))
     v = drawn(look, batch, 4)
-    chosen = hvs.views(v, net, look)
+    now = looked(hvs, net, v, look)
+    chosen, seen = now.views, now.seen
     x = look.render(v).x
     with torch.no_grad(), nets.running_stats_frozen(net):
         if statistics == "joint":
@@ -56,7 +58,6 @@ def test_the_chosen_pair_has_the_highest_loss_of_all_pairs_computed_one_by_one(k
                 forth, back = net.loss(q[n], t[m]), net.loss(q[m], t[n])
                 losses[n, m] = float((forth[i] + back[i]) / 2)
             worst = max(losses, key=losses.get)
-            seen = hvs.seen
             assert tuple(seen.pairs[seen.best[i]].tolist()) == worst
             assert torch.allclose(seen.loss[i], torch.tensor(list(losses.values())), atol=1e-5)
             assert torch.equal(chosen.x[i], x[i, list(worst)])
@@ -71,7 +72,7 @@ def test_with_two_views_the_step_is_the_baselines_bit_for_bit(kind, look, batch)
         opt = torch.optim.SGD(net.parameters(), lr=0.1)
         for step in range(3):
             v = drawn(look, batch, 2, seed=step)
-            v = look.render(hard.views(v, net, look) if hard else v)
+            v = look.render(looked(hard, net, v, look).views if hard else v)
             opt.zero_grad()
             net(v).loss.mean().backward()
             opt.step()
@@ -83,7 +84,7 @@ def test_selection_moves_running_statistics_only_when_asked_to(look, batch):
     for update in (True, False):
         net = method(SimSiam)
         before = {k: b.clone() for k, b in net.named_buffers()}
-        HVS(update_bn=update).views(drawn(look, batch, 4), net, look)
+        looked(HVS(update_bn=update), net, drawn(look, batch, 4), look)
         moved = any(not torch.equal(before[k], b) for k, b in net.named_buffers())
         assert moved is update
         assert net.training
@@ -91,16 +92,17 @@ def test_selection_moves_running_statistics_only_when_asked_to(look, batch):
 
 def test_easy_selection_takes_the_lowest_loss(look, batch):
     net, hvs = method(SimSiam), HVS(pick="easiest", update_bn=False)
-    hvs.views(drawn(look, batch, 4), net, look)
-    assert torch.equal(hvs.seen.loss.gather(1, hvs.seen.best[:, None])[:, 0], hvs.seen.loss.amin(1))
+    seen = looked(hvs, net, drawn(look, batch, 4), look).seen
+    assert torch.equal(seen.loss.gather(1, seen.best[:, None])[:, 0], seen.loss.amin(1))
 
 
 def test_static_colour_scores_all_views_of_an_image_alike_and_recolours_the_chosen_crops(look, batch):
     hvs = HVS(colour="static")
     v = drawn(look, batch, 4)
-    chosen = hvs.views(v, method(SimSiam), look)
-    assert (hvs.seen.params[..., COLOUR] == hvs.seen.params[:, :1, COLOUR]).all()
-    pairs = hvs.seen.pairs[hvs.seen.best]
+    now = looked(hvs, method(SimSiam), v, look)
+    chosen, seen = now.views, now.seen
+    assert (seen.params[..., COLOUR] == seen.params[:, :1, COLOUR]).all()
+    pairs = seen.pairs[seen.best]
     rows = torch.arange(12)[:, None]
     geometry = slice(0, COLOUR.start)
     assert torch.equal(chosen.params[..., geometry], v.params[rows, pairs][..., geometry])
@@ -111,7 +113,7 @@ def test_static_colour_scores_all_views_of_an_image_alike_and_recolours_the_chos
 def test_a_smaller_probe_still_trains_on_full_size_views(look, batch):
     hvs = HVS(probe_size=16, probe_precision="bf16")
     v = drawn(look, batch, 4)
-    chosen = hvs.views(v, method(SimCLR), look)
+    chosen = looked(hvs, method(SimCLR), v, look).views
     assert chosen.x.shape == (12, 2, 3, 32, 32)
     assert torch.equal(chosen.x, look.apply(v.raw, chosen.params))
 
@@ -134,6 +136,6 @@ def test_impossible_options_are_refused_in_one_sentence():
 def test_the_pixels_that_are_trained_on_do_not_depend_on_the_networks_precision(colour, look, batch):
     hvs = HVS(colour=colour, probe_precision="bf16")
     with torch.autocast("cpu", torch.bfloat16):
-        chosen = hvs.views(drawn(look, batch, 4), method(SimSiam), look)
+        chosen = looked(hvs, method(SimSiam), drawn(look, batch, 4), look).views
     assert chosen.x.dtype == torch.float32
     assert torch.equal(chosen.x, look.apply(chosen.raw, chosen.params))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from resuming import learned, rows, same, whole_and_parts
 from scipy.stats import ks_2samp
+from steps import looked
 
 from hardlab import nets, recipes, registry
 from hardlab.hard.iou import IoUPolicy
@@ -55,7 +56,7 @@ def test_random_alternation_leaves_a_share_of_the_pairs_as_they_were_drawn(look)
     policy = IoUPolicy(0.1, 0.1, alternate="random", plain=0.7)
     v = look.views(batch(2000), 2)
     policy.before_step(at(0))
-    after = policy.views(v, method(), look)
+    after = looked(policy, method(), v, look).views
     over = iou(v.params[:, 0], v.params[:, 1]) > 0.1
     same = (after.params == v.params).all(2).all(1)
     assert same[~over].all()
@@ -102,9 +103,10 @@ def test_what_is_logged_are_the_means_over_the_batch(look):
     policy, net, v = IoUPolicy(0.2, 0.2, tries=3), method(), look.views(batch(), 2)
     policy.before_step(at(0))
     torch.manual_seed(1)
-    after = policy.views(v, net, look)
+    now = looked(policy, net, v, look)
+    after = now.views
     over = iou(v.params[:, 0], v.params[:, 1]) > 0.2
-    logs = policy.logs()
+    logs = {key.removeprefix("ioupolicy."): float(x) for key, x in policy.numbers(now).items()}
     assert logs["bound"] == pytest.approx(0.2)
     assert logs["redrawn"] == pytest.approx(over.float().mean().item())
     assert logs["gave_up"] == pytest.approx((iou(after.params[:, 0], after.params[:, 1]) > 0.2).float().mean().item())
@@ -117,7 +119,7 @@ def test_the_overlap_under_a_bound_is_distributed_as_by_rejection_one_pair_at_a_
     policy, bound = IoUPolicy(0.3, 0.3), 0.3
     policy.before_step(at(0))
     v = look.views(batch(3000), 2)
-    after = policy.views(v, method(), look).params
+    after = looked(policy, method(), v, look).views.params
     wanted = []
     while len(wanted) < 3000:
         pairs = look.draw(torch.full((3000, 2), 32), 2)
@@ -129,7 +131,7 @@ def test_the_overlap_under_a_bound_is_distributed_as_by_rejection_one_pair_at_a_
 def test_a_redrawn_view_has_a_fresh_appearance(look):
     policy, v = IoUPolicy(0.2, 0.2), look.views(batch(), 2)
     policy.before_step(at(0))
-    after = policy.views(v, method(), look)
+    after = looked(policy, method(), v, look).views
     over = iou(v.params[:, 0], v.params[:, 1]) > 0.2
     assert (after.params[over][..., COLOUR] != v.params[over][..., COLOUR]).any(2).float().mean() > 0.9
     assert torch.equal(after.params[~over], v.params[~over])
@@ -143,7 +145,7 @@ def test_a_bound_of_one_is_the_baseline_bit_for_bit(look):
         generator = torch.Generator().manual_seed(0)
         for _ in range(2):
             v = look.views(batch(16), 2, generator)
-            v = look.render(policy.views(v, net, look) if policy else v)
+            v = look.render(looked(policy, net, v, look).views if policy else v)
             opt.zero_grad()
             net(v).loss.mean().backward()
             opt.step()

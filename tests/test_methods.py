@@ -5,17 +5,12 @@ import math
 import pytest
 import torch
 from lightly.loss import NegativeCosineSimilarity, NTXentLoss
+from steps import rendered
 from torch import nn
 
 from hardlab import losses, nets
 from hardlab.methods.simclr import SimCLR
 from hardlab.methods.simsiam import SimSiam
-from hardlab.types import Views
-
-
-def views_of(x):
-    b = len(x)
-    return Views(x[:, 0], torch.full((b, 2), 16), torch.arange(b), torch.arange(b), torch.zeros(b, x.shape[1], 15), x)
 
 
 def unit(n, d, seed):
@@ -45,7 +40,7 @@ def test_simclr_loss_is_lightlys_ntxent_on_the_mean():
 def test_simsiam_loss_is_lightlys_negative_cosine_on_the_mean_and_has_no_gradient_to_the_label():
     net = SimSiam(nets.Tiny(width=4), layers=2, dim=16, hidden=4)
     x = torch.randn(6, 2, 3, 16, 16)
-    out = net(views_of(x))
+    out = net(rendered(x))
     wanted = sum(NegativeCosineSimilarity()(out.q[a], out.t[b]) for a, b in net.pairs) / 2
     assert out.loss.mean().item() == pytest.approx(wanted.item(), rel=1e-5)
     assert not any(t.requires_grad for t in out.t.values())
@@ -62,7 +57,7 @@ def test_simsiam_views_have_their_own_batch_statistics_and_simclr_views_share_th
     for kind, together in ((SimSiam, False), (SimCLR, True)):
         torch.manual_seed(0)
         net = kind(nets.Tiny(width=4), dim=8)
-        q = net.embed(views_of(x), (0, 1), (0, 1))[0]
+        q = net.embed(rendered(x), (0, 1), (0, 1))[0]
         alone = net.query(x[:, 0])
         joined = net.query(torch.cat([x[:, 0], x[:, 1]]))[:6]
         assert torch.allclose(q[0], joined if together else alone, atol=1e-5)

@@ -12,11 +12,12 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from hardlab import nets, recipes, train
+from hardlab import nets, recipes, registry, train
 from hardlab.analysis import negatives
 from hardlab.analysis.negatives import Bank, Reals
+from hardlab.hard.base import Hard
 from hardlab.methods.moco import MoCo
-from hardlab.negatives import LastQueries, Queue
+from hardlab.negatives import Around, LastQueries, Queue
 from hardlab.types import HardlabError
 
 
@@ -152,7 +153,7 @@ def test_runs_of_moco_and_of_adco_can_be_put_under_the_microscope(tmp_path: Path
 def test_moco_whose_negatives_another_keeps_has_no_queue_to_show():
     net = MoCo(nets.Tiny(width=4), dim=8, queue=16, bn="plain")
     assert len(net.negatives.ages()) == 16
-    net.negatives = torch.nn.Identity()
+    net.borrow_negatives(Queue(4, 8))
     assert net.snapshot(None, None) == {}
 
 
@@ -181,3 +182,44 @@ def test_a_layout_by_scipys_transforms_is_the_one_by_numpys_and_opentsne_is_left
             layouts.append(np.asarray(layout.optimize(20)))
     np.testing.assert_allclose(*layouts, rtol=1e-6)
     assert matrix_mul.np is before
+
+
+class Mixed(Around):
+    """MoCHi in small: the mean of the two nearest keys is one more negative."""
+
+    def similarities(self, q, k):
+        kept = super().similarities(q, k)
+        nearest = self.stored()[kept.detach().topk(2, dim=1).indices]  # (N,2,D)
+        made = torch.nn.functional.normalize(nearest.mean(1), dim=1)
+        return torch.cat([kept, (q * made).sum(1, keepdim=True)], dim=1)
+
+
+class Mixing(Hard):
+    """A strategy of a reader's own: wraps the queue."""
+
+    def install(self, method):
+        method.negatives = Mixed(method.negatives)
+
+
+def test_a_strategy_that_wraps_the_queue_keeps_its_check_its_snapshot_and_its_place_in_checkpoints(monkeypatch):
+    monkeypatch.setitem(registry.HARD, "mixing", f"{__name__}:Mixing")
+    quick = {
+        "data": {"name": "digits", "fraction": 0.1},
+        "backbone": {"name": "tiny", "options": {"width": 4}},
+        "precision": "fp32",
+        "hard": ["mixing"],
+        "method.queue": 64,
+        "method.bn": "plain",
+    }
+    with pytest.raises(HardlabError, match=r"method\.queue=64 is no multiple of the 48 keys"):
+        train.open(recipes.recipe("moco", "smoke", quick | {"batch_size": 48}), device="cpu")
+    session = train.open(recipes.recipe("moco", "smoke", quick | {"batch_size": 32}), device="cpu")
+    plain = train.open(recipes.recipe("moco", "smoke", quick | {"batch_size": 32, "hard": []}), device="cpu")
+    batch = next(session.batches())
+    steps = [train.step(s, batch) for s in (session, plain)]
+    assert (steps[0].out.loss > steps[1].out.loss).all()  # one more negative, and a near one
+    method = session.method
+    kept = method.snapshot(session.data, session.look)
+    assert torch.equal(kept["negatives"][:32], steps[0].out.t[1])
+    assert {"ages", "queries", "query_rows"} < kept.keys()
+    assert torch.equal(method.state_dict()["negatives.inner.keys"], kept["negatives"])

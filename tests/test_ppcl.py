@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from resuming import learned, rows, same, stopping_at
+from steps import forward, looked
 from torch import nn
 
-from hardlab import build, checkpoint, losses, nets, recipes, runs, train
+from hardlab import build, checkpoint, losses, meters, nets, recipes, runs, stopping, train
 from hardlab.hard.generated import Generated
 from hardlab.methods.gan import GAN
 from hardlab.methods.simclr import SimCLR
@@ -56,8 +57,7 @@ def batch(n=6, seed=0):
 def step(hard, method, n=6):
     """One mixed batch through the learner."""
     hard.install(method)
-    v = hard.views(LOOK.views(batch(n), 2), method, LOOK)
-    return method(LOOK.render(v))
+    return forward(method, LOOK.views(batch(n), 2), hard, look=LOOK)
 
 
 def quiet(run, path):
@@ -102,20 +102,21 @@ def test_the_learners_loss_takes_rows_of_one_group_as_positives_in_both_views():
 
 def test_real_images_have_one_positive_and_pairs_of_generated_ones_three():
     hard = strategy()
-    out = step(hard, learner(), 6)
+    now = step(hard, learner(), 6)
+    out = now.out
     v = out.views
     assert v.index.tolist() == [0, 1, 2, 3, 4, 5] + [-1] * 6
     assert v.params.shape[:2] == (12, 2)  # 2N raw images, 4N views
     both = v.group.repeat(2)
     positives = (both[:, None] == both).sum(1) - 1
     assert positives.tolist() == ([1] * 6 + [3] * 6) * 2
-    assert hard.said["made"].shape == (6, 3, 32, 32)
+    assert now.kept["generated"][1].shape == (6, 3, 32, 32)
     assert out.loss.shape == (12,)
 
 
 def test_each_generated_image_stands_alone_where_positives_are_views():
     hard = strategy(positives="view", count=4)
-    v = step(hard, learner(), 6).views
+    v = step(hard, learner(), 6).out.views
     assert len(v.group) == len(v.group.unique()) == 10
 
 
@@ -126,7 +127,7 @@ def test_a_pair_is_the_generators_image_and_its_averages_of_the_same_latent():
             p.add_(torch.randn_like(p) * 0.01)
     net = learner()
     torch.manual_seed(7)
-    v = hard.views(LOOK.views(batch(), 2, torch.Generator().manual_seed(1)), net, LOOK)
+    v = looked(hard, net, LOOK.views(batch(), 2, torch.Generator().manual_seed(1)), LOOK).views
     torch.manual_seed(7)
     z = hard.generator.sample(2)
     with torch.no_grad(), nets.running_stats_frozen(hard.generator):
@@ -148,11 +149,12 @@ def test_images_of_another_size_than_the_gans_are_padded_and_keep_their_own_size
     raw = torch.randint(0, 256, (3, 3, 40, 36), dtype=torch.uint8)
     sizes = torch.tensor([[40, 36], [20, 30], [40, 20]])
     hard = strategy(count=2)
-    v = hard.views(LOOK.views(Batch(raw, sizes, torch.arange(3)), 2), learner(), LOOK)
+    now = looked(hard, learner(), LOOK.views(Batch(raw, sizes, torch.arange(3)), 2), LOOK)
+    v = now.views
     assert v.raw.shape == (5, 3, 40, 36)
     assert v.sizes.tolist() == [*sizes.tolist(), [32, 32], [32, 32]]
     assert torch.isfinite(LOOK.render(v).x).all()
-    assert hard._real().shape == (3, 3, 32, 32)
+    assert hard._real(now).shape == (3, 3, 32, 32)
 
 
 def test_without_generated_images_the_step_is_the_baselines_bit_for_bit():
@@ -162,12 +164,12 @@ def test_without_generated_images_the_step_is_the_baselines_bit_for_bit():
         opt = torch.optim.SGD(net.parameters(), lr=0.1)
         for seed in range(3):
             v = LOOK.views(batch(8, seed), 2, torch.Generator().manual_seed(seed))
-            out = net(LOOK.render(hard.views(v, net, LOOK) if hard else v))
+            now = forward(net, v, *([hard] if hard else []), look=LOOK)
             opt.zero_grad()
-            out.loss.mean().backward()
+            now.out.loss.mean().backward()
             opt.step()
             if hard:
-                hard.after_step(out, net, AT)
+                hard.after_step(now)
         states.append(net.state_dict())
     assert strategy(count=0).players(learner()) == []
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
@@ -178,20 +180,20 @@ def test_without_generated_images_the_step_is_the_baselines_bit_for_bit():
 
 def test_the_ascent_reaches_the_generator_and_nothing_else():
     hard, net = strategy(), learner()
-    out = step(hard, net)
+    now = step(hard, net)
     ascent, tell, fool = hard.players(net)
     assert [ascent.name, tell.name, fool.name] == ["generator-ascent", "discriminator", "generator"]
     assert (
         {id(p) for p in ascent.params} == {id(p) for p in hard.generator.parameters()} == {id(p) for p in fool.params}
     )
     before = {k: x.clone() for k, x in net.state_dict().items()}
-    grads = torch.autograd.grad(ascent.objective(out, {}), ascent.params)
+    grads = torch.autograd.grad(ascent.objective(now), ascent.params)
     assert all(torch.isfinite(g).all() for g in grads)
     assert sum(float(g.abs().sum()) for g in grads) > 0
     assert all(p.grad is None for p in (*net.parameters(), *hard.averaged.parameters()))
     assert not any(p.requires_grad for p in hard.averaged.parameters())
     assert all(torch.equal(before[k], x) for k, x in net.state_dict().items())  # running statistics as well
-    loss = hard.contrastive()
+    loss = hard.contrastive(now)
     nothing = torch.autograd.grad(loss, list(hard.discriminator.parameters()), allow_unused=True)
     assert all(g is None for g in nothing)
 
@@ -200,12 +202,12 @@ def test_the_gradient_of_the_ascent_is_that_of_finite_differences():
     hard, net = strategy(), learner()
     for m in (hard, net):
         m.double()
-    step(hard, net)
+    now = step(hard, net)
     p = hard.generator.last.bias
 
     def loss():
         torch.manual_seed(3)
-        return hard.contrastive()
+        return hard.contrastive(now)
 
     (grad,) = torch.autograd.grad(loss(), p)
     for i in range(3):
@@ -220,18 +222,18 @@ def test_the_gradient_of_the_ascent_is_that_of_finite_differences():
 
 def test_a_step_of_the_ascent_raises_the_loss_of_the_same_latents():
     hard, net = strategy(ascent_lr=1e-3), learner()
-    out = step(hard, net, 16)
+    now = step(hard, net, 16)
     ascent = hard.players(net)[0]
 
     def loss():
         torch.manual_seed(3)
         with torch.no_grad():
-            return float(hard.contrastive())
+            return float(hard.contrastive(now))
 
     before = loss()
     for _ in range(3):
         torch.manual_seed(3)
-        for p, g in zip(ascent.params, torch.autograd.grad(ascent.objective(out, {}), ascent.params), strict=True):
+        for p, g in zip(ascent.params, torch.autograd.grad(ascent.objective(now), ascent.params), strict=True):
             p.grad = g
         ascent.opt.step()
     assert loss() > before
@@ -248,44 +250,46 @@ def test_what_learns_decides_who_plays():
     assert strategy(learn="frozen").players(net) == []
     assert [p.name for p in strategy(learn="gan").players(net)] == ["discriminator", "generator"]
     hard = strategy(combine="sum", weight=0.5)
-    out = step(hard, net)
+    now = step(hard, net)
     fool = hard.players(net)[1]
     torch.manual_seed(1)
-    both = fool.objective(out, {})
+    both = fool.objective(now)
     torch.manual_seed(1)
-    parts = hard._fool(out, {}) - 0.5 * hard.contrastive()
+    parts = hard._fool(now) - 0.5 * hard.contrastive(now)
     assert both.item() == pytest.approx(parts.item(), rel=1e-4)
 
 
 def test_the_average_follows_after_the_players_and_covers_buffers():
     hard, net = strategy(keep=0.75, every=2), learner()
-    out = step(hard, net)
+    now = step(hard, net)
     old = hard.averaged.bn.running_mean.clone()
     with torch.no_grad():
         hard.generator.bn.running_mean.add_(1)
         hard.generator.bn.bias.add_(2)
-    hard.after_step(out, net, AT)  # not due
+    hard.after_step(now)  # not due
     assert torch.equal(hard.averaged.bn.running_mean, old)
-    hard.after_step(out, net, Progress(1, 9, 0, 1))
+    now.at = Progress(1, 9, 0, 1)
+    hard.after_step(now)
     assert torch.allclose(hard.averaged.bn.running_mean, old + 0.25)
     assert torch.allclose(hard.averaged.bn.bias, torch.full_like(hard.averaged.bn.bias, 0.5))
 
 
 def test_the_logs_split_the_loss_and_measure_pairs_and_weights():
     hard, net = strategy(), learner()
-    out = step(hard, net)
-    hard.after_step(out, net, Progress(1, 9, 0, 1))
+    now = step(hard, net)
+    now.at = Progress(1, 9, 0, 1)
+    hard.after_step(now)
     state = torch.get_rng_state()
-    said = hard.logs()
+    said = hard.logs(now)
     assert torch.equal(state, torch.get_rng_state())
-    assert said["loss_real"] == pytest.approx(out.loss[:6].mean().item())
-    assert said["loss_generated"] == pytest.approx(out.loss[6:].mean().item())
-    cosines = [(out.q[0][6 + 2 * i] @ out.q[0][7 + 2 * i]).item() for i in range(3)]
+    assert said["loss_real"] == pytest.approx(now.out.loss[:6].mean().item())
+    assert said["loss_generated"] == pytest.approx(now.out.loss[6:].mean().item())
+    cosines = [(now.out.q[0][6 + 2 * i] @ now.out.q[0][7 + 2 * i]).item() for i in range(3)]
     assert said["pair_cosine"] == pytest.approx(sum(cosines) / 3, abs=1e-5)
     assert said["weights_apart"] == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
         hard.generator.bn.bias.add_(3)
-    assert hard.logs()["weights_apart"] == pytest.approx(3 * math.sqrt(len(hard.generator.bn.bias)), rel=1e-5)
+    assert hard.logs(now)["weights_apart"] == pytest.approx(3 * math.sqrt(len(hard.generator.bn.bias)), rel=1e-5)
     assert {"d_real", "d_generated"} <= said.keys()
 
 
@@ -311,7 +315,7 @@ def test_wrong_options_rendered_views_and_a_parent_of_other_sizes_are_refused(tm
         with pytest.raises(HardlabError, match=name):
             strategy(**options)
     with pytest.raises(HardlabError, match="rendered already"):
-        strategy().views(LOOK.render(LOOK.views(batch(), 2)), learner(), LOOK)
+        looked(strategy(), learner(), LOOK.render(LOOK.views(batch(), 2)), LOOK)
     with pytest.raises(HardlabError, match="no checkpoint"):
         strategy().on_start(None, 6, tmp_path)
     other = GAN(strategy().discriminator[0], width=4, latent=8)
@@ -355,8 +359,8 @@ def test_a_parent_is_trained_once_for_all_arms_and_a_stopped_arm_ends_like_one_t
 
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / parent.name).symlink_to(parent)
-    monkeypatch.setattr(train.Rate, "tick", stopping_at(3))  # in mid-epoch
-    with pytest.raises(train.Stopped):
+    monkeypatch.setattr(meters.Rate, "tick", stopping_at(3))  # in mid-epoch
+    with pytest.raises(stopping.Stopped):
         quiet(run, tmp_path / "parts")
     parts = quiet(run, tmp_path / "parts")
     assert same(learned(whole), learned(parts))

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from resuming import learned, rows, same, whole_and_parts
+from steps import looked
 from torch import nn
 
 from hardlab import build, nets, recipes, registry
@@ -208,20 +209,22 @@ def test_a_uniform_target_is_drawn_from_the_range_of_the_crops_area():
 def views(stn, method, look, b=None):
     b = b or batch()
     v = look.views(b, method.slots, torch.Generator().manual_seed(0), method.locals)
-    return stn.views(v, method, look)
+    now = looked(stn, method, v, look)
+    now.out = method(now.views)
+    return now
 
 
 @pytest.mark.parametrize(("make", "local"), [(simsiam, 0), (dino, 3)])
 def test_the_learners_gradient_is_that_of_the_same_views_without_an_adversary(make, local):
     method, look = make(), looks(*range(local))
     stn = installed(method, moved=0.1)
-    v = views(stn, method, look)
+    now = views(stn, method, look)
+    v, out = now.views, now.out
     (player,) = stn.players(method)
     assert player.joint
     mine = [p for p in method.parameters() if p.requires_grad]
-    out = method(v)
     got = torch.autograd.grad(out.loss.mean(), mine, retain_graph=True)
-    ours = torch.autograd.grad(player.objective(out, {}), player.params)
+    ours = torch.autograd.grad(player.objective(now), player.params)
     assert any(g.abs().max() > 0 for g in ours)
     fixed = replace(v, x=v.x.detach(), local=tuple(x.detach() for x in v.local))
     wanted = torch.autograd.grad(method(fixed).loss.mean(), mine)
@@ -233,12 +236,13 @@ def test_a_step_of_the_adversary_raises_the_learners_loss_by_its_slope(make, loc
     method, look, lr = make(), looks(*range(local)), 5e-6
     stn = installed(method, moved=0.1, penalty="none", optim="sgd", lr=lr)
     (player,) = stn.players(method)
-    out = method(views(stn, method, look))
-    grads = torch.autograd.grad(player.objective(out, {}), player.params)
+    now = views(stn, method, look)
+    out = now.out
+    grads = torch.autograd.grad(player.objective(now), player.params)
     for p, g in zip(player.params, grads, strict=True):
         p.grad = g
     player.opt.step()
-    after = method(views(stn, method, look))
+    after = views(stn, method, look).out
     # against the labels of before: no gradient comes through those
     risen = method.score(after.q, out.t, group=out.views.group).mean() - out.loss.mean()
     assert risen.item() == pytest.approx(lr * sum(float(g.square().sum()) for g in grads), rel=0.25)
@@ -264,7 +268,7 @@ def test_views_are_rendered_in_float32_under_autocast_with_flip_and_appearance_a
     stn = installed(method)
     v = look.views(batch(), 2, torch.Generator().manual_seed(0), 3)
     with torch.autocast("cpu", torch.bfloat16):
-        got = stn.views(v, method, look)
+        got = looked(stn, method, v, look).views
     assert got.x.dtype == torch.float32
     assert got.x.shape == (6, 2, 3, 32, 32)
     assert [x.shape for x in got.local] == [(6, 3, 16, 16)] * 3
@@ -301,9 +305,9 @@ def test_what_is_logged_tells_a_static_output_from_one_that_looks_at_the_image()
     method, look = dino(), looks(*range(3))
     for moved in (0.0, 0.1):
         stn = installed(method, moved=moved)
-        out = method(views(stn, method, look))
-        stn.after_step(out, method, Progress(0, 1, 0, 1))
-        logs = stn.logs()
+        now = views(stn, method, look)
+        stn.after_step(now)
+        logs = stn.logs(now)
         assert set(logs) == {"penalty", "area", "area_local", "spread"}
         assert (logs["spread"] > 1e-6) == (moved > 0)
         if not moved:

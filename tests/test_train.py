@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +9,7 @@ import pytest
 import torch
 from resuming import learned, rows, same, stopping_at, whole_and_parts
 
-from hardlab import build, checkpoint, config, recipes, runs, train
+from hardlab import build, checkpoint, config, meters, recipes, runs, stopping, train
 from hardlab.types import HardlabError
 from hardlab.views import PARAMS
 
@@ -56,7 +54,7 @@ def test_what_was_logged_after_the_last_checkpoint_is_logged_once_after_a_crash(
         if self.done == 8:
             raise RuntimeError("power cut")
 
-    monkeypatch.setattr(train.Rate, "tick", crash)
+    monkeypatch.setattr(meters.Rate, "tick", crash)
     with pytest.raises(RuntimeError):
         train.train(run, tmp_path / "parts")
     monkeypatch.undo()
@@ -84,7 +82,6 @@ def test_a_finished_run_is_found_again_without_touching_a_file(tmp_path):
     path = train.train(quick(), tmp_path)
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
     assert train.train(quick(), tmp_path) == path
-    assert train.launch(quick(), tmp_path) == path
     assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
 
 
@@ -106,8 +103,8 @@ def test_a_run_goes_on_in_the_precision_in_which_it_began_also_on_another_machin
     run, said, lines = quick("simclr"), {"0": "fp32", "1": "bf16"}, []
     monkeypatch.setenv("HARDLAB_BF16", began)
     whole = train.train(run, tmp_path / "whole", say=lambda line: None)
-    monkeypatch.setattr(train.Rate, "tick", stopping_at(3))
-    with pytest.raises(train.Stopped):
+    monkeypatch.setattr(meters.Rate, "tick", stopping_at(3))
+    with pytest.raises(stopping.Stopped):
         train.train(run, tmp_path / "parts", say=lambda line: None)
     monkeypatch.setenv("HARDLAB_BF16", "10"[int(began)])  # another machine, to which the folder was copied
     other = train.train(run, tmp_path / "other", say=lambda line: None)
@@ -127,7 +124,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_keeps_its_precision(t
         raise RuntimeError("power cut")
 
     monkeypatch.setenv("HARDLAB_BF16", "1")
-    monkeypatch.setattr(train.Rate, "tick", crash)
+    monkeypatch.setattr(meters.Rate, "tick", crash)
     with pytest.raises(RuntimeError):
         train.train(quick("simclr"), tmp_path, say=lambda line: None)
     monkeypatch.undo()
@@ -178,7 +175,7 @@ def test_a_signal_ends_the_wait_for_another_process_as_it_ends_a_training(tmp_pa
     child = quick("simsiam", epochs=1).with_({"parent": parent.model_dump(mode="json")})
     held = runs.Folder(tmp_path, parent)
     monkeypatch.setattr(train.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGUSR1))
-    with pytest.raises(train.Stopped):
+    with pytest.raises(stopping.Stopped):
         train.train(child, tmp_path, say=lambda text: None)
     held.close()
 
@@ -199,8 +196,8 @@ def test_a_batch_larger_than_the_data_set_is_refused_before_training(tmp_path):
 
 @pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_told_and_training_goes_on_from_the_one_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(train.Rate, "tick", stopping_at(8))
-    with pytest.raises(train.Stopped):
+    monkeypatch.setattr(meters.Rate, "tick", stopping_at(8))
+    with pytest.raises(stopping.Stopped):
         train.train(quick(), tmp_path / "a")
     monkeypatch.undo()
     folder = tmp_path / "a" / quick().id / "checkpoints"
@@ -238,28 +235,11 @@ def test_a_request_that_comes_while_the_images_load_stops_before_the_first_step(
         return images(*args, **kwargs)
 
     monkeypatch.setattr(build, "images", interrupted)
-    with pytest.raises(train.Stopped):
+    with pytest.raises(stopping.Stopped):
         train.train(run, tmp_path)
     assert runs.manifest(tmp_path / run.id) is None
     monkeypatch.undo()
     assert runs.manifest(train.train(run, tmp_path))["state"] == "done"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_ends_the_process_with_75_and_the_same_command_goes_on_exactly(number, tmp_path):
-    run = quick(epochs=30)
-    command = [sys.executable, "-m", "hardlab.train", "--runs", str(tmp_path / "parts"), "--threads", "1"]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    child.stdin.write(json.dumps(run.model_dump(mode="json")))
-    child.stdin.close()
-    assert "epoch" in child.stderr.readline()
-    child.send_signal(number)
-    assert child.wait(20) == train.STOPPED
-    assert runs.manifest(tmp_path / "parts" / run.id)["state"] == "stopped"
-    parts = train.launch(run, tmp_path / "parts", threads=1)
-    whole = train.launch(run, tmp_path / "whole", threads=1)
-    assert same(learned(parts), learned(whole))
 
 
 @pytest.mark.slow

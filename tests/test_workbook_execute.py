@@ -19,7 +19,7 @@ import pytest
 
 from hardlab.types import HardlabError
 from hardlab.workbook import execute, page
-from hardlab.workbook.family import MARK, Family, stop_requests
+from hardlab.workbook.family import MARK, Family
 
 PARAMETERS = """\
 flag = True  # type: bool  whether
@@ -309,15 +309,6 @@ def test_a_stop_lets_training_save_ends_everybody_and_exits_75(tmp_path: Path) -
     assert json.loads((tmp_path / "out" / "n.failed.json").read_text())["state"] == "stopped"
     nbformat.validate(nbformat.read(tmp_path / "out" / "n.ipynb", as_version=4))
     assert [p.cmdline() for p in living() if cwd(p) == str(tmp_path)] == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_request_to_stop_is_noted_and_the_handlers_are_put_back(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with stop_requests() as seen:
-        os.kill(os.getpid(), number)
-        assert seen == [number]
-    assert signal.getsignal(number) is before
 
 
 def test_the_end_of_a_family_gives_its_roots_time_to_save_spares_their_children_and_kills_the_stubborn(

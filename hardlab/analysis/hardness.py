@@ -42,14 +42,13 @@ def losses(
         raise HardlabError(f"A batch for {path.name} needs at least 2 rows from 0 to {len(images) - 1}.")
     look = build.look(run)
     method.eval()
-    plain = any(b < 0 for _, b in method.pairs)
     batch = next(iter(images.batches(torch.as_tensor(np.asarray(rows))[None])))
     own = seed + zlib.crc32(path.name.encode())
     generator, out = torch.Generator().manual_seed(own), []
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(own)  # for methods that draw numbers themselves
         for _ in range(draws):
-            v = look.render(look.views(batch, method.slots, generator, method.locals), plain=plain)
+            v = look.render(look.views(batch, method.slots, generator, method.locals), method.plain)
             out.append(method(v).loss.numpy())
     return np.stack(out).astype(np.float64)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +15,9 @@ from torch.optim import SGD
 
 from hardlab.data import Images
 from hardlab.hard.base import Hard
-from hardlab.methods.base import Method
-from hardlab.negatives import LastQueries, Negatives, OtherKeys
-from hardlab.types import HardlabError, Out, Player, Progress
+from hardlab.methods.base import Method, Player, Step
+from hardlab.negatives import LastQueries, Negatives
+from hardlab.types import HardlabError, Progress
 from hardlab.views import Look
 
 _COLDEST = 1 / 70  # |cos| <= 1, so above it exp(cos / temperature) needs no shift: 1e8 terms still fit a float32
@@ -24,9 +25,9 @@ _TILE, _TILE_GPU = 2**20, 2**22  # similarities at once: on a CPU 4 MiB stay in 
 
 
 class KeysOfOthers(Negatives):
-    """The other images' keys of the batch, as in AdCo's code; q, k: (N,D) unit rows -> (N,N), -inf at an own key."""
+    """The other images' keys of the batch, as in AdCo's code: (N,N), -inf at an own key."""
 
-    def forward(self, q: Tensor, k: Tensor) -> Tensor:
+    def similarities(self, q: Tensor, k: Tensor) -> Tensor:
         return (q @ k.T).masked_fill(torch.eye(len(q), dtype=torch.bool, device=q.device), -torch.inf)
 
 
@@ -50,8 +51,8 @@ class Known(torch.autograd.Function):
 class Learned(Negatives):
     """K free vectors W as negatives n = W / |W|, beside ``inside``, the batch's own.
 
-    ``loss`` goes over the bank once, in tiles: it gives the loss, its gradient for the queries, and, inside a step's
-    forward pass, ``descent``, minus the gradient of the adversary's loss wrt W. vectors: (K,D). AdCo, Eqs. 1, 4-7.
+    ``loss`` goes over the bank once, in tiles: it gives the loss, its gradient for the queries, and, inside
+    ``record``, ``descent``, minus the gradient of the adversary's loss wrt W. vectors: (K,D). AdCo, Eqs. 1, 4-7.
     """
 
     def __init__(
@@ -65,13 +66,27 @@ class Learned(Negatives):
         self.mass: dict[str, Tensor] = {}  # of the softmax, in the last loss
         self.descent, self.tiles = torch.empty(0), [torch.empty(0)]
 
-    def start(self) -> None:
-        """Forget the last step's direction and record the losses that follow."""
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        """Forget the last step's direction and record the losses inside: those of a step's own forward pass.
+
+        A loss that is taken elsewhere (a selection, an attack) is no step of the game.
+        """
         self.recording, self.value = True, self.vectors.new_zeros(())
         self.fresh = True  # the direction is overwritten, not added to
+        try:
+            yield
+        finally:
+            self.recording = False
 
-    def stop(self) -> None:
-        self.recording = False
+    def stored(self) -> Tensor:
+        return F.normalize(self.vectors.detach(), dim=1)
+
+    def snapshot(self) -> Mapping[str, Tensor]:
+        """Up to 4096 negatives, evenly taken, and their norms |W|."""
+        w = self.vectors.detach()
+        w = w[:: math.ceil(len(w) / 4096)]
+        return {"negatives": F.normalize(w, dim=1), "norms": torch.linalg.vector_norm(w, dim=1)}
 
     def rows(self, q: Tensor) -> int:
         """Vectors of a tile."""
@@ -82,13 +97,13 @@ class Learned(Negatives):
         for w in self.vectors.detach().split(self.rows(q)):
             yield F.normalize(w, dim=1)
 
-    def forward(self, q: Tensor, k: Tensor) -> Tensor:
+    def similarities(self, q: Tensor, k: Tensor) -> Tensor:
         """(N,D), (N,D) -> (N,M+K) similarities; constants where the learned ones are concerned."""
-        columns = [] if self.inside is None else [self.inside(q, k)]
+        columns = [] if self.inside is None else [self.inside.similarities(q, k)]
         return torch.cat([*columns, *(q @ n.T for n in self.bank(q))], dim=1)
 
     def nearest(self, q: Tensor, k: Tensor) -> Tensor:
-        columns = [] if self.inside is None else [self.inside(q, k).amax(1)]
+        columns = [] if self.inside is None else [self.inside.similarities(q, k).amax(1)]
         return torch.stack([*columns, *((q @ n.T).amax(1) for n in self.bank(q))]).amax(0)
 
     def loss(self, q: Tensor, k: Tensor, temperature: float) -> Tensor:
@@ -96,7 +111,7 @@ class Learned(Negatives):
         mass, pull, sharp = self.sweep(q.detach(), temperature, record)
         learned = Known.apply(q, mass.log(), pull / (temperature * mass[:, None]))  # (N,)
         own = (q * k).sum(1)
-        columns = own[:, None] if self.inside is None else torch.cat([own[:, None], self.inside(q, k)], dim=1)
+        columns = torch.cat([own[:, None], *([] if self.inside is None else [self.inside.similarities(q, k)])], dim=1)
         batch = torch.logsumexp(columns / temperature, dim=1)
         total = torch.logaddexp(batch, learned)
         loss = total - own / temperature
@@ -213,26 +228,21 @@ class AdCo(Hard):
 
     def install(self, method: Method) -> None:
         contrastive: Any = method
-        replaced = getattr(method, "negatives", None)
-        if not isinstance(replaced, Negatives):
+        replaced = method.negatives
+        if replaced is None:
             raise HardlabError(
-                f"AdCo learns the negatives of a contrastive loss, and {type(method).__name__} has none: use it on "
-                "moco or simclr."
+                f"AdCo learns the negatives of a contrastive loss, and {type(method).__name__} has none."
             )
         if contrastive.temperature < _COLDEST:
             raise HardlabError(f"AdCo on method.temperature={contrastive.temperature}: at least 1/70; paper: 0.12.")
-        if isinstance(replaced, Learned):
-            raise HardlabError("AdCo is in this run twice: its negatives can be replaced once.")
-        batch = replaced if isinstance(replaced, OtherKeys) else KeysOfOthers()
-        size = self.size or len(getattr(replaced, "keys", range(65536)))
+        if method.borrowed:
+            raise HardlabError("Another strategy has replaced the negatives of this run: that can be done once.")
+        kept = len(replaced.stored())
+        batch = KeysOfOthers() if kept else replaced
+        size = self.size or kept or 65536
         inside = batch if self.inbatch_keys else None
         self.bank = Learned(size, contrastive.dim, inside, self.temperature, self.objective, self.wrt)
-        # beside the method's tree of modules: these are the second player's, and saved with the strategy
-        del method.negatives
-        object.__setattr__(method, "negatives", self.bank)
-        # a loss that is taken elsewhere (a selection, an attack) is no step of the game
-        method.register_forward_pre_hook(lambda *_: self.bank.start() if self.moves else None)
-        method.register_forward_hook(lambda *_: self.bank.stop())
+        method.borrow_negatives(self.bank)
         self.bank.share = 1.0 if method.locals else 1 / len(method.pairs)
 
     def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
@@ -254,6 +264,9 @@ class AdCo(Hard):
         if self.opt is not None:
             self.opt.param_groups[0]["lr"] = self.lr * share
 
+    def around(self, step: Step) -> AbstractContextManager[None]:
+        return self.bank.record() if self.moves else nullcontext()
+
     def players(self, method: Method) -> list[Player]:
         w = self.bank.vectors
         # fused: one pass over the bank, no copies of it
@@ -261,13 +274,13 @@ class AdCo(Hard):
         moves = lambda step: int(step >= self.filling)  # noqa: E731
         return [Player("negatives", [w], self.opt, self.loss, moves, joint=True)]
 
-    def loss(self, out: Out, terms: Mapping[str, Tensor]) -> Tensor:
+    def loss(self, step: Step) -> Tensor:
         """() what the adversary minimises: minus the contrastive loss at its own temperature."""
         return Known.apply(self.bank.vectors, -self.bank.value, self.bank.descent)
 
     @torch.no_grad()
-    def after_step(self, out: Out, method: Method, at: Progress) -> None:
-        w = self.bank.vectors
+    def after_step(self, step: Step) -> None:
+        w, out, at, method = self.bank.vectors, step.out, step.at, step.method
         a, b = method.pairs[0]
         if at.step < self.filling:
             rows = w[at.step * self.batch_size : (at.step + 1) * self.batch_size]
@@ -280,7 +293,7 @@ class AdCo(Hard):
         self.queries.note(at.step, out.q[a], out.views.index)
 
     @torch.no_grad()
-    def logs(self) -> Mapping[str, float]:
+    def logs(self, step: Step) -> Mapping[str, float]:
         """norm: mean |W|. mass_*: mean share of the softmax on an image's own key, the other keys of the batch, the
         learned negatives (``sharp``: at the adversary's temperature). cos_nearest: of a negative to its next query."""
         last = self.queries.seen()["queries"]
@@ -292,8 +305,5 @@ class AdCo(Hard):
         }
 
     def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
-        """Up to 4096 negatives, evenly taken, their norms |W|, and the queries of the last six batches (Fig. 2)."""
-        w = self.bank.vectors.detach()
-        w = w[:: math.ceil(len(w) / 4096)]
-        norms = torch.linalg.vector_norm(w, dim=1)
-        return {"negatives": F.normalize(w, dim=1), "norms": norms, **self.queries.seen()}
+        """What the bank shows, and the queries of the last six batches (Fig. 2)."""
+        return {**self.bank.snapshot(), **self.queries.seen()}

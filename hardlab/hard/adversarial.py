@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from typing import Literal
 
 import torch
@@ -14,9 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hardlab import nets
 from hardlab.data import Images
 from hardlab.hard.base import Hard
-from hardlab.methods.base import Method
-from hardlab.negatives import OtherKeys
-from hardlab.types import HardlabError, Out, Progress, Views
+from hardlab.methods.base import Method, Step
+from hardlab.types import HardlabError, Rendered
 from hardlab.views import Look
 
 
@@ -31,6 +31,8 @@ class Adversarial(Hard):
     statistics. against: the ``label`` (HEXA), or the ``clean`` view itself, first slot only (CLAE, SimCLR only).
     HEXA, Eqs. 5-7, Algs. 1-2; CLAE (arXiv 2010.12050), Alg. 1; AdvProp (arXiv 1911.09665), Sec. 4.
     """
+
+    offers = frozenset({"adversarial"})
 
     def __init__(
         self,
@@ -62,47 +64,36 @@ class Adversarial(Hard):
         self.norm, self.start, self.aim, self.attack_bn = norm, start, aim, attack_bn
         self.aux_of, self.aux_momentum, self.against = aux_of, aux_momentum, against
         self.weights = {"adversarial": weight}
-        self.numbers: dict[str, Tensor] = {}
-        self._made: tuple[Out, Views] | None = None
         self._shown: tuple[Tensor, Tensor] | None = None
 
     def install(self, method: Method) -> None:
-        if self.against == "clean" and not isinstance(getattr(method, "negatives", None), OtherKeys):
+        if self.against == "clean" and (method.negatives is None or len(method.negatives.stored())):
             raise HardlabError(
                 f"An attack against=clean needs views that are each other's labels, which {type(method).__name__} "
-                "does not have: take method simclr, or against=label."
+                "does not have here: take against=label."
             )
         nets.give_auxiliary(method, _BatchNorm if self.aux_of == "all" else nn.BatchNorm2d, self.aux_momentum)
-        method.adversary = self
-        self.gap = lambda: nets.auxiliary_gap(method)
 
-    def views(self, v: Views, method: Method, look: Look) -> Views:
-        self.mean, self.std = look.mean, look.std
-        return v
+    def views(self, step: Step) -> None:
+        """Offer the adversarial views, which are made once, whoever asks; the step's own views stay as they are."""
+        step.made["adversarial"] = cache(lambda: self.perturb(step))
 
-    def terms(self, out: Out, method: Method) -> Mapping[str, Tensor]:
+    def terms(self, step: Step) -> Mapping[str, Tensor]:
         if self.weight == 0:
             return {}
-        v = self.perturb(out, method)
+        method, out, v = step.method, step.out, step.made["adversarial"]()
         with nets.auxiliary(method):
             q, t = self._compared(v, out.q, out.t, method)
-        self.numbers["top1_clean"] = method.accuracy(out.q, out.t).mean()
-        self.numbers["top1"] = method.accuracy(q, t).mean()
-        return {"adversarial": method.score(q, t, group=v.group)}
+        self.note(step, top1_clean=method.accuracy(out.q, out.t).mean(), top1=method.accuracy(q, t).mean())
+        return {"adversarial": method.score(q, t, group=v.positives)}
 
-    def perturb(self, out: Out, method: Method) -> Views:
-        """The adversarial views of this step, made once, whoever asks."""
-        if self._made is None or self._made[0] is not out:
-            self._made = out, self._attack(out, method)
-            self._shown = first_images(out.views), first_images(self._made[1])
-        return self._made[1]
-
-    def _attack(self, out: Out, method: Method) -> Views:
+    def perturb(self, step: Step) -> Rendered:
+        """The adversarial views of a step, after its forward pass."""
+        method, out, look = step.method, step.out, step.look
         v = out.views
-        assert v.x is not None
         clean = [v.x.detach(), *(x.detach() for x in v.local)]  # (B,V,3,S,S), and (B,3,s,s) of each small crop
-        unit = 255 * clean[0].new_tensor(self.std)[:, None, None]  # grey levels in 1 of a normalised channel
-        black = -clean[0].new_tensor(self.mean)[:, None, None] * 255 / unit
+        unit = 255 * clean[0].new_tensor(look.std)[:, None, None]  # grey levels in 1 of a normalised channel
+        black = -clean[0].new_tensor(look.mean)[:, None, None] * 255 / unit
         white = black + 255 / unit
 
         def moved(delta: list[Tensor]) -> list[Tensor]:
@@ -110,7 +101,7 @@ class Adversarial(Hard):
 
         t = {i: label.detach() for i, label in out.t.items()}
         if self.aim == "towards":
-            other = torch.randperm(len(v.index)).to(v.index.device)
+            other = torch.randperm(len(v.index)).to(v.index.device, non_blocking=True)
             t = {i: label[other] for i, label in t.items()}
         delta = [self._within(self._first(x)) for x in clean]
         with ExitStack() as stack:
@@ -122,16 +113,18 @@ class Adversarial(Hard):
             for _ in range(self.steps):
                 x = [part.requires_grad_() for part in moved(delta)]
                 seen = replace(v, x=x[0], local=tuple(x[1:]))
-                loss = method.score(*self._compared(seen, q, t, method), group=v.group).sum()
+                loss = method.score(*self._compared(seen, q, t, method), group=v.positives).sum()
                 # towards the pixels only: autograd then leaves out the gradients of the weights
                 grads = torch.autograd.grad(loss if self.aim == "away" else -loss, x)
                 delta = [self._within(d + self._step(g / unit)) for d, g in zip(delta, grads, strict=True)]
-        made = moved(delta)
-        self.numbers["max_delta"] = torch.stack([((a - x) * unit).abs().max() for a, x in zip(made, clean)]).max()
-        return replace(v, x=made[0], local=tuple(made[1:]))
+        pixels = moved(delta)
+        self.note(step, max_delta=torch.stack([((a - x) * unit).abs().max() for a, x in zip(pixels, clean)]).max())
+        made = replace(v, x=pixels[0], local=tuple(pixels[1:]))
+        self._shown = first_images(v), first_images(made)
+        return made
 
     def _compared(
-        self, v: Views, q: Mapping[int, Tensor], t: Mapping[int, Tensor], method: Method
+        self, v: Rendered, q: Mapping[int, Tensor], t: Mapping[int, Tensor], method: Method
     ) -> tuple[Mapping[int, Tensor], Mapping[int, Tensor]]:
         """Predictions of the views ``v`` and the labels they are held against."""
         if self.against == "clean":
@@ -152,8 +145,8 @@ class Adversarial(Hard):
             return delta.clamp(-self.epsilon, self.epsilon)
         return delta * (self.epsilon / _length(delta)).clamp(max=1)
 
-    def after_step(self, out: Out, method: Method, at: Progress) -> None:
-        self._made = None  # its memory is worth more than its content now
+    def after_step(self, step: Step) -> None:
+        del step.made["adversarial"]  # its memory is worth more than its content now
 
     def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
         """Eight views of the last step and their adversaries in [0,1], and the noise between, stretched (Fig. 1a)."""
@@ -163,13 +156,12 @@ class Adversarial(Hard):
         delta = made - clean
         return {"clean": clean, "adversarial": made, "noise": 0.5 + delta / (2 * delta.abs().max()).clamp_min(1e-12)}
 
-    def logs(self) -> Mapping[str, float]:
-        return {name: float(x) for name, x in self.numbers.items()} | {"bn_gap": self.gap()}
+    def logs(self, step: Step) -> Mapping[str, float]:
+        return {"bn_gap": nets.auxiliary_gap(step.method)}
 
 
-def first_images(v: Views) -> Tensor:
+def first_images(v: Rendered) -> Tensor:
     """Copies of the first slot of the first eight images, (8,3,S,S)."""
-    assert v.x is not None
     return v.x[:8, 0].detach().float().clone()
 
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from hardlab.data import Images
-from hardlab.methods.base import Method
-from hardlab.types import Candidates, Out, Player, Progress, Views
+from hardlab.methods.base import Method, Player, Step
+from hardlab.types import Progress
 from hardlab.views import Look
 
 
 class Hard(nn.Module):
     """The baseline: every hook leaves things as they are.
 
-    draws: large views per image to draw, 0 = as many as the method has slots; local_draws: the same for small crops.
-    adds: whether it adds images to a batch, whose views others may then choose. regroups: whether it changes what is a
-    positive of what, and takes the loss again for that; owns_loss: whether the method's loss is its own. weights: of
-    the terms in the learner's objective (1 where a term is not named). seen: what the last selection looked at, for
-    the view log.
+    name: what it is called in the run, in metrics and files. draws: large views per image to draw, 0 = as many as the
+    method has slots; local_draws: the same for small crops. adds: whether it adds images to a batch, whose views others
+    may then choose. regroups: whether it changes what is a positive of what, and takes the loss again for that;
+    owns_loss: whether the method's loss is its own. offers, takes: names of forms of the views in ``Step.made`` that it
+    makes for others, and that an earlier strategy must make for it. weights: of the terms in the learner's objective
+    (1 where a term is not named).
     """
 
     draws = 0
@@ -28,11 +30,13 @@ class Hard(nn.Module):
     adds = False
     regroups = False
     owns_loss = False
+    offers: frozenset[str] = frozenset()
+    takes: frozenset[str] = frozenset()
     weights: Mapping[str, float] = {}
-    seen: Candidates | None = None
 
     def __init__(self) -> None:
         super().__init__()
+        self.name = type(self).__name__.lower()
 
     def install(self, method: Method) -> None:
         """Swap a part of the method, or refuse with a ``HardlabError`` that gives the reason."""
@@ -43,11 +47,14 @@ class Hard(nn.Module):
     def before_step(self, at: Progress) -> None:
         """Take this step's scheduled numbers: functions of ``at`` alone."""
 
-    def views(self, v: Views, method: Method, look: Look) -> Views:
-        """Choose or add what is looked at; ``v`` holds drawn views that nobody rendered yet."""
-        return v
+    def views(self, step: Step) -> None:
+        """Choose, add to, or render ``step.views``, which as a rule nobody rendered yet."""
 
-    def terms(self, out: Out, method: Method) -> Mapping[str, Tensor]:
+    def around(self, step: Step) -> AbstractContextManager[object]:
+        """A context for the method's forward pass of this step."""
+        return nullcontext()
+
+    def terms(self, step: Step) -> Mapping[str, Tensor]:
         """Extra losses, name -> (n,)."""
         return {}
 
@@ -55,13 +62,22 @@ class Hard(nn.Module):
         """Whoever optimises parameters of its own."""
         return []
 
-    def after_step(self, out: Out, method: Method, at: Progress) -> None:
+    def after_step(self, step: Step) -> None:
         """State that moves after the optimisers."""
 
-    def logs(self) -> Mapping[str, float]:
-        """Numbers of the last step for ``metrics.jsonl``."""
+    def logs(self, step: Step) -> Mapping[str, float]:
+        """Further numbers for ``metrics.jsonl``, computed at logged steps alone; others go through ``note``."""
         return {}
+
+    def note(self, step: Step, **numbers: Tensor | float) -> None:
+        """Keep numbers of this step, scalars on the device, for ``metrics.jsonl``."""
+        step.numbers |= {f"{self.name}.{key}": value for key, value in numbers.items()}
 
     def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
         """Arrays worth keeping at a checkpoint (negatives, images of fixed latents), in ``snapshots/``."""
         return {}
+
+    def numbers(self, step: Step) -> dict[str, Tensor | float]:
+        """All numbers of this strategy at a logged step: those noted on the way, then those of ``logs``."""
+        noted = {key: x for key, x in step.numbers.items() if key.startswith(f"{self.name}.")}
+        return noted | {f"{self.name}.{key}": x for key, x in self.logs(step).items()}

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from hardlab import nets
 from hardlab.data import Images
-from hardlab.hard.adversarial import Adversarial, first_images, in_unit_range
+from hardlab.hard.adversarial import first_images, in_unit_range
 from hardlab.hard.base import Hard
-from hardlab.methods.base import Method
-from hardlab.negatives import Queue
-from hardlab.types import HardlabError, Out, Views
+from hardlab.methods.base import Method, Step
+from hardlab.negatives import Negatives
+from hardlab.types import HardlabError, Rendered
 from hardlab.views import Look
 
 
@@ -49,55 +49,42 @@ class CutMix(Hard):
             raise HardlabError(f"CutMix with weight={weight}: at least 0; the paper uses 1.")
         self.alpha, self.beta, self.weight, self.per, self.box = alpha, beta, weight, per, box
         self.labels, self.bn, self.source = labels, bn, source
+        self.takes = frozenset() if source == "clean" else frozenset({"adversarial"})
         self.weights = {"cutmix": weight, "cutmix_adversarial": weight}
-        self.numbers: dict[str, Tensor] = {}
         self._shown: Tensor | None = None
 
     def install(self, method: Method) -> None:
-        if self.labels == "soft" and not isinstance(getattr(method, "negatives", None), Queue):
+        kept = method.negatives is not None and len(method.negatives.stored())
+        if self.labels == "soft" and (method.borrowed or not kept):
             raise HardlabError(
                 f"CutMix with labels=soft needs a queue of negatives, which {type(method).__name__} does not have "
-                "here: take method moco, or labels=two-term."
-            )
-        if self.source != "clean" and not isinstance(getattr(method, "adversary", None), Adversarial):
-            raise HardlabError(
-                f"CutMix with source={self.source} mixes the views that the strategy adversarial made: "
-                "name adversarial before cutmix in `hard`."
+                "here: take labels=two-term."
             )
         if self.bn == "aux":
             nets.give_auxiliary(method)
 
-    def terms(self, out: Out, method: Method) -> Mapping[str, Tensor]:
+    def terms(self, step: Step) -> Mapping[str, Tensor]:
         if self.weight == 0:
             return {}
-        v = out.views
+        v = step.out.views
         n = len(v.index) if self.per == "sample" else 1
         # drawn on the CPU: the same boxes on every device
         share = torch.distributions.Beta(self.alpha, self.beta).sample((n,))
         place = torch.rand(n, 2)
-        other = torch.randperm(len(v.index)).to(v.index.device)  # (B,) pi
+        other = torch.randperm(len(v.index)).to(v.index.device, non_blocking=True)  # (B,) pi
         views = {} if self.source == "adversarial" else {"cutmix": (v, self.bn == "aux")}
         if self.source != "clean":
-            views["cutmix_adversarial"] = (cast(Adversarial, method.adversary).perturb(out, method), True)
-        return {name: self._term(name, mixed, aux, out.t, method, other, share, place)
-                for name, (mixed, aux) in views.items()}  # fmt: skip
+            views["cutmix_adversarial"] = (step.made["adversarial"](), True)
+        return {name: self._term(step, name, mixed, aux, other, share, place) for name, (mixed, aux) in views.items()}
 
     def _term(
-        self,
-        name: str,
-        v: Views,
-        aux: bool,
-        t: Mapping[int, Tensor],
-        method: Method,
-        other: Tensor,
-        share: Tensor,
-        place: Tensor,
+        self, step: Step, name: str, v: Rendered, aux: bool, other: Tensor, share: Tensor, place: Tensor
     ) -> Tensor:
         """(B,) loss of the mixtures of ``v``, the mean over the method's pairs."""
-        assert v.x is not None
+        method, t = step.method, step.out.t
         pixels, kept = [], []
         for x in (v.x, *v.local):
-            inside = boxes(share, place, x.shape[-1], self.box).to(x.device)  # (n,S,S)
+            inside = boxes(share, place, x.shape[-1], self.box).to(x.device, non_blocking=True)  # (n,S,S)
             kept.append(1 - inside.float().mean((1, 2)))  # (n,) lambda, counted
             pixels.append(torch.where(inside.view(len(inside), *[1] * (x.ndim - 3), *inside.shape[1:]), x[other], x))
         if name == "cutmix":
@@ -108,14 +95,14 @@ class CutMix(Hard):
         swapped = {i: label[other] for i, label in t.items()}
         lam = {a: kept[max(0, a - slots + 1)] for a, _ in method.pairs}
         right = lam[0] * method.accuracy(q, t) + (1 - lam[0]) * method.accuracy(q, swapped)
-        self.numbers |= {"lambda": kept[0].mean(), name.replace("cutmix", "top1"): right.mean()}
+        self.note(step, **{"lambda": kept[0].mean(), name.replace("cutmix", "top1"): right.mean()})
         if self.labels == "soft":
             same = other == torch.arange(len(other), device=other.device)
             losses = [self._soft(method, q[a], t[b], swapped[b], lam[a], same) for a, b in method.pairs]
             return torch.stack(losses).mean(0)
         own: dict[tuple[int, int], Tensor] = {}
         theirs: dict[tuple[int, int], Tensor] = {}
-        method.score(q, t, group=v.group, known=own)
+        method.score(q, t, group=v.positives, known=own)
         method.score(q, swapped, known=theirs)  # groups are of the own labels
         return torch.stack([lam[a] * own[a, b] + (1 - lam[a]) * theirs[a, b] for a, b in method.pairs]).mean(0)
 
@@ -124,16 +111,13 @@ class CutMix(Hard):
         """Cross-entropy of one softmax over the two keys and the queue; same: (N,) the two keys are one."""
         with torch.autocast(q.device.type, enabled=False):
             a, b = (q * own).sum(1), (q * theirs).sum(1)
-            queue, temperature = cast(Queue, method.negatives), cast(float, method.temperature)
-            columns = [a[:, None], b.masked_fill(same, -torch.inf)[:, None], queue(q, own)]
+            queue, temperature = cast(Negatives, method.negatives), cast(float, method.temperature)
+            columns = [a[:, None], b.masked_fill(same, -torch.inf)[:, None], queue.similarities(q, own)]
             return torch.logsumexp(torch.cat(columns, 1) / temperature, 1) - (lam * a + (1 - lam) * b) / temperature
 
     def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
         """Eight mixtures of the last step in [0,1], of the images that strategy adversarial keeps (Fig. 1a)."""
         return {} if self._shown is None else {"mixed": in_unit_range(self._shown, look)}
-
-    def logs(self) -> Mapping[str, float]:
-        return {name: float(x) for name, x in self.numbers.items()}
 
 
 def boxes(share: Tensor, place: Tensor, size: int, box: Literal["clipped", "inside"]) -> Tensor:

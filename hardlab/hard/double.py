@@ -10,9 +10,8 @@ from torch import Tensor
 
 from hardlab.data import Images
 from hardlab.hard.base import Hard
-from hardlab.methods.base import Method
-from hardlab.types import Batch, Progress, Views
-from hardlab.views import Look
+from hardlab.methods.base import Step
+from hardlab.types import Batch, Progress, Rendered
 
 
 class Double(Hard):
@@ -43,8 +42,8 @@ class Double(Hard):
         self._more = self.images.batches(order.view(steps, self.batch_size)[at.step - at.epoch * steps :])
         self._epoch = at.epoch
 
-    def views(self, v: Views, method: Method, look: Look) -> Views:
+    def views(self, step: Step) -> None:
         assert self._more is not None
-        local = 0 if v.local_params is None else v.local_params.shape[1]
-        more = look.views(next(self._more), v.params.shape[1], local=local)
-        return v.append(more if v.x is None else look.render(more, plain=v.plain is not None))
+        v = step.views
+        more = step.look.views(next(self._more), v.params.shape[1], local=v.crops)
+        step.views = v.append(step.look.render(more, plain=v.plain is not None) if isinstance(v, Rendered) else more)

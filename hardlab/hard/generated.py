@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,19 +15,10 @@ from torch import Tensor, nn
 from hardlab import checkpoint, gan, losses
 from hardlab.data import Images
 from hardlab.hard.base import Hard
-from hardlab.methods.base import Method, ema
+from hardlab.methods.base import Method, Player, Step, ema
 from hardlab.nets import running_stats_frozen
-from hardlab.types import Batch, HardlabError, Out, Player, Progress, Views
+from hardlab.types import Batch, Drawn, HardlabError, Rendered
 from hardlab.views import Look
-
-
-class _Now(NamedTuple):
-    """What the players of a step need of it; they act after the learner's step."""
-
-    batch: Views
-    method: Method
-    look: Look
-    low: bool  # whether the learner computes in bf16
 
 
 class Generated(Hard):
@@ -77,7 +68,6 @@ class Generated(Hard):
         self.averaged = deepcopy(self.generator).requires_grad_(False).eval()
         trunk = gan.Trunk(size, width)
         self.discriminator = gan.spectral(nn.Sequential(trunk, nn.Linear(trunk.dim, 1)))
-        self.said: dict[str, Tensor] = {}  # tensors of the last step, from which ``logs`` is computed
 
     def install(self, method: Method) -> None:
         name = type(method).__name__
@@ -117,20 +107,19 @@ class Generated(Hard):
 
     # ---------------------------------------------------------------------------------------------- the mixed batch
 
-    def views(self, v: Views, method: Method, look: Look) -> Views:
+    def views(self, step: Step) -> None:
         """B real images -> B + count, the generated ones last, with index -1; G and its average without gradient."""
-        if v.x is not None:
+        v = step.views
+        if isinstance(v, Rendered):
             raise HardlabError(
                 "These views are rendered already: name 'generated' before strategies that choose views."
             )
-        self.now = _Now(v, method, look, torch.is_autocast_enabled(v.raw.device.type))
-        self.said = {}
         if self.count == 0:
-            return v
+            return
         with torch.no_grad(), torch.autocast(v.raw.device.type, enabled=False), running_stats_frozen(self.generator):
             made = self._images(len(v.raw))
-        self.said = {"made": made}
-        return self._mixed(v, made)
+        step.kept[self.name] = v, made
+        step.views = self._mixed(v, made, step.look)
 
     def _images(self, real: int) -> Tensor:
         """(count,3,S,S) in [-1,1]: G(z) of each z, or G(z_1), G_ema(z_1), G(z_2), ...; gradient through G alone."""
@@ -142,31 +131,13 @@ class Generated(Hard):
             twins = self.averaged(z)
         return torch.stack([self.generator(z), twins], 1).flatten(0, 1)
 
-    def _mixed(self, v: Views, made: Tensor) -> Views:
+    def _mixed(self, v: Drawn, made: Tensor, look: Look) -> Drawn:
         """The batch with generated images behind it, drawn like the real ones and grouped by their latents."""
-        n, device = len(made), v.raw.device
-        size = made.shape[-1]
-        drawn = self.now.look.views(
-            Batch(made, torch.full((n, 2), size, device=device), torch.full((n,), -1, device=device)),
-            v.params.shape[1],
-            local=0 if v.local_params is None else v.local_params.shape[1],
-        )
+        n, size, device = len(made), made.shape[-1], v.raw.device
+        images = Batch((made + 1) / 2, torch.full((n, 2), size, device=device), torch.full((n,), -1, device=device))
+        fresh = look.views(images, v.params.shape[1], local=v.crops)
         latents = torch.arange(n, device=device) // (2 if self.positives == "pair" else 1)
-        real = v.raw if v.raw.is_floating_point() else v.raw.float() / 255
-        h, w = max(size, real.shape[2]), max(size, real.shape[3])
-        raw = torch.cat([F.pad(x, (0, w - x.shape[3], 0, h - x.shape[2])) for x in (real, (made + 1) / 2)])
-        local = v.local_params
-        if local is not None and drawn.local_params is not None:
-            local = torch.cat([local, drawn.local_params])
-        return replace(
-            v,
-            raw=raw,
-            sizes=torch.cat([v.sizes, drawn.sizes]),
-            index=torch.cat([v.index, drawn.index]),
-            group=torch.cat([v.group, v.group.max() + 1 + latents]),
-            params=torch.cat([v.params, drawn.params]),
-            local_params=local,
-        )
+        return v.append(replace(fresh, group=latents, grouped=self.positives == "pair"))
 
     # --------------------------------------------------------------------------------------------------- the players
 
@@ -179,11 +150,11 @@ class Generated(Hard):
         def adam(params: list[Tensor], lr: float) -> torch.optim.Adam:
             return torch.optim.Adam(params, lr, betas=(0.0, 0.999))
 
-        def ascend(out: Out, terms: dict[str, Tensor]) -> Tensor:
-            return -self.contrastive()
+        def ascend(step: Step) -> Tensor:
+            return -self.contrastive(step)
 
-        def together(out: Out, terms: dict[str, Tensor]) -> Tensor:
-            return self._fool(out, terms) - self.weight * self.contrastive()
+        def together(step: Step) -> Tensor:
+            return self._fool(step) - self.weight * self.contrastive(step)
 
         summed = self.learn == "joint" and self.combine == "sum"
         first = [Player("generator-ascent", mine, adam(mine, self.ascent_lr), ascend, self.due)]
@@ -203,59 +174,55 @@ class Generated(Hard):
         """1 in every n-th step, when the networks of this strategy move; else 0."""
         return int((step + 1) % self.every == 0)
 
-    def contrastive(self) -> Tensor:
+    def contrastive(self, step: Step) -> Tensor:
         """The learner's loss on this step's real images and fresh generated ones, with a gradient to G (Eq. 7, 8).
 
         The learner is as it trains (batch statistics), but neither its weights nor its running statistics move.
         """
-        v, method, look, low = self.now
-        crops = 0 if v.local_params is None else v.local_params.shape[1]
-        fresh = look.views(Batch(v.raw, v.sizes, v.index), v.params.shape[1], local=crops)
-        mixed = look.render(self._mixed(fresh, self._images(len(v.raw))), plain=any(b < 0 for _, b in method.pairs))
-        with running_stats_frozen(method), torch.autocast(v.raw.device.type, torch.bfloat16, enabled=low):
+        (v, _), method, look = step.kept[self.name], step.method, step.look
+        fresh = look.views(Batch(v.raw, v.sizes, v.index), v.params.shape[1], local=v.crops)
+        mixed = look.render(self._mixed(fresh, self._images(len(v.raw)), look), plain=method.plain)
+        with running_stats_frozen(method), step.autocast():
             return method(mixed).loss.mean()
 
-    def _tell_apart(self, out: Out, terms: dict[str, Tensor]) -> Tensor:
-        real = self._real()
+    def _tell_apart(self, step: Step) -> Tensor:
+        real = self._real(step)
         with torch.no_grad():
             fake = self.generator(self.generator.sample(len(real)))
         score_real, score_fake = self.discriminator(self.augment(torch.cat([real, fake])))[:, 0].chunk(2)
         return losses.hinge_real(score_real).mean() + losses.hinge_fake(score_fake).mean()
 
-    def _fool(self, out: Out, terms: dict[str, Tensor]) -> Tensor:
-        fake = self.generator(self.generator.sample(len(self.now.batch.raw)))
+    def _fool(self, step: Step) -> Tensor:
+        fake = self.generator(self.generator.sample(len(step.kept[self.name][0].raw)))
         return -self.discriminator(self.augment(fake)).mean()
 
-    def _real(self, mirror: bool = True) -> Tensor:
+    def _real(self, step: Step, mirror: bool = True) -> Tensor:
         """(B,3,S,S) this step's real images in [-1,1], as a GAN sees them: half of them mirrored."""
-        v, look = self.now.batch, self.now.look
-        x = gan.real_images(v.raw, v.sizes, look, self.generator.size)
+        v, _ = step.kept[self.name]
+        x = gan.real_images(v.raw, v.sizes, step.look, self.generator.size)
         return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x) if mirror else x
 
-    def after_step(self, out: Out, method: Method, at: Progress) -> None:
-        if not self.said:
-            return
-        if self.learn != "frozen" and self.due(at.step):
+    def after_step(self, step: Step) -> None:
+        if self.learn != "frozen" and self.count != 0 and self.due(step.at.step):
             gan.iterate(self.discriminator, self.d_steps)
             gan.iterate(self.generator, 2)
             ema(self.averaged, self.generator, self.keep, buffers=True)
             gan.iterate(self.averaged)  # an average of unit vectors is none
-        self.said |= {"loss": out.loss.detach(), "q": out.q[0].detach()}
 
     # ------------------------------------------------------------------------------------------------- what it says
 
     @torch.no_grad()
-    def logs(self) -> Mapping[str, float]:
+    def logs(self, step: Step) -> Mapping[str, float]:
         """Loss of real and of generated images, likeness of pairs, D's scores, and how far G is from its average."""
-        if not self.said:
+        if self.count == 0:
             return {}
-        loss, made, q = self.said["loss"], self.said["made"], self.said["q"]
+        (_, made), loss, q = step.kept[self.name], step.out.loss, step.out.q[0]
         real = len(loss) - len(made)
         apart = [(a - b).square().sum() for a, b in zip(self.generator.parameters(), self.averaged.parameters())]
         said = {
             "loss_real": loss[:real].mean(),
             "loss_generated": loss[real:].mean(),
-            "d_real": self.discriminator(self._real(mirror=False)).mean(),
+            "d_real": self.discriminator(self._real(step, mirror=False)).mean(),
             "d_generated": self.discriminator(made).mean(),
             "weights_apart": torch.stack(apart).sum().sqrt(),
         }

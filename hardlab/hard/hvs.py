@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from hardlab.hard.base import Hard
-from hardlab.methods.base import Method
+from hardlab.methods.base import Method, Step
 from hardlab.nets import running_stats_frozen
-from hardlab.types import Candidates, HardlabError, Views
-from hardlab.views import COLOUR, Look
+from hardlab.types import Candidates, Drawn, HardlabError, Rendered
+from hardlab.views import COLOUR
 
 
 class HVS(Hard):
@@ -75,29 +75,29 @@ class HVS(Hard):
             )
 
     @torch.no_grad()
-    def views(self, v: Views, method: Method, look: Look) -> Views:
-        """Views with V = ``draws`` -> Views with the chosen slots only, rendered at full size."""
+    def views(self, step: Step) -> None:
+        """Of V = ``draws`` views, keep the chosen slots only, rendered at full size."""
+        method, look, v = step.method, step.look, step.views.drawn()
         if v.local_params is not None and len({each.augment[0].size for each in look.local}) > 1:
             raise HardlabError("HVS exchanges small crops, so they must be of one size: give `local` a single size.")
-        probe = _one_colour(v) if self.colour == "static" else v
-        probe = replace(probe, x=look.apply(probe.raw, probe.params, self.probe_size))
-        probe = look.render(probe, plain=any(b < 0 for _, b in method.pairs))
-        picks = self.candidates(method, 0 if v.local_params is None else v.local_params.shape[1])
+        probe = look.render(_one_colour(v) if self.colour == "static" else v, method.plain, self.probe_size)
+        picks = self.candidates(method, v.crops)
         q, t = self.embed(probe, method, picks)
         known: dict[tuple[int, int], Tensor] = {}
-        loss = torch.stack([method.score(q, t, pick, v.group, known) for pick in picks], dim=1)  # (B,C)
+        loss = torch.stack([method.score(q, t, pick, v.positives, known) for pick in picks], dim=1)  # (B,C)
         best = first_max(loss if self.pick == "hardest" else -loss)  # (B,)
         slots = torch.tensor(picks, device=loss.device)  # (C,S)
-        self.seen = Candidates(probe.params, slots, loss, best, probe.local_params)
-        which = slots[best]  # (B,S)
+        step.seen = Candidates(probe.params, slots, loss, best, probe.local_params)
+        which, crops = slots[best], sum(slot >= self.draws for slot in picks[0])  # (B,S), small crops last
         if self.colour == "static":
-            return look.render(look.recoloured(replace(probe, x=None, local=()).take(which)))
-        if self.probe_size is not None:
-            return look.render(replace(v, x=None).take(which))
-        chosen = probe.take(which)
-        if self.labels == "again":
-            return chosen
-        return replace(chosen, labels={b: _gather(t, which[:, b]) for _, b in method.pairs if b >= 0})
+            step.views = look.render(look.recoloured(probe.drawn().take(which, crops)))
+        elif self.probe_size is not None:
+            step.views = look.render(v.take(which, crops))
+        elif self.labels == "again":
+            step.views = probe.take(which, crops)
+        else:
+            labels = {b: _gather(t, which[:, b]) for _, b in method.pairs if b >= 0}
+            step.views = replace(probe.take(which, crops), labels=labels)
 
     def candidates(self, method: Method, local: int) -> list[tuple[int, ...]]:
         """The slots of each candidate of this step, at most ``limit`` of them, in the method's order."""
@@ -111,7 +111,7 @@ class HVS(Hard):
         return [every[i] for i in sorted(chosen)]
 
     def embed(
-        self, v: Views, method: Method, picks: Sequence[tuple[int, ...]]
+        self, v: Rendered, method: Method, picks: Sequence[tuple[int, ...]]
     ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Predictions and labels of all slots that the candidates are made of, by one pass over the views."""
         q_slots = {pick[a] for pick in picks for a, _ in method.pairs}
@@ -130,7 +130,7 @@ class HVS(Hard):
                 method.train()
 
 
-def _one_colour(v: Views) -> Views:
+def _one_colour(v: Drawn) -> Drawn:
     """All views of an image under the appearance of its first one."""
     first = v.params[:, :1, COLOUR]
     params = v.params.clone()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hardlab.hard.base import Hard
-from hardlab.methods.base import Method
-from hardlab.types import HardlabError, Progress, Views
+from hardlab.methods.base import Method, Step
+from hardlab.types import HardlabError, Progress
 from hardlab.views import Look, iou
 
 
@@ -46,7 +45,6 @@ class IoUPolicy(Hard):
         self.start, self.end, self.warmup_epochs = start, end, warmup_epochs
         self.alternate, self.plain, self.tries = alternate, plain, tries
         self.bound = 1.0
-        self._counts: Mapping[str, Tensor] = {}
 
     def install(self, method: Method) -> None:
         if method.slots != 2:
@@ -64,19 +62,24 @@ class IoUPolicy(Hard):
         return self.start + (self.end - self.start) * min(1.0, max(0.0, share))
 
     @torch.no_grad()
-    def views(self, v: Views, method: Method, look: Look) -> Views:
-        """The same views with the rejected pairs replaced; random numbers are torch's own (a redraw is rare)."""
+    def views(self, step: Step) -> None:
+        """Replace the rejected pairs; random numbers are torch's own (a redraw is rare)."""
+        v = step.views
         over = iou(v.params[:, 0], v.params[:, 1]) > self.bound
         if self.alternate == "random" and self.bound < 1:
             over &= torch.rand(len(over), device=over.device) >= self.plain
         rows = over.nonzero()[:, 0]
-        params, tries, gave_up = self.redraw(v.params[rows], v.sizes[rows], look)
-        self._counts = {
-            "redrawn": over.float().mean(),
-            "tries": tries.sum() / len(over),
-            "gave_up": gave_up.sum() / len(over),
-        }
-        return replace(v, params=v.params.index_copy(0, rows, params)) if len(rows) else v
+        params, tries, gave_up = self.redraw(v.params[rows], v.sizes[rows], step.look)
+        # bound; redrawn: share of pairs over it; tries: redraws per image; gave_up: share still over it
+        self.note(
+            step,
+            bound=self.bound,
+            redrawn=over.float().mean(),
+            tries=tries.sum() / len(over),
+            gave_up=gave_up.sum() / len(over),
+        )
+        if len(rows):
+            step.views = replace(v, params=v.params.index_copy(0, rows, params))
 
     def redraw(self, params: Tensor, sizes: Tensor, look: Look) -> tuple[Tensor, Tensor, Tensor]:
         """Fresh pairs within the bound in place of ``params`` (n,2,P), for images of ``sizes`` (n,2).
@@ -98,7 +101,3 @@ class IoUPolicy(Hard):
             left, spent = left[~found], spent + many
         gave_up[left] = True
         return params, tries, gave_up
-
-    def logs(self) -> Mapping[str, float]:
-        """bound; redrawn: share of pairs over it; tries: redraws per image; gave_up: share still over it."""
-        return {"bound": self.bound} | {name: float(x) for name, x in self._counts.items()}

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hardlab import losses
 from hardlab.hard.base import Hard
-from hardlab.methods.base import Method
-from hardlab.types import HardlabError, Out
+from hardlab.methods.base import Method, Step
+from hardlab.types import HardlabError
 
 
 class Mined(Hard):
@@ -37,21 +37,21 @@ class Mined(Hard):
                 raise HardlabError(f"mined with {name}={value}: at least 0; the paper has 0.1, 1 and no epsilon.")
         self.weights = {"mined": alpha2}
         self.threshold, self.epsilon, self.mine, self.reduction = threshold, epsilon, mine, reduction
-        self.last: list[tuple[Tensor, Tensor]] = []  # distances and hard sets of the last step, for the logs
 
     def install(self, method: Method) -> None:
         if not method.vectors:
             raise HardlabError(
                 f"mined measures distances between predictions and labels, and the labels of {type(method).__name__} "
-                "are no vectors of the same space: use it on simsiam, byol, simclr, moco or hnssl."
+                "are no vectors of the same space."
             )
 
-    def terms(self, out: Out, method: Method) -> Mapping[str, Tensor]:
+    def terms(self, step: Step) -> Mapping[str, Tensor]:
         """The rows of all anchors with a hard negative, of every pair of the method in turn."""
+        out = step.out
         same = out.views.group[:, None] == out.views.group
-        rows, self.last = [], []
+        rows, seen = [], []  # seen: distances and hard sets, for the logs
         with torch.autocast(same.device.type, enabled=False):
-            for a, b in method.pairs:
+            for a, b in step.method.pairs:
                 d = losses.squared_distances(
                     losses.max_normalise(out.t[b].float()), losses.max_normalise(out.q[a].float())
                 )
@@ -60,7 +60,8 @@ class Mined(Hard):
                 hard = self.hard(d.detach(), same)
                 total = d.masked_fill(~hard, 0).sum(1)[hard.any(1)]
                 rows.append(-(total + self.epsilon).log())
-                self.last.append((d.detach().masked_fill(same, torch.nan), hard))
+                seen.append((d.detach().masked_fill(same, torch.nan), hard))
+        step.kept[self.name] = seen
         return {"mined": torch.cat(rows)}
 
     def hard(self, d: Tensor, same: Tensor) -> Tensor:
@@ -72,11 +73,10 @@ class Mined(Hard):
         nearest = d.masked_fill(same, torch.inf).argmin(1, keepdim=True)
         return torch.zeros_like(same).scatter(1, nearest, True) & ~same
 
-    def logs(self) -> Mapping[str, float]:
-        if not self.last:
-            return {}
-        sizes = torch.cat([hard.sum(1) for _, hard in self.last]).float()
-        d = torch.cat([d.flatten() for d, _ in self.last])
+    def logs(self, step: Step) -> Mapping[str, float]:
+        seen = step.kept[self.name]
+        sizes = torch.cat([hard.sum(1) for _, hard in seen]).float()
+        d = torch.cat([d.flatten() for d, _ in seen])
         quantiles = torch.nanquantile(d[: 2**24], d.new_tensor([0.05, 0.25, 0.5, 0.75, 0.95]))
         return {
             "frac_nonempty": float((sizes > 0).float().mean()),

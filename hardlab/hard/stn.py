@@ -14,8 +14,8 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from hardlab.data import Images
 from hardlab.hard.base import Hard
-from hardlab.methods.base import Method
-from hardlab.types import HardlabError, Out, Player, Progress, Views
+from hardlab.methods.base import Method, Player, Step
+from hardlab.types import HardlabError, Progress, Rendered, unit
 from hardlab.views import Look
 
 Mode = Literal[
@@ -104,8 +104,6 @@ class STN(Hard):
         self.large = 2
         self.net: Localiser | None = None
         self._opt: Optimizer | None = None
-        self._theta = torch.empty(0)  # of the step under way, with its graph until the players have moved
-        self._cost = torch.zeros(())
 
     def install(self, method: Method) -> None:
         """Make the network, whose heads are as many as the method has crops."""
@@ -117,17 +115,17 @@ class STN(Hard):
             for group in self._opt.param_groups:
                 group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * at.share))
 
-    def views(self, v: Views, method: Method, look: Look) -> Views:
-        """The views that the network chose, rendered, with a gradient to it.
+    def views(self, step: Step) -> None:
+        """Render the views that the network chose, with a gradient to it.
 
         In ``params`` a crop's columns become the bounding box of its affine crop within the image, of at least one
         pixel, so that overlaps can be analysed; they do not render the view again.
         """
+        v, look = step.views, step.look
         theta = self.theta(v.raw, v.sizes, look)
-        self._theta = theta
-        self._cost = self.weight * self.cost(theta, look)
+        step.kept[self.name] = theta, self.weight * self.cost(theta, look)
         drawn = v.params if v.local_params is None else torch.cat((v.params, v.local_params), 1)
-        raw = _unit(v.raw)
+        raw = unit(v.raw)
         x = []
         for i, (part, p) in enumerate(zip(self._looks(look), drawn.split(1, 1), strict=True)):
             size = part.augment[0].size
@@ -137,13 +135,9 @@ class STN(Hard):
             x.append(part.apply(sample(raw, v.sizes, theta[:, i], size), whole)[:, 0])
         boxed = bounding_box(theta.detach(), drawn)
         n = self.large
-        return replace(
-            v,
-            params=boxed[:, :n],
-            x=torch.stack(x[:n]).transpose(0, 1),
-            local_params=None if v.local_params is None else boxed[:, n:],
-            local=tuple(x[n:]),
-        )
+        local = None if v.local_params is None else boxed[:, n:]
+        boxes = replace(v.drawn(), params=boxed[:, :n], local_params=local)
+        step.views = Rendered.of(boxes, torch.stack(x[:n]).transpose(0, 1), x[n:])
 
     def theta(self, raw: Tensor, sizes: Tensor, look: Look) -> Tensor:
         """(B,crops,2,3): where each crop looks, from the plain images."""
@@ -201,20 +195,22 @@ class STN(Hard):
         self._opt = kind(params, lr=self.lr, weight_decay=self.weight_decay)
         return [Player("stn", params, self._opt, self.objective, joint=True)]
 
-    def objective(self, out: Out, terms: Mapping[str, Tensor]) -> Tensor:
+    def objective(self, step: Step) -> Tensor:
         """Gradient reversal: - (the method's mean loss) + weight * penalty."""
-        return self._cost - out.loss.mean()
+        _, cost = step.kept[self.name]
+        return cost - step.out.loss.mean()
 
-    def after_step(self, out: Out, method: Method, at: Progress) -> None:
-        self._theta, self._cost = self._theta.detach(), self._cost.detach()  # lets the graph go
+    def after_step(self, step: Step) -> None:
+        step.kept[self.name] = tuple(x.detach() for x in step.kept[self.name])  # lets the graph go
 
-    def logs(self) -> Mapping[str, float]:
+    def logs(self, step: Step) -> Mapping[str, float]:
         """penalty (weighted); area of the large and the local crops; spread: std of theta over images, 0 = static."""
-        area = self._theta[..., :2].det().abs()
+        theta, cost = step.kept[self.name]
+        area = theta[..., :2].det().abs()
         found = {
-            "penalty": float(self._cost),
+            "penalty": float(cost),
             "area": float(area[:, : self.large].mean()),
-            "spread": float(self._theta.std(0).mean()),
+            "spread": float(theta.std(0).mean()),
         }
         return found | ({"area_local": float(area[:, self.large :].mean())} if area.shape[1] > self.large else {})
 
@@ -272,11 +268,7 @@ def sample(raw: Tensor, sizes: Tensor, theta: Tensor, size: int) -> Tensor:
         at = (grid + 1) / 2 * extent
         at = torch.minimum(at.clamp_min(0.5), extent - 0.5)  # up to the border the outermost pixels count, as in Look
         full = grid.new_tensor([raw.shape[3], raw.shape[2]])
-        return F.grid_sample(_unit(raw), at / full * 2 - 1, align_corners=False) * inside
-
-
-def _unit(raw: Tensor) -> Tensor:
-    return raw if raw.is_floating_point() else raw.float() / 255
+        return F.grid_sample(unit(raw), at / full * 2 - 1, align_corners=False) * inside
 
 
 def bounding_box(theta: Tensor, params: Tensor) -> Tensor:

@@ -4,16 +4,76 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations, groupby
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hardlab.data import Images
-from hardlab.types import HardlabError, Out, Player, Progress, Views
+from hardlab.negatives import Negatives
+from hardlab.types import Candidates, Drawn, HardlabError, Out, Progress, Rendered
 from hardlab.views import Look
+
+START = Progress(0, 1, 0, 1)
+
+
+@dataclass(eq=False)
+class Step:
+    """One training step on its way through the hooks, each of which reads what those before it wrote.
+
+    method, look: who learns, and how views are drawn and rendered. drawn: the views of the batch as drawn. at: where
+    the run is. low: whether networks compute in bf16. views: what is looked at, as the strategies so far have chosen,
+    added to or rendered it. out: of the forward pass. terms: the losses by name, (n,) each, ``base`` first. made:
+    further forms of the views by the name of the strategy that offers them, each made when it is first asked for.
+    kept: what a strategy keeps for its own later hooks, by its name. numbers: by ``<strategy>.<name>``, on the device
+    until they are logged. rates: learning rates by player. seen: what a selection saw, for the view log.
+    """
+
+    method: Method
+    look: Look
+    drawn: Drawn
+    at: Progress = START
+    low: bool = False
+    views: Drawn = field(init=False)
+    out: Out = field(init=False)
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    made: dict[str, Callable[[], Rendered]] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+    numbers: dict[str, Tensor | float] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    seen: Candidates | None = None
+
+    def __post_init__(self) -> None:
+        self.views = self.drawn
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the networks; a fresh context each time."""
+        # the weight cache of one that also ran without gradient would cut the graph
+        return torch.autocast(self.drawn.raw.device.type, torch.bfloat16, enabled=self.low)
+
+    def means(self) -> dict[str, Tensor]:
+        """Term -> its mean (), on the device; a term without rows is left out."""
+        return {name: t.detach().mean() for name, t in self.terms.items() if len(t)}
+
+
+class Player(NamedTuple):
+    """Whoever optimises parameters of its own.
+
+    objective: scalar to minimise (to ascend, negate). times: steps taken at training step ``step``, 0 = not due.
+    joint: it differentiates the learner's own graph, so its gradients are taken before anybody moves; any other
+    player's objective builds a graph of its own, after the learner's step.
+    """
+
+    name: str
+    params: list[Tensor]
+    opt: Optimizer
+    objective: Callable[[Step], Tensor]
+    times: Callable[[int], int] = lambda step: 1
+    joint: bool = False
 
 
 class Method(nn.Module):
@@ -24,7 +84,7 @@ class Method(nn.Module):
     that they share BN statistics. shared: prediction and label come out of one pass (``both``). vectors: labels lie
     in the space of the predictions, so that distances between the two mean something. grouped: ``loss`` takes rows of
     one group as positives of each other. indexed: labels belong to rows of the data set, so that an image with index -1
-    has none.
+    has none. negatives: those of a contrastive loss, with its ``temperature`` and the ``dim`` of its vectors.
     backbone: (N,3,S,S) -> (N,D) pooled features, with ``dim`` = D.
     """
 
@@ -41,6 +101,13 @@ class Method(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.features: int = cast(int, backbone.dim)
+        self.negatives: Negatives | None = None
+        self.borrowed = False  # whether the negatives are another's
+
+    @property
+    def plain(self) -> bool:
+        """Whether a pair has the un-augmented image, slot -1."""
+        return any(min(pair) < 0 for pair in self.pairs)
 
     # -------------------------------------------------------------------------------- set-up, before the first step
 
@@ -59,6 +126,15 @@ class Method(nn.Module):
     def players(self) -> list[Player]:
         """Whoever else optimises parameters of its own."""
         return []
+
+    def borrow_negatives(self, negatives: Negatives) -> None:
+        """Take ``negatives`` in place of the own ones, which go; they stay part of whoever lends them.
+
+        Negatives that wrap the own ones and have no state to keep elsewhere are assigned to ``negatives`` instead.
+        """
+        del self.negatives
+        object.__setattr__(self, "negatives", negatives)  # beside the tree of modules: the lender trains and saves them
+        self.borrowed = True
 
     def networks(self) -> Mapping[str, nn.Module]:
         """The networks whose pooled features can be evaluated, the one of the paper's headline first."""
@@ -92,7 +168,7 @@ class Method(nn.Module):
         return list(combinations(range(n), self.slots))
 
     def embed(
-        self, v: Views, q_slots: Iterable[int], t_slots: Iterable[int], joint: bool | None = None
+        self, v: Rendered, q_slots: Iterable[int], t_slots: Iterable[int], joint: bool | None = None
     ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Predictions (B,D) of ``q_slots`` and labels of ``t_slots``, each slot encoded once.
 
@@ -146,17 +222,17 @@ class Method(nn.Module):
         with torch.autocast(next(iter(q.values())).device.type, enabled=False):
             return torch.stack([self.right(_full(q[a]), _full(t[b])) for a, b in self.pairs]).mean(0)
 
-    def forward(self, v: Views) -> Out:
+    def forward(self, v: Rendered) -> Out:
         """One step's predictions, labels and (B,) losses; changes no state but BN statistics."""
         q, t = self.embed(v, (a for a, _ in self.pairs), (b for _, b in self.pairs))
-        return Out(v, q, t, self.score(q, t, group=v.group))
+        return Out(v, q, t, self.score(q, t, group=v.positives))
 
     # ------------------------------------------------------------------------------------------- where state moves
 
     def before_step(self, at: Progress) -> None:
         """Take this step's scheduled numbers (temperatures, EMA coefficients): functions of ``at`` alone."""
 
-    def after_step(self, out: Out, at: Progress) -> None:
+    def after_step(self, step: Step) -> None:
         """The only place where state moves after an optimiser step: EMA, queue, centre, bank."""
 
     def catch_up(self) -> None:
@@ -171,7 +247,7 @@ class Method(nn.Module):
 
     # ------------------------------------------------------------------------------------------------- what it says
 
-    def logs(self, out: Out) -> Mapping[str, float]:
+    def logs(self, step: Step) -> Mapping[str, float]:
         """Numbers for ``metrics.jsonl`` at a logged step."""
         return {}
 
@@ -188,7 +264,7 @@ def _full(x: Tensor) -> Tensor:
     return x.float() if x.is_floating_point() else x
 
 
-def _by_slot(f: Callable[[Any], Any], v: Views, slots: Sequence[int], joint: bool) -> dict[int, Any]:
+def _by_slot(f: Callable[[Any], Any], v: Rendered, slots: Sequence[int], joint: bool) -> dict[int, Any]:
     """``f`` of each slot's pixels: one call a slot, or one call for all, given as one batch per size."""
     if not joint:
         return {i: f(v.slot(i)) for i in slots}

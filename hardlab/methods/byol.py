@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hardlab import losses
-from hardlab.methods.base import Method, ema, twin_of
+from hardlab.methods.base import Method, Step, ema, twin_of
 from hardlab.nets import mlp
-from hardlab.types import HardlabError, Out, Progress
+from hardlab.types import HardlabError, Progress
 
 
 class BYOL(Method):
@@ -56,13 +56,13 @@ class BYOL(Method):
     def before_step(self, at: Progress) -> None:
         self.tau = self.end - (self.end - self.start) * (math.cos(math.pi * at.share) + 1) / 2
 
-    def after_step(self, out: Out, at: Progress) -> None:
+    def after_step(self, step: Step) -> None:
         buffers = self.average == "all"
         ema(self.twin, self.backbone, self.tau, buffers)
         ema(self.twin_projector, self.projector, self.tau, buffers)
 
     @torch.no_grad()
-    def logs(self, out: Out) -> Mapping[str, float]:
+    def logs(self, step: Step) -> Mapping[str, float]:
         """tau; target_std: spread of the labels over the batch, 0 where they have collapsed (as ``std``)."""
-        t = nn.functional.normalize(out.t[0].float(), dim=1)
+        t = nn.functional.normalize(step.out.t[0].float(), dim=1)
         return {"tau": self.tau, "target_std": float(t.std(0).mean() * t.shape[1] ** 0.5)}

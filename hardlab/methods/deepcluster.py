@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardlab.data import Images
-from hardlab.methods.base import Method
+from hardlab.methods.base import Method, Step
 from hardlab.nets import mlp
-from hardlab.types import HardlabError, Out, Progress
+from hardlab.types import HardlabError, Progress
 from hardlab.views import Look
 
 MISSING = -100  # the label of an image that is in no cluster; it has no part in the loss
@@ -88,7 +88,8 @@ class DeepCluster(Method):
         return (torch.einsum("nd,hkd->nhk", q, self.centroids).argmax(2) == t).float().mean(1)
 
     @torch.no_grad()
-    def after_step(self, out: Out, at: Progress) -> None:
+    def after_step(self, step: Step) -> None:
+        out = step.out
         real = out.views.index >= 0
         for crop in range(2):
             self.bank[crop, out.views.index[real]] = out.q[crop].detach()[real]
@@ -119,8 +120,8 @@ class DeepCluster(Method):
             rows.append(torch.stack([entropy, size.min(), size.max(), (size == 0).sum() * len(self.assigned), *both]))
         return torch.stack(rows).mean(0)
 
-    def logs(self, out: Out) -> Mapping[str, float]:
-        top1 = self.right(out.q[0].detach(), out.t[0]).mean()
+    def logs(self, step: Step) -> Mapping[str, float]:
+        top1 = self.right(step.out.q[0].detach(), step.out.t[0]).mean()
         return dict(zip(MEASURED, self.measured.tolist(), strict=True)) | {"pseudo_top1": float(top1)}
 
     def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from hardlab import losses
-from hardlab.methods.base import Method, ema, twin_of
-from hardlab.types import HardlabError, Out, Progress
+from hardlab.methods.base import Method, Step, ema, twin_of
+from hardlab.types import HardlabError, Progress
 
 
 class Prototypes(nn.Module):
@@ -144,8 +144,8 @@ class DINO(Method):
         self.teacher_now = start + (end - start) * share
         self.keep = 1 - (1 - self.momentum) * (1 + math.cos(math.pi * at.share)) / 2
 
-    def after_step(self, out: Out, at: Progress) -> None:
-        mean = torch.stack([t.float().mean(0) for t in out.t.values()]).mean(0)
+    def after_step(self, step: Step) -> None:
+        mean = torch.stack([t.float().mean(0) for t in step.out.t.values()]).mean(0)
         self.center.lerp_(mean, 1 - self.center_momentum)
         ema(self.teacher, self.backbone, self.keep)
         ema(self.teacher_head, self.head, self.keep)
@@ -154,12 +154,12 @@ class DINO(Method):
         return self.head.prototypes.parameters() if at.epoch < self.freeze_last_layer else ()
 
     @torch.no_grad()
-    def logs(self, out: Out) -> Mapping[str, float]:
-        logits = (next(iter(out.t.values())).float() - self.center) / self.teacher_now
+    def logs(self, step: Step) -> Mapping[str, float]:
+        logits = (next(iter(step.out.t.values())).float() - self.center) / self.teacher_now
         entropy = losses.cross_entropy(logits, logits.softmax(1)).mean()
         return {
             "teacher_entropy": float(entropy),
-            "kl": float(out.loss.mean() - entropy),
+            "kl": float(step.out.loss.mean() - entropy),
             "center_norm": float(self.center.norm()),
             "teacher_temperature": self.teacher_now,
             "teacher_momentum": self.keep,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hardlab import gan, losses
 from hardlab.data import Images
-from hardlab.methods.base import Method, ema
-from hardlab.types import HardlabError, Out, Player, Progress
+from hardlab.methods.base import Method, Player, Step, ema
+from hardlab.types import HardlabError, Progress
 from hardlab.views import Look
 
 
@@ -78,18 +78,18 @@ class GAN(Method):
         params: list[Tensor] = list(self.generator.parameters())
         opt = torch.optim.Adam(params, self.generator_lr, betas=(0.0, 0.999))
 
-        def objective(out: Out, terms: dict[str, Tensor]) -> Tensor:
-            fake = self.augment(self.generator(self.generator.sample(len(out.views.index))))
+        def objective(step: Step) -> Tensor:
+            fake = self.augment(self.generator(self.generator.sample(len(step.out.views.index))))
             return -self.head(self.pooled(fake)).mean()
 
         return [Player("generator", params, opt, objective, self.due)]
 
-    def after_step(self, out: Out, at: Progress) -> None:
+    def after_step(self, step: Step) -> None:
         gan.iterate(self.backbone)
         gan.iterate(self.head)
-        if self.due(at.step):
+        if self.due(step.at.step):
             gan.iterate(self.generator)
-            late = (at.step + 1) // self.d_steps >= self.keep_from
+            late = (step.at.step + 1) // self.d_steps >= self.keep_from
             ema(self.averaged, self.generator, self.keep if late else 0.0, buffers=True)
             gan.iterate(self.averaged)  # an average of unit vectors is none
 
@@ -100,9 +100,9 @@ class GAN(Method):
                 "images span -1 to 1 as the generated ones do."
             )
 
-    def logs(self, out: Out) -> Mapping[str, float]:
+    def logs(self, step: Step) -> Mapping[str, float]:
         with torch.no_grad():
-            return {"d_real": float(self.head(out.q[0]).mean()), "d_fake": float(self.head(out.t[0]).mean())}
+            return {"d_real": float(self.head(step.out.q[0]).mean()), "d_fake": float(self.head(step.out.t[0]).mean())}
 
     def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
         return gan.report({"g": self.generator, "g_ema": self.averaged}, self.generator, images, look)

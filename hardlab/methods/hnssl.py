@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hardlab import losses
-from hardlab.methods.base import Method, ema
+from hardlab.methods.base import Method, Step, ema
 from hardlab.nets import mlp
-from hardlab.types import HardlabError, Out, Progress
+from hardlab.types import HardlabError
 
 
 class HNSSL(Method):
@@ -64,20 +64,21 @@ class HNSSL(Method):
         squares = (losses.max_normalise(q) - losses.max_normalise(t)).square()
         return self.alpha1 * (squares.sum(1) if self.reduction == "sum" else squares.mean(1))
 
-    def after_step(self, out: Out, at: Progress) -> None:
+    def after_step(self, step: Step) -> None:
         if self.follows:
             ema(self.student, nn.Sequential(self.backbone, self.head), self.tau)
 
     @torch.no_grad()
-    def logs(self, out: Out) -> Mapping[str, float]:
-        u = losses.max_normalise(out.q[0].float())
+    def logs(self, step: Step) -> Mapping[str, float]:
+        u = losses.max_normalise(step.out.q[0].float())
         return {
-            "d_ii": float((u - losses.max_normalise(out.t[-1].float())).square().sum(1).mean()),
+            "d_ii": float((u - losses.max_normalise(step.out.t[-1].float())).square().sum(1).mean()),
             "feature_std": float(u.std(0).mean()),
-            "distance_to_student": float(_distance(self.student[0].parameters(), self.backbone.parameters())),
+            "distance_to_student": float(_distance(self.student[0], self.backbone)),
         }
 
 
-def _distance(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
-    """Euclidean distance between two networks of the same shape."""
-    return torch.stack([(x - y).square().sum() for x, y in zip(a, b, strict=True)]).sum().sqrt()
+def _distance(twin: nn.Module, net: nn.Module) -> Tensor:
+    """Euclidean distance between the parameters that two networks have in common, by name."""
+    there = dict(net.named_parameters())
+    return torch.stack([(x - there[name]).square().sum() for name, x in twin.named_parameters()]).sum().sqrt()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardlab.data import Images
-from hardlab.methods.base import Method, ema, twin_of
+from hardlab.methods.base import Method, Step, ema, twin_of
 from hardlab.negatives import LastQueries, Negatives, Queue
 from hardlab.nets import split_bn
-from hardlab.types import HardlabError, Out, Progress
+from hardlab.types import HardlabError
 from hardlab.views import Look
 
 
@@ -75,14 +74,9 @@ class MoCo(Method):
                 f"batch_size={batch_size} does not split into method.groups={self.groups} groups of one size: take "
                 f"batch_size={max(1, round(batch_size / self.groups)) * self.groups} or method.bn=plain."
             )
-        if isinstance(self.negatives, Queue):  # else a strategy keeps the negatives, and what goes with them
-            self.queries.start(batch_size, self.dim, self.negatives.keys.device)
-            size, keys = len(self.negatives.keys), batch_size * len({b for _, b in self.pairs})
-            if size % keys:
-                raise HardlabError(
-                    f"method.queue={size} is no multiple of the {keys} keys of a step at batch_size={batch_size}: the "
-                    f"nearest that is one is {max(1, round(size / keys)) * keys}."
-                )
+        if not self.borrowed:  # else a strategy keeps the negatives, and what goes with them
+            self.queries.start(batch_size, self.dim, next(self.head.parameters()).device)
+        self.negatives.check(batch_size, len({b for _, b in self.pairs}))
 
     def query(self, x: Any) -> Tensor:
         return F.normalize(self.head(self.pooled(x)).float(), dim=1)  # (N,dim)
@@ -114,14 +108,16 @@ class MoCo(Method):
         ema(self.key_head, self.head, keep)
 
     @torch.no_grad()
-    def after_step(self, out: Out, at: Progress) -> None:
+    def after_step(self, step: Step) -> None:
+        out = step.out
         self._average(self.momentum)
         self.negatives.enqueue(torch.cat([out.t[b] for b in dict.fromkeys(b for _, b in self.pairs)]))
-        self.queries.note(at.step, out.q[self.pairs[0][0]], out.views.index)
+        self.queries.note(step.at.step, out.q[self.pairs[0][0]], out.views.index)
 
     @torch.no_grad()
-    def logs(self, out: Out) -> Mapping[str, float]:
+    def logs(self, step: Step) -> Mapping[str, float]:
         """accuracy: the share of queries that no negative is nearer to than their key."""
+        out = step.out
         a, b = self.pairs[0]
         own = (out.q[a] * out.t[b]).sum(1)
         # the keys of this step are in the queue by now, so that an image's own is met again, up to rounding
@@ -129,9 +125,5 @@ class MoCo(Method):
 
     @torch.no_grad()
     def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
-        """Up to 4096 keys of the queue, evenly taken, their ages in keys, and the queries of the last six batches."""
-        if not isinstance(self.negatives, Queue):
-            return {}
-        every = math.ceil(len(self.negatives.keys) / 4096)
-        ages = self.negatives.ages()[::every]
-        return {"negatives": self.negatives.keys[::every], "ages": ages, **self.queries.seen()}
+        """What the negatives show of themselves, and the queries of the last six batches."""
+        return {} if self.borrowed else {**self.negatives.snapshot(), **self.queries.seen()}

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardlab.data import Images
-from hardlab.methods.base import Method
-from hardlab.types import HardlabError, Out
+from hardlab.methods.base import Method, Step
+from hardlab.types import HardlabError
 
 
 class Supervised(Method):
@@ -47,6 +47,6 @@ class Supervised(Method):
     def right(self, q: Tensor, t: Tensor) -> Tensor:
         return (q.argmax(1) == t).float()
 
-    def logs(self, out: Out) -> Mapping[str, float]:
+    def logs(self, step: Step) -> Mapping[str, float]:
         """accuracy: on the batch, before the step."""
-        return {"accuracy": float(self.accuracy(out.q, out.t).mean())}
+        return {"accuracy": float(self.accuracy(step.out.q, step.out.t).mean())}

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import psutil
 
-from hardlab import registry
+from hardlab import registry, stopping
 from hardlab.errors import HardlabError
-from hardlab.workbook.family import Family, stop_requests
+from hardlab.workbook.family import Family
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -297,7 +297,7 @@ def execute(
         (scratch / "in.ipynb").write_bytes(source)
         spec = {"parent": os.getpid(), "parameters": typed, "cwd": str(path.resolve().parent)}
         (scratch / "spec.json").write_text(json.dumps(spec))
-        with stop_requests() as stops:
+        with stopping.requests() as stops:
             code, late = _run(scratch, log, stops, timeout, echo)
             kept = scratch / "out.ipynb"
             nb = _read(kept if kept.exists() else path)

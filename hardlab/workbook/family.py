@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import psutil
 
@@ -86,19 +84,3 @@ class Family:
     def _work(self, hosts: Callable[[], Iterable[psutil.Process]]) -> dict[int, psutil.Process]:
         carriers = {p.pid for p in hosts()}
         return {pid: p for pid, p in self.members().items() if pid not in carriers}
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Collects SIGTERM, SIGINT and SIGUSR1 (as batch systems send it) in a list instead of dying of them."""
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield seen
-        return
-    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = {s: signal.signal(s, lambda number, _: seen.append(number)) for s in wanted}
-    try:
-        yield seen
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)

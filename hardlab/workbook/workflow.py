@@ -18,12 +18,12 @@ import psutil
 from hardlab import checkpoint, registry
 from hardlab.errors import HardlabError
 from hardlab.recipes import RUNGS
+from hardlab.stopping import STOPPED, requests
 from hardlab.workbook import costs, plan, progress
-from hardlab.workbook.family import Family, stop_requests
+from hardlab.workbook.family import Family
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOG = "logs/snakemake.log"  # what the workflow engine says
-STOPPED = 75
 
 
 def reproduce(
@@ -120,7 +120,7 @@ def _snakemake(cores: int, out: Path, display: progress.Display) -> int:
     env = family.environment()
     if not os.access(Path(env.get("HOME", "/nowhere")), os.W_OK):
         env["XDG_CACHE_HOME"] = str(out.absolute() / ".snakemake" / "cache")
-    with stop_requests() as stops:
+    with requests() as stops:
         with open(out / LOG, "w", encoding="utf-8") as log:
             child = subprocess.Popen(command, env=env, start_new_session=True, stdout=log, stderr=subprocess.STDOUT)
         while child.poll() is None and not stops:

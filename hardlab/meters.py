@@ -1,0 +1,95 @@
+"""What a run counts as it goes: means of an epoch, seconds by part, images a second."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+SAY_EVERY = 5.0  # seconds between two lines of progress
+
+
+class Epoch:
+    """Sums over the steps of the epoch under way: the terms of the loss, on the device, and seconds by part."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.steps = 0.0
+        self.terms: dict[str, Tensor | float] = {}
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def add(self, means: Mapping[str, Tensor]) -> None:
+        """Count a step with its terms, 0-dim each; nothing is read from the device."""
+        self.steps += 1
+        for name, value in means.items():
+            self.terms[name] = self.terms.get(name, 0.0) + value.double()
+
+    def means(self) -> dict[str, float]:
+        """Term -> its mean over the steps, of which those without it count as 0."""
+        return {name: float(total) / self.steps for name, total in self.terms.items()}
+
+    @contextmanager
+    def time(self, part: str) -> Iterator[None]:
+        """Add the seconds inside to those of ``part`` and to the total."""
+        start = time.perf_counter()
+        yield
+        took = time.perf_counter() - start
+        self.seconds[part] += took
+        self.seconds["total"] += took
+
+    def around(self, part: str, items: Iterable[Any]) -> Iterator[Any]:
+        """The same items, with the time spent waiting for each."""
+        iterator = iter(items)
+        while True:
+            with self.time(part):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
+    def dump(self) -> dict[str, float]:
+        """For a checkpoint, so that the row of an epoch that was broken off is of all its steps."""
+        flat = {f"term:{name}": float(total) for name, total in self.terms.items()}
+        flat |= {f"seconds:{part}": s for part, s in self.seconds.items()}
+        return flat | ({"steps": self.steps} if self.steps else {})
+
+    def restore(self, flat: Mapping[str, float]) -> None:
+        self.clear()
+        self.steps = flat.get("steps", 0.0)
+        for key, value in flat.items():
+            kind, _, name = key.partition(":")
+            if kind == "term":
+                self.terms[name] = value
+            elif kind == "seconds":
+                self.seconds[name] = value
+
+
+class Rate:
+    """Images a second over this process's steps, and the time that is left."""
+
+    def __init__(self, left: int, batch_size: int) -> None:
+        self.left, self.batch_size, self.done = left, batch_size, 0
+        self.start = self.said = time.monotonic()
+
+    def tick(self) -> None:
+        self.done += 1
+
+    def images_per_s(self) -> float:
+        return self.done * self.batch_size / max(1e-9, time.monotonic() - self.start)
+
+    def due(self) -> bool:
+        if time.monotonic() - self.said < SAY_EVERY:
+            return False
+        self.said = time.monotonic()
+        return True
+
+    def describe(self) -> str:
+        per_step = (time.monotonic() - self.start) / max(1, self.done)
+        minutes, seconds = divmod(round((self.left - self.done) * per_step), 60)
+        return f"{self.images_per_s():.0f} images/s, {minutes} min {seconds:02d} s left"

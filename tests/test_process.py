@@ -1,0 +1,43 @@
+"""Training in a process of its own."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from resuming import learned, same
+from test_train import quick
+
+from hardlab import process, runs, stopping, train
+from hardlab.types import HardlabError
+
+
+def test_a_finished_run_is_found_without_starting_a_process(tmp_path, monkeypatch):
+    path = train.train(quick(epochs=0), tmp_path, say=lambda line: None)
+    monkeypatch.setattr(process.subprocess, "Popen", None)
+    assert process.launch(quick(epochs=0), tmp_path) == path
+
+
+@pytest.mark.slow
+def test_what_went_wrong_in_the_process_is_told_where_it_was_started(tmp_path, capfd):
+    with pytest.raises(HardlabError, match=r"failed \(exit 1\): hardlab: batch_size=100000 is larger"):
+        process.launch(quick(batch_size=100_000), tmp_path)
+    assert "batch_size=100000" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_ends_the_process_with_75_and_the_same_command_goes_on_exactly(number, tmp_path):
+    run = quick(epochs=30)
+    command = [sys.executable, "-m", "hardlab.process", "--runs", str(tmp_path / "parts"), "--threads", "1"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child.stdin.write(json.dumps(run.model_dump(mode="json")))
+    child.stdin.close()
+    assert "epoch" in child.stderr.readline()
+    child.send_signal(number)
+    assert child.wait(20) == stopping.STOPPED
+    assert runs.manifest(tmp_path / "parts" / run.id)["state"] == "stopped"
+    parts = process.launch(run, tmp_path / "parts", threads=1)
+    whole = process.launch(run, tmp_path / "whole", threads=1)
+    assert same(learned(parts), learned(whole))
