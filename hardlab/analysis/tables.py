@@ -21,7 +21,7 @@ from hardlab.analysis.catalog import Catalog, measurement
 from hardlab.analysis.pictures import Table, epoch_of
 from hardlab.analysis.schema import SAME, WHO, who
 from hardlab.analysis.summary import quantities, summary
-from hardlab.checkpoint import make_folder, write_atomic
+from hardlab.files import make_folder, write_atomic
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
 

@@ -17,6 +17,7 @@ from PIL import Image
 from hardlab.analysis import gaps as gap_notes
 from hardlab.analysis import schema
 from hardlab.figures import FIGURES, TABLE, find, published_table, style
+from hardlab.files import make_folder, write_atomic
 from hardlab.types import HardlabError
 
 
@@ -58,8 +59,6 @@ def _made(name: str, data_dir: Path | str) -> Figure:
 
 def draw(name: str, data_dir: Path | str, out_dir: Path | str) -> list[Path]:
     """Write ``<name>.svg`` and ``<name>.png`` into ``out_dir``, whole or not at all; same tables, same bytes."""
-    from hardlab.checkpoint import make_folder, write_atomic  # which loads torch
-
     figure = make(name, data_dir)
     out = Path(out_dir)
     make_folder(out)
