@@ -4,44 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
-import threading
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hardlab.errors import HardlabError
+from hardlab.files import write_atomic as write_atomic  # as runs, benchmarks and tests know it
 
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
 
-def make_folder(path: Path) -> None:
-    """``path`` is a folder, with those above it; ``HardlabError`` where none can be made."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise HardlabError(f"'{path}' cannot be made a folder ({e.strerror}); name another for the output.") from e
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """``path`` holds ``content`` or what it held before, whatever happens meanwhile."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")  # nobody else's to remove
-    try:
-        with open(scratch, "wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(scratch, path)
-    except OSError as e:
-        raise HardlabError(f"{path} could not be written ({e.strerror}); what was there before is intact.") from e
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write the state of ``step`` and drop all but the newest ``keep`` checkpoints; returns the new path."""
-    import torch  # here, since whoever only writes a file whole needs none
-
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
@@ -67,8 +43,6 @@ def named(path: Path) -> tuple[int, str]:
 
 def load(path: Path) -> dict[str, Any]:
     """A checkpoint whose bytes match its name, tensors and plain values only."""
-    import torch
-
     match = _NAME.fullmatch(path.name)
     content = path.read_bytes()
     if match is None or hashlib.sha256(content).hexdigest()[:16] != match[2]:

@@ -336,7 +336,7 @@ def figures(
         return
     if runs_dir is not None:
         from hardlab.analysis import tables
-        from hardlab.checkpoint import make_folder
+        from hardlab.files import make_folder
 
         if not next(p for p in (out, *out.parents) if p.exists()).is_dir():
             make_folder(out)  # which tells why it cannot, before the minutes that collecting takes

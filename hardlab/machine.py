@@ -240,7 +240,7 @@ def _cache() -> Path:
 
 
 def _keep(path: Path, found: dict[str, object]) -> None:
-    from hardlab.checkpoint import write_atomic
+    from hardlab.files import write_atomic
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

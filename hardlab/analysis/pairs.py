@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from hardlab.analysis import importance, predict, viewlog
+from hardlab.analysis.schema import TREES
 
 LEAVES = (1, 10, 100)  # fewest rows in a leaf; the package fanova grows its trees to the end, as does the first
-TREES = 16
 SHARES = ("name", "leaf", "share", "lo", "hi", "n")
 LEAST = 200  # images of a log that says something of leaves of 100 rows and of six pairs
 COLLAPSED = 1e-4  # the loss's standard deviation below which there is nothing to explain

@@ -27,6 +27,7 @@ PARAMS = (
 _MEASURED = dict.fromkeys(("protocol", "features", "evaluated_on", "split", "metric", "options"), TEXT)
 _TILE = _BY | {"row": WHOLE, "tile": WHOLE, "epoch": NUMBER, "label": TEXT}
 _SHARE = _BY | {"epoch": WHOLE, "images": WHOLE} | dict.fromkeys(("share", "chance", "control", "tied"), NUMBER)
+TREES = 16  # of each forest behind the table of importances
 # of a snapshot of negatives
 SCORES = (
     "step", "share", "chance", "hardness", "distance", "query_distance", "norm", "age", "negatives", "queries",

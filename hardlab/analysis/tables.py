@@ -21,8 +21,8 @@ from hardlab.analysis.catalog import Catalog, measurement
 from hardlab.analysis.pictures import Table, epoch_of
 from hardlab.analysis.schema import SAME, WHO, who
 from hardlab.analysis.summary import quantities, summary
-from hardlab.checkpoint import make_folder, write_atomic
 from hardlab.errors import HardlabError
+from hardlab.files import make_folder, write_atomic
 from hardlab.registry import unknown
 
 KEPT_EPOCHS = 25  # of each run in ``epochs``, of each classifier in ``curves``, evenly from the first to the last

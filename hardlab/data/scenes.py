@@ -287,16 +287,22 @@ def _listed(said: Any, folder: Path) -> Source:
     found, dropped = [], list[str]()
     for image in images:
         size = _said_size(image)
-        kept: tuple[list[int], list[Any], list[bool], list[Outline], list[str]] = ([], [], [], [], [])
+        labels: list[int] = []
+        boxes: list[Any] = []
+        crowds: list[bool] = []
+        outlines: list[Outline] = []
+        named: list[str] = []
         for called, a in of_image[image["id"]]:
             box, crowd, outline, why = _object(called, a, size)
             if why:
                 dropped.append(f"{called} of {image['file_name']}: {why}")
                 continue
-            for values, value in zip(kept, (label[a["category_id"]], box, crowd, outline, called), strict=True):
-                values.append(value)
-        labels, boxes, crowds, outlines, names = kept
-        found.append(_found(labels, boxes, crowds, size, outlines, names))
+            labels.append(label[a["category_id"]])
+            boxes.append(box)
+            crowds.append(crowd)
+            outlines.append(outline)
+            named.append(called)
+        found.append(_found(labels, boxes, crowds, size, outlines, named))
     names = [image["file_name"] for image in images]
     return _with_objects([c["name"] for c in categories], names, [folder / n for n in names], found, "crowd", dropped)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from hardlab.checkpoint import write_atomic
+from hardlab.files import write_atomic
 from hardlab.types import HardlabError
 
 KEY = ("protocol", "features", "metric", "options", "data", "split", "seed", "n_train")

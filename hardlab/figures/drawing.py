@@ -17,10 +17,10 @@ from PIL import Image
 
 from hardlab.analysis import gaps as gap_notes
 from hardlab.analysis import schema
-from hardlab.checkpoint import make_folder, write_atomic
 from hardlab.config import precision_of
 from hardlab.errors import HardlabError
 from hardlab.figures import FIGURES, TABLE, find, published_table, style
+from hardlab.files import make_folder, write_atomic
 
 
 def make(name: str, data_dir: Path | str) -> Figure:

@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from hardlab.analysis import arms
 from hardlab.analysis.arms import HVS, KNN, STANDARD, STATIC, UNTRAINED, Arm, Selection, linear
 from hardlab.analysis.intervals import interval
+from hardlab.analysis.schema import TREES
 from hardlab.figures import plots, style
 from hardlab.figures.paper import published
 from hardlab.recipes import recipe
@@ -441,8 +442,6 @@ LEAF_MARKS = {10: ("o", -0.13, style.BLUE), 100: ("s", 0.13, style.ORANGE)}  # t
 
 def f9(importance: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """HVS Figure 9: share of the loss's variance that each metric of a pair explains, by fANOVA."""
-    from hardlab.analysis.pairs import TREES
-
     figure, (ax, right) = style.new(3.1, 2)
     printed = {row: float(v) for (row, _), v in published(paper, "hvs", "Figure 9").items()}
     ax.set(xlabel="share of the variance (%)", title="published; ours: trees grown to the end")

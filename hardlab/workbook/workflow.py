@@ -15,8 +15,9 @@ from pathlib import Path
 
 import psutil
 
-from hardlab import checkpoint, registry
+from hardlab import registry
 from hardlab.errors import HardlabError
+from hardlab.files import write_atomic
 from hardlab.recipes import RUNGS
 from hardlab.stopping import STOPPED, requests
 from hardlab.workbook import costs, plan, progress
@@ -88,7 +89,7 @@ def _reproduce(steps: Sequence[plan.Step], cores: int, rung: str, out: Path) -> 
         print(f"Not all of it was done. {_trouble(out, display)}", file=sys.stderr)
     elif rates is not None:
         times = {"rates": rates._asdict(), "took": display.took, "minutes": (time.monotonic() - display.begun) / 60}
-        checkpoint.write_atomic(out / "times.json", json.dumps(times, indent=1).encode())
+        write_atomic(out / "times.json", json.dumps(times, indent=1).encode())
     return status or _results(out)
 
 

@@ -11,7 +11,10 @@ ROOT = Path(__file__).resolve().parents[2] / "hardlab"
 LIGHT = [ROOT / "analysis" / f"{n}.py" for n in ("arms", "catalog", "claims", "gaps", "intervals", "schema", "summary")]
 LIGHT += sorted((ROOT / "figures").glob("*.py"))
 # of hardlab, beside one another: what a configuration is checked with
-ALLOWED = {f"hardlab.{n}" for n in ("config", "registry", "recipes", "types", "errors", "figures")}
+ALLOWED = {
+    f"hardlab.{n}"
+    for n in ("config", "registry", "recipes", "types", "errors", "files", "augment", "evaluate.published", "figures")
+}
 HEAVY = {"torch", "torchvision", "sklearn", "pyarrow"}
 
 
