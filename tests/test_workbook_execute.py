@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from hardlab.types import HardlabError
-from hardlab.workbook import execute, page
+from hardlab.workbook import execute, html
 from hardlab.workbook.family import MARK, Family
 
 PARAMETERS = """\
@@ -375,7 +375,7 @@ def test_outside_the_main_thread_a_notebook_runs_without_touching_the_signal_han
 def test_equations_become_pictures_and_what_mathtext_does_not_know_stays_readable() -> None:
     text = r"A $\mathcal{L}(q,t)$, $$\frac{1}{2}$$ and `$x$`, \$5 or $3 and $4, $\begin{aligned}a\end{aligned}$."
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
-    body = page.notebook_body(nb)
+    body = html.notebook_body(nb)
     assert body.count('class="math"') == 2
     assert "$x$" in body and "\\begin{aligned}" in body
     assert "http" not in body
@@ -383,7 +383,7 @@ def test_equations_become_pictures_and_what_mathtext_does_not_know_stays_readabl
 
 def test_a_page_without_code_still_shows_the_outputs() -> None:
     cell = nbformat.v4.new_code_cell("secret = 1", outputs=[nbformat.v4.new_output("stream", text="shown\n")])
-    body = page.notebook_body(nbformat.v4.new_notebook(cells=[cell]), code=False)
+    body = html.notebook_body(nbformat.v4.new_notebook(cells=[cell]), code=False)
     assert "shown" in body and "secret" not in body
 
 
