@@ -98,7 +98,7 @@ def test_the_count_of_waits_sees_a_number_that_is_read():
             return {}
 
     for read, name in (
-        (lambda x: float(x.mean()), "_local_scalar_dense.default"),
+        (lambda x: float(x.detach().mean()), "_local_scalar_dense.default"),
         (lambda x: bool((x > 0).all()), "_local_scalar_dense.default"),
         (lambda x: x.detach().cpu(), "cpu"),
         (lambda x: x[x > 0], "index.Tensor"),
