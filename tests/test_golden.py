@@ -31,7 +31,17 @@ SMALL = {
 }
 
 # settings under which what makes the system is at work within these steps
-ACTIVE = {"adco": {"hard.adco.size": 64}, "hnssl": {"hard.mined.threshold": 30.0}}
+ACTIVE = {
+    "adco": {"hard.adco.size": 64},
+    "hnssl": {"hard.mined.threshold": 30.0},
+    "ppcl": {"hard.generated.every": 3},
+    "stn-affine": {"augment.size": 24},  # of 32: at whole pixels the slope of an interpolation jumps
+}
+
+# what else is traced: in these steps the discriminator is so sure of generated images that its loss ignores them
+LOGGED = {"gan": ("d_fake",)}
+# the first transformer is the identity, near which an interpolation amplifies rounding
+LOOSE = {"stn-affine": 2e-5}
 
 
 @contextmanager
@@ -49,7 +59,7 @@ def double_precision():
 
 
 def trace(name, runs_dir, changes=None):
-    """Every term of the loss in each of the first steps: name -> numbers. changes: of the recipe."""
+    """Every term of the loss, and what is ``LOGGED``, at each of the first steps: name -> numbers; changes: of the recipe."""
     run = recipes.recipe(name, "smoke")
     small = (
         SMALL
@@ -61,9 +71,8 @@ def trace(name, runs_dir, changes=None):
     with double_precision():
         path = train.train(run.with_(small | (changes or {})), Path(runs_dir), device="cpu", say=lambda line: None)
     steps = runs.metrics(path, "step")[:STEPS]
-    return {
-        term: [step["terms"].get(term) for step in steps] for term in sorted({t for s in steps for t in s["terms"]})
-    }
+    rows = [step["terms"] | {key: step[key] for key in LOGGED.get(name, ())} for step in steps]
+    return {key: [row.get(key) for row in rows] for key in sorted(set().union(*rows))}
 
 
 @pytest.mark.slow
@@ -73,7 +82,7 @@ def test_ten_steps_give_the_losses_they_gave_before(name, tmp_path):
     assert got.keys() == wanted.keys()
     for term, values in wanted.items():
         assert len(got[term]) == STEPS
-        assert got[term] == pytest.approx(values, rel=1e-6, abs=1e-8)
+        assert got[term] == pytest.approx(values, rel=LOOSE.get(name, 1e-6), abs=1e-8)
 
 
 def test_a_strategy_with_a_loss_of_its_own_has_it_in_its_trace():
