@@ -11,7 +11,7 @@ import pytest
 
 from hardlab.workbook import costs, progress
 from hardlab.workbook.costs import Rates
-from hardlab.workbook.plan import Step
+from hardlab.workbook.plan import Step, Training
 
 RATES = Rates(0.1, 0.01, "fp32")
 
@@ -21,16 +21,12 @@ class Terminal(io.StringIO):
         return True
 
 
-def step(name: str, *inputs: str, kind: str = "run", work: tuple[tuple[str, int], ...] = ()) -> Step:
-    run = name if kind == "run" else None
-    return Step(name, kind, name, f"what {name} is for", ((name,),), inputs, (f"{name}.txt",), run=run, work=work)
+def step(name: str, *inputs: str, kind: str = "run", recipe: str = "simsiam", steps: int = 0) -> Step:
+    trains = (Training(name, recipe, steps),) if kind == "run" else ()
+    return Step(name, kind, name, f"what {name} is for", ((name,),), inputs, (f"{name}.txt",), trains=trains)
 
 
-STEPS = [
-    step("a", work=(("simsiam", 100),)),
-    step("b", work=(("simsiam", 50),)),
-    step("c", "a.txt", "b.txt", kind="report"),
-]
+STEPS = [step("a", steps=100), step("b", steps=50), step("c", "a.txt", "b.txt", kind="report")]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +38,7 @@ def book(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_estimate_is_the_recorded_ratios_times_what_was_measured() -> None:
     assert costs.estimate(STEPS[0], RATES) == pytest.approx(100 * 2 * 0.1 + 500 * 0.01)
     assert costs.estimate(STEPS[2], RATES) == pytest.approx(1000 * 0.01)
-    unknown = step("d", work=(("moco", 10),))
+    unknown = step("d", recipe="moco", steps=10)
     assert costs.estimate(unknown, RATES) == pytest.approx(10 * 3 * 0.1 + 5)  # the median of what is recorded
     assert costs.estimate(STEPS[0], None) == 0
 
@@ -128,6 +124,21 @@ def test_the_share_of_a_run_is_that_of_its_training_steps(tmp_path: Path) -> Non
     assert progress.trained_share(run) == 0.25
     (run / "metrics.jsonl").write_text('{"step": 1}\n{"st')
     assert progress.trained_share(run) is None
+
+
+def test_a_parent_counts_for_the_share_of_the_step_that_trains_it(tmp_path: Path) -> None:
+    both = Step(
+        "x", "run", "x", "", ((),), (), ("x.txt",), trains=(Training("p", "gan", 30), Training("x", "ppcl", 10))
+    )
+    (tmp_path / "runs" / "p").mkdir(parents=True)
+    about = {"state": "running", "config": {"epochs": 3, "batch_size": 10}, "data": {"count": 100}}
+    (tmp_path / "runs" / "p" / "manifest.json").write_text(json.dumps(about))
+    (tmp_path / "runs" / "p" / "metrics.jsonl").write_text('{"step": 15}\n')
+    display = progress.Display([both], [both], RATES, 1, tmp_path, io.StringIO())
+    display.started["x"] = 0.0
+    assert display._share(both, 1.0) == pytest.approx(0.9 * 15 / 40)
+    (tmp_path / "runs" / "p" / "manifest.json").write_text(json.dumps(about | {"state": "done"}))
+    assert display._share(both, 1.0) == pytest.approx(0.9 * 30 / 40)
 
 
 def test_time_left_follows_the_real_speed(tmp_path: Path) -> None:

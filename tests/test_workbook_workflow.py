@@ -151,7 +151,7 @@ def test_training_steps_are_those_that_the_data_give() -> None:
         run = recipes.recipe(name, "smoke")
         assert plan.training_steps(run) == run.epochs * (len(build.images(run)) // run.batch_size)
     ppcl = next(s for s in plan.steps("smoke") if s.title == "ppcl")
-    assert [recipe for recipe, _ in ppcl.work] == ["gan", "ppcl"]
+    assert [t.recipe for t in ppcl.trains] == ["gan", "ppcl"]
 
 
 def test_a_dry_run_prints_the_plan_with_its_minutes_and_writes_nothing(

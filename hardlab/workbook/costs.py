@@ -98,7 +98,7 @@ def estimate(step: Step, rates: Rates | None) -> float:
     book = recorded()
     training, other = book["training"], book["other"]
     usual = statistics.median(training.values()) if training else 0.0
-    seconds = sum(steps * training.get(recipe, usual) * rates.step for recipe, steps in step.work)
+    seconds = sum(t.steps * training.get(t.recipe, usual) * rates.step for t in step.trains)
     return seconds + other.get(_kind(step), 0.0) * rates.python
 
 
@@ -144,7 +144,7 @@ def record(
     training = {recipe: round(s / rates.step, 3) for recipe, s in sorted(trained.items())}
     other: dict[str, list[float]] = {}
     for step in plan:
-        steps_s = sum(n * trained.get(recipe, 0.0) for recipe, n in step.work)
+        steps_s = sum(t.steps * trained.get(t.recipe, 0.0) for t in step.trains)
         other.setdefault(_kind(step), []).append(max(0.0, took[step.name] - steps_s) / rates.python)
     return {"training": training, "other": {kind: round(statistics.mean(x), 2) for kind, x in other.items()}}
 

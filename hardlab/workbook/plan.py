@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from hardlab import config as settings
 from hardlab import recipes
@@ -62,12 +63,20 @@ NOTEBOOKS: dict[str, tuple[tuple[str, ...] | None, str]] = {
 }
 
 
+class Training(NamedTuple):
+    """A run that a step trains, and its training steps."""
+
+    run: str
+    recipe: str
+    steps: int
+
+
 @dataclass(frozen=True)
 class Step:
     """One job: ``shell`` makes ``outputs`` from ``inputs``, all paths relative to the rung's folder.
 
     name: of the rule and the log. kind: run, notebook, figures or report. commands: argument lists after `hardlab`.
-    work: (recipe, training steps) of the runs that it trains, a parent included.
+    trains: the runs that it trains, a parent before the one that it is for.
     """
 
     name: str
@@ -79,8 +88,12 @@ class Step:
     outputs: tuple[str, ...]
     threads: int = 1
     gpu: int = 0
-    run: str | None = None
-    work: tuple[tuple[str, int], ...] = ()
+    trains: tuple[Training, ...] = ()
+
+    @property
+    def run(self) -> str | None:
+        """The run that it is for."""
+        return self.trains[-1].run if self.trains else None
 
     @property
     def log(self) -> str:
@@ -164,10 +177,10 @@ def _runs(rung: str, overrides: Sequence[str], with_claims: bool, place: Mapping
     parents: set[str] = set()
     for key, (run, (name, own), pairs) in runs.items():
         named_by = [f"claims {', '.join(dict.fromkeys(ids[key]))}"] if ids[key] else []
-        work = [(run.recipe, training_steps(run))]
+        trains = [Training(key, run.recipe, training_steps(run))]
         if run.parent is not None and run.parent.id not in parents:
             parents.add(run.parent.id)
-            work.insert(0, (run.parent.recipe, training_steps(run.parent)))
+            trains.insert(0, Training(run.parent.id, run.parent.recipe, training_steps(run.parent)))
         made.append(
             Step(
                 name=re.sub(r"\W", "_", key),
@@ -177,8 +190,7 @@ def _runs(rung: str, overrides: Sequence[str], with_claims: bool, place: Mapping
                 commands=_commands(run, pairs, rung, measured[key], place["threads"]),
                 inputs=(),
                 outputs=(f"runs/{key}/evaluated.txt",),
-                run=key,
-                work=tuple(work),
+                trains=tuple(trains),
                 **place,
             )
         )

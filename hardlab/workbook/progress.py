@@ -150,10 +150,13 @@ class Display:
             by_time = min(0.95, (now - self.started[step.name]) / self.guess[step.name])
         else:
             by_time = 0.0
-        if step.run is None:
+        if not step.trains:
             return by_time
-        trained = trained_share(self.folder / "runs" / step.run)
-        return by_time if trained is None else min(0.99, max(trained, 0.0) * 0.9 if trained < 1 else 0.9)
+        each = [(t.steps, trained_share(self.folder / "runs" / t.run)) for t in step.trains]
+        if all(share is None for _, share in each):
+            return by_time
+        done, whole = sum(n * (share or 0.0) for n, share in each), sum(n for n, _ in each)
+        return 0.9 * done / whole if whole else by_time  # the rest is the evaluation
 
     def _draw(self, now: float) -> None:
         running = self._running()
