@@ -154,7 +154,7 @@ def test_the_table_tells_what_failed_and_what_waited_for_it(tmp_path: Path) -> N
     out = io.StringIO()
     display = follow(tmp_path, out)
     for name in ("a", "b"):
-        (tmp_path / "logs" / f"{name}.log").write_text("many words\nhardlab: The disk is full.\n")
+        (tmp_path / "logs" / f"{name}.log").write_text("many words\nhardlab: The disk is full.\n  a/file.log\n")
     display.update()
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "logs" / "b.failed").write_text("1\n")

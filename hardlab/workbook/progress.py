@@ -208,7 +208,8 @@ def trained_share(run: Path) -> float | None:
 def why(log: Path) -> str:
     """What a failed step said last, as one sentence."""
     try:
-        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+        text = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = [line.strip() for line in text if not line.startswith("  ")]  # which names files, or is of a traceback
     except OSError:
         lines = []
     lines = [line for line in lines if line]
