@@ -59,7 +59,7 @@ def double_precision():
 
 
 def trace(name, runs_dir, changes=None):
-    """Every term of the loss, and what is ``LOGGED``, at each of the first steps: name -> numbers; changes: of the recipe."""
+    """Terms of the loss, and what is ``LOGGED``, in the first steps: name -> numbers. changes: of the recipe."""
     run = recipes.recipe(name, "smoke")
     small = (
         SMALL
