@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -321,6 +322,22 @@ def device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name):
         raise HardlabError(f"There is no device '{name}': use auto, cpu, cuda or cuda:0.")
     return name
+
+
+def threads(count: int | None, name: str = "threads") -> int | None:
+    """The number itself; HardlabError for less than one, and for more than this machine could start."""
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if count is not None and not 1 <= count <= most:
+        raise HardlabError(f"{name}={count}: it must be a whole number from 1 to {most} on this machine.")
+    return count
+
+
+def environment() -> None:
+    """Refuse numbers of threads in the environment at which OpenMP crashes. Raises HardlabError."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        for text in os.environ.get(name, "").split(","):  # a list is of nested levels
+            if text.strip().isdecimal():
+                threads(int(text), name)
 
 
 def make(tree: Mapping[str, Any]) -> Run:

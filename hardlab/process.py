@@ -72,9 +72,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args(argv)
     keep_pages()
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
     try:
+        if config.threads(args.threads) is not None:
+            torch.set_num_threads(args.threads)
         train.train(config.make(json.load(sys.stdin)), args.runs, root=args.root, device=args.device)
     except Stopped:
         return STOPPED
