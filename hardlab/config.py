@@ -374,22 +374,38 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         return
     if not rest:
         if head in ("data", "optim") and isinstance(value, str):  # by name, like the other groups
-            tree[head]["name"] = value
+            tree[head] = {**(tree[head] if isinstance(tree[head], dict) else {}), "name": value}
+        elif head in ("augment", "backbone", "method", "local"):
+            tree[head] = _as_entry(value)
+        elif head == "hard" and isinstance(value, list | tuple):
+            tree[head] = [_as_entry(one) for one in value]
         else:
             tree[head] = value
         return
     if head == "hard":
-        found = [s for s in tree["hard"] if s["name"] == rest[0]]
+        named = tree["hard"] if isinstance(tree["hard"], list) else []
+        found = [s for s in named if isinstance(s, dict) and s.get("name") == rest[0]]
         if not tree["hard"]:
             raise HardlabError(f"'{key}': this recipe has no strategy; `hardlab pretrain --list` shows those that do.")
         if not found:
-            raise registry.unknown("strategy in this run", rest[0], [s["name"] for s in tree["hard"]])
+            raise registry.unknown(
+                "strategy in this run",
+                rest[0],
+                [s["name"] for s in named if isinstance(s, dict) and isinstance(s.get("name"), str)],
+            )
         node, rest = found[0], rest[1:] or ["name"]
     else:
         node = tree[head]
     if not isinstance(node, dict) or len(rest) != 1:
         raise HardlabError(f"'{key}' is no setting: use group.key=value, with a group of {', '.join(sorted(tree))}.")
-    if "options" in node and rest[0] not in ("name", "options"):
+    if isinstance(node.get("options"), dict) and rest[0] not in ("name", "options"):
         node["options"][rest[0]] = value
     else:
         node[rest[0]] = value
+
+
+def _as_entry(value: Any) -> Any:
+    """An entry named anew, as a table with options, so that later keys find it."""
+    if isinstance(value, str):
+        return {"name": value, "options": {}}
+    return {"options": {}, **value} if isinstance(value, dict) else value

@@ -6,7 +6,6 @@ values which mean the same are the same.
 
 from __future__ import annotations
 
-import math
 import typing
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -34,7 +33,7 @@ class Range:
     def __contains__(self, value: float) -> bool:
         after = value > self.low if self.above else value >= self.low
         before = value < self.high if self.below else value <= self.high
-        return math.isfinite(value) and after and before
+        return after and before
 
     def __call__(self, value: Any, typed: ValidatorFunctionWrapHandler) -> Any:
         """What pydantic calls; ValueError says what is allowed."""
