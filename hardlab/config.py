@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -273,16 +274,18 @@ for _tag, (_pattern, _read) in _SCALARS.items():
 def _number(text: str) -> float | int:
     """``1e3`` is the whole number 1000, ``1e-3`` is 0.001."""
     value = float(text)
-    return int(value) if value.is_integer() else value
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
 def value(text: str) -> Any:
     """What text on a command line stands for: a number, true, false, null, a list, a mapping, or else itself.
 
-    Lists, mappings and quoted text are read as YAML. HardlabError where they cannot be.
+    Lists, mappings and quoted text are read as JSON or YAML. HardlabError where they cannot be.
     """
     if text.lstrip()[:1] in ("[", "{", '"', "'"):
         try:
+            with suppress(ValueError):  # of what is JSON every escape is as JSON means it
+                return json.loads(text)
             return yaml.load(text, _Flow)
         except (yaml.YAMLError, ValueError, RecursionError):
             raise HardlabError(f"{text} cannot be read: write a number, a name, or a list like [a, b].") from None

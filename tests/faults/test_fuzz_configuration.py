@@ -20,8 +20,9 @@ from hardlab.types import HardlabError
 LONG = os.environ.get("HARDLAB_FAULTS") == "long"
 JUNK: list[Any] = [
     math.nan, math.inf, -math.inf, -1, 0, -0.0, 2**64, 10**400, 1e308, 5e-324, True, False, None, "", " ", "x", "0.2",
-    "nan", "1e400", "0x10", "1_000", "true", "[", "{", "'", '"', "é\n\t", "\ud800", "\0", "-1", [], [1, 2], [None], [[]],
-    {}, {"a": 1}, {"name": "x"}, {"name": []}, (), b"x", object(), "folder:", "folder:\0", "*a", "&a [*a]", "9" * 5000,
+    "nan", "1e400", "0x10", "1_000", "true", "[", "{", "'", '"', "é\n\t", "\ud800", "\0", "-1", [], [1, 2], [None],
+    [[]], {}, {"a": 1}, {"name": "x"}, {"name": []}, (), b"x", object(), "folder:", "folder:\0", "*a", "&a [*a]",
+    "9" * 5000,
 ]  # fmt: skip
 QUICK = {
     "data": {"name": "digits", "fraction": 0.1},
