@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
+from hardlab.errors import HardlabError
+
 
 @dataclass(frozen=True)
 class Range:
@@ -24,11 +26,13 @@ class Range:
     whole: bool = False
 
     def __str__(self) -> str:
+        low, high = (str(end) if self.whole else f"{end:g}" for end in (self.low, self.high))
         noun = "a whole number" if self.whole else "a finite number"
         if not (self.above or self.below):
-            return f"{noun} from {self.low:.10g} to {self.high:.10g}"
-        low = f"{'above' if self.above else 'of at least'} {self.low:.10g}"
-        return f"{noun} {low} and {'below' if self.below else 'at most'} {self.high:.10g}"
+            return f"{noun} from {low} to {high}"
+        return (
+            f"{noun} {'above' if self.above else 'of at least'} {low} and {'below' if self.below else 'at most'} {high}"
+        )
 
     def __contains__(self, value: float) -> bool:
         after = value > self.low if self.above else value >= self.low
@@ -105,6 +109,14 @@ def reason(error: ValidationError) -> str:
     first = error.errors()[0]
     told = first.get("ctx", {}).get("error", first["msg"])
     return str(told)
+
+
+def fit(what: str, annotation: Any, value: Any) -> Any:
+    """The value in its type. HardlabError where it does not fit: ``what`` it is, what is allowed, and the value."""
+    try:
+        return adapter(annotation).validate_python(value)
+    except ValidationError:
+        raise HardlabError(f"{what} must be {described(annotation)}, not {value!r}.") from None
 
 
 def adapter(annotation: Any) -> TypeAdapter[Any]:

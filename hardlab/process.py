@@ -36,6 +36,8 @@ def launch(
     A notebook's kernel that is interrupted or terminated passes the request on, so that training saves first.
     Returns the run's folder; raises ``Stopped`` or ``HardlabError`` with what the process said.
     """
+    config.device(device)
+    config.threads(threads)
     runs_dir = Path(runs_dir)
     about = runs.manifest(runs_dir / run.id)
     if about is not None and about["state"] == "done":

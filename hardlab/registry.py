@@ -68,7 +68,7 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> HardlabError:
     longer = sorted((n for n in lower if said and n.startswith(said)), key=len)
     near = longer or difflib.get_close_matches(said, lower, n=1, cutoff=0.5)
     hint = f" Did you mean '{lower[near[0]]}'?" if near else ""
-    return HardlabError(f"There is no {kind} '{name}'.{hint} Allowed: {', '.join(names)}.")
+    return HardlabError(f"There is no {kind} {str(name)!r}.{hint} Allowed: {', '.join(names)}.")
 
 
 def find(kind: str, name: str) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from hardlab import numbers
 from hardlab.errors import HardlabError
@@ -362,11 +362,7 @@ def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[st
             raise HardlabError(f"protocol '{name}' has sets of its own: set train, test, side or images, not {option}.")
         if value is None and published[option] is None:
             continue
-        try:
-            made[option] = numbers.adapter(TYPES[option]).validate_python(value)
-        except ValidationError:
-            allowed = numbers.described(TYPES[option])
-            raise HardlabError(f"option {option} of protocol '{name}' must be {allowed}, not {value!r}.") from None
+        made[option] = numbers.fit(f"option {option} of protocol '{name}'", TYPES[option], value)
     return made
 
 
