@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError, model_validator
 
 from hardlab.errors import HardlabError
+from hardlab.numbers import Pixels, Positive, PositiveShare, Share, Strength, reason
 
 PARAMS = (
     "image_h", "image_w", "top", "left", "height", "width", "flip", "brightness", "contrast", "saturation", "hue",
@@ -27,20 +27,20 @@ class Augment(BaseModel, frozen=True, extra="forbid"):
     the blur; None = a tenth of the size, made odd. threshold: where solarize begins. Raises HardlabError.
     """
 
-    size: int
+    size: Pixels
     crop: Literal["first", "last", "none"] = "first"
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: tuple[PositiveShare, PositiveShare] = (0.08, 1.0)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    flip: float = 0.5
-    jitter: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)
-    jitter_p: float = 0.8
-    gray: float = 0.2
-    blur: float = 0.0
-    sigma: tuple[float, float] = (0.1, 2.0)
-    kernel: int | None = None
-    solarize: float = 0.0
-    threshold: float = 128 / 256
+    flip: Share = 0.5
+    jitter: tuple[Strength, Strength, Strength, Strength] = (0.8, 0.8, 0.8, 0.2)
+    jitter_p: Share = 0.8
+    gray: Share = 0.2
+    blur: Share = 0.0
+    sigma: tuple[Positive, Positive] = (0.1, 2.0)
+    kernel: Pixels | None = None
+    solarize: Share = 0.0
+    threshold: Share = 128 / 256
 
     @model_validator(mode="wrap")
     @classmethod
@@ -53,17 +53,13 @@ class Augment(BaseModel, frozen=True, extra="forbid"):
             near = difflib.get_close_matches(name, fields, 1)
             said = f"did you mean {near[0]}? " if near and near[0] != name else ""
             raise HardlabError(
-                f"augmentation: {name} = {first['input']!r}: {first['msg']}; {said}the fields are {', '.join(fields)}"
+                f"augmentation: {name} = {first['input']!r}: {reason(error)}; {said}the fields are {', '.join(fields)}"
             ) from None
-        for name in ("flip", "jitter_p", "gray", "blur", "solarize", "threshold"):
-            made._require(0 <= getattr(made, name) <= 1, name, "between 0 and 1")
-        made._require(made.size >= 1, "size", "at least 1 pixel")
-        made._require(0 < made.scale[0] <= made.scale[1] <= 1, "scale", "two shares, 0 < low <= high <= 1")
-        made._require(0 < made.ratio[0] <= made.ratio[1] < math.inf, "ratio", "two numbers, 0 < low <= high")
-        made._require(0 < made.sigma[0] <= made.sigma[1] < math.inf, "sigma", "two numbers, 0 < low <= high")
-        made._require(all(0 <= s < math.inf for s in made.jitter), "jitter", "four strengths of at least 0")
+        for name in ("scale", "ratio", "sigma"):
+            low, high = getattr(made, name)
+            made._require(low <= high, name, "two numbers, low <= high")
         made._require(made.jitter[3] <= 0.5, "jitter", "four strengths, hue at most 0.5")
-        made._require(made.kernel is None or (made.kernel > 0 and made.kernel % 2), "kernel", "odd, or None")
+        made._require(made.kernel is None or made.kernel % 2, "kernel", "odd, or None")
         return made
 
     def but(self, **changes: Any) -> Augment:

@@ -115,9 +115,24 @@ def check(run: Run) -> None:
     """Refuse what cannot be built, without building it: no weights are made and no data read. Raises HardlabError."""
     look(run)
     with torch.device("meta"):
-        strategies(run, method(run))
+        made = method(run)
+        strategies(run, made)
+    made.check_batch(run.batch_size)
+    _passes(run, made)
     if run.parent is not None:
         check(run.parent)
+
+
+@torch.no_grad()
+def _passes(run: Run, made: Method) -> None:
+    """Refuse views that are too small for the backbone: a pass of the smallest ones, without numbers."""
+    large, local = run.augments()
+    size = min(crop.size for crop in (*large, *local))
+    try:
+        made.backbone(torch.empty(run.batch_size, 3, size, size, device="meta"))
+    except (RuntimeError, ValueError, ZeroDivisionError) as e:
+        about = f"backbone {run.backbone.name} {run.backbone.options}"
+        raise HardlabError(f"Views of {size} pixels cannot pass through {about}: {e}") from e
 
 
 def matrix() -> dict[tuple[str, str], str | None]:

@@ -25,12 +25,20 @@ def _known_rung(context: click.Context, option: click.Parameter, value: str) -> 
     return value
 
 
+def _few_threads(context: click.Context, option: click.Parameter, value: int | None) -> int | None:
+    from hardlab import config
+
+    with usage():
+        return config.threads(value, option.opts[0])
+
+
 RUNS = click.option("--runs", "runs_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
                     help="Folder of the runs.")  # fmt: skip
 ROOT = click.option("--root", type=click.Path(path_type=Path), default=None,
                     help="Folder of the data sets; else HARDLAB_DATA, else the user's cache.")  # fmt: skip
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-THREADS = click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads; default: all cores.")
+THREADS = click.option("--threads", type=int, default=None, callback=_few_threads,
+                       help="CPU threads; default: all cores.")  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 DRY = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 RUNG = click.option("--rung", default="smoke", show_default=True, callback=_known_rung,
@@ -71,6 +79,10 @@ def cli() -> None:
 
     Exit status: 0 done, 1 failed, 2 usage, 75 stopped on request (the same command goes on).
     """
+    from hardlab import config
+
+    with usage():
+        config.environment()
 
 
 @cli.command()
@@ -245,31 +257,35 @@ def nb() -> None:
 @JSON
 def nb_list(as_json: bool) -> None:
     """The notebooks and their parameters."""
-    from hardlab.workbook import execute
+    from hardlab.workbook import execute, parameters
 
-    found = {path.stem: execute.schema(path) for path in execute.notebooks()}
+    found = {path.stem: parameters.schema(path) for path in execute.notebooks()}
     lines = []
-    for name, parameters in found.items():
-        lines += [name, *(f"    {key}: {p.type} = {p.default!r}" for key, p in parameters.items())]
+    for name, declared in found.items():
+        lines += [name, *(f"    {key}: {p.type} = {p.default!r}" for key, p in declared.items())]
     _echo(as_json, "\n".join(lines), {n: {k: p._asdict() for k, p in ps.items()} for n, ps in found.items()})
 
 
 @nb.command("run")
 @click.argument("name")
-@click.argument("parameters", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("assigned", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/notebooks"), show_default=True)
 @click.option("--force", is_flag=True, help="Run it although it is done already.")
 @JSON
 @DRY
-def nb_run(name: str, parameters: tuple[str, ...], out: Path, force: bool, as_json: bool, dry_run: bool) -> None:
+def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json: bool, dry_run: bool) -> None:
     """Run notebook NAME, e.g. `hardlab nb run 01_pretrain recipe=simsiam-hvs rung=smoke`."""
     from hardlab import config, recipes
-    from hardlab.workbook import execute
+    from hardlab.workbook import execute, parameters
 
     with usage():
         path = execute.find(name)
-        values = execute.check(path, dict(execute.split(parameters)))
-        told = {k: p.default for k, p in execute.schema(path).items()} | values
+        values = parameters.check(path, dict(parameters.split(assigned)))
+        told = {k: p.default for k, p in parameters.schema(path).items()} | values
+        if "device" in told:
+            config.device(told["device"])
+        if "threads" in told:
+            config.threads(told["threads"])
         if {"recipe", "rung"} <= told.keys():  # a notebook that trains: a slip shows before a kernel starts
             given = config.parse(told.get("overrides", []))
             run = recipes.recipe(told["recipe"], told["rung"], given)
@@ -416,7 +432,7 @@ def report(rung: str, out: Path | None, readme: bool, as_json: bool, dry_run: bo
 @click.argument("overrides", nargs=-1)
 @RUNG
 @click.option("--claims", is_flag=True, help="Also every arm of the claims that this rung can test.")
-@click.option("--cores", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--cores", type=int, default=2, show_default=True, callback=_few_threads)
 @DRY
 def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, dry_run: bool) -> None:
     """Run the whole workbook of a rung through Snakemake: only what is missing.

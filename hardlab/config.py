@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hardlab import augment, registry
+from hardlab import augment, numbers, registry
 from hardlab.augment import Augment
 from hardlab.errors import HardlabError
+from hardlab.numbers import (
+    Batch,
+    Count,
+    Decay,
+    Deviation,
+    Epochs,
+    Few,
+    Momentum,
+    Natural,
+    Pixels,
+    Positive,
+    PositiveShare,
+    Rate,
+    RateOrZero,
+    Seed,
+    Share,
+)
 
 
 class _Strict(BaseModel):
@@ -42,14 +62,26 @@ class Spec(_Strict):
         return {"name": value} if isinstance(value, str) else value
 
 
+def _typed(kind: str) -> AfterValidator:
+    """The entry of a ``Spec`` exists; its options get their types, so that equal values are one run."""
+    return AfterValidator(
+        lambda spec: spec.model_copy(update={"options": registry.check(kind, spec.name, spec.options)})
+    )
+
+
+Method = Annotated[Spec, _typed("method")]
+Backbone = Annotated[Spec, _typed("backbone")]
+Strategy = Annotated[Spec, _typed("strategy")]
+
+
 class Data(_Strict):
     """Which images: a data set by name, a stratified share of it, optionally a class list."""
 
     name: str
-    fraction: float = Field(default=1.0, gt=0, le=1)
-    subset_seed: int = 0
+    fraction: PositiveShare = 1.0
+    subset_seed: Seed = 0
     classes: tuple[str, ...] | None = None
-    size: int | None = None  # resize on loading; None = as stored
+    size: Pixels | None = None  # resize on loading; None = as stored
     on_broken: Literal["error", "skip"] = "error"
 
 
@@ -57,19 +89,19 @@ class Optim(_Strict):
     """The learner's optimiser; ``lr`` is per 256 images, as the papers give it."""
 
     name: Literal["sgd", "lars", "larc", "adam", "adamw"] = "sgd"
-    lr: float = Field(default=0.05, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    weight_decay_end: float | None = None
-    warmup_epochs: float = Field(default=0, ge=0)
-    final_lr: float = Field(default=0, ge=0)
-    warmup_from: float = Field(default=0, ge=0)  # the rate at which the warm-up starts, per 256 images
+    lr: Rate = 0.05
+    momentum: Momentum = 0.9
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    weight_decay: Decay = 1e-4
+    weight_decay_end: Decay | None = None
+    warmup_epochs: Epochs = 0.0
+    final_lr: RateOrZero = 0.0
+    warmup_from: RateOrZero = 0.0  # the rate at which the warm-up starts, per 256 images
     schedule: Literal["cosine", "constant"] = "cosine"
-    trust: float = 1e-3  # LARS, LARC
+    trust: Positive = 1e-3  # LARS, LARC
     trust_by: Literal["scale", "clip"] = "scale"  # LARC: the ratio scales the rate, or bounds it
     exclude_bias_norm: bool = False  # no decay and no LARS adaptation on biases and norm parameters
-    clip: float | None = Field(default=None, gt=0)  # gradient norm
+    clip: Positive | None = None  # gradient norm
     clip_by: Literal["all", "tensor"] = "all"  # of all gradients together, or of each tensor by itself
 
 
@@ -77,19 +109,29 @@ class Local(_Strict):
     """Small crops beside the large views, for methods with a multi-crop form."""
 
     name: str  # a preset of augment.PRESETS, one entry per crop in turn
-    count: int = Field(ge=1)
+    count: Few
     options: dict[str, Any] = Field(default_factory=dict)  # fields of Augment that replace the preset's
+
+
+def _view(given: Any) -> Any:
+    """A preset that exists, with the fields that replace its own in their types and ranges."""
+    made = _augments(given.name, given.options)[0]
+    return given.model_copy(update={"options": {key: getattr(made, key) for key in given.options}})
+
+
+View = Annotated[Spec, AfterValidator(_view)]
+LocalView = Annotated[Local, AfterValidator(_view)]
 
 
 class Logs(_Strict):
     """How often something is written; none of it changes what is learned."""
 
-    step_every: int = Field(default=10, ge=1)
-    views_every: int = Field(default=10, ge=1)  # HVS paper, App. D: a sampled slice of the run
-    views_rows: int = Field(default=256, ge=1)  # images of a logged step
-    monitor_every: int = Field(default=0, ge=0)  # epochs between kNN monitors; 0 = never
-    checkpoint_every: int = Field(default=1, ge=1)  # epochs
-    keep: int = Field(default=2, ge=1)  # newest checkpoints that stay
+    step_every: Count = 10
+    views_every: Count = 10  # HVS paper, App. D: a sampled slice of the run
+    views_rows: Count = 256  # images of a logged step
+    monitor_every: Natural = 0  # epochs between kNN monitors; 0 = never
+    checkpoint_every: Count = 1  # epochs
+    keep: Count = 2  # newest checkpoints that stay
 
 
 class Run(_Strict):
@@ -97,29 +139,26 @@ class Run(_Strict):
 
     recipe: str = Field(pattern=r"^[\w-]+$")  # it names the run's folder
     rung: Literal["smoke", "cpu", "gpu", "paper"]
-    seed: int = 0
+    seed: Seed = 0
     data: Data
-    augment: Spec  # name: a preset of augment.PRESETS; options: fields of Augment that replace the preset's
-    backbone: Spec
-    method: Spec
-    hard: tuple[Spec, ...] = ()
+    augment: View  # name: a preset of augment.PRESETS; options: fields of Augment that replace the preset's
+    backbone: Backbone
+    method: Method
+    hard: tuple[Strategy, ...] = ()
     optim: Optim
-    epochs: int = Field(ge=0)
-    batch_size: int = Field(ge=2)
-    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # torchvision's ImageNet statistics
-    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    epochs: Natural
+    batch_size: Batch
+    pixel_mean: tuple[Share, Share, Share] = (0.485, 0.456, 0.406)  # torchvision's ImageNet statistics
+    pixel_std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: machine.choose; the manifest says what it became
     channels_last: bool = True
     logs: Logs = Logs()
-    local: Local | None = None
+    local: LocalView | None = None
     parent: Run | None = None  # a run that is trained first, because a strategy starts from its networks
 
     @model_validator(mode="after")
     def _names(self) -> Run:
-        registry.check("method", self.method.name, self.method.options)
-        registry.check("backbone", self.backbone.name, self.backbone.options)
         for spec in self.hard:
-            registry.check("strategy", spec.name, spec.options)
             if [s.name for s in self.hard].count(spec.name) > 1:
                 raise HardlabError(
                     f"Strategy '{spec.name}' is named twice: one of each is enough, with the options you want."
@@ -203,26 +242,81 @@ def without_later_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-_FLOAT = r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"  # YAML 1.1 reads 1e-3, without a point, as text
+class _Flow(yaml.SafeLoader):
+    """Lists, mappings and quoted text of YAML, with the scalars of its core schema, version 1.2.
+
+    YAML 1.1 would read ``no`` as false, ``2020-01-01`` as a date, ``1:30`` as 90 and 1e-3 as text.
+    """
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  as its base has it
+
+
+_SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "null": (r"|~|null|Null|NULL", lambda text: None),
+    "bool": (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    "int": (r"[-+]?[0-9]{1,400}|0x[0-9a-fA-F]{1,400}", lambda text: int(text, 16 if text.startswith("0x") else 10)),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        lambda text: _number(text.replace(".inf", "inf").replace(".nan", "nan")),
+    ),
+}
+
+
+def _scalar(read: Callable[[str], Any], loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    return read(node.value)
+
+
+for _tag, (_pattern, _read) in _SCALARS.items():
+    _Flow.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), None)
+    _Flow.add_constructor(f"tag:yaml.org,2002:{_tag}", partial(_scalar, _read))
 
 
 def _number(text: str) -> float | int:
     """``1e3`` is the whole number 1000, ``1e-3`` is 0.001."""
     value = float(text)
-    return int(value) if value.is_integer() else value
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+def value(text: str) -> Any:
+    """What text on a command line stands for: a number, true, false, null, a list, a mapping, or else itself.
+
+    Lists, mappings and quoted text are read as JSON or YAML. HardlabError where they cannot be.
+    """
+    if text.lstrip()[:1] in ("[", "{", '"', "'"):
+        try:
+            with suppress(ValueError):  # of what is JSON every escape is as JSON means it
+                return json.loads(text)
+            return yaml.load(text, _Flow)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise HardlabError(f"{text} cannot be read: write a number, a name, or a list like [a, b].") from None
+    for pattern, read in _SCALARS.values():
+        if re.fullmatch(pattern, text.strip()):
+            return read(text.strip())
+    return text
+
+
+def written(value_: Any) -> str:
+    """The text that ``value`` reads as this: numbers, truth values, null, text, lists and mappings of them."""
+    if isinstance(value_, str):
+        try:
+            same = value(value_) == value_ and value_.isprintable()
+        except HardlabError:
+            same = False
+        return value_ if same else json.dumps(value_)
+    return json.dumps(value_)
 
 
 def parse(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    """``["optim.lr=1e-3", "seed=1"]`` -> dotted keys with YAML-typed values."""
+    """``["optim.lr=1e-3", "seed=1"]`` -> dotted keys with typed values."""
     out = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
             raise HardlabError(f"'{pair}' is no override: write key=value, for example optim.lr=0.1.")
         try:
-            out[key] = _number(text) if re.fullmatch(_FLOAT, text) else yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise HardlabError(f"{key}={text} cannot be read: write a number, a name, or a list like [a, b].") from None
+            out[key] = value(text)
+        except HardlabError as e:
+            raise HardlabError(f"{key}={e}") from None
     return out
 
 
@@ -231,6 +325,22 @@ def device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name):
         raise HardlabError(f"There is no device '{name}': use auto, cpu, cuda or cuda:0.")
     return name
+
+
+def threads(count: int | None, name: str = "threads") -> int | None:
+    """The number itself; HardlabError for less than one, and for more than this machine could start."""
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if count is not None and not 1 <= count <= most:
+        raise HardlabError(f"{name}={count}: it must be a whole number from 1 to {most} on this machine.")
+    return count
+
+
+def environment() -> None:
+    """Refuse numbers of threads in the environment at which OpenMP crashes. Raises HardlabError."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        for text in os.environ.get(name, "").split(","):  # a list is of nested levels
+            if text.strip().isdecimal():
+                threads(int(text), name)
 
 
 def make(tree: Mapping[str, Any]) -> Run:
@@ -243,7 +353,7 @@ def make(tree: Mapping[str, Any]) -> Run:
         if first["type"] == "extra_forbidden":
             owner = _model_at(first["loc"][:-1])
             raise registry.unknown(f"setting '{where}': no key", first["loc"][-1], owner.model_fields) from None
-        raise HardlabError(f"{where}={first['input']!r}: {first['msg']}.") from None
+        raise HardlabError(f"{where}={first['input']!r}: {numbers.reason(e)}.") from None
 
 
 def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:
@@ -267,22 +377,38 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         return
     if not rest:
         if head in ("data", "optim") and isinstance(value, str):  # by name, like the other groups
-            tree[head]["name"] = value
+            tree[head] = {**(tree[head] if isinstance(tree[head], dict) else {}), "name": value}
+        elif head in ("augment", "backbone", "method", "local"):
+            tree[head] = _as_entry(value)
+        elif head == "hard" and isinstance(value, list | tuple):
+            tree[head] = [_as_entry(one) for one in value]
         else:
             tree[head] = value
         return
     if head == "hard":
-        found = [s for s in tree["hard"] if s["name"] == rest[0]]
+        named = tree["hard"] if isinstance(tree["hard"], list) else []
+        found = [s for s in named if isinstance(s, dict) and s.get("name") == rest[0]]
         if not tree["hard"]:
             raise HardlabError(f"'{key}': this recipe has no strategy; `hardlab pretrain --list` shows those that do.")
         if not found:
-            raise registry.unknown("strategy in this run", rest[0], [s["name"] for s in tree["hard"]])
+            raise registry.unknown(
+                "strategy in this run",
+                rest[0],
+                [s["name"] for s in named if isinstance(s, dict) and isinstance(s.get("name"), str)],
+            )
         node, rest = found[0], rest[1:] or ["name"]
     else:
         node = tree[head]
     if not isinstance(node, dict) or len(rest) != 1:
         raise HardlabError(f"'{key}' is no setting: use group.key=value, with a group of {', '.join(sorted(tree))}.")
-    if "options" in node and rest[0] not in ("name", "options"):
+    if isinstance(node.get("options"), dict) and rest[0] not in ("name", "options"):
         node["options"][rest[0]] = value
     else:
         node[rest[0]] = value
+
+
+def _as_entry(value: Any) -> Any:
+    """An entry named anew, as a table with options, so that later keys find it."""
+    if isinstance(value, str):
+        return {"name": value, "options": {}}
+    return {"options": {}, **value} if isinstance(value, dict) else value

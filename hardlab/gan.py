@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from hardlab.data import Images
 from hardlab.nets import running_stats_frozen
+from hardlab.numbers import Pixels, Units
 from hardlab.types import Batch, HardlabError
 from hardlab.views import Look
 
@@ -150,7 +151,7 @@ class Trunk(nn.Module):
     BigGAN.py. Spectral norm is put on by whoever plays with it (``spectral``).
     """
 
-    def __init__(self, size: int = 32, width: int = 64) -> None:
+    def __init__(self, size: Pixels = 32, width: Units = 64) -> None:
         super().__init__()
         channels = [3, *(width * c for c in _D[_size(size)])]
         self.blocks = nn.Sequential(

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import StochasticDepth
 
+from hardlab.numbers import Factor, Layers, Momentum, Pixels, Units
 from hardlab.types import HardlabError
 
 
@@ -36,7 +37,9 @@ class Tiny(nn.Module):
     (N,3,S,S) -> (N, 4 * width). stride: of the stem; 2 quarters the cost. He et al. (arXiv 1512.03385), Sec. 4.2.
     """
 
-    def __init__(self, width: int = 32, blocks: int = 1, stride: int = 2, zero_init_residual: bool = False) -> None:
+    def __init__(
+        self, width: Units = 32, blocks: Layers = 1, stride: Factor = 2, zero_init_residual: bool = False
+    ) -> None:
         super().__init__()
         if min(width, blocks, stride) < 1:
             raise HardlabError(f"A tiny network with width={width}, blocks={blocks}, stride={stride}: each at least 1.")
@@ -102,12 +105,12 @@ class WidthResNet(ResNet):
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
 
 
-def resnet18(small_images: bool = True, zero_init_residual: bool = False, width: int = 1) -> ResNet:
+def resnet18(small_images: bool = True, zero_init_residual: bool = False, width: Factor = 1) -> ResNet:
     """ResNet-18, (N,3,S,S) -> (N, 512 * width); ``small_images`` is the CIFAR stem of SimCLR, App. B.9."""
     return WidthResNet(BasicBlock, [2, 2, 2, 2], width, small_images, zero_init_residual)
 
 
-def resnet50(small_images: bool = False, zero_init_residual: bool = False, width: int = 1) -> ResNet:
+def resnet50(small_images: bool = False, zero_init_residual: bool = False, width: Factor = 1) -> ResNet:
     """ResNet-50, (N,3,S,S) -> (N, 2048 * width)."""
     return WidthResNet(Bottleneck, [3, 4, 6, 3], width, small_images, zero_init_residual)
 
@@ -122,7 +125,7 @@ def resnet50x4(small_images: bool = False, zero_init_residual: bool = False) -> 
     return resnet50(small_images, zero_init_residual, 4)
 
 
-def resnet200(small_images: bool = False, zero_init_residual: bool = False, width: int = 1) -> ResNet:
+def resnet200(small_images: bool = False, zero_init_residual: bool = False, width: Factor = 1) -> ResNet:
     """ResNet-200, (N,3,S,S) -> (N, 2048 * width); its 2x form is BYOL's largest. He et al. (arXiv 1603.05027)."""
     return WidthResNet(Bottleneck, [3, 24, 36, 3], width, small_images, zero_init_residual)
 
@@ -210,22 +213,22 @@ class ViT(nn.Module):
         return self.last_blocks(x, 1)
 
 
-def vit_micro(patch: int = 4, size: int = 32, drop_path: float = 0.0) -> ViT:
+def vit_micro(patch: Pixels = 4, size: Pixels = 32, drop_path: Momentum = 0.0) -> ViT:
     """A ViT for tests and a CPU, not a published size: 96 wide, 4 blocks, 3 heads; 32 px in patches of 4."""
     return ViT(96, 4, 3, patch, size, drop_path)
 
 
-def vit_tiny(patch: int = 16, size: int = 224, drop_path: float = 0.0) -> ViT:
+def vit_tiny(patch: Pixels = 16, size: Pixels = 224, drop_path: Momentum = 0.0) -> ViT:
     """ViT-Ti, (N,3,S,S) -> (N,192); ``patch=4, size=32`` for CIFAR."""
     return ViT(192, 12, 3, patch, size, drop_path)
 
 
-def vit_small(patch: int = 16, size: int = 224, drop_path: float = 0.0) -> ViT:
+def vit_small(patch: Pixels = 16, size: Pixels = 224, drop_path: Momentum = 0.0) -> ViT:
     """ViT-S, (N,3,S,S) -> (N,384)."""
     return ViT(384, 12, 6, patch, size, drop_path)
 
 
-def vit_base(patch: int = 16, size: int = 224, drop_path: float = 0.0) -> ViT:
+def vit_base(patch: Pixels = 16, size: Pixels = 224, drop_path: Momentum = 0.0) -> ViT:
     """ViT-B, (N,3,S,S) -> (N,768)."""
     return ViT(768, 12, 12, patch, size, drop_path)
 

@@ -36,6 +36,8 @@ def launch(
     A notebook's kernel that is interrupted or terminated passes the request on, so that training saves first.
     Returns the run's folder; raises ``Stopped`` or ``HardlabError`` with what the process said.
     """
+    config.device(device)
+    config.threads(threads)
     runs_dir = Path(runs_dir)
     about = runs.manifest(runs_dir / run.id)
     if about is not None and about["state"] == "done":
@@ -72,9 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args(argv)
     keep_pages()
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
     try:
+        if config.threads(args.threads) is not None:
+            torch.set_num_threads(args.threads)
         train.train(config.make(json.load(sys.stdin)), args.runs, root=args.root, device=args.device)
     except Stopped:
         return STOPPED

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from hardlab import data, signatures
+from hardlab import data, numbers, signatures
 from hardlab.errors import HardlabError
 
 METHODS = {
@@ -68,7 +68,7 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> HardlabError:
     longer = sorted((n for n in lower if said and n.startswith(said)), key=len)
     near = longer or difflib.get_close_matches(said, lower, n=1, cutoff=0.5)
     hint = f" Did you mean '{lower[near[0]]}'?" if near else ""
-    return HardlabError(f"There is no {kind} '{name}'.{hint} Allowed: {', '.join(names)}.")
+    return HardlabError(f"There is no {kind} {str(name)!r}.{hint} Allowed: {', '.join(names)}.")
 
 
 def find(kind: str, name: str) -> Callable[..., Any]:
@@ -101,11 +101,11 @@ def _type(annotation: Any) -> TypeAdapter[Any]:
 
 @cache
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    return numbers.adapter(annotation)
 
 
 def check(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Typed options of an entry: unknown names and values of the wrong type are refused before anything is built."""
+    """Typed options of an entry. Unknown names and values of the wrong type, or out of range, are refused first."""
     known = options(kind, name)
     out = {}
     for key, value in given.items():
@@ -114,7 +114,7 @@ def check(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         try:
             out[key] = _type(known[key].annotation).validate_python(value)
         except ValidationError as e:
-            raise HardlabError(f"{kind} '{name}', option {key}={value!r}: {e.errors()[0]['msg']}.") from None
+            raise HardlabError(f"{kind} '{name}', option {key}={value!r}: {numbers.reason(e)}.") from None
     return out
 
 

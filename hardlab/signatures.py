@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 # where the vocabulary of annotations comes from: light modules, whose names are taken as they are
-_VOCABULARY = {"typing", "collections", "pydantic", "annotated_types", "math", "types"}
+_VOCABULARY = {"typing", "collections", "pydantic", "annotated_types", "math", "types", "hardlab.numbers"}
 
 
 class Unreadable(Exception):
@@ -89,7 +89,7 @@ class Source(Mapping[str, Any]):
             return self.value(node.value)
         if isinstance(node, ast.ImportFrom):
             origin, original = self.origin(node, name)
-            if origin.split(".")[0] in _VOCABULARY:
+            if {origin, origin.split(".")[0]} & _VOCABULARY:
                 return getattr(importlib.import_module(origin), original)
             return Source.of(origin)[original]
         if isinstance(node, ast.Import):

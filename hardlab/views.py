@@ -97,8 +97,8 @@ class Look:
         first = fits.int().argmax(-1, keepdim=True)
         fits, height, width = (t.gather(-1, first) for t in (fits, height, width))
         # torchvision's way out after ten misses: the largest central crop of an allowed aspect ratio
-        height = torch.where(fits, height, torch.where(w / h < thin, (w / thin).round(), h))
-        width = torch.where(fits, width, torch.where(w / h > fat, (h * fat).round(), w))
+        height = torch.where(fits, height, torch.where(w / h < thin, (w / thin).round().clamp_min(1), h))
+        width = torch.where(fits, width, torch.where(w / h > fat, (h * fat).round().clamp_min(1), w))
         if self.crop == "none":
             height, width = h, w
         top = torch.where(fits, u[..., -3:-2] * (h - height + 1), (h - height) / 2).floor()

@@ -88,7 +88,7 @@ def test_a_dry_run_tells_the_whole_configuration_and_writes_nothing(tmp_path):
         (["nb", "run", "01_pretrain", "sede=1"], "seed"),
         (["pretrain", "simsiam", "--rungs", "cpu"], "--rung"),
         (["pretrain", "simsiam", "backbone.width=0"], "width=0"),
-        (["pretrain", "simsiam", "method.dim=0"], "at least 1"),
+        (["pretrain", "simsiam", "method.dim=0"], "from 1 to"),
         (["pretrain", "simsiam", "local={name: dino_local, count: 2, options: {size: 16}}"], "multi-crop"),
         (["nb", "run", "01_pretrain", "recipe=simsam"], "Did you mean 'simsiam'"),
         (["nb", "run", "01_pretrain", "rung=cp"], "Did you mean 'cpu'"),

@@ -124,7 +124,7 @@ def test_a_linear_probe_on_raw_pixels_stays_below_45_percent():
     ("options", "said"),
     [
         ({"size": 8}, "16 to 96"),
-        ({"count": 0}, "at least 1"),
+        ({"count": 0}, "from 1 to"),
         ({"objects": 9}, "1 to 4"),
         ({"seed": -1}, "-1"),
         ({"split": "tset"}, "'test'"),

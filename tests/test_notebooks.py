@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from hardlab.workbook import execute
+from hardlab.workbook import parameters
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -52,14 +52,14 @@ def test_cell_ids_are_names_that_stay(path: Path) -> None:
 def test_one_cell_holds_the_parameters_and_comes_before_all_other_code(path: Path) -> None:
     cells = code(path)
     assert [tags(c) for c in cells].count(["parameters"]) == 1 and tags(cells[0]) == ["parameters"]
-    declared = execute.schema(path)
+    declared = parameters.schema(path)
     typed = [t.string for t in tokenize.generate_tokens(io.StringIO(cells[0].source).readline) if "# type:" in t.string]
     assert len(typed) == len(declared) > 0
 
 
 def test_a_parameter_without_an_override_passes_its_own_check(path: Path) -> None:
-    for name, (_, default) in execute.schema(path).items():
-        execute.check(path, {name: default})
+    for name, (_, default) in parameters.schema(path).items():
+        parameters.check(path, {name: default})
 
 
 def test_cells_are_short_and_define_nothing(path: Path) -> None:

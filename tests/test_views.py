@@ -384,7 +384,7 @@ def test_every_preset_draws_and_renders(name: str) -> None:
         (lambda: Augment(size=32, kernel=4), "odd"),
         (lambda: Augment(size=32, scale=(0.5, 0.2)), "scale"),
         (lambda: Augment(size=32, jitter=(1, 1, 1, 0.6)), "hue"),
-        (lambda: Augment(size=32, gray=1.2), "between 0 and 1"),
+        (lambda: Augment(size=32, gray=1.2), "from 0 to 1"),
         (lambda: Augment(size=32, grey=0.2), "gray"),
         (lambda: Augment(size=32, interpolation="nearest"), "bicubic"),
         (lambda: Augment(size=32).but(flip="often"), "flip"),

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from hardlab.types import HardlabError
-from hardlab.workbook import execute, html
+from hardlab.workbook import execute, html, parameters
 from hardlab.workbook.family import MARK, Family
 
 PARAMETERS = """\
@@ -33,10 +33,10 @@ folder = "."  # type: path
 """
 
 
-def notebook(path: Path, *cells: str, parameters: str | None = None) -> Path:
+def notebook(path: Path, *cells: str, cell: str | None = None) -> Path:
     nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-    if parameters is not None:
-        nb.cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    if cell is not None:
+        nb.cells.append(nbformat.v4.new_code_cell(cell, metadata={"tags": ["parameters"]}))
     nb.cells += [nbformat.v4.new_code_cell(textwrap.dedent(c)) for c in cells]
     nbformat.write(nb, path)
     return path
@@ -53,12 +53,12 @@ def left_in(folder: Path, name: str) -> set[str]:
 
 @pytest.fixture
 def typed(tmp_path: Path) -> Path:
-    return notebook(tmp_path / "typed.ipynb", parameters=PARAMETERS)
+    return notebook(tmp_path / "typed.ipynb", cell=PARAMETERS)
 
 
 def test_the_schema_is_read_from_comments_annotations_and_defaults(tmp_path: Path) -> None:
-    path = notebook(tmp_path / "n.ipynb", parameters="a: int | None = None\nb = 'x'\nc = 1  # type: float  per epoch")
-    assert execute.schema(path) == {"a": ("int | None", None), "b": ("str", "x"), "c": ("float", 1)}
+    path = notebook(tmp_path / "n.ipynb", cell="a: int | None = None\nb = 'x'\nc = 1  # type: float  per epoch")
+    assert parameters.schema(path) == {"a": ("int | None", None), "b": ("str", "x"), "c": ("float", 1)}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_the_schema_is_read_from_comments_annotations_and_defaults(tmp_path: Pat
     ],
 )
 def test_a_value_arrives_in_its_declared_type(typed: Path, name: str, text: object, value: object) -> None:
-    found = execute.check(typed, {name: text})[name]
+    found = parameters.check(typed, {name: text})[name]
     assert found == value
     assert type(found) is type(value)
 
@@ -110,9 +110,9 @@ def test_a_value_arrives_in_its_declared_type(typed: Path, name: str, text: obje
 def test_a_value_of_another_type_is_refused_with_the_name_the_value_and_the_type(
     typed: Path, name: str, bad: object
 ) -> None:
-    kind = execute.schema(typed)[name].type
+    kind = parameters.schema(typed)[name].type
     with pytest.raises(HardlabError, match=name) as said:
-        execute.check(typed, {name: bad})
+        parameters.check(typed, {name: bad})
     assert str(bad) in str(said.value) and kind in str(said.value)
 
 
@@ -124,22 +124,22 @@ def test_an_unknown_parameter_is_refused_with_the_nearest_name_and_nothing_is_wr
 
 def test_a_relative_path_on_the_command_line_is_meant_from_here(typed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(typed.parent)
-    assert execute.check(typed, {"folder": "runs"}) == {"folder": str(typed.parent / "runs")}
+    assert parameters.check(typed, {"folder": "runs"}) == {"folder": str(typed.parent / "runs")}
 
 
 @pytest.mark.parametrize("line", ["a = 1 + b", "a = f()", "import os", "a, b = 1, 2", "a = 'x'  # type: int", "a = ("])
 def test_a_parameters_cell_that_is_not_typed_literals_is_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(HardlabError):
-        execute.schema(notebook(tmp_path / "n.ipynb", parameters=line))
+        parameters.schema(notebook(tmp_path / "n.ipynb", cell=line))
 
 
 def test_two_parameters_cells_are_refused(tmp_path: Path) -> None:
-    path = notebook(tmp_path / "n.ipynb", parameters="a = 1")
+    path = notebook(tmp_path / "n.ipynb", cell="a = 1")
     nb = nbformat.read(path, as_version=4)
     nb.cells.append(nb.cells[0].copy())
     nbformat.write(nb, path)
     with pytest.raises(HardlabError, match="2 cells"):
-        execute.schema(path)
+        parameters.schema(path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"cells": 3}', ""])
@@ -151,9 +151,9 @@ def test_a_file_that_is_no_notebook_is_refused_in_one_sentence(tmp_path: Path, t
 
 
 def test_text_without_an_equals_sign_is_no_parameter() -> None:
-    assert execute.split(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
+    assert parameters.split(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
     with pytest.raises(HardlabError, match="seed"):
-        execute.split(["recipe"])
+        parameters.split(["recipe"])
 
 
 def test_an_output_folder_that_cannot_be_made_is_named(typed: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_done_notebook_has_its_files_is_skipped_and_runs_again_when_anything_c
 ) -> None:
     (tmp_path / "in put").mkdir()  # blanks and braces in paths
     out = tmp_path / "out {x}"
-    source = notebook(tmp_path / "in put" / "n.ipynb", "print(repr(flag), rate)", parameters=PARAMETERS)
+    source = notebook(tmp_path / "in put" / "n.ipynb", "print(repr(flag), rate)", cell=PARAMETERS)
     first = execute.execute(source, {"flag": "false", "folder": str(tmp_path / "runs")}, out_dir=out)
     assert (first.state, first.status, first.skipped, first.error) == ("done", 0, False, None)
     assert left_in(out, "n") == {".ipynb", ".log", ".html", ".done.json"}

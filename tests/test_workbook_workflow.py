@@ -18,7 +18,7 @@ from hardlab.analysis import claims as ledger
 from hardlab.cli import cli
 from hardlab.figures import FIGURES
 from hardlab.types import HardlabError
-from hardlab.workbook import execute, plan, workflow
+from hardlab.workbook import execute, parameters, plan, workflow
 from hardlab.workbook.plan import Step
 
 
@@ -47,7 +47,7 @@ def test_every_step_is_command_lines_that_hardlab_understands(rung: str) -> None
         command.make_context(name, list(left))
         if words[:2] == ("nb", "run"):
             given = [w for w in words[3:] if "=" in w]
-            execute.check(execute.find(words[2]), execute.split(given))
+            parameters.check(execute.find(words[2]), parameters.split(given))
     runs = [s for s in steps if s.kind == "run"]
     assert len(runs) == len(plan.PURPOSES) * plan.SEEDS[rung]
     assert all(words[0] in ("pretrain", "evaluate") and "knn" in s.commands[0] for s in runs for words in s.commands)

@@ -8,6 +8,7 @@ ones is decided here and nowhere else, by what was run and never by what came ou
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -120,11 +121,11 @@ class Arm(NamedTuple):
             changed["data.fraction"] = float(share.rstrip(" %")) / 100
         if self.budget == -1:
             changed["epochs"] = 4 * run.epochs  # the papers' long trainings are 3 to 4 times the short ones
-        return tuple(f"{k}={_text(v)}" for k, v in {**changed, **(more or {})}.items())
+        return tuple(f"{k}={config.written(v)}" for k, v in {**changed, **(more or {})}.items())
 
     def command(self, rung: str, more: Mapping[str, Any] | None = None) -> str:
         """What trains it at a rung."""
-        return " ".join(["hardlab pretrain", self.recipe, "--rung", rung, *self.pairs(rung, more)])
+        return shlex.join(["hardlab", "pretrain", self.recipe, "--rung", rung, *self.pairs(rung, more)])
 
 
 class Paired(NamedTuple):

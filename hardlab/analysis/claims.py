@@ -426,7 +426,7 @@ class Ledger:
             what = f"no rows yet, testable from rung {claim.testable_from}: {commands}, with 2 seeds or more"
             if table == "evaluation":
                 protocols = dict.fromkeys(claim.seen(side).where["protocol"] for side in lacking)
-                what += f", each then `hardlab evaluate runs/<id> {' '.join(f'--protocol {p}' for p in protocols)}`"
+                what += f", each then `hardlab evaluate RUN {' '.join(f'--protocol {p}' for p in protocols)}`"
             return NO_RUN, what
         shared = set.intersection(*(set(runs.values()) for runs in trained))
         if not shared:

@@ -6,8 +6,9 @@ import inspect
 import os
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from hardlab import numbers
 from hardlab.errors import HardlabError
 
 if TYPE_CHECKING:
@@ -89,9 +90,12 @@ def load(
         raise HardlabError(
             f"on_broken must be 'error' or 'skip', not {on_broken!r}{nearest(on_broken, ('error', 'skip'))}"
         )
-    for what, value, least in (("max_side", max_side, 1), ("workers", workers, 0), ("size", size, 1)):
-        if value is not None and value < least:
-            raise HardlabError(f"{what} must be at least {least}, not {value}")
+    fraction = numbers.fit("fraction", numbers.PositiveShare, fraction)
+    subset_seed = numbers.fit("subset_seed", numbers.Seed, subset_seed)
+    broken_share = numbers.fit("broken_share", numbers.Share, broken_share)
+    workers = numbers.fit("workers", numbers.ManyOrNone, workers)
+    max_side = numbers.fit("max_side", numbers.Count, max_side)
+    size = numbers.fit("size", numbers.Pixels | None, size)
     module, factory = SETS[key].split(":")
     make = getattr(import_module(module), factory)
     own = [p.name for p in inspect.signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY]
@@ -99,6 +103,8 @@ def load(
         if option not in own:
             allowed = ", ".join(own) or "none"
             raise HardlabError(f"{key} has no option {option!r}: allowed are {allowed}{nearest(option, own)}")
+    kinds = get_type_hints(make, include_extras=True)
+    options = {k: numbers.fit(f"{k} of {key}", kinds[k], v) for k, v in options.items()}
     source = make(split, None if root is None else os.fspath(root), size, **options)
     return build(
         key,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 
 from hardlab.data.base import Source, cached, choose, data_root
+from hardlab.numbers import Count, whole
 from hardlab.types import HardlabError
 
 CLASSES = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "ell", "hourglass", "bar")
@@ -179,7 +182,13 @@ def _generate(count: int, size: int, seed: int, split: int, objects: int) -> dic
 
 
 def shapes(
-    split: str, root: str | None, size: int | None, *, count: int | None = None, seed: int = 0, objects: int = 1
+    split: str,
+    root: str | None,
+    size: int | None,
+    *,
+    count: Count | None = None,
+    seed: Annotated[int, whole(0, 2**64 - 1)] = 0,
+    objects: Annotated[int, whole(1, 4)] = 1,
 ) -> Source:
     """Procedural scenes of ten shapes; colour, texture, place, size and pose are independent of the class.
 
@@ -192,12 +201,6 @@ def shapes(
     count = SPLITS[split] if count is None else count
     if not 16 <= size <= 96:
         raise HardlabError(f"shapes are drawn at a size from 16 to 96 pixels, not {size}")
-    if count < 1:
-        raise HardlabError(f"shapes need a count of at least 1, not {count}")
-    if not 1 <= objects <= 4:
-        raise HardlabError(f"a scene of shapes holds 1 to 4 objects, not {objects}")
-    if not 0 <= seed < 2**64:
-        raise HardlabError(f"the seed of shapes is a number from 0 to 2**64 - 1, not {seed}")
     name = f"v{VERSION}-{split}-{count}x{size}px-seed{seed}-objects{objects}.npz"
     which = tuple(SPLITS).index(split)
     made = cached(data_root(root) / "shapes" / name, lambda: _generate(count, size, seed, which, objects))

@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+from pydantic import Field
+
+from hardlab import numbers
 from hardlab.errors import HardlabError
+from hardlab.numbers import (
+    Count,
+    Decay,
+    Few,
+    Layers,
+    Many,
+    Momentum,
+    Natural,
+    Pixels,
+    PixelsOrNone,
+    Positive,
+    PositiveShare,
+    Rate,
+    RateOrZero,
+    real,
+    whole,
+)  # fmt: skip
 from hardlab.registry import unknown
 
 KS = (10, 20, 100, 200)  # HVS's appendix, as in DINO
@@ -256,11 +276,67 @@ PROTOCOLS: Mapping[str, Protocol] = {
         )
     },
 }  # fmt: skip
-# where a protocol is measured, known to all of them: an example of each, None = as the run has it
-PLACE: Mapping[str, Any] = {"data": "cifar10", "size": 224, "network": "backbone", "fraction": 0.1}
+# where a protocol is measured, known to all of them: None = as the run has it
+PLACE: Mapping[str, Any] = dict.fromkeys(("data", "size", "network", "fraction"))
 # of the settings that are None as published
-UNSET = {**PLACE, "head_lr": 0.1, "listing": "10percent.txt", "epochs": 30}
-_GRID: Mapping[str, Any] = {"lr": 1.0, "c": 1.0, "epochs": 1}  # one value, or several to choose from: an example
+UNSET = (*PLACE, "head_lr", "listing", "epochs")
+_Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
+_Sides = Annotated[tuple[Pixels, ...], Field(min_length=1)]
+_Names = Annotated[tuple[str, ...], Field(min_length=1)]
+_Rates = Annotated[tuple[Rate, ...], Field(min_length=1)]
+_Costs = Annotated[tuple[Positive, ...], Field(min_length=1)]
+_ELSEWHERE = "data=cifar10, size=224, network=backbone, fraction=0.1"
+# what a setting may be; of those with a list and a value, several values are a grid to choose from
+TYPES: Mapping[str, Any] = {
+    "data": str,
+    "size": Pixels,
+    "network": str,
+    "fraction": PositiveShare,
+    "ks": _Counts,
+    "temperature": Annotated[float, real(0.002, 1e3)],  # exp(1/T) leaves float64 below
+    "c": Positive | _Costs,
+    "tolerance": Positive,
+    "max_iter": Count,
+    "shots": _Counts,
+    "draws": Many,
+    "reading": Literal["union", "own"],
+    "optimizer": Literal["sgd", "nesterov", "lars", "larc", "adam", "adamw", "adamax"],
+    "lr": Rate | _Rates,
+    "head_lr": Rate,
+    "final_lr": RateOrZero,
+    "weight_decay": Decay,
+    "momentum": Momentum,
+    "batch_size": Count,
+    "epochs": Count | _Counts,
+    "updates": Count,
+    "schedule": Literal["constant", "cosine", "oscillating", "step-60-80", "step-35-70", "fifth-60-80"],
+    "augment": Literal["none", "rrc-flip"],
+    "blocks": Layers,
+    "labels": PositiveShare,
+    "listing": str,
+    "train": _Names,
+    "test": _Names,
+    "images": Natural,
+    "test_images": Natural,
+    "side": PixelsOrNone,
+    "objects": Annotated[int, whole(0, 16)],
+    "predict": Literal["boxes", "masks"],
+    "neck": Literal["c4", "fpn"],
+    "res5_norm": Literal["bn", "none"],
+    "tuned": Literal["all", "heads"],
+    "roi_size": Few,
+    "rois": Many,
+    "pre_nms": Many,
+    "post_nms": Many,
+    "anchors": _Sides,
+    "scales": _Sides,
+    "max_side": Pixels,
+    "iterations": Count,
+    "steps": tuple[Natural, ...],
+    "warmup": Natural,
+    "recalls": Annotated[int, whole(2, 10_001)],
+    "small": Positive,
+}
 
 
 def find(name: str) -> Protocol:
@@ -277,22 +353,17 @@ def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[st
     setting, or a value of the wrong kind.
     """
     protocol = find(name)
-    published = {**dict.fromkeys(PLACE), **protocol.settings, **protocol.by_data.get(data, {})}
+    published = {**PLACE, **protocol.settings, **protocol.by_data.get(data, {})}
+    made = dict(published)
     for option, value in overrides.items():
         if option not in published:
             raise unknown(f"option of protocol '{name}'", option, published)
         if protocol.needs == "scenes" and option in ("data", "size", "fraction"):
             raise HardlabError(f"protocol '{name}' has sets of its own: set train, test, side or images, not {option}.")
-        what, example = f"option {option} of protocol '{name}'", published[option]
-        if option in _GRID and (isinstance(value, (list, tuple)) or isinstance(example, (list, tuple))):
-            each = list(value) if isinstance(value, (list, tuple)) else [value]
-            if not each:
-                raise HardlabError(f"{what} is an empty list: give {_GRID[option]!r}, or several to choose from.")
-            for one in each:
-                _check_kind(what, one, _GRID[option])
-        elif value is not None or example is not None:
-            _check_kind(what, value, UNSET[option] if example is None else example)
-    return {**published, **overrides}
+        if value is None and published[option] is None:
+            continue
+        made[option] = numbers.fit(f"option {option} of protocol '{name}'", TYPES[option], value)
+    return made
 
 
 def describe() -> str:
@@ -301,8 +372,7 @@ def describe() -> str:
     for name, protocol in PROTOCOLS.items():
         lines += [f"{name}: {protocol.used_by}", f"    {_plainly(protocol.settings)}"]
         lines += [f"    on {data}: {_plainly(own)}" for data, own in protocol.by_data.items()]
-    places = ", ".join(f"{key}={value}" for key, value in PLACE.items())
-    return "\n".join([*lines, f"Every protocol takes {places} as well, to be measured elsewhere."])
+    return "\n".join([*lines, f"Every protocol takes {_ELSEWHERE} as well, to be measured elsewhere."])
 
 
 def _plainly(settings: Mapping[str, Any]) -> str:
@@ -315,16 +385,3 @@ def on_features(name: str, options: Mapping[str, Any]) -> bool:
     """Whether a protocol with these settings needs no more than frozen features."""
     needs = find(name).needs
     return needs == "features" or (needs == "views" and options["augment"] == "none")
-
-
-def _check_kind(what: str, value: Any, published: Any) -> None:
-    """Refuse a value that is not of the kind of the published one."""
-    kinds: tuple[tuple[str, tuple[type, ...], type], ...] = (
-        ("a list", (list, tuple), tuple),
-        ("a name", (str,), str),
-        ("a whole number", (int,), int),
-        ("a number", (int, float), float),
-    )
-    for kind, allowed, type_ in kinds:
-        if isinstance(published, type_) and (isinstance(value, bool) or not isinstance(value, allowed)):
-            raise HardlabError(f"{what} must be {kind} like {published!r}, not {value!r}.")

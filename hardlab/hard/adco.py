@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player, Step
 from hardlab.negatives import LastQueries, Negatives
+from hardlab.numbers import Count, Decay, Momentum, RateOrZero, real
 from hardlab.types import HardlabError, Progress
 from hardlab.views import Look
 
@@ -196,11 +197,11 @@ class AdCo(Hard):
 
     def __init__(
         self,
-        size: int | None = None,
-        temperature: float = 0.02,
-        lr: float = 3.0,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-4,
+        size: Count | None = None,
+        temperature: Annotated[float, real(1 / 70, 1e3)] = 0.02,
+        lr: RateOrZero = 3.0,
+        momentum: Momentum = 0.9,
+        weight_decay: Decay = 1e-4,
         schedule: Literal["constant", "cosine"] = "constant",
         inbatch_keys: bool = True,
         objective: Literal["contrastive", "alternative"] = "contrastive",

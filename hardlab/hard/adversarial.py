@@ -16,6 +16,7 @@ from hardlab import nets
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Step
+from hardlab.numbers import Few, PositiveShare, Weight
 from hardlab.types import HardlabError, Rendered
 from hardlab.views import Look
 
@@ -36,16 +37,16 @@ class Adversarial(Hard):
 
     def __init__(
         self,
-        epsilon: float = 1.0,
-        eta: float = 1.0,
-        steps: int = 1,
-        weight: float = 1.0,
+        epsilon: Weight = 1.0,
+        eta: Weight = 1.0,
+        steps: Few = 1,
+        weight: Weight = 1.0,
         norm: Literal["linf", "l2"] = "linf",
         start: Literal["clean", "random"] = "clean",
         aim: Literal["away", "towards"] = "away",
         attack_bn: Literal["aux", "main"] = "aux",
         aux_of: Literal["all", "2d"] = "all",
-        aux_momentum: float = 0.1,
+        aux_momentum: PositiveShare = 0.1,
         against: Literal["label", "clean"] = "label",
     ) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from hardlab.hard.adversarial import first_images, in_unit_range
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Step
 from hardlab.negatives import Negatives
+from hardlab.numbers import Positive, Weight
 from hardlab.types import HardlabError, Rendered
 from hardlab.views import Look
 
@@ -33,9 +34,9 @@ class CutMix(Hard):
 
     def __init__(
         self,
-        alpha: float = 5.0,
-        beta: float = 3.0,
-        weight: float = 1.0,
+        alpha: Positive = 5.0,
+        beta: Positive = 3.0,
+        weight: Weight = 1.0,
         per: Literal["batch", "sample"] = "batch",
         box: Literal["clipped", "inside"] = "clipped",
         labels: Literal["two-term", "soft"] = "two-term",

@@ -17,6 +17,7 @@ from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player, Step, ema
 from hardlab.nets import running_stats_frozen
+from hardlab.numbers import Count, Few, ManyOrNone, Momentum, Pixels, Rate, RateOrZero, Units, Weight
 from hardlab.types import Batch, Drawn, HardlabError, Rendered
 from hardlab.views import Look
 
@@ -40,18 +41,18 @@ class Generated(Hard):
         positives: Literal["pair", "view"] = "pair",
         learn: Literal["joint", "gan", "frozen"] = "joint",
         combine: Literal["steps", "sum"] = "steps",
-        weight: float = 1.0,
-        count: int | None = None,
-        every: int = 1,
-        keep: float = 0.999,
-        ascent_lr: float = 2e-5,
-        d_steps: int = 4,
-        generator_lr: float = 2e-4,
-        discriminator_lr: float = 2e-4,
+        weight: Weight = 1.0,
+        count: ManyOrNone | None = None,
+        every: Count = 1,
+        keep: Momentum = 0.999,
+        ascent_lr: RateOrZero = 2e-5,
+        d_steps: Few = 4,
+        generator_lr: Rate = 2e-4,
+        discriminator_lr: Rate = 2e-4,
         diffaugment: bool = True,
-        size: int = 32,
-        width: int = 64,
-        latent: int = 128,
+        size: Pixels = 32,
+        width: Units = 64,
+        latent: Units = 128,
     ) -> None:
         super().__init__()
         if count is not None and (count < 0 or (positives == "pair" and count % 2)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Step
 from hardlab.nets import running_stats_frozen
+from hardlab.numbers import Count, ManyOrNone, whole
 from hardlab.types import Candidates, Drawn, HardlabError, Rendered
 from hardlab.views import COLOUR
 
@@ -32,15 +33,15 @@ class HVS(Hard):
 
     def __init__(
         self,
-        draws: int = 4,
-        local_draws: int = 0,
-        limit: int = 128,
+        draws: Annotated[int, whole(2, 64)] = 4,
+        local_draws: ManyOrNone = 0,
+        limit: Count = 128,
         pick: Literal["hardest", "easiest"] = "hardest",
         colour: Literal["per-view", "static"] = "per-view",
         statistics: Literal["joint", "per-view", "running"] = "joint",
         update_bn: bool = True,
         labels: Literal["again", "reused"] = "again",
-        probe_size: int | None = None,
+        probe_size: Annotated[int, whole(8, 4096)] | None = None,
         probe_precision: Literal["run", "fp32", "bf16"] = "run",
     ) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Step
+from hardlab.numbers import Epochs, Many, Share
 from hardlab.types import HardlabError, Progress
 from hardlab.views import Look, iou
 
@@ -27,12 +28,12 @@ class IoUPolicy(Hard):
 
     def __init__(
         self,
-        start: float = 0.3,
-        end: float = 0.35,
-        warmup_epochs: float = 0.0,
+        start: Share = 0.3,
+        end: Share = 0.35,
+        warmup_epochs: Epochs = 0.0,
         alternate: Literal["never", "every-other", "random"] = "never",
-        plain: float = 0.5,
-        tries: int = 512,
+        plain: Share = 0.5,
+        tries: Many = 512,
     ) -> None:
         super().__init__()
         for name, value in (("start", start), ("end", end), ("plain", plain)):

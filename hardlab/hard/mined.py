@@ -11,6 +11,7 @@ from torch import Tensor
 from hardlab import losses
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Step
+from hardlab.numbers import Weight
 from hardlab.types import HardlabError
 
 
@@ -25,9 +26,9 @@ class Mined(Hard):
 
     def __init__(
         self,
-        alpha2: float = 0.1,
-        threshold: float = 1.0,
-        epsilon: float = 1e-8,
+        alpha2: Weight = 0.1,
+        threshold: Weight = 1.0,
+        epsilon: Weight = 1e-8,
         mine: Literal["threshold", "all", "top1"] = "threshold",
         reduction: Literal["sum", "mean"] = "sum",
     ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player, Step
+from hardlab.numbers import Decay, Positive, Rate, Units, Weight, whole
 from hardlab.types import HardlabError, Progress, Rendered, unit
 from hardlab.views import Look
 
@@ -73,18 +74,18 @@ class STN(Hard):
         self,
         mode: Mode = "translation-scale-sym",
         penalty: Literal["tcp", "area", "identity", "none"] = "tcp",
-        weight: float = 10.0,
+        weight: Weight = 10.0,
         target: Literal["uniform", "mean"] = "uniform",
         limit: Literal["image", "sphere", "none"] = "image",
-        radius: float = 0.5,
-        local_radius: float = 1.0,
+        radius: Positive = 0.5,
+        local_radius: Positive = 1.0,
         optim: Literal["adamw", "sgd"] = "adamw",
-        lr: float = 5e-4,
-        weight_decay: float = 0.0,
+        lr: Rate = 5e-4,
+        weight_decay: Decay = 0.0,
         schedule: Literal["cosine", "constant"] = "cosine",
-        width: int = 32,
-        hidden: int = 128,
-        input_size: int = 32,
+        width: Units = 32,
+        hidden: Annotated[int, whole(2, 65536)] = 128,
+        input_size: Annotated[int, whole(4, 4096)] = 32,
     ) -> None:
         super().__init__()
         for name, value in (("weight", weight), ("weight_decay", weight_decay)):

@@ -116,6 +116,9 @@ class Method(nn.Module):
         if local:
             raise HardlabError(f"{type(self).__name__} has no multi-crop form: leave out local.count={local}.")
 
+    def check_batch(self, batch_size: int) -> None:
+        """Refuse a batch size that cannot be trained on with a ``HardlabError``; no data are needed to know it."""
+
     def on_start(self, images: Images, batch_size: int) -> None:
         """Called once before training and before a checkpoint is restored: sizes that depend on the data; or refuse."""
 

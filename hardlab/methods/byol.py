@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hardlab import losses
 from hardlab.methods.base import Method, Step, ema, twin_of
 from hardlab.nets import mlp
+from hardlab.numbers import Share, Units
 from hardlab.types import HardlabError, Progress
 
 
@@ -28,10 +29,10 @@ class BYOL(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        dim: int = 256,
-        hidden: int = 4096,
-        start: float = 0.996,
-        end: float = 1.0,
+        dim: Units = 256,
+        hidden: Units = 4096,
+        start: Share = 0.996,
+        end: Share = 1.0,
         average: Literal["parameters", "all"] = "parameters",
     ) -> None:
         super().__init__(backbone)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hardlab.data import Images
 from hardlab.methods.base import Method, Step
 from hardlab.nets import mlp
+from hardlab.numbers import Count, Few, Temperature, Units, whole
 from hardlab.types import HardlabError, Progress
 from hardlab.views import Look
 
@@ -35,12 +36,12 @@ class DeepCluster(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        hidden: int = 2048,
-        dim: int = 128,
-        prototypes: int = 3000,
-        heads: int = 3,
-        temperature: float = 0.1,
-        iterations: int = 10,
+        hidden: Units = 2048,
+        dim: Units = 128,
+        prototypes: Annotated[int, whole(2, 65536)] = 3000,
+        heads: Few = 3,
+        temperature: Temperature = 0.1,
+        iterations: Count = 10,
     ) -> None:
         super().__init__(backbone)
         if prototypes < 2 or heads < 1 or iterations < 1:

@@ -14,6 +14,7 @@ from torchvision.ops import StochasticDepth
 
 from hardlab import losses
 from hardlab.methods.base import Method, Step, ema, twin_of
+from hardlab.numbers import Natural, Share, Temperature, Units
 from hardlab.types import HardlabError, Progress
 
 
@@ -69,18 +70,18 @@ class DINO(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        hidden: int = 2048,
-        bottleneck: int = 256,
-        prototypes: int = 65536,
+        hidden: Units = 2048,
+        bottleneck: Units = 256,
+        prototypes: Units = 65536,
         gain: Literal["fixed", "learned"] = "fixed",
         bn: bool = False,
-        temperature: float = 0.1,
-        teacher_temperature: float = 0.04,
-        teacher_warmup_temperature: float = 0.04,
-        teacher_warmup_epochs: int = 0,
-        momentum: float = 0.996,
-        center_momentum: float = 0.9,
-        freeze_last_layer: int = 1,
+        temperature: Temperature = 0.1,
+        teacher_temperature: Temperature = 0.04,
+        teacher_warmup_temperature: Temperature = 0.04,
+        teacher_warmup_epochs: Natural = 0,
+        momentum: Share = 0.996,
+        center_momentum: Share = 0.9,
+        freeze_last_layer: Natural = 1,
     ) -> None:
         super().__init__(backbone)
         if min(hidden, bottleneck, prototypes) < 1:

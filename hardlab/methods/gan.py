@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hardlab import gan, losses
 from hardlab.data import Images
 from hardlab.methods.base import Method, Player, Step, ema
+from hardlab.numbers import Few, Momentum, Natural, Pixels, Rate, Units
 from hardlab.types import HardlabError, Progress
 from hardlab.views import Look
 
@@ -32,13 +33,13 @@ class GAN(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        size: int = 32,
-        width: int = 64,
-        latent: int = 128,
-        d_steps: int = 4,
-        generator_lr: float = 2e-4,
-        keep: float = 0.9999,
-        keep_from: int = 1000,
+        size: Pixels = 32,
+        width: Units = 64,
+        latent: Units = 128,
+        d_steps: Few = 4,
+        generator_lr: Rate = 2e-4,
+        keep: Momentum = 0.9999,
+        keep_from: Natural = 1000,
         diffaugment: bool = True,
     ) -> None:
         super().__init__(backbone)

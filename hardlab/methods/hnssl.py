@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hardlab import losses
 from hardlab.methods.base import Method, Step, ema
 from hardlab.nets import mlp
+from hardlab.numbers import Share, Weight
 from hardlab.types import HardlabError
 
 
@@ -32,8 +33,8 @@ class HNSSL(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        tau: float = 0.5,
-        alpha1: float = 0.8,
+        tau: Share = 0.5,
+        alpha1: Weight = 0.8,
         reduction: Literal["sum", "mean"] = "sum",
         head: Literal["pooled", "projector"] = "pooled",
         student: Literal["ema", "gradient"] = "ema",

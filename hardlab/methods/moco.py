@@ -13,6 +13,7 @@ from hardlab.data import Images
 from hardlab.methods.base import Method, Step, ema, twin_of
 from hardlab.negatives import LastQueries, Negatives, Queue
 from hardlab.nets import split_bn
+from hardlab.numbers import Count, Share, Temperature, Units
 from hardlab.types import HardlabError
 from hardlab.views import Look
 
@@ -32,13 +33,13 @@ class MoCo(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        dim: int = 128,
-        queue: int = 65536,
-        momentum: float = 0.999,
-        temperature: float = 0.2,
+        dim: Units = 128,
+        queue: Count = 65536,
+        momentum: Share = 0.999,
+        temperature: Temperature = 0.2,
         head: Literal["mlp", "linear"] = "mlp",
         bn: Literal["shuffled", "split", "plain"] = "shuffled",
-        groups: int = 8,
+        groups: Units = 8,
         symmetric: bool = False,
     ) -> None:
         super().__init__(backbone)
@@ -68,15 +69,18 @@ class MoCo(Method):
             self.slots, self.locals = 1, local
             self.pairs = tuple((i, 0) for i in range(1, 1 + local))
 
-    def on_start(self, images: Images, batch_size: int) -> None:
+    def check_batch(self, batch_size: int) -> None:
         if self.bn != "plain" and batch_size % self.groups:
             raise HardlabError(
                 f"batch_size={batch_size} does not split into method.groups={self.groups} groups of one size: take "
                 f"batch_size={max(1, round(batch_size / self.groups)) * self.groups} or method.bn=plain."
             )
+        self.negatives.check(batch_size, len({b for _, b in self.pairs}))
+
+    def on_start(self, images: Images, batch_size: int) -> None:
+        self.check_batch(batch_size)
         if not self.borrowed:  # else a strategy keeps the negatives, and what goes with them
             self.queries.start(batch_size, self.dim, next(self.head.parameters()).device)
-        self.negatives.check(batch_size, len({b for _, b in self.pairs}))
 
     def query(self, x: Any) -> Tensor:
         return F.normalize(self.head(self.pooled(x)).float(), dim=1)  # (N,dim)

@@ -12,6 +12,7 @@ from hardlab import losses
 from hardlab.methods.base import Method
 from hardlab.negatives import Negatives, OtherKeys
 from hardlab.nets import mlp
+from hardlab.numbers import Temperature, Units
 
 
 class SimCLR(Method):
@@ -23,7 +24,7 @@ class SimCLR(Method):
 
     joint = shared = grouped = vectors = True
 
-    def __init__(self, backbone: nn.Module, dim: int = 128, temperature: float = 0.1) -> None:
+    def __init__(self, backbone: nn.Module, dim: Units = 128, temperature: Temperature = 0.1) -> None:
         super().__init__(backbone)
         self.projector = mlp(self.features, self.features, dim, bn_output=True, bias_output=False)
         # google-research/simclr gives the last BN a scale but no offset

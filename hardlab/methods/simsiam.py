@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hardlab import losses
 from hardlab.methods.base import Method
 from hardlab.nets import mlp
+from hardlab.numbers import Layers, Units
 
 
 class SimSiam(Method):
@@ -24,9 +25,9 @@ class SimSiam(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        layers: int = 3,
-        dim: int = 2048,
-        hidden: int = 512,
+        layers: Layers = 3,
+        dim: Units = 2048,
+        hidden: Units = 512,
         fix_predictor_rate: bool = True,
     ) -> None:
         super().__init__(backbone)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import datetime
 import hashlib
@@ -19,13 +18,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
 from hardlab import registry, stopping
 from hardlab.errors import HardlabError
 from hardlab.workbook.family import Family
+from hardlab.workbook.parameters import check, read, schema
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -33,13 +33,6 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parents[1]
 NOTEBOOKS = PACKAGE.parent / "notebooks"
 EXIT = {"done": 0, "failed": 1, "stopped": 75}  # 2, usage, is a HardlabError raised before anything starts
-
-
-class Parameter(NamedTuple):
-    """A line of the cell tagged ``parameters``: its type, as written, and its default."""
-
-    type: str
-    default: Any
 
 
 @dataclass(frozen=True)
@@ -90,169 +83,6 @@ def find(name: str) -> Path:
     return known.get(name) or numbered[name]
 
 
-# Parameters
-
-
-def schema(path: str | Path) -> dict[str, Parameter]:
-    """The declared parameters of a notebook by name, read without running anything.
-
-    Raises ``HardlabError`` for several cells tagged ``parameters``, a line that is no assignment of a literal, and a
-    type that is unknown or does not fit its default.
-    """
-    cells = _tagged(Path(path), "parameters")
-    if len(cells) > 1:
-        raise HardlabError(f"{path} has {len(cells)} cells tagged 'parameters'; one is allowed.")
-    found: dict[str, Parameter] = {}
-    try:
-        body = ast.parse(cells[0], type_comments=True).body if cells else []
-    except SyntaxError as e:
-        raise HardlabError(f"{path}: line {e.lineno} of the parameters cell is no Python: {e.msg}.") from None
-    for node in body:
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring
-            continue
-        target = node.targets[0] if isinstance(node, ast.Assign) and len(node.targets) == 1 else None
-        target = node.target if isinstance(node, ast.AnnAssign) else target
-        if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(target, ast.Name) or node.value is None:
-            raise HardlabError(
-                f"{path}: '{ast.unparse(node)}' in the parameters cell is not of the form name = literal."
-            )
-        try:
-            default = ast.literal_eval(node.value)
-        except ValueError:
-            raise HardlabError(
-                f"{path}: parameter {target.id} is '{ast.unparse(node.value)}', not a literal."
-            ) from None
-        comment = (node.type_comment or "") if isinstance(node, ast.Assign) else ""
-        kind = comment.partition(" ")[0]  # the rest of the line explains
-        if isinstance(node, ast.AnnAssign):
-            kind = ast.unparse(node.annotation)
-        found[target.id] = Parameter(kind or _kind_of(default), default)
-        _fit(target.id, default, found[target.id].type)
-    return found
-
-
-def check(path: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides in their declared types; text, as the command line gives it, is converted.
-
-    A relative path given for a parameter of type ``path`` is meant from here, not from the notebook's folder.
-    Raises ``HardlabError`` for an unknown name and for a value that does not fit.
-    """
-    known = schema(path)
-    typed = {}
-    for name, value in overrides.items():
-        if name not in known:
-            raise registry.unknown(f"parameter in {Path(path).name}", name, known)
-        typed[name] = _here(_fit(name, value, known[name].type), known[name].type)
-    return typed
-
-
-def split(texts: Iterable[str]) -> dict[str, str]:
-    """``["seed=1", "recipe=simclr"]`` -> the overrides, still as text."""
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise HardlabError(f"'{text}' is no parameter: write name=value, for example seed=1.")
-        found[name.strip()] = value
-    return found
-
-
-def _kind_of(value: Any) -> str:
-    return "None" if value is None else type(value).__name__
-
-
-def _kinds(kind: str) -> list[ast.expr]:
-    """The members of a union, e.g. of ``int|None``."""
-    try:
-        node: ast.expr = ast.parse(kind, mode="eval").body
-    except SyntaxError:
-        raise HardlabError(
-            f"'{kind}' is no type of a parameter; write for example int, list[str] or float|None."
-        ) from None
-    members = []
-    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        members.append(node.right)
-        node = node.left
-    return [node, *reversed(members)]
-
-
-def _fit(name: str, value: Any, kind: str) -> Any:
-    """``value`` in the first type of ``kind`` that it fits."""
-    for member in _kinds(kind):
-        with contextlib.suppress(ValueError):
-            return _to(value, member)
-    shown = f"'{value}'" if isinstance(value, str) else repr(value)
-    raise HardlabError(f"Parameter {name} cannot be {shown}: it is declared as {kind}.")
-
-
-def _to(value: Any, kind: ast.expr) -> Any:
-    """``value`` in one type; ValueError where it does not fit. Text stands for what the command line can only spell."""
-    written = ast.unparse(kind)
-    text = value.strip() if isinstance(value, str) else None
-    if written == "None":
-        if value is None or (text is not None and text.lower() in ("none", "null")):
-            return None
-    elif written in ("str", "path"):
-        if text is not None:
-            return value
-    elif written == "bool":
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if isinstance(value, bool):
-            return value
-        if text is not None and text.lower() in words:
-            return words[text.lower()]
-    elif written == "int":
-        if text is not None or (isinstance(value, int) and not isinstance(value, bool)):
-            return int(value)
-    elif written == "float":
-        given = text is not None or (isinstance(value, int | float) and not isinstance(value, bool))
-        if given and math.isfinite(number := float(value)):
-            return number
-    elif written == "list" or written.startswith("list["):
-        items = _items(text) if text is not None else value
-        if isinstance(items, list | tuple):
-            return [_to(i, kind.slice) for i in items] if isinstance(kind, ast.Subscript) else list(items)
-    elif written == "dict":
-        table = _literal(text) if text is not None else value
-        if isinstance(table, dict):
-            return table
-    else:
-        raise HardlabError(
-            f"'{written}' is no type of a parameter. Allowed: str, int, float, bool, path, dict, list, list[...], None "
-            "and unions of them with |."
-        )
-    raise ValueError(value)
-
-
-def _items(text: str) -> Any:
-    """``[1,2]`` as JSON or Python; without brackets, words between commas, so that no shell needs quotes."""
-    if text.startswith("["):
-        try:
-            return _literal(text)
-        except ValueError:  # [simclr, simsiam]
-            text = text.removeprefix("[").removesuffix("]")
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _literal(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        try:
-            return ast.literal_eval(text)
-        except SyntaxError as e:
-            raise ValueError(text) from e
-
-
-def _here(value: Any, kind: str) -> Any:
-    if "path" not in kind:
-        return value
-    return [_here(v, "path") for v in value] if isinstance(value, list) else value and os.path.abspath(value)
-
-
-# Execution
-
-
 def execute(
     path: str | Path,
     params: Mapping[str, Any] | None = None,
@@ -300,7 +130,7 @@ def execute(
         with stopping.requests() as stops:
             code, late = _run(scratch, log, stops, timeout, echo)
             kept = scratch / "out.ipynb"
-            nb = _read(kept if kept.exists() else path)
+            nb = read(kept if kept.exists() else path)
             error = _fault(nb, code, log)
             state: Literal["done", "failed", "stopped"] = "failed" if error else "done"
             if error and stops:
@@ -425,37 +255,6 @@ def _annotate(nb: NotebookNode, name: str, state: str, error: str | None, typed:
                 cell.metadata.get("papermill", {})["status"] = "pending"
     nb.metadata["papermill"] = about
     nb.metadata["hardlab"] = {"state": state, "error": error}
-
-
-def _tagged(path: Path, tag: str) -> list[str]:
-    """The source of the code cells with a tag.
-
-    A notebook of format 4 is read as the JSON that it is: nbformat loads validators for two seconds, and is asked only
-    where this is something else.
-    """
-    try:
-        nb = json.loads(path.read_text(encoding="utf-8"))
-        if nb["nbformat"] != 4:
-            raise ValueError
-        return _sources(nb["cells"], tag)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return _sources(_read(path).cells, tag)
-
-
-def _sources(cells: Iterable[Mapping[str, Any]], tag: str) -> list[str]:
-    tagged = [c for c in cells if c["cell_type"] == "code" and tag in c["metadata"].get("tags", [])]
-    return ["".join(c["source"]) for c in tagged]
-
-
-def _read(path: Path) -> NotebookNode:
-    import nbformat
-
-    try:
-        return nbformat.read(path, as_version=4)
-    except OSError as e:
-        raise HardlabError(f"The notebook '{path}' cannot be read ({e.strerror}).") from None
-    except Exception as e:  # nbformat has no common base for what can be wrong in a file
-        raise HardlabError(f"'{path}' is no valid notebook: {str(e).splitlines()[0]}") from None
 
 
 def _write(path: Path, text: str, scratch: Path) -> None:

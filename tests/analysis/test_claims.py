@@ -286,7 +286,7 @@ def test_no_rows_need_a_run_and_the_reason_is_its_command(folder: Folder) -> Non
     row = folder.verdict(claim())
     assert (row.verdict, row.n, row.runs, row.rung) == (NO_RUN, 0, "", "")
     assert "`hardlab pretrain simsiam-hvs --rung cpu`" in row.why
-    assert "`hardlab evaluate runs/<id> --protocol linear-lbfgs`" in row.why
+    assert "`hardlab evaluate RUN --protocol linear-lbfgs`" in row.why
     assert "pretrain simsiam --rung" not in row.why  # that arm is there
     longer = claim(arms=[{"recipe": "adco", "set": {"epochs": 10}}, "simsiam"], data=["cifar100"], testable_from="gpu")
     assert "`hardlab pretrain adco --rung gpu epochs=10 data.name=cifar100`" in folder.verdict(longer).why

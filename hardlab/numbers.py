@@ -1,0 +1,124 @@
+"""What numbers an option may have: types that name a range, for configurations, constructors and protocols alike.
+
+Every number is finite. Text that spells a number is that number, a truth value is none, and minus zero is zero, so that
+values which mean the same are the same.
+"""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+
+from hardlab.errors import HardlabError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``; above, below: without that end itself. whole: only integers."""
+
+    low: float
+    high: float
+    above: bool = False
+    below: bool = False
+    whole: bool = False
+
+    def __str__(self) -> str:
+        low, high = (str(end) if self.whole else f"{end:g}" for end in (self.low, self.high))
+        noun = "a whole number" if self.whole else "a finite number"
+        if not (self.above or self.below):
+            return f"{noun} from {low} to {high}"
+        return (
+            f"{noun} {'above' if self.above else 'of at least'} {low} and {'below' if self.below else 'at most'} {high}"
+        )
+
+    def __contains__(self, value: float) -> bool:
+        after = value > self.low if self.above else value >= self.low
+        before = value < self.high if self.below else value <= self.high
+        return after and before
+
+    def __call__(self, value: Any, typed: ValidatorFunctionWrapHandler) -> Any:
+        """What pydantic calls; ValueError says what is allowed."""
+        try:
+            made = None if isinstance(value, bool) else typed(value)
+        except (ValidationError, OverflowError):
+            made = None
+        if made is None or made not in self:
+            raise ValueError(f"it must be {self}")
+        return made if self.whole else made + 0.0  # which makes 0.0 of -0.0
+
+
+def real(low: float, high: float, above: bool = False, below: bool = False) -> WrapValidator:
+    """For ``Annotated[float, ...]``; the ends as in ``Range``."""
+    return WrapValidator(Range(low, high, above, below))
+
+
+def whole(low: int, high: int) -> WrapValidator:
+    """For ``Annotated[int, ...]``."""
+    return WrapValidator(Range(low, high, whole=True))
+
+
+Share = Annotated[float, real(0, 1)]
+PositiveShare = Annotated[float, real(0, 1, above=True)]
+Momentum = Annotated[float, real(0, 1, below=True)]  # also the share of an average, or a probability that leaves some
+Weight = Annotated[float, real(0, 1e6)]
+Positive = Annotated[float, real(0, 1e6, above=True)]
+Strength = Annotated[float, real(0, 10)]  # of a jitter: factors from 1 - s to 1 + s
+Rate = Annotated[float, real(0, 1e3, above=True)]  # of learning
+RateOrZero = Annotated[float, real(0, 1e3)]
+Decay = Annotated[float, real(0, 100)]
+Temperature = Annotated[float, real(1e-3, 1e3)]  # cosines divided by less leave float32's exponentials
+Epochs = Annotated[float, real(0, 1e6)]  # and parts of epochs
+Deviation = Annotated[float, real(1e-3, 1e3)]  # of pixels from 0 to 1
+
+Seed = Annotated[int, whole(0, 2**32 - 1)]  # what numpy, scikit-learn and torch all take
+Natural = Annotated[int, whole(0, 10**9)]
+Count = Annotated[int, whole(1, 10**9)]
+Units = Annotated[int, whole(1, 65536)]  # of a layer
+Layers = Annotated[int, whole(1, 64)]
+Factor = Annotated[int, whole(1, 16)]  # of channels, strides
+Pixels = Annotated[int, whole(1, 4096)]  # of a side
+Batch = Annotated[int, whole(2, 2**20)]  # norms need two images
+Few = Annotated[int, whole(1, 64)]  # views of an image, steps of an attack
+Many = Annotated[int, whole(1, 65536)]  # scenes, regions, tries: as many as fit in memory
+ManyOrNone = Annotated[int, whole(0, 65536)]
+PixelsOrNone = Annotated[int, whole(0, 4096)]
+
+
+def described(annotation: Any) -> str:
+    """What a type allows, in words, e.g. "a list of a whole number from 1 to 64, or null"."""
+    made, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is type(None):
+        return "null"
+    if made is Annotated:
+        ranges = [m.func for m in parts[1:] if isinstance(m, WrapValidator) and isinstance(m.func, Range)]
+        return str(ranges[0]) if ranges else described(parts[0])
+    if made is typing.Literal:
+        return " or ".join(map(repr, parts))
+    if made is tuple:
+        return f"a list, each {described(parts[0])}"
+    if parts:
+        return ", or ".join(map(described, parts))
+    return {str: "a name"}.get(annotation, str(annotation))
+
+
+def reason(error: ValidationError) -> str:
+    """Why pydantic refuses, as the end of a sentence: what is allowed."""
+    first = error.errors()[0]
+    told = first.get("ctx", {}).get("error", first["msg"])
+    return str(told)
+
+
+def fit(what: str, annotation: Any, value: Any) -> Any:
+    """The value in its type. HardlabError where it does not fit: ``what`` it is, what is allowed, and the value."""
+    try:
+        return adapter(annotation).validate_python(value)
+    except ValidationError:
+        raise HardlabError(f"{what} must be {described(annotation)}, not {value!r}.") from None
+
+
+def adapter(annotation: Any) -> TypeAdapter[Any]:
+    """What checks a value of an annotated type."""
+    return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))

@@ -1,0 +1,184 @@
+"""Every number of every option has a range in its type, and values that mean the same are the same run."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import shlex
+import typing
+from typing import Annotated, Any
+
+import pytest
+from pydantic import WrapValidator
+
+from hardlab import augment, config, numbers, recipes, registry
+from hardlab.evaluate import finetune, linear, published
+from hardlab.types import HardlabError
+from hardlab.workbook import execute, parameters
+
+CONFIGS = (config.Data, config.Optim, config.Local, config.Logs, config.Run, augment.Augment)
+
+
+def bare(annotation: Any) -> list[str]:
+    """The numbers in a type that stand there without a range."""
+    if annotation in (int, float):
+        return [annotation.__name__]
+    made, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if made is typing.Literal:
+        return []
+    if made is Annotated:
+        if any(isinstance(m, WrapValidator) and isinstance(m.func, numbers.Range) for m in parts[1:]):
+            return []
+        parts = parts[:1]
+    return [found for part in parts for found in bare(part)]
+
+
+def options() -> dict[str, Any]:
+    """Where an option stands -> its type, with all that is annotated."""
+    found = {f"protocols.{name}": kind for name, kind in published.TYPES.items()}
+    for model in CONFIGS:
+        found |= {f"{model.__name__}.{k}": t for k, t in typing.get_type_hints(model, include_extras=True).items()}
+    for kind in ("method", "strategy", "backbone"):
+        for name in registry.TABLES[kind]:
+            found |= {f"{kind} {name}.{k}": p.annotation for k, p in registry.options(kind, name).items()}
+    for path in execute.notebooks():
+        for key, (told, _) in parameters.schema(path).items():
+            found[f"{path.stem}.{key}"] = eval(told, {"path": str}, vars(numbers))
+    return found
+
+
+def test_every_number_of_every_option_has_a_range() -> None:
+    found = options()
+    assert len(found) > 250
+    assert {where for where, kind in found.items() if bare(kind)} - {"Run.model_config"} == set()
+    assert bare(tuple[int | None, ...]) == ["int"] and bare(dict[str, float]) == ["float"]  # the search itself
+
+
+def test_every_default_and_every_published_setting_lies_in_its_range() -> None:
+    for kind in ("method", "strategy", "backbone"):
+        for name in registry.TABLES[kind]:
+            own = {k: p.default for k, p in registry.options(kind, name).items()}
+            assert registry.check(kind, name, own) == own
+    for name, protocol in published.PROTOCOLS.items():
+        own = {k: v for k, v in protocol.settings.items() if v is not None}
+        assert published.settings(name, own) == {**published.PLACE, **protocol.settings}
+        assert own.keys() <= published.TYPES.keys()
+
+
+def test_the_names_that_a_setting_may_have_are_those_that_exist() -> None:
+    names = {k: set(typing.get_args(published.TYPES[k])) for k in ("optimizer", "schedule")}
+    assert names == {"optimizer": set(linear.OPTIMIZERS), "schedule": set(linear.SCHEDULES)}
+    for function in (linear.linear_probe, finetune.finetune):
+        known = inspect.signature(function).parameters
+        assert {"optimizer", "schedule", "weight_decay"} <= known.keys()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "pair"),
+    [
+        ("simclr", "method.temperature=-0.1"),
+        ("simclr", "method.temperature=0"),
+        ("simclr", "method.temperature=nan"),
+        ("simclr", "method.temperature=.nan"),
+        ("simclr", "method.temperature=true"),
+        ("simclr", "seed=18446744073709551616"),
+        ("simclr", "seed=-1"),
+        ("simclr", "data.subset_seed=-1"),
+        ("simclr", "optim.betas=[2, 3]"),
+        ("simclr", "optim.betas=[0.9]"),
+        ("simclr", "optim.trust=-5"),
+        ("simclr", "optim.lr=.inf"),
+        ("simclr", "optim.lr=1e400"),
+        ("simclr", "optim.weight_decay_end=-1"),
+        ("simclr", "pixel_std=[0, 1, 1]"),
+        ("simclr", "pixel_mean=[.nan, 0, 0]"),
+        ("simclr", "data.size=0"),
+        ("simclr", "augment.blur=2"),
+        ("simclr", "augment.jitter=[0.1, 0.1, 0.1, .inf]"),
+        ("simclr", "batch_size=1"),
+        ("moco", "method.queue=5.5"),
+        ("moco", "method.dim=0"),
+        ("hexa-moco", "hard.adversarial.epsilon=.inf"),
+        ("simsiam-hvs", "hard.hvs.draws=1000000"),
+        ("adco", "hard.adco.temperature=0.001"),
+        ("deepcluster-6crop", "local.count=0"),
+        ("simclr", "backbone.width=-3"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_before_anything_is_hashed(recipe: str, pair: str) -> None:
+    with pytest.raises(HardlabError) as said:
+        recipes.recipe(recipe, "smoke", config.parse([pair]))
+    told = str(said.value)
+    assert "\n" not in told and pair.partition("=")[0].rpartition(".")[2] in told, told
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "values"),
+    [
+        ("moco", "method.momentum", [1, 1.0, "1", "1.0"]),
+        ("moco", "method.temperature", [0.2, "0.2", "2e-1"]),
+        ("moco", "method.queue", [256, 256.0, "256"]),
+        ("moco", "optim.momentum", [0, 0.0, -0.0, "0"]),
+        ("moco", "augment.blur", [0, 0.0, -0.0, "0", "0.0"]),
+        ("moco", "augment.scale", [(0.5, 1), [0.5, 1.0], ["0.5", "1"]]),
+        ("moco", "augment.size", [32, 32.0, "32"]),
+        ("deepcluster-6crop", "local.size", [16, 16.0, "16"]),
+        ("simsiam-hvs", "hard.hvs.probe_size", [16, "16", 16.0]),
+        ("mined-of", "hard.mined.alpha2", [0, -0.0, "0"]),
+    ],
+)
+def test_values_that_mean_the_same_are_one_run(recipe: str, key: str, values: list[Any]) -> None:
+    run = recipes.recipe("hnssl" if recipe == "mined-of" else recipe)
+    made = [run.with_({key: value}) for value in values]
+    told = [run.with_(config.parse([f"{key}={config.written(value)}"])) for value in values]
+    assert len({one.id for one in made + told}) == 1
+    assert len({one.model_dump_json() for one in made + told}) == 1
+
+
+def test_threads_that_would_crash_are_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [config.threads(n) for n in (None, 1, 64)] == [None, 1, 64]
+    for count in (0, -1, 100_000):
+        with pytest.raises(HardlabError, match=f"threads={count}: it must be a whole number from 1 to"):
+            config.threads(count)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
+    config.environment()
+    monkeypatch.setenv("OMP_NUM_THREADS", "100000")
+    with pytest.raises(HardlabError, match="OMP_NUM_THREADS=100000"):
+        config.environment()
+
+
+@pytest.mark.parametrize("low_high", [(0, 1), (1e-3, 1e3), (2, 64)])
+def test_a_range_holds_exactly_its_numbers(low_high: tuple[float, float]) -> None:
+    low, high = low_high
+    for above in (False, True):
+        for below in (False, True):
+            held = numbers.Range(low, high, above, below)
+            inside = [math.nextafter(low, high), (low + high) / 2, math.nextafter(high, low)]
+            assert all(x in held for x in inside)
+            outside = [math.nextafter(low, -math.inf), math.nextafter(high, math.inf), math.nan, math.inf, -math.inf]
+            assert not any(x in held for x in outside)
+            assert (low in held, high in held) == (not above, not below)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("no", "no"), ("on", "on"), ("2020-01-01", "2020-01-01"), ("1:30", "1:30"), ("1_000", "1_000"), ("010", 10),
+        ("0x10", 16), ("1e3", 1000), ("1e-3", 0.001), ("~", None), ("", None), ("null", None), ("true", True),
+        ("[0.9, 1e-1]", [0.9, 0.1]), ("[no, 'true', 3]", ["no", "true", 3]), ("'0.2'", "0.2"), ("a: b #c", "a: b #c"),
+        ("folder:/a b/#1", "folder:/a b/#1"), ("*a", "*a"), ("!!set x", "!!set x"), ("-x", "-x"), ("a=b,c", "a=b,c"),
+        ("{name: x, count: 2}", {"name": "x", "count": 2}),
+    ],
+)  # fmt: skip
+def test_text_is_read_as_people_mean_it(text: str, value: Any) -> None:
+    found = config.parse([f"k={text}"])["k"]
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_the_command_of_an_arm_survives_a_shell() -> None:
+    from hardlab.analysis.arms import Arm
+
+    changes = {"optim.betas": [0.9, 0.99], "data.name": "folder:/a b/it's #1", "data.classes": ["true", "1", "é,["]}
+    words = shlex.split(Arm("simclr", tuple(changes.items())).command("smoke"))
+    assert words[:5] == ["hardlab", "pretrain", "simclr", "--rung", "smoke"]
+    assert config.parse(words[5:]) == changes
