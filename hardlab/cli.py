@@ -86,6 +86,7 @@ def cli() -> None:
 @click.option("--protocol", "protocols", multiple=True,
               help="Evaluate by this protocol afterwards, as `hardlab evaluate` does; repeatable.")  # fmt: skip
 @click.option("--pixels", is_flag=True, help="With --protocol: also the same protocols on raw pixels.")
+@click.option("--anew", is_flag=True, help="Start a new run; one that is there is kept in RUNS/.replaced.")
 @click.option("--list", "list_", is_flag=True, help="List the recipes and exit.")
 def pretrain(
     recipe: str | None,
@@ -99,11 +100,13 @@ def pretrain(
     dry_run: bool,
     protocols: tuple[str, ...],
     pixels: bool,
+    anew: bool,
     list_: bool,
 ) -> None:
     """Train RECIPE at a rung, e.g. `hardlab pretrain simsiam-hvs --rung cpu seed=1 hard.hvs.draws=8`.
 
-    A finished run is found again; a stopped one goes on exactly where it was.
+    A finished run is found again; a stopped one goes on exactly where it was. Either is refused where its images have
+    changed since: --anew starts a new run.
     """
     from hardlab import config, recipes
 
@@ -141,7 +144,7 @@ def pretrain(
     process.keep_pages()
     if threads is not None:
         torch.set_num_threads(threads)
-    path = train.train(run, runs_dir, root=root, device=device)
+    path = train.train(run, runs_dir, root=root, device=device, anew=anew)
     _echo(as_json, str(path), runs.manifest(path))
     if protocols:
         from hardlab.evaluate.run import evaluate_run

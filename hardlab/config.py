@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hardlab import augment, registry
 from hardlab.augment import Augment
@@ -51,6 +52,13 @@ class Data(_Strict):
     classes: tuple[str, ...] | None = None
     size: int | None = None  # resize on loading; None = as stored
     on_broken: Literal["error", "skip"] = "error"
+
+    @field_validator("name")
+    @classmethod
+    def _whole_path(cls, name: str) -> str:
+        """A folder has one name, however and from wherever it is spelled."""
+        kind, _, path = name.partition(":")
+        return f"folder:{os.path.realpath(os.path.expanduser(path))}" if kind == "folder" and path.strip() else name
 
 
 class Optim(_Strict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -140,6 +140,22 @@ def set_schedule(opt: Optimizer, config: Optim, batch_size: int, step: int, tota
         if group["weight_decay"] > 0:
             group["weight_decay"] = decay
     return lr
+
+
+def restore(opt: Optimizer, saved: dict[str, Any]) -> None:
+    """``opt.load_state_dict``, which does not look at what it is given: ValueError for what would fail in a step."""
+    kinds = [{k: type(v) for k, v in group.items()} for group in opt.param_groups]
+    opt.load_state_dict(saved)
+    for group, expected in zip(opt.param_groups, kinds, strict=True):
+        for key, kind in expected.items():
+            value: Any = group.get(key)
+            number = kind in (int, float) and type(value) in (int, float) and math.isfinite(value)
+            if not number and not isinstance(value, kind):
+                raise ValueError(f"its optimiser's {key} is {value!r}"[:200])
+        for p in group["params"]:
+            for key, value in opt.state.get(p, {}).items():
+                if isinstance(value, Tensor) and value.ndim and value.shape != p.shape:
+                    raise ValueError(f"its optimiser's {key} is of shape {tuple(value.shape)}, not {tuple(p.shape)}")
 
 
 def clip(params: Iterable[Tensor], norm: float, by: str = "all") -> None:

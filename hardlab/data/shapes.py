@@ -200,7 +200,12 @@ def shapes(
         raise HardlabError(f"the seed of shapes is a number from 0 to 2**64 - 1, not {seed}")
     name = f"v{VERSION}-{split}-{count}x{size}px-seed{seed}-objects{objects}.npz"
     which = tuple(SPLITS).index(split)
-    made = cached(data_root(root) / "shapes" / name, lambda: _generate(count, size, seed, which, objects))
+
+    def fits(kept: dict[str, np.ndarray]) -> bool:
+        shapes = {"pixels": (count, size, size, 3), "ids": (count, size, size)}
+        return all(kept[k].shape == s for k, s in shapes.items()) and len(kept["labels"]) == count
+
+    made = cached(data_root(root) / "shapes" / name, lambda: _generate(count, size, seed, which, objects), fits)
     ids, labels = made["ids"], made["labels"].astype(np.int64)
 
     def annotate(i: int) -> dict[str, np.ndarray]:
