@@ -163,6 +163,11 @@ def _is(value: Any, kind: str) -> bool:
     return kind in types and isinstance(value, types[kind])
 
 
+def numbers(value: Any) -> bool:
+    """Whether a value is a table of numbers."""
+    return _is(value, NUMBERS)
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
