@@ -195,6 +195,15 @@ def precision_of(manifest: Mapping[str, Any]) -> Literal["fp32", "bf16"]:
     return found
 
 
+def of(manifest: Mapping[str, Any]) -> Run:
+    """The configuration in a run's manifest. Raises HardlabError that names the run."""
+    try:
+        return make(manifest["config"])
+    except HardlabError as e:
+        why = str(e) if len(str(e)) < 300 else f"{str(e)[:150]} ... {str(e)[-140:]}"
+        raise HardlabError(f"The manifest.json of {manifest.get('id')} has no configuration of a run: {why}") from e
+
+
 def as_ran(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a run with the precision that it took, whether or not it was asked for by name."""
     return {**manifest["config"], "precision": precision_of(manifest)}

@@ -23,6 +23,7 @@ TEXT, NUMBER, WHOLE, FLAG, TABLE, NUMBERS = (
     "a table",
     "numbers",
 )
+_LARGEST = 2**63  # what a column of whole numbers holds
 _MAYBE = " or nothing"
 Kinds = Mapping[str, str]
 STATES = ("running", "done", "stopped", "failed")
@@ -82,8 +83,10 @@ class DamagedFile(HardlabError):
 def damaged(path: Path, why: Exception | str) -> DamagedFile:
     """The sentence for a file that does not hold what it should; why: of an error, its kind and its first line."""
     if isinstance(why, Exception):
-        said = str(why).strip().splitlines()
-        why = type(why).__name__ + (f": {said[0].rstrip('.')}" if said else "")
+        said = (str(why).strip().splitlines() or [""])[0].rstrip(".")
+        if len(said) > 300:
+            said = f"{said[:150]} ... {said[-140:]}"
+        why = said if isinstance(why, HardlabError) else f"{type(why).__name__}: {said}".rstrip(": ")
     return DamagedFile(f"'{path}' cannot be read, it is damaged or not what it should be ({why}).")
 
 
@@ -149,6 +152,9 @@ def _fault(row: Any, kinds: Kinds, need: tuple[str, ...] = ()) -> str:
     for key, kind in kinds.items():
         if key in row and not _is(row[key], kind):
             return f"{key} is {_short(row[key])}, not {kind}"
+    for key, value in row.items():
+        if isinstance(value, int) and abs(value) >= _LARGEST:
+            return f"{key} is {_short(value)}, too large a number"
     return ""
 
 
@@ -159,6 +165,10 @@ def _is(value: Any, kind: str) -> bool:
         return isinstance(value, dict) and all(_is(v, NUMBER) for v in value.values())
     if isinstance(value, bool):
         return kind == FLAG
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        return False
+    if isinstance(value, str) and not value.isascii() and value != value.encode(errors="replace").decode():
+        return False  # half of a surrogate pair, which no table can hold
     types: dict[str, Any] = {TEXT: str, NUMBER: int | float, WHOLE: int, TABLE: dict}
     return kind in types and isinstance(value, types[kind])
 

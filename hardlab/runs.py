@@ -356,8 +356,7 @@ def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str
 
     step: of the checkpoint; None = the newest whole one.
     """
-    about = _told(path)
-    run = config.make(about["config"])
+    run, about = _told(path)
     method = build.method(run)
     build.strategies(run, method)  # what a strategy changed in the network is part of its state
     known = method.state_dict()  # banks sized by the data are training state, made in on_start alone
@@ -376,8 +375,7 @@ def open_whole(
 
     root: where the data sets lie. Returns configuration, method, strategies, training images.
     """
-    about = _told(path)
-    run = config.make(about["config"])
+    run, about = _told(path)
     images = build.images(run, root=root)
     check_images(path.name, about["data"], images)
     method = build.method(run)
@@ -394,11 +392,13 @@ def open_whole(
     return run, method, hard, images
 
 
-def _told(path: Path) -> dict[str, Any]:
+def _told(path: Path) -> tuple[Run, dict[str, Any]]:
+    """Configuration and manifest of a run's folder."""
     file = path / "manifest.json"
     if not file.exists():
         raise HardlabError(f"{path} is no run: it has no manifest.json.")
-    return files.read_manifest(file, need=("config", "state", "data"))
+    about = files.read_manifest(file, need=("config", "state", "data"))
+    return config.of({**about, "id": path}), about
 
 
 def _restored(path: Path, about: Mapping[str, Any], step: int | None, load: Callable[[dict[str, Any]], None]) -> Path:

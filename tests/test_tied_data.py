@@ -239,7 +239,7 @@ def test_a_damaged_manifest_is_no_reason_to_lose_a_run_and_stays_beside_the_new_
     monkeypatch.undo()
     path, said = tmp_path / "runs" / run.id, []
     (path / "manifest.json").write_bytes(b'{"id": ')
-    with pytest.raises(files.DamagedFile, match="manifest.json"):
+    with pytest.raises(files.DamagedFile, match=r"manifest.json"):
         runs.manifest(path)
     assert train.train(run, tmp_path / "runs", say=said.append) == path
     assert "manifest.json" in said[0] and (path / "manifest.json.damaged").read_bytes() == b'{"id": '
