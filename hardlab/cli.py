@@ -272,6 +272,8 @@ def nb_run(name: str, parameters: tuple[str, ...], out: Path, force: bool, as_js
     with usage():
         path = execute.find(name)
         values = execute.check(path, dict(execute.split(parameters)))
+        if values.get("overrides"):
+            values["overrides"] = [config.from_here(pair) for pair in values["overrides"]]
         told = {k: p.default for k, p in execute.schema(path).items()} | values
         if {"recipe", "rung"} <= told.keys():  # a notebook that trains: a slip shows before a kernel starts
             given = config.parse(told.get("overrides", []))

@@ -43,6 +43,12 @@ class Spec(_Strict):
         return {"name": value} if isinstance(value, str) else value
 
 
+def whole_path(name: str) -> str:
+    """A data set's name; a folder has one, however and from wherever it is spelled."""
+    kind, _, path = name.partition(":")
+    return f"folder:{os.path.realpath(os.path.expanduser(path))}" if kind == "folder" and path.strip() else name
+
+
 class Data(_Strict):
     """Which images: a data set by name, a stratified share of it, optionally a class list."""
 
@@ -55,10 +61,8 @@ class Data(_Strict):
 
     @field_validator("name")
     @classmethod
-    def _whole_path(cls, name: str) -> str:
-        """A folder has one name, however and from wherever it is spelled."""
-        kind, _, path = name.partition(":")
-        return f"folder:{os.path.realpath(os.path.expanduser(path))}" if kind == "folder" and path.strip() else name
+    def _one_name(cls, name: str) -> str:
+        return whole_path(name)
 
 
 class Optim(_Strict):
@@ -241,6 +245,12 @@ def parse(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise HardlabError(f"{key}={text} cannot be read: write a number, a name, or a list like [a, b].") from None
     return out
+
+
+def from_here(pair: str) -> str:
+    """An override ``key=value`` for a process that works in another folder: a folder of images by its whole path."""
+    key, _, value = pair.partition("=")
+    return f"{key}={whole_path(value)}" if key in ("data", "data.name") else pair
 
 
 def device(name: str) -> str:

@@ -16,6 +16,7 @@ from hardlab.analysis.catalog import Catalog
 from hardlab.cli import cli
 from hardlab.evaluate.run import evaluate_run
 from hardlab.runs import OtherImages
+from hardlab.workbook import plan, workflow
 
 QUICK = {"backbone": {"name": "tiny", "options": {"width": 8}}, "epochs": 3, "batch_size": 8, "augment.size": 24}
 REFUSED = r"was trained on other images than folder/train holds now .*--anew"
@@ -207,6 +208,19 @@ def test_a_folder_has_one_name_however_it_is_spelled_and_two_folders_have_two(pi
     again = config.make(json.loads(on("pictures").model_dump_json()))
     monkeypatch.chdir("/")
     assert again.data.name == f"folder:{there / 'pictures'}" and config.make(again.model_dump()).id == again.id
+
+
+def test_the_workbook_does_not_take_a_run_of_other_images_for_done(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pair = config.from_here("data=folder:pictures")
+    assert pair == f"data=folder:{pictures}" and config.from_here("epochs=2") == "epochs=2"
+    path = train.train(on(pictures, epochs=0), tmp_path / "out" / "runs", say=quiet)
+    (path / "evaluated.txt").touch()
+    steps = [plan.Step("a", "run", "a", "a", (), (), (f"runs/{path.name}/evaluated.txt",), run=path.name)]
+    workflow._check_folders(steps, tmp_path / "out")
+    fill(pictures, 4, start=50)
+    with pytest.raises(OtherImages, match=REFUSED):
+        workflow._check_folders(steps, tmp_path / "out")
 
 
 def test_a_run_that_saved_nothing_yet_starts_on_the_images_that_are_there(pictures, tmp_path):
