@@ -26,6 +26,7 @@ TEXT, NUMBER, WHOLE, FLAG, TABLE, NUMBERS = (
 _LARGEST = 2**63  # what a column of whole numbers holds
 _MAYBE = " or nothing"
 Kinds = Mapping[str, str]
+SNAPSHOT = "-" + 8 * "[0-9]" + ".npz"  # how the name of a snapshot ends, for `glob`
 STATES = ("running", "done", "stopped", "failed")
 MANIFEST: Kinds = (
     dict.fromkeys(("id", "config_hash", "commit", "python", "device", "precision", "started", "state"), TEXT)

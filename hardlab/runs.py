@@ -267,7 +267,7 @@ class Folder:
             return
         sink = io.BytesIO()
         np.savez_compressed(sink, **{k: t.detach().cpu().numpy() for k, t in arrays.items()})  # type: ignore[arg-type]
-        (self.path / "snapshots").mkdir(exist_ok=True)
+        files.make_folder(self.path / "snapshots")
         checkpoint.write_atomic(self.path / "snapshots" / f"{name}-{step:08d}.npz", sink.getvalue())
 
     def flush_views(self, step: int) -> None:
@@ -278,7 +278,7 @@ class Folder:
             sink = pa.BufferOutputStream()
             pq.write_table(pa.concat_tables(tables), sink, compression="zstd", write_page_checksum=True)
             folder = self.path / name
-            folder.mkdir(exist_ok=True)
+            files.make_folder(folder)
             checkpoint.write_atomic(folder / f"step-{step:08d}.parquet", sink.getvalue().to_pybytes())
         self._rows, self._crops = [], []
 

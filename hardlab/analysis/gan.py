@@ -11,7 +11,7 @@ import pandas as pd
 
 from hardlab import runs
 from hardlab.errors import HardlabError
-from hardlab.files import as_expected, read_arrays
+from hardlab.files import SNAPSHOT, as_expected, read_arrays
 
 
 class Shot(NamedTuple):
@@ -26,7 +26,7 @@ class Shot(NamedTuple):
 def shots(run_dir: Path | str) -> list[Shot]:
     """The snapshots of a GAN or of the strategy ``generated``, oldest first. Raises HardlabError for none."""
     found = []
-    for file in sorted((Path(run_dir) / "snapshots").glob("*.npz"), key=lambda f: int(f.stem[-8:])):
+    for file in sorted((Path(run_dir) / "snapshots").glob(f"*{SNAPSHOT}"), key=lambda f: int(f.stem[-8:])):
         kept = read_arrays(file)
         if "g_ema" in kept:
             with as_expected(file):

@@ -20,7 +20,7 @@ from hardlab import build, runs
 from hardlab.analysis.schema import SCORES
 from hardlab.errors import HardlabError
 from hardlab.evaluate.knn import neighbours
-from hardlab.files import as_expected, read_arrays
+from hardlab.files import SNAPSHOT, as_expected, read_arrays
 
 _NEIGHBOURS = 5  # whose mean position a point without a place of its own starts from
 _FEW = 100  # points below which early exaggeration outweighs what keeps them apart
@@ -56,7 +56,7 @@ def banks(run_dir: Path | str) -> list[Bank]:
     Raises HardlabError for a run that kept none.
     """
     found = []
-    for file in sorted((Path(run_dir) / "snapshots").glob("*.npz"), key=lambda f: int(f.stem[-8:])):
+    for file in sorted((Path(run_dir) / "snapshots").glob(f"*{SNAPSHOT}"), key=lambda f: int(f.stem[-8:])):
         kept = read_arrays(file)
         if "negatives" in kept:
             with as_expected(file):

@@ -16,7 +16,7 @@ from hardlab.analysis import arms, viewlog
 from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.schema import WHO, who
 from hardlab.errors import HardlabError
-from hardlab.files import as_expected, read_arrays
+from hardlab.files import SNAPSHOT, as_expected, read_arrays
 from hardlab.views import PARAMS
 
 PICTURES = 10  # images whose views are kept: HVS Fig. 6 shows ten rows, Fig. 2 the first three of them
@@ -139,7 +139,7 @@ def _snapshots(catalog: Catalog, recipes: Sequence[str], part: str) -> _Snapshot
     """Of the runs of the first of these recipes with the most snapshots of ``part``, one of the chosen setting."""
     for recipe in recipes:
         runs = catalog.done[catalog.done["recipe"] == recipe]
-        kept = {r.run: sorted((Path(r.path) / "snapshots").glob(f"{part}-*.npz")) for r in runs.itertuples()}
+        kept = {r.run: sorted((Path(r.path) / "snapshots").glob(f"{part}{SNAPSHOT}")) for r in runs.itertuples()}
         about = arms.one_with_most(runs, {name: len(files) for name, files in kept.items()})
         if about is not None:
             return _Snapshots(about.to_dict(), catalog.manifests[about["run"]], kept[about["run"]])

@@ -19,6 +19,7 @@ from hardlab.data.base import cached
 from hardlab.evaluate import features, knn, protocols, published, results
 from hardlab.evaluate.features import Crop, Features
 from hardlab.evaluate.protocols import Task
+from hardlab.files import damaged
 from hardlab.types import HardlabError
 from hardlab.views import Look
 
@@ -67,7 +68,9 @@ def evaluate_run(
         precision = config.precision_of(about)
         at, digest = checkpoint.named(Path(about["checkpoint"]))
         last = checkpoint.named(checkpoint.found(path / "checkpoints")[0])[0]
-        per_epoch = about["data"]["count"] // run.batch_size
+        per_epoch = about["data"].get("count", 0) // run.batch_size
+        if at and not per_epoch:
+            raise damaged(path / "manifest.json", f"{about['data'].get('count')} images make no step")
         progress = {"step": at, "epoch": at / per_epoch if at else 0.0}
         machine.set_memory_format(method.to(on), on)
         store = Store(path / "features", digest, build.look(run))
