@@ -5,15 +5,21 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hardlab.errors import HardlabError
+from hardlab.files import make_folder
 from hardlab.files import write_atomic as write_atomic  # as runs, benchmarks and tests know it
 
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
+
+
+class Refused(HardlabError):
+    """A whole checkpoint that must not be used, nor one before it."""
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -21,7 +27,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / f"step-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     write_atomic(path, content)
     for old in found(folder)[keep:]:
@@ -42,22 +48,59 @@ def named(path: Path) -> tuple[int, str]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint whose bytes match its name, tensors and plain values only."""
+    """A checkpoint whose bytes match its name, tensors and plain values only. Raises HardlabError for any other."""
     match = _NAME.fullmatch(path.name)
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as e:
+        raise HardlabError(f"{path} cannot be read ({e.strerror}).") from e
     if match is None or hashlib.sha256(content).hexdigest()[:16] != match[2]:
         raise HardlabError(f"{path} is damaged: its bytes do not match the digest in its name.")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as e:  # bytes that torch did not write make it raise nearly anything, with advice to trust them
+        raise HardlabError(f"{path} is damaged: its bytes are no checkpoint ({type(e).__name__}).") from e
+    if not isinstance(state, dict):
+        raise HardlabError(f"{path} is damaged: it holds {type(state).__name__}, not the state of a run.")
+    return state
 
 
-def newest(folder: Path) -> tuple[dict[str, Any], Path, list[str]] | None:
-    """The newest whole checkpoint, its path, and a complaint for each damaged one before it; None if there is none."""
+def newest(
+    folder: Path, accept: Callable[[dict[str, Any]], None] = lambda state: None
+) -> tuple[dict[str, Any], Path, list[str]] | None:
+    """The newest whole checkpoint, its path, and a complaint for each damaged one before it; None if there is none.
+
+    accept: puts a state to use; a checkpoint that it raises for counts as damaged, but for ``Refused``, which is passed
+    on. Raises HardlabError where all are damaged.
+    """
     complaints: list[str] = []
     for path in found(folder):
         try:
-            return load(path), path, complaints
+            return take(path, accept), path, complaints
+        except Refused:
+            raise
         except HardlabError as e:
             complaints.append(str(e))
     if complaints:
         raise HardlabError(" ".join(complaints) + " No whole checkpoint is left.")
     return None
+
+
+def take(path: Path, accept: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """The checkpoint at ``path``, put to use by ``accept``; HardlabError that names it where either fails."""
+    state = load(path)
+    try:
+        if "step" in state and state["step"] != named(path)[0]:
+            raise ValueError(f"its step is {str(state['step'])[:20]}")
+        accept(state)
+    except Refused:
+        raise
+    except HardlabError as e:
+        raise HardlabError(f"{path}: {e}") from e
+    except Exception as e:  # a state of another version, or made up, lacks or mistakes nearly anything
+        said = str(e).strip().splitlines()
+        why = type(e).__name__ + (f": {said[0].rstrip('.:')}" if said else "")
+        raise HardlabError(
+            f"{path} does not fit this run: it is damaged, or was written by another version of hardlab ({why})."
+        ) from e
+    return state

@@ -98,6 +98,7 @@ def cli() -> None:
 @click.option("--protocol", "protocols", multiple=True,
               help="Evaluate by this protocol afterwards, as `hardlab evaluate` does; repeatable.")  # fmt: skip
 @click.option("--pixels", is_flag=True, help="With --protocol: also the same protocols on raw pixels.")
+@click.option("--anew", is_flag=True, help="Start a new run; one that is there is kept in RUNS/.replaced.")
 @click.option("--list", "list_", is_flag=True, help="List the recipes and exit.")
 def pretrain(
     recipe: str | None,
@@ -111,11 +112,13 @@ def pretrain(
     dry_run: bool,
     protocols: tuple[str, ...],
     pixels: bool,
+    anew: bool,
     list_: bool,
 ) -> None:
     """Train RECIPE at a rung, e.g. `hardlab pretrain simsiam-hvs --rung cpu seed=1 hard.hvs.draws=8`.
 
-    A finished run is found again; a stopped one goes on exactly where it was.
+    A finished run is found again; a stopped one goes on exactly where it was. Either is refused where its images have
+    changed since: --anew starts a new run.
     """
     from hardlab import config, recipes
 
@@ -153,7 +156,7 @@ def pretrain(
     process.keep_pages()
     if threads is not None:
         torch.set_num_threads(threads)
-    path = train.train(run, runs_dir, root=root, device=device)
+    path = train.train(run, runs_dir, root=root, device=device, anew=anew)
     _echo(as_json, str(path), runs.manifest(path))
     if protocols:
         from hardlab.evaluate.run import evaluate_run
@@ -281,6 +284,8 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
     with usage():
         path = execute.find(name)
         values = parameters.check(path, dict(parameters.split(assigned)))
+        if values.get("overrides"):
+            values["overrides"] = [config.from_here(pair) for pair in values["overrides"]]
         told = {k: p.default for k, p in parameters.schema(path).items()} | values
         if "device" in told:
             config.device(told["device"])

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hardlab import augment, numbers, registry
 from hardlab.augment import Augment
@@ -74,6 +74,12 @@ Backbone = Annotated[Spec, _typed("backbone")]
 Strategy = Annotated[Spec, _typed("strategy")]
 
 
+def whole_path(name: str) -> str:
+    """A data set's name; a folder has one, however and from wherever it is spelled."""
+    kind, _, path = name.partition(":")
+    return f"folder:{os.path.realpath(os.path.expanduser(path))}" if kind == "folder" and path.strip() else name
+
+
 class Data(_Strict):
     """Which images: a data set by name, a stratified share of it, optionally a class list."""
 
@@ -83,6 +89,11 @@ class Data(_Strict):
     classes: tuple[str, ...] | None = None
     size: Pixels | None = None  # resize on loading; None = as stored
     on_broken: Literal["error", "skip"] = "error"
+
+    @field_validator("name")
+    @classmethod
+    def _one_name(cls, name: str) -> str:
+        return whole_path(name)
 
 
 class Optim(_Strict):
@@ -226,6 +237,15 @@ def precision_of(manifest: Mapping[str, Any]) -> Literal["fp32", "bf16"]:
     return found
 
 
+def of(manifest: Mapping[str, Any]) -> Run:
+    """The configuration in a run's manifest. Raises HardlabError that names the run."""
+    try:
+        return make(manifest["config"])
+    except HardlabError as e:
+        why = str(e) if len(str(e)) < 300 else f"{str(e)[:150]} ... {str(e)[-140:]}"
+        raise HardlabError(f"The manifest.json of {manifest.get('id')} has no configuration of a run: {why}") from e
+
+
 def as_ran(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a run with the precision that it took, whether or not it was asked for by name."""
     return {**manifest["config"], "precision": precision_of(manifest)}
@@ -318,6 +338,12 @@ def parse(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
         except HardlabError as e:
             raise HardlabError(f"{key}={e}") from None
     return out
+
+
+def from_here(pair: str) -> str:
+    """An override ``key=value`` for a process that works in another folder: a folder of images by its whole path."""
+    key, _, value = pair.partition("=")
+    return f"{key}={whole_path(value)}" if key in ("data", "data.name") else pair
 
 
 def device(name: str) -> str:

@@ -1,12 +1,57 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and that end in one sentence where they are read and found damaged."""
 
 from __future__ import annotations
 
+import json
 import os
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hardlab.errors import HardlabError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TEXT, NUMBER, WHOLE, FLAG, TABLE, NUMBERS = (
+    "a text",
+    "a number",
+    "a whole number",
+    "true or false",
+    "a table",
+    "numbers",
+)
+_LARGEST = 2**63  # what a column of whole numbers holds
+_MAYBE = " or nothing"
+Kinds = Mapping[str, str]
+SNAPSHOT = "-" + 8 * "[0-9]" + ".npz"  # how the name of a snapshot ends, for `glob`
+STATES = ("running", "done", "stopped", "failed")
+MANIFEST: Kinds = (
+    dict.fromkeys(("id", "config_hash", "commit", "python", "device", "precision", "started", "state"), TEXT)
+    | dict.fromkeys(("ended", "parent", "error", "cuda", "driver"), TEXT + _MAYBE)
+    | dict.fromkeys(("threads", "world_size", "seed", "epochs_done", "steps_done"), WHOLE)
+    | dict.fromkeys(("images_per_s", "peak_memory_mb"), NUMBER)
+    | dict.fromkeys(("config", "versions", "data"), TABLE)
+    | {"dirty": FLAG, "parameters": NUMBERS}
+)
+_DATA: Kinds = {"name": TEXT, "split": TEXT, "digest": TEXT, "count": WHOLE}
+_MEASURED: Kinds = (
+    dict.fromkeys(("protocol", "metric", "features", "data", "split", "run", "recipe", "rung", "precision"), TEXT)
+    | dict.fromkeys(("seed", "n_train", "n_test", "step"), WHOLE)
+    | dict.fromkeys(("value", "cost_s", "epoch", "classifier_epoch"), NUMBER)
+    | {"options": TABLE}
+)
+_LINES: Mapping[str, tuple[Kinds, tuple[str, ...]]] = {  # what the values are, and which must be there
+    "metrics.jsonl": (
+        {"kind": TEXT, "step": WHOLE, "epoch": WHOLE, "loss": NUMBER, "images_per_s": NUMBER, "peak_memory_mb": NUMBER,
+         "knn": NUMBER, "terms": NUMBERS, "lr": NUMBERS, "seconds": NUMBERS},
+        ("kind", "step"),
+    ),
+    "results.jsonl": (_MEASURED, ("protocol", "metric", "value", "features", "data", "split")),
+    "curves.jsonl": (_MEASURED, ("protocol", "metric", "value", "features", "data", "split")),
+}  # fmt: skip
 
 
 def make_folder(path: Path) -> None:
@@ -30,3 +75,148 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise HardlabError(f"{path} could not be written ({e.strerror}); what was there before is intact.") from e
     finally:
         scratch.unlink(missing_ok=True)
+
+
+class DamagedFile(HardlabError):
+    """A file does not hold what it should."""
+
+
+def damaged(path: Path, why: Exception | str) -> DamagedFile:
+    """The sentence for a file that does not hold what it should; why: of an error, its kind and its first line."""
+    if isinstance(why, Exception):
+        said = (str(why).strip().splitlines() or [""])[0].rstrip(".")
+        if len(said) > 300:
+            said = f"{said[:150]} ... {said[-140:]}"
+        why = said if isinstance(why, HardlabError) else f"{type(why).__name__}: {said}".rstrip(": ")
+    return DamagedFile(f"'{path}' cannot be read, it is damaged or not what it should be ({why}).")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises HardlabError that names the file."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as e:
+        raise damaged(path, e) from e
+
+
+def read_manifest(path: Path, need: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A run's manifest, its values of the kinds that they should be, those of ``need`` among them.
+
+    Raises HardlabError that names the file.
+    """
+    return checked_manifest(read_json(path), path, need)
+
+
+def checked_manifest(about: Any, path: Path, need: tuple[str, ...] = ()) -> dict[str, Any]:
+    """``about`` itself; HardlabError where it is no manifest. path: the file that it was read from."""
+    if fault := _fault(about, MANIFEST, need) or _fault(about.get("data", {}), _DATA):
+        raise damaged(path, fault)
+    if about.get("state", STATES[0]) not in STATES:
+        raise damaged(path, f"state is '{about['state']}', not {', '.join(STATES)}")
+    if about.get("precision", "fp32") not in ("fp32", "bf16"):
+        raise damaged(path, f"precision is '{about['precision']}', not fp32 or bf16")
+    found: dict[str, Any] = about
+    return found
+
+
+def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file, none where there is no file; those of a run are checked by the file's name.
+
+    appended: a last line without its end, which a kill leaves, is no line. Raises HardlabError that names the line.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as e:
+        raise damaged(path, e) from e
+    kinds, need = _LINES.get(path.name, ({}, ()))
+    out = []
+    for number, line in enumerate((content[: content.rfind(b"\n") + 1] if appended else content).splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as e:
+            raise DamagedFile(f"Line {number} of '{path}' is not JSON: {type(e).__name__}: {e}.") from e
+        if fault := _fault(row, kinds, need):
+            raise DamagedFile(f"Line {number} of '{path}' is damaged: {fault}.")
+        out.append(row)
+    return out
+
+
+def _fault(row: Any, kinds: Kinds, need: tuple[str, ...] = ()) -> str:
+    """Why an object is not of these kinds; empty where it is."""
+    if not isinstance(row, dict):
+        return f"{_short(row)} is no table of names and values"
+    for key in need:
+        if key not in row:
+            return f"'{key}' is missing"
+    for key, kind in kinds.items():
+        if key in row and not _is(row[key], kind):
+            return f"{key} is {_short(row[key])}, not {kind}"
+    for key, value in row.items():
+        if isinstance(value, int) and abs(value) >= _LARGEST:
+            return f"{key} is {_short(value)}, too large a number"
+    return ""
+
+
+def _is(value: Any, kind: str) -> bool:
+    if kind.endswith(_MAYBE):
+        return value is None or _is(value, kind.removesuffix(_MAYBE))
+    if kind == NUMBERS:
+        return isinstance(value, dict) and all(_is(v, NUMBER) for v in value.values())
+    if isinstance(value, bool):
+        return kind == FLAG
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        return False
+    if isinstance(value, str) and not value.isascii() and value != value.encode(errors="replace").decode():
+        return False  # half of a surrogate pair, which no table can hold
+    types: dict[str, Any] = {TEXT: str, NUMBER: int | float, WHOLE: int, TABLE: dict}
+    return kind in types and isinstance(value, types[kind])
+
+
+def numbers(value: Any) -> bool:
+    """Whether a value is a table of numbers."""
+    return _is(value, NUMBERS)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds. Raises HardlabError that names the file."""
+    import yaml
+
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as e:
+        where = getattr(e, "problem_mark", None)
+        if where is not None:
+            raise damaged(path, f"line {where.line + 1}: {getattr(e, 'problem', e)}") from e
+        raise damaged(path, e) from e
+
+
+@contextmanager
+def as_expected(*paths: Path) -> Iterator[None]:
+    """What was read of ``paths`` is used inside; where it is not what it should be, a HardlabError names them."""
+    try:
+        yield
+    except HardlabError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as e:
+        if len(paths) == 1:
+            raise damaged(paths[0], e) from e
+        names = ", ".join(map(str, paths))
+        raise DamagedFile(f"One of {names} is not what it should be ({e!r}).") from e
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, all read, which checks their sums. Raises HardlabError that names the file."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return {name: kept[name] for name in kept.files}
+    except Exception as e:  # zipfile, zlib and numpy raise nearly anything for foreign bytes
+        raise damaged(path, e) from e

@@ -97,7 +97,7 @@ def _ratio() -> float:
         ratio = float(json.loads(path.read_text())["ratio"])
         if ratio > 0:
             return ratio
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         pass  # not measured yet, or not whole
     ratio = measure(_step())
     _keep(path, what | {"ratio": ratio})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -140,6 +140,26 @@ def set_schedule(opt: Optimizer, config: Optim, batch_size: int, step: int, tota
         if group["weight_decay"] > 0:
             group["weight_decay"] = decay
     return lr
+
+
+def restore(opt: Optimizer, saved: dict[str, Any]) -> None:
+    """``opt.load_state_dict``, which does not look at what it is given: ValueError for what would fail in a step."""
+    for group, given in zip(opt.param_groups, saved["param_groups"], strict=True):
+        for key, value in group.items():
+            there: Any = given.setdefault(key, value)  # of a torch that had no such setting
+            if type(value) in (int, float):
+                fits = type(there) in (int, float) and math.isfinite(there)
+            else:
+                fits = key == "params" or (type(there) is type(value) and (value is None or there == value))
+            if not fits:
+                raise ValueError(f"its optimiser's {key} is {str(there)[:40]}")
+        for p, number in zip(group["params"], given["params"], strict=True):
+            for key, value in saved["state"].get(number, {}).items():
+                if isinstance(value, Tensor) and (value.is_complex() or (value.ndim and value.shape != p.shape)):
+                    raise ValueError(f"its optimiser's {key} is {value.dtype} {tuple(value.shape)} of {tuple(p.shape)}")
+    if len({frozenset((k, type(v)) for k, v in of.items()) for of in saved["state"].values()}) > 1:
+        raise ValueError("its optimiser has not the same of every parameter")
+    opt.load_state_dict(saved)
 
 
 def clip(params: Iterable[Tensor], norm: float, by: str = "all") -> None:

@@ -7,11 +7,12 @@ import ctypes
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from hardlab import config, runs, train
+from hardlab import config, files, runs, train
 from hardlab.config import Run
 from hardlab.stopping import STOPPED, Stopped
 from hardlab.types import HardlabError
@@ -29,22 +30,30 @@ def keep_pages() -> None:
 
 
 def launch(
-    run: Run, runs_dir: Path | str, *, root: str | Path | None = None, device: str = "auto", threads: int | None = None
+    run: Run,
+    runs_dir: Path | str,
+    *,
+    root: str | Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    anew: bool = False,
 ) -> Path:
     """Train in a process of its own and follow it line by line; a finished run is found at once.
 
     A notebook's kernel that is interrupted or terminated passes the request on, so that training saves first.
-    Returns the run's folder; raises ``Stopped`` or ``HardlabError`` with what the process said.
+    anew: as for ``train.train``. Returns the run's folder; raises ``Stopped``, or ``HardlabError`` with what the
+    process said.
     """
     config.device(device)
     config.threads(threads)
     runs_dir = Path(runs_dir)
-    about = runs.manifest(runs_dir / run.id)
-    if about is not None and about["state"] == "done":
-        return runs_dir / run.id
+    with suppress(files.DamagedFile):  # of which the process says more
+        if not anew and train.finished(runs.manifest(runs_dir / run.id), run, root):
+            return runs_dir / run.id
     command = [sys.executable, "-m", "hardlab.process", "--runs", str(runs_dir), "--device", device]
     command += ["--root", str(root)] if root is not None else []
     command += ["--threads", str(threads)] if threads is not None else []
+    command += ["--anew"] if anew else []
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert child.stdin is not None and child.stderr is not None
     line = ""
@@ -72,12 +81,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", default=None)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--anew", action="store_true")
     args = parser.parse_args(argv)
     keep_pages()
     try:
         if config.threads(args.threads) is not None:
             torch.set_num_threads(args.threads)
-        train.train(config.make(json.load(sys.stdin)), args.runs, root=args.root, device=args.device)
+        train.train(config.make(json.load(sys.stdin)), args.runs, root=args.root, device=args.device, anew=args.anew)
     except Stopped:
         return STOPPED
     except HardlabError as e:

@@ -7,6 +7,7 @@ import datetime
 import fcntl
 import importlib.metadata
 import io
+import itertools
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hardlab import build, checkpoint, config, machine
+from hardlab import build, checkpoint, config, files, machine
 from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.hard.base import Hard
@@ -29,6 +30,7 @@ from hardlab.methods.base import Method
 from hardlab.types import Candidates, HardlabError
 from hardlab.views import PARAMS
 
+REPLACED = ".replaced"  # where a folder of runs keeps those that were started anew
 _PACKAGES = ("hardlab", "torch", "torchvision", "numpy", "pyarrow", "pydantic")
 
 
@@ -67,6 +69,27 @@ def versions() -> dict[str, str]:
     return found
 
 
+class OtherImages(checkpoint.Refused):
+    """A run's images are not those that it was trained on."""
+
+
+def check_images(name: str, seen: Mapping[str, Any], images: Images) -> None:
+    """Raise ``OtherImages`` where ``images`` are not those that the run of this name was trained on.
+
+    seen: ``data`` of its manifest, or of a checkpoint; of one without a digest nothing is known.
+    """
+    then, now = seen.get("digest"), images.digest()
+    if then is None or then == now:
+        return
+    was, there = seen.get("count"), len(images)
+    counts = f"{there} images, not {was}" if was is not None and was != there else f"{there} images, not the same"
+    raise OtherImages(
+        f"{name} was trained on other images than {images.name}/{images.split} holds now ({counts}; digest {now[:8]}, "
+        f"then {then[:8]}): put the old ones back, or start a new run with `hardlab pretrain --anew` (in Python "
+        "anew=True), which keeps the old one aside."
+    )
+
+
 class Folder:
     """``runs/<id>/`` opened for training: locked, so that two runs never mix their files.
 
@@ -80,7 +103,11 @@ class Folder:
                 raise HardlabError(f"Another process trains in {self.path}; wait for it or stop it.")
             wait()
         self.checkpoints = self.path / "checkpoints"
-        self.manifest: dict[str, Any] = manifest(self.path) or {}
+        self.complaint = ""  # of a manifest that is damaged: the checkpoints tell where the run was
+        try:
+            self.manifest: dict[str, Any] = manifest(self.path) or {}
+        except HardlabError as e:
+            self.manifest, self.complaint = {}, str(e)
         self._rows: list[pa.Table] = []
         self._crops: list[pa.Table] = []
 
@@ -107,8 +134,25 @@ class Folder:
                     return True
             self._lock.close()  # of a folder that was removed before it was locked
 
+    def set_aside(self) -> Path | None:
+        """Move all that the run has into ``.replaced/<id>-<n>`` and begin an empty folder; returns where it is now."""
+        if {p.name for p in self.path.iterdir()} <= {"lock"}:
+            return None
+        kept = self.path.parent / REPLACED
+        try:
+            kept.mkdir(exist_ok=True)
+            number = next(n for n in itertools.count(1) if not (kept / f"{self.run.id}-{n}").exists())
+            aside = self.path.rename(kept / f"{self.run.id}-{number}")
+        except OSError as e:
+            raise HardlabError(f"{self.path} cannot be set aside ({e.strerror}); nothing was changed.") from e
+        self._lock.close()
+        if not self._locked():
+            raise HardlabError(f"Another process trains in {self.path}; the old run is in {aside}.")
+        self.manifest, self.complaint = {}, ""
+        return aside
+
     def close(self) -> None:
-        if not self.manifest:  # refused before it began: nothing stays behind
+        if not self.manifest and not self.complaint:  # refused before it began: nothing stays behind
             with contextlib.suppress(OSError):
                 (self.path / "lock").unlink()
                 self.path.rmdir()
@@ -122,8 +166,11 @@ class Folder:
         parent: str | None,
         parameters: dict[str, int],
     ) -> None:
-        """Write the manifest of a run that starts or goes on."""
+        """Write the manifest of a run that starts or goes on; one that is damaged stays beside it."""
         head, dirty = commit()
+        if self.complaint:
+            with contextlib.suppress(OSError):
+                (self.path / "manifest.json").rename(self.path / "manifest.json.damaged")
         self.manifest = {
             "id": self.run.id,
             "config": self.run.model_dump(mode="json"),
@@ -155,21 +202,37 @@ class Folder:
 
     def metric(self, row: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        with open(self.path / "metrics.jsonl", "a") as f:
-            f.write(json.dumps(row) + "\n")
+        try:
+            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as f:
+                f.write(json.dumps(row) + "\n")
+        except OSError as e:
+            raise HardlabError(f"{self.path / 'metrics.jsonl'} could not be written ({e.strerror}).") from e
 
-    def rewind(self, step: int) -> None:
-        """Forget everything that was logged after ``step``, so that a resumed run logs it once."""
-        path = self.path / "metrics.jsonl"
+    def rewind(self, step: int) -> int:
+        """Forget everything that was logged after ``step``, so that a resumed run logs it once.
+
+        Returns how many lines of the log were damaged; the log as it was is then kept as ``metrics.jsonl.damaged``.
+        """
+        path, harmed = self.path / "metrics.jsonl", 0
         if path.exists():
-            kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
-            checkpoint.write_atomic(path, "".join(kept).encode())
+            try:
+                content = path.read_bytes()
+            except OSError as e:
+                raise files.damaged(path, e) from e
+            lines = content.splitlines(keepends=True)
+            steps = [_step_of(line) for line in lines]
+            harmed = sum(at is None for at, line in zip(steps, lines, strict=True) if line.endswith(b"\n"))
+            if harmed:
+                checkpoint.write_atomic(path.with_name("metrics.jsonl.damaged"), content)
+            kept = [line for line, at in zip(lines, steps, strict=True) if at is not None and at <= step]
+            checkpoint.write_atomic(path, b"".join(kept))
         for segment in [s for name in ("views", "crops") for s in (self.path / name).glob("step-*.parquet")]:
-            if int(segment.stem.removeprefix("step-")) > step:
+            if _number(segment.stem) > step:
                 segment.unlink()
         for file in (self.path / "snapshots").glob("*.npz"):
-            if int(file.stem.rpartition("-")[2]) > step:
+            if _number(file.stem) > step:
                 file.unlink()
+        return harmed
 
     def log_views(self, seen: Candidates, index: torch.Tensor, epoch: int, step: int, rows: int) -> None:
         """Keep every candidate of the first ``rows`` images of this step for the next segment.
@@ -204,7 +267,7 @@ class Folder:
             return
         sink = io.BytesIO()
         np.savez_compressed(sink, **{k: t.detach().cpu().numpy() for k, t in arrays.items()})  # type: ignore[arg-type]
-        (self.path / "snapshots").mkdir(exist_ok=True)
+        files.make_folder(self.path / "snapshots")
         checkpoint.write_atomic(self.path / "snapshots" / f"{name}-{step:08d}.npz", sink.getvalue())
 
     def flush_views(self, step: int) -> None:
@@ -213,9 +276,9 @@ class Folder:
             if not tables:
                 continue
             sink = pa.BufferOutputStream()
-            pq.write_table(pa.concat_tables(tables), sink, compression="zstd")
+            pq.write_table(pa.concat_tables(tables), sink, compression="zstd", write_page_checksum=True)
             folder = self.path / name
-            folder.mkdir(exist_ok=True)
+            files.make_folder(folder)
             checkpoint.write_atomic(folder / f"step-{step:08d}.parquet", sink.getvalue().to_pybytes())
         self._rows, self._crops = [], []
 
@@ -262,24 +325,30 @@ def driver() -> str | None:
     return told.stdout.split("\n")[0].strip()
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> int | None:
+    """The step of a line of the log; None where it is none, as the last one of a killed process."""
     try:
-        return json.loads(line)["step"]
-    except ValueError:  # the last line of a killed process
-        return float("inf")
+        step = json.loads(line)["step"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return step if isinstance(step, int) and line.endswith(b"\n") else None
+
+
+def _number(stem: str) -> int:
+    """The step that the name of a segment or snapshot ends in; of somebody else's file none."""
+    last = stem.rpartition("-")[2]
+    return int(last) if last.isdecimal() else -1
 
 
 def manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of a run's folder, or None where there is none yet."""
+    """The manifest of a run's folder, or None where there is none yet. Raises HardlabError for one that is damaged."""
     file = path / "manifest.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    return files.read_manifest(file) if file.exists() else None
 
 
 def metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl``, all or of one kind (``step``, ``epoch``)."""
-    file = path / "metrics.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return [r for r in rows if kind is None or r["kind"] == kind]
+    """The rows of ``metrics.jsonl``, all or of one kind (``step``, ``epoch``). HardlabError for a damaged line."""
+    return [r for r in files.read_lines(path / "metrics.jsonl") if kind is None or r["kind"] == kind]
 
 
 def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str, Any]]:
@@ -287,13 +356,15 @@ def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str
 
     step: of the checkpoint; None = the newest whole one.
     """
-    about = _told(path)
-    run = config.make(about["config"])
-    saved, file = _saved(path, about, step)
+    run, about = _told(path)
     method = build.method(run)
     build.strategies(run, method)  # what a strategy changed in the network is part of its state
     known = method.state_dict()  # banks sized by the data are training state, made in on_start alone
-    method.load_state_dict({k: v for k, v in saved["method"].items() if k in known})
+
+    def load(saved: dict[str, Any]) -> None:
+        method.load_state_dict({k: v for k, v in saved["method"].items() if k in known})
+
+    file = _restored(path, about, step, load)
     return run, method, about | {"checkpoint": file.name}
 
 
@@ -304,40 +375,44 @@ def open_whole(
 
     root: where the data sets lie. Returns configuration, method, strategies, training images.
     """
-    about = _told(path)
-    run, (saved, _) = config.make(about["config"]), _saved(path, about, step)
+    run, about = _told(path)
     images = build.images(run, root=root)
+    check_images(path.name, about["data"], images)
     method = build.method(run)
     hard = build.strategies(run, method)
     method.on_start(images, run.batch_size)
-    try:
+
+    def load(saved: dict[str, Any]) -> None:
         method.load_state_dict(saved["method"])
         for h, state in zip(hard, saved["hard"], strict=True):
             h.on_start(images, run.batch_size, None)
             h.load_state_dict(state)
-    except (RuntimeError, ValueError) as e:  # other tensors, or another number of strategies
-        raise HardlabError(f"The checkpoint of {path} was written by another version of hardlab: {e}") from e
+
+    _restored(path, about, step, load)
     return run, method, hard, images
 
 
-def _told(path: Path) -> dict[str, Any]:
-    about = manifest(path)
-    if about is None:
+def _told(path: Path) -> tuple[Run, dict[str, Any]]:
+    """Configuration and manifest of a run's folder."""
+    file = path / "manifest.json"
+    if not file.exists():
         raise HardlabError(f"{path} is no run: it has no manifest.json.")
-    return about
+    about = files.read_manifest(file, need=("config", "state", "data"))
+    return config.of({**about, "id": path}), about
 
 
-def _saved(path: Path, about: Mapping[str, Any], step: int | None) -> tuple[dict[str, Any], Path]:
-    """What a checkpoint holds, and its file; step: None = the newest whole one."""
+def _restored(path: Path, about: Mapping[str, Any], step: int | None, load: Callable[[dict[str, Any]], None]) -> Path:
+    """The checkpoint that ``load`` has taken in; step: None = the newest whole one."""
     if step is None:
-        state = checkpoint.newest(path / "checkpoints")
+        state = checkpoint.newest(path / "checkpoints", load)
         if state is None:
             raise HardlabError(f"{path} has no checkpoint yet; its state is '{about['state']}'.")
         if about["state"] == "done" and state[2]:
             raise HardlabError(f"{state[2][0]} An older checkpoint is no substitute: train the run again.")
-        return state[0], state[1]
+        return state[1]
     kept = {checkpoint.named(p)[0]: p for p in checkpoint.found(path / "checkpoints")}
     if step not in kept:
         there = ", ".join(map(str, sorted(kept))) or "none"
         raise HardlabError(f"{path} has no checkpoint of step {step}; those that it kept: {there}.")
-    return checkpoint.load(kept[step]), kept[step]
+    checkpoint.take(kept[step], load)
+    return kept[step]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +82,7 @@ class Session:
         """Everything that a step changes: weights, strategies, optimisers, sums, random numbers."""
         return {
             "config_hash": self.run.hash,
+            "data": {"digest": self.data.digest(), "count": len(self.data)},
             "step": self.done,
             "precision": self.precision,
             "sums": self.epoch.dump(),
@@ -94,12 +95,17 @@ class Session:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Put back what ``dump`` gave."""
+        """Put back what ``dump`` gave. Raises OtherImages, and HardlabError or any other for what it did not give."""
+        if saved["config_hash"] != self.run.hash:
+            raise HardlabError("it belongs to another configuration; it is left alone.")
+        runs.check_images(self.run.id, saved.get("data", {}), self.data)
+        if not 0 <= saved["step"] <= self.total:
+            raise HardlabError(f"its step is {saved['step']}, and the run has {self.total}.")
         self.method.load_state_dict(saved["method"])
         for h, state in zip(self.hard, saved["hard"], strict=True):
             h.load_state_dict(state)
         for p in self.players:
-            p.opt.load_state_dict(saved["players"][p.name])
+            optim.restore(p.opt, saved["players"][p.name])
         self.generator.set_state(saved["generator"])
         torch.set_rng_state(saved["rng"])
         if saved["rng_cuda"] and torch.cuda.is_available():
@@ -107,6 +113,8 @@ class Session:
         self.epoch.restore(saved["sums"])
         self.done = saved["step"]
         self.precision = saved.get("precision", self.precision)  # of old checkpoints the manifest's
+        if self.precision not in ("fp32", "bf16"):
+            raise HardlabError(f"it is of precision '{self.precision}', which is none.")
 
 
 def open(
@@ -144,14 +152,12 @@ def open(
     if folder is not None:
         session.checkpoints = folder.checkpoints
         session.precision = folder.manifest.get("precision", here)
-        found = checkpoint.newest(folder.checkpoints)
+        if checkpoint.found(folder.checkpoints):  # without one it starts, on whatever images there are
+            runs.check_images(run.id, folder.manifest.get("data", {}), data)
+        found = checkpoint.newest(folder.checkpoints, session.restore)
         if found is not None:
-            saved, path, complaints = found
-            for complaint in complaints:
+            for complaint in found[2]:
                 say(f"{run.id}: {complaint}")
-            if saved["config_hash"] != run.hash:
-                raise HardlabError(f"{path} belongs to another configuration; it is left alone.")
-            session.restore(saved)
             say(f"{run.id}: goes on at step {session.done} of {session.total}.")
         if session.precision != here:
             say(f"{run.id}: stays in {session.precision}, in which it began; alone it would take {here} here.")
@@ -274,19 +280,34 @@ def train(
     device: str = "auto",
     say: Say = say,
     wait: bool = False,
+    anew: bool = False,
 ) -> Path:
     """Train ``run`` to its end in ``runs_dir/<id>``, from the newest whole checkpoint there; returns that folder.
 
-    A finished run is found and returned at once; a run's parent is trained first. Ctrl-C, SIGTERM and SIGUSR1 save and
+    A finished run is found and returned at once; a run's parent is trained first. ``runs.OtherImages`` where the run
+    that is there was trained on other images than its data set holds now. Ctrl-C, SIGTERM and SIGUSR1 save and
     raise ``Stopped``. A loss or gradient that is not finite ends the run before anything of it is logged or saved.
     wait: where another process trains this very run, wait for it instead of raising; so a parent that several runs
-    start from is trained once.
+    start from is trained once. anew: start a new run, and set the one that is there aside, a parent only where its
+    images are others; nothing is removed.
     """
-    parent = train(run.parent, runs_dir, root=root, device=device, say=say, wait=True) if run.parent else None
+    parent = None
+    if run.parent is not None:
+        again: dict[str, Any] = {"root": root, "device": device, "say": say, "wait": True}
+        try:
+            parent = train(run.parent, runs_dir, **again)
+        except runs.OtherImages:
+            if not anew:
+                raise
+            parent = train(run.parent, runs_dir, **again, anew=True)
     with stopping.requests() as asked:
         folder = runs.Folder(runs_dir, run, _patience(run, say, asked) if wait else None)
         try:
-            if folder.manifest.get("state") == "done":
+            if anew and (aside := folder.set_aside()):
+                say(f"{run.id}: starts anew; what was there is in {aside}.")
+            if folder.complaint:
+                say(f"{run.id}: {folder.complaint} The checkpoints tell where it was.")
+            if finished(folder.manifest, run, root, say):
                 say(f"{run.id}: finished before, nothing to do.")
                 return folder.path
             try:
@@ -309,6 +330,22 @@ def train(
     return folder.path
 
 
+def finished(manifest: Mapping[str, Any] | None, run: Run, root: str | Path | None = None, say: Say = say) -> bool:
+    """Whether a run is done, of the images that its data set holds now. Raises ``runs.OtherImages`` for others.
+
+    Images that are not here any more cannot be compared, which is said.
+    """
+    if not manifest or manifest.get("state") != "done":
+        return False
+    try:
+        images = build.images(run, "train", root)
+    except HardlabError as e:
+        say(f"{run.id}: its images could not be compared with those that it was trained on: {e}")
+        return True
+    runs.check_images(run.id, manifest.get("data", {}), images)
+    return True
+
+
 def _patience(run: Run, say: Say, asked: list[int]) -> Callable[[], None]:
     """Sleeps for a second each time, and says why the first time; raises ``Stopped`` once ``asked`` to stop."""
     told: list[str] = []
@@ -328,7 +365,8 @@ def _patience(run: Run, say: Say, asked: list[int]) -> Callable[[], None]:
 def _begin(s: Session, folder: runs.Folder, parent: Path | None, say: Say) -> None:
     """Forget what was logged after the checkpoint, and write the manifest."""
     skipped = [Path(p).name for p in s.data.skipped[:20]]
-    folder.rewind(s.done)
+    if harmed := folder.rewind(s.done):
+        say(f"{s.run.id}: {harmed} damaged lines of metrics.jsonl were left out; the file as it was lies beside it.")
     folder.begin(
         s.device,
         s.precision,

@@ -129,7 +129,7 @@ DRAW, JUDGE = ["figures", "hvs_t1", "--out", "drawn"], ["claims", "hvs-dino-line
         (DRAW, "paper.csv", b"a\n1,2\n1,2,3\n", "ParserError"),
         (JUDGE, "manifests.jsonl", b'{"id": "cut of', "Line 1 of "),
         (JUDGE, "manifests.jsonl", b"\xff\n", "UnicodeDecodeError"),
-        (JUDGE, "manifests.jsonl", b"[1]\n", "no manifest"),
+        (JUDGE, "manifests.jsonl", b"[1]\n", "no table of names"),
     ],
 )
 def test_a_broken_table_is_told_in_one_sentence_that_names_it(

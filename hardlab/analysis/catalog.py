@@ -16,6 +16,7 @@ from hardlab.analysis import arms, schema
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.schema import WHO
 from hardlab.errors import HardlabError
+from hardlab.files import damaged, read_lines, read_manifest
 
 _FROM_MANIFEST = ("state", "epochs_done", "device", "commit", "dirty", "started", "ended")
 RUNS = (
@@ -35,7 +36,7 @@ class Catalog:
     @cached_property
     def manifests(self) -> dict[str, dict[str, Any]]:
         """Run -> manifest."""
-        return {path.parent.name: _manifest(path) for path in sorted(self.folder.glob("*/manifest.json"))}
+        return {path.parent.name: read_manifest(path) for path in sorted(self.folder.glob("*/manifest.json"))}
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -79,7 +80,7 @@ class Catalog:
 
     def lines(self, run: str, file: str) -> list[dict[str, Any]]:
         """The objects of a JSON-lines file of a run; none where it has no such file."""
-        return schema.read_lines(self.folder / run / file)
+        return read_lines(self.folder / run / file)
 
     def finished(self, rung: str, recipes: Sequence[str], need: Sequence[str] | None = None) -> pd.DataFrame:
         """The rows of ``runs`` that are done, of these recipes at a rung, in the recipes' order, then by seed, start.
@@ -149,19 +150,11 @@ def setting(configuration: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-        return manifest
-    except (OSError, ValueError) as e:
-        raise _unreadable(path, e) from e
-
-
 def _row(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     try:
         c = config.as_ran(manifest)
         fraction = c["data"]["fraction"]
-        return {
+        row = {
             "rung": c["rung"],
             "data": c["data"]["name"] + (f" {100 * fraction:g} %" if fraction < 1 else ""),
             "method": c["method"]["name"],
@@ -176,9 +169,8 @@ def _row(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
             "path": str(folder),
             **{k: manifest.get(k) for k in _FROM_MANIFEST},
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise _unreadable(folder / "manifest.json", e) from e
-
-
-def _unreadable(path: Path, error: Exception) -> HardlabError:
-    return HardlabError(f"The manifest '{path}' cannot be read: {type(error).__name__}: {error}.")
+        for text in (row[k] for k in ("rung", "data", "method", "arm", "recipe", "precision")):
+            text.encode()  # half of a surrogate pair fits into no table
+        return row
+    except (ValueError, LookupError, TypeError, AttributeError, HardlabError) as e:
+        raise damaged(folder / "manifest.json", e) from e

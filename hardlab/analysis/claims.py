@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hardlab import registry
@@ -26,6 +25,7 @@ from hardlab.analysis.arms import Arm, Book, Measure, Over, reaches, rungs_from,
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.schema import WHO
 from hardlab.errors import HardlabError
+from hardlab.files import damaged, read_yaml
 from hardlab.recipes import RUNGS, recipe
 
 SOURCE = Path(__file__).with_name("claims.yaml")
@@ -213,10 +213,12 @@ def load(path: Path = SOURCE) -> tuple[Claim, ...]:
 
     Raises HardlabError for a claim that does not fit the schema or names what does not exist.
     """
-    tree = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    named = tree["measures"]
+    tree = read_yaml(path)
+    named, rows = (tree.get(key) if isinstance(tree, dict) else None for key in ("measures", "claims"))
+    if not isinstance(named, dict) or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise damaged(path, "it needs a table `measures` and a list `claims` of tables")
     found = []
-    for row in tree["claims"]:
+    for row in rows:
         measure = row.get("measure")
         if isinstance(measure, str):
             if measure not in named:
@@ -227,6 +229,8 @@ def load(path: Path = SOURCE) -> tuple[Claim, ...]:
         except ValidationError as e:
             what = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in e.errors())
             raise HardlabError(f"Claim '{row.get('id')}' in '{path.name}' does not fit: {what}.") from e
+        except (ValueError, TypeError, LookupError, AttributeError) as e:
+            raise damaged(path, f"claim '{row.get('id')}': {type(e).__name__}: {e}") from e
     ids = [claim.id for claim in found]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise HardlabError(f"Two claims have the id '{twice[0]}'.")

@@ -11,6 +11,7 @@ import pandas as pd
 
 from hardlab import runs
 from hardlab.errors import HardlabError
+from hardlab.files import SNAPSHOT, as_expected, read_arrays
 
 
 class Shot(NamedTuple):
@@ -25,11 +26,15 @@ class Shot(NamedTuple):
 def shots(run_dir: Path | str) -> list[Shot]:
     """The snapshots of a GAN or of the strategy ``generated``, oldest first. Raises HardlabError for none."""
     found = []
-    for file in sorted((Path(run_dir) / "snapshots").glob("*.npz"), key=lambda f: int(f.stem[-8:])):
-        with np.load(file) as kept:
-            if "g_ema" in kept:
-                scores = {k: float(kept[k]) for k in kept if kept[k].ndim == 0}
-                found.append(Shot(int(file.stem[-8:]), kept["g"], kept["g_ema"], scores))
+    for file in sorted((Path(run_dir) / "snapshots").glob(f"*{SNAPSHOT}"), key=lambda f: int(f.stem[-8:])):
+        kept = read_arrays(file)
+        if "g_ema" in kept:
+            with as_expected(file):
+                g, ema = kept["g"], kept["g_ema"]
+                if g.ndim != 4 or g.dtype != np.uint8 or (g.shape, g.dtype) != (ema.shape, ema.dtype):
+                    raise ValueError(f"images {g.shape} {g.dtype} of G, {ema.shape} {ema.dtype} of its average")
+                scores = {k: float(a) for k, a in kept.items() if a.ndim == 0}
+                found.append(Shot(int(file.stem[-8:]), g, ema, scores))
     if not found:
         raise HardlabError(f"'{run_dir}' kept no generated images: runs of gan and of the strategy generated do.")
     return found

@@ -20,6 +20,7 @@ from hardlab import build, runs
 from hardlab.analysis.schema import SCORES
 from hardlab.errors import HardlabError
 from hardlab.evaluate.knn import neighbours
+from hardlab.files import SNAPSHOT, as_expected, read_arrays
 
 _NEIGHBOURS = 5  # whose mean position a point without a place of its own starts from
 _FEW = 100  # points below which early exaggeration outweighs what keeps them apart
@@ -55,21 +56,31 @@ def banks(run_dir: Path | str) -> list[Bank]:
     Raises HardlabError for a run that kept none.
     """
     found = []
-    for file in sorted((Path(run_dir) / "snapshots").glob("*.npz"), key=lambda f: int(f.stem[-8:])):
-        with np.load(file) as kept:
-            if "negatives" in kept and len(kept["queries"]):
-                norms = kept["norms"] if "norms" in kept else np.linalg.norm(kept["negatives"], axis=1)
-                ages = kept.get("ages")
-                step = int(file.stem[-8:])
-                bank = Bank(step, kept["negatives"], kept["queries"], kept["query_rows"], norms, ages)
-                if not (np.isfinite(bank.negatives).all() and np.isfinite(bank.queries).all()):
-                    raise HardlabError(
-                        f"'{file}' holds negatives or queries that are not finite: the run has diverged."
-                    )
-                found.append(bank)
+    for file in sorted((Path(run_dir) / "snapshots").glob(f"*{SNAPSHOT}"), key=lambda f: int(f.stem[-8:])):
+        kept = read_arrays(file)
+        if "negatives" in kept:
+            with as_expected(file):
+                bank = _bank(int(file.stem[-8:]), kept)
+            if not len(bank.queries):
+                continue
+            if not (np.isfinite(bank.negatives).all() and np.isfinite(bank.queries).all()):
+                raise HardlabError(f"'{file}' holds negatives or queries that are not finite: the run has diverged.")
+            found.append(bank)
     if not found:
         raise HardlabError(f"'{run_dir}' kept no negatives: runs of moco and of the strategy adco do.")
     return found
+
+
+def _bank(step: int, kept: dict[str, np.ndarray]) -> Bank:
+    negatives, queries, rows, ages = kept["negatives"], kept["queries"], kept["query_rows"], kept.get("ages")
+    norms = kept["norms"] if "norms" in kept else np.linalg.norm(negatives, axis=1)
+    if negatives.ndim != 2 or queries.ndim != 2 or queries.shape[1] != negatives.shape[1] or rows.dtype.kind != "i":
+        raise ValueError(f"negatives {negatives.shape}, queries {queries.shape}")
+    if len(rows) != len(queries) or any(a is not None and a.shape != negatives.shape[:1] for a in (norms, ages)):
+        raise ValueError(
+            f"{len(rows)} rows of {len(queries)} queries, {len(norms)} norms of {len(negatives)} negatives"
+        )
+    return Bank(step, negatives, queries, rows, norms, ages)
 
 
 def microscope(bank: Bank, quantile: float = 0.95) -> pd.DataFrame:
@@ -121,8 +132,9 @@ def reals(run_dir: Path | str, step: int, count: int = 2000, root: Path | str | 
 
     Raises HardlabError where the checkpoint or the images are not there.
     """
-    run, method, _ = runs.open_run(Path(run_dir), step)
+    run, method, about = runs.open_run(Path(run_dir), step)
     images, look = build.images(run, root=root), build.look(run)
+    runs.check_images(Path(run_dir).name, about["data"], images)
     spread = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(np.int64)
     bank = next(b for b in banks(run_dir) if b.step == step)
     rows = np.unique(np.concatenate([bank.rows[bank.rows >= 0], spread]))

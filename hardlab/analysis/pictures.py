@@ -16,6 +16,7 @@ from hardlab.analysis import arms, viewlog
 from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.schema import WHO, who
 from hardlab.errors import HardlabError
+from hardlab.files import SNAPSHOT, as_expected, read_arrays
 from hardlab.views import PARAMS
 
 PICTURES = 10  # images whose views are kept: HVS Fig. 6 shows ten rows, Fig. 2 the first three of them
@@ -56,7 +57,7 @@ def logged_views(catalog: Catalog, root: Path | str | None) -> Table:
 
 def _pixels(manifest: Mapping[str, Any], views: pd.DataFrame, root: Path | str | None) -> np.ndarray | None:
     """The images of these views and the views themselves; None where the run's images are not on this machine."""
-    run = config.make(manifest["config"])
+    run = config.of(manifest)
     try:
         images = build.images(run, root=root)
     except HardlabError:
@@ -91,11 +92,12 @@ def attacked(catalog: Catalog) -> Table:
     at = _snapshots(catalog, ("hexa-plus-moco", "hexa-moco", "hexa-deepcluster"), "adversarial")
     if at is None:
         return NOTHING
-    held = dict(np.load(at.files[-1]))
+    held = read_arrays(at.files[-1])
     mixed = at.files[-1].with_name(at.files[-1].name.replace("adversarial", "cutmix"))
-    held |= dict(np.load(mixed)) if mixed.exists() else {}
+    held |= read_arrays(mixed) if mixed.exists() else {}
     names = [k for k in ("clean", "adversarial", "noise", "mixed") if k in held]
-    tiles = [[_bytes(held[k][i]) for k in names] for i in range(min(4, len(held["clean"])))]
+    with as_expected(at.files[-1]):
+        tiles = [[_bytes(held[k][i]) for k in names] for i in range(min(4, len(held["clean"])))]
     return Table(_labels(at, [names] * len(tiles), at.files[-1:]), grid(tiles))
 
 
@@ -104,8 +106,9 @@ def transformed(catalog: Catalog) -> Table:
     at = _snapshots(catalog, ("stn-translation-scale-sym", "stn-translation-scale", "stn-affine"), "stn")
     if at is None:
         return NOTHING
-    with np.load(at.files[-1]) as held:
-        names = sorted((k for k in held.files if k.startswith("view_")), key=lambda k: int(k[5:]))[:8]
+    held = read_arrays(at.files[-1])
+    with as_expected(at.files[-1]):
+        names = sorted((k for k in held if k.startswith("view_")), key=lambda k: int(k[5:]))[:8]
         tiles = [[_bytes(held[k][i]) for k in names] for i in range(min(4, len(held[names[0]])))]
     titles = [f"view {int(k[5:]) + 1}" for k in names]
     return Table(_labels(at, [titles] * len(tiles), at.files[-1:]), grid(tiles))
@@ -117,8 +120,9 @@ def generated(catalog: Catalog) -> Table:
     if at is None:
         return NOTHING
     files = [at.files[i] for i in sorted(set(np.linspace(0, len(at.files) - 1, 8).round().astype(int)))]
-    held = [dict(np.load(f)) for f in files]
-    tiles = [[one[net][i] for one in held] for i in range(3) for net in ("g", "g_ema")]
+    held = [read_arrays(f) for f in files]
+    with as_expected(*files):
+        tiles = [[one[net][i] for one in held] for i in range(3) for net in ("g", "g_ema")]
     names = [[name] * len(files) for _ in range(3) for name in ("G", "average of G")]
     return Table(_labels(at, names, files), grid(tiles))
 
@@ -135,7 +139,7 @@ def _snapshots(catalog: Catalog, recipes: Sequence[str], part: str) -> _Snapshot
     """Of the runs of the first of these recipes with the most snapshots of ``part``, one of the chosen setting."""
     for recipe in recipes:
         runs = catalog.done[catalog.done["recipe"] == recipe]
-        kept = {r.run: sorted((Path(r.path) / "snapshots").glob(f"{part}-*.npz")) for r in runs.itertuples()}
+        kept = {r.run: sorted((Path(r.path) / "snapshots").glob(f"{part}{SNAPSHOT}")) for r in runs.itertuples()}
         about = arms.one_with_most(runs, {name: len(files) for name, files in kept.items()})
         if about is not None:
             return _Snapshots(about.to_dict(), catalog.manifests[about["run"]], kept[about["run"]])

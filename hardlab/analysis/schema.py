@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from hardlab import files
 from hardlab.errors import HardlabError
 
 # what a column holds: `text` is read as it is written ("0e12345678" is no number), a blank of the others is NaN
@@ -110,27 +110,11 @@ def read_manifests(folder: Path | str) -> dict[str, dict[str, Any]]:
     Raises HardlabError that names the file, and the line where it is not JSON.
     """
     path = Path(folder) / "manifests.jsonl"
+    lines = files.read_lines(path, appended=False)
     try:
-        return {m["id"]: {**m, "config": m["config"]} for m in read_lines(path, appended=False)}
-    except (KeyError, TypeError) as e:
-        raise HardlabError(f"'{path}' holds a line that is no manifest: {type(e).__name__}: {e}.") from e
-
-
-def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; where lines are appended, a last one without its end (a kill) is no line."""
-    if not path.exists():
-        return []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise HardlabError(f"'{path}' cannot be read: {type(e).__name__}: {e}.") from e
-    out = []
-    for number, line in enumerate((text[: text.rfind("\n") + 1] if appended else text).splitlines(), 1):
-        try:
-            out.append(json.loads(line))
-        except ValueError as e:
-            raise HardlabError(f"Line {number} of '{path}' is not JSON: {e}.") from e
-    return out
+        return {m["id"]: files.checked_manifest(m, path, need=("id", "config")) for m in lines}
+    except (files.DamagedFile, LookupError, TypeError) as e:
+        raise HardlabError(f"'{path}' holds a line that is no manifest: {e}") from e
 
 
 def who(about: Mapping[str, Any]) -> dict[str, Any]:

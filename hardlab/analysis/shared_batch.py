@@ -83,7 +83,7 @@ def _chosen(catalog: Catalog) -> pd.DataFrame:
 def _as_it_is(manifest: Mapping[str, Any]) -> bool:
     """Whether a run is its recipe's method and strategies, not one with other options of them, e.g. of an ablation."""
     try:
-        run = config.make(manifest["config"])
+        run = config.of(manifest)
     except HardlabError:  # a configuration that this version does not read
         return False
     same = recipe(run.recipe, run.rung)
@@ -92,7 +92,7 @@ def _as_it_is(manifest: Mapping[str, Any]) -> bool:
 
 def _images(manifest: Mapping[str, Any], root: Path | str | None) -> Images | None:
     try:
-        images = build.images(config.make(manifest["config"]), root=root)
+        images = build.images(config.of(manifest), root=root)
     except HardlabError:
         return None  # the data are not on this machine
     return images if images.digest() == manifest["data"]["digest"] else None

@@ -67,8 +67,14 @@ def read(source: Path | str | Sequence[Path | str], columns: Sequence[str] | Non
             raise HardlabError(
                 f"{len(faults)} of the {len(files)} view-log segments of '{run}' cannot be used: {'; '.join(faults)}."
             )
-        data = pa.dataset.dataset([str(f) for f in files], schema=SCHEMA, format="parquet")
-        frames.append((run.name, data.to_table(names).to_pandas(split_blocks=True)))
+        try:
+            table = _table(files, names)
+        except (pa.ArrowException, OSError, ValueError) as e:  # damage behind a whole footer shows in the reading
+            faults = [fault for f in files if (fault := _fault(f, names))] or [_first_line(e)]
+            raise HardlabError(
+                f"{len(faults)} of the {len(files)} view-log segments of '{run}' cannot be used: {'; '.join(faults)}."
+            ) from e
+        frames.append((run.name, table.to_pandas(split_blocks=True)))
     if not frames:
         raise HardlabError("No run was given, so there is no view log to read.")
     frame = pd.concat([f for _, f in frames], ignore_index=True) if len(frames) > 1 else frames[0][1]
@@ -147,12 +153,25 @@ def slots(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _fault(path: Path) -> str:
-    """Why a segment cannot be used; empty where it can."""
+def _table(files: Sequence[Path], names: list[str]) -> pa.Table:
+    """Columns of segments, with the sums of their pages checked."""
+    checked = pa.dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
+    form = pa.dataset.ParquetFileFormat(default_fragment_scan_options=checked)
+    return pa.dataset.dataset([str(f) for f in files], schema=SCHEMA, format=form).to_table(names)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+
+
+def _fault(path: Path, names: list[str] | None = None) -> str:
+    """Why a segment cannot be used, by its footer or, where ``names`` are given, by these columns; empty if it can."""
     try:
         schema = pa.parquet.read_schema(path)
-    except (pa.ArrowException, OSError) as e:
-        return f"{path.name} (broken or cut off: {str(e).splitlines()[0].rstrip('.')})"
+        if names is not None:
+            _table([path], names)
+    except (pa.ArrowException, OSError, ValueError) as e:
+        return f"{path.name} (broken or cut off: {_first_line(e)})"
     missing = [n for n in SCHEMA.names if n not in schema.names]
     if missing:
         return f"{path.name} (column '{missing[0]}' is missing)"

@@ -8,7 +8,6 @@ import os
 import stat
 import tempfile
 import warnings
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hardlab.files import read_arrays
 from hardlab.types import Batch, HardlabError
 
 SMALL_SIDE = 96  # images up to this side are held in memory ...
@@ -71,17 +71,21 @@ def offline() -> bool:
     return os.environ.get("HARDLAB_OFFLINE", "") not in ("", "0")
 
 
-def cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def cached(
+    path: Path, make: Callable[[], dict[str, np.ndarray]], fits: Callable[[dict[str, np.ndarray]], bool]
+) -> dict[str, np.ndarray]:
     """Read the arrays in ``path`` (.npz), or make them and keep them there.
 
-    Written to a scratch name and renamed, so that a reader never sees half a file; a damaged file is made again;
-    where nothing can be written nothing is kept.
+    Written to a scratch name and renamed, so that a reader never sees half a file; a damaged file, or one whose arrays
+    are not what ``fits`` expects, is made again; where nothing can be written nothing is kept.
     """
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            return {name: kept[name] for name in kept.files}  # reading checks the zip's checksums
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        arrays = make()
+        arrays = read_arrays(path)
+        if fits(arrays):
+            return arrays
+    except (HardlabError, LookupError, AttributeError):
+        pass
+    arrays = make()
     scratch = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,10 +177,22 @@ def _try_decode(path: Path, max_side: int, size: int | None) -> np.ndarray | Har
         return e
 
 
-def _stamp(source: Source, *options: object) -> str:
+def _content(paths: Sequence[str]) -> np.ndarray:
+    """The sha256 of what the files hold, one after the other, as 32 bytes."""
+    h = hashlib.sha256()
+    for path in paths:
+        try:
+            with open(path, "rb") as f:
+                h.update(hashlib.file_digest(f, "sha256").digest())
+        except OSError:
+            h.update(b"-")
+    return np.frombuffer(h.digest(), np.uint8)
+
+
+def _file_list(paths: Iterable[str | os.PathLike[str]], *options: object) -> str:
     """A digest of the file list: path, length and time of change of each file, and the options."""
     h = hashlib.sha256(repr((_DECODER, options)).encode())
-    for path in source.paths or ():
+    for path in paths:
         try:
             s = os.stat(path)
             stamp = (s.st_size, s.st_mtime_ns)
@@ -267,6 +283,7 @@ class Images(ABC):
         self._annotate = source.annotate
         self._label_map = label_map  # label of the annotations -> label here, -1 = a class left out
         self._size = size  # every image was fitted to a square of this side
+        self._digest: str | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -275,9 +292,17 @@ class Images(ABC):
         where = f"on {self.device}" if self.in_memory else "decoded by batch"
         return f"{self.name}/{self.split}: {len(self)} images, {len(self.classes)} classes, {where}"
 
-    @abstractmethod
     def digest(self) -> str:
-        """Hex sha256 of what is seen, in order: pixels (or names and file lengths), labels, class names."""
+        """Hex sha256 of what is seen, in order: pixels, or names and files, labels, class names; found once.
+
+        Of files together above ``SMALL_BYTES``, which would take minutes to read, only the lengths are.
+        """
+        if self._digest is None:
+            self._digest = self._what_is_seen()
+        return self._digest
+
+    @abstractmethod
+    def _what_is_seen(self) -> str: ...
 
     @abstractmethod
     def _batches(self, rows: Sequence[Tensor]) -> Iterator[Batch]: ...
@@ -332,7 +357,7 @@ class Pixels(Images):
         self.in_memory = tensor.numel() < SMALL_BYTES and max(tensor.shape[2:]) <= SMALL_SIDE
         self.pixels = tensor.to(self.device) if self.in_memory else tensor
 
-    def digest(self) -> str:
+    def _what_is_seen(self) -> str:
         h = hashlib.sha256(repr((tuple(self.pixels.shape), self.classes)).encode())
         h.update(self.targets.numpy().tobytes())
         for piece in self.pixels.split(4096):
@@ -380,12 +405,17 @@ class Files(Images):
         # one array of bytes: a list of a million str would be copied, page by page, into every worker
         self._rows = _Rows(np.array([os.fsencode(p) for p in source.paths]), max_side, self._size)
 
-    def digest(self) -> str:
+    def _what_is_seen(self) -> str:
         h = hashlib.sha256(repr((self._rows.max_side, self._rows.size, self.classes)).encode())
         h.update(self.targets.numpy().tobytes())
-        for name, path in zip(self.names, self._rows.paths):
-            length = os.path.getsize(path) if os.path.exists(path) else -1
+        paths = [os.fsdecode(p) for p in self._rows.paths]
+        lengths = [os.path.getsize(p) if os.path.exists(p) else -1 for p in paths]
+        for name, length in zip(self.names, lengths):
             h.update(f"\n{name}\t{length}".encode("utf-8", "surrogateescape"))
+        if sum(lengths) < SMALL_BYTES:
+            kept = data_root() / "digests" / f"{_file_list(paths)}.npz"
+            of_files = cached(kept, lambda: {"sha256": _content(paths)}, lambda a: a["sha256"].shape == (32,))
+            h.update(of_files["sha256"].tobytes())
         return h.hexdigest()
 
     def _batches(self, rows: Sequence[Tensor]) -> Iterator[Batch]:
@@ -528,8 +558,8 @@ def build(
     small = probe is not None and max(probe) <= SMALL_SIDE and len(paths) * 3 * probe[0] * probe[1] < SMALL_BYTES
     skipped: list[str] = []
     if small or on_broken == "skip":
-        kept = data_root() / "decoded" / f"{_stamp(source, max_side, size, small)}.npz"
-        found = cached(kept, lambda: _decode_all(paths, max_side, size, small))
+        kept = data_root() / "decoded" / f"{_file_list(paths, max_side, size, small)}.npz"
+        found = cached(kept, lambda: _decode_all(paths, max_side, size, small), lambda a: _whole(a, len(paths), small))
         broken = found["broken"]
         _judge(name, [str(w) for w in found["why"]], len(paths), on_broken, broken_share)
         if len(broken):
@@ -540,6 +570,14 @@ def build(
         if len(found["pixels"]) == len(source.targets):
             return Pixels(name, split, source, skipped, pixels=found["pixels"], **common)
     return Files(name, split, source, skipped, workers=workers, max_side=max_side, **common)
+
+
+def _whole(arrays: dict[str, np.ndarray], count: int, keep: bool) -> bool:
+    """Whether these are what ``_decode_all`` makes of ``count`` files."""
+    pixels, broken, why = (arrays[name] for name in ("pixels", "broken", "why"))
+    told = broken.dtype == np.int64 and len(broken) == len(why) and all(0 <= i < count for i in broken.tolist())
+    held = pixels.dtype == np.uint8 and pixels.ndim == 4 and len(pixels) in ((0, count - len(broken)) if keep else (0,))
+    return bool(told and held)
 
 
 def _judge(name: str, why: list[str], count: int, on_broken: str, share: float) -> None:

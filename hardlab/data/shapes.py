@@ -203,7 +203,12 @@ def shapes(
         raise HardlabError(f"shapes are drawn at a size from 16 to 96 pixels, not {size}")
     name = f"v{VERSION}-{split}-{count}x{size}px-seed{seed}-objects{objects}.npz"
     which = tuple(SPLITS).index(split)
-    made = cached(data_root(root) / "shapes" / name, lambda: _generate(count, size, seed, which, objects))
+
+    def fits(kept: dict[str, np.ndarray]) -> bool:
+        shapes = {"pixels": (count, size, size, 3), "ids": (count, size, size)}
+        return all(kept[k].shape == s for k, s in shapes.items()) and len(kept["labels"]) == count
+
+    made = cached(data_root(root) / "shapes" / name, lambda: _generate(count, size, seed, which, objects), fits)
     ids, labels = made["ids"], made["labels"].astype(np.int64)
 
     def annotate(i: int) -> dict[str, np.ndarray]:

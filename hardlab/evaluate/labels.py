@@ -31,7 +31,7 @@ def labelled(images: Images, share: float, listing: str | None = None, root: str
         return _read(images, Path(listing).expanduser())
     if share == 1:
         return torch.arange(len(images))
-    if ours.exists() and set(ours.read_text().split()) <= set(images.names):
+    if ours.exists() and set(ours.read_text(encoding="utf-8").split()) <= set(images.names):
         return _read(images, ours)
     if images.name == "imagenet":
         folder = data_root(root)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from hardlab.files import write_atomic
+from hardlab.files import DamagedFile, read_lines, write_atomic
 from hardlab.types import HardlabError
 
 KEY = ("protocol", "features", "metric", "options", "data", "split", "seed", "n_train")
@@ -28,16 +28,11 @@ def append_rows(path: Path | str, rows: Iterable[Mapping[str, Any]], key: Sequen
     for row in new:
         if not math.isfinite(row["value"]):
             raise HardlabError(f"{row['protocol']}, {row['metric']}: {row['value']} is no result; nothing was written.")
-    with _locked(path) as file:
-        kept: dict[str, dict[str, Any]] = {}
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-                kept[_key(row, key)] = row
-            except (ValueError, AttributeError) as e:
-                raise HardlabError(
-                    f"{path}, line {number}, is not a row of results: repair or remove that line."
-                ) from e
+    with _locked(path):
+        try:
+            kept = {_key(row, key): row for row in read_lines(path, appended=False)}
+        except DamagedFile as e:
+            raise HardlabError(f"{e} Repair or remove that line; nothing was written.") from e
         for row in new:
             kept.pop(_key(row, key), None)  # so that the replacement stands last
             kept[_key(row, key)] = row

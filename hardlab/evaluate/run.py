@@ -19,6 +19,7 @@ from hardlab.data.base import cached
 from hardlab.evaluate import features, knn, protocols, published, results
 from hardlab.evaluate.features import Crop, Features
 from hardlab.evaluate.protocols import Task
+from hardlab.files import damaged
 from hardlab.types import HardlabError
 from hardlab.views import Look
 
@@ -48,7 +49,8 @@ def evaluate_run(
     gives rows of ``results.jsonl`` and needs a run that is done; a step, or ``all`` that were kept, gives learning
     curves, in ``curves.jsonl``, which also has the accuracies by the classifier's epoch. The classifier sees the labels
     of the images that the run trained on, where its protocol does not say otherwise, and is tested on the whole test
-    split. Features are kept in the run's folder, by the checkpoint's digest, and shared by protocols.
+    split. Features are kept in the run's folder, by the checkpoint's digest, and shared by protocols. Raises
+    ``runs.OtherImages`` where the run's own set is asked for and holds other images than it was trained on.
     """
     options = dict(options or {})
     wanted = {name: published.settings(name, options) for name in names}  # a slip shows before anything is read
@@ -66,11 +68,15 @@ def evaluate_run(
         precision = config.precision_of(about)
         at, digest = checkpoint.named(Path(about["checkpoint"]))
         last = checkpoint.named(checkpoint.found(path / "checkpoints")[0])[0]
-        per_epoch = about["data"]["count"] // run.batch_size
+        per_epoch = about["data"].get("count", 0) // run.batch_size
+        if at and not per_epoch:
+            raise damaged(path / "manifest.json", f"{about['data'].get('count')} images make no step")
         progress = {"step": at, "epoch": at / per_epoch if at else 0.0}
         machine.set_memory_format(method.to(on), on)
         store = Store(path / "features", digest, build.look(run))
         for name, given in wanted.items():
+            if given["data"] is None:
+                runs.check_images(path.name, about["data"], sets.of(run, None, None, on)[0])
             train, test = sets.of(run, given["data"], given["fraction"], on)
             networks: dict[str, nn.Module | None] = dict(_networks(method.networks(), given["network"]))
             if pixels and published.on_features(name, given):
@@ -153,7 +159,11 @@ class Store:
         def make() -> dict[str, np.ndarray]:
             return {"f": features.extract(encode, images, self.look, size=size, crop=_crop(images))[0].cpu().numpy()}
 
-        f = torch.from_numpy(cached(self.folder / file, make)["f"])
+        def fits(kept: dict[str, np.ndarray]) -> bool:
+            f = kept["f"]
+            return bool(f.ndim == 2 and len(f) == len(images) and f.dtype == np.float32)
+
+        f = torch.from_numpy(cached(self.folder / file, make, fits)["f"])
         self.held[key] = f.to(next(net.parameters()).device)
         return self.held[key]
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
 from pydantic import (
     BaseModel,
@@ -32,6 +31,7 @@ from hardlab.errors import HardlabError
 from hardlab.figures import style
 from hardlab.figures.paper import published
 from hardlab.figures.typeset import Cell, typeset
+from hardlab.files import damaged, read_yaml
 from hardlab.recipes import RECIPES, recipe
 from hardlab.registry import options, unknown
 
@@ -196,9 +196,13 @@ class Tables(_Strict):
 @cache
 def load(path: Path = SOURCE) -> Tables:
     """All descriptions, checked. Raises HardlabError for one that does not fit, or names what does not exist."""
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise damaged(path, "it is no table")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         tables = Tables.model_validate({k: v for k, v in tree.items() if k != "rows"})
+    except (TypeError, LookupError, AttributeError) as e:
+        raise damaged(path, e) from e
     except ValidationError as e:
         first = e.errors()[0]
         raise HardlabError(f"'{path.name}' does not fit: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from e

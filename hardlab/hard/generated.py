@@ -90,6 +90,8 @@ class Generated(Hard):
         found = checkpoint.newest(parent / "checkpoints")
         if found is None:
             raise HardlabError(f"{parent} has no checkpoint to take the GAN from; train it first.")
+        if found[2]:
+            raise HardlabError(f"{found[2][0]} An older checkpoint of the GAN is no substitute: train it again.")
         saved = found[0]["method"]
 
         def part(prefix: str) -> dict[str, Any]:

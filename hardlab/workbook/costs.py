@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hardlab import recipes
+from hardlab import files, recipes
 from hardlab.errors import HardlabError
 from hardlab.workbook.plan import Step
 
@@ -88,7 +88,11 @@ def _fastest(work: Any, budget: float) -> float:
 @cache
 def recorded() -> dict[str, Any]:
     """``costs.json``: training (recipe -> calibration steps a step), other (step -> units of plain Python)."""
-    return json.loads(RECORDED.read_text(encoding="utf-8"))
+    book: Any = files.read_json(RECORDED)
+    if not isinstance(book, dict) or not all(files.numbers(book.get(kind)) for kind in ("training", "other")):
+        raise files.damaged(RECORDED, "it needs the tables `training` and `other`, of numbers")
+    known: dict[str, Any] = book
+    return known
 
 
 def estimate(step: Step, rates: Rates | None) -> float:

@@ -269,6 +269,7 @@ def _intact(marker: Path, key: str, target: Path, inputs: dict[str, str]) -> dic
     try:
         about = json.loads(marker.read_text())
         same = about["key"] == key and about["state"] == "done" and about["inputs"] == inputs
+        same = same and isinstance(about["seconds"], int | float)
         return about if same and about["notebook_sha256"] == _sha256(target) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from hardlab.errors import HardlabError
+from hardlab.files import read_lines, read_manifest
 from hardlab.workbook import costs
 from hardlab.workbook.costs import Rates
 from hardlab.workbook.plan import Step
@@ -201,7 +203,7 @@ def trained_share(run: Path) -> float | None:
         with open(run / "metrics.jsonl", "rb") as file:
             last = file.read().splitlines()[-1]
         return json.loads(last)["step"] / total
-    except (OSError, ValueError, KeyError, IndexError, ZeroDivisionError):  # not there yet, or being written
+    except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):  # not there yet, being written, damaged
         return None
 
 
@@ -235,11 +237,11 @@ def seconds_per_step(runs: Path) -> Mapping[str, float]:
     found: dict[str, float] = {}
     for folder in sorted(runs.iterdir()):
         try:
-            about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError):
+            about = read_manifest(folder / "manifest.json")
+            rows = read_lines(folder / "metrics.jsonl")
+            total = sum(r["seconds"]["total"] for r in rows if r["kind"] == "epoch")
+            if about["state"] == "done" and about["steps_done"]:
+                found[about["config"]["recipe"]] = total / about["steps_done"]
+        except (HardlabError, LookupError):
             continue
-        total = sum(r["seconds"]["total"] for r in rows if r["kind"] == "epoch")
-        if about["state"] == "done" and about["steps_done"]:
-            found[about["config"]["recipe"]] = total / about["steps_done"]
     return found

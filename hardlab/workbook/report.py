@@ -22,6 +22,7 @@ from hardlab.analysis.intervals import interval
 from hardlab.analysis.summary import GAIN, VALUE, in_words
 from hardlab.errors import HardlabError
 from hardlab.figures.style import METHODS
+from hardlab.files import as_expected, damaged, read_json
 from hardlab.workbook import html
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,11 +75,12 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
     manifests = list(catalog.manifests.values()) if catalog else []
     if not catalog or not manifests:
         raise HardlabError(f"There is nothing to report in '{out}': no run was found in its folder runs/.")
-    states = pd.Series([m["state"] for m in manifests]).value_counts()
+    rung = catalog.runs["rung"].iloc[0]  # which also refuses a manifest that is none
+    states = catalog.runs["state"].value_counts()
     body = html.JINJA.from_string(_REPORT).render(
-        title=title or f"hardlab workbook, rung {manifests[0]['config']['rung']}",
+        title=title or f"hardlab workbook, rung {rung}",
         states=f"{len(manifests)} runs: " + ", ".join(f"{n} {state}" for state, n in states.items()),
-        runs=_table(map(_about_run, manifests)),
+        runs=_table(_about_run(out / "runs" / name / "manifest.json", m) for name, m in catalog.manifests.items()),
         results=_results(catalog, out / "data"),
         **_claims(out / "data"),
         figures=[
@@ -167,13 +169,14 @@ def _timed(row: re.Match[str], executed: Path) -> str:
     marker = executed / f"{row[1]}.done.json"
     if not marker.exists():
         return row[0]
-    return f"| `{row[1]}` |{row[2]}| {json.loads(marker.read_text())['seconds']:.0f} s |"
+    with as_expected(marker):
+        return f"| `{row[1]}` |{row[2]}| {read_json(marker)['seconds']:.0f} s |"
 
 
 def _minutes(data_dir: Path) -> dict[str, float]:
     """Minutes that the training of each run took, by its id: images seen over images a second."""
     return {
-        name: m["steps_done"] * m["config"]["batch_size"] / m["images_per_s"] / 60
+        name: m["steps_done"] * m["config"].get("batch_size", 0) / m["images_per_s"] / 60
         for name, m in schema.read_manifests(data_dir).items()
         if m.get("images_per_s") and m.get("steps_done")
     }
@@ -266,7 +269,12 @@ def _table(rows: Iterable[dict[str, Any]]) -> Markup:
     return Markup(html.JINJA.from_string(_TABLE).render(columns=columns, rows=[list(r.values()) for r in rows]))
 
 
-def _about_run(m: dict[str, Any]) -> dict[str, Any]:
+def _about_run(path: Path, m: dict[str, Any]) -> dict[str, Any]:
+    with as_expected(path):
+        return _cells(m)
+
+
+def _cells(m: dict[str, Any]) -> dict[str, Any]:
     c = m["config"]
     return {
         "run": Markup('<a id="{0}" href="runs/{0}/manifest.json">{0}</a>').format(m["id"]),
@@ -340,17 +348,25 @@ def _interval_cells(i: Any) -> dict[str, Any]:
 
 
 def _about_notebook(path: Path, out: Path) -> dict[str, Any]:
-    nb = nbformat.read(path, as_version=4)
-    markers = [path.with_suffix(f".{kind}.json") for kind in ("done", "failed")]
-    about = next((json.loads(m.read_text()) for m in markers if m.exists()), {"state": "unfinished", "seconds": "?"})
     link = os.path.relpath(path.with_suffix(".html"), out)
-    body = Markup(html.notebook_body(nb, code=False))
+    markers = [m for m in (path.with_suffix(f".{kind}.json") for kind in ("done", "failed")) if m.exists()]
+    about = {"state": "unfinished", "seconds": "?"}
+    try:
+        if markers:
+            with as_expected(markers[0]):
+                found = read_json(markers[0])
+                about = {"state": str(found["state"]), "seconds": found["seconds"]}
+        body = Markup(html.notebook_body(nbformat.read(path, as_version=4), code=False))
+    except HardlabError as e:
+        about, body = {"state": "damaged", "seconds": "?"}, Markup("<p>{}</p>").format(e)
+    except Exception as e:  # nbformat has no common base for what can be wrong in a file
+        about, body = {"state": "damaged", "seconds": "?"}, Markup("<p>{}</p>").format(damaged(path, e))
     return {"name": path.stem, "state": about["state"], "seconds": about["seconds"], "link": link, "body": body}
 
 
 def _versions(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per set of versions; several mean that the runs were not made alike."""
-    seen = {json.dumps(m["versions"] | {"python": m["python"]}, sort_keys=True) for m in manifests}
+    seen = {json.dumps(m.get("versions", {}) | {"python": m.get("python")}, sort_keys=True) for m in manifests}
     return [json.loads(s) for s in sorted(seen)]
 
 

@@ -12,16 +12,20 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
-from hardlab import registry
+from hardlab import config, files, registry
 from hardlab.errors import HardlabError
 from hardlab.files import write_atomic
 from hardlab.recipes import RUNGS
 from hardlab.stopping import STOPPED, requests
 from hardlab.workbook import costs, plan, progress
 from hardlab.workbook.family import Family
+
+if TYPE_CHECKING:
+    from hardlab.data import Images
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOG = "logs/snakemake.log"  # what the workflow engine says
@@ -49,7 +53,8 @@ def reproduce(
     hardlab = Path(sys.executable).with_name("hardlab")
     if not hardlab.exists():
         raise HardlabError(f"The command '{hardlab}' is not there; `make install` puts it beside this Python.")
-    steps = plan.steps(rung, overrides, claims)
+    steps = plan.steps(rung, [config.from_here(pair) for pair in overrides], claims)
+    _check_folders(steps, out)
     if dry_run:
         todo = plan.missing(steps, out)
         print(progress.describe(steps, todo, costs.calibrate(rung) if todo else None, cores))
@@ -65,6 +70,24 @@ def reproduce(
         except OSError:
             raise HardlabError(f"Another process reproduces in '{out}'; wait for it or stop it.") from None
         return _reproduce(steps, cores, rung, out)
+
+
+def _check_folders(steps: Sequence[plan.Step], out: Path) -> None:
+    """Raise ``runs.OtherImages`` where a run that was done before is of a folder whose images have changed since."""
+    loaded: dict[config.Data, Images] = {}
+    for step in steps:
+        file = out / "runs" / (step.run or "") / "manifest.json"
+        if step.run is None or not (out / step.outputs[0]).exists() or not file.exists():
+            continue
+        about = files.read_manifest(file, need=("config", "data"))
+        run = config.of(about)
+        if not run.data.name.startswith("folder:"):
+            continue
+        from hardlab import build, runs
+
+        if run.data not in loaded:
+            loaded[run.data] = build.images(run)
+        runs.check_images(run.id, about["data"], loaded[run.data])
 
 
 def _reproduce(steps: Sequence[plan.Step], cores: int, rung: str, out: Path) -> int:

@@ -1,0 +1,261 @@
+"""A run and the images that it was trained on: nothing goes on, is found again or is measured on other ones."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from resuming import learned, same, stopping_at
+
+from hardlab import build, checkpoint, config, data, files, meters, process, recipes, runs, stopping, train
+from hardlab.analysis import hardness, negatives
+from hardlab.analysis.catalog import Catalog
+from hardlab.cli import cli
+from hardlab.evaluate.run import evaluate_run
+from hardlab.runs import OtherImages
+from hardlab.workbook import plan, workflow
+
+QUICK = {"backbone": {"name": "tiny", "options": {"width": 8}}, "epochs": 3, "batch_size": 8, "augment.size": 24}
+REFUSED = r"was trained on other images than folder/train holds now .*--anew"
+
+
+def quiet(line):
+    pass
+
+
+def fill(folder, count=12, start=0, side=32):
+    """Images of two classes, both splits."""
+    rng = np.random.default_rng(start)
+    for split in ("train", "test"):
+        for kind in ("a", "b"):
+            (folder / split / kind).mkdir(parents=True, exist_ok=True)
+            for i in range(start, start + count):
+                pixels = rng.integers(0, 255, (side, side, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / split / kind / f"{i:03}.bmp")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return fill(tmp_path / "pictures")
+
+
+def on(folder, name="simsiam-hvs", **more):
+    return recipes.recipe(name, "smoke", QUICK | {"data": {"name": f"folder:{folder}"}} | more)
+
+
+def repaint(file):
+    """Another picture of the same name and length."""
+    with Image.open(file) as old:
+        new = 255 - np.asarray(old)
+    Image.fromarray(new).save(file)
+
+
+def test_a_run_whose_folder_grew_does_not_go_on_and_nothing_of_it_is_touched(pictures, tmp_path, monkeypatch):
+    run, folder = on(pictures), tmp_path / "runs"
+    monkeypatch.setattr(meters.Rate, "tick", stopping_at(2))
+    with pytest.raises(stopping.Stopped):
+        train.train(run, folder, say=quiet)
+    monkeypatch.undo()
+    before = {p: p.read_bytes() for p in (folder / run.id).rglob("*") if p.is_file() and p.name != "manifest.json"}
+    digest = runs.manifest(folder / run.id)["data"]["digest"]
+    fill(pictures, 10, start=50)
+    with pytest.raises(OtherImages, match=rf"{run.id} {REFUSED}") as told:
+        train.train(run, folder, say=quiet)
+    assert "44 images, not 24" in str(told.value) and "\n" not in str(told.value)
+    assert runs.manifest(folder / run.id)["data"]["digest"] == digest
+    assert before == {p: p.read_bytes() for p in before}
+
+
+def test_the_checkpoint_itself_knows_its_images_where_the_manifest_is_lost(pictures, tmp_path, monkeypatch):
+    run, folder = on(pictures), tmp_path / "runs"
+    monkeypatch.setattr(meters.Rate, "tick", stopping_at(2))
+    with pytest.raises(stopping.Stopped):
+        train.train(run, folder, say=quiet)
+    monkeypatch.undo()
+    (folder / run.id / "manifest.json").unlink()
+    repaint(pictures / "train" / "a" / "000.bmp")
+    with pytest.raises(OtherImages, match=REFUSED):
+        train.train(run, folder, say=quiet)
+
+
+@pytest.mark.parametrize("side", [32, 120], ids=["held in memory", "read from files"])
+def test_a_finished_run_is_neither_found_again_nor_measured_once_its_images_changed(side, tmp_path):
+    pictures = fill(tmp_path / "pictures", side=side)
+    run, folder = on(pictures), tmp_path / "runs"
+    path = train.train(run, folder, say=quiet)
+    assert train.train(run, folder, say=quiet) == path == process.launch(run, folder)
+    assert evaluate_run(path, ["knn"])
+    kept = (path / "results.jsonl").read_bytes()
+    repaint(pictures / "train" / "b" / "003.bmp")  # as long as before
+    for again in (
+        lambda: train.train(run, folder, say=quiet),
+        lambda: process.launch(run, folder),
+        lambda: evaluate_run(path, ["knn"]),
+        lambda: evaluate_run(path, ["knn"], options={"fraction": 0.5}),
+        lambda: runs.open_whole(path),
+        lambda: hardness.losses(path, [0, 1]),
+    ):
+        with pytest.raises(OtherImages, match=rf"{path.name} {REFUSED}"):
+            again()
+    assert (path / "results.jsonl").read_bytes() == kept
+    other = fill(tmp_path / "others")
+    assert evaluate_run(path, ["knn"], options={"data": f"folder:{other}"})  # another set is no business of the run's
+
+
+def test_images_in_their_own_place_again_are_the_same_images(pictures, tmp_path):
+    run, folder = on(pictures), tmp_path / "runs"
+    path = train.train(run, folder, say=quiet)
+    shutil.copytree(pictures, tmp_path / "copy")  # other times
+    shutil.rmtree(pictures)
+    said = []
+    assert train.train(run, folder, say=said.append) == path
+    assert "could not be compared" in said[0]  # gone is not other, and is said
+    (tmp_path / "copy").rename(pictures)
+    assert train.train(run, folder, say=said.append) == path and len(said) == 3
+    shutil.rmtree(pictures)
+    assert evaluate_run(path, ["knn"], options={"data": "digits", "size": 32})
+
+
+@pytest.mark.slow
+def test_anew_starts_a_new_run_and_keeps_the_old_one_aside(pictures, tmp_path):
+    run, folder = on(pictures), tmp_path / "runs"
+    path = train.train(run, folder, say=quiet)
+    old = {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    fill(pictures, 4, start=50)
+    said = []
+    assert train.train(run, folder, say=said.append, anew=True) == path
+    aside = folder / ".replaced" / f"{run.id}-1"
+    assert str(aside) in said[0]
+    assert old == {p.relative_to(aside): p.read_bytes() for p in aside.rglob("*") if p.is_file()}
+    assert runs.manifest(path)["data"]["count"] == 32
+    assert list(Catalog(folder).manifests) == [run.id]  # the old one is in nobody's table
+    expected = train.train(run, tmp_path / "elsewhere", say=quiet)
+    assert same(learned(path), learned(expected))
+    train.train(run, folder, say=quiet, anew=True)  # asked for again it is done again, and both are kept
+    assert sorted(p.name for p in (folder / ".replaced").iterdir()) == [f"{run.id}-1", f"{run.id}-2"]
+
+
+def test_anew_of_what_was_never_trained_is_a_first_run(tmp_path):
+    run = recipes.recipe("simsiam-hvs", "smoke", QUICK | {"data": {"name": "digits"}, "epochs": 0, "augment.size": 8})
+    assert train.train(run, tmp_path, say=quiet, anew=True) == tmp_path / run.id
+    assert not (tmp_path / ".replaced").exists()
+
+
+def test_the_option_is_on_the_command_line(pictures, tmp_path):
+    words = ["pretrain", "simsiam", f"data=folder:{pictures}", "backbone=tiny", "epochs=1", "batch_size=8"]
+    words += ["augment.size=24", "data.fraction=1", "--runs", str(tmp_path / "runs")]
+    assert CliRunner().invoke(cli, words, catch_exceptions=False).exit_code == 0
+    fill(pictures, 4, start=50)
+    with pytest.raises(OtherImages):
+        CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert CliRunner().invoke(cli, [*words, "--anew"], catch_exceptions=False).exit_code == 0
+    (aside,) = (tmp_path / "runs" / ".replaced").iterdir()
+    assert json.loads((aside / "manifest.json").read_text())["data"]["count"] == 24
+
+
+def test_a_parent_on_other_images_is_refused_and_trained_anew_with_its_child(pictures, tmp_path):
+    small = {"data": {"name": f"folder:{pictures}"}, "batch_size": 8, "epochs": 0, "parent.epochs": 0}
+    run = recipes.recipe("ppcl", "smoke", small | {"parent.batch_size": 8})
+    folder = tmp_path / "runs"
+    train.train(run, folder, say=quiet)
+    fill(pictures, 4, start=50)
+    with pytest.raises(OtherImages, match=run.parent.id):
+        train.train(run, folder, say=quiet)
+    path = train.train(run, folder, say=quiet, anew=True)
+    counts = {runs.manifest(p)["data"]["count"] for p in (path, folder / run.parent.id)}
+    assert counts == {32}
+    train.train(run, folder, say=quiet, anew=True)
+    asides = sorted(p.name for p in (folder / ".replaced").iterdir())
+    assert asides == sorted([f"{run.id}-1", f"{run.id}-2", f"{run.parent.id}-1"])  # a parent that fits is kept
+
+
+def test_a_built_in_set_that_is_drawn_otherwise_is_other_images_too(tmp_path, monkeypatch):
+    run = recipes.recipe("simsiam", "smoke", QUICK | {"data": {"name": "digits"}, "epochs": 0, "augment.size": 8})
+    path = train.train(run, tmp_path, say=quiet)
+    real = data.load
+    monkeypatch.setattr(build.data, "load", lambda *a, **k: real(*a, **(k | {"size": 9})))
+    with pytest.raises(OtherImages):
+        train.train(run, tmp_path, say=quiet)
+    with pytest.raises(OtherImages):
+        evaluate_run(path, ["knn"])
+
+
+def test_the_negatives_of_a_run_are_not_laid_beside_other_images(tmp_path, pictures):
+    run = on(pictures, "moco", **{"method.queue": 16, "epochs": 1})
+    path = train.train(run, tmp_path / "runs", say=quiet)
+    step = runs.manifest(path)["steps_done"]
+    assert len(negatives.reals(path, step, 5).vectors)
+    repaint(pictures / "train" / "b" / "003.bmp")
+    with pytest.raises(OtherImages):
+        negatives.reals(path, step, 5)
+
+
+def test_a_folder_has_one_name_however_it_is_spelled_and_two_folders_have_two(pictures, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(pictures)
+    there = tmp_path / "elsewhere"
+    fill(there / "pictures", 1)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    spelled = ["pictures", "./pictures/", "elsewhere/../pictures", str(pictures), "link", "~/pictures"]
+    ids = {on(name).id for name in spelled}
+    assert len(ids) == 1
+    monkeypatch.chdir(there)
+    assert on("pictures").id not in ids
+    again = config.make(json.loads(on("pictures").model_dump_json()))
+    monkeypatch.chdir("/")
+    assert again.data.name == f"folder:{there / 'pictures'}" and config.make(again.model_dump()).id == again.id
+
+
+def test_the_workbook_does_not_take_a_run_of_other_images_for_done(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pair = config.from_here("data=folder:pictures")
+    assert pair == f"data=folder:{pictures}" and config.from_here("epochs=2") == "epochs=2"
+    path = train.train(on(pictures, epochs=0), tmp_path / "out" / "runs", say=quiet)
+    (path / "evaluated.txt").touch()
+    steps = [plan.Step("a", "run", "a", "a", (), (), (f"runs/{path.name}/evaluated.txt",), run=path.name)]
+    workflow._check_folders(steps, tmp_path / "out")
+    fill(pictures, 4, start=50)
+    with pytest.raises(OtherImages, match=REFUSED):
+        workflow._check_folders(steps, tmp_path / "out")
+
+
+def test_a_run_that_saved_nothing_yet_starts_on_the_images_that_are_there(pictures, tmp_path):
+    run, folder = on(pictures), tmp_path / "runs"
+    held = runs.Folder(folder, run)
+    held.begin(build.device("cpu"), "fp32", {"name": "x", "count": 1, "digest": "0" * 64}, None, {})
+    held.close()
+    assert runs.manifest(train.train(run, folder, say=quiet))["data"]["count"] == 24
+
+
+def test_the_digest_of_files_is_of_what_they_hold_and_is_read_once(tmp_path, monkeypatch):
+    pictures = fill(tmp_path / "pictures", side=120)
+    read = []
+    real = data.base._content
+    monkeypatch.setattr(data.base, "_content", lambda paths: read.append(1) or real(paths))
+    first = data.load(f"folder:{pictures}").digest()
+    assert data.load(f"folder:{pictures}").digest() == first and len(read) == 1
+    os.utime(pictures / "train" / "a" / "000.bmp", (1, 1))
+    assert data.load(f"folder:{pictures}").digest() == first and len(read) == 2
+    repaint(pictures / "train" / "a" / "000.bmp")
+    assert data.load(f"folder:{pictures}").digest() != first
+
+
+def test_a_damaged_manifest_is_no_reason_to_lose_a_run_and_stays_beside_the_new_one(pictures, tmp_path, monkeypatch):
+    run = on(pictures)
+    whole = train.train(run, tmp_path / "whole", say=quiet)
+    monkeypatch.setattr(meters.Rate, "tick", stopping_at(2))
+    with pytest.raises(stopping.Stopped):
+        train.train(run, tmp_path / "runs", say=quiet)
+    monkeypatch.undo()
+    path, said = tmp_path / "runs" / run.id, []
+    (path / "manifest.json").write_bytes(b'{"id": ')
+    with pytest.raises(files.DamagedFile, match=r"manifest.json"):
+        runs.manifest(path)
+    assert train.train(run, tmp_path / "runs", say=said.append) == path
+    assert "manifest.json" in said[0] and (path / "manifest.json.damaged").read_bytes() == b'{"id": '
+    assert runs.manifest(path)["state"] == "done" and same(learned(path), learned(whole))
+    assert checkpoint.newest(path / "checkpoints")[2] == []
