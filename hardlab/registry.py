@@ -24,6 +24,8 @@ METHODS = {
     "dino": "hardlab.methods.dino:DINO",
     "deepcluster": "hardlab.methods.deepcluster:DeepCluster",
     "gan": "hardlab.methods.gan:GAN",
+    "vicreg": "hardlab.methods.vicreg:VICReg",
+    "barlow": "hardlab.methods.barlow:BarlowTwins",
 }
 HARD = {
     "double": "hardlab.hard.double:Double",

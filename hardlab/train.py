@@ -133,6 +133,9 @@ def open(
     hard = build.strategies(run, method)
     method.on_start(data, run.batch_size)
     for h in hard:
+        remark = h.remark(method)
+        if remark is not None:
+            say(f"{run.id}: {remark}")
         h.on_start(data, run.batch_size, parent)
         h.to(on)
     for net in (method, *hard):

@@ -45,16 +45,16 @@ def batch():
 
 # options under which a forward pass draws nothing at random that belongs to one image
 QUIET = {"gan": {"diffaugment": False}}
-SMALL = {
-    "dino": {"hidden": 16, "bottleneck": 8, "prototypes": 64}, "simsiam": {"dim": 64, "hidden": 16},
-    "byol": {"hidden": 64}, "deepcluster": {"hidden": 64, "prototypes": 20}, "moco": {"queue": 64},
-    "gan": {"width": 4}, "generated": {"width": 4}, "adco": {"size": 64, "init": "random"},
-}  # fmt: skip
+
+
+def small(kind, name):
+    """The options of an entry under which it is small enough for tests: it says them itself."""
+    return dict(registry.find(kind, name).SMALL)
 
 
 def make(name, options=None):
     torch.manual_seed(0)
-    options = SMALL.get(name, {}) | (options or {})
+    options = small("method", name) | (options or {})
     method = registry.build("method", name, options, registry.build("backbone", "tiny", {"width": 8}))
     method.on_start(IMAGES, B)
     return method
@@ -63,8 +63,8 @@ def make(name, options=None):
 def opened(name, strategy):
     """A session of a run with this method and strategy, or the reason why the two do not go together."""
     run = recipes.recipe("simsiam").with_({
-        "method": {"name": name, "options": SMALL.get(name, {})},
-        "hard": [{"name": strategy, "options": SMALL.get(strategy, {})}],
+        "method": {"name": name, "options": small("method", name)},
+        "hard": [{"name": strategy, "options": small("strategy", strategy)}],
         "augment": {"name": "simclr_cifar", "options": {}},
         "backbone": {"name": "tiny", "options": {"width": 4}},
         "batch_size": B,
@@ -151,7 +151,7 @@ def test_a_strategy_goes_with_some_method(strategy):
 @pytest.mark.parametrize("name", ["moco", "simclr"])
 @pytest.mark.parametrize("strategies", list(itertools.permutations(registry.HARD, 2)), ids="+".join)
 def test_two_strategies_together_train_or_are_refused_with_a_reason(strategies, name, tmp_path):
-    hard = [{"name": s, "options": SMALL.get(s, {})} for s in strategies]
+    hard = [{"name": s, "options": small("strategy", s)} for s in strategies]
     quick = {"data": {"name": "digits", "fraction": 0.1}, "epochs": 1, "batch_size": 64, "precision": "fp32"}
     run = recipes.recipe(name, "smoke", quick | {"backbone.width": 8, "hard": hard})
     try:
@@ -163,7 +163,7 @@ def test_two_strategies_together_train_or_are_refused_with_a_reason(strategies, 
 
 
 def test_three_strategies_that_act_at_three_places_train_together(tmp_path):
-    hard = [{"name": "hvs"}, {"name": "adversarial"}, {"name": "adco", "options": SMALL["adco"]}]
+    hard = [{"name": "hvs"}, {"name": "adversarial"}, {"name": "adco", "options": small("strategy", "adco")}]
     quick = {"data": {"name": "digits", "fraction": 0.1}, "epochs": 1, "batch_size": 64, "precision": "fp32"}
     run = recipes.recipe("moco", "smoke", quick | {"backbone.width": 8, "hard": hard, "logs.step_every": 1})
     steps = runs.metrics(train.train(run, tmp_path, device="cpu", say=lambda line: None), "step")

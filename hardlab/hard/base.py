@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ class Hard(nn.Module):
     may then choose. regroups: whether it changes what is a positive of what, and takes the loss again for that;
     owns_loss: whether the method's loss is its own. offers, takes: names of forms of the views in ``Step.made`` that it
     makes for others, and that an earlier strategy must make for it. weights: of the terms in the learner's objective
-    (1 where a term is not named).
+    (1 where a term is not named). SMALL: options under which it is small enough for tests.
     """
 
     draws = 0
@@ -33,6 +34,7 @@ class Hard(nn.Module):
     offers: frozenset[str] = frozenset()
     takes: frozenset[str] = frozenset()
     weights: Mapping[str, float] = {}
+    SMALL: Mapping[str, Any] = {}
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,6 +42,10 @@ class Hard(nn.Module):
 
     def install(self, method: Method) -> None:
         """Swap a part of the method, or refuse with a ``HardlabError`` that gives the reason."""
+
+    def remark(self, method: Method) -> str | None:
+        """One sentence that whoever combines it with this method should know; said when the run is opened."""
+        return None
 
     def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
         """Called once before training and before a checkpoint is restored. parent: folder of the run's parent."""

@@ -34,6 +34,7 @@ class Generated(Hard):
     """
 
     adds = regroups = True
+    SMALL: Mapping[str, Any] = {"width": 4}
 
     def __init__(
         self,

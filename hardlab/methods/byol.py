@@ -24,6 +24,7 @@ class BYOL(Method):
     """
 
     vectors = True
+    SMALL: Mapping[str, Any] = {"hidden": 64}
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ class DeepCluster(Method):
 
     joint = indexed = True
     pairs: Sequence[tuple[int, int]] = ((0, 0), (1, 0))  # the label is the image's, whichever slot it is asked of
+    SMALL: Mapping[str, Any] = {"hidden": 64, "prototypes": 20}
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class GAN(Method):
     pairs = ((0, 0),)
     slots = 1
     shared = True
+    SMALL: Mapping[str, Any] = {"width": 4}
 
     def __init__(
         self,
