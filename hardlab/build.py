@@ -82,6 +82,9 @@ def strategies(run: Run, on: Method | None = None) -> list[Hard]:
                 f"Strategy '{names[i]}' takes the views that the strategy {form} made: name {form} before {names[i]} "
                 "in `hard`."
             )
+    owners = [n for n, h in zip(names, out, strict=True) if h.owns_loss]
+    if len(owners) > 1:
+        raise HardlabError(f"Strategies {', '.join(owners)} each replace the negatives of the loss: keep one of them.")
     regroup, own = (next((n for n, h in zip(names, out) if getattr(h, a)), None) for a in ("regroups", "owns_loss"))
     if regroup and own:
         raise HardlabError(

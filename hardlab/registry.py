@@ -37,6 +37,9 @@ HARD = {
     "iou": "hardlab.hard.iou:IoUPolicy",
     "stn": "hardlab.hard.stn:STN",
     "generated": "hardlab.hard.generated:Generated",
+    "hcl": "hardlab.hard.hcl:HCL",
+    "mochi": "hardlab.hard.mochi:MoCHi",
+    "synco": "hardlab.hard.synco:SynCo",
 }
 DATASETS = data.SETS
 BACKBONES = {

@@ -21,9 +21,9 @@ class Hard(nn.Module):
     name: what it is called in the run, in metrics and files. draws: large views per image to draw, 0 = as many as the
     method has slots; local_draws: the same for small crops. adds: whether it adds images to a batch, whose views others
     may then choose. regroups: whether it changes what is a positive of what, and takes the loss again for that;
-    owns_loss: whether the method's loss is its own. offers, takes: names of forms of the views in ``Step.made`` that it
-    makes for others, and that an earlier strategy must make for it. weights: of the terms in the learner's objective
-    (1 where a term is not named). SMALL: options under which it is small enough for tests.
+    owns_loss: whether it replaces the method's loss, or the negatives in it. offers, takes: names of forms of the views
+    in ``Step.made`` that it makes for others, and that an earlier strategy must make for it. weights: of the terms in
+    the learner's objective (1 where a term is not named). SMALL: options under which it is small enough for tests.
     """
 
     draws = 0

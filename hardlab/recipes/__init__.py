@@ -20,6 +20,7 @@ from hardlab.recipes import (
     hnssl,
     hvs,
     iou,
+    negatives,
     ppcl,
     stn,
 )
@@ -36,6 +37,7 @@ RECIPES: dict[str, Recipe] = {
     **hnssl.RECIPES,
     **hvs.RECIPES,
     **iou.RECIPES,
+    **negatives.RECIPES,
     **ppcl.RECIPES,
     **stn.RECIPES,
 }
