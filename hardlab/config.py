@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from hardlab import augment, registry
 from hardlab.augment import Augment
@@ -31,15 +39,33 @@ class _Strict(BaseModel):
 
 
 class Spec(_Strict):
-    """An entry of a registry by name, with its options."""
+    """An entry of a registry by name, with its options; where its code is not hardlab's, with a digest of that."""
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
+    source: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _no_empty_source(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = plain(self)
+        return {key: value for key, value in tree.items() if key != "source" or value is not None}
 
     @model_validator(mode="before")
     @classmethod
     def _bare_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+
+def _traced(kind: str, spec: Spec) -> Spec:
+    """With the digest of its source, where it is not hardlab's own and has none yet."""
+    if spec.source is not None and spec.name not in registry.TABLES[kind]:
+        raise HardlabError(
+            f"The {kind} '{spec.name}' is code of a reader's own that is not loaded here: load its file first, with "
+            "`--code FILE` or hardlab.load(FILE)."
+        )
+    if spec.source is not None or spec.name not in registry.TABLES[kind]:
+        return spec
+    return spec.model_copy(update={"source": registry.source(kind, spec.name)})
 
 
 class Data(_Strict):
@@ -116,6 +142,8 @@ class Run(_Strict):
 
     @model_validator(mode="after")
     def _names(self) -> Run:
+        object.__setattr__(self, "method", _traced("method", self.method))
+        object.__setattr__(self, "hard", tuple(_traced("strategy", spec) for spec in self.hard))
         registry.check("method", self.method.name, self.method.options)
         registry.check("backbone", self.backbone.name, self.backbone.options)
         for spec in self.hard:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -457,3 +458,30 @@ def _stop(s: Session, folder: runs.Folder, say: Say) -> NoReturn:
     _save(s, folder)
     say(f"{s.run.id}: asked to stop, saved at step {s.done} of {s.total}; the same command goes on from here.")
     raise Stopped
+
+
+class _Module(types.ModuleType):
+    """So that a notebook says ``hardlab.train(run)``."""
+
+    def __call__(
+        self,
+        run: Run,
+        runs_dir: str | Path = "runs",
+        *,
+        method: Any = None,
+        hard: Sequence[Any] | None = None,
+        **options: Any,
+    ) -> Path:
+        """As ``train``, with a method or strategies in place of the run's own: names, classes, or strategies as made.
+
+        Code of one's own is known by a digest of its source, which is part of the run's hash and of its manifest.
+        """
+        changes: dict[str, Any] = {}
+        if method is not None:
+            changes["method"] = build.spec("method", method).model_dump(mode="json")
+        if hard is not None:
+            changes["hard"] = [build.spec("strategy", h).model_dump(mode="json") for h in hard]
+        return train(run.with_(changes), Path(runs_dir), **options)
+
+
+sys.modules[__name__].__class__ = _Module

@@ -19,7 +19,7 @@ TRACES = Path(__file__).with_name("golden.json")
 SYSTEMS = (
     "simsiam", "simclr", "moco", "byol", "dino-multicrop", "deepcluster-6crop", "supervised", "hnssl", "gan",
     "simclr-dd", "hexa-plus-moco", "hexa-plus-deepcluster", "clae", "simsiam-hvs", "dino-hvs", "simsiam-iou-40-60",
-    "stn-affine", "adco", "ppcl",
+    "stn-affine", "adco", "ppcl", "vicreg", "barlow", "simclr-hcl", "moco-mochi", "moco-synco",
 )  # fmt: skip
 STEPS = 10
 SMALL = {
@@ -31,7 +31,12 @@ SMALL = {
 }
 
 # settings under which what makes the system is at work within these steps
-ACTIVE = {"adco": {"hard.adco.size": 64}, "hnssl": {"hard.mined.threshold": 30.0}}
+ACTIVE = {
+    "adco": {"hard.adco.size": 64},
+    "hnssl": {"hard.mined.threshold": 30.0},
+    "moco-mochi": {"hard.mochi.warmup_epochs": 0},
+    "moco-synco": {"hard.synco.warmup_epochs": 0},
+}
 
 
 @contextmanager

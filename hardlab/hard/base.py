@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -23,7 +23,8 @@ class Hard(nn.Module):
     may then choose. regroups: whether it changes what is a positive of what, and takes the loss again for that;
     owns_loss: whether it replaces the method's loss, or the negatives in it. offers, takes: names of forms of the views
     in ``Step.made`` that it makes for others, and that an earlier strategy must make for it. weights: of the terms in
-    the learner's objective (1 where a term is not named). SMALL: options under which it is small enough for tests.
+    the learner's objective (1 where a term is not named). SMALL: options for tests, under which it is small. given: the
+    arguments that it was made from.
     """
 
     draws = 0
@@ -35,10 +36,16 @@ class Hard(nn.Module):
     takes: frozenset[str] = frozenset()
     weights: Mapping[str, float] = {}
     SMALL: Mapping[str, Any] = {}
+    given: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __init__(self) -> None:
         super().__init__()
         self.name = type(self).__name__.lower()
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        made = super().__new__(cls)
+        object.__setattr__(made, "given", (args, options))  # so that a run can say how to make it again
+        return made
 
     def install(self, method: Method) -> None:
         """Swap a part of the method, or refuse with a ``HardlabError`` that gives the reason."""

@@ -85,8 +85,8 @@ class Method(nn.Module):
     in the space of the predictions, so that distances between the two mean something. grouped: ``loss`` takes rows of
     one group as positives of each other. indexed: labels belong to rows of the data set, so that an image with index -1
     has none. mixes_rows: the loss of a row depends on the other rows of the batch, as with negatives or correlations
-    that are taken from it. SMALL: options under which it is small enough for tests. negatives: those of a contrastive
-    loss, with its ``temperature`` and the ``dim`` of its vectors.
+    that are taken from it. SMALL: options for tests, under which it is small and draws nothing for one image alone.
+    negatives: those of a contrastive loss, with its ``temperature`` and the ``dim`` of its vectors.
     backbone: (N,3,S,S) -> (N,D) pooled features, with ``dim`` = D.
     """
 

@@ -28,7 +28,7 @@ class GAN(Method):
     pairs = ((0, 0),)
     slots = 1
     shared = True
-    SMALL: Mapping[str, Any] = {"width": 4}
+    SMALL: Mapping[str, Any] = {"width": 4, "diffaugment": False}
 
     def __init__(
         self,

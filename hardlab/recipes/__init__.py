@@ -24,7 +24,7 @@ from hardlab.recipes import (
     ppcl,
     stn,
 )
-from hardlab.recipes.common import RUNGS, Recipe
+from hardlab.recipes.common import RUNGS, Recipe, plain, with_hard
 
 __all__ = ["RECIPES", "RUNGS", "recipe"]
 
@@ -44,9 +44,23 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None = None) -> Run:
-    """The run behind a name at a rung, with dotted overrides, e.g. ``recipe("simsiam-hvs", "cpu", {"seed": 1})``."""
-    if name not in RECIPES:
+    """The run behind a name at a rung, with dotted overrides, e.g. ``recipe("simsiam-hvs", "cpu", {"seed": 1})``.
+
+    A method without a recipe of its own has one all the same, and so has ``<recipe>-<strategy>``: ``vicreg-hvs``.
+    """
+    found = _found(name)
+    if found is None:
         raise registry.unknown("recipe", name, RECIPES)
     if rung not in RUNGS:
         raise registry.unknown("rung", rung, RUNGS)
-    return RECIPES[name](rung).with_(overrides or {})
+    return found(rung).with_(overrides or {})
+
+
+def _found(name: str) -> Recipe | None:
+    if name in RECIPES:
+        return RECIPES[name]
+    if name in registry.METHODS:
+        return plain(name)
+    base, _, strategy = name.rpartition("-")
+    first = _found(base) if strategy in registry.HARD else None
+    return None if first is None else with_hard(first, name, f"{base} with {strategy}.", strategy)

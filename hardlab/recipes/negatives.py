@@ -12,7 +12,7 @@ from hardlab.recipes.common import Recipe, with_hard
 simclr_hcl = with_hard(
     _simclr,
     "simclr-hcl",
-    "near negatives count more. on STL10 and CIFAR in HCL, Sec. 5.1.",
+    "near negatives count more, and the share of false ones is taken off. HCL, Sec. 5.1.",
     "hcl",
 )
 
