@@ -24,7 +24,7 @@ from hardlab.recipes import (
     ppcl,
     stn,
 )
-from hardlab.recipes.common import RUNGS, Recipe, plain, with_hard
+from hardlab.recipes.common import RUNGS, Recipe, plain, with_more
 
 __all__ = ["RECIPES", "RUNGS", "recipe"]
 
@@ -61,6 +61,9 @@ def _found(name: str) -> Recipe | None:
         return RECIPES[name]
     if name in registry.METHODS:
         return plain(name)
-    base, _, strategy = name.rpartition("-")
-    first = _found(base) if strategy in registry.HARD else None
-    return None if first is None else with_hard(first, name, f"{base} with {strategy}.", strategy)
+    for strategy in registry.HARD:
+        base = name.removesuffix(f"-{strategy}")
+        first = _found(base) if base != name else None
+        if first is not None:
+            return with_more(first, name, strategy)
+    return None
