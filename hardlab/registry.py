@@ -42,6 +42,7 @@ HARD = {
     "hcl": "hardlab.hard.hcl:HCL",
     "mochi": "hardlab.hard.mochi:MoCHi",
     "synco": "hardlab.hard.synco:SynCo",
+    "sas": "hardlab.hard.sas:SAS",
 }
 DATASETS = data.SETS
 BACKBONES = {

@@ -70,7 +70,10 @@ class Session:
     def batches(self) -> Iterator[Batch]:
         """The batches that are left of the epoch under way."""
         epoch, passed = divmod(self.done, self.per_epoch)
-        return self.data.batches(epoch_order(self.run.seed, epoch, len(self.data), self.run.batch_size)[passed:])
+        rows = epoch_order(self.run.seed, epoch, len(self.data), self.run.batch_size)
+        for h in self.hard:
+            rows = h.order(rows, epoch, self.data, self.look)
+        return self.data.batches(rows[passed:])
 
     def check(self) -> None:
         """Raise HardlabError where a loss or gradient so far was not finite."""

@@ -20,6 +20,7 @@ SYSTEMS = (
     "simsiam", "simclr", "moco", "byol", "dino-multicrop", "deepcluster-6crop", "supervised", "hnssl", "gan",
     "simclr-dd", "hexa-plus-moco", "hexa-plus-deepcluster", "clae", "simsiam-hvs", "dino-hvs", "simsiam-iou-40-60",
     "stn-affine", "adco", "ppcl", "vicreg", "barlow", "simclr-hcl", "moco-mochi", "moco-synco",
+    "simclr-sas",
 )  # fmt: skip
 STEPS = 10
 SMALL = {

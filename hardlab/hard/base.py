@@ -1,4 +1,4 @@
-"""What every hard-example strategy is: five places to act, and by default it does nothing."""
+"""What every hard-example strategy is: six places to act, and by default it does nothing."""
 
 from __future__ import annotations
 
@@ -56,6 +56,14 @@ class Hard(nn.Module):
 
     def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
         """Called once before training and before a checkpoint is restored. parent: folder of the run's parent."""
+
+    def order(self, rows: Tensor, epoch: int, images: Images, look: Look) -> Tensor:
+        """Which images meet in the batches of an epoch: rows (S,B) of the data set -> as many of them.
+
+        Called when an epoch begins and when a run goes on within one: a function of these arguments and of state that
+        stays as it is during an epoch.
+        """
+        return rows
 
     def before_step(self, at: Progress) -> None:
         """Take this step's scheduled numbers: functions of ``at`` alone."""

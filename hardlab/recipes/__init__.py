@@ -22,6 +22,7 @@ from hardlab.recipes import (
     iou,
     negatives,
     ppcl,
+    sas,
     stn,
 )
 from hardlab.recipes.common import RUNGS, Recipe, plain, with_more
@@ -39,6 +40,7 @@ RECIPES: dict[str, Recipe] = {
     **iou.RECIPES,
     **negatives.RECIPES,
     **ppcl.RECIPES,
+    **sas.RECIPES,
     **stn.RECIPES,
 }
 
