@@ -37,6 +37,7 @@ ACTIVE = {
     "hnssl": {"hard.mined.threshold": 30.0},
     "moco-mochi": {"hard.mochi.warmup_epochs": 0},
     "moco-synco": {"hard.synco.warmup_epochs": 0},
+    "simclr-sas": {"parent.backbone.width": 32},
 }
 
 

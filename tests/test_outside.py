@@ -1,9 +1,11 @@
 """Methods and strategies of a reader's own: from a file, a notebook cell or an installed package."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -323,3 +325,14 @@ def test_the_command_line_trains_code_from_a_file(louder, tmp_path):
     done = CliRunner().invoke(cli.cli, words)
     assert done.exit_code == 0, done.output
     assert '"source": "' in done.output and "louder" in done.output
+
+
+def test_the_example_of_the_page_on_adding_keeps_its_contracts(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "adding.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(.*?)```", page, re.S)[1]
+    assert build.load(written(tmp_path, example, "page_code.py")) == [("strategy", "confident")]
+    for contract in contracts.STRATEGY:
+        contract("confident")
+    contracts.steps_with("confident", "simclr")
+    for name in re.findall(r"`([a-z]+(?:-[a-z]+)+)`", page):
+        assert recipes.recipe(name, "smoke").hard

@@ -38,7 +38,7 @@ class VICReg(Method):
         for name, value in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
             if value < 0:
                 raise HardlabError(f"VICReg with {name}={value}: a weight is at least 0; the paper has 25, 25 and 1.")
-        self.projector = mlp(self.features, *[dim] * layers)
+        self.projector = mlp(self.features, *[dim] * layers, bias_output=False)
         self.invariance, self.variance, self.covariance, self.epsilon = invariance, variance, covariance, epsilon
 
     def both(self, x: Any, index: Tensor | None) -> tuple[Tensor, Tensor]:
