@@ -1,3 +1,18 @@
 """hardlab: which examples are hard for a self-supervised model, and does training on them help?"""
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+_DOORS = {"recipe": "hardlab.recipes:recipe", "load": "hardlab.build:load", "train": "hardlab.train"}
+
+
+def __getattr__(name: str) -> Any:
+    """``hardlab.recipe``, ``hardlab.load``, ``hardlab.train``: loaded when they are first asked for."""
+    if name not in _DOORS:
+        raise AttributeError(f"module 'hardlab' has no attribute '{name}'")
+    import importlib
+
+    module, _, attribute = _DOORS[name].partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found

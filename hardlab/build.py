@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -50,8 +54,19 @@ def look(run: Run) -> Look:
     return Look(large, run.pixel_mean, run.pixel_std, local=local)
 
 
+def _as_it_was(kind: str, spec: Spec) -> None:
+    """Refuse code of a reader's own that is no longer what the configuration was made with."""
+    now = registry.source(kind, spec.name)
+    if spec.source is not None and spec.source != now:
+        raise HardlabError(
+            f"The source of {kind} '{spec.name}' is {now} and this run's is {spec.source}: it has been edited since, "
+            "so that it is another run; make the configuration again."
+        )
+
+
 def method(run: Run) -> Method:
     """A freshly initialised method with its crops; the caller seeds torch first."""
+    _as_it_was("method", run.method)
     try:
         net: nn.Module = registry.build("backbone", run.backbone.name, run.backbone.options)
         made: Method = registry.build("method", run.method.name, run.method.options, net)
@@ -64,6 +79,8 @@ def method(run: Run) -> Method:
 
 def strategies(run: Run, on: Method | None = None) -> list[Hard]:
     """The strategies of a run, installed on a method where one is given; at most one chooses the number of views."""
+    for spec in run.hard:
+        _as_it_was("strategy", spec)
     names = [s.name for s in run.hard]
     out: list[Hard] = [registry.build("strategy", s.name, s.options) for s in run.hard]
     for name, h in zip(names, out, strict=True):
@@ -82,6 +99,9 @@ def strategies(run: Run, on: Method | None = None) -> list[Hard]:
                 f"Strategy '{names[i]}' takes the views that the strategy {form} made: name {form} before {names[i]} "
                 "in `hard`."
             )
+    owners = [n for n, h in zip(names, out, strict=True) if h.owns_loss]
+    if len(owners) > 1:
+        raise HardlabError(f"Strategies {', '.join(owners)} each replace the negatives of the loss: keep one of them.")
     regroup, own = (next((n for n, h in zip(names, out) if getattr(h, a)), None) for a in ("regroups", "owns_loss"))
     if regroup and own:
         raise HardlabError(
@@ -109,6 +129,44 @@ def refusal(method: str, strategy: Spec) -> str | None:
         except HardlabError as e:
             return str(e)
     return None
+
+
+def load(path: str | Path) -> list[tuple[str, str]]:
+    """Register the methods and strategies that a file defines, by its name as a module; (kind, name) of each.
+
+    Raises HardlabError for a file that cannot be run or that defines none.
+    """
+    path = Path(path)
+    spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
+    if spec is None or spec.loader is None or not path.stem.isidentifier():
+        raise HardlabError(f"'{path}' is no file of Python with a name that can be imported, such as my_strategy.py.")
+    module = importlib.util.module_from_spec(spec)
+    known = sys.modules.get(path.stem)
+    if known is not None and Path(str(getattr(known, "__file__", None))).resolve() != path.resolve():
+        raise HardlabError(f"'{path}' has the name of the module {path.stem}, which is loaded already: rename it.")
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:
+        sys.modules.pop(path.stem)
+        raise HardlabError(f"{path} cannot be run: {type(e).__name__}: {e}") from e
+    made = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == path.stem]
+    kinds = [("method", Method), ("strategy", Hard)]
+    found = [(kind, registry.register(kind, c)) for c in made for kind, base in kinds if issubclass(c, base)]
+    if not found:
+        raise HardlabError(f"{path} defines no method and no strategy: no subclass of Method or Hard.")
+    return found
+
+
+def spec(kind: str, given: Any) -> Spec:
+    """What a run says of a method or strategy: from a name, a ``Spec``, a class, or a strategy, which is made anew."""
+    if isinstance(given, Hard):
+        args, options = given.given
+        bound = inspect.signature(type(given).__init__).bind(given, *args, **options).arguments
+        return Spec(name=registry.register(kind, type(given)), options=dict(list(bound.items())[1:]))
+    if isinstance(given, type) and issubclass(given, Method if kind == "method" else Hard):
+        return Spec(name=registry.register(kind, given))
+    return Spec.model_validate(given)
 
 
 def check(run: Run) -> None:

@@ -39,6 +39,8 @@ ROOT = click.option("--root", type=click.Path(path_type=Path), default=None,
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 THREADS = click.option("--threads", type=int, default=None, callback=_few_threads,
                        help="CPU threads; default: all cores.")  # fmt: skip
+CODE = click.option("--code", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+                    help="Load methods and strategies of your own from this file; repeatable.")  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 DRY = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 RUNG = click.option("--rung", default="smoke", show_default=True, callback=_known_rung,
@@ -66,6 +68,16 @@ def _settings(overrides: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, 
         if label in given:
             raise HardlabError(f"'{label}' labels the results and cannot be overridden: name another {label} instead.")
     return given
+
+
+def _load(code: Sequence[Path]) -> None:
+    """Register what these files define."""
+    if code:
+        from hardlab import build
+
+        with usage():
+            for path in code:
+                build.load(path)
 
 
 def _echo(as_json: bool, plain: str, value: Any) -> None:
@@ -100,6 +112,7 @@ def cli() -> None:
 @click.option("--pixels", is_flag=True, help="With --protocol: also the same protocols on raw pixels.")
 @click.option("--anew", is_flag=True, help="Start a new run; one that is there is kept in RUNS/.replaced.")
 @click.option("--list", "list_", is_flag=True, help="List the recipes and exit.")
+@CODE
 def pretrain(
     recipe: str | None,
     overrides: tuple[str, ...],
@@ -114,6 +127,7 @@ def pretrain(
     pixels: bool,
     anew: bool,
     list_: bool,
+    code: tuple[Path, ...],
 ) -> None:
     """Train RECIPE at a rung, e.g. `hardlab pretrain simsiam-hvs --rung cpu seed=1 hard.hvs.draws=8`.
 
@@ -122,6 +136,7 @@ def pretrain(
     """
     from hardlab import config, recipes
 
+    _load(code)
     if list_:
         told = {name: (made.__doc__ or "").splitlines()[0] for name, made in recipes.RECIPES.items()}
         wide = max(map(len, told))
@@ -175,6 +190,7 @@ def pretrain(
               help="newest, a step, or all that were kept; the latter two go to curves.jsonl.")  # fmt: skip
 @click.option("--pixels", is_flag=True, help="Also the same protocols on raw pixels.")
 @click.option("--list", "list_", is_flag=True, help="List the protocols with their published settings and exit.")
+@CODE
 @ROOT
 @DEVICE
 @THREADS
@@ -188,6 +204,7 @@ def evaluate(
     checkpoint: str,
     pixels: bool,
     list_: bool,
+    code: tuple[Path, ...],
     root: Path | None,
     device: str,
     threads: int | None,
@@ -203,6 +220,7 @@ def evaluate(
     from hardlab.evaluate import published as table
     from hardlab.registry import unknown
 
+    _load(code)
     if list_:
         _echo(as_json, table.describe(), {name: p.settings for name, p in table.PROTOCOLS.items()})
         return
@@ -467,6 +485,27 @@ def doctor(as_json: bool, matrix: bool) -> None:
     found = check.examine()
     _echo(as_json, check.describe(found), found)
     sys.exit(0 if check.healthy(found) else 1)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@JSON
+def check(file: Path, as_json: bool) -> None:
+    """Say which contracts hold of the methods and strategies that FILE defines, e.g. `hardlab check my_strategy.py`.
+
+    Exit status 1 where one is broken.
+    """
+    from hardlab import build, contracts
+
+    with usage():
+        found = build.load(file)
+    told = {f"{kind} {name}": list(contracts.verdicts(kind, name)) for kind, name in found}
+    signs = {True: "holds", False: "BROKEN", None: "refuses"}
+    lines = []
+    for entry, verdicts in told.items():
+        lines += [entry, *(f"  {signs[v.holds]:8}{v.contract}{v.detail and f': {v.detail}'}" for v in verdicts)]
+    _echo(as_json, "\n".join(lines), {entry: [v._asdict() for v in verdicts] for entry, verdicts in told.items()})
+    sys.exit(1 if any(v.holds is False for verdicts in told.values() for v in verdicts) else 0)
 
 
 def main() -> None:

@@ -12,7 +12,17 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from hardlab import augment, numbers, registry
 from hardlab.augment import Augment
@@ -51,10 +61,16 @@ class _Strict(BaseModel):
 
 
 class Spec(_Strict):
-    """An entry of a registry by name, with its options."""
+    """An entry of a registry by name, with its options; where its code is not hardlab's, with a digest of that."""
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
+    source: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _no_empty_source(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = plain(self)
+        return {key: value for key, value in tree.items() if key != "source" or value is not None}
 
     @model_validator(mode="before")
     @classmethod
@@ -62,11 +78,26 @@ class Spec(_Strict):
         return {"name": value} if isinstance(value, str) else value
 
 
+def _traced(kind: str, spec: Spec) -> Spec:
+    """With the digest of its source, where it is not hardlab's own and has none yet."""
+    if spec.source is not None and spec.name not in registry.TABLES[kind]:
+        raise HardlabError(
+            f"The {kind} '{spec.name}' is code of a reader's own that is not loaded here: load its file first, with "
+            "`--code FILE` or hardlab.load(FILE)."
+        )
+    if spec.source is not None or spec.name not in registry.TABLES[kind]:
+        return spec
+    return spec.model_copy(update={"source": registry.source(kind, spec.name)})
+
+
 def _typed(kind: str) -> AfterValidator:
     """The entry of a ``Spec`` exists; its options get their types, so that equal values are one run."""
-    return AfterValidator(
-        lambda spec: spec.model_copy(update={"options": registry.check(kind, spec.name, spec.options)})
-    )
+
+    def typed(spec: Spec) -> Spec:
+        spec = spec if kind == "backbone" else _traced(kind, spec)
+        return spec.model_copy(update={"options": registry.check(kind, spec.name, spec.options)})
+
+    return AfterValidator(typed)
 
 
 Method = Annotated[Spec, _typed("method")]

@@ -58,6 +58,15 @@ def sup_con(z: Tensor, group: Tensor, temperature: float) -> Tensor:
     return -log_p.masked_fill(~positive, 0).sum(1) / positive.sum(1).clamp_min(1)
 
 
+def off_diagonal(a: Tensor, b: Tensor, count: int) -> Tensor:
+    """(N,D), (N,D) -> (N,): sum over d != e of C_de a_d b_e of each row, C = a'b / count.
+
+    The mean over rows is the sum of C_de^2 off the diagonal, times count / N.
+    """
+    c = a.T @ b / count  # (D,D)
+    return ((a @ c - a * c.diagonal()) * b).sum(1)
+
+
 def hinge_real(score: Tensor) -> Tensor:
     """The discriminator's loss on real images: max(0, 1 - score), (N,) -> (N,). BigGAN (arXiv 1809.11096), App. C."""
     return F.relu(1 - score)

@@ -68,6 +68,33 @@ class Around(Negatives):
         self.inner.enqueue(k)
 
 
+class Synthetic(Around):
+    """Stored negatives and, beside them, some that are made of the ``hard`` nearest to each query, while ``on``.
+
+    What is made takes no gradient. ``nearest`` looks at the stored ones alone, so that what is logged draws nothing.
+    """
+
+    def __init__(self, inner: Negatives, hard: int) -> None:
+        super().__init__(inner)
+        self.hard, self.on = hard, True
+
+    def make(self, q: Tensor, hard: Tensor) -> Tensor:
+        """Unit rows q (N,D), their nearest negatives (N,H,D), nearest first -> (N,S,D), of any length."""
+        raise NotImplementedError
+
+    def similarities(self, q: Tensor, k: Tensor) -> Tensor:
+        kept = super().similarities(q, k)
+        if not self.on:
+            return kept
+        with torch.no_grad():
+            hard = self.stored()[kept.topk(self.hard, dim=1).indices]  # (N,H,D)
+            made = F.normalize(self.make(q, hard.to(q.dtype)), dim=2)
+        return torch.cat([kept, torch.einsum("nd,nsd->ns", q, made)], dim=1)
+
+    def nearest(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.inner.nearest(q, k)
+
+
 class LastQueries(nn.Module):
     """The queries of the last six batches and their rows in the data set, beside which negatives are looked at.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
+import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -24,6 +26,8 @@ METHODS = {
     "dino": "hardlab.methods.dino:DINO",
     "deepcluster": "hardlab.methods.deepcluster:DeepCluster",
     "gan": "hardlab.methods.gan:GAN",
+    "vicreg": "hardlab.methods.vicreg:VICReg",
+    "barlow": "hardlab.methods.barlow:BarlowTwins",
 }
 HARD = {
     "double": "hardlab.hard.double:Double",
@@ -35,6 +39,10 @@ HARD = {
     "iou": "hardlab.hard.iou:IoUPolicy",
     "stn": "hardlab.hard.stn:STN",
     "generated": "hardlab.hard.generated:Generated",
+    "hcl": "hardlab.hard.hcl:HCL",
+    "mochi": "hardlab.hard.mochi:MoCHi",
+    "synco": "hardlab.hard.synco:SynCo",
+    "sas": "hardlab.hard.sas:SAS",
 }
 DATASETS = data.SETS
 BACKBONES = {
@@ -50,12 +58,48 @@ BACKBONES = {
     "vit_base": "hardlab.nets:vit_base",
     "biggan": "hardlab.gan:Trunk",
 }
-TABLES: dict[str, Mapping[str, str]] = {
+TABLES: dict[str, dict[str, str]] = {
     "method": METHODS,
     "strategy": HARD,
     "backbone": BACKBONES,
     "data set": DATASETS,
 }
+
+
+GROUPS = {"hardlab.methods": METHODS, "hardlab.strategies": HARD}
+for _group, _table in GROUPS.items():  # of installed packages; a name of hardlab's own stays hardlab's
+    for _entry in importlib.metadata.entry_points(group=_group):
+        _table.setdefault(_entry.name, _entry.value)
+
+_registered: dict[tuple[str, str], type] = {}  # by this process
+
+
+def register(kind: str, made: type) -> str:
+    """Give a class of one's own a name, its own in small letters, for this process; a later one takes its place.
+
+    kind: ``method`` or ``strategy``. A class that has a name keeps it. Raises HardlabError for the name of another.
+    """
+    path, table = f"{made.__module__}:{made.__qualname__}", TABLES[kind]
+    known = next((name for name, value in table.items() if value == path), None)
+    name = known or made.__name__.lower()
+    if known is None and name in table and (kind, name) not in _registered:
+        raise HardlabError(f"There is a {kind} '{name}' already, {table[name]}: give the class {path} another name.")
+    if not path.startswith("hardlab."):
+        table[name], _registered[kind, name] = path, made
+    return name
+
+
+def source(kind: str, name: str) -> str | None:
+    """A digest of the source of an entry that is not hardlab's own, 16 hex digits: what is edited is another entry.
+
+    Of a class from a file: all of that file, and of those of its bases; of a class from a notebook: its own text.
+    """
+    path = _path(kind, name)
+    if path.startswith("hardlab."):
+        return None
+    made = _registered.get((kind, name))
+    texts = signatures.texts(made) if made is not None else [signatures.text(path.partition(":")[0])]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> HardlabError:
@@ -74,6 +118,8 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> HardlabError:
 def find(kind: str, name: str) -> Callable[..., Any]:
     """The object behind ``name``, imported now."""
     module, _, attribute = _path(kind, name).partition(":")
+    if (kind, name) in _registered:
+        return _registered[kind, name]
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -89,7 +135,9 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
 
     Nothing is imported for it (``signatures``), so that a slip in an option shows before torch is loaded.
     """
-    return {key: p for key, p in signatures.signature(_path(kind, name)).items() if p.default is not p.empty}
+    path, made = _path(kind, name), _registered.get((kind, name))
+    told = signatures.signature(path) if made is None else signatures.inspected(made)
+    return {key: p for key, p in told.items() if p.default is not p.empty}
 
 
 def _type(annotation: Any) -> TypeAdapter[Any]:

@@ -6,12 +6,15 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import linecache
 import sys
 import typing
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from hardlab.errors import HardlabError
 
 # where the vocabulary of annotations comes from: light modules, whose names are taken as they are
 _VOCABULARY = {"typing", "collections", "pydantic", "annotated_types", "math", "types", "hardlab.numbers"}
@@ -34,7 +37,7 @@ def signature(path: str) -> dict[str, inspect.Parameter]:
             return read(path)
         except Unreadable:
             pass
-    return _inspected(getattr(importlib.import_module(module), attribute))
+    return inspected(getattr(importlib.import_module(module), attribute))
 
 
 @cache
@@ -48,10 +51,44 @@ def read(path: str) -> dict[str, inspect.Parameter]:
     return source.parameters(node)
 
 
-def _inspected(made: Any) -> dict[str, inspect.Parameter]:
-    hints = typing.get_type_hints(made.__init__ if inspect.isclass(made) else made, include_extras=True)
-    found = inspect.signature(made).parameters.items()
+def inspected(made: Any) -> dict[str, inspect.Parameter]:
+    """As ``signature``, of the function or class itself."""
+    function = made.__init__ if inspect.isclass(made) else made
+    hints = typing.get_type_hints(function, include_extras=True)
+    found = list(inspect.signature(function).parameters.items())[inspect.isclass(made) :]
     return {name: p.replace(annotation=hints.get(name, Any)) for name, p in found}
+
+
+def text(module: str) -> str:
+    """The source of a module, which is not imported for it. Raises HardlabError where there is none."""
+    spec = sys.modules[module].__spec__ if module in sys.modules else importlib.util.find_spec(module)
+    if spec is None or not str(spec.origin).endswith(".py"):
+        raise HardlabError(f"{module} has no source to tell its versions apart by: write it in a file of Python.")
+    return Path(str(spec.origin)).read_text(encoding="utf-8")
+
+
+def texts(made: type) -> list[str]:
+    """The sources of a class and of those of its bases that are neither hardlab's nor an installed library's."""
+    found: list[str] = []
+    for cls in made.__mro__:
+        if cls.__module__.split(".")[0] in ("builtins", "hardlab", "torch", "typing", "abc"):
+            continue
+        loaded = sys.modules.get(cls.__module__)
+        in_file = cls.__module__ != "__main__" and getattr(loaded, "__spec__", None) is not None
+        found.append(text(cls.__module__) if in_file else _cell(cls))
+    return list(dict.fromkeys(found))
+
+
+def _cell(cls: type) -> str:
+    """The text of a class of a notebook or script, found through one of its functions."""
+    functions = [f for f in vars(cls).values() if inspect.isfunction(f)]
+    lines = linecache.getlines(functions[0].__code__.co_filename) if functions else []
+    for node in ast.walk(ast.parse("".join(lines))):
+        if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
+            return ast.unparse(node)
+    raise HardlabError(
+        f"The source of {cls.__qualname__} cannot be read: write the class in a cell or a file, with a function in it."
+    )
 
 
 class Source(Mapping[str, Any]):

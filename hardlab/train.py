@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -69,7 +70,10 @@ class Session:
     def batches(self) -> Iterator[Batch]:
         """The batches that are left of the epoch under way."""
         epoch, passed = divmod(self.done, self.per_epoch)
-        return self.data.batches(epoch_order(self.run.seed, epoch, len(self.data), self.run.batch_size)[passed:])
+        rows = epoch_order(self.run.seed, epoch, len(self.data), self.run.batch_size)
+        for h in self.hard:
+            rows = h.order(rows, epoch, self.data, self.look)
+        return self.data.batches(rows[passed:])
 
     def check(self) -> None:
         """Raise HardlabError where a loss or gradient so far was not finite."""
@@ -141,6 +145,9 @@ def open(
     hard = build.strategies(run, method)
     method.on_start(data, run.batch_size)
     for h in hard:
+        remark = h.remark(method)
+        if remark is not None:
+            say(f"{run.id}: {remark}")
         h.on_start(data, run.batch_size, parent)
         h.to(on)
     for net in (method, *hard):
@@ -492,3 +499,30 @@ def _stop(s: Session, folder: runs.Folder, say: Say) -> NoReturn:
     _save(s, folder)
     say(f"{s.run.id}: asked to stop, saved at step {s.done} of {s.total}; the same command goes on from here.")
     raise Stopped
+
+
+class _Module(types.ModuleType):
+    """So that a notebook says ``hardlab.train(run)``."""
+
+    def __call__(
+        self,
+        run: Run,
+        runs_dir: str | Path = "runs",
+        *,
+        method: Any = None,
+        hard: Sequence[Any] | None = None,
+        **options: Any,
+    ) -> Path:
+        """As ``train``, with a method or strategies in place of the run's own: names, classes, or strategies as made.
+
+        Code of one's own is known by a digest of its source, which is part of the run's hash and of its manifest.
+        """
+        changes: dict[str, Any] = {}
+        if method is not None:
+            changes["method"] = build.spec("method", method).model_dump(mode="json")
+        if hard is not None:
+            changes["hard"] = [build.spec("strategy", h).model_dump(mode="json") for h in hard]
+        return train(run.with_(changes), Path(runs_dir), **options)
+
+
+sys.modules[__name__].__class__ = _Module

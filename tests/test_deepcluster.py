@@ -11,9 +11,9 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 from steps import after
 
-from hardlab import build, nets, recipes, runs
-from hardlab.methods import deepcluster
-from hardlab.methods.deepcluster import MEASURED, MISSING, DeepCluster, kmeans, nearest, nmi
+from hardlab import build, clusters, nets, recipes, runs
+from hardlab.clusters import kmeans, nearest
+from hardlab.methods.deepcluster import MEASURED, MISSING, DeepCluster, nmi
 from hardlab.types import Batch, HardlabError, Progress
 from hardlab.views import PRESETS, Look
 
@@ -113,7 +113,7 @@ def test_the_assignment_does_not_depend_on_its_tiles_and_a_tile_stays_below_32_m
     x, c = unit(101, 4), unit(6, 4, seed=2)
     whole = nearest(x, c)
     assert torch.equal(whole, (x @ c.T).argmax(1))
-    monkeypatch.setattr(deepcluster, "TILE", 7 * 4 * len(c))
+    monkeypatch.setattr(clusters, "TILE", 7 * 4 * len(c))
     assert torch.equal(nearest(x, c), whole)
     assert 2**25 // (4 * 3000) * 3000 * 4 <= 32 * 2**20
 

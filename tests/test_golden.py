@@ -19,7 +19,8 @@ TRACES = Path(__file__).with_name("golden.json")
 SYSTEMS = (
     "simsiam", "simclr", "moco", "byol", "dino-multicrop", "deepcluster-6crop", "supervised", "hnssl", "gan",
     "simclr-dd", "hexa-plus-moco", "hexa-plus-deepcluster", "clae", "simsiam-hvs", "dino-hvs", "simsiam-iou-40-60",
-    "stn-affine", "adco", "ppcl",
+    "stn-affine", "adco", "ppcl", "vicreg", "barlow", "simclr-hcl", "moco-mochi", "moco-synco",
+    "simclr-sas",
 )  # fmt: skip
 STEPS = 10
 SMALL = {
@@ -36,6 +37,9 @@ ACTIVE = {
     "hnssl": {"hard.mined.threshold": 30.0},
     "ppcl": {"hard.generated.every": 3},
     "stn-affine": {"augment.size": 24},  # of 32: at whole pixels the slope of an interpolation jumps
+    "moco-mochi": {"hard.mochi.warmup_epochs": 0},
+    "moco-synco": {"hard.synco.warmup_epochs": 0},
+    "simclr-sas": {"parent.backbone.width": 32},
 }
 
 # what else is traced: in these steps the discriminator is so sure of generated images that its loss ignores them

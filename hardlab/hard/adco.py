@@ -194,6 +194,7 @@ class AdCo(Hard):
     """
 
     owns_loss = True
+    SMALL: Mapping[str, Any] = {"size": 64, "init": "random"}
 
     def __init__(
         self,

@@ -1,10 +1,11 @@
-"""What every hard-example strategy is: five places to act, and by default it does nothing."""
+"""What every hard-example strategy is: six places to act, and by default it does nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -20,9 +21,10 @@ class Hard(nn.Module):
     name: what it is called in the run, in metrics and files. draws: large views per image to draw, 0 = as many as the
     method has slots; local_draws: the same for small crops. adds: whether it adds images to a batch, whose views others
     may then choose. regroups: whether it changes what is a positive of what, and takes the loss again for that;
-    owns_loss: whether the method's loss is its own. offers, takes: names of forms of the views in ``Step.made`` that it
-    makes for others, and that an earlier strategy must make for it. weights: of the terms in the learner's objective
-    (1 where a term is not named).
+    owns_loss: whether it replaces the method's loss, or the negatives in it. offers, takes: names of forms of the views
+    in ``Step.made`` that it makes for others, and that an earlier strategy must make for it. weights: of the terms in
+    the learner's objective (1 where a term is not named). SMALL: options for tests, under which it is small. given: the
+    arguments that it was made from.
     """
 
     draws = 0
@@ -33,16 +35,35 @@ class Hard(nn.Module):
     offers: frozenset[str] = frozenset()
     takes: frozenset[str] = frozenset()
     weights: Mapping[str, float] = {}
+    SMALL: Mapping[str, Any] = {}
+    given: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __init__(self) -> None:
         super().__init__()
         self.name = type(self).__name__.lower()
 
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        made = super().__new__(cls)
+        object.__setattr__(made, "given", (args, options))  # so that a run can say how to make it again
+        return made
+
     def install(self, method: Method) -> None:
         """Swap a part of the method, or refuse with a ``HardlabError`` that gives the reason."""
 
+    def remark(self, method: Method) -> str | None:
+        """One sentence that whoever combines it with this method should know; said when the run is opened."""
+        return None
+
     def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
         """Called once before training and before a checkpoint is restored. parent: folder of the run's parent."""
+
+    def order(self, rows: Tensor, epoch: int, images: Images, look: Look) -> Tensor:
+        """Which images meet in the batches of an epoch: rows (S,B) of the data set -> as many of them.
+
+        Called when an epoch begins and when a run goes on within one: a function of these arguments and of state that
+        stays as it is during an epoch.
+        """
+        return rows
 
     def before_step(self, at: Progress) -> None:
         """Take this step's scheduled numbers: functions of ``at`` alone."""

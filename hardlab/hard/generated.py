@@ -35,6 +35,7 @@ class Generated(Hard):
     """
 
     adds = regroups = True
+    SMALL: Mapping[str, Any] = {"width": 4}
 
     def __init__(
         self,

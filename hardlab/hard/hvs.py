@@ -75,6 +75,14 @@ class HVS(Hard):
                 f"HVS with labels=reused: {name} gets label and prediction in one pass, nothing is saved."
             )
 
+    def remark(self, method: Method) -> str | None:
+        if not method.mixes_rows:
+            return None
+        return (
+            f"the loss of an image under {type(method).__name__} depends on the others of its batch, so that which "
+            "views HVS picks for it does too."
+        )
+
     @torch.no_grad()
     def views(self, step: Step) -> None:
         """Of V = ``draws`` views, keep the chosen slots only, rendered at full size."""

@@ -84,7 +84,9 @@ class Method(nn.Module):
     that they share BN statistics. shared: prediction and label come out of one pass (``both``). vectors: labels lie
     in the space of the predictions, so that distances between the two mean something. grouped: ``loss`` takes rows of
     one group as positives of each other. indexed: labels belong to rows of the data set, so that an image with index -1
-    has none. negatives: those of a contrastive loss, with its ``temperature`` and the ``dim`` of its vectors.
+    has none. mixes_rows: the loss of a row depends on the other rows of the batch, as with negatives or correlations
+    that are taken from it. SMALL: options for tests, under which it is small and draws nothing for one image alone.
+    negatives: those of a contrastive loss, with its ``temperature`` and the ``dim`` of its vectors.
     backbone: (N,3,S,S) -> (N,D) pooled features, with ``dim`` = D.
     """
 
@@ -96,6 +98,8 @@ class Method(nn.Module):
     vectors = False
     grouped = False
     indexed = False
+    mixes_rows = False
+    SMALL: Mapping[str, Any] = {}
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

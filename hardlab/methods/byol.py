@@ -25,6 +25,7 @@ class BYOL(Method):
     """
 
     vectors = True
+    SMALL: Mapping[str, Any] = {"hidden": 64}
 
     def __init__(
         self,

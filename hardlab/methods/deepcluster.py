@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardlab.clusters import kmeans
 from hardlab.data import Images
 from hardlab.methods.base import Method, Step
 from hardlab.nets import mlp
@@ -18,7 +19,6 @@ from hardlab.views import Look
 
 MISSING = -100  # the label of an image that is in no cluster; it has no part in the loss
 MEASURED = ("cluster_entropy", "cluster_min", "cluster_max", "empty_clusters", "nmi_labels", "nmi_previous")
-TILE = 2**25  # bytes of similarities at once
 
 
 class DeepCluster(Method):
@@ -32,6 +32,7 @@ class DeepCluster(Method):
 
     joint = indexed = True
     pairs: Sequence[tuple[int, int]] = ((0, 0), (1, 0))  # the label is the image's, whichever slot it is asked of
+    SMALL: Mapping[str, Any] = {"hidden": 64, "prototypes": 20}
 
     def __init__(
         self,
@@ -127,28 +128,6 @@ class DeepCluster(Method):
 
     def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
         return {"assigned": self.assigned.int()}
-
-
-def nearest(x: Tensor, centroids: Tensor) -> Tensor:
-    """Index of the centroid with the highest dot product; x: (N,D), centroids: (K,D) -> (N,)."""
-    rows = max(1, TILE // (4 * len(centroids)))
-    return torch.cat([(part @ centroids.T).argmax(1) for part in x.split(rows)])
-
-
-def kmeans(x: Tensor, k: int, iterations: int) -> tuple[Tensor, Tensor]:
-    """Spherical k-means from random rows: unit x (N,D) -> unit centroids (k,D), nearest centroid of each row (N,).
-
-    A cluster that runs empty keeps its centroid. The start is drawn from torch's global generator.
-    """
-    if len(x) < k:
-        raise HardlabError(f"k-means into {k} clusters needs as many images; {len(x)} have an embedding.")
-    centroids = x[torch.randperm(len(x))[:k].to(x.device)]
-    for _ in range(iterations):
-        y = nearest(x, centroids)
-        sums = torch.zeros_like(centroids).index_add_(0, y, x)
-        some = y.bincount(minlength=k)[:, None] > 0
-        centroids = F.normalize(torch.where(some, sums, centroids), dim=1)
-    return centroids, nearest(x, centroids)
 
 
 def nmi(a: Tensor, b: Tensor) -> Tensor:

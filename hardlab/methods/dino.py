@@ -66,6 +66,7 @@ class DINO(Method):
     """
 
     joint = True
+    SMALL: Mapping[str, Any] = {"hidden": 16, "bottleneck": 8, "prototypes": 64}
 
     def __init__(
         self,

@@ -29,6 +29,8 @@ class GAN(Method):
     pairs = ((0, 0),)
     slots = 1
     shared = True
+    mixes_rows = True
+    SMALL: Mapping[str, Any] = {"width": 4, "diffaugment": False}
 
     def __init__(
         self,

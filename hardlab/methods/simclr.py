@@ -22,7 +22,7 @@ class SimCLR(Method):
     All views go through the network as one batch, as there. dim: of z. temperature: tau. SimCLR, Eq. 1, Alg. 1.
     """
 
-    joint = shared = grouped = vectors = True
+    joint = shared = grouped = vectors = mixes_rows = True
 
     def __init__(self, backbone: nn.Module, dim: Units = 128, temperature: Temperature = 0.1) -> None:
         super().__init__(backbone)

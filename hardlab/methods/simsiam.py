@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ class SimSiam(Method):
     """
 
     shared = vectors = True
+    SMALL: Mapping[str, Any] = {"dim": 64, "hidden": 16}
 
     def __init__(
         self,

@@ -20,10 +20,12 @@ from hardlab.recipes import (
     hnssl,
     hvs,
     iou,
+    negatives,
     ppcl,
+    sas,
     stn,
 )
-from hardlab.recipes.common import RUNGS, Recipe
+from hardlab.recipes.common import RUNGS, Recipe, plain, with_more
 
 __all__ = ["RECIPES", "RUNGS", "recipe"]
 
@@ -36,15 +38,34 @@ RECIPES: dict[str, Recipe] = {
     **hnssl.RECIPES,
     **hvs.RECIPES,
     **iou.RECIPES,
+    **negatives.RECIPES,
     **ppcl.RECIPES,
+    **sas.RECIPES,
     **stn.RECIPES,
 }
 
 
 def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None = None) -> Run:
-    """The run behind a name at a rung, with dotted overrides, e.g. ``recipe("simsiam-hvs", "cpu", {"seed": 1})``."""
-    if name not in RECIPES:
+    """The run behind a name at a rung, with dotted overrides, e.g. ``recipe("simsiam-hvs", "cpu", {"seed": 1})``.
+
+    A method without a recipe of its own has one all the same, and so has ``<recipe>-<strategy>``: ``vicreg-hvs``.
+    """
+    found = _found(name)
+    if found is None:
         raise registry.unknown("recipe", name, RECIPES)
     if rung not in RUNGS:
         raise registry.unknown("rung", rung, RUNGS)
-    return RECIPES[name](rung).with_(overrides or {})
+    return found(rung).with_(overrides or {})
+
+
+def _found(name: str) -> Recipe | None:
+    if name in RECIPES:
+        return RECIPES[name]
+    if name in registry.METHODS:
+        return plain(name)
+    for strategy in registry.HARD:
+        base = name.removesuffix(f"-{strategy}")
+        first = _found(base) if base != name else None
+        if first is not None:
+            return with_more(first, name, strategy)
+    return None

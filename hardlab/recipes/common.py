@@ -28,6 +28,29 @@ def with_hard(base: Recipe, name: str, doc: str, *strategies: Any, **changes: An
     return recipe
 
 
+def with_more(base: Recipe, name: str, strategy: str) -> Recipe:
+    """``base`` with one more strategy, as it is by default, behind its own."""
+
+    def recipe(rung: str) -> Run:
+        run = base(rung)
+        return run.with_({"recipe": name, "hard": [*run.model_dump(mode="json")["hard"], strategy]})
+
+    recipe.__doc__ = f"{name}: with {strategy} behind its own strategies."
+    return recipe
+
+
+def plain(method: str) -> Recipe:
+    """A method with its own defaults under SimCLR's views and SGD: what it has before anybody writes its recipe."""
+
+    def recipe(rung: str) -> Run:
+        sgd = {"lr": 0.1, "weight_decay": 5e-4, "warmup_epochs": 1}
+        views = {"augment": "simclr", "batch_size": 256} if rung == "paper" else {"augment": "simclr_cifar"}
+        return make(method, rung, {"method": method, "optim": sgd} | views)
+
+    recipe.__doc__ = f"{method}: its defaults under SimCLR's views."
+    return recipe
+
+
 def common(rung: str) -> dict[str, Any]:
     """Data, network and logging of a rung; the same for every method, so that arms can be compared."""
     return {

@@ -1,0 +1,278 @@
+"""What is demanded of every method and strategy, whoever wrote it; `hardlab check` and the tests run it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hardlab import build, recipes, registry, train, views
+from hardlab.config import Run, Spec
+from hardlab.data import Images
+from hardlab.data.base import Pixels, Source
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method
+from hardlab.types import Batch, HardlabError, Rendered
+
+BATCH, SIZE, COUNT = 8, 32, 512
+
+
+class Broken(Exception):
+    """A contract does not hold; the text says what was seen."""
+
+
+class Verdict(NamedTuple):
+    """Whether a contract holds; None where a strategy refuses the method, with its reason in ``detail``."""
+
+    contract: str
+    holds: bool | None
+    detail: str = ""
+
+
+def _demand(holds: object, seen: str) -> None:
+    if not holds:
+        raise Broken(seen)
+
+
+@cache
+def toy() -> Images:
+    """Random pixels of ten classes."""
+    labels = np.arange(COUNT) % 10
+    source = Source(tuple("abcdefghij"), labels, [str(i) for i in range(COUNT)])
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 3), np.uint8)
+    return Pixels("toy", "train", source, [], label_map=np.arange(10), device="cpu", size=None, pixels=pixels)
+
+
+def small(kind: str, name: str) -> dict[str, Any]:
+    """The options of an entry under which it is small enough for tests: it says them itself."""
+    made: Any = registry.find(kind, name)
+    return dict(made.SMALL)
+
+
+def make(name: str) -> Method:
+    """A small method of that name, ready for its first step."""
+    torch.manual_seed(0)
+    backbone = registry.build("backbone", "tiny", {"width": 8})
+    method: Method = registry.build("method", name, small("method", name), backbone)
+    method.on_start(toy(), BATCH)
+    return method
+
+
+def look() -> views.Look:
+    return views.Look(views.PRESETS["simclr_cifar"], (0.5,) * 3, (0.25,) * 3)
+
+
+def rendered(method: Method) -> Rendered:
+    """A batch of noise under as many views as the method takes."""
+    raw = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch, here = Batch(raw, torch.full((BATCH, 2), SIZE), torch.arange(BATCH)), look()
+    return here.render(here.views(batch, method.slots, torch.Generator().manual_seed(1)), method.plain)
+
+
+def run(name: str, *strategies: str) -> Run:
+    """A small run of a method with strategies."""
+    return recipes.recipe("simsiam").with_({
+        "recipe": "contract",
+        "method": {"name": name, "options": small("method", name)},
+        "hard": [{"name": s, "options": small("strategy", s)} for s in strategies],
+        "augment": {"name": "simclr_cifar", "options": {}},
+        "backbone": {"name": "tiny", "options": {"width": 4}},
+        "batch_size": BATCH,
+        "epochs": 2,
+        "precision": "fp32",
+    })  # fmt: skip
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two nested states are equal, to the bit."""
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+# ------------------------------------------------------------------------------------------------------- of a method
+
+
+def says_what_it_is(name: str) -> None:
+    """It is a `Method` with a docstring, and its options have types and defaults."""
+    _entry("method", name, Method)
+
+
+def gives_a_loss_for_each_image(name: str) -> None:
+    """A forward pass gives a finite float32 loss for each image, and changes nothing but statistics of BN."""
+    method = make(name)
+    bn = {n for n, _ in method.named_buffers() if "running" in n or "num_batches" in n}
+    before = {key: x.clone() for key, x in method.state_dict().items()}
+    loss = method(rendered(method)).loss
+    _demand(loss.shape == (BATCH,), f"the loss of {BATCH} images has the shape {tuple(loss.shape)}")
+    _demand(loss.dtype == torch.float32, f"the loss is {loss.dtype}")
+    _demand(loss.isfinite().all(), f"the losses are {loss.tolist()}")
+    moved = [key for key, x in method.state_dict().items() if key not in bn and not torch.equal(before[key], x)]
+    _demand(not moved, f"forward changed {', '.join(moved)}; state moves in after_step and on_epoch only")
+
+
+def reaches_all_its_weights(name: str) -> None:
+    """The loss has a finite gradient for every weight that is trained and that no player of its own moves."""
+    method = make(name)
+    others = {id(p) for player in method.players() for p in player.params}
+    mine = {key: p for key, p in method.named_parameters() if p.requires_grad and id(p) not in others}
+    grads = torch.autograd.grad(method(rendered(method)).loss.mean(), list(mine.values()), allow_unused=True)
+    for key, g in zip(mine, grads, strict=True):
+        _demand(g is not None, f"no gradient reaches {key}")
+        _demand(g is not None and g.isfinite().all(), f"the gradient of {key} is not finite")
+
+
+def cares_for_no_order(name: str) -> None:
+    """The loss of an image is the same whatever place it has in the batch."""
+    method = make(name)
+    v, order = rendered(method), torch.randperm(BATCH, generator=torch.Generator().manual_seed(1))
+    plain = None if v.plain is None else v.plain[order]
+    moved = replace(v, index=v.index[order], group=v.group[order], params=v.params[order], x=v.x[order], plain=plain)
+    found = []
+    for given in (v, moved):
+        torch.manual_seed(0)  # the same latents, where a method draws some
+        found.append(method(given).loss.detach())
+    apart = float((found[0][order] - found[1]).abs().max())
+    _demand(apart <= 1e-4 * (1 + float(found[0].abs().max())), f"the losses differ by {apart:g}")
+
+
+def says_whether_rows_mix(name: str) -> None:
+    """`mixes_rows` is true where the loss of a row depends on the other rows, and only there."""
+    method = make(name)
+    if type(method).loss is Method.loss:  # it has no loss of rows that a strategy could take
+        return
+    v = rendered(method)
+    with torch.no_grad():
+        q, t = method.embed(v, (a for a, _ in method.pairs), (b for _, b in method.pairs))
+        half = BATCH // 2
+        whole = [method.loss(q[a], t[b])[:half] for a, b in method.pairs]
+        part = [method.loss(q[a][:half], t[b][:half]) for a, b in method.pairs]
+    mixes = not all(torch.allclose(x, y, rtol=1e-4, atol=1e-5) for x, y in zip(whole, part, strict=True))
+    _demand(mixes == method.mixes_rows, f"mixes_rows is {method.mixes_rows}, and the losses say {mixes}")
+
+
+def trains(name: str) -> None:
+    """It takes steps: its weights move and stay finite, `logs` and `snapshot` answer, what is saved comes back."""
+    _steps(name)
+
+
+# ----------------------------------------------------------------------------------------------------- of a strategy
+
+
+def strategy_says_what_it_is(name: str) -> None:
+    """It is a `Hard` with a docstring, and its options have types and defaults."""
+    _entry("strategy", name, Hard)
+
+
+def goes_with_some_method(name: str) -> None:
+    """It goes with at least one method."""
+    reasons = {m: build.refusal(m, Spec(name=name, options=small("strategy", name))) for m in registry.METHODS}
+    _demand(None in reasons.values(), f"it refuses every method, e.g. {next(iter(reasons.items()))}")
+
+
+def says_that_it_replaces(name: str) -> None:
+    """`owns_loss` is true where it puts other negatives into a method's loss."""
+    for method in registry.METHODS:
+        on, hard = make(method), registry.build("strategy", name, small("strategy", name))
+        before = on.negatives
+        try:
+            hard.install(on)
+        except HardlabError:
+            continue
+        _demand(
+            on.negatives is before or hard.owns_loss,
+            f"it replaces the negatives of {method}; set owns_loss = True, so that no two strategies do",
+        )
+
+
+def steps_with(name: str, method: str) -> None:
+    """It takes steps with a method, or refuses it in a sentence."""
+    _steps(method, name)
+
+
+METHOD: tuple[Callable[[str], None], ...] = (
+    says_what_it_is, gives_a_loss_for_each_image, reaches_all_its_weights, cares_for_no_order, says_whether_rows_mix,
+    trains,
+)  # fmt: skip
+STRATEGY: tuple[Callable[[str], None], ...] = (strategy_says_what_it_is, goes_with_some_method, says_that_it_replaces)
+
+
+def sentence(contract: Callable[..., None]) -> str:
+    return (contract.__doc__ or contract.__name__).splitlines()[0].rstrip(".")
+
+
+def verdicts(kind: str, name: str) -> Iterator[Verdict]:
+    """All contracts of an entry: of a method with itself and every strategy, of a strategy with every method."""
+    for contract in METHOD if kind == "method" else STRATEGY:
+        yield _judged(sentence(contract), contract, name)
+    pairs = [(s, name) for s in registry.HARD] if kind == "method" else [(name, m) for m in registry.METHODS]
+    for strategy, method in pairs:
+        yield _judged(f"It takes steps with {strategy if kind == 'method' else method}", steps_with, strategy, method)
+
+
+def _judged(told: str, contract: Callable[..., None], *about: str) -> Verdict:
+    try:
+        contract(*about)
+    except HardlabError as e:
+        refused = contract is steps_with and len(str(e)) > 20
+        return Verdict(told, None if refused else False, str(e) or "it refuses without a reason")
+    except Broken as e:
+        return Verdict(told, False, str(e))
+    except Exception as e:  # whatever code of others does is an answer
+        return Verdict(told, False, f"{type(e).__name__}: {e}")
+    return Verdict(told, True)
+
+
+def _entry(kind: str, name: str, base: type) -> None:
+    made = registry.find(kind, name)
+    _demand(isinstance(made, type) and issubclass(made, base), f"{made!r} is no {base.__name__}")
+    _demand(made.__doc__ not in (None, base.__doc__), "it has no docstring")
+    bare = [key for key, p in registry.options(kind, name).items() if p.annotation in (Any, p.empty)]
+    _demand(not bare, f"without a type: {', '.join(bare)}")
+
+
+def _opened(name: str, *strategies: str) -> train.Session:
+    return train.open(run(name, *strategies), data=toy(), device="cpu", say=lambda line: None)
+
+
+def _steps(name: str, *strategies: str) -> None:
+    """Two steps, with all that a run asks of a method and its strategies."""
+    session = _opened(name, *strategies)
+    method, players = session.method, session.players
+    before = [[p.clone() for p in player.params] for player in players]
+    batches = session.batches()
+    now = train.step(session, next(batches))
+    session.check()
+    for player, old in zip(players, before, strict=True):
+        moved = any(not torch.equal(a, b) for a, b in zip(player.params, old, strict=True))
+        due = player is players[0] or player.times(0) > 0
+        _demand(moved == due, f"the weights of {player.name} {'stayed' if due else 'moved and were not due'}")
+    lost = [key for key, p in method.named_parameters() if not p.isfinite().all()]
+    _demand(not lost, f"not finite after a step: {', '.join(lost)}")
+    said: dict[str, Any] = {**method.logs(now)}
+    for h in session.hard:
+        said |= h.numbers(now)
+    for key, x in said.items():
+        _demand(np.isfinite(float(x)) or "pseudo" in key, f"logs: {key} is {float(x)}")
+    shown = {**method.snapshot(session.data, session.look)}
+    for h in session.hard:
+        shown |= h.snapshot(method, session.data, session.look)
+    for key, x in shown.items():
+        _demand(isinstance(x, Tensor) and key, f"snapshot: {key!r} is {type(x).__name__}, and should be a tensor")
+    saved = copy.deepcopy(session.dump())
+    terms = train.step(session, next(batches)).terms
+    other = _opened(name, *strategies)
+    other.restore(saved)
+    _demand(same(other.dump(), saved), "what was saved does not come back")
+    again = train.step(other, next(other.batches())).terms
+    _demand(same(terms, again), "a run that goes on takes another step than one that was not interrupted")

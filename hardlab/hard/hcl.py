@@ -1,0 +1,53 @@
+"""HCL (arXiv 2010.04592): negatives near the anchor count more, and the share of false ones is taken off."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method
+from hardlab.negatives import Around, Negatives
+from hardlab.types import HardlabError
+
+
+class Reweighted(Around):
+    """-log p / (p + G), p = e^(s+ / t), G = (mean of w_j e^(s_j / t) - tau p) M / (1 - tau), at least M e^(-1 / t).
+
+    w_j: e^(beta s_j / t) over their mean; M: negatives of the query. HCL, Eqs. 3, 4; ``estimator="hard"`` of the code.
+    """
+
+    def __init__(self, inner: Negatives, beta: float, tau: float) -> None:
+        super().__init__(inner)
+        self.beta, self.tau = beta, tau
+
+    def loss(self, q: Tensor, k: Tensor, temperature: float) -> Tensor:
+        own = (q * k).sum(1) / temperature
+        logits = self.similarities(q, k) / temperature  # (N,M), -inf where a column does not count
+        top = torch.maximum(own, logits.amax(1)).detach()
+        count = logits.isfinite().sum(1)
+        weights = (self.beta * (logits - top[:, None])).exp() if self.beta else logits.isfinite().to(logits.dtype)
+        negative, p = (logits - top[:, None]).exp(), (own - top).exp()
+        total = (weights * negative).sum(1) * count / weights.sum(1)
+        g = (total - self.tau * count * p) / (1 - self.tau)
+        return (p + torch.maximum(g, count * (-1 / temperature - top).exp())).log() + top - own
+
+
+class HCL(Hard):
+    """Weighs the negatives of a contrastive loss. HCL, Sec. 3.
+
+    beta: how much more the near ones count, 0 = all alike. tau: the assumed share of negatives of the anchor's class.
+    """
+
+    owns_loss = True
+
+    def __init__(self, beta: float = 1.0, tau: float = 0.1) -> None:
+        super().__init__()
+        if beta < 0 or not 0 <= tau < 1:
+            raise HardlabError(f"HCL with beta={beta}, tau={tau}: beta is at least 0, tau in [0, 1); paper: 1 and 0.1.")
+        self.beta, self.tau = beta, tau
+
+    def install(self, method: Method) -> None:
+        if method.negatives is None:
+            raise HardlabError(f"HCL weighs the negatives of a contrastive loss, and {type(method).__name__} has none.")
+        method.negatives = Reweighted(method.negatives, self.beta, self.tau)

@@ -1,0 +1,88 @@
+"""MoCHi (arXiv 2010.01028): harder negatives, mixed from those that are nearest to the query and from the query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method
+from hardlab.negatives import Negatives, Synthetic
+from hardlab.types import HardlabError, Progress
+
+
+class Synthesis(Hard):
+    """Negatives made of those that a method keeps: what MoCHi and SynCo share; their options are said there."""
+
+    owns_loss = True
+    hard: int
+    warmup_epochs: float
+
+    def around_stored(self, inner: Negatives) -> Synthetic:
+        """The negatives that make more of ``inner``."""
+        raise NotImplementedError
+
+    def install(self, method: Method) -> None:
+        kept, name = method.negatives, type(self).__name__
+        if kept is None or method.borrowed or not len(kept.stored()):
+            raise HardlabError(
+                f"{name} makes negatives of those that a method keeps from step to step, and {type(method).__name__} "
+                "keeps none of its own."
+            )
+        if self.hard > len(kept.stored()):
+            raise HardlabError(
+                f"{name} with hard={self.hard}: the queue has {len(kept.stored())} negatives, and no more can be taken."
+            )
+        made = self.around_stored(kept)
+        method.negatives = made
+        self._made = (made,)  # in a tuple: it belongs to the method, which saves it
+
+    def before_step(self, at: Progress) -> None:
+        if at.step == 0 and at.epochs <= self.warmup_epochs:
+            raise HardlabError(
+                f"hard.{self.name}.warmup_epochs={self.warmup_epochs:g} leaves nothing of a run of {at.epochs} epochs: "
+                f"take less, or hard.{self.name}.warmup_epochs=0."
+            )
+        self._made[0].on = at.epochs_done >= self.warmup_epochs
+
+
+class Mixed(Synthetic):
+    """Mixtures of pairs of hard negatives, and of a hard negative with the query. MoCHi, Eqs. 3, 4."""
+
+    def __init__(self, inner: Negatives, hard: int, pairs: int, queries: int) -> None:
+        super().__init__(inner, hard)
+        self.pairs, self.queries = pairs, queries
+
+    def make(self, q: Tensor, hard: Tensor) -> Tensor:
+        n, h, _ = hard.shape
+        rows = torch.arange(n, device=q.device)[:, None]
+        i, j = torch.randint(h, (2, n, self.pairs), device=q.device)
+        a = torch.rand(n, self.pairs, 1, device=q.device)
+        m = torch.randint(h, (n, self.queries), device=q.device)
+        b = torch.rand(n, self.queries, 1, device=q.device) / 2  # the query always has the smaller share
+        return torch.cat([a * hard[rows, i] + (1 - a) * hard[rows, j], b * q[:, None] + (1 - b) * hard[rows, m]], dim=1)
+
+
+class MoCHi(Synthesis):
+    """Adds negatives to a queue, each time anew. MoCHi, Sec. 4.
+
+    hard: N, the nearest negatives that they are made of. pairs: s, mixtures of two of those. queries: s', mixtures of
+    one of those and the query. warmup_epochs: none are made before.
+    """
+
+    SMALL: Mapping[str, Any] = {"hard": 16, "pairs": 8, "queries": 4, "warmup_epochs": 0}
+
+    def __init__(self, hard: int = 1024, pairs: int = 1024, queries: int = 128, warmup_epochs: float = 10) -> None:
+        super().__init__()
+        if hard < 1 or min(pairs, queries, warmup_epochs) < 0:
+            raise HardlabError(
+                f"MoCHi with hard={hard}, pairs={pairs}, queries={queries}, warmup_epochs={warmup_epochs}: hard is at "
+                "least 1, the others at least 0."
+            )
+        self.hard, self.pairs, self.queries, self.warmup_epochs = hard, pairs, queries, warmup_epochs
+
+    def around_stored(self, inner: Negatives) -> Synthetic:
+        return Mixed(inner, self.hard, self.pairs, self.queries)

@@ -1,0 +1,118 @@
+"""SAS (arXiv 2302.09195): the images most like the others of their class teach most; the rest can be left out."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardlab import checkpoint
+from hardlab.clusters import kmeans
+from hardlab.data import Images
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method
+from hardlab.types import HardlabError
+from hardlab.views import Look
+
+NONE = -1
+
+
+class SAS(Hard):
+    """Trains on a share of the images, the same in every epoch, for as many steps as on all. SAS, Eq. 5, Alg. 1.
+
+    share: of the images of each class. classes: latent ones, k-means of the features of a proxy: the parent's backbone,
+    or, without a parent, the backbone as initialised. pick: ``alike`` maximises the similarity of the kept images to
+    those that are left out (the paper), ``unlike`` minimises it, ``random`` keeps any of each class.
+    """
+
+    def __init__(
+        self, share: float = 0.5, classes: int = 10, pick: Literal["alike", "unlike", "random"] = "alike"
+    ) -> None:
+        super().__init__()
+        if not 0 < share <= 1 or classes < 1:
+            raise HardlabError(f"SAS with share={share}, classes={classes}: a share in (0, 1] of at least 1 class.")
+        self.share, self.classes, self.pick = share, classes, pick
+
+    def install(self, method: Method) -> None:
+        if method.indexed:
+            raise HardlabError(
+                f"SAS leaves images out, and {type(method).__name__} looks labels up that it makes of all of them."
+            )
+        self._backbone = (method.backbone,)  # in a tuple: it is the method's
+
+    def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
+        self.rows: Tensor
+        self.seed: Tensor
+        count = round(self.share * len(images))
+        if count < batch_size:
+            raise HardlabError(
+                f"SAS with share={self.share} keeps {count} of {len(images)} images, which is no batch of {batch_size}."
+            )
+        self.register_buffer("rows", torch.full((count,), NONE))  # chosen before the first step
+        self.register_buffer("seed", torch.randint(2**62, ()))  # of the order of the images
+        self.batch_size = batch_size
+        proxy = copy.deepcopy(self._backbone[0])
+        if parent is not None:
+            found = checkpoint.newest(parent / "checkpoints")
+            if found is None:
+                raise HardlabError(f"{parent} has no checkpoint to take the proxy from; train it first.")
+            head = "backbone."
+            state = {k.removeprefix(head): v for k, v in found[0]["method"].items() if k.startswith(head)}
+            try:
+                proxy.load_state_dict(state)
+            except RuntimeError:
+                raise HardlabError(
+                    f"{parent.name} has another backbone than this run, so that it is no proxy."
+                ) from None
+        self._proxy = (proxy.eval(),)  # needed once, and no part of what is saved
+
+    def order(self, rows: Tensor, epoch: int, images: Images, look: Look) -> Tensor:
+        if (self.rows == NONE).any():
+            self.rows.copy_(self.chosen(images, look))
+        generator = torch.Generator().manual_seed((int(self.seed) + epoch) % 2**63)
+        kept, whole = self.rows.cpu(), len(self.rows) // self.batch_size * self.batch_size
+        parts = [
+            kept[torch.randperm(len(kept), generator=generator)[:whole]].view(-1, self.batch_size)
+            for _ in range(-(-len(rows) * self.batch_size // whole))
+        ]
+        return torch.cat(parts)[: len(rows)]
+
+    @torch.no_grad()
+    def chosen(self, images: Images, look: Look) -> Tensor:
+        """(count,) rows of the data set, the share of each latent class."""
+        device, (proxy,) = self.rows.device, self._proxy
+        parts = [proxy.to(device)(look.plain(b.raw, b.sizes)).float() for b in images.all(self.batch_size)]
+        z = F.normalize(torch.cat(parts), dim=1).cpu()
+        y = kmeans(z, self.classes, 20)[1]
+        members = [(y == c).nonzero()[:, 0] for c in range(self.classes)]
+        sizes = _shares([len(m) for m in members], len(self.rows))
+        found = [m[self.subset(z[m], size)] for m, size in zip(members, sizes, strict=True)]
+        return torch.cat(found).sort().values
+
+    def subset(self, z: Tensor, size: int) -> Tensor:
+        """``size`` of the unit rows z (N,D): greedily the best for F(S) = sum of z_i z_j over i outside and j in S."""
+        if self.pick == "random":
+            return torch.randperm(len(z))[:size]
+        s = z @ z.T
+        sign = 1.0 if self.pick == "alike" else -1.0
+        gain = (s.sum(1) - s.diagonal()) * sign
+        out: list[int] = []
+        for _ in range(size):
+            best = int(gain.argmax())
+            out.append(best)
+            gain -= 2 * sign * s[best]  # it is outside no more, and similarity to it counts no more
+            gain[best] = -torch.inf
+        return torch.tensor(out, dtype=torch.long)
+
+
+def _shares(sizes: list[int], count: int) -> list[int]:
+    """``count`` split in proportion to ``sizes``, each at most its size; the largest remainders are rounded up."""
+    exact = [count * size / sum(sizes) for size in sizes]
+    out = [int(x) for x in exact]
+    for i in sorted(range(len(sizes)), key=lambda i: out[i] - exact[i])[: count - sum(out)]:
+        out[i] += 1
+    return out

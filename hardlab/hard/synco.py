@@ -1,0 +1,88 @@
+"""SynCo (arXiv 2410.02401): six ways to make a harder negative of one that is near the query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardlab.hard.mochi import Synthesis
+from hardlab.negatives import Negatives, Synthetic
+from hardlab.types import HardlabError
+
+
+class SixKinds(Synthetic):
+    """counts: of each kind, in the paper's order; sigma, delta, eta: as in ``SynCo``. SynCo, Eqs. 3-8."""
+
+    def __init__(
+        self, inner: Negatives, hard: int, counts: tuple[int, ...], sigma: float, delta: float, eta: float
+    ) -> None:
+        super().__init__(inner, hard)
+        self.counts, self.sigma, self.delta, self.eta = counts, sigma, delta, eta
+
+    def make(self, q: Tensor, hard: Tensor) -> Tensor:
+        n, h, _ = hard.shape
+        rows = torch.arange(n, device=q.device)[:, None]
+
+        def some(count: int) -> Tensor:
+            return hard[rows, torch.randint(h, (n, count), device=q.device)]  # (N,count,D)
+
+        def share(count: int) -> Tensor:
+            return torch.rand(n, count, 1, device=q.device)
+
+        between, beyond, mixed, noised, perturbed, adversarial = self.counts
+        q, made = q[:, None], []
+        made.append(_towards(some(between), q, share(between) / 2))
+        made.append(_towards(some(beyond), q, -share(beyond) / 2))  # q + b (n - q), b in (1, 1.5)
+        made.append(_towards(some(mixed), some(mixed), share(mixed)))
+        near = some(noised)
+        made.append(near + self.sigma * torch.randn_like(near))
+        made.append(some(perturbed) + self.delta * q)  # q is the gradient of the similarity q n
+        made.append(some(adversarial) + self.eta * q.sign())
+        return torch.cat(made, dim=1)
+
+
+def _towards(n: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    return n + share * (other - n)
+
+
+class SynCo(Synthesis):
+    """Adds negatives of six kinds to a queue, each time anew. SynCo, Sec. 3.
+
+    hard: N, the nearest negatives that they are made of. interpolated, extrapolated (away from the query), mixed (of
+    two), noised (deviation ``sigma``), perturbed (by ``delta`` times the gradient of the similarity), adversarial (by
+    ``eta`` times its sign): how many of each. warmup_epochs: none are made before.
+    """
+
+    SMALL: Mapping[str, Any] = {
+        "hard": 16, "interpolated": 8, "extrapolated": 8, "mixed": 8, "noised": 4, "perturbed": 4, "adversarial": 4,
+        "warmup_epochs": 0,
+    }  # fmt: skip
+
+    def __init__(
+        self,
+        hard: int = 1024,
+        interpolated: int = 256,
+        extrapolated: int = 256,
+        mixed: int = 256,
+        noised: int = 64,
+        perturbed: int = 64,
+        adversarial: int = 64,
+        sigma: float = 0.01,
+        delta: float = 0.01,
+        eta: float = 0.01,
+        warmup_epochs: float = 10,
+    ) -> None:
+        super().__init__()
+        self.counts = (interpolated, extrapolated, mixed, noised, perturbed, adversarial)
+        if hard < 1 or min(*self.counts, sigma, delta, eta, warmup_epochs) < 0:
+            raise HardlabError(
+                f"SynCo with hard={hard}, numbers {self.counts}, sigma={sigma}, delta={delta}, eta={eta}, "
+                f"warmup_epochs={warmup_epochs}: hard is at least 1, the others at least 0."
+            )
+        self.hard, self.sigma, self.delta, self.eta, self.warmup_epochs = hard, sigma, delta, eta, warmup_epochs
+
+    def around_stored(self, inner: Negatives) -> Synthetic:
+        return SixKinds(inner, self.hard, self.counts, self.sigma, self.delta, self.eta)

@@ -1,0 +1,43 @@
+"""Barlow Twins (arXiv 2103.03230): dimension by dimension, two views correlate, and no dimension repeats another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardlab import losses
+from hardlab.methods.base import Method
+from hardlab.nets import mlp
+from hardlab.types import HardlabError
+
+
+class BarlowTwins(Method):
+    """sum_d (1 - C_dd)^2 + redundancy * sum_{d != e} C_de^2, C the correlations of both views over the batch.
+
+    C is a mean over the batch; each image is given its share in it, so that the mean over the batch is the paper's
+    loss. layers: of the projector, each of ``dim`` units. redundancy: lambda. Barlow Twins, Eqs. 1, 2, Alg. 1.
+    """
+
+    shared = vectors = mixes_rows = True
+    pairs = ((0, 1),)
+    SMALL: Mapping[str, Any] = {"dim": 16}
+
+    def __init__(self, backbone: nn.Module, dim: int = 8192, layers: int = 3, redundancy: float = 0.0051) -> None:
+        super().__init__(backbone)
+        if redundancy < 0:
+            raise HardlabError(f"Barlow Twins with redundancy={redundancy}: at least 0; the paper's code has 0.0051.")
+        self.projector = mlp(self.features, *[dim] * layers, bias_output=False)
+        self.redundancy = redundancy
+
+    def both(self, x: Any, index: Tensor | None) -> tuple[Tensor, Tensor]:
+        z = self.projector(self.pooled(x))  # (N,dim)
+        return z, z
+
+    def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
+        q, t = (F.batch_norm(z, None, None, training=True) for z in (q, t))
+        own = q * t
+        on = ((own.mean(0) - 1) * (own - 1)).sum(1)
+        return on + self.redundancy * losses.off_diagonal(q, t, len(q))

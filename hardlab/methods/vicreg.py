@@ -1,0 +1,63 @@
+"""VICReg (arXiv 2105.04906): two views agree, every dimension varies over the batch, and no two vary together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from hardlab import losses
+from hardlab.methods.base import Method
+from hardlab.nets import mlp
+from hardlab.types import HardlabError
+
+
+class VICReg(Method):
+    """invariance |z - z'|^2 / D + variance and covariance of each branch. VICReg, Eqs. 1, 3-6, Alg. 1.
+
+    Variance and covariance are of the whole batch; each image is given its share in them, so that the mean over the
+    batch is the paper's loss. layers: of the expander, each of ``dim`` units. epsilon: inside the root of the variance.
+    """
+
+    shared = vectors = mixes_rows = True
+    pairs = ((0, 1),)
+    SMALL: Mapping[str, Any] = {"dim": 16}
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dim: int = 8192,
+        layers: int = 3,
+        invariance: float = 25.0,
+        variance: float = 25.0,
+        covariance: float = 1.0,
+        epsilon: float = 1e-4,
+    ) -> None:
+        super().__init__(backbone)
+        for name, value in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
+            if value < 0:
+                raise HardlabError(f"VICReg with {name}={value}: a weight is at least 0; the paper has 25, 25 and 1.")
+        self.projector = mlp(self.features, *[dim] * layers, bias_output=False)
+        self.invariance, self.variance, self.covariance, self.epsilon = invariance, variance, covariance, epsilon
+
+    def both(self, x: Any, index: Tensor | None) -> tuple[Tensor, Tensor]:
+        z = self.projector(self.pooled(x))  # (N,dim)
+        return z, z
+
+    def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
+        total = self.invariance * (q - t).square().mean(1)
+        for z in (q, t):
+            z = z - z.mean(0)
+            total = total + self.variance / 2 * self._spread(z) + self.covariance * self._shared(z)
+        return total
+
+    def _spread(self, z: Tensor) -> Tensor:
+        """Each row's share in the mean over dimensions of max(0, 1 - deviation); z: (N,D), centred -> (N,)."""
+        own = z.square() * (len(z) / (len(z) - 1)) + self.epsilon
+        deviation = own.mean(0).sqrt()
+        return ((1 - own / deviation) * (deviation < 1)).mean(1)  # the mean of own / deviation is the deviation
+
+    def _shared(self, z: Tensor) -> Tensor:
+        """Each row's share in the squared covariances off the diagonal, over D; z: (N,D), centred -> (N,)."""
+        return losses.off_diagonal(z, z, len(z) - 1) * (len(z) / (len(z) - 1)) / z.shape[1]

@@ -1,0 +1,338 @@
+"""Methods and strategies of a reader's own: from a file, a notebook cell or an installed package."""
+
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import hardlab
+from hardlab import build, cli, contracts, recipes, registry, runs, signatures, train
+from hardlab.hard.base import Hard
+from hardlab.hard.hvs import HVS
+from hardlab.types import HardlabError
+
+QUICK = {
+    "data": {"name": "digits", "fraction": 0.1}, "batch_size": 64, "precision": "fp32", "epochs": 1,
+    "backbone": {"name": "tiny", "options": {"width": 4}},
+}  # fmt: skip
+
+STRATEGY = '''
+from hardlab.hard.base import Hard
+
+
+class Louder(Hard):
+    """Adds the loss once more."""
+
+    def __init__(self, weight: float = 0.5) -> None:
+        super().__init__()
+        self.weights = {"louder": weight}
+
+    def terms(self, step):
+        return {"louder": FACTOR * step.out.loss}
+'''
+METHOD = '''
+from hardlab import losses
+from hardlab.methods.base import Method
+from hardlab.nets import mlp
+
+
+class Siamese(Method):
+    """SimSiam without a predictor."""
+
+    shared = vectors = True
+
+    def __init__(self, backbone, dim: int = 32) -> None:
+        super().__init__(backbone)
+        self.head = mlp(self.features, dim)
+
+    def both(self, x, index):
+        z = self.head(self.pooled(x))
+        return z, z.detach()
+
+    def loss(self, q, t, group=None):
+        return losses.cosine(q, t)
+'''
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    """What a test registers goes with it."""
+    tables = (registry.METHODS, registry.HARD)
+    before = [dict(table) for table in tables]
+    monkeypatch.setattr(registry, "_registered", {})
+    yield
+    for name in [n for n in sys.modules if n.endswith("_code")]:
+        del sys.modules[name]
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)
+
+
+def written(folder, text, name="my_code.py"):
+    path = folder / name
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+@pytest.fixture
+def louder(tmp_path):
+    return written(tmp_path, STRATEGY.replace("FACTOR", "1"))
+
+
+def smoke(name="simsiam", **more):
+    return recipes.recipe(name, "smoke", QUICK | more)
+
+
+def test_a_file_gives_its_strategy_a_name_a_recipe_and_options_that_are_checked(louder):
+    assert build.load(louder) == [("strategy", "louder")]
+    run = recipes.recipe("simclr-louder", "smoke", {"hard.louder.weight": 2})
+    assert (run.method.name, run.hard[0].name, run.hard[0].options) == ("simclr", "louder", {"weight": 2})
+    more = recipes.recipe("moco-mochi-louder", "smoke")
+    assert [s.name for s in more.hard] == ["mochi", "louder"] and more.hard[0] == recipes.recipe("moco-mochi").hard[0]
+    with pytest.raises(HardlabError, match="Did you mean 'weight'"):
+        recipes.recipe("simclr-louder", "smoke", {"hard.louder.wight": 2})
+
+
+def test_a_method_from_a_file_has_a_recipe_at_every_rung_and_takes_every_strategy_that_goes_with_it(tmp_path):
+    build.load(written(tmp_path, METHOD, "other_code.py"))
+    for rung in recipes.RUNGS:
+        assert recipes.recipe("siamese", rung).method.name == "siamese"
+    build.check(recipes.recipe("siamese-hvs", "smoke"))
+    assert build.refusal("siamese", recipes.recipe("moco-mochi").hard[0]) is not None
+
+
+def test_an_edited_class_is_another_run_and_a_configuration_made_before_the_edit_is_refused(louder, tmp_path):
+    build.load(louder)
+    before = recipes.recipe("simsiam-louder", "smoke")
+    assert before.hard[0].source == registry.source("strategy", "louder")
+    build.check(before)
+    written(tmp_path, STRATEGY.replace("FACTOR", "3"))
+    build.load(louder)
+    after = recipes.recipe("simsiam-louder", "smoke")
+    assert before.hash != after.hash
+    build.check(after)
+    with pytest.raises(HardlabError, match=f"this run's is {before.hard[0].source}: it has been edited since"):
+        build.check(before)
+
+
+def test_hardlabs_own_code_has_no_digest_so_that_runs_keep_their_names():
+    run = recipes.recipe("simsiam-hvs")
+    assert run.hard[0].source is None
+    assert "source" not in json.dumps(run.model_dump(mode="json"))
+
+
+def test_hardlab_train_takes_a_strategy_as_made_and_the_manifest_has_its_source(louder, tmp_path):
+    build.load(louder)
+    made = registry.find("strategy", "louder")
+    say = []
+    path = hardlab.train(smoke(), tmp_path / "runs", hard=[made(weight=0.25), "hvs"], device="cpu", say=say.append)
+    about = runs.manifest(path)
+    assert about["state"] == "done"
+    first, second = about["config"]["hard"]
+    assert first == {"name": "louder", "options": {"weight": 0.25}, "source": registry.source("strategy", "louder")}
+    assert second == {"name": "hvs", "options": {}}
+    last = runs.metrics(path, "epoch")[-1]
+    assert last["terms"]["louder"] == pytest.approx(last["terms"]["base"])
+    assert runs.open_run(path)[0].hard[0].name == "louder"
+
+
+def test_hardlab_train_equals_the_same_run_from_the_registry(tmp_path):
+    quiet = {"device": "cpu", "say": lambda line: None}
+    by_object = hardlab.train(smoke(), tmp_path / "a", hard=[HVS(draws=3)], **quiet)
+    by_name = train.train(smoke(hard=[{"name": "hvs", "options": {"draws": 3}}]), tmp_path / "b", **quiet)
+    assert by_object.name == by_name.name
+    rows = [[r["terms"] for r in runs.metrics(p, "epoch")] for p in (by_object, by_name)]
+    assert rows[0] == rows[1]
+
+
+def test_a_run_whose_code_is_not_loaded_says_how_to_load_it(louder, tmp_path):
+    build.load(louder)
+    path = hardlab.train(smoke(), tmp_path / "runs", hard=["louder"], device="cpu", say=lambda line: None)
+    del registry.HARD["louder"]
+    with pytest.raises(HardlabError, match=r"'louder' is code of a reader's own that is not loaded here.*--code FILE"):
+        runs.open_run(path)
+
+
+def test_a_class_of_a_notebook_cell_is_known_by_its_own_text_alone(tmp_path):
+    """In a process of its own, as a cell is: compiled under a name that only linecache knows."""
+    script = written(
+        tmp_path,
+        """
+        import linecache, sys
+        import hardlab
+        from hardlab import build, registry
+
+        CELL = '''
+        from hardlab.hard.base import Hard
+        class Own(Hard):
+            \"\"\"A cell's.\"\"\"
+            def logs(self, step):
+                return {"one": %s}
+        seed = %s
+        '''
+
+        def digest(value, seed, i):
+            text = CELL % (value, seed)
+            name = f"<cell {i}>"
+            linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+            exec(compile(text, name, "exec"), globals())
+            return build.spec("strategy", Own), registry.source("strategy", "own")
+
+        found = [digest(1, 0, 0), digest(1, 5, 1), digest(2, 0, 2)]
+        assert found[0][0].name == "own"
+        print(*[source for _, source in found])
+        """,
+        "cell.py",
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    one, seed, two = done.stdout.split()
+    assert one == seed != two and len(one) == 16
+
+
+def test_a_class_without_a_text_to_tell_its_versions_apart_by_is_refused():
+    bare = type("Bare", (Hard,), {"__module__": "__main__"})
+    with pytest.raises(HardlabError, match="The source of Bare cannot be read"):
+        signatures.texts(bare)
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path):
+    taken = STRATEGY.replace("class Louder", "class HVS").replace("FACTOR", "1")
+    with pytest.raises(HardlabError, match="There is a strategy 'hvs' already"):
+        build.load(written(tmp_path, taken, "taken_code.py"))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("import nothing_of_that_name", "cannot be run: ModuleNotFoundError"), ("x = 1", "defines no method and no str")],
+)
+def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(text, told, tmp_path):
+    with pytest.raises(HardlabError, match=told):
+        build.load(written(tmp_path, text, "bad_code.py"))
+    with pytest.raises(HardlabError, match="is no file of Python"):
+        build.load(tmp_path / "nothing.py")
+
+
+def test_an_installed_package_is_found_through_its_entry_points(tmp_path):
+    """In a process of its own: the tables are made when the registry is loaded."""
+    written(tmp_path, STRATEGY.replace("FACTOR", "1"), "a_package.py")
+    about = tmp_path / "a_package-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: a-package\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[hardlab.strategies]\nmuch-louder = a_package:Louder\nhvs = a_package:Louder\n"
+    )
+    code = """
+import sys
+from hardlab import recipes
+run = recipes.recipe("simsiam-much-louder", "smoke", {"hard.much-louder.weight": 2})
+print(run.hard[0].source, "torch" in sys.modules, recipes.recipe("simsiam-hvs").hard[0].source)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path)}
+    )
+    digest, loaded, own = done.stdout.split()
+    assert len(digest) == 16 and loaded == "False" and own == "None"
+
+
+# -------------------------------------------------------------------------------------------------- contracts, broken
+
+
+def broken(tmp_path, change, kind="strategy"):
+    """The verdicts that do not hold of STRATEGY or METHOD with one change, with simsiam alone."""
+    text = (STRATEGY if kind == "strategy" else METHOD).replace("FACTOR", "1")
+    old, new = change
+    assert old in text
+    ((_, name),) = build.load(written(tmp_path, text.replace(old, new), "broken_code.py"))
+    own = contracts.METHOD if kind == "method" else contracts.STRATEGY
+    verdicts = [contracts._judged(contracts.sentence(c), c, name) for c in own]
+    if kind == "strategy":
+        verdicts.append(contracts._judged("steps", contracts.steps_with, name, "simsiam"))
+    return [v.detail for v in verdicts if v.holds is False]
+
+
+HOOK = "    def terms(self, step):\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "told"),
+    [
+        ("strategy", ('"""Adds the loss once more."""', "pass"), "it has no docstring"),
+        ("strategy", ("weight: float", "weight"), "without a type: weight"),
+        ("strategy", (HOOK, f"    def install(self, method):\n        raise ValueError\n\n{HOOK}"), "ValueError"),
+        ("strategy", (HOOK, f"    def logs(self, step):\n        return {{'x': float('nan')}}\n\n{HOOK}"), "x is nan"),
+        ("strategy", (HOOK, f"    def snapshot(self, method, images, look):\n        return {{'x': 1}}\n\n{HOOK}"),
+         "snapshot: 'x' is int"),
+        ("strategy", (HOOK, f"    def after_step(self, step):\n        self.n = getattr(self, 'n', 0) + 1\n\n{HOOK}"),
+         None),
+        ("strategy", ('{"louder": 1 * step.out.loss}', "{'louder': step.out.loss * getattr(self, 'n', 1)}\n\n"
+                      "    def after_step(self, step):\n        self.n = getattr(self, 'n', 1) + 1"),
+         "takes another step"),
+        ("method", ("losses.cosine(q, t)", "losses.cosine(q, t).mean()"), "has the shape"),
+        ("method", ("losses.cosine(q, t)", "losses.cosine(q, t) + q.mean()"), "mixes_rows is False"),
+        ("method", ("shared = vectors = True", "shared = vectors = mixes_rows = True"), "mixes_rows is True"),
+        ("method", ("mlp(self.features, dim)", "mlp(self.features, dim)\n        self.other = mlp(dim, dim)"),
+         "no gradient reaches other.0.weight"),
+        ("method", ("z = self.head(self.pooled(x))", "z = self.head(self.pooled(x)); self.head[0].weight.data += 1"),
+         "forward changed head.0.weight"),
+    ],
+)  # fmt: skip
+def test_a_broken_contract_is_told(kind, change, told, tmp_path):
+    found = broken(tmp_path, change, kind)
+    assert found == [] if told is None else any(told in line for line in found), found
+
+
+def test_a_strategy_that_refuses_every_method_fails(tmp_path):
+    shy = f"    def install(self, method):\n        raise HardlabError('It is not to my taste, thank you.')\n\n{HOOK}"
+    text = "from hardlab.types import HardlabError\n" + STRATEGY.replace("FACTOR", "1").replace(HOOK, shy)
+    build.load(written(tmp_path, text, "shy_code.py"))
+    with pytest.raises(contracts.Broken, match="it refuses every method"):
+        contracts.goes_with_some_method("louder")
+
+
+def test_replacing_negatives_without_saying_so_is_told(tmp_path):
+    wrap = (
+        "    def install(self, method):\n"
+        "        if method.negatives is None:\n"
+        "            raise HardlabError('It needs negatives.')\n"
+        f"        method.negatives = Around(method.negatives)\n\n{HOOK}"
+    )
+    text = STRATEGY.replace("FACTOR", "1").replace(HOOK, wrap)
+    text = "from hardlab.types import HardlabError\nfrom hardlab.negatives import Around\n" + text
+    build.load(written(tmp_path, text, "wrap_code.py"))
+    with pytest.raises(contracts.Broken, match="set owns_loss = True"):
+        contracts.says_that_it_replaces("louder")
+
+
+def test_the_command_says_what_holds_and_ends_with_1_where_something_is_broken(louder, monkeypatch):
+    monkeypatch.setattr(contracts, "STRATEGY", (contracts.strategy_says_what_it_is,))
+    monkeypatch.setattr(registry, "METHODS", {"simsiam": registry.METHODS["simsiam"]})
+    good = CliRunner().invoke(cli.cli, ["check", str(louder)])
+    assert good.exit_code == 0, good.output
+    assert "strategy louder\n  holds   It is a `Hard`" in good.output and "It takes steps with simsiam" in good.output
+    louder.write_text(louder.read_text().replace('"""Adds the loss once more."""', "pass"))
+    bad = CliRunner().invoke(cli.cli, ["check", str(louder)])
+    assert bad.exit_code == 1 and "BROKEN  It is a `Hard`" in bad.output
+    assert CliRunner().invoke(cli.cli, ["check", "nothing.py"]).exit_code == 2
+
+
+def test_the_command_line_trains_code_from_a_file(louder, tmp_path):
+    words = ["pretrain", "simsiam-louder", "--code", str(louder), "--dry-run", "--runs", str(tmp_path)]
+    done = CliRunner().invoke(cli.cli, words)
+    assert done.exit_code == 0, done.output
+    assert '"source": "' in done.output and "louder" in done.output
+
+
+def test_the_example_of_the_page_on_adding_keeps_its_contracts(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "adding.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(.*?)```", page, re.S)[1]
+    assert build.load(written(tmp_path, example, "page_code.py")) == [("strategy", "confident")]
+    for contract in contracts.STRATEGY:
+        contract("confident")
+    contracts.steps_with("confident", "simclr")
+    for name in re.findall(r"`([a-z]+(?:-[a-z]+)+)`", page):
+        assert recipes.recipe(name, "smoke").hard
