@@ -86,7 +86,7 @@ class Session:
         """Everything that a step changes: weights, strategies, optimisers, sums, random numbers."""
         return {
             "config_hash": self.run.hash,
-            "data": {"digest": self.data.digest(), "count": len(self.data)},
+            "data": {"name": self.run.data.name, "count": len(self.data), "digest": self.data.digest()},
             "step": self.done,
             "precision": self.precision,
             "sums": self.epoch.dump(),

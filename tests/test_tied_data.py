@@ -19,7 +19,7 @@ from hardlab.runs import OtherImages
 from hardlab.workbook import plan, workflow
 
 QUICK = {"backbone": {"name": "tiny", "options": {"width": 8}}, "epochs": 3, "batch_size": 8, "augment.size": 24}
-REFUSED = r"was trained on other images than folder/train holds now .*--anew"
+REFUSED = r"was trained on other images than folder:/.*/pictures holds now .*--anew"
 
 
 def quiet(line):
