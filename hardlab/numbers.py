@@ -121,4 +121,4 @@ def fit(what: str, annotation: Any, value: Any) -> Any:
 
 def adapter(annotation: Any) -> TypeAdapter[Any]:
     """What checks a value of an annotated type."""
-    return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
