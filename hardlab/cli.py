@@ -128,6 +128,7 @@ def pretrain(
             raise click.UsageError("--pixels goes with --protocol: name the protocol.")
         from hardlab import build
 
+        build.alone()
         build.check(run)
         build.device(device)
     if dry_run:

@@ -146,6 +146,7 @@ class Folder:
             "state": "running",
             "parent": parent,
             "error": None,
+            "health": [],
         }
         self.update()
 
@@ -155,8 +156,11 @@ class Folder:
 
     def metric(self, row: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        with open(self.path / "metrics.jsonl", "a") as f:
-            f.write(json.dumps(row) + "\n")
+        try:
+            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as f:
+                f.write(json.dumps(row) + "\n")
+        except OSError as e:
+            raise HardlabError(f"{self.path / 'metrics.jsonl'} could not be written ({e.strerror}).") from e
 
     def rewind(self, step: int) -> None:
         """Forget everything that was logged after ``step``, so that a resumed run logs it once."""

@@ -282,6 +282,7 @@ def train(
     wait: where another process trains this very run, wait for it instead of raising; so a parent that several runs
     start from is trained once.
     """
+    build.alone()
     parent = train(run.parent, runs_dir, root=root, device=device, say=say, wait=True) if run.parent else None
     with stopping.requests() as asked:
         folder = runs.Folder(runs_dir, run, _patience(run, say, asked) if wait else None)
@@ -353,6 +354,8 @@ def _loop(s: Session, folder: runs.Folder, root: str | Path | None, say: Say, as
     """Steps to the end of the run, with its logs and checkpoints."""
     run, logs = s.run, s.run.logs
     rate = meters.Rate(s.total - s.done, run.batch_size)
+    signs = health.Monitor(runs.metrics(folder.path))
+    folder.update(health=signs.alarms)
     for epoch in range(s.done // s.per_epoch, run.epochs):
         if s.done % s.per_epoch == 0:
             s.epoch.clear()
@@ -365,7 +368,12 @@ def _loop(s: Session, folder: runs.Folder, root: str | Path | None, say: Say, as
             rate.tick()
             if now.at.step % logs.step_every == 0:
                 s.check()
-                folder.metric(_step_row(s, now, rate))
+                row = _step_row(s, now, rate, signs)
+                folder.metric(row)
+                for alarm in signs.look(row, s.epoch.seconds):
+                    folder.metric({"kind": "health", "epoch": epoch, **alarm})
+                    folder.update(health=signs.alarms)
+                    say(f"{run.id}: {alarm['rule']}. {alarm['sentence']}")
             if rate.due():
                 say(
                     f"{run.id} | epoch {epoch + 1}/{run.epochs}, step {s.done}/{s.total} | "
@@ -394,11 +402,13 @@ def _loop(s: Session, folder: runs.Folder, root: str | Path | None, say: Say, as
         images_per_s=round(rate.images_per_s(), 2),
         peak_memory_mb=round(runs.peak_memory_mb(s.device), 1),
     )
-    say(f"{run.id}: done, {s.done} steps.")
+    ill = ", ".join(f"{a['rule']} (step {a['step']})" for a in signs.alarms)
+    say(f"{run.id}: done, {s.done} steps." + (f" Its health: {ill}; see its manifest." if ill else ""))
 
 
-def _step_row(s: Session, now: Step, rate: meters.Rate) -> dict[str, Any]:
+def _step_row(s: Session, now: Step, rate: meters.Rate, signs: health.Monitor) -> dict[str, Any]:
     terms = {name: float(mean) for name, mean in now.means().items()}
+    guess = signs.guess = signs.guess or health.loss_of_guess(s.method, now.out)
     return {
         "kind": "step",
         "step": s.done,
@@ -408,6 +418,7 @@ def _step_row(s: Session, now: Step, rate: meters.Rate) -> dict[str, Any]:
         "lr": now.rates,
         "images_per_s": rate.images_per_s(),
         **health.collapse_signals(now.out),
+        **({} if guess is None else {"loss_of_guess": guess}),
         **s.method.logs(now),
         **{key: float(x) for h in s.hard for key, x in h.numbers(now).items()},
     }

@@ -1,0 +1,36 @@
+"""Every test here counts the cases that it ran; the counts are printed by row at the end."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import pytest
+
+LONG = os.environ.get("HARDLAB_FAULTS") == "long"
+
+
+@pytest.fixture
+def cases() -> Callable[[int, int], int]:
+    """How many cases to run: the first number in `make test`, the second in `make test-faults`."""
+    return lambda short, long: long if LONG else short
+
+
+@pytest.fixture
+def count(record_property: Callable[[str, object], None]) -> Callable[[str, int], None]:
+    """Say that so many cases of a row were run, e.g. ``count("13 collapse", 5)``."""
+    return lambda row, n=1: record_property(f"faults:{row}", n)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    total: Counter[str] = Counter()
+    reports: Sequence[pytest.TestReport] = terminalreporter.stats.get("passed", [])
+    for report in reports:
+        for key, n in getattr(report, "user_properties", []):
+            if key.startswith("faults:"):
+                total[key.removeprefix("faults:")] += n
+    if total:
+        terminalreporter.section(f"cases of faults ({'long' if LONG else 'short'})")
+        for row, n in sorted(total.items(), key=lambda item: (int(item[0].split()[0]), item[0])):
+            terminalreporter.line(f"row {row}: {n}")
