@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
 LONG = os.environ.get("HARDLAB_FAULTS") == "long"
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every user may enter; those of pytest are its user's alone."""
+    folder = Path(tempfile.mkdtemp(prefix="hardlab-"))
+    folder.chmod(0o755)
+    yield folder
+    for at, _, _ in os.walk(folder):
+        os.chmod(at, 0o755)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ QUICK = {
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
 def test_one_of_several_processes_trains_and_evaluates_nothing(name, tmp_path, monkeypatch, count):
-    run = recipes.recipe("simclr", "smoke", QUICK | {"batch_size": 32})
+    run = recipes.recipe("simclr", "smoke", QUICK | {"batch_size": 32, "epochs": 0})
     monkeypatch.setenv(name, "2")
     for start in (
         lambda: train.train(run, tmp_path, device="cpu", say=print),
@@ -32,7 +32,7 @@ def test_one_of_several_processes_trains_and_evaluates_nothing(name, tmp_path, m
 @pytest.mark.parametrize("said", ["1", "", " 1 ", "0"])
 def test_a_process_that_is_alone_by_its_environment_trains(said, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", said)
-    run = recipes.recipe("simclr", "smoke", QUICK | {"batch_size": 32})
+    run = recipes.recipe("simclr", "smoke", QUICK | {"batch_size": 32, "epochs": 0})
     path = train.train(run, tmp_path, device="cpu", say=lambda line: None)
     assert runs.manifest(path)["world_size"] == 1
 
