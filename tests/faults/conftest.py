@@ -43,8 +43,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in reports:
         for key, n in getattr(report, "user_properties", []):
             if key.startswith("faults:"):
-                total[key.removeprefix("faults:")] += n
+                total[f"row {key.removeprefix('faults:')}"] += n
+            elif key == "cases":
+                total[report.nodeid.rpartition("::")[2].partition("[")[0]] += n
     if total:
         terminalreporter.section(f"cases of faults ({'long' if LONG else 'short'})")
-        for row, n in sorted(total.items(), key=lambda item: (int(item[0].split()[0]), item[0])):
-            terminalreporter.line(f"row {row}: {n}")
+        for what, n in sorted(total.items(), key=lambda item: (_number(item[0]), item[0])):
+            terminalreporter.line(f"{what}: {n}")
+
+
+def _number(what: str) -> int:
+    return int(next((word for word in what.split() if word.isdigit()), 99))
