@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from resuming import stopping_at
+from resuming import learned, same, stopping_at
 
 from hardlab import gan, health, meters, recipes, runs, train
 from hardlab.data.base import Images
@@ -223,6 +223,17 @@ def test_a_run_that_was_stopped_says_the_same_at_the_same_step_as_one_that_was_n
     parts = train.train(run, tmp_path / "parts", device="cpu", say=lambda line: None)
     assert runs.manifest(parts)["health"] == runs.manifest(whole)["health"] != []
     assert runs.metrics(parts, "health") == runs.metrics(whole, "health")
+
+
+@pytest.mark.parametrize("name", ["moco", pytest.param("gan", marks=pytest.mark.slow)])
+def test_what_is_looked_at_and_how_often_changes_nothing_that_is_learned(name, tmp_path):
+    ends = []
+    for every in (1, 7):
+        more = {"logs.step_every": every, "logs.monitor_every": every % 2, "logs.views_every": every}
+        ends.append(learned(train.train(quick(name, **more), tmp_path, device="cpu", say=lambda line: None)))
+    assert ends[0].pop("config_hash") != ends[1].pop("config_hash")
+    for part in ("method", "hard", "players", "generator", "rng"):
+        assert same(ends[0][part], ends[1][part]), part
 
 
 def test_the_page_of_runs_shows_the_sentences():
