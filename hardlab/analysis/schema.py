@@ -102,7 +102,12 @@ def read(folder: Path | str, name: str, *, whole: bool = True) -> pd.DataFrame:
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first fields of longer lines for names of rows
         raise HardlabError(f"The table '{path}' cannot be read: its lines have more fields than its head.")
     for column, kind in kinds.items():
-        if kind in (NUMBER, WHOLE) and column in frame and not pd.api.types.is_numeric_dtype(frame[column]) and len(frame):
+        if (
+            kind in (NUMBER, WHOLE)
+            and column in frame
+            and not pd.api.types.is_numeric_dtype(frame[column])
+            and len(frame)
+        ):
             wrong = frame[column][pd.to_numeric(frame[column], errors="coerce").isna() & frame[column].notna()]
             shown = repr(str(wrong.iloc[0]))[:60] if len(wrong) else "too large a number"
             raise HardlabError(f"The table '{path}' has {shown} in its column '{column}', which holds numbers.")

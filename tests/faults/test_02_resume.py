@@ -22,7 +22,7 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_resumes_with_workers_repeat_and_skip_no_image(workers, folder, tmp_path, monkeypatch, count):
     own, opened = build.data.load, []
 
