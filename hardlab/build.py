@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -119,20 +118,6 @@ def check(run: Run) -> None:
         strategies(run, method(run))
     if run.parent is not None:
         check(run.parent)
-
-
-_PROCESSES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")  # torchrun, MPI, srun
-
-
-def alone(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse to be one of several processes that were started to train together. Raises HardlabError."""
-    for name in _PROCESSES:
-        said = environment.get(name, "").strip()
-        if said not in ("", "0", "1"):
-            raise HardlabError(
-                f"{name}={said} in the environment says that several processes train together, and hardlab trains in "
-                f"one: each of them would train the same run. Start it by itself, or set {name}=1."
-            )
 
 
 def matrix() -> dict[tuple[str, str], str | None]:

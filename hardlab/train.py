@@ -124,6 +124,7 @@ def open(
     data: in place of the images that the run names. root: where data sets lie. parent: folder of the run's parent.
     Raises HardlabError.
     """
+    machine.alone()
     on = build.device(device)
     data = build.images(run, "train", root, on) if data is None else data
     look = build.look(run)
@@ -282,7 +283,6 @@ def train(
     wait: where another process trains this very run, wait for it instead of raising; so a parent that several runs
     start from is trained once.
     """
-    build.alone()
     parent = train(run.parent, runs_dir, root=root, device=device, say=say, wait=True) if run.parent else None
     with stopping.requests() as asked:
         folder = runs.Folder(runs_dir, run, _patience(run, say, asked) if wait else None)

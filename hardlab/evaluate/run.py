@@ -50,7 +50,7 @@ def evaluate_run(
     of the images that the run trained on, where its protocol does not say otherwise, and is tested on the whole test
     split. Features are kept in the run's folder, by the checkpoint's digest, and shared by protocols.
     """
-    build.alone()
+    machine.alone()
     options = dict(options or {})
     wanted = {name: published.settings(name, options) for name in names}  # a slip shows before anything is read
     steps: list[int | None] = [checkpoints] if isinstance(checkpoints, int) else [None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hardlab import build, recipes, runs, train
+from hardlab import machine, recipes, runs, train
 from hardlab.evaluate.run import evaluate_run
 from hardlab.types import HardlabError
 
@@ -38,6 +38,6 @@ def test_a_process_that_is_alone_by_its_environment_trains(said, tmp_path, monke
 
 
 def test_a_number_that_is_none_is_no_licence_to_train():
-    build.alone({})
+    machine.alone({})
     with pytest.raises(HardlabError, match="WORLD_SIZE=two"):
-        build.alone({"WORLD_SIZE": "two"})
+        machine.alone({"WORLD_SIZE": "two"})
