@@ -103,7 +103,7 @@ def loss_of_guess(method: Method, out: Out) -> float | None:
 
 
 def _collapse(row: Row) -> str | None:
-    if not row["std"] < SMALL_STD:
+    if not row.get("std", 1.0) < SMALL_STD:
         return None
     return (
         f"all images get the same prediction (the spread of their directions is {row['std']:.2g}; 1 is a whole sphere, "
@@ -112,7 +112,7 @@ def _collapse(row: Row) -> str | None:
 
 
 def _rank_one(row: Row) -> str | None:
-    if row["std"] < SMALL_STD or not row["rank"] < SMALL_RANK:
+    if row.get("std", 1.0) < SMALL_STD or not row.get("rank", SMALL_RANK) < SMALL_RANK:
         return None
     return (
         f"all predictions lie on one line or arc (effective rank {row['rank']:.2f} of a batch): one dimension is used"
@@ -144,7 +144,7 @@ def _discriminator(row: Row) -> str | None:
         if spread < SMALL_SCORES:
             return f"the discriminator gives all images the same score ({key} = {spread:.2g}): it is dead"
         at = key.removesuffix("d_spread") + "d_loss"
-        loss = row.get(at, row["loss"])
+        loss = row.get(at, row.get("loss", SMALL_HINGE))
         if loss < SMALL_HINGE:
             return f"the discriminator makes no mistake any more (its loss is {loss:.2g}): it no longer learns"
     return None
@@ -152,7 +152,7 @@ def _discriminator(row: Row) -> str | None:
 
 def _guess(row: Row) -> str | None:
     guess = row.get("loss_of_guess")
-    if guess is None or not abs(row["loss"] - guess) < NEAR_GUESS * guess:
+    if guess is None or not abs(row.get("loss", math.inf) - guess) < NEAR_GUESS * guess:
         return None
     return (
         f"the loss {row['loss']:.4f} stays at its constant {guess:.4f}, that of a guess among all negatives: nothing "
@@ -195,10 +195,10 @@ class Monitor:
         self.clocks: deque[tuple[float, float]] = deque(maxlen=PATIENCE + 1)  # seconds: waited for data, and in all
         self.last: Mapping[str, float] = {}
         for row in rows:
-            if row["kind"] == "step":
-                self.look(row)
-            elif row["kind"] == "health":  # a sign that rows alone do not show
-                self._keep({k: row[k] for k in ("step", "rule", "sentence")})
+            if row.get("kind") == "step":
+                self.look({k: v for k, v in row.items() if isinstance(v, int | float)})
+            elif row.get("kind") == "health":  # a sign that rows alone do not show
+                self._keep({k: row.get(k) for k in ("step", "rule", "sentence")})
 
     def look(self, row: Row, seconds: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
         """What this logged step is the first to show: ``step``, ``rule`` and ``sentence`` each, as in the manifest.
@@ -212,8 +212,8 @@ class Monitor:
             says = sign(row)
             self.streaks[rule] = self.streaks[rule] + 1 if says else 0
             if says and self.streaks[rule] >= PATIENCE:
-                said = f"At step {row['step']}, and {PATIENCE - 1} logged steps before it, {says}."
-                alarm = {"step": row["step"], "rule": rule, "sentence": said}
+                said = f"At step {row.get('step')}, and {PATIENCE - 1} logged steps before it, {says}."
+                alarm = {"step": row.get("step"), "rule": rule, "sentence": said}
                 if self._keep(alarm):
                     found.append(alarm)
         return found
