@@ -5,7 +5,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce figures test test-fast bench lint format lock clean
+.PHONY: help install reproduce figures test test-fast test-faults bench lint format lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -24,6 +24,10 @@ test: install ## run all tests that this machine can run, CORES of them at a tim
 
 test-fast: install ## run the tests that take seconds, CORES of them at a time
 	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES)
+
+test-faults: install ## run the tests of the fault table at full length (hours), with counts; the soak: tests/faults/soak.py
+	@HARDLAB_FAULTS=long $(BIN)/python -m pytest --timeout 3600 $$($(BIN)/python tests/faults/rows.py)
+	@$(BIN)/python tests/faults/soak.py 60
 
 bench: install ## measure against the peers on this machine
 	@$(BIN)/python -m benchmarks

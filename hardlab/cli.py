@@ -156,8 +156,9 @@ def pretrain(
                 published.settings(name, {})
         elif pixels:
             raise click.UsageError("--pixels goes with --protocol: name the protocol.")
-        from hardlab import build
+        from hardlab import build, machine
 
+        machine.alone()
         build.check(run)
         build.device(device)
     if dry_run:

@@ -257,6 +257,16 @@ def real_images(raw: Tensor, sizes: Tensor, look: Look, size: int) -> Tensor:
 
 
 @torch.no_grad()
+def spread(net: Generator, n: int = 32) -> float:
+    """Standard deviation of a pixel (of -1 to 1) over ``n`` fixed latents, mean over pixels; 0 for one image of all.
+
+    Moves no state, draws no numbers.
+    """
+    with running_stats_frozen(net):
+        return float(net(net.sample(n, torch.Generator().manual_seed(0))).std(0).mean())
+
+
+@torch.no_grad()
 def report(
     nets: Mapping[str, Callable[[Tensor], Tensor]], like: Generator, images: Images, look: Look
 ) -> dict[str, Tensor]:

@@ -1,14 +1,37 @@
-"""Signs of trouble in a run: collapse of the embeddings, and numbers that are none."""
+"""Signs of trouble in a run, said in plain words: collapse, players that are dead, numbers that are none."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardlab.methods.base import Method
 from hardlab.types import Out
+
+PATIENCE = 5  # logged steps in a row that must show a sign before it is said: ``PATIENCE * logs.step_every`` steps
+Row = Mapping[str, Any]  # a logged step, as in metrics.jsonl; ``waiting`` (see ``Monitor``) beside it
+
+# An untrained network of any recipe is at 0.05 (BigGAN's trunk) to 1, runs that learn stay above 0.05; a point is 0.
+SMALL_STD = 0.02
+# A centred batch on an arc has two singular values, so less than 2; the narrowest runs of the workbook keep 2.3.
+SMALL_RANK = 2.0
+# Only directions count, so a step of SGD turns a vector of norm n by lr / n^2: past 1000 it stands still, below 0.001
+# it is thrown about. The longest runs of the workbook reach 33.
+SMALL_NORM, LARGE_NORM = 1e-3, 1e3
+# A gray level is 2/255 = 0.008 of the pixels' range of -1 to 1; untrained generators spread by 0.38.
+SMALL_SPREAD = 0.01
+# The hinge has margin 1, untrained discriminators spread their scores by 1 and more; no run came below 0.9 in loss.
+SMALL_SCORES, SMALL_HINGE = 0.01, 0.01
+# The loss of a batch moves by some percent from step to step, also where it happens to pass the constant.
+NEAR_GUESS = 1e-3
+# Waiting for data takes up to 0.04 of the time of the workbook's runs.
+LONG_WAIT, WAIT_SECONDS = 0.5, 1.0
 
 
 @torch.no_grad()
@@ -66,3 +89,148 @@ class Watch:
             f"The {'gradient' if loss else 'loss'} of the {self.players[player]} is not finite at step {step + 1} "
             f"(images {rows}...); nothing of it was saved."
         )
+
+
+@torch.no_grad()
+def loss_of_guess(method: Method, out: Out) -> float | None:
+    """The loss of predictions that are equally near to all labels: log(1 + M) with M negatives a query; else None."""
+    a, b = method.pairs[0]
+    if method.negatives is None or a not in out.q or b not in out.t:
+        return None
+    q, t = out.q[a].detach().float(), out.t[b].detach().float()
+    counted = torch.isfinite(method.negatives.similarities(q, t)).sum(1).double().mean()
+    return math.log1p(float(counted))
+
+
+def _collapse(row: Row) -> str | None:
+    if not row.get("std", 1.0) < SMALL_STD:
+        return None
+    return (
+        f"all images get the same prediction (the spread of their directions is {row['std']:.2g}; 1 is a whole sphere, "
+        "0 a point): the representation has collapsed"
+    )
+
+
+def _rank_one(row: Row) -> str | None:
+    if row.get("std", 1.0) < SMALL_STD or not row.get("rank", SMALL_RANK) < SMALL_RANK:
+        return None
+    return (
+        f"all predictions lie on one line or arc (effective rank {row['rank']:.2f} of a batch): one dimension is used"
+    )
+
+
+def _norms(row: Row) -> str | None:
+    for key, norm in row.items():
+        if not key.endswith(".norm") or SMALL_NORM <= norm <= LARGE_NORM:
+            continue
+        grown = "explode: they no longer turn" if norm > LARGE_NORM else "vanish: each step throws them about"
+        return f"the norms of the negatives ({key} = {norm:.2g}) {grown}; a lower rate of theirs, or renorm, helps"
+    return None
+
+
+def _generator(row: Row) -> str | None:
+    for key, spread in row.items():
+        if key.rpartition(".")[2] == "g_spread" and spread < SMALL_SPREAD:
+            return (
+                f"the generator makes one image of all latents ({key} = {spread:.2g}, pixels span -1 to 1): it is dead"
+            )
+    return None
+
+
+def _discriminator(row: Row) -> str | None:
+    for key, spread in row.items():
+        if key.rpartition(".")[2] != "d_spread":
+            continue
+        if spread < SMALL_SCORES:
+            return f"the discriminator gives all images the same score ({key} = {spread:.2g}): it is dead"
+        at = key.removesuffix("d_spread") + "d_loss"
+        loss = row.get(at, row.get("loss", SMALL_HINGE))
+        if loss < SMALL_HINGE:
+            return f"the discriminator makes no mistake any more (its loss is {loss:.2g}): it no longer learns"
+    return None
+
+
+def _guess(row: Row) -> str | None:
+    guess = row.get("loss_of_guess")
+    if guess is None or not abs(row.get("loss", math.inf) - guess) < NEAR_GUESS * guess:
+        return None
+    return (
+        f"the loss {row['loss']:.4f} stays at its constant {guess:.4f}, that of a guess among all negatives: nothing "
+        "is learned"
+    )
+
+
+def _idle(row: Row) -> str | None:
+    if not row.get("waiting", 0.0) > LONG_WAIT:
+        return None
+    return (
+        f"the device is idle: {row['waiting']:.0%} of the time is spent waiting for data; more processor cores, "
+        "smaller images or a faster disk help"
+    )
+
+
+RULES: Mapping[str, Callable[[Row], str | None]] = {
+    "collapse": _collapse,
+    "rank one": _rank_one,
+    "norms of negatives": _norms,
+    "dead generator": _generator,
+    "dead discriminator": _discriminator,
+    "loss of a guess": _guess,
+    "idle device": _idle,
+}
+
+
+class Monitor:
+    """Looks at the logged steps of a run and says once what is wrong with it.
+
+    A rule speaks when ``PATIENCE`` logged steps in a row show its sign, so one batch alone never raises an alarm.
+    ``waiting`` of a row is the share of the time since ``PATIENCE`` rows before it that was spent waiting for data,
+    where that time is over a second. rows: those of the run so far, for one that goes on.
+    """
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self.streaks: Counter[str] = Counter()
+        self.alarms: list[dict[str, Any]] = []
+        self.guess: float | None = None  # the same throughout a run
+        self.clocks: deque[tuple[float, float]] = deque(maxlen=PATIENCE + 1)  # seconds: waited for data, and in all
+        self.last: Mapping[str, float] = {}
+        for row in rows:
+            if row.get("kind") == "step":
+                self.look({k: v for k, v in row.items() if isinstance(v, int | float)})
+            elif row.get("kind") == "health":  # a sign that rows alone do not show
+                self._keep({k: row.get(k) for k in ("step", "rule", "sentence")})
+
+    def look(self, row: Row, seconds: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
+        """What this logged step is the first to show: ``step``, ``rule`` and ``sentence`` each, as in the manifest.
+
+        seconds: those of the epoch under way by part (``meters.Epoch``), where the rows are of this process.
+        """
+        if seconds is not None:
+            row = {**row, "waiting": self._waiting(seconds)}
+        found = []
+        for rule, sign in RULES.items():
+            says = sign(row)
+            self.streaks[rule] = self.streaks[rule] + 1 if says else 0
+            if says and self.streaks[rule] >= PATIENCE:
+                said = f"At step {row.get('step')}, and {PATIENCE - 1} logged steps before it, {says}."
+                alarm = {"step": row.get("step"), "rule": rule, "sentence": said}
+                if self._keep(alarm):
+                    found.append(alarm)
+        return found
+
+    def _keep(self, alarm: dict[str, Any]) -> bool:
+        if any(a["rule"] == alarm["rule"] for a in self.alarms):
+            return False
+        self.alarms.append(alarm)
+        return True
+
+    def _waiting(self, seconds: Mapping[str, float]) -> float:
+        """Share of the time since ``PATIENCE`` rows ago; seconds start again at 0 with each epoch."""
+        waited, total = self.clocks[-1] if self.clocks else (0.0, 0.0)
+        before = self.last if seconds["total"] >= self.last.get("total", 0.0) else {}
+        waited += seconds.get("data", 0.0) - before.get("data", 0.0)
+        total += seconds["total"] - before.get("total", 0.0)
+        self.clocks.append((waited, total))
+        self.last = dict(seconds)
+        first = self.clocks[0]
+        return (waited - first[0]) / (total - first[1]) if total - first[1] >= WAIT_SECONDS else 0.0

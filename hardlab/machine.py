@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -273,3 +273,17 @@ def _cpuinfo(key: str) -> str:
     except OSError:
         return ""
     return next((line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(key)), "")
+
+
+_PROCESSES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")  # torchrun, MPI, srun
+
+
+def alone(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse to be one of several processes that were started to train together. Raises HardlabError."""
+    for name in _PROCESSES:
+        said = environment.get(name, "").strip()
+        if said not in ("", "0", "1"):
+            raise HardlabError(
+                f"{name}={said} in the environment says that several processes train together, and hardlab trains in "
+                f"one: each of them would train the same run. Start it by itself, or set {name}=1."
+            )

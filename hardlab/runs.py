@@ -193,6 +193,7 @@ class Folder:
             "state": "running",
             "parent": parent,
             "error": None,
+            "health": [],
         }
         self.update()
 

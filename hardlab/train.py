@@ -136,6 +136,7 @@ def open(
     data: in place of the images that the run names. root: where data sets lie. parent: folder of the run's parent.
     Raises HardlabError.
     """
+    machine.alone()
     on = build.device(device)
     data = build.images(run, "train", root, on) if data is None else data
     look = build.look(run)
@@ -398,6 +399,8 @@ def _loop(s: Session, folder: runs.Folder, root: str | Path | None, say: Say, as
     """Steps to the end of the run, with its logs and checkpoints."""
     run, logs = s.run, s.run.logs
     rate = meters.Rate(s.total - s.done, run.batch_size)
+    signs = health.Monitor(runs.metrics(folder.path))
+    folder.update(health=signs.alarms)
     for epoch in range(s.done // s.per_epoch, run.epochs):
         if s.done % s.per_epoch == 0:
             s.epoch.clear()
@@ -410,7 +413,12 @@ def _loop(s: Session, folder: runs.Folder, root: str | Path | None, say: Say, as
             rate.tick()
             if now.at.step % logs.step_every == 0:
                 s.check()
-                folder.metric(_step_row(s, now, rate))
+                row = _step_row(s, now, rate, signs)
+                folder.metric(row)
+                for alarm in signs.look(row, s.epoch.seconds):
+                    folder.metric({"kind": "health", "epoch": epoch, **alarm})
+                    folder.update(health=signs.alarms)
+                    say(f"{run.id}: {alarm['rule']}. {alarm['sentence']}")
             if rate.due():
                 say(
                     f"{run.id} | epoch {epoch + 1}/{run.epochs}, step {s.done}/{s.total} | "
@@ -439,11 +447,13 @@ def _loop(s: Session, folder: runs.Folder, root: str | Path | None, say: Say, as
         images_per_s=round(rate.images_per_s(), 2),
         peak_memory_mb=round(runs.peak_memory_mb(s.device), 1),
     )
-    say(f"{run.id}: done, {s.done} steps.")
+    ill = ", ".join(f"{a['rule']} (step {a['step']})" for a in signs.alarms)
+    say(f"{run.id}: done, {s.done} steps." + (f" Its health: {ill}; see its manifest." if ill else ""))
 
 
-def _step_row(s: Session, now: Step, rate: meters.Rate) -> dict[str, Any]:
+def _step_row(s: Session, now: Step, rate: meters.Rate, signs: health.Monitor) -> dict[str, Any]:
     terms = {name: float(mean) for name, mean in now.means().items()}
+    guess = signs.guess = signs.guess or health.loss_of_guess(s.method, now.out)
     return {
         "kind": "step",
         "step": s.done,
@@ -453,6 +463,7 @@ def _step_row(s: Session, now: Step, rate: meters.Rate) -> dict[str, Any]:
         "lr": now.rates,
         "images_per_s": rate.images_per_s(),
         **health.collapse_signals(now.out),
+        **({} if guess is None else {"loss_of_guess": guess}),
         **s.method.logs(now),
         **{key: float(x) for h in s.hard for key, x in h.numbers(now).items()},
     }

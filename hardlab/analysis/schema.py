@@ -99,6 +99,18 @@ def read(folder: Path | str, name: str, *, whole: bool = True) -> pd.DataFrame:
         )
     except (OSError, ValueError) as e:  # pandas' own errors, of bytes that are no text too, are ValueErrors
         raise HardlabError(f"The table '{path}' cannot be read: {type(e).__name__}: {' '.join(str(e).split())}.") from e
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first fields of longer lines for names of rows
+        raise HardlabError(f"The table '{path}' cannot be read: its lines have more fields than its head.")
+    for column, kind in kinds.items():
+        if (
+            kind in (NUMBER, WHOLE)
+            and column in frame
+            and not pd.api.types.is_numeric_dtype(frame[column])
+            and len(frame)
+        ):
+            wrong = frame[column][pd.to_numeric(frame[column], errors="coerce").isna() & frame[column].notna()]
+            shown = repr(str(wrong.iloc[0]))[:60] if len(wrong) else "too large a number"
+            raise HardlabError(f"The table '{path}' has {shown} in its column '{column}', which holds numbers.")
     if whole and (missing := [c for c in ("run", *kinds) if c in kinds and c not in frame.columns]):
         raise HardlabError(f"The table '{path}' has no column '{missing[0]}'. It needs: {', '.join(kinds)}.")
     return frame

@@ -232,9 +232,8 @@ def _epochs(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
             logged: dict[str, Any] = {k: line[k] for k in ("loss", "knn") if k in line}
             logged |= {f"terms.{k}": v for k, v in line["terms"].items()}
         else:
-            logged = {
-                k: v for k, v in line.items() if k not in ("epoch", "step", "loss", "images_per_s", "lr", "terms")
-            }
+            left_out = ("epoch", "step", "loss", "loss_of_guess", "images_per_s", "lr", "terms")
+            logged = {k: v for k, v in line.items() if k not in left_out}
         for name, value in logged.items():
             if isinstance(value, int | float) and np.isfinite(value):
                 numbers.setdefault(name, []).append(value)

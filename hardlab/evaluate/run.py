@@ -52,6 +52,7 @@ def evaluate_run(
     split. Features are kept in the run's folder, by the checkpoint's digest, and shared by protocols. Raises
     ``runs.OtherImages`` where the run's own set is asked for and holds other images than it was trained on.
     """
+    machine.alone()
     options = dict(options or {})
     wanted = {name: published.settings(name, options) for name in names}  # a slip shows before anything is read
     steps: list[int | None] = [checkpoints] if isinstance(checkpoints, int) else [None]

@@ -217,19 +217,26 @@ class Generated(Hard):
 
     @torch.no_grad()
     def logs(self, step: Step) -> Mapping[str, float]:
-        """Loss of real and of generated images, likeness of pairs, D's scores, and how far G is from its average."""
+        """Loss of real and of generated images, likeness of pairs, D's scores, their spread and its loss on plain
+        images, spread of the generated images, and how far G is from its average."""
         if self.count == 0:
             return {}
         (_, made), loss, q = step.kept[self.name], step.out.loss, step.out.q[0]
         real = len(loss) - len(made)
         apart = [(a - b).square().sum() for a, b in zip(self.generator.parameters(), self.averaged.parameters())]
+        d_real, d_made = self.discriminator(self._real(step, mirror=False)), self.discriminator(made)
         said = {
             "loss_real": loss[:real].mean(),
             "loss_generated": loss[real:].mean(),
-            "d_real": self.discriminator(self._real(step, mirror=False)).mean(),
-            "d_generated": self.discriminator(made).mean(),
+            "d_real": d_real.mean(),
+            "d_generated": d_made.mean(),
             "weights_apart": torch.stack(apart).sum().sqrt(),
         }
+        if len(made) > 2:  # of one latent, and its average's image beside it, there is nothing to tell
+            said["g_spread"] = made.std(0).mean()
+        if self.learn != "frozen":
+            said["d_spread"] = torch.cat([d_real, d_made]).std()
+            said["d_loss"] = losses.hinge_real(d_real).mean() + losses.hinge_fake(d_made).mean()
         if self.positives == "pair":
             unit = F.normalize(q[real:].float(), dim=1)
             said["pair_cosine"] = (unit[0::2] * unit[1::2]).sum(1).mean()

@@ -103,9 +103,16 @@ class GAN(Method):
                 "images span -1 to 1 as the generated ones do."
             )
 
+    @torch.no_grad()
     def logs(self, step: Step) -> Mapping[str, float]:
-        with torch.no_grad():
-            return {"d_real": float(self.head(step.out.q[0]).mean()), "d_fake": float(self.head(step.out.t[0]).mean())}
+        """Mean scores of D on real and on generated images, spread of all of them, and of what G makes."""
+        real, fake = self.head(step.out.q[0]), self.head(step.out.t[0])
+        return {
+            "d_real": float(real.mean()),
+            "d_fake": float(fake.mean()),
+            "d_spread": float(torch.cat([real, fake]).std()),
+            "g_spread": gan.spread(self.generator),
+        }
 
     def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
         return gan.report({"g": self.generator, "g_ema": self.averaged}, self.generator, images, look)

@@ -286,9 +286,17 @@ def _cells(m: dict[str, Any]) -> dict[str, Any]:
         "images/s": _number(m.get("images_per_s")),
         "peak memory, MB": _number(m.get("peak_memory_mb")),
         "state": m["state"],
+        "health": _health(m.get("health")),
         "commit": m["commit"][:7] + ("*" if m["dirty"] else ""),
         "device": m["device"],
     }
+
+
+def _health(alarms: list[dict[str, Any]] | None) -> str:
+    """What was wrong with a run, in the sentences of its log; nothing for a run from before there were any."""
+    if alarms is None:
+        return ""
+    return " ".join(a["sentence"] for a in alarms) or "no alarm"
 
 
 def _results(catalog: Catalog, data_dir: Path) -> list[tuple[str, Markup]]:

@@ -1,0 +1,245 @@
+"""Row 13: what is wrong with a run is said in plain words, within a stated number of steps."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from resuming import learned, same, stopping_at
+
+from hardlab import gan, health, meters, recipes, runs, train
+from hardlab.data.base import Images
+from hardlab.hard.adco import AdCo
+from hardlab.methods.base import Method
+from hardlab.methods.gan import GAN
+from hardlab.stopping import Stopped
+
+QUICK = {
+    "data": {"name": "digits", "fraction": 0.1},
+    "backbone": {"name": "tiny", "options": {"width": 4}},
+    "batch_size": 32,
+    "epochs": 3,
+    "precision": "fp32",
+    "logs.step_every": 1,
+    "logs.checkpoint_every": 1,
+    "logs.views_every": 1000,
+}
+SMALL_GAN = {k: v for k, v in QUICK.items() if k != "backbone"}
+FAST, SLOW = 1, 2  # whether signs show in a step, or in the time since PATIENCE steps ago
+
+
+def constant(monkeypatch):
+    own = Method.pooled
+    monkeypatch.setattr(Method, "pooled", lambda self, x, net=None: own(self, x, net) * 0 + 1)
+
+
+def on_a_line(monkeypatch):
+    own = Method.pooled
+    monkeypatch.setattr(Method, "pooled", lambda self, x, net=None: own(self, x, net).mean(1, True).expand(-1, 16) * 3)
+
+
+def one_image(monkeypatch):
+    own = gan.Generator.forward
+    monkeypatch.setattr(gan.Generator, "forward", lambda self, z: own(self, z) * 0)
+
+
+def one_score(monkeypatch):
+    own = GAN.pooled
+    monkeypatch.setattr(GAN, "pooled", lambda self, x, net=None: own(self, x, net) * 0)
+
+
+def far_apart(monkeypatch):
+    own = GAN.pooled
+
+    def pooled(self, x, net=None):
+        f, w = own(self, x, net), self.head.weight[0].detach()
+        side = torch.ones(len(f), 1)
+        side[len(f) // 2 :] = -1  # real images first
+        return f * 1e-3 + 100 * side * w
+
+    monkeypatch.setattr(GAN, "pooled", pooled)
+
+
+def slow_data(monkeypatch):
+    own = Images.batches
+
+    def batches(self, order):
+        for batch in own(self, order):
+            time.sleep(0.3)
+            yield batch
+
+    monkeypatch.setattr(Images, "batches", batches)
+
+
+def scaled(norm):
+    own = AdCo.after_step
+
+    def force(monkeypatch):
+        def after_step(self, step):
+            own(self, step)
+            with torch.no_grad():
+                self.bank.vectors.copy_(F.normalize(self.bank.vectors, dim=1) * norm)
+
+        monkeypatch.setattr(AdCo, "after_step", after_step)
+
+    return force
+
+
+ADCO = {"hard.adco.size": 64}
+FORCED = {
+    "constant, SimSiam": ("simsiam", {}, constant, "collapse", FAST),
+    "constant, MoCo": ("moco", {}, constant, "collapse", FAST),
+    "constant, SimCLR: the loss too": ("simclr", {}, constant, "loss of a guess", FAST),
+    "rank one": ("moco", {}, on_a_line, "rank one", FAST),
+    "exploding": ("adco", {}, scaled(1e4), "norms of negatives", FAST),
+    "vanishing": ("adco", {}, scaled(1e-4), "norms of negatives", FAST),
+    "dead generator": ("gan", {}, one_image, "dead generator", FAST),
+    "dead discriminator": ("gan", {}, one_score, "dead discriminator", FAST),
+    "saturated discriminator": ("gan", {}, far_apart, "dead discriminator", FAST),
+    "temperature of 1000": ("simclr", {"method.temperature": 1000.0}, None, "loss of a guess", FAST),
+    "slow loader": ("simsiam", {}, slow_data, "idle device", SLOW),
+}
+
+
+def quick(name, **more):
+    base = SMALL_GAN if name == "gan" else QUICK | (ADCO if name == "adco" else {})
+    return recipes.recipe(name, "smoke", base | more)
+
+
+@pytest.mark.parametrize("case", FORCED)
+def test_a_forced_fault_is_said_within_the_stated_steps(case, tmp_path, monkeypatch, count):
+    name, more, force, rule, windows = FORCED[case]
+    if force is not None:
+        force(monkeypatch)
+    said = []
+    path = train.train(quick(name, **more), tmp_path, device="cpu", say=said.append)
+    kept = runs.manifest(path)["health"]
+    alarm = next((a for a in kept if a["rule"] == rule), None)
+    assert alarm is not None, kept
+    assert health.PATIENCE <= alarm["step"] <= windows * health.PATIENCE
+    # in the log with the step, in the metrics, and once each
+    assert [f"step {alarm['step']}," in line for line in said if alarm["sentence"] in line] == [True]
+    assert [r["sentence"] for r in runs.metrics(path, "health") if r["rule"] == rule] == [alarm["sentence"]]
+    assert f"{rule} (step {alarm['step']})" in said[-1]
+    count("13 forced faults", 1)
+
+
+SOME = ("simsiam", "moco", "adco", "gan")
+OTHERS = ("simclr", "simsiam-hvs", "byol", "dino", "hnssl", "deepcluster", "hexa-moco", "stn-affine", "supervised")
+
+
+@pytest.mark.parametrize("name", [*SOME, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_a_healthy_run_raises_no_alarm_from_its_first_step_on(name, tmp_path, count):
+    path = train.train(quick(name), tmp_path, device="cpu", say=lambda line: None)
+    assert len(runs.metrics(path, "step")) >= 2 * health.PATIENCE
+    assert runs.manifest(path)["health"] == []
+    count("13 healthy runs", 1)
+
+
+def test_the_signals_of_the_workbooks_runs_raise_no_alarm(count):
+    """Means of each kept epoch of the runs of rung cpu, in order, as if each were a logged step."""
+    from hardlab.workbook.report import ROOT
+
+    table = pd.read_csv(ROOT / "figures" / "data" / "epochs.csv", low_memory=False)
+    looked, ill = 0, []
+    for run, rows in table.pivot_table(index=["run", "epoch"], columns="name", values="value").groupby("run"):
+        monitor = health.Monitor()
+        for (_, epoch), of in rows.iterrows():
+            logged = of.dropna().to_dict()
+            if {"std", "rank", "loss"} <= logged.keys():
+                monitor.look({"step": epoch, "kind": "step", **logged})
+                looked += 1
+        ill += [(run, a["sentence"]) for a in monitor.alarms]
+    assert looked > 1000
+    count("13 epochs of healthy runs", looked)
+    assert ill == []
+
+
+def row(step=1, **more):
+    return {"kind": "step", "step": step, "loss": 3.0, "std": 1.0, "rank": 20.0, "loss_of_guess": 5.0, **more}
+
+
+ILL = {
+    "collapse": {"std": 0.01},
+    "rank one": {"rank": 1.9},
+    "norms of negatives": {"adco.norm": 2e3},
+    "dead generator": {"generated.g_spread": 0.001},
+    "dead discriminator": {"d_spread": 5.0, "loss": 0.001, "loss_of_guess": None},
+    "loss of a guess": {"loss": 5.0004},
+}
+
+
+@pytest.mark.parametrize("rule", ILL)
+def test_a_rule_speaks_at_the_fifth_logged_step_in_a_row_and_once(rule):
+    monitor = health.Monitor()
+    sick, well = row(**ILL[rule]), row()
+    for step in range(health.PATIENCE - 1):
+        assert monitor.look({**sick, "step": step}) == []
+    assert monitor.look(well) == []  # the count starts again
+    found = [monitor.look({**sick, "step": 100 + step}) for step in range(2 * health.PATIENCE)]
+    assert [[a["rule"] for a in f] for f in found] == [[]] * 4 + [[rule]] + [[]] * 5
+    assert found[4][0]["step"] == 104 and found[4][0]["sentence"].startswith(
+        "At step 104, and 4 logged steps before it, "
+    )
+
+
+def test_the_norm_below_and_above_and_the_discriminator_of_a_strategy_are_told_apart():
+    assert "vanish" in health.RULES["norms of negatives"](row(**{"adco.norm": 1e-4}))
+    assert "explode" in health.RULES["norms of negatives"](row(**{"adco.norm": 1e4}))
+    assert health.RULES["norms of negatives"](row(**{"adco.norm": 33.0})) is None
+    its_own = row(**{"generated.d_spread": 2.0, "generated.d_loss": 1.5, "loss": 0.0})
+    assert health.RULES["dead discriminator"](its_own) is None  # the loss is the learner's
+    assert "no mistake" in health.RULES["dead discriminator"](its_own | {"generated.d_loss": 0.0})
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco", "adco"])
+def test_the_loss_of_a_guess_is_the_logarithm_of_the_negatives_and_one(name):
+    session = train.open(quick(name), device="cpu", say=lambda line: None)
+    out = train.step(session, next(session.batches())).out
+    negatives = {"simclr": 2 * 32 - 2, "moco": len(session.method.negatives.stored()), "adco": 64 + 31}[name]
+    assert health.loss_of_guess(session.method, out) == pytest.approx(math.log(1 + negatives))
+
+
+def test_waiting_is_counted_over_the_last_rows_across_epochs_and_not_in_a_short_time():
+    monitor = health.Monitor()
+    shares = [monitor._waiting({"total": t, "data": d}) for t, d in ((0.4, 0.4), (0.8, 0.4), (1.6, 0.4), (0.5, 0.5))]
+    # since the first row: 1.2 s of which none was waited, then 0.5 s of a new epoch, all of it
+    assert shares[:2] == [0.0, 0.0]
+    assert shares[2] == pytest.approx(0.0) and shares[3] == pytest.approx(0.5 / 1.7)
+
+
+def test_a_run_that_was_stopped_says_the_same_at_the_same_step_as_one_that_was_not(tmp_path, monkeypatch):
+    constant(monkeypatch)
+    run = quick("simsiam")
+    whole = train.train(run, tmp_path / "whole", device="cpu", say=lambda line: None)
+    monkeypatch.setattr(meters.Rate, "tick", stopping_at(3))
+    with pytest.raises(Stopped):
+        train.train(run, tmp_path / "parts", device="cpu", say=lambda line: None)
+    assert runs.manifest(tmp_path / "parts" / run.id)["health"] == []
+    parts = train.train(run, tmp_path / "parts", device="cpu", say=lambda line: None)
+    assert runs.manifest(parts)["health"] == runs.manifest(whole)["health"] != []
+    assert runs.metrics(parts, "health") == runs.metrics(whole, "health")
+
+
+@pytest.mark.parametrize("name", ["moco", pytest.param("gan", marks=pytest.mark.slow)])
+def test_what_is_looked_at_and_how_often_changes_nothing_that_is_learned(name, tmp_path):
+    ends = []
+    for every in (1, 7):
+        more = {"logs.step_every": every, "logs.monitor_every": every % 2, "logs.views_every": every}
+        ends.append(learned(train.train(quick(name, **more), tmp_path, device="cpu", say=lambda line: None)))
+    assert ends[0].pop("config_hash") != ends[1].pop("config_hash")
+    for part in ("method", "hard", "players", "generator", "rng"):
+        assert same(ends[0][part], ends[1][part]), part
+
+
+def test_the_page_of_runs_shows_the_sentences():
+    from hardlab.workbook import report
+
+    assert report._health(None) == "" and report._health([]) == "no alarm"
+    assert (
+        report._health([{"sentence": "At step 5, x."}, {"sentence": "At step 9, y."}]) == "At step 5, x. At step 9, y."
+    )

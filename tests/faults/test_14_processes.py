@@ -1,0 +1,43 @@
+"""Rows 14 and 15: there is no training in several processes, and whoever starts it so is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from hardlab import machine, recipes, runs, train
+from hardlab.evaluate.run import evaluate_run
+from hardlab.types import HardlabError
+
+QUICK = {
+    "data": {"name": "digits", "fraction": 0.1},
+    "backbone": {"name": "tiny", "options": {"width": 4}},
+    "epochs": 0,
+}
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_one_of_several_processes_trains_and_evaluates_nothing(name, tmp_path, monkeypatch, count):
+    run = recipes.recipe("simclr", "smoke", QUICK | {"batch_size": 32, "epochs": 0})
+    monkeypatch.setenv(name, "2")
+    for start in (
+        lambda: train.train(run, tmp_path, device="cpu", say=print),
+        lambda: evaluate_run(tmp_path / run.id, ["knn"], device="cpu"),
+    ):
+        with pytest.raises(HardlabError, match=f"^{name}=2 in the environment .* set {name}=1"):
+            start()
+    assert list(tmp_path.iterdir()) == []
+    count("14 one of several processes", 2)
+
+
+@pytest.mark.parametrize("said", ["1", "", " 1 ", "0"])
+def test_a_process_that_is_alone_by_its_environment_trains(said, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", said)
+    run = recipes.recipe("simclr", "smoke", QUICK | {"batch_size": 32, "epochs": 0})
+    path = train.train(run, tmp_path, device="cpu", say=lambda line: None)
+    assert runs.manifest(path)["world_size"] == 1
+
+
+def test_a_number_that_is_none_is_no_licence_to_train():
+    machine.alone({})
+    with pytest.raises(HardlabError, match="WORLD_SIZE=two"):
+        machine.alone({"WORLD_SIZE": "two"})
