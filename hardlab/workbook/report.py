@@ -292,11 +292,11 @@ def _cells(m: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _health(alarms: list[dict[str, Any]] | None) -> str:
+def _health(alarms: Any) -> str:
     """What was wrong with a run, in the sentences of its log; nothing for a run from before there were any."""
-    if alarms is None:
+    if not isinstance(alarms, list):
         return ""
-    return " ".join(a["sentence"] for a in alarms) or "no alarm"
+    return " ".join(str(a["sentence"]) for a in alarms if isinstance(a, dict) and "sentence" in a) or "no alarm"
 
 
 def _results(catalog: Catalog, data_dir: Path) -> list[tuple[str, Markup]]:
