@@ -85,8 +85,8 @@ def check_images(name: str, seen: Mapping[str, Any], images: Images) -> None:
     counts = f"{there} images, not {was}" if was is not None and was != there else f"{there} images, not the same"
     raise OtherImages(
         f"{name} was trained on other images than {seen.get('name', images.name)} holds now ({counts}; digest "
-        f"{now[:8]}, then {then[:8]}): put the old ones back, or start a new run with `hardlab pretrain --anew` (in Python "
-        "anew=True), which keeps the old one aside."
+        f"{now[:8]}, then {then[:8]}): put the old ones back, or start a new run with `hardlab pretrain --anew` "
+        "(in Python anew=True), which keeps the old one aside."
     )
 
 
