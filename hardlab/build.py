@@ -175,6 +175,11 @@ def check(run: Run) -> None:
     with torch.device("meta"):
         made = method(run)
         strategies(run, made)
+    if run.data.name in data.BALANCED:
+        classes, each, side = data.BALANCED[run.data.name]
+        count = len(run.data.classes or range(classes)) * int(run.data.fraction * each + 0.5)
+        side = run.data.size or side
+        _fits(run, count, side if side <= 96 else None, run.augments()[0][0].size)
     made.check_batch(run.batch_size)
     _passes(run, made)
     if run.parent is not None:
@@ -200,16 +205,19 @@ def matrix() -> dict[tuple[str, str], str | None]:
 
 def fits(run: Run, images: Images, look: Look) -> None:
     """Refuse, before the first step, a batch or a crop that these images cannot fill. Raises HardlabError."""
-    if len(images) < run.batch_size:
+    smallest = int(next(iter(images.all(1))).sizes.min()) if images.in_memory else None  # images of one size
+    _fits(run, len(images), smallest, look.augment[0].size)
+
+
+def _fits(run: Run, count: int, smallest: int | None, size: int) -> None:
+    """smallest: a side of the images; None where sizes differ, and every crop is resized as usual. size: of crops."""
+    if count < run.batch_size:
         raise HardlabError(
-            f"batch_size={run.batch_size} is larger than the data set: {run.data.name} has {len(images)} images at "
-            f"fraction={run.data.fraction}; the largest batch is {len(images)}."
+            f"batch_size={run.batch_size} is larger than the data set: {run.data.name} has {count} images at "
+            f"fraction={run.data.fraction}; the largest batch is {count}."
         )
-    size = look.augment[0].size
-    if images.in_memory:  # images of one size; where sizes differ, every crop is resized as usual
-        smallest = int(next(iter(images.all(1))).sizes.min())
-        if size > smallest:
-            raise HardlabError(
-                f"augment.size={size} is larger than the images of {run.data.name} ({smallest} pixels): take at most "
-                f"{smallest}, or load them larger with data.size={size}."
-            )
+    if smallest is not None and size > smallest:
+        raise HardlabError(
+            f"augment.size={size} is larger than the images of {run.data.name} ({smallest} pixels): take at most "
+            f"{smallest}, or load them larger with data.size={size}."
+        )

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import WrapValidator
 
-from hardlab import augment, config, numbers, recipes, registry
+from hardlab import augment, build, config, data, numbers, recipes, registry
 from hardlab.evaluate import finetune, linear, published
 from hardlab.types import HardlabError
 from hardlab.workbook import execute, parameters
@@ -182,3 +182,24 @@ def test_the_command_of_an_arm_survives_a_shell() -> None:
     words = shlex.split(Arm("simclr", tuple(changes.items())).command("smoke"))
     assert words[:5] == ["hardlab", "pretrain", "simclr", "--rung", "smoke"]
     assert config.parse(words[5:]) == changes
+
+
+@pytest.mark.parametrize(
+    ("recipe", "pair", "said"),
+    [
+        ("simsiam", "batch_size=100000", "batch_size=100000 is larger than the data set: shapes has 2000 images"),
+        ("simsiam", "augment.size=64", "augment.size=64 is larger than the images of shapes"),
+        ("moco", "batch_size=100", "batch_size=100 does not split into method.groups=8"),
+        ("moco", "method.queue=1000", "method.queue=1000 is no multiple of the 128 keys"),
+    ],
+)
+def test_a_dry_run_refuses_what_training_would(recipe: str, pair: str, said: str) -> None:
+    with pytest.raises(HardlabError, match=said):
+        build.check(recipes.recipe(recipe, "smoke", config.parse([pair])))
+    build.check(recipes.recipe(recipe, "smoke", config.parse(["data.size=64", "augment.size=64"])))
+
+
+def test_the_sizes_of_balanced_sets_are_theirs() -> None:
+    images = data.load("shapes")
+    assert (len(images.classes), len(images), int(next(iter(images.all(1))).sizes.max())) == (10, 5000, 32)
+    assert data.BALANCED["shapes"] == (10, 500, 32)

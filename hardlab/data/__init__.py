@@ -36,6 +36,13 @@ SETS: dict[str, str] = {
     "voc2012": "hardlab.data.scenes:voc2012",
     "coco": "hardlab.data.scenes:coco",
 }
+# of balanced sets: classes, training images of each, pixels of a side; so known before anything is loaded
+BALANCED = {
+    "shapes": (10, 500, 32),
+    "cifar10": (10, 5000, 32),
+    "cifar10-jpeg": (10, 5000, 32),
+    "cifar100": (100, 500, 32),
+}
 
 
 def __getattr__(name: str) -> Any:
