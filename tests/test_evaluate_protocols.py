@@ -281,6 +281,8 @@ def row(value=0.5, **other):
         "features": "backbone",
         "metric": "top1@k=20",
         "value": value,
+        "data": "digits",
+        "split": "test",
         "options": {"a": 1},
     } | other
 
@@ -337,7 +339,7 @@ def test_a_value_that_is_no_number_is_refused_and_nothing_is_written(tmp_path, v
 def test_a_damaged_file_is_named_with_its_line_and_kept(tmp_path, line):
     path = tmp_path / "results.jsonl"
     path.write_text(json.dumps(row()) + "\n" + line + "\n")
-    with pytest.raises(HardlabError, match=r"results\.jsonl, line 2"):
+    with pytest.raises(HardlabError, match=r"Line 2 of .*results\.jsonl"):
         append_rows(path, [row(0.2)])
     assert path.read_text().endswith(line + "\n")
 

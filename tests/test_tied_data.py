@@ -216,7 +216,18 @@ def test_the_workbook_does_not_take_a_run_of_other_images_for_done(pictures, tmp
     assert pair == f"data=folder:{pictures}" and config.from_here("epochs=2") == "epochs=2"
     path = train.train(on(pictures, epochs=0), tmp_path / "out" / "runs", say=quiet)
     (path / "evaluated.txt").touch()
-    steps = [plan.Step("a", "run", "a", "a", (), (), (f"runs/{path.name}/evaluated.txt",), run=path.name)]
+    steps = [
+        plan.Step(
+            "a",
+            "run",
+            "a",
+            "a",
+            (),
+            (),
+            (f"runs/{path.name}/evaluated.txt",),
+            trains=(plan.Training(path.name, "simclr", 1),),
+        )
+    ]
     workflow._check_folders(steps, tmp_path / "out")
     fill(pictures, 4, start=50)
     with pytest.raises(OtherImages, match=REFUSED):

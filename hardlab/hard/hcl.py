@@ -8,6 +8,7 @@ from torch import Tensor
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
 from hardlab.negatives import Around, Negatives
+from hardlab.numbers import Momentum, Weight
 from hardlab.types import HardlabError
 
 
@@ -41,10 +42,8 @@ class HCL(Hard):
 
     owns_loss = True
 
-    def __init__(self, beta: float = 1.0, tau: float = 0.1) -> None:
+    def __init__(self, beta: Weight = 1.0, tau: Momentum = 0.1) -> None:
         super().__init__()
-        if beta < 0 or not 0 <= tau < 1:
-            raise HardlabError(f"HCL with beta={beta}, tau={tau}: beta is at least 0, tau in [0, 1); paper: 1 and 0.1.")
         self.beta, self.tau = beta, tau
 
     def install(self, method: Method) -> None:

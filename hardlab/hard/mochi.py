@@ -11,6 +11,7 @@ from torch import Tensor
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
 from hardlab.negatives import Negatives, Synthetic
+from hardlab.numbers import Count, Epochs, ManyOrNone
 from hardlab.types import HardlabError, Progress
 
 
@@ -75,13 +76,10 @@ class MoCHi(Synthesis):
 
     SMALL: Mapping[str, Any] = {"hard": 16, "pairs": 8, "queries": 4, "warmup_epochs": 0}
 
-    def __init__(self, hard: int = 1024, pairs: int = 1024, queries: int = 128, warmup_epochs: float = 10) -> None:
+    def __init__(
+        self, hard: Count = 1024, pairs: ManyOrNone = 1024, queries: ManyOrNone = 128, warmup_epochs: Epochs = 10
+    ) -> None:
         super().__init__()
-        if hard < 1 or min(pairs, queries, warmup_epochs) < 0:
-            raise HardlabError(
-                f"MoCHi with hard={hard}, pairs={pairs}, queries={queries}, warmup_epochs={warmup_epochs}: hard is at "
-                "least 1, the others at least 0."
-            )
         self.hard, self.pairs, self.queries, self.warmup_epochs = hard, pairs, queries, warmup_epochs
 
     def around_stored(self, inner: Negatives) -> Synthetic:

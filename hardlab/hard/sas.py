@@ -15,6 +15,7 @@ from hardlab.clusters import kmeans
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
+from hardlab.numbers import Count, PositiveShare
 from hardlab.types import HardlabError
 from hardlab.views import Look
 
@@ -30,11 +31,9 @@ class SAS(Hard):
     """
 
     def __init__(
-        self, share: float = 0.5, classes: int = 10, pick: Literal["alike", "unlike", "random"] = "alike"
+        self, share: PositiveShare = 0.5, classes: Count = 10, pick: Literal["alike", "unlike", "random"] = "alike"
     ) -> None:
         super().__init__()
-        if not 0 < share <= 1 or classes < 1:
-            raise HardlabError(f"SAS with share={share}, classes={classes}: a share in (0, 1] of at least 1 class.")
         self.share, self.classes, self.pick = share, classes, pick
 
     def install(self, method: Method) -> None:

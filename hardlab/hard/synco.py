@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardlab.hard.mochi import Synthesis
 from hardlab.negatives import Negatives, Synthetic
-from hardlab.types import HardlabError
+from hardlab.numbers import Count, Epochs, ManyOrNone, Weight
 
 
 class SixKinds(Synthetic):
@@ -63,25 +63,20 @@ class SynCo(Synthesis):
 
     def __init__(
         self,
-        hard: int = 1024,
-        interpolated: int = 256,
-        extrapolated: int = 256,
-        mixed: int = 256,
-        noised: int = 64,
-        perturbed: int = 64,
-        adversarial: int = 64,
-        sigma: float = 0.01,
-        delta: float = 0.01,
-        eta: float = 0.01,
-        warmup_epochs: float = 10,
+        hard: Count = 1024,
+        interpolated: ManyOrNone = 256,
+        extrapolated: ManyOrNone = 256,
+        mixed: ManyOrNone = 256,
+        noised: ManyOrNone = 64,
+        perturbed: ManyOrNone = 64,
+        adversarial: ManyOrNone = 64,
+        sigma: Weight = 0.01,
+        delta: Weight = 0.01,
+        eta: Weight = 0.01,
+        warmup_epochs: Epochs = 10,
     ) -> None:
         super().__init__()
         self.counts = (interpolated, extrapolated, mixed, noised, perturbed, adversarial)
-        if hard < 1 or min(*self.counts, sigma, delta, eta, warmup_epochs) < 0:
-            raise HardlabError(
-                f"SynCo with hard={hard}, numbers {self.counts}, sigma={sigma}, delta={delta}, eta={eta}, "
-                f"warmup_epochs={warmup_epochs}: hard is at least 1, the others at least 0."
-            )
         self.hard, self.sigma, self.delta, self.eta, self.warmup_epochs = hard, sigma, delta, eta, warmup_epochs
 
     def around_stored(self, inner: Negatives) -> Synthetic:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hardlab import losses
 from hardlab.methods.base import Method
 from hardlab.nets import mlp
-from hardlab.types import HardlabError
+from hardlab.numbers import Layers, Units, Weight
 
 
 class BarlowTwins(Method):
@@ -25,10 +25,8 @@ class BarlowTwins(Method):
     pairs = ((0, 1),)
     SMALL: Mapping[str, Any] = {"dim": 16}
 
-    def __init__(self, backbone: nn.Module, dim: int = 8192, layers: int = 3, redundancy: float = 0.0051) -> None:
+    def __init__(self, backbone: nn.Module, dim: Units = 8192, layers: Layers = 3, redundancy: Weight = 0.0051) -> None:
         super().__init__(backbone)
-        if redundancy < 0:
-            raise HardlabError(f"Barlow Twins with redundancy={redundancy}: at least 0; the paper's code has 0.0051.")
         self.projector = mlp(self.features, *[dim] * layers, bias_output=False)
         self.redundancy = redundancy
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hardlab import losses
 from hardlab.methods.base import Method
 from hardlab.nets import mlp
-from hardlab.types import HardlabError
+from hardlab.numbers import Layers, Positive, Units, Weight
 
 
 class VICReg(Method):
@@ -27,17 +27,14 @@ class VICReg(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        dim: int = 8192,
-        layers: int = 3,
-        invariance: float = 25.0,
-        variance: float = 25.0,
-        covariance: float = 1.0,
-        epsilon: float = 1e-4,
+        dim: Units = 8192,
+        layers: Layers = 3,
+        invariance: Weight = 25.0,
+        variance: Weight = 25.0,
+        covariance: Weight = 1.0,
+        epsilon: Positive = 1e-4,
     ) -> None:
         super().__init__(backbone)
-        for name, value in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
-            if value < 0:
-                raise HardlabError(f"VICReg with {name}={value}: a weight is at least 0; the paper has 25, 25 and 1.")
         self.projector = mlp(self.features, *[dim] * layers, bias_output=False)
         self.invariance, self.variance, self.covariance, self.epsilon = invariance, variance, covariance, epsilon
 
