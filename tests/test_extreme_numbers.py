@@ -214,7 +214,7 @@ def test_labels_of_another_kind_are_refused(labels, sentence):
 @pytest.mark.parametrize(
     ("protocol", "options"),
     [
-        *(("knn", {"ks": [k]}) for k in (5.5, 0, -1, True, 10**9, "3")),
+        *(("knn", {"ks": [k]}) for k in (5.5, 0, -1, True, 10**9, "three")),
         *(("knn", {"temperature": t}) for t in (0.0, -1.0, math.nan, math.inf)),
         *(("svm", {"c": c}) for c in (0.0, math.nan, math.inf, -1.0)),
         *(("svm-low-shot", {"shots": [k]}) for k in (0, 2.5, -3, True, 10**6)),
