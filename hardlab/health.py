@@ -98,7 +98,8 @@ def loss_of_guess(method: Method, out: Out) -> float | None:
     if method.negatives is None or a not in out.q or b not in out.t:
         return None
     q, t = out.q[a].detach().float(), out.t[b].detach().float()
-    counted = torch.isfinite(method.negatives.similarities(q, t)).sum(1).double().mean()
+    with torch.random.fork_rng([q.device] if q.is_cuda else []):  # negatives may be drawn, and logging draws nothing
+        counted = torch.isfinite(method.negatives.similarities(q, t)).sum(1).double().mean()
     return math.log1p(float(counted))
 
 

@@ -332,7 +332,8 @@ def in_words(ours: Selection, arm: Arm, measure: Measure) -> str:
     if measure.table == "costs":
         return f"{mean:.3g}" + (f"±{(hi - lo) / 2:.2g}" if n > 1 else "")
     sign = "+" if arm.minus else ""
-    half = f"±{(hi - lo) / 2:.1f}" if n > 1 else ""
+    wide = (hi - lo) / 2
+    half = f"±{wide:.{0 if wide >= 99.95 else 1}f}" if n > 1 else ""  # more than four signs do not fit beside a column
     return f"{mean:{sign}.1f}{half}"
 
 
