@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def fanova(rows: int = 10_000, sizes: Sequence[int] = (10_000, 30_000, 100_000, 
     taken = []
     for n in sizes:
         x, y = rows_of(n)
-        taken.append(seconds(lambda x=x, y=y: importance.importance(x, y, **settings), TURNS if n <= 30_000 else 1)[0])
+        taken.append(seconds(partial(importance.importance, x, y, **settings), TURNS if n <= 30_000 else 1)[0])
     growth = float(np.polyfit(np.log(sizes), np.log(taken), 1)[0])
     return [
         row,

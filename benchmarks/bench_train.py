@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -128,7 +128,7 @@ class Peer:
         torch.manual_seed(0)
         self.backbone = backbone or make()
         hidden, wide = dims
-        self.projector = SimSiamProjectionHead(int(self.backbone.dim), wide, wide)
+        self.projector = SimSiamProjectionHead(cast(int, self.backbone.dim), wide, wide)
         self.predictor = SimSiamPredictionHead(wide, hidden, wide)
         self.parts = nn.ModuleList([self.backbone, self.projector, self.predictor]).to(self.device)
         if tuned:
@@ -229,6 +229,7 @@ def race(
             for name in list(children)[:: 1 if i % 2 == 0 else -1]:
                 child = children[name]
                 time.sleep(1)  # the one before has filled its queue and is quiet
+                assert child.stdin is not None and child.stdout is not None  # both are pipes
                 child.stdin.write(f"{untimed + steps}\n")
                 child.stdin.flush()
                 seconds[name].append(statistics.median(json.loads(child.stdout.readline())[untimed:]))

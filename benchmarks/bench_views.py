@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Any, cast
 
 import kornia.augmentation as K
 import torch
-from lightly.transforms import SimCLRTransform
+from lightly.transforms.simclr_transform import SimCLRTransform
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import to_pil_image
@@ -39,7 +39,7 @@ class Pictures(torch.utils.data.Dataset[Any]):
         return len(self.pictures)
 
     def __getitem__(self, i: int) -> list[Tensor]:
-        views: list[Tensor] = self.transform(self.pictures[i])
+        views = cast(list[Tensor], self.transform(self.pictures[i]))
         return views
 
 

@@ -471,6 +471,46 @@ def digest() -> str:
 # ------------------------------------------------------------------------------------------------ during the lease
 
 
+class Sharing:
+    """NVIDIA's MPS, where the driver brings it: kernels of several processes run at once instead of in turns.
+
+    It is a process of ours with a folder of its own; no setting of the card is changed, and it ends with the lease.
+    """
+
+    COMMAND = "nvidia-cuda-mps-control"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.command = shutil.which(self.COMMAND) or shutil.which(self.COMMAND, path="/usr/local/nvidia/bin:/usr/bin")
+
+    def start(self, env: dict[str, str], check: Sequence[str], seconds: float = 40.0) -> tuple[dict[str, str], str]:
+        """The variables that processes need to share, none where it is not to be had, and one sentence about it.
+
+        check: a command that must succeed with the variables set, in ``seconds``.
+        """
+        if self.command is None:
+            return {}, "the processes take turns on the card: there is no MPS"
+        more = {"CUDA_MPS_PIPE_DIRECTORY": str(self.folder), "CUDA_MPS_LOG_DIRECTORY": str(self.folder / "log")}
+        self.env = env | more
+        try:
+            (self.folder / "log").mkdir(parents=True, exist_ok=True)
+            # its output is not read: the daemon would hold a pipe open
+            subprocess.run([self.command, "-d"], env=self.env, timeout=seconds, check=True, stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)  # fmt: skip
+            subprocess.run(check, env=self.env, cwd=ROOT, timeout=seconds, check=True, capture_output=True)
+        except (OSError, subprocess.SubprocessError) as e:
+            self.end()
+            return {}, f"the processes take turns on the card: MPS does not work ({e})"
+        return more, "the processes share the card by MPS"
+
+    def end(self) -> None:
+        """Tell the daemon to end, if there is one."""
+        if self.command is not None and hasattr(self, "env"):
+            with contextlib.suppress(OSError, subprocess.SubprocessError):
+                subprocess.run([self.command], input=b"quit -t 5\n", env=self.env, timeout=15,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+
+
 class Lease:
     """One lease: doctor, the table of rates, the queue, and after each of them the archives."""
 
@@ -492,6 +532,8 @@ class Lease:
         self.left_out: list[str] = []
         self.packed = time.monotonic()
         self.env = environment(args.brought, self.work)
+        # the path of its socket must be short: not below the checkout
+        self.sharing = Sharing(Path(tempfile.mkdtemp(prefix="mps-")))
         self.lines: list[str] = []
 
     def say(self, line: str) -> None:
@@ -534,6 +576,8 @@ class Lease:
         try:
             self._go()
         finally:
+            self.sharing.end()
+            shutil.rmtree(self.sharing.folder, ignore_errors=True)
             self.finish()
         return STOPPED if self.asked else 0
 
@@ -642,6 +686,11 @@ class Lease:
             if time.monotonic() - self.packed > PACK_EVERY_S:
                 self.pack()
 
+        if gpu and self.args.share == "auto":
+            check = [sys.executable, "-c", "import torch; torch.ones(1, device='cuda').item()"]
+            more, sentence = self.sharing.start(self.env, check)
+            self.env |= more
+            self.say(sentence)
         self.say(f"queue: {places} places, {told['memory_mb'] / 1024:.0f} GB")
         todo.run(self.deadline(), self.stop, tick)
         rest = [j for j in self.jobs if self.state.get(j.id) != "done"]
@@ -740,6 +789,8 @@ def parser() -> argparse.ArgumentParser:
         "--work", type=Path, default=ROOT / "out" / "lease", help="A second call here goes on (%(default)s)."
     )
     p.add_argument("--jobs", type=int, help="Runs side by side; default: by cores and memory.")
+    p.add_argument("--share", choices=("auto", "no"), default="auto",
+                   help="Let runs side by side share the GPU by MPS where the driver has it.")  # fmt: skip
     p.add_argument("--rehearse", choices=("auto", "yes", "no"), default="auto",
                    help="All runs in small, to try the whole; auto: where there is no GPU.")  # fmt: skip
     p.add_argument("--archive-mb", type=float, default=ARCHIVE_MB, help="Of 10**6 bytes, at most 16 (%(default)s).")

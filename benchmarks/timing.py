@@ -19,7 +19,7 @@ class Seconds(float):
         made.rounds = tuple(rounds)
         return made
 
-    def __truediv__(self, other: float) -> float:  # type: ignore[override]
+    def __truediv__(self, other: float) -> float:
         return Ratio(self, other) if isinstance(other, Seconds) else float(self) / other
 
 

@@ -236,6 +236,35 @@ def test_preparing_refuses_an_archive_that_is_not_there(tmp_path: Path) -> None:
     assert not (tmp_path / "lease").exists()
 
 
+@pytest.fixture
+def mps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for the daemon's command on PATH, which writes down how it was called."""
+    command, calls = tmp_path / "bin" / lease.Sharing.COMMAND, tmp_path / "calls"
+    command.parent.mkdir()
+    command.write_text(
+        f'#!/bin/sh\nif [ "$1" = -d ]; then echo "start $CUDA_MPS_PIPE_DIRECTORY" >> {calls}; exit ${{REFUSE:-0}}; fi\n'
+        f'read line; echo "$line" >> {calls}\n'
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(command.parent), prepend=os.pathsep)
+    return calls
+
+
+def test_processes_share_the_card_where_the_driver_lets_them_and_the_daemon_ends(mps: Path, tmp_path: Path) -> None:
+    sharing = lease.Sharing(tmp_path / "mps")
+    more, sentence = sharing.start(dict(os.environ), ["sh", "-c", 'test -d "$CUDA_MPS_PIPE_DIRECTORY"'])
+    sharing.end()
+    assert more["CUDA_MPS_PIPE_DIRECTORY"] == str(tmp_path / "mps") and "share the card" in sentence
+    assert mps.read_text().splitlines() == [f"start {tmp_path / 'mps'}", "quit -t 5"]
+
+
+@pytest.mark.parametrize(("refuse", "check"), [("1", "true"), ("0", "false")], ids=["the daemon", "the first process"])
+def test_processes_take_turns_where_sharing_fails(refuse: str, check: str, mps: Path, tmp_path: Path) -> None:
+    more, sentence = lease.Sharing(tmp_path / "mps").start(os.environ | {"REFUSE": refuse}, [check])
+    assert more == {} and "take turns" in sentence
+    assert mps.read_text().splitlines()[-1] == "quit -t 5"  # nothing of it stays
+
+
 def test_the_driver_needs_nothing_that_has_to_be_installed() -> None:
     code = "import sys; sys.modules['torch'] = sys.modules['hardlab'] = None; import benchmarks.lease"
     subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, check=True)
