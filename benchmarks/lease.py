@@ -762,7 +762,8 @@ def environment(brought: Path, work: Path) -> dict[str, str]:
     paths += [p for p in [os.environ.get("PYTHONPATH")] if p]
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(paths), "HARDLAB_DATA": str(work / "data"), "HARDLAB_OFFLINE": "1",
-        "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "",  # two hundred processes would compile the package anew
     }  # fmt: skip
 
 
