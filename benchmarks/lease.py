@@ -37,6 +37,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 BROUGHT = ROOT / "lease"  # ignored by git; travels with the checkout
 QUEUE = Path(__file__).with_name("lease.txt")
+RATES = Path(__file__).with_name("gpu")  # tables of rates, a file a device
 ARCHIVE = "cifar10-jpeg.tar.xz"
 PROTOCOLS = ("knn", "linear-lbfgs")
 PYTHON = "3.12"
@@ -290,7 +291,10 @@ class Unit:
 
 
 def units(runs: Path, logs: Path, done: Sequence[str]) -> list[Unit]:
-    """What there is to pack, the most important first: the rows of all runs, all logs, then views and snapshots."""
+    """What there is to pack, the most important first: the rows of all runs, all logs, then views and snapshots.
+
+    Of the first seeds before the others: a few runs of every recipe with all they logged tell more than all of one.
+    """
 
     def of(run: str, names: Iterable[str]) -> tuple[tuple[Path, str], ...]:
         paths = [p for n in names for p in sorted((runs / run).glob(n)) + sorted((runs / run / n).glob("*"))]
@@ -298,8 +302,14 @@ def units(runs: Path, logs: Path, done: Sequence[str]) -> list[Unit]:
 
     rows = [Unit(run, of(run, ALWAYS)) for run in done]
     told = [Unit(p.name, ((p, f"logs/{p.name}"),)) for p in sorted(logs.glob("*"))]
-    extras = [Unit(f"{run}: {name}", of(run, [name])) for name in reversed(EXTRAS) for run in done]
+    extras = [Unit(f"{run}: {name}", of(run, [name])) for run in sorted(done, key=_seed) for name in EXTRAS]
     return [u for u in [*rows, *told, *extras] if u.files]
+
+
+def _seed(run: str) -> int:
+    """Of a run, by its id (``simsiam-cpu-s3-1f2e3d``)."""
+    told = re.search(r"-s(\d+)-", run)
+    return int(told[1]) if told else 0
 
 
 def pack(out: Path, found: Sequence[Unit], *, limit: int, count: int) -> list[str]:
@@ -360,8 +370,23 @@ def _rows(folder: Path) -> int:
     return -1 if not evaluated(folder, ()) else len(rows.read_text().splitlines()) if rows.exists() else 0
 
 
-def merge(archives: Sequence[Path], into: Path, brought: Path) -> list[str]:
+def keep_rates(brought: Path, kept: Path) -> None:
+    """The table of rates with the seconds by part as one file, named after the device; none of a rehearsal."""
+    paths = [brought / f"{name}.json" for name in ("throughput", "throughput-parts")]
+    tables = [json.loads(path.read_text()) for path in paths if path.exists()]
+    if not tables or tables[0].get("rehearsal", True):
+        return
+    seconds = {row["rate"]: row["seconds"] for table in tables[1:] for row in table["rows"] if row.get("seconds")}
+    rows = [row | ({"seconds": seconds[row["rate"]]} if row["rate"] in seconds else {}) for row in tables[0]["rows"]]
+    name = re.sub(r"[^a-z0-9]+", "-", tables[0]["device"].lower()).strip("-")
+    kept.mkdir(parents=True, exist_ok=True)
+    (kept / f"{name}.json").write_text(json.dumps(tables[0] | {"rows": rows}, indent=1) + "\n")
+
+
+def merge(archives: Sequence[Path], into: Path, brought: Path, kept: Path = RATES) -> list[str]:
     """Unpack what came back: runs to ``into``, the rest beside what is brought, so that the next lease goes on.
+
+    The table of rates is kept in ``kept``, which is committed.
 
     A run that is in ``into``, done and with as many rows, is left alone. Returns the ids of the runs that came.
     LeaseError for an archive that is damaged or holds anything but files below runs/ and logs/; nothing is kept then.
@@ -392,6 +417,7 @@ def merge(archives: Sequence[Path], into: Path, brought: Path) -> list[str]:
                 new.rename(target)
         for table in sorted((scratch / "logs").glob("throughput*.json")):
             shutil.copy(table, brought / table.name)
+    keep_rates(brought, kept)
     known = brought / "done.json"
     ids = set(json.loads(known.read_text())) if known.exists() else set()
     known.write_text(json.dumps(sorted(ids | set(came)), indent=0) + "\n")  # no lease packs half a run's rows
@@ -526,7 +552,8 @@ class Lease:
             folder.mkdir(parents=True, exist_ok=True)
         self.asked: list[int] = []
         self.phase: subprocess.Popen[bytes] | None = None
-        self.jobs: list[Job] = []
+        self.planned: list[Job] = []  # all of the queue
+        self.jobs: list[Job] = []  # those that are left
         self.state: dict[str, str] = {}
         self.refused: list[str] = []
         self.left_out: list[str] = []
@@ -603,7 +630,8 @@ class Lease:
         if self.wait("plan", plan, self.deadline()) != 0:
             return
         told = json.loads((self.work / "plan.json").read_text())
-        self.jobs = self.undone([Job(**job) for job in told["jobs"]])
+        self.planned = [Job(**job) for job in told["jobs"]]
+        self.jobs = self.undone(self.planned)
         self.refused = told["refused"]
         for line in self.refused:
             self.say(f"cannot be run: {line}")
@@ -613,13 +641,14 @@ class Lease:
         self.queue(told)
 
     def undone(self, jobs: Sequence[Job]) -> list[Job]:
-        """Without what an earlier lease has done; a parent stays as long as a child needs its weights."""
+        """Without what an earlier call did, here or elsewhere; a parent stays as long as a child needs its weights."""
         known = self.args.brought / "done.json"
         done = set(json.loads(known.read_text())) if known.exists() else set()
+        done |= {j.id for j in jobs if evaluated(self.runs / j.id, j.protocols)}
         left = [j for j in jobs if j.id not in done and j.protocols]
         needed = {j.parent for j in left}
         if done:
-            self.say(f"{len([j for j in jobs if j.id in done])} runs of an earlier lease are not made again")
+            self.say(f"{len([j for j in jobs if j.id in done])} runs of an earlier call are not made again")
         return [j for j in jobs if (j.id in needed) or j in left]
 
     def measure(self, rehearsal: bool) -> None:
@@ -700,8 +729,8 @@ class Lease:
         self.say(f"{len(rest)} runs are left: about {sum(known) / 60:.0f} minutes of this machine{unknown}")
 
     def pack(self) -> None:
-        """Archives of what is done so far, and the report beside them."""
-        done = [j.id for j in self.jobs if evaluated(self.runs / j.id, j.protocols)]
+        """Archives of what is done so far, by earlier calls here too, and the report beside them."""
+        done = [j.id for j in self.planned if evaluated(self.runs / j.id, j.protocols)]
         told = self.args.brought / "checkout.json"
         known = json.loads(told.read_text()) if told.exists() else {}
         if known.get("digest") == digest():
@@ -730,8 +759,8 @@ class Lease:
     def finish(self) -> None:
         self.pack()
         sizes = ", ".join(f"{p.name} {p.stat().st_size / 1e6:.1f} MB" for p in sorted(self.out.glob("lease-*.tar.gz")))
-        done = [j for j in self.jobs if evaluated(self.runs / j.id, j.protocols)]
-        self.say(f"packed {len(done)} of {len(self.jobs)} runs: {sizes or 'nothing'}")
+        done = [j for j in self.planned if evaluated(self.runs / j.id, j.protocols)]
+        self.say(f"packed {len(done)} of {len(self.planned)} runs: {sizes or 'nothing'}")
         if self.left_out:
             self.say(f"no room for {len(self.left_out)}: {', '.join(self.left_out[:5])}")
         for job in [j for j in self.jobs if j not in done][:10]:

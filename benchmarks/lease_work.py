@@ -203,6 +203,7 @@ class Operations(TorchDispatchMode):
 
 def flops(run: Run, device: torch.device, steps: int) -> float:
     """Floating-point operations an image, over the first ``steps`` steps of the trainer."""
+    steps = max(steps, -(-run.method.options.get("prototypes", 0) // run.batch_size))  # no more clusters than images
     counted = run.with_({"epochs": 1, "data.fraction": _share(run, steps)})
     with tempfile.TemporaryDirectory() as name, Operations() as counter:
         path = train.train(counted, Path(name), device=str(device), say=lambda line: None)

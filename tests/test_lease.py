@@ -165,6 +165,12 @@ def test_rows_of_all_runs_come_before_any_view_and_weights_never(tmp_path: Path)
     (tmp_path / "logs" / "a.log").write_text("said")
     found = lease.units(tmp_path / "runs", tmp_path / "logs", ["a", "b"])
     assert [u.name for u in found] == ["a", "b", "a.log", "a: views", "b: views"]
+    late, early = finished(tmp_path / "more", "x-cpu-s2-ab"), finished(tmp_path / "more", "y-cpu-s0-cd")
+    for run in (late, early):
+        (run / "snapshots").mkdir()
+        (run / "snapshots" / "1.npz").write_text("bank")
+    extras = [u.name for u in lease.units(tmp_path / "more", tmp_path / "logs", [late.name, early.name])][3:]
+    assert extras == [f"{run}: {kind}" for run in (early.name, late.name) for kind in ("views", "snapshots")]
     names = {name for u in found for _, name in u.files}
     assert not [n for n in names if "checkpoints" in n or "features" in n]
     assert {"runs/a/manifest.json", "runs/a/results.jsonl", "runs/a/views/views.parquet"} <= names
@@ -176,7 +182,7 @@ def test_merged_archives_give_the_runs_back_and_the_next_lease_skips_them(tmp_pa
     (tmp_path / "logs" / "throughput.json").write_text('{"rows": []}')
     lease.pack(tmp_path / "out", lease.units(tmp_path / "there", tmp_path / "logs", ["a"]), limit=10**6, count=5)
     archives = sorted((tmp_path / "out").iterdir())
-    assert lease.merge(archives, tmp_path / "here", tmp_path / "brought") == ["a"]
+    assert lease.merge(archives, tmp_path / "here", tmp_path / "brought", tmp_path / "kept") == ["a"]
     assert (tmp_path / "here/a/views/views.parquet").read_bytes() == (
         tmp_path / "there/a/views/views.parquet"
     ).read_bytes()
@@ -190,6 +196,20 @@ def test_merged_archives_give_the_runs_back_and_the_next_lease_skips_them(tmp_pa
     gan = Job("gan", "gan", "cpu/gan", 1, {})
     left = again.undone([gan, job("a", parent="gan"), job("b", parent="gan"), Job("idle", "idle", "cpu/gan", 1, {})])
     assert [j.id for j in left] == ["gan", "b"]  # the weights of a parent do not come back
+    finished(tmp_path / "w" / "runs", "b")  # by an earlier call on this machine
+    assert again.undone([gan, job("b", parent="gan"), job("c")]) == [job("c")]
+
+
+def test_the_rates_of_a_device_are_kept_with_their_parts_and_a_rehearsals_are_not(tmp_path: Path) -> None:
+    table = {"device": "NVIDIA X1", "rehearsal": False, "rows": [{"rate": "cpu/a", "images_per_s": 5.0}, {"rate": "b"}]}
+    parts = {"device": "NVIDIA X1", "rows": [{"rate": "cpu/a", "seconds": {"step": 0.25}}]}
+    (tmp_path / "throughput-parts.json").write_text(json.dumps(parts))
+    for rehearsal in (True, False):
+        (tmp_path / "throughput.json").write_text(json.dumps(table | {"rehearsal": rehearsal}))
+        lease.keep_rates(tmp_path, tmp_path / "kept")
+        assert (tmp_path / "kept").exists() is not rehearsal
+    rows = json.loads((tmp_path / "kept" / "nvidia-x1.json").read_text())["rows"]
+    assert rows == [{"rate": "cpu/a", "images_per_s": 5.0, "seconds": {"step": 0.25}}, {"rate": "b"}]
 
 
 def test_merging_keeps_a_run_that_has_more_rows(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def collect(
     one that started last. Rows are sorted, so the files are byte-identical when nothing changed. ``root`` is where the
     data sets lie; the pictures are left out where the run's images are not there or are not those it was trained on.
     add: rows and manifests of runs that are in ``out_dir`` and not in ``runs_dir`` stay (they were made on another
-    machine), and importances and predictions of runs that have not changed are not computed again. only: tables to
+    machine; ``Sources.with_earlier`` has the rule), and importances and predictions of runs that have not changed are not computed again. only: tables to
     make instead of all; importances and what goes across the papers take the longest. Raises ``HardlabError`` before
     anything is written where there is no finished run to collect and nothing is added.
     """
@@ -148,13 +148,19 @@ class Sources:
         return self.with_earlier(_stack([of(self, about) for about in self.done.to_dict("records")]), name)
 
     def with_earlier(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
-        """``frame`` and those rows of the earlier table that no run of the catalogue takes the place of."""
+        """``frame`` and those rows of the earlier table that no run of the catalogue takes the place of.
+
+        A run takes the place of one that differs from it in its name alone, but only in tables that it has rows for:
+        one that comes back from another machine may lack its view log.
+        """
         earlier = schema.read(self.earlier, name, whole=False) if self.earlier else pd.DataFrame()
         if not len(earlier):
             return frame
-        mine = pd.MultiIndex.from_frame(self.done[[*SAME, "recipe"]])
-        theirs = pd.MultiIndex.from_frame(earlier[[*SAME, "recipe"]])
-        return pd.concat([f for f in (frame, earlier[~theirs.isin(mine)]) if len(f)] or [frame], ignore_index=True)
+        gone = earlier["run"].isin(self.done["run"])
+        if len(frame) and name != "configs":  # the other tables' rows are judged by the configurations of their runs
+            made = pd.MultiIndex.from_frame(frame[[*SAME, "recipe"]])
+            gone |= pd.MultiIndex.from_frame(earlier[[*SAME, "recipe"]]).isin(made)
+        return pd.concat([f for f in (frame, earlier[~gone]) if len(f)] or [frame], ignore_index=True)
 
     def keeps_picture(self, name: str, table: Table) -> bool:
         """Whether an earlier picture stays, for want of another."""

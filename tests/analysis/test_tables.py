@@ -132,6 +132,19 @@ def test_runs_of_two_machines_added_one_after_the_other_give_the_tables_of_both_
     assert set(pd.read_csv(tmp_path / "b" / "evaluation.csv")["recipe"]) == {"simsiam-hvs-static"}
 
 
+def test_a_run_that_was_made_again_without_its_views_leaves_the_earlier_rows_of_views(tmp_path: Path) -> None:
+    write_run(tmp_path / "here", "simsiam-hvs", 0, draw_log(8, 2, 0), backbone_knn=0.5)
+    write_run(tmp_path / "there", "simsiam-hvs", 0, None, backbone_knn=0.75)
+    for folder in (tmp_path / "there").iterdir():  # the same seed of the same arm, by another name
+        folder.rename(folder.with_name("made-again"))
+    tables.collect(tmp_path / "here", tmp_path / "out")
+    before = pd.read_csv(tmp_path / "out" / "hvs_f4_left.csv")
+    tables.collect(tmp_path / "there", tmp_path / "out", add=True)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "hvs_f4_left.csv"), before)
+    assert set(pd.read_csv(tmp_path / "out" / "evaluation.csv")["run"]) == {"made-again"}
+    assert set(before["run"]) < set(pd.read_csv(tmp_path / "out" / "configs.csv")["run"])
+
+
 @pytest.mark.slow
 def test_added_tables_compute_importances_again_only_where_a_seed_is_new_or_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
