@@ -167,15 +167,15 @@ def pretrain(
         return
     import torch
 
-    from hardlab import process, runs, train
+    from hardlab import process, run_folder, train
 
     process.keep_pages()
     if threads is not None:
         torch.set_num_threads(threads)
     path = train.train(run, runs_dir, root=root, device=device, anew=anew)
-    _echo(as_json, str(path), runs.manifest(path))
+    _echo(as_json, str(path), run_folder.manifest(path))
     if protocols:
-        from hardlab.evaluate.run import evaluate_run
+        from hardlab.evaluate.runner import evaluate_run
 
         rows = evaluate_run(path, protocols, pixels=pixels, root=root, device=device)
         click.echo(_rows_as_text(rows), err=as_json)
@@ -248,7 +248,7 @@ def evaluate(
         return
     import torch
 
-    from hardlab.evaluate.run import evaluate_run
+    from hardlab.evaluate.runner import evaluate_run
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ from hardlab.data import load, shapes
 from hardlab.evaluate import detection
 from hardlab.evaluate.detection import AveragePrecision, Scenes, detect, detector, rate, score, tune
 from hardlab.evaluate.published import DETECTION, PROTOCOLS
-from hardlab.evaluate.run import evaluate_run
+from hardlab.evaluate.runner import evaluate_run
 from hardlab.nets import Tiny
 from hardlab.train import train
 from hardlab.types import HardlabError
