@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -105,6 +106,13 @@ def test_the_training_core_loads_only_the_core_dependencies() -> None:
     assert len(core) > 10
     found = {(module_of(p), module) for p in core for module in at_load(p) if module.split(".")[0] not in allowed}
     assert found == set(), "these belong inside the function that needs them, or not into the core"
+
+
+def test_no_module_is_hidden_by_something_else_of_its_name() -> None:
+    modules = {name: importlib.import_module(name) for name in map(module_of, FILES)}
+    places = [(name.rpartition("."), module) for name, module in modules.items() if "." in name]
+    hidden = [f"{package}.{own}" for (package, _, own), module in places if getattr(modules[package], own) is not module]
+    assert hidden == [], "importing these from their package gives something else than the module"
 
 
 def test_loading_the_registry_loads_no_entry_of_it() -> None:
