@@ -12,7 +12,7 @@ from test_predict import FAST, log
 
 from hardlab.analysis import gan, hardness, importance, negatives, pairs, predict, viewlog
 from hardlab.analysis.intervals import interval
-from hardlab.evaluate.detection import AveragePrecision
+from hardlab.evaluate.average_precision import AveragePrecision
 from hardlab.types import HardlabError
 
 

@@ -17,8 +17,10 @@ from torchvision.ops import box_iou, roi_align
 
 from hardlab import recipes
 from hardlab.data import load, shapes
-from hardlab.evaluate import detection
-from hardlab.evaluate.detection import AveragePrecision, Scenes, detect, detector, rate, score, tune
+from hardlab.data.scenes import Scenes, flipped, without_crowd
+from hardlab.evaluate.average_precision import AveragePrecision, score
+from hardlab.evaluate.detection import detect, rate, tune
+from hardlab.evaluate.detectors import detector, stages
 from hardlab.evaluate.published import DETECTION, PROTOCOLS
 from hardlab.evaluate.runner import evaluate_run
 from hardlab.nets import Tiny
@@ -84,7 +86,7 @@ def test_resnet_50_c4_proposes_on_1024_channels_and_ends_in_res5_with_a_norm_on_
     with torch.device("meta"):
         net = resnet50(weights=None)
         model = detector(net, 20)
-    parts = detection.stages(net)
+    parts = stages(net)
     assert [p is q for p, q in zip(parts[1:], (net.layer2, net.layer3, net.layer4))] == [True] * 3
     assert model.backbone.out_channels == 1024 and model.roi_heads.stride == 16
     assert isinstance(model.roi_heads.box_head[1], nn.BatchNorm2d) and model.roi_heads.box_head[1].num_features == 2048
@@ -161,19 +163,19 @@ def test_scenes_of_several_sets_follow_each_other_with_labels_from_one():
 
 def test_a_mirrored_scene_keeps_its_boxes_around_its_masks_and_mirrored_twice_is_itself():
     pixels, target = scenes()[3]
-    x, t = detection._flipped(pixels, target)
+    x, t = flipped(pixels, target)
     for box, mask in zip(t["boxes"], t["masks"]):
         rows, columns = torch.nonzero(mask.any(1))[:, 0], torch.nonzero(mask.any(0))[:, 0]
         assert box.tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    x, t = detection._flipped(x, t)
+    x, t = flipped(x, t)
     assert torch.equal(x, pixels) and torch.equal(t["boxes"], target["boxes"])
 
 
 def test_crowds_are_left_out_of_training_and_difficult_objects_are_not():
     target = {"boxes": torch.rand(3, 4), "crowd": torch.tensor([False, True, False])}
-    assert torch.equal(detection._without_crowd(target)["boxes"], target["boxes"][[0, 2]])
+    assert torch.equal(without_crowd(target)["boxes"], target["boxes"][[0, 2]])
     target = {"boxes": torch.rand(3, 4), "difficult": torch.tensor([False, True, False])}
-    assert detection._without_crowd(target) is target
+    assert without_crowd(target) is target
 
 
 def test_the_rate_warms_up_over_100_steps_and_falls_at_18k_and_22k():

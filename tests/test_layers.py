@@ -111,7 +111,7 @@ def test_the_training_core_loads_only_the_core_dependencies() -> None:
 def test_no_module_is_hidden_by_something_else_of_its_name() -> None:
     modules = {name: importlib.import_module(name) for name in map(module_of, FILES)}
     places = [(name.rpartition("."), module) for name, module in modules.items() if "." in name]
-    hidden = [f"{package}.{own}" for (package, _, own), module in places if getattr(modules[package], own) is not module]
+    hidden = [f"{home}.{own}" for (home, _, own), module in places if getattr(modules[home], own) is not module]
     assert hidden == [], "importing these from their package gives something else than the module"
 
 

@@ -1,0 +1,406 @@
+"""Sets with several objects an image, PASCAL VOC and COCO: annotations are read, refused, or dropped and counted."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torchvision import datasets
+
+from hardlab.data.base import Source, data_root, nearest, opened, shown
+from hardlab.data.images import open_set, own_split
+from hardlab.types import HardlabError
+
+Size = tuple[int, int]  # height, width
+Outline = list[np.ndarray] | dict[str, Any] | None  # polygons (2k,) of x, y in turn, or run lengths, or none
+
+
+_MOST = 10**5  # pixels: drawing a polygon takes memory by its length
+
+
+class Found(NamedTuple):
+    """The objects of one image: labels (n,), boxes (n,4), a flag (n,), the size as the annotation says, outlines.
+
+    called: how sentences name the objects; what an image is called, where there is none.
+    """
+
+    labels: np.ndarray
+    boxes: np.ndarray
+    flags: np.ndarray
+    size: Size | None
+    outlines: list[Outline]
+    called: list[str]
+
+
+def _with_objects(
+    classes: list[str], names: list[str], paths: list[Path], found: list[Found], flag: str, dropped: list[str]
+) -> Source:
+    """A source whose label is the class of the largest object (-1: none) and whose multi_hot names every class seen.
+
+    ``flag`` names the objects that do not count (difficult, crowd): they give the label only where nothing else is.
+    Masks are there where each object has an outline.
+    """
+    targets = np.full(len(found), -1, np.int64)
+    multi_hot = np.zeros((len(found), len(classes)), np.int8)
+    for i, o in enumerate(found):
+        if not len(o.labels):
+            continue
+        x0, y0, x1, y1 = o.boxes.T
+        area = (x1 - x0) * (y1 - y0)
+        counts = ~o.flags
+        targets[i] = o.labels[np.argmax(np.where(counts, area, area - area.max() - 1) if counts.any() else area)]
+        multi_hot[i, o.labels[~counts]] = -1
+        multi_hot[i, o.labels[counts]] = 1
+    outlined = [outline is not None for o in found for outline in o.outlines]
+    if any(outlined) and not all(outlined):
+        which = next(c for o in found for c, outline in zip(o.called, o.outlines) if outline is None)
+        dropped = [*dropped, f"the masks of all objects, because {which} has no outline"]
+
+    def annotate(i: int) -> dict[str, np.ndarray]:
+        o = found[i]
+        height, width = _size_of(paths[i], o.size)
+        out = {"labels": o.labels, "boxes": o.boxes, flag: o.flags, "full": np.array([height, width])}
+        if all(outlined) and flag == "crowd":
+            out["masks"] = _masks(o, height, width)
+        return out
+
+    return Source(
+        tuple(classes), targets, names, paths=paths, multi_hot=multi_hot, annotate=annotate, dropped=tuple(dropped)
+    )
+
+
+def _size_of(path: Path, said: Size | None) -> Size:
+    """Height and width of the file; HardlabError where the annotation says otherwise: boxes would be stretched."""
+    try:
+        with opened(path) as image:
+            width, height = image.size
+    except Exception as e:  # foreign bytes can make a decoder raise nearly anything
+        raise HardlabError(f"broken image {shown(path)}: {e or type(e).__name__}") from e
+    if said is not None and said != (height, width):
+        raise HardlabError(
+            f"{shown(path)} is {width} x {height} pixels, but its annotation says {said[1]} x {said[0]}: its boxes "
+            "belong to another image."
+        )
+    return height, width
+
+
+def _fault(box: Iterable[float], size: Size | None) -> str:
+    """Why an object with such a box (x0, y0, x1, y1) cannot be seen; empty where it can."""
+    x0, y0, x1, y1 = box
+    said = f"its box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
+    if not (x1 > x0 and y1 > y0):
+        return f"{said} has no area"
+    if x1 <= 0 or y1 <= 0 or (size is not None and (x0 >= size[1] or y0 >= size[0])):
+        return f"{said} lies outside the image" + (f" of {size[1]} x {size[0]} pixels" if size else "")
+    return ""
+
+
+def _number(what: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _MOST:
+        raise HardlabError(f"{what} is {_short(value)}, not a number of pixels.")
+    return float(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# ---------------------------------------------------------------------------------------------- VOC
+
+
+# fmt: off
+VOC_CLASSES = [
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+]
+# fmt: on
+
+
+def _voc_objects(path: str, dropped: list[str]) -> Found:
+    """The objects of an annotation; those without area in the image are told in ``dropped``. Raises HardlabError."""
+    place = f"{shown(path)} is not a VOC annotation"
+    try:
+        if not Path(path).is_file():
+            raise OSError("it is not a file")
+        tree = ElementTree.parse(path).getroot()
+    except (OSError, ValueError, LookupError, ElementTree.ParseError) as e:
+        raise HardlabError(f"{place}: {e}") from e
+    if tree.tag != "annotation":
+        raise HardlabError(f"{place}: it begins with <{tree.tag}>, not <annotation>.")
+
+    def number(of: ElementTree.Element, what: str, whose: str) -> float:
+        text = of.findtext(what)
+        if text is None:
+            raise HardlabError(f"{place}: {whose} has no {what}.")
+        try:
+            value: Any = float(text)
+        except ValueError:
+            value = text
+        return _number(f"{place}: {what} of {whose}", value)
+
+    size = None
+    if tree.find("size") is not None:
+        height, width = (number(tree, f"size/{side}", "the image") for side in ("height", "width"))
+        if height or width:  # some tools write zeros where they do not know
+            size = int(height), int(width)
+            if min(size) < 1 or size != (height, width):
+                raise HardlabError(f"{place}: no image is {width:g} x {height:g} pixels.")
+    labels, boxes, difficult, called = [], [], [], []
+    for i, o in enumerate(tree.findall("object"), 1):
+        name, whose = o.findtext("name", "").strip(), f"object {i}"
+        if name not in VOC_CLASSES:
+            raise HardlabError(f"{place}: {whose} is of no class of VOC, {name!r}{nearest(name, VOC_CLASSES)}")
+        flag = o.findtext("difficult", "0").strip()
+        if flag not in ("0", "1"):
+            raise HardlabError(f"{place}: difficult of {whose} is {flag!r}, not 0 or 1.")
+        x0, y0, x1, y1 = (number(o, f"bndbox/{c}", whose) for c in ("xmin", "ymin", "xmax", "ymax"))
+        # VOC counts pixels from 1 and includes the last; here they count from 0 and the end is exclusive
+        box = (x0 - 1, y0 - 1, x1, y1)
+        if why := _fault(box, size):
+            dropped.append(f"{whose} ({name}) of {shown(path)}: {why}")
+            continue
+        labels.append(VOC_CLASSES.index(name))
+        boxes.append(box)
+        difficult.append(flag == "1")
+        called.append(f"{whose} of {shown(path)}")
+    return _found(labels, boxes, difficult, size, [None] * len(labels), called)
+
+
+def _found(
+    labels: list[int],
+    boxes: list[Any],
+    flags: list[bool],
+    size: Size | None,
+    outlines: list[Outline],
+    called: list[str],
+) -> Found:
+    corners = np.array(boxes, np.float32).reshape(-1, 4)
+    return Found(np.array(labels, np.int64), corners, np.array(flags, bool), size, outlines, called)
+
+
+def _voc(year: str, split: str, root: str | None, allowed: Mapping[str, str]) -> Source:
+    own = own_split(f"voc{year}", split, allowed)
+    expected = f"VOCdevkit/VOC{year}/ (JPEGImages/, Annotations/, ImageSets/Main/{own}.txt)"
+    d = open_set(f"voc{year}", datasets.VOCDetection, root, expected, year=year, image_set=own)
+    paths, dropped = [Path(p) for p in d.images], list[str]()
+    _once((p.name for p in paths), f"the list {own}.txt of voc{year} names {{}} twice.")
+    found = [_voc_objects(p, dropped) for p in d.annotations]
+    return _with_objects(VOC_CLASSES, [p.name for p in paths], paths, found, "difficult", dropped)
+
+
+def _once(names: Iterable[Any], sentence: str) -> None:
+    """HardlabError with the first of ``names`` that is there more than once."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise HardlabError(sentence.format(_short(name)))
+
+
+def voc2007(split: str, root: str | None, size: int | None) -> Source:
+    """PASCAL VOC 2007: train (its trainval, 5,011 images), val (2,510 of them) or test (4,952), 20 classes.
+
+    The label is the class of the largest object; ``multi_hot`` has all; ``scene(i)`` has boxes and difficult flags.
+    """
+    return _voc("2007", split, root, {"train": "trainval", "val": "val", "test": "test"})
+
+
+def voc2012(split: str, root: str | None, size: int | None) -> Source:
+    """PASCAL VOC 2012: train (5,717 images) or val (5,823), 20 classes; test means val: its labels are secret."""
+    return _voc("2012", split, root, {"train": "train", "val": "val", "test": "val"})
+
+
+# ---------------------------------------------------------------------------------------------- COCO
+
+
+def coco(split: str, root: str | None, size: int | None) -> Source:
+    """COCO 2017: train (118,287 images) or val (5,000), 80 classes; test means val, as the test labels are secret.
+
+    Read from ``coco/`` in the data root (or the data root itself): annotations/instances_{train,val}2017.json and
+    {train,val}2017/. Never downloaded (19 GB). Images without an object have the label -1. Objects without area in the
+    image, and those of whose polygons none has three points, are dropped and counted; an image that the listing gives
+    no size has that of its file; any other fault of the listing raises HardlabError with the annotation's id.
+    """
+    own = own_split("coco", split, {"train": "train2017", "val": "val2017", "test": "val2017"})
+    where = data_root(root)
+    for top in (where / "coco", where):
+        listing = top / "annotations" / f"instances_{own}.json"
+        if listing.is_file():
+            break
+    else:
+        raise HardlabError(
+            f"coco was not found: put annotations/instances_{own}.json and {own}/*.jpg under {where / 'coco'}"
+        )
+    try:
+        said = json.loads(listing.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise HardlabError(f"{listing} is not a listing of COCO instances: {e!r}") from e
+    try:
+        return _listed(said, top / own)
+    except _NotCoco as e:
+        raise HardlabError(f"{listing} is not a listing of COCO instances: {e}") from e
+    except HardlabError as e:
+        raise HardlabError(f"{listing}: {e}") from e
+
+
+class _NotCoco(Exception):
+    """The listing is of another form."""
+
+
+def _entries(said: Any, part: str, needed: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The entries of one part of a listing, whose ``needed`` values (whole numbers, texts) name one each."""
+    if not isinstance(said, dict) or not isinstance(said.get(part), list):
+        raise _NotCoco(f"it has no list of {part}.")
+    for i, entry in enumerate(said[part]):
+        if not isinstance(entry, dict):
+            raise _NotCoco(f"entry {i} of {part} is {_short(entry)}.")
+        for key in needed:
+            value = entry.get(key)
+            fits = isinstance(value, str) if key in ("name", "file_name") else isinstance(value, (int, str))
+            if not fits or isinstance(value, bool):
+                raise _NotCoco(f"{key} of entry {i} of {part} is {_short(value)}.")
+    for key in needed:
+        _once((e[key] for e in said[part]), f"{key} {{}} is there twice among its {part}.")
+    # numbers before texts: they do not compare
+    return sorted(said[part], key=lambda e: (isinstance(e[needed[0]], str), e[needed[0]])) if needed else said[part]
+
+
+def _listed(said: Any, folder: Path) -> Source:
+    categories = _entries(said, "categories", ("id", "name"))
+    images = _entries(said, "images", ("id", "file_name"))
+    annotations = _entries(said, "annotations", ())
+    _once((a["id"] for a in annotations if isinstance(a.get("id"), (int, str))), "annotation {} is there twice.")
+    label = {c["id"]: i for i, c in enumerate(categories)}
+    of_image: dict[Any, list[tuple[str, dict[str, Any]]]] = {i["id"]: [] for i in images}
+    for i, a in enumerate(annotations):
+        called = (
+            f"annotation {_short(a['id'])}" if a.get("id") is not None else f"annotation number {i}, without an id,"
+        )
+        for key, known, what in (("image_id", of_image, "image"), ("category_id", label, "category")):
+            if not isinstance(a.get(key), (int, str)) or a[key] not in known:
+                raise HardlabError(f"{called} has the {key} {_short(a.get(key))}, but there is no such {what}.")
+        of_image[a["image_id"]].append((called, a))
+    found, dropped = [], list[str]()
+    for image in images:
+        size = _said_size(image)
+        labels: list[int] = []
+        boxes: list[Any] = []
+        crowds: list[bool] = []
+        outlines: list[Outline] = []
+        named: list[str] = []
+        for called, a in of_image[image["id"]]:
+            box, crowd, outline, why = _object(called, a, size)
+            if why:
+                dropped.append(f"{called} of {image['file_name']}: {why}")
+                continue
+            labels.append(label[a["category_id"]])
+            boxes.append(box)
+            crowds.append(crowd)
+            outlines.append(outline)
+            named.append(called)
+        found.append(_found(labels, boxes, crowds, size, outlines, named))
+    names = [image["file_name"] for image in images]
+    return _with_objects([c["name"] for c in categories], names, [folder / n for n in names], found, "crowd", dropped)
+
+
+def _said_size(image: dict[str, Any]) -> Size | None:
+    sides = [image.get("height"), image.get("width")]
+    if all(side is None for side in sides):
+        return None
+    for name, side in zip(("height", "width"), sides):
+        if side is not None and _number(f"{name} of image {_short(image['id'])}", side) not in range(1, _MOST):
+            raise HardlabError(f"{name} of image {_short(image['id'])} is {_short(side)}: no image has such a size.")
+    return None if None in sides else (int(sides[0]), int(sides[1]))  # type: ignore[arg-type]
+
+
+def _object(called: str, a: dict[str, Any], size: Size | None) -> tuple[tuple[float, ...], bool, Outline, str]:
+    """Corners, crowd, outline of an annotation, and why it is dropped, if it is. HardlabError for what is none."""
+    bbox = a.get("bbox")
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        raise HardlabError(f"{called} has the bbox {_short(bbox)}, not [x, y, width, height].")
+    x, y, width, height = (_number(f"a number of the bbox of {called}", v) for v in bbox)
+    crowd = a.get("iscrowd", 0)
+    if crowd not in (0, 1) or not isinstance(crowd, (int, bool)):
+        raise HardlabError(f"{called} has iscrowd {_short(crowd)}, not 0 or 1.")
+    box = (x, y, x + width, y + height)
+    outline, why = _outline(called, a.get("segmentation"))
+    return box, bool(crowd), outline, _fault(box, size) or why
+
+
+def _outline(called: str, said: Any) -> tuple[Outline, str]:
+    """A COCO segmentation, its polygons as arrays, which take a tenth of the memory of lists; and why it shows nothing.
+
+    Polygons of fewer than three points enclose nothing and are left out, as by Detectron2.
+    """
+    if said is None or said == []:
+        return None, ""
+    if isinstance(said, dict):
+        counts, size = said.get("counts"), said.get("size")
+        if not isinstance(counts, (list, str)) or not isinstance(size, list) or len(size) != 2:
+            raise HardlabError(f"{called} has the segmentation {_short(said)}, not polygons or counts and size.")
+        return said, ""
+    if not isinstance(said, list) or not all(isinstance(p, list) for p in said):
+        raise HardlabError(f"{called} has the segmentation {_short(said)}, not polygons or counts and size.")
+    polygons = []
+    for p in said:
+        numbers = [_number(f"a coordinate of {called}", v) for v in p]
+        if len(numbers) % 2:
+            raise HardlabError(f"{called} has a polygon of {len(p)} coordinates: x and y in turn are an even number.")
+        if len(numbers) >= 6:
+            polygons.append(np.array(numbers, np.float32))
+    return polygons, "" if polygons else "none of its polygons has three points"
+
+
+def _masks(o: Found, height: int, width: int) -> np.ndarray:
+    """(n,H,W) bool, drawn by COCO's own code; HardlabError where pycocotools is missing."""
+    try:
+        from pycocotools import mask as rle
+    except ImportError:
+        raise HardlabError("the masks of coco need pycocotools: pip install 'hardlab[analysis]'.") from None
+    masks = np.zeros((len(o.outlines), height, width), bool)
+    for i, outline in enumerate(o.outlines):
+        if isinstance(outline, list):
+            runs = rle.merge(rle.frPyObjects([p.astype(float).tolist() for p in outline], height, width))
+        else:
+            assert outline is not None  # masks are there where each object has an outline
+            runs = rle.frPyObjects(_runs(o.called[i], outline, height, width), height, width)
+        masks[i] = rle.decode(runs)
+    return masks
+
+
+def _runs(called: str, outline: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    """Run lengths as numbers; HardlabError where they do not fill the image: pycocotools would write beyond it."""
+    counts, size = outline["counts"], outline["size"]
+    if size != [height, width]:
+        raise HardlabError(f"{called} has a mask of size {_short(size)}, but its image is {height} high, {width} wide.")
+    numbers = _unpacked(counts) if isinstance(counts, str) else counts
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers)
+    if not whole or sum(numbers) != height * width:
+        raise HardlabError(f"{called} has run lengths that do not add up to {height} x {width} pixels.")
+    return {"size": size, "counts": numbers}
+
+
+def _unpacked(text: str) -> list[int]:
+    """The run lengths in COCO's compressed text: six bits a character, the sixth says that more follow.
+
+    From the fourth number on each is the difference to the one two before it.
+    """
+    numbers: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            return [-1]
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        numbers.append(value + (numbers[-2] if len(numbers) > 2 else 0))
+        value = shift = 0
+    return numbers if not shift else [-1]
