@@ -8,14 +8,12 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from functools import cache
-from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
+from imports import ROOT, at_load, imports, module_of
 
-ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "hardlab").rglob("*.py"))
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # where a distribution's name is not the name to import
 
@@ -29,41 +27,10 @@ def ranks() -> dict[str, int]:
     return {name: rank for rank, group in enumerate(groups) for name in group}
 
 
-def module_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
 def layer_of(module: str) -> str | None:
     """The layer that a module of hardlab belongs to; None for the package itself and for other packages."""
     parts = module.split(".")
     return parts[1] if parts[0] == "hardlab" and len(parts) > 1 else None
-
-
-def imports(path: Path, tree: ast.AST) -> Iterator[str]:
-    """Every module that a piece of code names in an import, at any depth, as an absolute name."""
-    package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), package)
-            yield from (f"{base}.{alias.name}" if base == "hardlab" else base for alias in node.names)
-
-
-def at_load(path: Path) -> Iterator[str]:
-    """The modules that importing this file imports: not those inside functions, nor those for type checkers only."""
-    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            waiting += node.orelse
-            continue
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield from imports(path, node)
-        waiting += ast.iter_child_nodes(node)
 
 
 def test_every_module_has_a_place_in_the_order_of_the_layers() -> None:

@@ -7,8 +7,7 @@ import sys
 import time
 
 import pytest
-from resuming import learned, same
-from test_train import quick
+from resuming import learned, quick, same
 
 from hardlab import process, run_folder, stopping, train
 from hardlab.types import HardlabError

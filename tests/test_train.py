@@ -7,28 +7,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from resuming import learned, rows, same, stopping_at, whole_and_parts
+from resuming import learned, quick, rows, same, stopping_at, whole_and_parts
 
-from hardlab import build, checkpoint, config, meters, recipes, run_folder, stopping, train
+from hardlab import build, checkpoint, config, meters, run_folder, stopping, train
 from hardlab.types import HardlabError
 from hardlab.views import PARAMS
 
-QUICK = {
-    "data": {"name": "digits"},
-    "backbone": {"name": "tiny", "options": {"width": 8}},
-    "epochs": 2,
-    "batch_size": 256,
-    "logs.step_every": 1,
-    "logs.views_every": 2,
-    "logs.views_rows": 16,
-    "logs.checkpoint_every": 1,
-}
 LONGER = ("simsiam", "simclr", "simclr-hvs", "simsiam-hvs-static", "moco", "byol", "supervised", "simclr-dd")
 ARMS = ["simsiam-hvs", *(pytest.param(name, marks=pytest.mark.slow) for name in LONGER)]
-
-
-def quick(name="simsiam-hvs", **more):
-    return recipes.recipe(name, "smoke", QUICK | more)
 
 
 def views(path):

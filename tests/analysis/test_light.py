@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_layers import at_load, module_of
+from imports import at_load, module_of
 
 ROOT = Path(__file__).resolve().parents[2] / "hardlab"
 LIGHT = [

@@ -299,7 +299,7 @@ def test_a_stop_lets_training_save_ends_everybody_and_exits_75(tmp_path: Path) -
         "import sys; from hardlab.workbook import execute; "
         f"sys.exit(execute.execute({str(source)!r}, out_dir={str(tmp_path / 'out')!r}).status)"
     )
-    runner = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    runner = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
     wait_for(tmp_path / "training")
     runner.terminate()
     assert runner.wait(timeout=60) == 75
