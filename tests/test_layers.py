@@ -82,6 +82,13 @@ def test_no_module_is_hidden_by_something_else_of_its_name() -> None:
     assert hidden == [], "importing these from their package gives something else than the module"
 
 
+def test_the_folders_of_tests_are_the_packages_of_hardlab() -> None:
+    packages = {path.parent.name for path in (ROOT / "hardlab").glob("*/__init__.py")}
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders - packages == {"benchmarks", "faults"}
+    assert packages - folders == {"recipes"}, "its recipes are tested by what they make"
+
+
 def test_loading_the_registry_loads_no_entry_of_it() -> None:
     code = """
 import sys
