@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torchvision.models.detection import FasterRCNN
 
-from hardlab.data.scenes import Scenes, Target
+from hardlab.data.detection_scenes import Scenes, Target
 from hardlab.types import HardlabError
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 
-from hardlab.data.scenes import Scenes, flipped, open_scenes, without_crowd
+from hardlab.data.detection_scenes import Scenes, flipped, open_scenes, without_crowd
 from hardlab.evaluate.average_precision import score
 from hardlab.evaluate.detectors import detector
 from hardlab.nets import whole_bn

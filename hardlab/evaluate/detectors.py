@@ -17,7 +17,7 @@ from torchvision.models.resnet import ResNet
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from hardlab.data.scenes import Target
+from hardlab.data.detection_scenes import Target
 from hardlab.nets import Tiny
 from hardlab.registry import unknown
 from hardlab.types import HardlabError

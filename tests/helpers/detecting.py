@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from hardlab.data import load
-from hardlab.data.scenes import Scenes
+from hardlab.data.detection_scenes import Scenes
 from hardlab.nets import Tiny
 
 PIXELS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}

@@ -10,7 +10,7 @@ from detecting import scenes, write_coco
 from PIL import Image
 
 from hardlab.data import load
-from hardlab.data.scenes import Scenes, flipped, without_crowd
+from hardlab.data.detection_scenes import Scenes, flipped, without_crowd
 from hardlab.types import HardlabError
 
 
