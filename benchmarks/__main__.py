@@ -20,7 +20,7 @@ from benchmarks import (
     bench_train,
     bench_views,
 )
-from hardlab import checkpoint, machine, runs
+from hardlab import checkpoint, machine, run_folder
 from hardlab.registry import unknown
 from hardlab.types import HardlabError
 
@@ -49,7 +49,7 @@ def main(names: list[str]) -> int:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     ok = True
     for name in names or RACES:
-        head, dirty = runs.commit()
+        head, dirty = run_folder.commit()
         rows = []
         for row in RACES[name]():
             rows.append(row)
@@ -74,7 +74,7 @@ def main(names: list[str]) -> int:
             "dirty": dirty,
             "machine": machine.processor(),
             "python": platform.python_version(),
-            "versions": runs.versions(),
+            "versions": run_folder.versions(),
             "rows": rows,
         }
         known = {n: results[n] for n in RACES if n in results}

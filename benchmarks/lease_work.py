@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.lease import Job, Line, read_queue
-from hardlab import build, checkpoint, config, machine, process, recipes, runs, stopping, train
+from hardlab import build, checkpoint, config, machine, process, recipes, run_folder, stopping, train
 from hardlab.config import Run
 from hardlab.types import HardlabError
 
@@ -172,8 +172,8 @@ def measure(run: Run, device: torch.device, warm: int, parts: bool) -> dict[str,
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as name:
         path = train.train(run, Path(name), device=str(device), say=lambda line: None)
-        about = runs.manifest(path) or {}
-        steps, epochs = runs.metrics(path, "step"), runs.metrics(path, "epoch")
+        about = run_folder.manifest(path) or {}
+        steps, epochs = run_folder.metrics(path, "step"), run_folder.metrics(path, "epoch")
     precision = about.get("precision") or about["config"]["precision"]
     found: dict[str, Any] = {"precision": precision, "peak_memory_mb": about["peak_memory_mb"], "batch": run.batch_size}
     if parts:
@@ -207,7 +207,7 @@ def flops(run: Run, device: torch.device, steps: int) -> float:
     counted = run.with_({"epochs": 1, "data.fraction": _share(run, steps)})
     with tempfile.TemporaryDirectory() as name, Operations() as counter:
         path = train.train(counted, Path(name), device=str(device), say=lambda line: None)
-        done = (runs.manifest(path) or {})["steps_done"]
+        done = (run_folder.manifest(path) or {})["steps_done"]
     return counter.total / (done * run.batch_size)
 
 
@@ -253,11 +253,12 @@ def throughput(out: Path, seconds: float, rehearsal: bool, parts: bool) -> None:
     device = build.device("auto")
     torch.set_num_threads(1 if device.type == "cuda" else os.cpu_count() or 1)
     name = torch.cuda.get_device_name() if device.type == "cuda" else machine.processor()
-    head, dirty = runs.commit()
+    head, dirty = run_folder.commit()
     facts: dict[str, Any] = {
-        "device": name, "driver": runs.driver() if device.type == "cuda" else None, "processor": machine.processor(),
-        "python": platform.python_version(), "versions": runs.versions(), "cuda": torch.version.cuda, "commit": head,
-        "dirty": dirty, "rehearsal": rehearsal, "date": runs.now(), "definition": DEFINITION,
+        "device": name, "driver": run_folder.driver() if device.type == "cuda" else None,
+        "processor": machine.processor(), "python": platform.python_version(), "versions": run_folder.versions(),
+        "cuda": torch.version.cuda, "commit": head, "dirty": dirty, "rehearsal": rehearsal, "date": run_folder.now(),
+        "definition": DEFINITION,
         "launches": "wait for the device" if os.environ.get("CUDA_LAUNCH_BLOCKING") == "1" else "as usual",
     }  # fmt: skip
     earlier = json.loads(out.read_text()) if out.exists() else {}
@@ -305,7 +306,7 @@ def throughput(out: Path, seconds: float, rehearsal: bool, parts: bool) -> None:
 
 def work(spec: Path, runs_dir: Path) -> int:
     """Train a job's run, or find it trained, and evaluate it; the exit status is that of ``hardlab pretrain``."""
-    from hardlab.evaluate.run import evaluate_run
+    from hardlab.evaluate.runner import evaluate_run
 
     told = json.loads(spec.read_text())
     torch.set_num_threads(1)

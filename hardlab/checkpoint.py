@@ -13,7 +13,7 @@ import torch
 
 from hardlab.errors import HardlabError
 from hardlab.files import make_folder
-from hardlab.files import write_atomic as write_atomic  # as runs, benchmarks and tests know it
+from hardlab.files import write_atomic as write_atomic  # as run_folder, benchmarks and tests know it
 
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 

@@ -167,21 +167,21 @@ def pretrain(
         return
     import torch
 
-    from hardlab import process, runs, train
+    from hardlab import process, run_folder, train
 
     process.keep_pages()
     if threads is not None:
         torch.set_num_threads(threads)
     path = train.train(run, runs_dir, root=root, device=device, anew=anew)
-    _echo(as_json, str(path), runs.manifest(path))
+    _echo(as_json, str(path), run_folder.manifest(path))
     if protocols:
-        from hardlab.evaluate.run import evaluate_run
+        from hardlab.evaluate.runner import evaluate_run
 
         rows = evaluate_run(path, protocols, pixels=pixels, root=root, device=device)
         click.echo(_rows_as_text(rows), err=as_json)
 
 
-@cli.command()
+@cli.command("evaluate")
 @click.argument("run", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--protocol", "protocols", multiple=True, default=("knn", "linear-lbfgs"), show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
@@ -197,7 +197,7 @@ def pretrain(
 @THREADS
 @JSON
 @DRY
-def evaluate(
+def evaluate_runs(
     run: tuple[Path, ...],
     protocols: tuple[str, ...],
     settings: tuple[str, ...],
@@ -217,13 +217,13 @@ def evaluate(
     E.g. `hardlab evaluate runs/... --protocol semi-hexa-1` or `--protocol linear --data cifar100 --set epochs=10`.
     """
     from hardlab import config
-    from hardlab import data as sets
-    from hardlab.evaluate import published as table
+    from hardlab.data import SETS
+    from hardlab.evaluate import published
     from hardlab.registry import unknown
 
     _load(code)
     if list_:
-        _echo(as_json, table.describe(), {name: p.settings for name, p in table.PROTOCOLS.items()})
+        _echo(as_json, published.describe(), {name: p.settings for name, p in published.PROTOCOLS.items()})
         return
     if not run:
         raise click.UsageError("Name the folder of a run; `hardlab evaluate --list` lists the protocols.")
@@ -232,10 +232,10 @@ def evaluate(
     with usage():
         options = config.parse(settings) | ({} if data is None else {"data": data})
         for name in protocols:
-            table.settings(name, options)
+            published.settings(name, options)
         asked = options.get("data")
-        if asked is not None and not asked.startswith("folder:") and asked not in sets.SETS:
-            raise unknown("data set", asked, [*sets.SETS, "folder:PATH"])
+        if asked is not None and not asked.startswith("folder:") and asked not in SETS:
+            raise unknown("data set", asked, [*SETS, "folder:PATH"])
         if config.device(device).startswith("cuda"):
             from hardlab import build
 
@@ -248,7 +248,7 @@ def evaluate(
         return
     import torch
 
-    from hardlab.evaluate.run import evaluate_run
+    from hardlab.evaluate.runner import evaluate_run
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -329,7 +329,7 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
     sys.exit(result.status)
 
 
-@cli.command()
+@cli.command("figures")
 @click.argument("name", nargs=-1)
 @click.option("--all", "all_", is_flag=True, help="Every figure.")
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), default=Path("figures/data"), show_default=True)
@@ -341,7 +341,7 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
 @ROOT
 @JSON
 @DRY
-def figures(
+def draw_figures(
     name: tuple[str, ...],
     all_: bool,
     data_dir: Path,
@@ -357,20 +357,20 @@ def figures(
 
     For figures that are named it also tells the commands whose runs fill their gaps; --dry-run tells these alone.
     """
-    from hardlab import figures as book
+    from hardlab import figures
 
     if list_:
-        _echo(as_json, "\n".join(book.FIGURES), list(book.FIGURES))
+        _echo(as_json, "\n".join(figures.FIGURES), list(figures.FIGURES))
         return
     with usage():
-        names = list(book.FIGURES) if all_ else [book.find(n) for n in name]
+        names = list(figures.FIGURES) if all_ else [figures.find(n) for n in name]
     if add and runs_dir is None:
         raise click.UsageError("--add keeps rows beside those that --from RUNS collects: give --from too.")
     if not names:
         raise click.UsageError("Name a figure, or --all; `hardlab figures --list` lists them.")
     if dry_run:
         first = f"collect {data_dir} from {runs_dir}, then " if runs_dir else ""
-        gaps = {n: book.gaps(n, data_dir) for n in names}
+        gaps = {n: figures.gaps(n, data_dir) for n in names}
         todo = {"figures": names, "data": str(data_dir), "out": str(out), "from": runs_dir and str(runs_dir)}
         _echo(as_json, f"would {first}draw {', '.join(names)} into {out}\n{_gaps(gaps)}".strip(), todo | {"gaps": gaps})
         return
@@ -382,8 +382,8 @@ def figures(
             make_folder(out)  # which tells why it cannot, before the minutes that collecting takes
         tables.collect(runs_dir, data_dir, root=root, add=add)
     _there(data_dir)
-    drawn = [str(path) for n in names for path in book.draw(n, data_dir, out)]
-    told = "" if all_ or as_json else _gaps({n: book.gaps(n, data_dir) for n in names})
+    drawn = [str(path) for n in names for path in figures.draw(n, data_dir, out)]
+    told = "" if all_ or as_json else _gaps({n: figures.gaps(n, data_dir) for n in names})
     _echo(as_json, "\n".join([*drawn, *([told] if told else [])]), drawn)
 
 
@@ -401,14 +401,14 @@ def _gaps(gaps: dict[str, list[str]]) -> str:
     return "\n".join("\n  ".join(told) for told in lines)
 
 
-@cli.command()
+@cli.command("claims")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--paper", default=None, help="Only of one paper: hexa, hvs, hnssl, adco or ppcl.")
 @click.option("--verdict", default=None, help="Only those whose verdict begins so, e.g. reproduced or needs.")
 @click.option("--why", is_flag=True, help="Also the reason of each verdict, and its runs.")
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), default=Path("figures/data"), show_default=True)
 @JSON
-def claims(
+def judge_claims(
     ids: tuple[str, ...], paper: str | None, verdict: str | None, why: bool, data_dir: Path, as_json: bool
 ) -> None:
     """What the papers state that a run can test, and the verdict that the collected rows give: all, or those named.
@@ -416,39 +416,39 @@ def claims(
     The verdict is computed: a 95 % interval over seeds against the claim's threshold.
     """
     from hardlab import registry
-    from hardlab.analysis import claims as ledger
+    from hardlab.analysis import claims
 
     with usage():
-        if paper is not None and paper not in ledger.PAPERS:
-            raise registry.unknown("paper", paper, ledger.PAPERS)
-        if verdict is not None and not any(v.startswith(verdict) for v in ledger.VERDICTS):
-            raise registry.unknown("verdict", verdict, ledger.VERDICTS)
-        for name in set(ids) - {c.id for c in ledger.load()}:
-            raise registry.unknown("claim", name, [c.id for c in ledger.load()])
+        if paper is not None and paper not in claims.PAPERS:
+            raise registry.unknown("paper", paper, claims.PAPERS)
+        if verdict is not None and not any(v.startswith(verdict) for v in claims.VERDICTS):
+            raise registry.unknown("verdict", verdict, claims.VERDICTS)
+        for name in set(ids) - {c.id for c in claims.load()}:
+            raise registry.unknown("claim", name, [c.id for c in claims.load()])
     _there(data_dir)
-    wanted = [c for c in ledger.load() if paper in (None, c.paper) and (not ids or c.id in ids)]
-    found = ledger.verdicts(data_dir, wanted)
+    wanted = [c for c in claims.load() if paper in (None, c.paper) and (not ids or c.id in ids)]
+    found = claims.verdicts(data_dir, wanted)
     found = found[found["verdict"].str.startswith(verdict or "")]
     rows = found.astype(object).where(found.notna(), None).to_dict("records")
-    _echo(as_json, ledger.describe(found, why=why), rows)
+    _echo(as_json, claims.describe(found, why=why), rows)
 
 
-@cli.command()
+@cli.command("report")
 @RUNG
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Default: out/RUNG.")
 @click.option("--readme", is_flag=True, help="Rewrite the results block of README.md from figures/data instead.")
 @JSON
 @DRY
-def report(rung: str, out: Path | None, readme: bool, as_json: bool, dry_run: bool) -> None:
+def build_report(rung: str, out: Path | None, readme: bool, as_json: bool, dry_run: bool) -> None:
     """Build the HTML report of a rung's output, or the README's table of results."""
     folder = out or Path("out") / rung
     if dry_run:
         target = "README.md" if readme else str(folder / "report.html")
         _echo(as_json, f"would write {target}", {"would_write": target})
         return
-    from hardlab.workbook import report as book
+    from hardlab.workbook import report
 
-    written = str(book.readme_table() if readme else book.build(folder))
+    written = str(report.readme_table() if readme else report.build(folder))
     _echo(as_json, written, {"written": written})
 
 
@@ -472,26 +472,26 @@ def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, d
     sys.exit(workflow.reproduce(rung, overrides, claims=claims, cores=cores, dry_run=dry_run))
 
 
-@cli.command()
+@cli.command("doctor")
 @JSON
 @click.option("--matrix", is_flag=True, help="Print which strategy goes with which method instead, and why not.")
-def doctor(as_json: bool, matrix: bool) -> None:
+def examine_installation(as_json: bool, matrix: bool) -> None:
     """Say what this machine has, what hardlab can use of it, and what is missing."""
-    from hardlab.workbook import doctor as check
+    from hardlab.workbook import doctor
 
     if matrix:
-        pairs = check.matrix()
-        _echo(as_json, check.describe_matrix(pairs), pairs)
+        pairs = doctor.matrix()
+        _echo(as_json, doctor.describe_matrix(pairs), pairs)
         return
-    found = check.examine()
-    _echo(as_json, check.describe(found), found)
-    sys.exit(0 if check.healthy(found) else 1)
+    found = doctor.examine()
+    _echo(as_json, doctor.describe(found), found)
+    sys.exit(0 if doctor.healthy(found) else 1)
 
 
-@cli.command()
+@cli.command("check")
 @click.argument("file", type=click.Path(path_type=Path))
 @JSON
-def check(file: Path, as_json: bool) -> None:
+def check_file(file: Path, as_json: bool) -> None:
     """Say which contracts hold of the methods and strategies that FILE defines, e.g. `hardlab check my_strategy.py`.
 
     Exit status 1 where one is broken.

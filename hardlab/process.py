@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from hardlab import config, files, runs, train
+from hardlab import config, files, run_folder, train
 from hardlab.config import Run
 from hardlab.stopping import STOPPED, Stopped
 from hardlab.types import HardlabError
@@ -48,7 +48,7 @@ def launch(
     config.threads(threads)
     runs_dir = Path(runs_dir)
     with suppress(files.DamagedFile):  # of which the process says more
-        if not anew and train.finished(runs.manifest(runs_dir / run.id), run, root):
+        if not anew and train.finished(run_folder.manifest(runs_dir / run.id), run, root):
             return runs_dir / run.id
     command = [sys.executable, "-m", "hardlab.process", "--runs", str(runs_dir), "--device", device]
     command += ["--root", str(root)] if root is not None else []

@@ -56,7 +56,7 @@ BACKBONES = {
     "vit_tiny": "hardlab.nets:vit_tiny",
     "vit_small": "hardlab.nets:vit_small",
     "vit_base": "hardlab.nets:vit_base",
-    "biggan": "hardlab.gan:Trunk",
+    "biggan": "hardlab.biggan:Trunk",
 }
 TABLES: dict[str, dict[str, str]] = {
     "method": METHODS,

@@ -14,10 +14,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from hardlab import build, checkpoint, health, machine, meters, optim, runs, stopping
+from hardlab import build, checkpoint, health, machine, meters, optim, run_folder, stopping
 from hardlab.config import Run
 from hardlab.data import Images
-from hardlab.evaluate.run import monitor
+from hardlab.evaluate.runner import monitor
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player, Step
 from hardlab.stopping import Stopped
@@ -102,7 +102,7 @@ class Session:
         """Put back what ``dump`` gave. Raises OtherImages, and HardlabError or any other for what it did not give."""
         if saved["config_hash"] != self.run.hash:
             raise HardlabError("it belongs to another configuration; it is left alone.")
-        runs.check_images(self.run.id, saved.get("data", {}), self.data)
+        run_folder.check_images(self.run.id, saved.get("data", {}), self.data)
         if not 0 <= saved["step"] <= self.total:
             raise HardlabError(f"its step is {saved['step']}, and the run has {self.total}.")
         self.method.load_state_dict(saved["method"])
@@ -123,7 +123,7 @@ class Session:
 
 def open(
     run: Run,
-    folder: runs.Folder | None = None,
+    folder: run_folder.Folder | None = None,
     *,
     data: Images | None = None,
     root: str | Path | None = None,
@@ -161,7 +161,7 @@ def open(
         session.checkpoints = folder.checkpoints
         session.precision = folder.manifest.get("precision", here)
         if checkpoint.found(folder.checkpoints):  # without one it starts, on whatever images there are
-            runs.check_images(run.id, folder.manifest.get("data", {}), data)
+            run_folder.check_images(run.id, folder.manifest.get("data", {}), data)
         found = checkpoint.newest(folder.checkpoints, session.restore)
         if found is not None:
             for complaint in found[2]:
@@ -292,8 +292,8 @@ def train(
 ) -> Path:
     """Train ``run`` to its end in ``runs_dir/<id>``, from the newest whole checkpoint there; returns that folder.
 
-    A finished run is found and returned at once; a run's parent is trained first. ``runs.OtherImages`` where the run
-    that is there was trained on other images than its data set holds now. Ctrl-C, SIGTERM and SIGUSR1 save and
+    A finished run is found and returned at once; a run's parent is trained first. ``run_folder.OtherImages`` where the
+    run that is there was trained on other images than its data set holds now. Ctrl-C, SIGTERM and SIGUSR1 save and
     raise ``Stopped``. A loss or gradient that is not finite ends the run before anything of it is logged or saved.
     wait: where another process trains this very run, wait for it instead of raising; so a parent that several runs
     start from is trained once. anew: start a new run, and set the one that is there aside, a parent only where its
@@ -304,12 +304,12 @@ def train(
         again: dict[str, Any] = {"root": root, "device": device, "say": say, "wait": True}
         try:
             parent = train(run.parent, runs_dir, **again)
-        except runs.OtherImages:
+        except run_folder.OtherImages:
             if not anew:
                 raise
             parent = train(run.parent, runs_dir, **again, anew=True)
     with stopping.requests() as asked:
-        folder = runs.Folder(runs_dir, run, _patience(run, say, asked) if wait else None)
+        folder = run_folder.Folder(runs_dir, run, _patience(run, say, asked) if wait else None)
         try:
             if anew and (aside := folder.set_aside()):
                 say(f"{run.id}: starts anew; what was there is in {aside}.")
@@ -327,11 +327,11 @@ def train(
                 _loop(session, folder, root, say, asked)
             except Stopped:
                 if folder.manifest:
-                    folder.update(state="stopped", ended=runs.now())
+                    folder.update(state="stopped", ended=run_folder.now())
                 raise
             except Exception as e:
                 if folder.manifest:
-                    folder.update(state="failed", ended=runs.now(), error=str(e))
+                    folder.update(state="failed", ended=run_folder.now(), error=str(e))
                 raise
         finally:
             folder.close()
@@ -339,7 +339,7 @@ def train(
 
 
 def finished(manifest: Mapping[str, Any] | None, run: Run, root: str | Path | None = None, say: Say = say) -> bool:
-    """Whether a run is done, of the images that its data set holds now. Raises ``runs.OtherImages`` for others.
+    """Whether a run is done, of the images that its data set holds now. Raises ``run_folder.OtherImages`` for others.
 
     Images that are not here any more cannot be compared, which is said.
     """
@@ -350,7 +350,7 @@ def finished(manifest: Mapping[str, Any] | None, run: Run, root: str | Path | No
     except HardlabError as e:
         say(f"{run.id}: its images could not be compared with those that it was trained on: {e}")
         return True
-    runs.check_images(run.id, manifest.get("data", {}), images)
+    run_folder.check_images(run.id, manifest.get("data", {}), images)
     return True
 
 
@@ -370,7 +370,7 @@ def _patience(run: Run, say: Say, asked: list[int]) -> Callable[[], None]:
     return wait
 
 
-def _begin(s: Session, folder: runs.Folder, parent: Path | None, say: Say) -> None:
+def _begin(s: Session, folder: run_folder.Folder, parent: Path | None, say: Say) -> None:
     """Forget what was logged after the checkpoint, and write the manifest."""
     skipped = [Path(p).name for p in s.data.skipped[:20]]
     if harmed := folder.rewind(s.done):
@@ -395,11 +395,11 @@ def _begin(s: Session, folder: runs.Folder, parent: Path | None, say: Say) -> No
         say(f"{s.run.id}: left out {len(s.data.skipped)} broken images, first {', '.join(s.data.skipped[:3])}.")
 
 
-def _loop(s: Session, folder: runs.Folder, root: str | Path | None, say: Say, asked: list[int]) -> None:
+def _loop(s: Session, folder: run_folder.Folder, root: str | Path | None, say: Say, asked: list[int]) -> None:
     """Steps to the end of the run, with its logs and checkpoints."""
     run, logs = s.run, s.run.logs
     rate = meters.Rate(s.total - s.done, run.batch_size)
-    signs = health.Monitor(runs.metrics(folder.path))
+    signs = health.Monitor(run_folder.metrics(folder.path))
     folder.update(health=signs.alarms)
     for epoch in range(s.done // s.per_epoch, run.epochs):
         if s.done % s.per_epoch == 0:
@@ -441,11 +441,11 @@ def _loop(s: Session, folder: runs.Folder, root: str | Path | None, say: Say, as
         _save(s, folder)
     folder.update(
         state="done",
-        ended=runs.now(),
+        ended=run_folder.now(),
         epochs_done=run.epochs,
         steps_done=s.done,
         images_per_s=round(rate.images_per_s(), 2),
-        peak_memory_mb=round(runs.peak_memory_mb(s.device), 1),
+        peak_memory_mb=round(run_folder.peak_memory_mb(s.device), 1),
     )
     ill = ", ".join(f"{a['rule']} (step {a['step']})" for a in signs.alarms)
     say(f"{run.id}: done, {s.done} steps." + (f" Its health: {ill}; see its manifest." if ill else ""))
@@ -479,7 +479,7 @@ def _epoch_row(s: Session, now: Step) -> dict[str, Any]:
         "terms": means,
         "lr": now.rates,
         "seconds": {part: round(seconds, 4) for part, seconds in s.epoch.seconds.items()},
-        "peak_memory_mb": round(runs.peak_memory_mb(s.device), 1),
+        "peak_memory_mb": round(run_folder.peak_memory_mb(s.device), 1),
     }
 
 
@@ -497,7 +497,7 @@ def _monitor(s: Session, root: str | Path | None) -> float:
     return monitor(next(iter(s.method.networks().values())), s.look, s.data, test, s.precision)
 
 
-def _save(s: Session, folder: runs.Folder) -> None:
+def _save(s: Session, folder: run_folder.Folder) -> None:
     s.check()
     folder.flush_views(s.done)
     folder.snapshot("method", s.done, s.method.snapshot(s.data, s.look))
@@ -506,7 +506,7 @@ def _save(s: Session, folder: runs.Folder) -> None:
     checkpoint.save(folder.checkpoints, s.done, s.dump(), s.run.logs.keep)
 
 
-def _stop(s: Session, folder: runs.Folder, say: Say) -> NoReturn:
+def _stop(s: Session, folder: run_folder.Folder, say: Say) -> NoReturn:
     _save(s, folder)
     say(f"{s.run.id}: asked to stop, saved at step {s.done} of {s.total}; the same command goes on from here.")
     raise Stopped

@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "HARDLAB_TEST_DATA" not in os.environ:
         skips["data"] = pytest.mark.skip(reason="HARDLAB_TEST_DATA names no data root with the real data sets")
     for item in items:
-        for name in skips.keys() & item.keywords.keys():
+        for name in skips.keys() & {mark.name for mark in item.iter_markers()}:  # keywords have the folders' names too
             item.add_marker(skips[name])
 
 

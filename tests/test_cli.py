@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hardlab import cli, runs
+from hardlab import cli, run_folder
 
 QUICK = ["data.name=digits", "backbone.width=8", "epochs=1", "batch_size=256", "method.dim=16"]
 
@@ -167,7 +167,7 @@ def test_a_run_trains_is_evaluated_and_is_found_again_from_the_command_line(tmp_
     first = call("pretrain", "simsiam-hvs", *QUICK, *where)
     assert first.exit_code == 0, first.output
     path = first.output.strip().splitlines()[-1]
-    assert runs.manifest(tmp_path / path.rsplit("/", 1)[1])["state"] == "done"
+    assert run_folder.manifest(tmp_path / path.rsplit("/", 1)[1])["state"] == "done"
     rows = json.loads(call("evaluate", path, "--protocol", "knn", "--pixels", "--json").output)
     assert {r["features"] for r in rows} == {"backbone", "pixels"}
     assert all(0 <= r["value"] <= 1 and r["run"] in path for r in rows)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from steps import forward, looked
 
-from hardlab import contracts, recipes, registry, runs, train
+from hardlab import contracts, recipes, registry, run_folder, train
 from hardlab.hard.base import Hard
 from hardlab.types import HardlabError
 
@@ -65,7 +65,7 @@ def test_three_strategies_that_act_at_three_places_train_together(tmp_path):
     hard = [{"name": "hvs"}, {"name": "adversarial"}, {"name": "adco", "options": contracts.small("strategy", "adco")}]
     quick = {"data": {"name": "digits", "fraction": 0.1}, "epochs": 1, "batch_size": 64, "precision": "fp32"}
     run = recipes.recipe("moco", "smoke", quick | {"backbone.width": 8, "hard": hard, "logs.step_every": 1})
-    steps = runs.metrics(train.train(run, tmp_path, device="cpu", say=lambda line: None), "step")
+    steps = run_folder.metrics(train.train(run, tmp_path, device="cpu", say=lambda line: None), "step")
     assert {"base", "adversarial"} <= steps[-1]["terms"].keys()
     assert steps[-1]["lr"].keys() == {"learner", "negatives"}
 

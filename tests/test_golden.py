@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hardlab import recipes, registry, runs, train
+from hardlab import recipes, registry, run_folder, train
 
 TRACES = Path(__file__).with_name("golden.json")
 SYSTEMS = (
@@ -79,7 +79,7 @@ def trace(name, runs_dir, changes=None):
         small["backbone.width"] = 32
     with double_precision():
         path = train.train(run.with_(small | (changes or {})), Path(runs_dir), device="cpu", say=lambda line: None)
-    steps = runs.metrics(path, "step")[:STEPS]
+    steps = run_folder.metrics(path, "step")[:STEPS]
     rows = [step["terms"] | {key: step[key] for key in LOGGED.get(name, ())} for step in steps]
     return {key: [row.get(key) for row in rows] for key in sorted(set().union(*rows))}
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from functools import cache
-from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
+from imports import ROOT, at_load, imports, module_of
 
-ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "hardlab").rglob("*.py"))
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # where a distribution's name is not the name to import
 
@@ -28,41 +27,10 @@ def ranks() -> dict[str, int]:
     return {name: rank for rank, group in enumerate(groups) for name in group}
 
 
-def module_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
 def layer_of(module: str) -> str | None:
     """The layer that a module of hardlab belongs to; None for the package itself and for other packages."""
     parts = module.split(".")
     return parts[1] if parts[0] == "hardlab" and len(parts) > 1 else None
-
-
-def imports(path: Path, tree: ast.AST) -> Iterator[str]:
-    """Every module that a piece of code names in an import, at any depth, as an absolute name."""
-    package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), package)
-            yield from (f"{base}.{alias.name}" if base == "hardlab" else base for alias in node.names)
-
-
-def at_load(path: Path) -> Iterator[str]:
-    """The modules that importing this file imports: not those inside functions, nor those for type checkers only."""
-    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            waiting += node.orelse
-            continue
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield from imports(path, node)
-        waiting += ast.iter_child_nodes(node)
 
 
 def test_every_module_has_a_place_in_the_order_of_the_layers() -> None:
@@ -105,6 +73,20 @@ def test_the_training_core_loads_only_the_core_dependencies() -> None:
     assert len(core) > 10
     found = {(module_of(p), module) for p in core for module in at_load(p) if module.split(".")[0] not in allowed}
     assert found == set(), "these belong inside the function that needs them, or not into the core"
+
+
+def test_no_module_is_hidden_by_something_else_of_its_name() -> None:
+    modules = {name: importlib.import_module(name) for name in map(module_of, FILES)}
+    places = [(name.rpartition("."), module) for name, module in modules.items() if "." in name]
+    hidden = [f"{home}.{own}" for (home, _, own), module in places if getattr(modules[home], own) is not module]
+    assert hidden == [], "importing these from their package gives something else than the module"
+
+
+def test_the_folders_of_tests_are_the_packages_of_hardlab() -> None:
+    packages = {path.parent.name for path in (ROOT / "hardlab").glob("*/__init__.py")}
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders - packages == {"benchmarks", "faults"}
+    assert packages - folders == {"recipes"}, "its recipes are tested by what they make"
 
 
 def test_loading_the_registry_loads_no_entry_of_it() -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import hardlab
-from hardlab import build, cli, contracts, recipes, registry, runs, signatures, train
+from hardlab import build, cli, contracts, recipes, registry, run_folder, signatures, train
 from hardlab.hard.base import Hard
 from hardlab.hard.hvs import HVS
 from hardlab.types import HardlabError
@@ -131,14 +131,14 @@ def test_hardlab_train_takes_a_strategy_as_made_and_the_manifest_has_its_source(
     made = registry.find("strategy", "louder")
     say = []
     path = hardlab.train(smoke(), tmp_path / "runs", hard=[made(weight=0.25), "hvs"], device="cpu", say=say.append)
-    about = runs.manifest(path)
+    about = run_folder.manifest(path)
     assert about["state"] == "done"
     first, second = about["config"]["hard"]
     assert first == {"name": "louder", "options": {"weight": 0.25}, "source": registry.source("strategy", "louder")}
     assert second == {"name": "hvs", "options": {}}
-    last = runs.metrics(path, "epoch")[-1]
+    last = run_folder.metrics(path, "epoch")[-1]
     assert last["terms"]["louder"] == pytest.approx(last["terms"]["base"])
-    assert runs.open_run(path)[0].hard[0].name == "louder"
+    assert run_folder.open_run(path)[0].hard[0].name == "louder"
 
 
 def test_hardlab_train_equals_the_same_run_from_the_registry(tmp_path):
@@ -146,7 +146,7 @@ def test_hardlab_train_equals_the_same_run_from_the_registry(tmp_path):
     by_object = hardlab.train(smoke(), tmp_path / "a", hard=[HVS(draws=3)], **quiet)
     by_name = train.train(smoke(hard=[{"name": "hvs", "options": {"draws": 3}}]), tmp_path / "b", **quiet)
     assert by_object.name == by_name.name
-    rows = [[r["terms"] for r in runs.metrics(p, "epoch")] for p in (by_object, by_name)]
+    rows = [[r["terms"] for r in run_folder.metrics(p, "epoch")] for p in (by_object, by_name)]
     assert rows[0] == rows[1]
 
 
@@ -155,7 +155,7 @@ def test_a_run_whose_code_is_not_loaded_says_how_to_load_it(louder, tmp_path):
     path = hardlab.train(smoke(), tmp_path / "runs", hard=["louder"], device="cpu", say=lambda line: None)
     del registry.HARD["louder"]
     with pytest.raises(HardlabError, match=r"'louder' is code of a reader's own that is not loaded here.*--code FILE"):
-        runs.open_run(path)
+        run_folder.open_run(path)
 
 
 def test_a_class_of_a_notebook_cell_is_known_by_its_own_text_alone(tmp_path):

@@ -7,10 +7,9 @@ import sys
 import time
 
 import pytest
-from resuming import learned, same
-from test_train import quick
+from resuming import learned, quick, same
 
-from hardlab import process, runs, stopping, train
+from hardlab import process, run_folder, stopping, train
 from hardlab.types import HardlabError
 
 
@@ -43,10 +42,10 @@ def test_a_signal_ends_the_process_with_75_and_the_same_command_goes_on_exactly(
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     child.stdin.write(json.dumps(run.model_dump(mode="json")))
     child.stdin.close()
-    while runs.manifest(tmp_path / run.id) is None:
+    while run_folder.manifest(tmp_path / run.id) is None:
         assert child.poll() is None
         time.sleep(0.01)
     child.send_signal(number)
     assert child.wait(60) == stopping.STOPPED
-    assert runs.manifest(tmp_path / run.id)["state"] == "stopped"
+    assert run_folder.manifest(tmp_path / run.id)["state"] == "stopped"
     assert same(learned(process.launch(run, tmp_path, threads=1)), never_stopped)

@@ -6,7 +6,7 @@ from resuming import learned, same
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hardlab import recipes, runs, train
+from hardlab import recipes, run_folder, train
 from hardlab.hard.base import Hard
 
 QUICK = {
@@ -115,7 +115,7 @@ def test_a_session_that_is_stepped_by_hand_is_the_run_that_is_trained(tmp_path):
     for _ in range(session.run.epochs):
         session.epoch.clear()
         losses += [float(train.step(session, batch).out.loss.detach().mean()) for batch in session.batches()]
-    assert losses == [row["loss"] for row in runs.metrics(path, "step")]
+    assert losses == [row["loss"] for row in run_folder.metrics(path, "step")]
     ours, theirs = session.dump(), learned(path)
     assert all(same(ours[key], theirs[key]) for key in theirs if key != "sums")  # where the seconds of on_epoch are
 

@@ -10,12 +10,12 @@ from click.testing import CliRunner
 from PIL import Image
 from resuming import learned, same, stopping_at
 
-from hardlab import build, checkpoint, config, data, files, meters, process, recipes, runs, stopping, train
+from hardlab import build, checkpoint, config, data, files, meters, process, recipes, run_folder, stopping, train
 from hardlab.analysis import hardness, negatives
 from hardlab.analysis.catalog import Catalog
 from hardlab.cli import cli
-from hardlab.evaluate.run import evaluate_run
-from hardlab.runs import OtherImages
+from hardlab.evaluate.runner import evaluate_run
+from hardlab.run_folder import OtherImages
 from hardlab.workbook import plan, workflow
 
 QUICK = {"backbone": {"name": "tiny", "options": {"width": 8}}, "epochs": 3, "batch_size": 8, "augment.size": 24}
@@ -61,12 +61,12 @@ def test_a_run_whose_folder_grew_does_not_go_on_and_nothing_of_it_is_touched(pic
         train.train(run, folder, say=quiet)
     monkeypatch.undo()
     before = {p: p.read_bytes() for p in (folder / run.id).rglob("*") if p.is_file() and p.name != "manifest.json"}
-    digest = runs.manifest(folder / run.id)["data"]["digest"]
+    digest = run_folder.manifest(folder / run.id)["data"]["digest"]
     fill(pictures, 10, start=50)
     with pytest.raises(OtherImages, match=rf"{run.id} {REFUSED}") as told:
         train.train(run, folder, say=quiet)
     assert "44 images, not 24" in str(told.value) and "\n" not in str(told.value)
-    assert runs.manifest(folder / run.id)["data"]["digest"] == digest
+    assert run_folder.manifest(folder / run.id)["data"]["digest"] == digest
     assert before == {p: p.read_bytes() for p in before}
 
 
@@ -96,7 +96,7 @@ def test_a_finished_run_is_neither_found_again_nor_measured_once_its_images_chan
         lambda: process.launch(run, folder),
         lambda: evaluate_run(path, ["knn"]),
         lambda: evaluate_run(path, ["knn"], options={"fraction": 0.5}),
-        lambda: runs.open_whole(path),
+        lambda: run_folder.open_whole(path),
         lambda: hardness.losses(path, [0, 1]),
     ):
         with pytest.raises(OtherImages, match=rf"{path.name} {REFUSED}"):
@@ -131,7 +131,7 @@ def test_anew_starts_a_new_run_and_keeps_the_old_one_aside(pictures, tmp_path):
     aside = folder / ".replaced" / f"{run.id}-1"
     assert str(aside) in said[0]
     assert old == {p.relative_to(aside): p.read_bytes() for p in aside.rglob("*") if p.is_file()}
-    assert runs.manifest(path)["data"]["count"] == 32
+    assert run_folder.manifest(path)["data"]["count"] == 32
     assert list(Catalog(folder).manifests) == [run.id]  # the old one is in nobody's table
     expected = train.train(run, tmp_path / "elsewhere", say=quiet)
     assert same(learned(path), learned(expected))
@@ -166,7 +166,7 @@ def test_a_parent_on_other_images_is_refused_and_trained_anew_with_its_child(pic
     with pytest.raises(OtherImages, match=run.parent.id):
         train.train(run, folder, say=quiet)
     path = train.train(run, folder, say=quiet, anew=True)
-    counts = {runs.manifest(p)["data"]["count"] for p in (path, folder / run.parent.id)}
+    counts = {run_folder.manifest(p)["data"]["count"] for p in (path, folder / run.parent.id)}
     assert counts == {32}
     train.train(run, folder, say=quiet, anew=True)
     asides = sorted(p.name for p in (folder / ".replaced").iterdir())
@@ -187,7 +187,7 @@ def test_a_built_in_set_that_is_drawn_otherwise_is_other_images_too(tmp_path, mo
 def test_the_negatives_of_a_run_are_not_laid_beside_other_images(tmp_path, pictures):
     run = on(pictures, "moco", **{"method.queue": 16, "epochs": 1})
     path = train.train(run, tmp_path / "runs", say=quiet)
-    step = runs.manifest(path)["steps_done"]
+    step = run_folder.manifest(path)["steps_done"]
     assert len(negatives.reals(path, step, 5).vectors)
     repaint(pictures / "train" / "b" / "003.bmp")
     with pytest.raises(OtherImages):
@@ -236,10 +236,10 @@ def test_the_workbook_does_not_take_a_run_of_other_images_for_done(pictures, tmp
 
 def test_a_run_that_saved_nothing_yet_starts_on_the_images_that_are_there(pictures, tmp_path):
     run, folder = on(pictures), tmp_path / "runs"
-    held = runs.Folder(folder, run)
+    held = run_folder.Folder(folder, run)
     held.begin(build.device("cpu"), "fp32", {"name": "x", "count": 1, "digest": "0" * 64}, None, {})
     held.close()
-    assert runs.manifest(train.train(run, folder, say=quiet))["data"]["count"] == 24
+    assert run_folder.manifest(train.train(run, folder, say=quiet))["data"]["count"] == 24
 
 
 def test_the_digest_of_files_is_of_what_they_hold_and_is_read_once(tmp_path, monkeypatch):
@@ -265,8 +265,8 @@ def test_a_damaged_manifest_is_no_reason_to_lose_a_run_and_stays_beside_the_new_
     path, said = tmp_path / "runs" / run.id, []
     (path / "manifest.json").write_bytes(b'{"id": ')
     with pytest.raises(files.DamagedFile, match=r"manifest.json"):
-        runs.manifest(path)
+        run_folder.manifest(path)
     assert train.train(run, tmp_path / "runs", say=said.append) == path
     assert "manifest.json" in said[0] and (path / "manifest.json.damaged").read_bytes() == b'{"id": '
-    assert runs.manifest(path)["state"] == "done" and same(learned(path), learned(whole))
+    assert run_folder.manifest(path)["state"] == "done" and same(learned(path), learned(whole))
     assert checkpoint.newest(path / "checkpoints")[2] == []

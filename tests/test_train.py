@@ -7,28 +7,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from resuming import learned, rows, same, stopping_at, whole_and_parts
+from resuming import learned, quick, rows, same, stopping_at, whole_and_parts
 
-from hardlab import build, checkpoint, config, meters, recipes, runs, stopping, train
+from hardlab import build, checkpoint, config, meters, run_folder, stopping, train
 from hardlab.types import HardlabError
 from hardlab.views import PARAMS
 
-QUICK = {
-    "data": {"name": "digits"},
-    "backbone": {"name": "tiny", "options": {"width": 8}},
-    "epochs": 2,
-    "batch_size": 256,
-    "logs.step_every": 1,
-    "logs.views_every": 2,
-    "logs.views_rows": 16,
-    "logs.checkpoint_every": 1,
-}
 LONGER = ("simsiam", "simclr", "simclr-hvs", "simsiam-hvs-static", "moco", "byol", "supervised", "simclr-dd")
 ARMS = ["simsiam-hvs", *(pytest.param(name, marks=pytest.mark.slow) for name in LONGER)]
-
-
-def quick(name="simsiam-hvs", **more):
-    return recipes.recipe(name, "smoke", QUICK | more)
 
 
 def views(path):
@@ -67,7 +53,7 @@ def test_what_was_logged_after_the_last_checkpoint_is_logged_once_after_a_crash(
 def test_the_view_log_holds_every_candidate_once_and_marks_the_one_that_was_trained_on(name, pairs, tmp_path):
     path = train.train(quick(name), tmp_path)
     log = views(path).to_pandas()
-    steps = runs.manifest(path)["steps_done"]
+    steps = run_folder.manifest(path)["steps_done"]
     logged = len(range(0, steps, 2))
     assert len(log) == logged * 16 * pairs
     assert {f"{s}_{p}" for s in "ab" for p in PARAMS} < set(log.columns)
@@ -86,7 +72,7 @@ def test_a_finished_run_is_found_again_without_touching_a_file(tmp_path):
 
 
 def test_the_manifest_says_what_was_run_on_what_and_how_it_ended(tmp_path):
-    m = runs.manifest(train.train(quick(), tmp_path))
+    m = run_folder.manifest(train.train(quick(), tmp_path))
     assert m["state"] == "done"
     assert m["config"]["hard"] == [{"name": "hvs", "options": {}}]
     assert m["config_hash"] == quick().hash
@@ -111,9 +97,9 @@ def test_a_run_goes_on_in_the_precision_in_which_it_began_also_on_another_machin
     file = tmp_path / "parts" / run.id / "manifest.json"
     file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "precision"}))
     parts = train.train(run, tmp_path / "parts", say=lines.append)
-    assert [runs.manifest(p)["precision"] for p in (whole, parts)] == [said[began]] * 2
-    assert runs.manifest(other)["precision"] == said["10"[int(began)]]
-    assert {runs.manifest(p)["config"]["precision"] for p in (whole, parts, other)} == {"auto"}
+    assert [run_folder.manifest(p)["precision"] for p in (whole, parts)] == [said[began]] * 2
+    assert run_folder.manifest(other)["precision"] == said["10"[int(began)]]
+    assert {run_folder.manifest(p)["config"]["precision"] for p in (whole, parts, other)} == {"auto"}
     assert same(learned(whole), learned(parts)) and rows(whole) == rows(parts)
     assert rows(whole) != rows(other)
     assert any(f"stays in {said[began]}, in which it began" in line for line in lines)
@@ -130,7 +116,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_keeps_its_precision(t
     monkeypatch.undo()
     monkeypatch.setenv("HARDLAB_BF16", "0")
     path = train.train(quick("simclr"), tmp_path, say=lambda line: None)
-    assert runs.manifest(path)["precision"] == "bf16"
+    assert run_folder.manifest(path)["precision"] == "bf16"
 
 
 def test_a_manifest_from_before_there_was_auto_tells_its_precision_by_its_configuration():
@@ -139,7 +125,7 @@ def test_a_manifest_from_before_there_was_auto_tells_its_precision_by_its_config
 
 
 def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):
-    held = runs.Folder(tmp_path, quick())
+    held = run_folder.Folder(tmp_path, quick())
     with pytest.raises(HardlabError, match="Another process"):
         train.train(quick(), tmp_path)
     held.close()
@@ -149,13 +135,13 @@ def test_a_folder_in_which_nothing_can_be_made_is_told_and_not_waited_for(tmp_pa
     (tmp_path / "file").write_text("a reader's own")
     for runs_dir in (tmp_path / "file", Path("/proc/x")):
         with pytest.raises(HardlabError, match=r"cannot be written \(.*\); name another folder for runs"):
-            runs.Folder(runs_dir, quick(), wait=lambda: None)
+            run_folder.Folder(runs_dir, quick(), wait=lambda: None)
 
 
 def test_a_parent_that_another_process_trains_is_waited_for_and_then_taken_as_it_is(tmp_path, monkeypatch):
     parent = quick("simclr", epochs=1)
     child = quick("simsiam", epochs=1).with_({"parent": parent.model_dump(mode="json")})
-    other, said = runs.Folder(tmp_path, parent), []
+    other, said = run_folder.Folder(tmp_path, parent), []
 
     def meanwhile(seconds):  # the other process ends its training while this one sleeps
         if len(said) == 1:
@@ -167,13 +153,13 @@ def test_a_parent_that_another_process_trains_is_waited_for_and_then_taken_as_it
     path = train.train(child, tmp_path, say=said.append)
     assert said[:2] == [f"{parent.id}: another process trains it; this one goes on when that is done.", "trained"]
     assert f"{parent.id}: finished before, nothing to do." in said
-    assert runs.manifest(path)["parent"] == parent.id
+    assert run_folder.manifest(path)["parent"] == parent.id
 
 
 def test_a_signal_ends_the_wait_for_another_process_as_it_ends_a_training(tmp_path, monkeypatch):
     parent = quick("simclr", epochs=1)
     child = quick("simsiam", epochs=1).with_({"parent": parent.model_dump(mode="json")})
-    held = runs.Folder(tmp_path, parent)
+    held = run_folder.Folder(tmp_path, parent)
     monkeypatch.setattr(train.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGUSR1))
     with pytest.raises(stopping.Stopped):
         train.train(child, tmp_path, say=lambda text: None)
@@ -184,7 +170,7 @@ def test_a_loss_that_is_not_a_number_stops_before_the_update(tmp_path):
     run = quick("simclr", **{"optim.lr": 1e30, "optim.warmup_epochs": 0, "epochs": 1})
     with pytest.raises(HardlabError, match=r"not finite at step \d+"):
         train.train(run, tmp_path)
-    m = runs.manifest(tmp_path / run.id)
+    m = run_folder.manifest(tmp_path / run.id)
     assert m["state"] == "failed"
     assert "not finite" in m["error"]
 
@@ -211,7 +197,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_training_goes_on_from_the_one_b
 
 def test_an_untrained_run_saves_the_network_as_initialised(tmp_path):
     path = train.train(quick("untrained", epochs=0), tmp_path)
-    run, method, m = runs.open_run(path)
+    run, method, m = run_folder.open_run(path)
     assert m["steps_done"] == 0
     torch.manual_seed(run.seed)
     assert same(dict(build.method(run).state_dict()), dict(method.state_dict()))
@@ -219,11 +205,11 @@ def test_an_untrained_run_saves_the_network_as_initialised(tmp_path):
 
 def test_every_epoch_reports_its_seconds_by_part_and_they_add_up(tmp_path):
     path = train.train(quick(), tmp_path)
-    for row in runs.metrics(path, "epoch"):
+    for row in run_folder.metrics(path, "epoch"):
         parts = row["seconds"]
         assert parts["hvs"] > 0
         assert sum(s for k, s in parts.items() if k != "total") == pytest.approx(parts["total"], abs=1e-3)
-    for row in runs.metrics(path, "step"):
+    for row in run_folder.metrics(path, "step"):
         assert {"std", "rank", "alignment", "uniformity", "lr", "terms"} <= row.keys()
 
 
@@ -237,9 +223,9 @@ def test_a_request_that_comes_while_the_images_load_stops_before_the_first_step(
     monkeypatch.setattr(build, "images", interrupted)
     with pytest.raises(stopping.Stopped):
         train.train(run, tmp_path)
-    assert runs.manifest(tmp_path / run.id) is None
+    assert run_folder.manifest(tmp_path / run.id) is None
     monkeypatch.undo()
-    assert runs.manifest(train.train(run, tmp_path))["state"] == "done"
+    assert run_folder.manifest(train.train(run, tmp_path))["state"] == "done"
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hardlab import config
 from hardlab.analysis import schema
-from hardlab.analysis.gaps import gap
+from hardlab.analysis.gap_notes import gap
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.schema import SAME
 from hardlab.config import Run

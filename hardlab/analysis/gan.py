@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from hardlab import runs
+from hardlab import run_folder
 from hardlab.errors import HardlabError
 from hardlab.files import SNAPSHOT, as_expected, read_arrays
 
@@ -88,7 +88,7 @@ def hardness(run_dir: Path | str) -> pd.DataFrame:
     real, generated: its mean loss on either part of the batch; gap: the second minus the first; then all else that the
     strategy logged, e.g. pair_cosine, of the pair in the main network's space. Raises HardlabError for other runs.
     """
-    rows = runs.metrics(Path(run_dir), "step")
+    rows = run_folder.metrics(Path(run_dir), "step")
     kept = [r for r in rows if "generated.loss_generated" in r]
     if not kept:
         raise HardlabError(f"'{run_dir}' logged no loss of generated images: runs with the strategy generated do.")

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from hardlab import build, runs
+from hardlab import build, run_folder
 from hardlab.analysis import viewlog
 from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.schema import WHO, who
@@ -37,7 +37,7 @@ def losses(
     """
     path = Path(run_dir)
     # with the strategies, which may keep what the loss needs: AdCo the negatives
-    run, method, _, images = runs.open_whole(path, root=root)
+    run, method, _, images = run_folder.open_whole(path, root=root)
     if len(rows) < 2 or min(rows) < 0 or max(rows) >= len(images):
         raise HardlabError(f"A batch for {path.name} needs at least 2 rows from 0 to {len(images) - 1}.")
     look = build.look(run)
@@ -64,7 +64,7 @@ def together(
 
     Raises HardlabError for runs that were not trained on the same images.
     """
-    seen = {Path(d).name: (runs.manifest(Path(d)) or {}).get("data", {}).get("digest") for d in run_dirs}
+    seen = {Path(d).name: (run_folder.manifest(Path(d)) or {}).get("data", {}).get("digest") for d in run_dirs}
     if len(set(seen.values())) > 1:
         raise HardlabError(f"These runs were not trained on the same images: {', '.join(seen)}.")
     return {Path(d).name: losses(d, rows, draws, seed, root) for d in run_dirs}

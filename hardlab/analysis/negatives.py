@@ -16,7 +16,7 @@ import pandas as pd
 import scipy.fft
 import torch
 
-from hardlab import build, runs
+from hardlab import build, run_folder
 from hardlab.analysis.schema import SCORES
 from hardlab.errors import HardlabError
 from hardlab.evaluate.knn import neighbours
@@ -132,9 +132,9 @@ def reals(run_dir: Path | str, step: int, count: int = 2000, root: Path | str | 
 
     Raises HardlabError where the checkpoint or the images are not there.
     """
-    run, method, about = runs.open_run(Path(run_dir), step)
+    run, method, about = run_folder.open_run(Path(run_dir), step)
     images, look = build.images(run, root=root), build.look(run)
-    runs.check_images(Path(run_dir).name, about["data"], images)
+    run_folder.check_images(Path(run_dir).name, about["data"], images)
     spread = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(np.int64)
     bank = next(b for b in banks(run_dir) if b.step == step)
     rows = np.unique(np.concatenate([bank.rows[bank.rows >= 0], spread]))

@@ -32,9 +32,9 @@ SETS: dict[str, str] = {
     "pets": "hardlab.data.images:pets",
     "cars": "hardlab.data.images:cars",
     "sun397": "hardlab.data.images:sun397",
-    "voc2007": "hardlab.data.scenes:voc2007",
-    "voc2012": "hardlab.data.scenes:voc2012",
-    "coco": "hardlab.data.scenes:coco",
+    "voc2007": "hardlab.data.annotations:voc2007",
+    "voc2012": "hardlab.data.annotations:voc2012",
+    "coco": "hardlab.data.annotations:coco",
 }
 # of balanced sets: classes, training images of each, pixels of a side; so known before anything is loaded
 BALANCED = {

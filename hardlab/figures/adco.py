@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hardlab.analysis.arms import Arm, Selection, linear
-from hardlab.analysis.gaps import gap
+from hardlab.analysis.gap_notes import gap
 from hardlab.analysis.intervals import interval
 from hardlab.figures import plots, style
 from hardlab.figures.paper import published

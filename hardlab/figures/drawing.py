@@ -15,8 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hardlab.analysis import gaps as gap_notes
-from hardlab.analysis import schema
+from hardlab.analysis import gap_notes, schema
 from hardlab.config import precision_of
 from hardlab.errors import HardlabError
 from hardlab.figures import FIGURES, TABLE, find, published_table, style

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from hardlab.analysis.arms import Arm, Selection, at_home, fullest, linear, one_protocol
-from hardlab.analysis.gaps import gap
+from hardlab.analysis.gap_notes import gap
 from hardlab.figures import plots, style
 from hardlab.figures.paper import published
 from hardlab.registry import options

@@ -13,7 +13,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from hardlab.analysis.arms import Arm, Book, Measure, Selection
-from hardlab.analysis.gaps import gap
+from hardlab.analysis.gap_notes import gap
 from hardlab.figures import style
 
 COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.SKY)

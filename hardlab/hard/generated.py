@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardlab import checkpoint, gan, losses
+from hardlab import biggan, checkpoint, losses
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player, Step, ema
@@ -65,11 +65,11 @@ class Generated(Hard):
         self.positives, self.learn, self.combine, self.weight = positives, learn, combine, weight
         self.count, self.every, self.keep, self.ascent_lr, self.d_steps = count, every, keep, ascent_lr, d_steps
         self.generator_lr, self.discriminator_lr = generator_lr, discriminator_lr
-        self.augment: Callable[[Tensor], Tensor] = gan.diffaugment if diffaugment else nn.Identity()
-        self.generator = gan.Generator(size, width, latent)
+        self.augment: Callable[[Tensor], Tensor] = biggan.diffaugment if diffaugment else nn.Identity()
+        self.generator = biggan.Generator(size, width, latent)
         self.averaged = deepcopy(self.generator).requires_grad_(False).eval()
-        trunk = gan.Trunk(size, width)
-        self.discriminator = gan.spectral(nn.Sequential(trunk, nn.Linear(trunk.dim, 1)))
+        trunk = biggan.Trunk(size, width)
+        self.discriminator = biggan.spectral(nn.Sequential(trunk, nn.Linear(trunk.dim, 1)))
 
     def install(self, method: Method) -> None:
         name = type(method).__name__
@@ -203,15 +203,15 @@ class Generated(Hard):
     def _real(self, step: Step, mirror: bool = True) -> Tensor:
         """(B,3,S,S) this step's real images in [-1,1], as a GAN sees them: half of them mirrored."""
         v, _ = step.kept[self.name]
-        x = gan.real_images(v.raw, v.sizes, step.look, self.generator.size)
+        x = biggan.real_images(v.raw, v.sizes, step.look, self.generator.size)
         return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x) if mirror else x
 
     def after_step(self, step: Step) -> None:
         if self.learn != "frozen" and self.count != 0 and self.due(step.at.step):
-            gan.iterate(self.discriminator, self.d_steps)
-            gan.iterate(self.generator, 2)
+            biggan.iterate(self.discriminator, self.d_steps)
+            biggan.iterate(self.generator, 2)
             ema(self.averaged, self.generator, self.keep, buffers=True)
-            gan.iterate(self.averaged)  # an average of unit vectors is none
+            biggan.iterate(self.averaged)  # an average of unit vectors is none
 
     # ------------------------------------------------------------------------------------------------- what it says
 
@@ -243,4 +243,4 @@ class Generated(Hard):
         return {k: float(x) for k, x in said.items()}
 
     def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
-        return gan.report({"g": self.generator, "g_ema": self.averaged}, self.generator, images, look)
+        return biggan.report({"g": self.generator, "g_ema": self.averaged}, self.generator, images, look)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hardlab import gan, losses
+from hardlab import biggan, losses
 from hardlab.data import Images
 from hardlab.methods.base import Method, Player, Step, ema
 from hardlab.numbers import Few, Momentum, Natural, Pixels, Rate, Units
@@ -49,13 +49,13 @@ class GAN(Method):
             raise HardlabError(f"gan with d_steps={d_steps}: the discriminator takes at least 1 step for each of G's.")
         if not 0 <= keep < 1:
             raise HardlabError(f"gan with keep={keep}: the share of the average that is kept is at least 0, below 1.")
-        gan.spectral(self.backbone)
-        self.head = gan.spectral(nn.Linear(self.features, 1))
-        self.generator = gan.Generator(size, width, latent)
+        biggan.spectral(self.backbone)
+        self.head = biggan.spectral(nn.Linear(self.features, 1))
+        self.generator = biggan.Generator(size, width, latent)
         self.averaged = deepcopy(self.generator).requires_grad_(False).eval()
         self.d_steps, self.generator_lr = d_steps, generator_lr
         self.keep, self.keep_from = keep, keep_from
-        self.augment = gan.diffaugment if diffaugment else nn.Identity()
+        self.augment = biggan.diffaugment if diffaugment else nn.Identity()
 
     def train(self, mode: bool = True) -> GAN:
         super().train(mode)
@@ -88,13 +88,13 @@ class GAN(Method):
         return [Player("generator", params, opt, objective, self.due)]
 
     def after_step(self, step: Step) -> None:
-        gan.iterate(self.backbone)
-        gan.iterate(self.head)
+        biggan.iterate(self.backbone)
+        biggan.iterate(self.head)
         if self.due(step.at.step):
-            gan.iterate(self.generator)
+            biggan.iterate(self.generator)
             late = (step.at.step + 1) // self.d_steps >= self.keep_from
             ema(self.averaged, self.generator, self.keep if late else 0.0, buffers=True)
-            gan.iterate(self.averaged)  # an average of unit vectors is none
+            biggan.iterate(self.averaged)  # an average of unit vectors is none
 
     def on_epoch(self, at: Progress, images: Images, look: Look) -> None:
         if look.mean != (0.5,) * 3 or look.std != (0.5,) * 3:
@@ -111,8 +111,8 @@ class GAN(Method):
             "d_real": float(real.mean()),
             "d_fake": float(fake.mean()),
             "d_spread": float(torch.cat([real, fake]).std()),
-            "g_spread": gan.spread(self.generator),
+            "g_spread": biggan.spread(self.generator),
         }
 
     def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
-        return gan.report({"g": self.generator, "g_ema": self.averaged}, self.generator, images, look)
+        return biggan.report({"g": self.generator, "g_ema": self.averaged}, self.generator, images, look)

@@ -24,8 +24,8 @@ import psutil
 
 from hardlab import registry, stopping
 from hardlab.errors import HardlabError
-from hardlab.workbook.family import Family
 from hardlab.workbook.parameters import check, read, schema
+from hardlab.workbook.process_tree import ProcessTree
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -171,8 +171,8 @@ def _run(
     scratch: Path, log: Path, stops: list[int], timeout: float | None, echo: Callable[[str], object] | None
 ) -> tuple[int, bool]:
     """The child's exit code and whether it ran out of time; nobody whom it started is left when this returns."""
-    family = Family()
-    env = family.environment() | {
+    tree = ProcessTree()
+    env = tree.environment() | {
         # nothing of the user's start-up files or kernels gets in, and no home folder is needed
         "IPYTHONDIR": str(scratch / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
@@ -186,7 +186,7 @@ def _run(
     until = math.inf if timeout is None else time.monotonic() + timeout
     with open(log, "w", encoding="utf-8") as sink, open(log, encoding="utf-8", errors="replace") as tail:
         child = subprocess.Popen(
-            [sys.executable, "-m", "hardlab.workbook.kernel", str(scratch)],
+            [sys.executable, "-m", "hardlab.workbook.papermill_child", str(scratch)],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
@@ -199,7 +199,7 @@ def _run(
             time.sleep(0.1)
         late = child.poll() is None and not stops
         # a kernel that died leaves behind what its cells started, so this is for every kind of end
-        family.end(lambda: _hosts(child), _interrupt)
+        tree.end(lambda: _hosts(child), _interrupt)
         code = child.wait()
         if echo and (new := tail.read()):
             echo(new)

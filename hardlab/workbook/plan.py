@@ -15,8 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from hardlab import config as settings
-from hardlab import recipes
+from hardlab import config, recipes
 from hardlab.analysis import claims
 from hardlab.analysis.schema import TABLES
 from hardlab.config import Run
@@ -168,7 +167,7 @@ def _runs(rung: str, overrides: Sequence[str], with_claims: bool, place: Mapping
         for seed in range(SEEDS[rung]):
             pairs = _pairs(name, rung, seed, overrides, own)
             # a changed recipe has another id, so its runs are missing and nothing else is
-            run = recipes.recipe(name, rung, settings.parse(pairs))
+            run = recipes.recipe(name, rung, config.parse(pairs))
             runs.setdefault(run.id, (run, (name, own), pairs))
             measured.setdefault(run.id, set()).update(measures)
             purposes.setdefault(run.id, []).extend([_purpose(PURPOSES[name])] if name in PURPOSES and not own else [])

@@ -22,7 +22,7 @@ from hardlab.files import write_atomic
 from hardlab.recipes import RUNGS
 from hardlab.stopping import STOPPED, requests
 from hardlab.workbook import costs, plan, progress
-from hardlab.workbook.family import Family
+from hardlab.workbook.process_tree import ProcessTree
 
 if TYPE_CHECKING:
     from hardlab.data import Images
@@ -73,7 +73,7 @@ def reproduce(
 
 
 def _check_folders(steps: Sequence[plan.Step], out: Path) -> None:
-    """Raise ``runs.OtherImages`` where a run that was done before is of a folder whose images have changed since."""
+    """Raise ``run_folder.OtherImages`` where a finished run is of a folder whose images have changed since."""
     loaded: dict[config.Data, Images] = {}
     for step in steps:
         file = out / "runs" / (step.run or "") / "manifest.json"
@@ -83,11 +83,11 @@ def _check_folders(steps: Sequence[plan.Step], out: Path) -> None:
         run = config.of(about)
         if not run.data.name.startswith("folder:"):
             continue
-        from hardlab import build, runs
+        from hardlab import build, run_folder
 
         if run.data not in loaded:
             loaded[run.data] = build.images(run)
-        runs.check_images(run.id, about["data"], loaded[run.data])
+        run_folder.check_images(run.id, about["data"], loaded[run.data])
 
 
 def _reproduce(steps: Sequence[plan.Step], cores: int, rung: str, out: Path) -> int:
@@ -140,8 +140,8 @@ def _snakemake(cores: int, out: Path, display: progress.Display) -> int:
         # ours is a lock that goes with its process; Snakemake's stays after a crash
         *("--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--keep-going"),
     ]  # fmt: skip
-    family = Family()
-    env = family.environment()
+    tree = ProcessTree()
+    env = tree.environment()
     if not os.access(Path(env.get("HOME", "/nowhere")), os.W_OK):
         env["XDG_CACHE_HOME"] = str(out.absolute() / ".snakemake" / "cache")
     with requests() as stops:
@@ -151,7 +151,7 @@ def _snakemake(cores: int, out: Path, display: progress.Display) -> int:
             time.sleep(0.1)
             display.update()
         if stops:
-            family.end(lambda: _hosts(child), _no_more_jobs, grace=14)
+            tree.end(lambda: _hosts(child), _no_more_jobs, grace=14)
             child.wait()
             return STOPPED
     return 0 if child.returncode == 0 else 1

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from hardlab import checkpoint, recipes, runs, train
+from hardlab import checkpoint, recipes, run_folder, train
 from hardlab.analysis import hardness, shared_batch, tables, viewlog
 from hardlab.analysis.catalog import Catalog
 from hardlab.types import HardlabError
@@ -121,7 +121,7 @@ def test_the_ledger_is_every_candidate_with_its_run_and_percentile(trained: dict
 def test_the_panel_is_what_two_systems_find_hard_on_one_batch(trained: dict[str, Path], tmp_path: Path):
     catalog = Catalog(trained["adco"].parent)
     found = shared_batch.judge(catalog, batch=24, draws=4)
-    _, _, _, images = runs.open_whole(trained["adco"])
+    _, _, _, images = run_folder.open_whole(trained["adco"])
     rows = np.linspace(0, len(images) - 1, 24).round().astype(int)
     loss = {name: hardness.losses(path, rows, draws=4) for name, path in trained.items()}
     panel = hardness.panel(loss, rows)
@@ -146,7 +146,7 @@ def test_the_panel_is_what_two_systems_find_hard_on_one_batch(trained: dict[str,
 
 
 def test_a_run_with_other_options_does_not_stand_for_its_system(trained: dict[str, Path]):
-    assert AS_IT_IS(runs.manifest(trained["simsiam-hvs"])) and not AS_IT_IS(runs.manifest(trained["adco"]))
+    assert AS_IT_IS(run_folder.manifest(trained["simsiam-hvs"])) and not AS_IT_IS(run_folder.manifest(trained["adco"]))
     assert set(shared_batch._chosen(Catalog(trained["adco"].parent))["recipe"]) == {"simsiam-hvs"}
 
 

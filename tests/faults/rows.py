@@ -9,15 +9,15 @@ from __future__ import annotations
 ROWS: dict[int, tuple[str, list[str]]] = {
     1: ("resumed = never stopped, bitwise, every method and strategy", [
         "test_train.py::test_a_run_that_was_stopped_twice_ends_bitwise_like_one_that_was_not",
-        "test_adco.py::test_a_stopped_run_ends_bitwise_like_a_whole_one",
-        "test_deepcluster.py::test_a_run_that_was_stopped_in_mid_epoch_ends_bitwise_like_one_that_was_not",
-        "test_dino.py::test_a_dino_run_under_selection_that_was_stopped_in_mid_epoch_ends_bitwise_like_one_that_was_not",
-        "test_gan.py::test_a_trained_gan_is_resumed_exactly_and_its_images_are_no_constant",
-        "test_hexa.py::test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not",
-        "test_hnssl.py::test_a_stopped_run_ends_bitwise_like_a_whole_one",
-        "test_iou.py::test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not",
-        "test_ppcl.py::test_a_parent_is_trained_once_for_all_arms_and_a_stopped_arm_ends_like_one_that_was_not",
-        "test_stn.py::test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not",
+        "hard/test_adco.py::test_a_stopped_run_ends_bitwise_like_a_whole_one",
+        "methods/test_deepcluster.py::test_a_run_that_was_stopped_in_mid_epoch_ends_bitwise_like_one_that_was_not",
+        "methods/test_dino.py::test_a_dino_run_under_selection_that_was_stopped_in_mid_epoch_ends_bitwise_like_one_that_was_not",
+        "methods/test_gan.py::test_a_trained_gan_is_resumed_exactly_and_its_images_are_no_constant",
+        "hard/test_hexa.py::test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not",
+        "methods/test_hnssl.py::test_a_stopped_run_ends_bitwise_like_a_whole_one",
+        "hard/test_iou.py::test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not",
+        "hard/test_generated.py::test_a_parent_is_trained_once_for_all_arms_and_a_stopped_arm_ends_like_one_that_was_not",
+        "hard/test_stn.py::test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not",
     ]),
     2: ("two resumes, one in mid-epoch, loader workers", [
         "faults/test_02_resume.py::test_two_resumes_with_workers_repeat_and_skip_no_image",
@@ -41,26 +41,26 @@ ROWS: dict[int, tuple[str, list[str]]] = {
     ]),
     7: ("SIGTERM, SIGINT, SIGUSR1 to trainer and runner", [
         "test_process.py::test_a_signal_ends_the_process_with_75_and_the_same_command_goes_on_exactly",
-        "test_workbook_execute.py::test_a_stop_lets_training_save_ends_everybody_and_exits_75",
+        "workbook/test_execute.py::test_a_stop_lets_training_save_ends_everybody_and_exits_75",
     ]),
     8: ("a kernel is killed, a cell raises or exits", [
-        "test_workbook_execute.py::test_a_notebook_that_does_not_reach_its_end_is_failed_and_kept",
-        "test_workbook_execute.py::test_a_kernel_that_dies_and_a_limit_that_passes_leave_no_process_behind",
+        "workbook/test_execute.py::test_a_notebook_that_does_not_reach_its_end_is_failed_and_kept",
+        "workbook/test_execute.py::test_a_kernel_that_dies_and_a_limit_that_passes_leave_no_process_behind",
     ]),
     9: ("unknown, mistyped or odd parameters and tables", [
-        "test_workbook_execute.py::test_an_unknown_parameter_is_refused_with_the_nearest_name_and_nothing_is_written",
-        "test_workbook_execute.py::test_a_value_of_another_type_is_refused_with_the_name_the_value_and_the_type",
+        "workbook/test_execute.py::test_an_unknown_parameter_is_refused_with_the_nearest_name_and_nothing_is_written",
+        "workbook/test_execute.py::test_a_value_of_another_type_is_refused_with_the_name_the_value_and_the_type",
         "faults/test_fuzz.py::test_random_tables_are_read_or_refused_in_one_sentence_that_names_the_file",
     ]),
     10: ("notebooks are headless: what they hold, how they run without widgets", [
         "test_notebooks.py::test_a_notebook_is_valid_small_and_for_the_kernel_python3",
         "test_notebooks.py::test_no_cell_trains_by_itself",
-        "test_workbook_execute.py::"
+        "workbook/test_execute.py::"
         "test_a_done_notebook_has_its_files_is_skipped_and_runs_again_when_anything_changed",
     ]),
     11: ("broken and odd images, folders, annotations", [
-        "test_data.py::test_broken_files_are_skipped_counted_and_remembered",
-        "test_data.py::test_too_many_broken_files_stop_the_load_with_their_share",
+        "data/test_base.py::test_broken_files_are_skipped_counted_and_remembered",
+        "data/test_base.py::test_too_many_broken_files_stop_the_load_with_their_share",
         "faults/test_fuzz.py::test_random_folders_are_read_or_refused_in_one_sentence",
         "faults/test_fuzz.py::test_random_listings_of_coco_are_read_or_refused_in_one_sentence",
     ]),
@@ -78,8 +78,8 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         "faults/test_14_processes.py::test_one_of_several_processes_trains_and_evaluates_nothing",
     ]),
     15: ("data that do not divide: the rest of an epoch is left out, evaluation counts each image once", [
-        "test_data.py::test_the_rest_of_an_order_gives_the_rest_of_the_batches_and_all_gives_each_row_once",
-        "test_evaluate_features.py::test_features_do_not_depend_on_batch_size_or_order",
+        "data/test_base.py::test_the_rest_of_an_order_gives_the_rest_of_the_batches_and_all_gives_each_row_once",
+        "evaluate/test_features.py::test_features_do_not_depend_on_batch_size_or_order",
     ]),
     16: ("figures twice, shuffled, elsewhere", [
         "figures/test_drawing.py::test_a_figure_is_the_same_bytes_when_rows_are_shuffled_and_the_callers_style_differs",
@@ -92,11 +92,11 @@ ROWS: dict[int, tuple[str, list[str]]] = {
     ]),
     18: ("two runs into one folder", [
         "test_train.py::test_a_second_process_may_not_train_in_the_same_folder",
-        "test_workbook_workflow.py::test_two_reproductions_in_one_folder_are_refused",
+        "workbook/test_workflow.py::test_two_reproductions_in_one_folder_are_refused",
     ]),
     19: ("evaluation leaves the run as it is", [
-        "test_evaluate_run.py::test_no_protocol_changes_a_weight_or_a_statistic_of_the_run",
-        "test_evaluate_features.py::test_weights_and_statistics_are_bit_identical_and_modes_are_restored",
+        "evaluate/test_runner.py::test_no_protocol_changes_a_weight_or_a_statistic_of_the_run",
+        "evaluate/test_features.py::test_weights_and_statistics_are_bit_identical_and_modes_are_restored",
     ]),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import unprivileged
 
-from hardlab import checkpoint, recipes, runs, train
+from hardlab import checkpoint, recipes, run_folder, train
 from hardlab.types import HardlabError
 
 QUICK = {
@@ -84,14 +84,14 @@ def test_a_run_that_fills_the_disk_ends_in_a_sentence_and_goes_on_when_there_is_
             train.step = own
     assert "No space left" in str(e.value) and str(small) in str(e.value)
     assert isinstance(e.value, HardlabError), f"not a sentence of ours: {e.value!r}"
-    about = runs.manifest(small / "runs" / run.id)
+    about = run_folder.manifest(small / "runs" / run.id)
     assert about is None or about["state"] != "done"
     if leave:
         assert checkpoint.newest(small / "runs" / run.id / "checkpoints")[0]["step"] >= 4
     (small / "filler").unlink()
     done = train.train(run, small / "runs", **quiet)
-    assert runs.manifest(done)["state"] == "done"
-    steps = [r["step"] for r in runs.metrics(done, "step")]
+    assert run_folder.manifest(done)["state"] == "done"
+    steps = [r["step"] for r in run_folder.metrics(done, "step")]
     assert steps == list(range(1, 9))
     count("4 full file system", 1)
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from resuming import learned, same, stopping_at
 
-from hardlab import gan, health, meters, recipes, runs, train
+from hardlab import biggan, health, meters, recipes, run_folder, train
 from hardlab.data.base import Images
 from hardlab.hard.adco import AdCo
 from hardlab.methods.base import Method
@@ -43,8 +43,8 @@ def on_a_line(monkeypatch):
 
 
 def one_image(monkeypatch):
-    own = gan.Generator.forward
-    monkeypatch.setattr(gan.Generator, "forward", lambda self, z: own(self, z) * 0)
+    own = biggan.Generator.forward
+    monkeypatch.setattr(biggan.Generator, "forward", lambda self, z: own(self, z) * 0)
 
 
 def one_score(monkeypatch):
@@ -117,13 +117,13 @@ def test_a_forced_fault_is_said_within_the_stated_steps(case, tmp_path, monkeypa
         force(monkeypatch)
     said = []
     path = train.train(quick(name, **more), tmp_path, device="cpu", say=said.append)
-    kept = runs.manifest(path)["health"]
+    kept = run_folder.manifest(path)["health"]
     alarm = next((a for a in kept if a["rule"] == rule), None)
     assert alarm is not None, kept
     assert health.PATIENCE <= alarm["step"] <= windows * health.PATIENCE
     # in the log with the step, in the metrics, and once each
     assert [f"step {alarm['step']}," in line for line in said if alarm["sentence"] in line] == [True]
-    assert [r["sentence"] for r in runs.metrics(path, "health") if r["rule"] == rule] == [alarm["sentence"]]
+    assert [r["sentence"] for r in run_folder.metrics(path, "health") if r["rule"] == rule] == [alarm["sentence"]]
     assert f"{rule} (step {alarm['step']})" in said[-1]
     count("13 forced faults", 1)
 
@@ -135,8 +135,8 @@ OTHERS = ("simclr", "simsiam-hvs", "byol", "dino", "hnssl", "deepcluster", "hexa
 @pytest.mark.parametrize("name", [*SOME, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_a_healthy_run_raises_no_alarm_from_its_first_step_on(name, tmp_path, count):
     path = train.train(quick(name), tmp_path, device="cpu", say=lambda line: None)
-    assert len(runs.metrics(path, "step")) >= 2 * health.PATIENCE
-    assert runs.manifest(path)["health"] == []
+    assert len(run_folder.metrics(path, "step")) >= 2 * health.PATIENCE
+    assert run_folder.manifest(path)["health"] == []
     count("13 healthy runs", 1)
 
 
@@ -219,10 +219,10 @@ def test_a_run_that_was_stopped_says_the_same_at_the_same_step_as_one_that_was_n
     monkeypatch.setattr(meters.Rate, "tick", stopping_at(3))
     with pytest.raises(Stopped):
         train.train(run, tmp_path / "parts", device="cpu", say=lambda line: None)
-    assert runs.manifest(tmp_path / "parts" / run.id)["health"] == []
+    assert run_folder.manifest(tmp_path / "parts" / run.id)["health"] == []
     parts = train.train(run, tmp_path / "parts", device="cpu", say=lambda line: None)
-    assert runs.manifest(parts)["health"] == runs.manifest(whole)["health"] != []
-    assert runs.metrics(parts, "health") == runs.metrics(whole, "health")
+    assert run_folder.manifest(parts)["health"] == run_folder.manifest(whole)["health"] != []
+    assert run_folder.metrics(parts, "health") == run_folder.metrics(whole, "health")
 
 
 @pytest.mark.parametrize("name", ["moco", pytest.param("gan", marks=pytest.mark.slow)])

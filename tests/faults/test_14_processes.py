@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hardlab import machine, recipes, runs, train
-from hardlab.evaluate.run import evaluate_run
+from hardlab import machine, recipes, run_folder, train
+from hardlab.evaluate.runner import evaluate_run
 from hardlab.types import HardlabError
 
 QUICK = {
@@ -34,7 +34,7 @@ def test_a_process_that_is_alone_by_its_environment_trains(said, tmp_path, monke
     monkeypatch.setenv("WORLD_SIZE", said)
     run = recipes.recipe("simclr", "smoke", QUICK | {"batch_size": 32, "epochs": 0})
     path = train.train(run, tmp_path, device="cpu", say=lambda line: None)
-    assert runs.manifest(path)["world_size"] == 1
+    assert run_folder.manifest(path)["world_size"] == 1
 
 
 def test_a_number_that_is_none_is_no_licence_to_train():

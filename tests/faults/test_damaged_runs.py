@@ -21,12 +21,12 @@ import pytest
 import torch
 import yaml
 
-from hardlab import checkpoint, data, files, recipes, runs, train
+from hardlab import checkpoint, data, files, recipes, run_folder, train
 from hardlab.analysis import claims, gan, negatives, tables, viewlog
 from hardlab.analysis.catalog import Catalog
 from hardlab.errors import HardlabError
 from hardlab.evaluate import results
-from hardlab.evaluate.run import evaluate_run
+from hardlab.evaluate.runner import evaluate_run
 from hardlab.figures import published_table
 from hardlab.workbook import progress, report
 
@@ -131,8 +131,8 @@ def test_a_checkpoint_of_any_content_falls_back_on_the_one_before(path, record_p
         if seed % 2:
             torch.save(changed(state, rng, others), sink)
         seal(folder, step, sink.getvalue() if seed % 2 else harmed(content, rng))
-        spoken(lambda: runs.open_run(path))
-        held, said = runs.Folder(path.parent, run), []
+        spoken(lambda: run_folder.open_run(path))
+        held, said = run_folder.Folder(path.parent, run), []
         try:
             session = train.open(run, held, say=said.append)
             assert session.done == step or any(f"step-{step:08d}" in line for line in said)
@@ -158,9 +158,9 @@ def readers(path: Path) -> list:
     """Everything that reads the small files of a run."""
     folder = path.parent
     return [
-        lambda: runs.manifest(path),
-        lambda: runs.metrics(path, "epoch"),
-        lambda: runs.open_run(path),
+        lambda: run_folder.manifest(path),
+        lambda: run_folder.metrics(path, "epoch"),
+        lambda: run_folder.open_run(path),
         lambda: Catalog(folder).runs,
         lambda: Catalog(folder).results,
         lambda: Catalog(folder).curves,
@@ -206,8 +206,8 @@ def test_a_report_is_made_or_refused_by_name_whatever_a_manifest_holds(path, rec
 
 def test_a_damaged_log_does_not_keep_a_run_from_going_on_and_stays_beside_the_new_one(path, record_property):
     run, file = recipes.recipe("simsiam-hvs", "smoke", QUICK), path / "metrics.jsonl"
-    content, last, count = file.read_bytes(), max(r["step"] for r in runs.metrics(path)), 0
-    held = runs.Folder(path.parent, run)
+    content, last, count = file.read_bytes(), max(r["step"] for r in run_folder.metrics(path)), 0
+    held = run_folder.Folder(path.parent, run)
     for seed in cases(60, 1500):
         now = harmed(content, random.Random(seed))
         file.write_bytes(now)
@@ -351,4 +351,4 @@ def test_what_is_of_another_kind_is_named_with_its_value(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"kind": "epoch", "step": 3, "epoch": 0, "loss": 1.0, "seconds": null}\n')
     with pytest.raises(files.DamagedFile, match=r"metrics.jsonl' is damaged: seconds is null, not numbers"):
-        runs.metrics(tmp_path)
+        run_folder.metrics(tmp_path)

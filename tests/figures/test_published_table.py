@@ -19,7 +19,7 @@ from made_tables import (
 from matplotlib.figure import Figure
 
 from hardlab import figures
-from hardlab.analysis import gaps, schema
+from hardlab.analysis import gap_notes, schema
 from hardlab.analysis.intervals import interval
 from hardlab.evaluate.protocols import settings
 from hardlab.figures import published_table
@@ -207,7 +207,7 @@ def test_the_transfer_to_a_built_in_set_stands_in_its_cell(
 
 def test_a_run_trained_on_shapes_leaves_its_own_cell_a_gap_that_no_command_fills(tmp_path: Path) -> None:
     transferred(tmp_path, "hnssl", "linear-hnssl-transfer", "top1", "shapes")
-    with gaps.noting() as found:
+    with gap_notes.noting() as found:
         shown = texts(figures.make("hnssl_t5", tmp_path)).split("\n")
     assert "62.5" in shown and not {"50.0", "75.0"} & set(shown)
     told = [command for evaluations in found.values() for command in evaluations]

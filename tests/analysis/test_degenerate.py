@@ -7,13 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_runs import choice_log
 from sklearn.manifold import TSNE
-from test_predict import FAST, log
 
 from hardlab.analysis import gan, hardness, importance, negatives, pairs, predict, viewlog
 from hardlab.analysis.intervals import interval
-from hardlab.evaluate.detection import AveragePrecision
+from hardlab.evaluate.average_precision import AveragePrecision
 from hardlab.types import HardlabError
+
+FAST = ({"max_depth": 4, "n_estimators": 30},)  # the trees that predict
 
 
 def unit(n, d=16, seed=0):
@@ -178,7 +180,7 @@ def test_no_column_is_refused():
 
 def of_views(views, seed, images=60):
     """As ``test_predict.log``, of so many views."""
-    whole = log(images, seed, lambda iou, rng: rng.integers(6, size=len(iou)))
+    whole = choice_log(images, seed, lambda iou, rng: rng.integers(6, size=len(iou)))
     if views == 4:
         return whole
     more = [whole.assign(candidate=whole["candidate"] + 6 * k, b=whole["b"] + k) for k in (0, 1)]
@@ -217,7 +219,7 @@ def test_a_pair_that_was_chosen_too_rarely_for_the_folds_is_named(rare):
         chosen[:rare] = 5
         return chosen
 
-    logs = [log(60, 0, choose), log(60, 1, choose)]
+    logs = [choice_log(60, 0, choose), choice_log(60, 1, choose)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(HardlabError, match=rf"Pair \(2, 3\) was chosen in {rare} of 60 images .*folds \(5\)"):
@@ -226,7 +228,7 @@ def test_a_pair_that_was_chosen_too_rarely_for_the_folds_is_named(rare):
 
 @pytest.mark.parametrize(("column", "value"), [("a_height", 0.0), ("b_width", -1.0), ("a_width", np.nan)])
 def test_a_crop_without_area_has_no_overlap(column, value):
-    frame = log(5, 0, lambda iou, rng: iou.argmin(1)).drop(columns=["iou", "centre_distance", "colour_distance"])
+    frame = choice_log(5, 0, lambda iou, rng: iou.argmin(1)).drop(columns=["iou", "centre_distance", "colour_distance"])
     frame.iloc[7, frame.columns.get_loc(column)] = value
     with pytest.raises(HardlabError, match="1 of 30 pairs of the view log have a crop without area"):
         viewlog.metrics(frame)

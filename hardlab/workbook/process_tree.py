@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 
 import psutil
 
-MARK = "HARDLAB_FAMILY"
+MARK = "HARDLAB_PROCESS_TREE"
 GRACE_S = 12.0  # for a checkpoint; with the end of the hosts it stays under the 20 s that are promised
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess)
 
 
-class Family:
+class ProcessTree:
     """Whoever carries this mark in the environment, and whoever descends from one that does.
 
     A training run that a notebook's cell starts leads a process group of its own and outlives its kernel; process
@@ -26,22 +26,22 @@ class Family:
         self.mark = uuid.uuid4().hex
 
     def environment(self) -> dict[str, str]:
-        """This process's environment with the mark added; the marks of outer families stay."""
+        """This process's environment with the mark added; the marks of outer trees stay."""
         return os.environ | {MARK: ":".join(filter(None, [os.environ.get(MARK), self.mark]))}
 
     def members(self) -> dict[int, psutil.Process]:
         """All living members by process id."""
-        everybody, found = {}, set()
+        everybody, marked = {}, set()
         for p in psutil.process_iter(["ppid", "status"]):
             if p.info["status"] == psutil.STATUS_ZOMBIE:
                 continue
             everybody[p.pid] = p
             with contextlib.suppress(*_GONE):
                 if self.mark in p.environ().get(MARK, ""):
-                    found.add(p.pid)
-        while new := {pid for pid, p in everybody.items() if p.info["ppid"] in found} - found:
-            found |= new  # a descendant that cleared its environment
-        return {pid: everybody[pid] for pid in found}
+                    marked.add(p.pid)
+        while new := {pid for pid, p in everybody.items() if p.info["ppid"] in marked} - marked:
+            marked |= new  # a descendant that cleared its environment
+        return {pid: everybody[pid] for pid in marked}
 
     def end(
         self,
@@ -54,7 +54,7 @@ class Family:
         hosts: who carries the work (papermill and the kernel; Snakemake). They are not ended before the work is;
         ``nudge`` keeps them from starting more of it.
         """
-        told: set[int] = set()
+        signalled: set[int] = set()
         nudge(hosts())
         until = time.monotonic() + grace
         while work := self._work(hosts):
@@ -63,8 +63,8 @@ class Family:
                     if time.monotonic() > until:
                         p.kill()
                     # a loader's worker that gets the signal itself would take its trainer down before it has saved
-                    elif pid not in told and p.ppid() not in work:
-                        told.add(pid)
+                    elif pid not in signalled and p.ppid() not in work:
+                        signalled.add(pid)
                         p.terminate()
             time.sleep(0.2)
             if time.monotonic() > until + 1:

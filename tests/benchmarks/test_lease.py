@@ -16,7 +16,7 @@ import pytest
 from benchmarks import lease
 from benchmarks.lease import Estimate, Job, LeaseError, Line, Machine, Queue, Unit
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def job(name: str, images: int = 1000, *, parent: str | None = None, weight: int = 1) -> Job:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from hardlab import build, checkpoint, recipes, runs, train
+from hardlab import build, checkpoint, recipes, run_folder, train
 from hardlab.analysis.catalog import Catalog
 from hardlab.evaluate import features, protocols, published
-from hardlab.evaluate import run as module
-from hardlab.evaluate.run import Sets, Store, evaluate_run
+from hardlab.evaluate import runner as module
+from hardlab.evaluate.runner import Sets, Store, evaluate_run
 from hardlab.types import HardlabError
 
 QUICK = {
@@ -143,7 +143,7 @@ def test_rows_of_the_last_checkpoint_are_results_and_curves_know_step_epoch_and_
 
 
 def test_no_protocol_changes_a_weight_or_a_statistic_of_the_run(path):
-    run, method, _ = runs.open_run(path)
+    run, method, _ = run_folder.open_run(path)
     method.train()
     before = copy.deepcopy(method.state_dict())
     train_images, test_images = Sets(None).of(run, None, None, torch.device("cpu"))

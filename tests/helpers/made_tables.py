@@ -16,7 +16,7 @@ from hardlab.analysis import schema, viewlog
 from hardlab.analysis.arms import HVS, STATIC, UNTRAINED, flat
 from hardlab.recipes import RECIPES
 
-PAPER = Path(__file__).parents[1] / "figures" / "data" / "paper.csv"
+PAPER = Path(__file__).parents[2] / "figures" / "data" / "paper.csv"
 
 
 METRICS = [("linear", "top1-last"), ("linear", "top5-last"), ("knn", "top1@k=20"), ("linear-ppcl", "top1-last")]

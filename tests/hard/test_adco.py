@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from resuming import learned, rows, same, whole_and_parts
 from steps import forward, rendered
 
-from hardlab import build, nets, recipes, registry, runs
+from hardlab import build, nets, recipes, registry, run_folder
 from hardlab.hard import adco
 from hardlab.hard.adco import AdCo, KeysOfOthers, Learned
 from hardlab.methods.moco import MoCo
@@ -285,10 +285,10 @@ def test_a_stopped_run_ends_bitwise_like_a_whole_one(stop, tmp_path, monkeypatch
     whole, parts = whole_and_parts(run, tmp_path, monkeypatch, stop)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)
-    row = runs.metrics(whole, "step")[-1]
+    row = run_folder.metrics(whole, "step")[-1]
     assert {"accuracy", "adco.norm", "adco.cos_nearest", "adco.mass_negatives", "adco.mass_keys"} <= row.keys()
     assert row["lr"]["negatives"] == 3.0
-    assert runs.open_run(whole)[1].negatives.vectors.shape == (1024, 128)
+    assert run_folder.open_run(whole)[1].negatives.vectors.shape == (1024, 128)
     assert list((whole / "snapshots").glob("adco-*.npz"))
 
 

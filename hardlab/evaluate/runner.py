@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hardlab import build, checkpoint, config, data, machine, registry, runs
+from hardlab import build, checkpoint, config, data, machine, registry, run_folder
 from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.data.base import cached
@@ -50,7 +50,7 @@ def evaluate_run(
     curves, in ``curves.jsonl``, which also has the accuracies by the classifier's epoch. The classifier sees the labels
     of the images that the run trained on, where its protocol does not say otherwise, and is tested on the whole test
     split. Features are kept in the run's folder, by the checkpoint's digest, and shared by protocols. Raises
-    ``runs.OtherImages`` where the run's own set is asked for and holds other images than it was trained on.
+    ``run_folder.OtherImages`` where the run's own set is asked for and holds other images than it was trained on.
     """
     machine.alone()
     options = dict(options or {})
@@ -61,7 +61,7 @@ def evaluate_run(
     on, sets = build.device(device), Sets(root)
     out = []
     for step in steps:
-        run, method, about = runs.open_run(path, step)
+        run, method, about = run_folder.open_run(path, step)
         if step is None and about["state"] != "done":
             raise HardlabError(
                 f"{path} is not finished, its state is '{about['state']}': its rows would pass for final ones."
@@ -77,7 +77,7 @@ def evaluate_run(
         store = Store(path / "features", digest, build.look(run))
         for name, given in wanted.items():
             if given["data"] is None:
-                runs.check_images(path.name, about["data"], sets.of(run, None, None, on)[0])
+                run_folder.check_images(path.name, about["data"], sets.of(run, None, None, on)[0])
             train, test = sets.of(run, given["data"], given["fraction"], on)
             networks: dict[str, nn.Module | None] = dict(_networks(method.networks(), given["network"]))
             if pixels and published.on_features(name, given):

@@ -11,10 +11,25 @@ from typing import Any
 import pytest
 import torch
 
-from hardlab import checkpoint, meters, runs, stopping, train
+from hardlab import checkpoint, meters, recipes, run_folder, stopping, train
 from hardlab.config import Run
 
 TIMING = ("seconds", "images_per_s", "peak_memory_mb")
+QUICK = {
+    "data": {"name": "digits"},
+    "backbone": {"name": "tiny", "options": {"width": 8}},
+    "epochs": 2,
+    "batch_size": 256,
+    "logs.step_every": 1,
+    "logs.views_every": 2,
+    "logs.views_rows": 16,
+    "logs.checkpoint_every": 1,
+}
+
+
+def quick(name: str = "simsiam-hvs", **more: Any) -> Run:
+    """A run of a few steps: a recipe on the digits, with everything logged."""
+    return recipes.recipe(name, "smoke", QUICK | more)
 
 
 def stopping_at(*steps: int) -> Callable[[Any], None]:
@@ -40,7 +55,7 @@ def whole_and_parts(
     for _ in steps:
         with pytest.raises(stopping.Stopped):
             train.train(run, folder / parts, **how)
-        assert runs.manifest(folder / parts / run.id)["state"] == "stopped"
+        assert run_folder.manifest(folder / parts / run.id)["state"] == "stopped"
     return whole, train.train(run, folder / parts, **how)
 
 
@@ -51,7 +66,7 @@ def learned(path: Path) -> dict[str, Any]:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     """What was logged, but for the times."""
-    return [{k: v for k, v in r.items() if k not in TIMING} for r in runs.metrics(path)]
+    return [{k: v for k, v in r.items() if k not in TIMING} for r in run_folder.metrics(path)]
 
 
 def same(a: Any, b: Any) -> bool:

@@ -19,7 +19,7 @@ import pytest
 
 from hardlab.types import HardlabError
 from hardlab.workbook import execute, html, parameters
-from hardlab.workbook.family import MARK, Family
+from hardlab.workbook.process_tree import MARK, ProcessTree
 
 PARAMETERS = """\
 flag = True  # type: bool  whether
@@ -299,7 +299,7 @@ def test_a_stop_lets_training_save_ends_everybody_and_exits_75(tmp_path: Path) -
         "import sys; from hardlab.workbook import execute; "
         f"sys.exit(execute.execute({str(source)!r}, out_dir={str(tmp_path / 'out')!r}).status)"
     )
-    runner = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    runner = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
     wait_for(tmp_path / "training")
     runner.terminate()
     assert runner.wait(timeout=60) == 75
@@ -311,7 +311,7 @@ def test_a_stop_lets_training_save_ends_everybody_and_exits_75(tmp_path: Path) -
     assert [p.cmdline() for p in living() if cwd(p) == str(tmp_path)] == []
 
 
-def test_the_end_of_a_family_gives_its_roots_time_to_save_spares_their_children_and_kills_the_stubborn(
+def test_the_end_of_a_process_tree_gives_its_roots_time_to_save_spares_their_children_and_kills_the_stubborn(
     tmp_path: Path,
 ) -> None:
     worker = "trap 'touch worker-told' TERM; while :; do sleep 0.05; done"
@@ -319,14 +319,14 @@ def test_the_end_of_a_family_gives_its_roots_time_to_save_spares_their_children_
         "polite": f"(exec sh -c \"{worker}\") & w=$!; trap 'sleep 0.5; touch saved; kill -9 $w; exit' TERM",
         "stubborn": "trap '' TERM INT",
     }
-    family = Family()
+    tree = ProcessTree()
     for name, script in scripts.items():
         loop = f"{script}; touch {name}; while :; do sleep 0.05; done"
         # each in a session of its own and an orphan at once, as under a kernel that died
         starter = f"import subprocess; subprocess.Popen(['sh', '-c', {loop!r}], start_new_session=True)"
-        subprocess.run([sys.executable, "-c", starter], cwd=tmp_path, env=family.environment(), check=True)
+        subprocess.run([sys.executable, "-c", starter], cwd=tmp_path, env=tree.environment(), check=True)
         wait_for(tmp_path / name)
-    family.end(list, lambda _: None, grace=3)
+    tree.end(list, lambda _: None, grace=3)
     assert (tmp_path / "saved").exists() and not (tmp_path / "worker-told").exists()
     assert [p.cmdline() for p in living() if cwd(p) == str(tmp_path)] == []
 
@@ -387,9 +387,9 @@ def test_a_page_without_code_still_shows_the_outputs() -> None:
     assert "shown" in body and "secret" not in body
 
 
-def test_the_mark_of_a_family_is_inherited_beside_the_mark_of_an_outer_one() -> None:
-    outer = Family()
-    inner = Family()
+def test_the_mark_of_a_process_tree_is_inherited_beside_the_mark_of_an_outer_one() -> None:
+    outer = ProcessTree()
+    inner = ProcessTree()
     os.environ[MARK] = outer.mark
     try:
         assert inner.environment()[MARK].split(":") == [outer.mark, inner.mark]

@@ -7,7 +7,7 @@ import torch
 from resuming import learned, rows, same, whole_and_parts
 from steps import after, rendered
 
-from hardlab import build, losses, nets, recipes, registry, runs, train
+from hardlab import build, losses, nets, recipes, registry, run_folder, train
 from hardlab.hard.mined import Mined
 from hardlab.methods.hnssl import HNSSL
 from hardlab.methods.simsiam import SimSiam
@@ -238,7 +238,7 @@ def test_a_stopped_run_ends_bitwise_like_a_whole_one(name, tmp_path, monkeypatch
     whole, parts = whole_and_parts(quick(name), tmp_path, monkeypatch, 3)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)
-    row = runs.metrics(whole, "step")[-1]
+    row = run_folder.metrics(whole, "step")[-1]
     assert {"d_ii", "feature_std", "distance_to_student", "mined.frac_nonempty", "mined.hard_negatives"} <= row.keys()
 
 
@@ -269,5 +269,5 @@ def test_every_rung_can_be_built(name):
 @pytest.mark.parametrize("name", ["hnssl", "hnssl-unmined"])
 def test_the_loss_falls_within_seconds(name, tmp_path):
     path = train.train(quick(name, epochs=8, batch_size=160), tmp_path)
-    total = [row["terms"]["base"] + 0.1 * row["terms"].get("mined", 0.0) for row in runs.metrics(path, "epoch")]
+    total = [row["terms"]["base"] + 0.1 * row["terms"].get("mined", 0.0) for row in run_folder.metrics(path, "epoch")]
     assert sum(total[-3:]) < sum(total[:3])

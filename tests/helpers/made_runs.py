@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
+import torch
 
 from hardlab import recipes
 from hardlab.analysis import viewlog
+from hardlab.views import PARAMS, PRESETS, Look
 
 PAIRS = list(itertools.combinations(range(4), 2))
 
@@ -109,3 +113,20 @@ def write_run(
             row |= {"data": run.data.name, "split": "test", "n_train": 100, "n_test": 100, "seed": seed, "run": run.id}
             f.write(json.dumps(row | {"recipe": recipe, "rung": "smoke", "cost_s": 1.0, "options": {}}) + "\n")
     return path
+
+
+def choice_log(images: int, seed: int, choose: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> pd.DataFrame:
+    """A view log of 4 views and 6 pairs an image, drawn as in training; ``choose`` maps the IoUs (G,6) to a pair."""
+    torch.manual_seed(seed)
+    drawn = Look(PRESETS["simsiam_cifar"], (0.5,) * 3, (0.25,) * 3).draw(torch.full((images, 2), 32), 4).numpy()
+    rows = []
+    for c, (a, b) in enumerate(itertools.combinations(range(4), 2)):
+        columns = {f"a_{p}": drawn[:, a, j] for j, p in enumerate(PARAMS)}
+        columns |= {f"b_{p}": drawn[:, b, j] for j, p in enumerate(PARAMS)}
+        rows.append(pd.DataFrame({"epoch": 0, "step": 1, "index": np.arange(images), "candidate": c, "a": a, "b": b,
+                                  "loss": 0.0, "chosen": False, **columns}))  # fmt: skip
+    frame = viewlog.metrics(pd.concat(rows, ignore_index=True))
+    ious = frame["iou"].to_numpy().reshape(6, images).T
+    chosen = choose(ious, np.random.default_rng(seed))
+    frame["chosen"] = frame["candidate"].to_numpy() == np.tile(chosen, 6)
+    return frame.sample(frac=1, random_state=0)  # whatever the order of the rows

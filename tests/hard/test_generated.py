@@ -9,7 +9,7 @@ from resuming import learned, rows, same, stopping_at
 from steps import forward, looked
 from torch import nn
 
-from hardlab import build, checkpoint, losses, meters, nets, recipes, runs, stopping, train
+from hardlab import build, checkpoint, losses, meters, nets, recipes, run_folder, stopping, train
 from hardlab.hard.generated import Generated
 from hardlab.methods.gan import GAN
 from hardlab.methods.simclr import SimCLR
@@ -351,10 +351,10 @@ def test_a_parent_is_trained_once_for_all_arms_and_a_stopped_arm_ends_like_one_t
     run = recipes.recipe("ppcl", "smoke", TINY)
     whole = quiet(run, tmp_path)
     parent = tmp_path / run.parent.id
-    assert runs.manifest(whole)["parent"] == parent.name
+    assert run_folder.manifest(whole)["parent"] == parent.name
     made = {p: p.stat().st_mtime_ns for p in parent.rglob("*") if p.is_file()}
     second = quiet(recipes.recipe("ppcl-gan", "smoke", {k: x for k, x in TINY.items() if k != "every"}), tmp_path)
-    assert runs.manifest(second)["parent"] == parent.name
+    assert run_folder.manifest(second)["parent"] == parent.name
     assert made == {p: p.stat().st_mtime_ns for p in parent.rglob("*") if p.is_file()}
 
     (tmp_path / "parts").mkdir()
@@ -371,7 +371,7 @@ def test_a_parent_is_trained_once_for_all_arms_and_a_stopped_arm_ends_like_one_t
     assert all(torch.equal(frozen[k], x) for k, x in saved.items() if k.startswith(("generator.", "averaged.")))
     moved = learned(whole)["hard"][0]
     assert not torch.equal(moved["generator.bn.bias"], saved["generator.bn.bias"])
-    epoch = runs.metrics(whole, "epoch")[-1]
+    epoch = run_folder.metrics(whole, "epoch")[-1]
     assert {"generator-ascent", "discriminator", "generator", "generated"} <= epoch["seconds"].keys()
     kept = np.load(sorted((whole / "snapshots").glob("generated-*.npz"))[-1])
     assert {"g", "g_ema", "g_frechet", "g_ema_coverage"} <= set(kept)

@@ -13,7 +13,7 @@ from resuming import learned, rows, same, whole_and_parts
 from steps import after, looked
 from torchvision.ops import StochasticDepth
 
-from hardlab import build, nets, recipes, runs, train
+from hardlab import build, nets, recipes, run_folder, train
 from hardlab.hard.hvs import HVS
 from hardlab.methods.dino import DINO, CropSets
 from hardlab.methods.simsiam import SimSiam
@@ -403,7 +403,7 @@ def test_a_dino_run_under_selection_that_was_stopped_in_mid_epoch_ends_bitwise_l
     whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 2, 3)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)
-    assert runs.open_run(whole)[1].networks().keys() == {"teacher", "student"}
+    assert run_folder.open_run(whole)[1].networks().keys() == {"teacher", "student"}
 
 
 def test_the_log_of_crop_sets_holds_every_small_crop_and_who_holds_it(tmp_path):

@@ -19,7 +19,7 @@ from hardlab.data import load
 from hardlab.data.base import data_root, decode, stratified
 from hardlab.types import HardlabError
 
-REPO = Path(__file__).resolve().parents[1]
+REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)

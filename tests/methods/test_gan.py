@@ -11,7 +11,7 @@ from steps import after
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from hardlab import build, gan, losses, recipes, runs
+from hardlab import biggan, build, losses, recipes, run_folder
 from hardlab.methods.base import ema
 from hardlab.methods.gan import GAN
 from hardlab.types import Batch, HardlabError, Progress
@@ -23,7 +23,7 @@ LOOK = Look(PRESETS["eval"], (0.5,) * 3, (0.5,) * 3)
 
 def game(**options):
     torch.manual_seed(0)
-    return GAN(gan.Trunk(width=2), **({"width": 2, "latent": 8, "d_steps": 2} | options))
+    return GAN(biggan.Trunk(width=2), **({"width": 2, "latent": 8, "d_steps": 2} | options))
 
 
 def rendered(n=6):
@@ -33,7 +33,7 @@ def rendered(n=6):
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_generator_and_discriminator_speak_the_same_size_and_range(size):
-    g, d = gan.Generator(size, width=2, latent=5), gan.Trunk(size, width=2)
+    g, d = biggan.Generator(size, width=2, latent=5), biggan.Trunk(size, width=2)
     x = g(g.sample(3))
     assert x.shape == (3, 3, size, size)
     assert x.abs().max() <= 1
@@ -42,14 +42,14 @@ def test_generator_and_discriminator_speak_the_same_size_and_range(size):
 
 def test_the_published_networks_have_bigans_number_of_channels():
     with torch.device("meta"):
-        assert gan.Generator().start.weight.shape == (4 * 4 * 256, 128)
-        assert gan.Trunk().dim == 256
-        assert gan.Trunk(64).dim == 1024
+        assert biggan.Generator().start.weight.shape == (4 * 4 * 256, 128)
+        assert biggan.Trunk().dim == 256
+        assert biggan.Trunk(64).dim == 1024
 
 
 def test_every_layer_of_the_game_has_a_largest_singular_value_of_one():
     net = game()
-    gan.iterate(net, 50)
+    biggan.iterate(net, 50)
     seen = 0
     for m in net.modules():
         if isinstance(m, (nn.Conv2d, nn.Linear)):
@@ -59,7 +59,7 @@ def test_every_layer_of_the_game_has_a_largest_singular_value_of_one():
 
 
 def test_spectral_norm_is_torchs_with_the_same_vectors():
-    ours = gan.spectral(nn.Linear(6, 4))
+    ours = biggan.spectral(nn.Linear(6, 4))
     theirs = nn.Linear(6, 4)
     theirs.load_state_dict({"weight": ours.parametrizations.weight.original.detach(), "bias": ours.bias.detach()})
     theirs = spectral_norm(theirs)
@@ -123,7 +123,7 @@ def test_the_generator_learns_to_raise_the_discriminators_score():
         for p, g in zip(player.params, grads, strict=True):
             p.grad = g
         player.opt.step()
-        gan.iterate(net.generator)
+        biggan.iterate(net.generator)
     assert score() > before
 
 
@@ -149,7 +149,7 @@ def test_the_average_copies_the_generator_at_first_and_then_covers_its_buffers()
     net.train()
     assert not net.averaged.training
     for m in net.averaged.modules():
-        if isinstance(m, gan.SpectralNorm):
+        if isinstance(m, biggan.SpectralNorm):
             assert m.u.norm().item() == pytest.approx(1, abs=1e-5)
 
 
@@ -162,7 +162,7 @@ def test_an_average_that_keeps_nothing_is_a_copy():
 
 def test_diffaugment_moves_and_cuts_images_and_lets_the_gradient_of_what_is_left_through():
     x = torch.rand(64, 3, 16, 16).add(1).requires_grad_()
-    y = gan.diffaugment(x)
+    y = biggan.diffaugment(x)
     assert y.shape == x.shape
     (grad,) = torch.autograd.grad(y.sum(), x)
     assert torch.equal(grad.unique(), torch.tensor([0.0, 1.0]))  # every pixel is shown once or not at all
@@ -182,23 +182,23 @@ def test_the_frechet_distance_is_the_closed_form_with_the_root_of_the_product():
     ca, cb = torch.cov(a.T.double()).numpy(), torch.cov(b.T.double()).numpy()
     root = linalg.sqrtm(ca @ cb).real
     wanted = float((a.double().mean(0) - b.double().mean(0)).square().sum()) + (ca + cb - 2 * root).trace()
-    assert gan.frechet(a, b) == pytest.approx(wanted, rel=1e-6)
-    assert gan.frechet(a, a) == pytest.approx(0, abs=1e-6)
-    assert gan.frechet(a, a + 2) == pytest.approx(6 * 4, rel=1e-4)
+    assert biggan.frechet(a, b) == pytest.approx(wanted, rel=1e-6)
+    assert biggan.frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert biggan.frechet(a, a + 2) == pytest.approx(6 * 4, rel=1e-4)
 
 
 def test_coverage_is_one_for_the_same_images_and_low_for_a_single_one_repeated():
     x = torch.randn(320, 4)
-    assert gan.coverage(x, x) == pytest.approx(1)
-    assert gan.coverage(x, x[:1].repeat(320, 1)) < 0.2
+    assert biggan.coverage(x, x) == pytest.approx(1)
+    assert biggan.coverage(x, x[:1].repeat(320, 1)) < 0.2
 
 
 def test_the_probe_and_the_fixed_latents_are_the_same_in_every_run():
     torch.manual_seed(1)
-    first = gan.Probe()
+    first = biggan.Probe()
     torch.manual_seed(2)
     x = torch.rand(2, 3, 32, 32)
-    assert torch.equal(first(x), gan.Probe()(x))
+    assert torch.equal(first(x), biggan.Probe()(x))
     assert first(x).shape == (2, 112)
     images = build.images(SMALL)
     net = game()
@@ -238,7 +238,7 @@ def test_a_trained_gan_is_resumed_exactly_and_its_images_are_no_constant(tmp_pat
     whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 3)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)
-    step = runs.metrics(whole, "step")[-1]
+    step = run_folder.metrics(whole, "step")[-1]
     assert {"d_real", "d_fake"} <= step.keys()
     kept = sorted((whole / "snapshots").glob("method-*.npz"))
     images = np.load(kept[-1])["g_ema"]

@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 from steps import after
 
-from hardlab import build, clusters, nets, recipes, runs
+from hardlab import build, clusters, nets, recipes, run_folder
 from hardlab.clusters import kmeans, nearest
 from hardlab.methods.deepcluster import MEASURED, MISSING, DeepCluster, nmi
 from hardlab.types import Batch, HardlabError, Progress
@@ -298,7 +298,7 @@ def test_a_run_that_was_stopped_in_mid_epoch_ends_bitwise_like_one_that_was_not(
     assert {"bank", "assigned", "centroids", "measured"} < set(a)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)
-    _, opened, about = runs.open_run(whole)
+    _, opened, about = run_folder.open_run(whole)
     assert about["state"] == "done"
     assert torch.equal(opened.centroids, a["centroids"])
     assert (whole / "snapshots").exists()
