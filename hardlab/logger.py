@@ -68,6 +68,7 @@ class Logger:
         self.rate.tick()
         if now.at.step % logs.step_every == 0:
             s.check()
+            self.folder.collect_views()
             row = self._step_row(now)
             self.folder.metric(row)
             for alarm in self.signs.look(row, s.epoch.seconds):
