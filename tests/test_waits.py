@@ -160,7 +160,7 @@ def opened(name: str, device: str = "cpu") -> train.Session:
 
 @cache
 def kinds() -> dict[str, bool]:
-    """The first recipe of each kind: a method, its strategies, how they go about it, the optimiser, small crops or none.
+    """The first recipe of each kind: method, strategies, how they go about it, optimiser, small crops or none.
 
     Name -> whether it is the first of its method and strategies at all.
     """
