@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from hardlab import transfer
 from hardlab.data import Images
 from hardlab.nets import running_stats_frozen
 from hardlab.numbers import Pixels, Units
@@ -252,7 +253,7 @@ def coverage(real: Tensor, fake: Tensor, cells: int = CELLS) -> float:
 def real_images(raw: Tensor, sizes: Tensor, look: Look, size: int) -> Tensor:
     """(B,3,H,W) images as a data set gives them -> (B,3,size,size) in [-1,1], un-augmented."""
     x = look.plain(raw, sizes, size)
-    mean, std = (torch.tensor(t, device=x.device)[:, None, None] for t in (look.mean, look.std))
+    mean, std = (transfer.constant(t, x)[:, None, None] for t in (look.mean, look.std))
     return (x * std + mean) * 2 - 1
 
 

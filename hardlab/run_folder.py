@@ -30,6 +30,7 @@ from hardlab.methods.base import Method
 from hardlab.types import Candidates, HardlabError
 from hardlab.views import PARAMS
 
+HELD = 256  # steps of the view log that lie on the device before they are copied to the host
 REPLACED = ".replaced"  # where a folder of runs keeps those that were started anew
 _PACKAGES = ("hardlab", "torch", "torchvision", "numpy", "pyarrow", "pydantic")
 
@@ -108,6 +109,7 @@ class Folder:
             self.manifest: dict[str, Any] = manifest(self.path) or {}
         except HardlabError as e:
             self.manifest, self.complaint = {}, str(e)
+        self._seen: list[tuple[Candidates, torch.Tensor, int, int]] = []  # on the device, of the first images
         self._rows: list[pa.Table] = []
         self._crops: list[pa.Table] = []
 
@@ -236,14 +238,34 @@ class Folder:
         return harmed
 
     def log_views(self, seen: Candidates, index: torch.Tensor, epoch: int, step: int, rows: int) -> None:
-        """Keep every candidate of the first ``rows`` images of this step for the next segment.
+        """Keep every candidate of the first ``rows`` images of this step for the next segment, on their device.
 
-        Rows without a place in the data set (generated images) are left out; a candidate of more than two views is
-        kept under its first two, and one of a single view as a pair with itself.
+        Rows without a place in the data set (generated images, which are the last of a batch) are left out; a candidate
+        of more than two views is kept under its first two, and one of a single view as a pair with itself.
         """
-        real = torch.nonzero(index[: len(seen.best)] >= 0)[:rows, 0]
-        params, loss, best = (t[real].detach().float().cpu() for t in (seen.params, seen.loss, seen.best))
-        pairs, index = seen.pairs.cpu()[:, [0, min(1, seen.pairs.shape[1] - 1)]], index[real].cpu()
+        rows = min(rows, len(seen.best))
+
+        def kept(t: torch.Tensor) -> torch.Tensor:
+            return t[:rows].detach().clone()  # a view would keep all of it
+
+        local = None if seen.local is None else kept(seen.local)
+        few = Candidates(kept(seen.params), seen.pairs, kept(seen.loss), kept(seen.best), local)
+        self._seen.append((few, kept(index), epoch, step))
+        if len(self._seen) >= HELD:
+            self.collect_views()
+
+    def collect_views(self) -> None:
+        """Copy what the device holds of the view log to the host; waits for the device."""
+        for seen, index, epoch, step in self._seen:
+            self._collect(seen, index, epoch, step)
+        self._seen = []
+
+    def _collect(self, seen: Candidates, index: torch.Tensor, epoch: int, step: int) -> None:
+        index = index.cpu()
+        real = torch.nonzero(index >= 0)[:, 0]
+        index = index[real]
+        params, loss, best = (t.cpu()[real].float() for t in (seen.params, seen.loss, seen.best))
+        pairs = seen.pairs.cpu()[:, [0, min(1, seen.pairs.shape[1] - 1)]]
         b, c = loss.shape
         columns: dict[str, Any] = {
             "epoch": np.full(b * c, epoch, np.int32),
@@ -273,6 +295,7 @@ class Folder:
 
     def flush_views(self, step: int) -> None:
         """Write what was kept as one segment, whole or not at all."""
+        self.collect_views()
         for name, tables in (("views", self._rows), ("crops", self._crops)):
             if not tables:
                 continue
@@ -287,7 +310,7 @@ class Folder:
 def _crops(seen: Candidates, real: torch.Tensor, index: torch.Tensor, epoch: int, step: int) -> pa.Table:
     """A row per small crop of each logged image: its parameters, and the numbers of the candidates that hold it."""
     assert seen.local is not None
-    params = seen.local[real].detach().float().cpu()  # (b,L,P)
+    params = seen.local.cpu()[real].float()  # (b,L,P)
     b, crops, _ = params.shape
     first, sets = seen.params.shape[1], seen.pairs.cpu()
     holders = [(sets == first + i).any(1).nonzero()[:, 0].tolist() for i in range(crops)]

@@ -15,6 +15,7 @@ from itertools import pairwise, permutations
 import torch
 from torch import Tensor
 
+from hardlab import transfer
 from hardlab.augment import COLOUR as COLOUR
 from hardlab.augment import PARAMS as PARAMS
 from hardlab.augment import PRESETS as PRESETS
@@ -29,6 +30,7 @@ _ORDERS = torch.tensor(list(permutations(range(4))))  # (24,4) over brightness, 
 _HUE_AT = (_ORDERS == 3).int().argmax(1)  # (24,) how many of the three blends come before hue
 _BLENDS = _ORDERS[_ORDERS != 3].view(24, 3)  # (24,3) the blends in their order
 _NO_HUE, _NO_JITTER = 4, 5  # in place of 0-3 where there is nothing to turn, nothing to do
+_NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # brightness, contrast, saturation, hue of a view without jitter
 # pixels rendered at once: on a CPU they stay in a core's cache from crop to end, elsewhere memory stays bounded
 _TILE, _TILE_GPU = 256 * 32 * 32, 2**25
 
@@ -82,7 +84,7 @@ class Look:
         """
         if sizes.ndim != 2 or sizes.shape[1] != 2 or sizes.is_floating_point():
             raise HardlabError(f"sizes must be (B,2) whole numbers, got {tuple(sizes.shape)} {sizes.dtype}")
-        if sizes.device.type == "cpu" and len(sizes) and sizes.min() < 1:  # on a GPU, looking would stall the queue
+        if transfer.on_host(sizes) and len(sizes) and sizes.min() < 1:
             small = sizes[sizes.amin(1).argmin()].tolist()
             raise HardlabError(f"an image of {small} pixels (height, width) has no view; 1 x 1 is the least")
         if views < 1:
@@ -111,20 +113,25 @@ class Look:
         """Render views: crop, flip, resize, jitter, gray, blur, solarize, normalise.
 
         raw: (B,3,H,W) uint8, or float in [0,1] (a gradient flows to it). params: (B,V,P). size: another resolution than
-        the augmentation's. Returns (B,V,3,S,S) float, each slot contiguous. Raises HardlabError.
+        the augmentation's. Returns (B,V,3,S,S) float, each slot contiguous. Nothing waits for the device of ``params``,
+        so that values which lie on a GPU go unchecked. Raises HardlabError.
         """
+        return self._render(raw, params, size)
+
+    def _render(self, raw: Tensor, params: Tensor, size: int | None, bare: bool = False) -> Tensor:
+        """As ``apply``; bare: all views are without jitter, gray, blur and solarize, and nobody needs to look."""
         size = self.augment[0].size if size is None else size
-        host = params.detach().cpu()  # the one look at values: which rows need which work
-        self._check(raw, host, size)
-        b, v = host.shape[:2]
+        params = params.detach()
+        self._check(raw, params, size)
+        b, v = params.shape[:2]
         pixels = _TILE if raw.device.type == "cpu" else _TILE_GPU
         tile = max(1, pixels // max(size * size, raw.shape[2] * raw.shape[3]))
-        host = host.transpose(0, 1).flatten(0, 1)  # (V*B,P): slot by slot, so that a slot is contiguous
+        params = params.transpose(0, 1).flatten(0, 1)  # (V*B,P): slot by slot, so that a slot is contiguous
         dtype = raw.dtype if raw.is_floating_point() else torch.float32
         x = torch.empty(v * b, 3, size, size, dtype=dtype, device=raw.device)
         with torch.autocast(raw.device.type, enabled=False):  # pixels keep their precision whoever asks for them
-            for rows in torch.arange(b * v).split(tile):
-                self._tile(x, raw, host, rows)
+            for rows in torch.arange(b * v, device=params.device).split(tile):
+                self._tile(x, raw, params, rows, bare)
         return x.view(v, b, 3, size, size).transpose(0, 1)
 
     def views(self, batch: Batch, n: int, generator: torch.Generator | None = None, local: int = 0) -> Drawn:
@@ -160,7 +167,7 @@ class Look:
         params = torch.zeros(len(raw), 1, len(PARAMS), device=raw.device)
         params[:, 0, 0:2] = params[:, 0, 4:6] = sizes.to(params)
         params[..., 7:10] = 1
-        return self.apply(raw, params, size)[:, 0]
+        return self._render(raw, params, size, bare=True)[:, 0]
 
     def central(self, raw: Tensor, sizes: Tensor, size: int | None = None, share: float = 224 / 256) -> Tensor:
         """(B,3,S,S) centred squares of ``share`` of the shorter side, else plain: resize 256, centre crop 224."""
@@ -170,7 +177,7 @@ class Look:
         params[..., 4:6] = side
         params[..., 2:4] = ((params[..., 0:2] - side) / 2).floor()
         params[..., 7:10] = 1
-        return self.apply(raw, params, size)[:, 0]
+        return self._render(raw, params, size, bare=True)[:, 0]
 
     def recolour(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B,V,P) with a fresh appearance (jitter, gray, blur, solarize) and the same crops and flips."""
@@ -191,8 +198,7 @@ class Look:
         u = _uniform(b, v, 10, generator, device)
         *ranges, jitter, gray, blur, sharp, soft, solarize = self._rows(self._colours, v, device)
         low, high = torch.cat(ranges[:4], -1), torch.cat(ranges[4:], -1)  # (V,4)
-        neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], device=device)
-        factors = torch.where(u[..., :1] < jitter, _between(u[..., 1:5], low, high), neutral)
+        factors = torch.where(u[..., :1] < jitter, _between(u[..., 1:5], low, high), transfer.constant(_NEUTRAL, u))
         order = (u[..., 5:6] * 24).floor()
         sigma = torch.where(u[..., 7:8] < blur, _between(u[..., 8:9], sharp, soft), 0.0)
         return torch.cat((factors, order, (u[..., 6:7] < gray).float(), sigma, (u[..., 9:] < solarize).float()), -1)
@@ -210,26 +216,37 @@ class Look:
             raise HardlabError(f"raw must be (B,3,H,W) uint8 or float, got {tuple(raw.shape)} {raw.dtype}")
         if params.ndim != 3 or params.shape[0] != len(raw) or params.shape[2] != len(PARAMS) or not params.shape[1]:
             raise HardlabError(f"params must be ({len(raw)},V,{len(PARAMS)}), got {tuple(params.shape)}")
+        if not transfer.on_host(params):
+            return
         image, start, length = params[..., 0:2], params[..., 2:4], params[..., 4:6]
         good = (start >= 0) & (length >= 1) & (start + length <= image) & (image <= torch.tensor(raw.shape[2:]))
         if not good.all():
             bad = dict(zip(PARAMS[:6], params[~good.all(-1)][0, :6].tolist(), strict=True))
             raise HardlabError(f"a crop must lie within its image, and that within {tuple(raw.shape[2:])}; got {bad}")
 
-    def _tile(self, out: Tensor, raw: Tensor, host: Tensor, rows: Tensor) -> None:
-        """Render ``rows`` (n,) of host (V*B,P), a row being a view of image row % B, into those of out (V*B,3,S,S)."""
+    def _tile(self, out: Tensor, raw: Tensor, params: Tensor, rows: Tensor, bare: bool) -> None:
+        """Render ``rows`` (n,) of params (V*B,P), a row being a view of image row % B, into those of out (V*B,3,S,S).
+
+        Where the host knows the parameters, it has each kind of work done for the rows that need it. Where a device
+        has them, asking would wait for it, which takes longer than to do all work for all rows.
+        """
         size = out.shape[-1]
         look, cubic = self.augment[0], self.interpolation == "bicubic"
         unit = 1.0 if raw.is_floating_point() else 1 / 255
-        # sorted by the moment when their hue turns, the views that share a pass lie side by side
-        stage, order = _stage(host[rows]).sort(stable=True)
-        rows = rows[order]
-        host = host[rows]
+        known = transfer.on_host(params)
+        stage = _stage(params[rows])
+        if known:  # sorted by the moment when their hue turns, the views that share a pass lie side by side
+            stage, order = stage.sort(stable=True)
+            rows = rows[order]
+        params = params[rows]
         rows = rows.to(raw.device, non_blocking=True)
         raw = raw.index_select(0, rows % len(raw))
         raw = raw if raw.is_floating_point() else raw.float()
-        p = host.to(raw, non_blocking=True)
-        reach = (host[:, 4:6].amax(0) / size).clamp_min(1).tolist()
+        p = params.to(raw, non_blocking=True)
+        if known:
+            reach = (params[:, 4:6].amax(0) / size).clamp_min(1).tolist()
+        else:
+            reach = [max(1.0, n / size) for n in raw.shape[2:]]
         down = _resample(p[:, 2], p[:, 4], raw.shape[2], size, reach[0], cubic)  # (n,S,H)
         across = _resample(p[:, 3], p[:, 5], raw.shape[3], size, reach[1], cubic, p[:, 6]).mT  # (n,W,S)
 
@@ -238,8 +255,14 @@ class Look:
             return x.clamp_(0, 1) if cubic else x  # the cubic kernel overshoots: clamped as in the 8-bit pipelines
 
         def appear(x: Tensor, extent: Tensor) -> Tensor:
-            x = _jitter(x, p, stage.bincount(minlength=6).cumsum(0).tolist(), extent.prod(1, keepdim=True))
-            return _finish(x, p, host, extent, look.kernel or max(3, size // 10 // 2 * 2 + 1), look.threshold)
+            if bare:
+                return x
+            pixels = extent.prod(1, keepdim=True)
+            if known:
+                x = _jitter(x, p, stage.bincount(minlength=6).cumsum(0).tolist(), pixels)
+            else:
+                x = _jitter_all(x, p, stage, pixels)
+            return _finish(x, p, params, extent, look.kernel or max(3, size // 10 // 2 * 2 + 1), look.threshold)
 
         if look.crop == "last":
             inside = [torch.arange(n, device=p.device) < p[:, i, None] for i, n in enumerate(raw.shape[2:])]
@@ -255,14 +278,14 @@ class Look:
 
 def _stage(p: Tensor) -> Tensor:
     """(N,) how many of the three blends come before hue: 0 to 3, or ``_NO_HUE`` or ``_NO_JITTER``."""
-    stage = _HUE_AT[p[:, _AT["order"]].long()]
-    stage[p[:, _AT["hue"]] == 0] = _NO_HUE
-    stage[(p[:, _FACTORS] == torch.tensor([1.0, 1.0, 1.0, 0.0])).all(1)] = _NO_JITTER
-    return stage
+    stage = _HUE_AT.to(p.device, non_blocking=True)[p[:, _AT["order"]].long()]
+    stage = stage.masked_fill(p[:, _AT["hue"]] == 0, _NO_HUE)
+    return stage.masked_fill((p[:, _FACTORS] == transfer.constant(_NEUTRAL, p)).all(1), _NO_JITTER)
 
 
 def _uniform(b: int, v: int, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    return torch.rand(b, v, n, generator=generator, device=generator.device if generator else device).to(device)
+    at = generator.device if generator else device
+    return torch.rand(b, v, n, generator=generator, device=at).to(device, non_blocking=True)
 
 
 def _between(u: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -322,24 +345,51 @@ def _jitter(x: Tensor, p: Tensor, ends: list[int], pixels: Tensor) -> Tensor:
     return x
 
 
-def _finish(x: Tensor, p: Tensor, host: Tensor, extent: Tensor, kernel: int, threshold: float) -> Tensor:
-    """Gray, blur and solarize where they are due, in place: x (3,N,h,w), of which ``extent`` (N,2) is image."""
+def _jitter_all(x: Tensor, p: Tensor, stage: Tensor, pixels: Tensor) -> Tensor:
+    """As ``_jitter``, for rows in any order whose stages (N,) only their device knows; not in place.
+
+    All blends that may come before hue, hue, all that may come after it; those that do not change nothing.
+    """
+    flat = x.flatten(2)
+    blends = _BLENDS.to(p.device, non_blocking=True)[p[:, _AT["order"]].long()]  # (N,3)
+    factors = p[:, _FACTORS].gather(1, blends)
+    place = torch.arange(3, device=p.device)
+    before = torch.where(place < stage[:, None], factors, 1.0)  # (N,3)
+    for part in (before, torch.where(place < stage[:, None], 1.0, factors)):
+        for f, kind in zip(part.split(1, 1), blends.split(1, 1), strict=True):
+            gray = _luma(flat)
+            mean = gray.sum(1, keepdim=True) / pixels * ((1 - f) * (kind == 1))
+            flat = (flat * f + torch.addcmul(mean, gray, (1 - f) * (kind == 2))).clamp(0, 1)
+        if part is before:
+            turned = torch.stack(_hue(flat, p[:, _AT["hue"], None]))
+            flat = torch.where((stage < _NO_HUE)[:, None], turned, flat)
+    return flat.unflatten(2, x.shape[2:])
+
+
+def _finish(x: Tensor, p: Tensor, known: Tensor, extent: Tensor, kernel: int, threshold: float) -> Tensor:
+    """Gray, blur and solarize where they are due: x (3,N,h,w), of which ``extent`` (N,2) is image.
+
+    known: (N,P), the same as ``p``, on the host where that has them; x is changed in place then.
+    """
     h, w = x.shape[2:]
     x = x.flatten(2)
-    x = _some(x, host[:, _AT["gray"]] > 0, lambda part, rows: _luma(part).expand_as(part))
+    x = _some(x, known[:, _AT["gray"]] > 0, lambda part, rows: _luma(part).expand_as(part))
 
     def blur(part: Tensor, rows: Tensor) -> Tensor:
         sigma, ends = p[rows, _AT["sigma"]], extent[rows]
+        sigma = torch.where(sigma > 0, sigma, 1.0)  # of rows that stay as they are, and must not spoil a gradient
         down, across = _blur(sigma, ends[:, 0], h, kernel), _blur(sigma, ends[:, 1], w, kernel).mT
         return torch.stack([torch.bmm(torch.bmm(down, c.view(-1, h, w)), across).flatten(1) for c in part])
 
-    x = _some(x, host[:, _AT["sigma"]] > 0, blur)
-    x = _some(x, host[:, _AT["solarize"]] > 0, lambda part, rows: torch.where(part >= threshold, 1 - part, part))
+    x = _some(x, known[:, _AT["sigma"]] > 0, blur)
+    x = _some(x, known[:, _AT["solarize"]] > 0, lambda part, rows: torch.where(part >= threshold, 1 - part, part))
     return x.unflatten(2, (h, w))
 
 
 def _some(x: Tensor, which: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """x (3,N,P) with ``change`` made to the rows where ``which`` (N,), on the host, says so."""
+    """x (3,N,P) with ``change`` made to the rows where ``which`` (N,) says so; in place where the host can read it."""
+    if not transfer.on_host(which):
+        return torch.where(which[:, None], change(x, torch.arange(len(which), device=which.device)), x)
     rows = which.nonzero()[:, 0].to(x.device, non_blocking=True)
     return x.index_copy_(1, rows, change(x.index_select(1, rows), rows)) if len(rows) else x
 

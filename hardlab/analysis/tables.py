@@ -42,9 +42,10 @@ def collect(
     one that started last. Rows are sorted, so the files are byte-identical when nothing changed. ``root`` is where the
     data sets lie; the pictures are left out where the run's images are not there or are not those it was trained on.
     add: rows and manifests of runs that are in ``out_dir`` and not in ``runs_dir`` stay (they were made on another
-    machine; ``Sources.with_earlier`` has the rule), and importances and predictions of runs that have not changed are not computed again. only: tables to
-    make instead of all; importances and what goes across the papers take the longest. Raises ``HardlabError`` before
-    anything is written where there is no finished run to collect and nothing is added.
+    machine; ``Sources.with_earlier`` has the rule), and importances and predictions of runs that have not changed are
+    not computed again. only: tables to make instead of all; importances and what goes across the papers take the
+    longest. Raises ``HardlabError`` before anything is written where there is no finished run to collect and nothing is
+    added.
     """
     for name in only or ():
         if name not in BUILDERS:

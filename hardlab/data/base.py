@@ -367,9 +367,9 @@ class Pixels(Images):
     def _batches(self, rows: Sequence[Tensor]) -> Iterator[Batch]:
         height, width = self.pixels.shape[2:]
         for row in rows:
-            raw = self.pixels[row.to(self.pixels.device)].to(self.device)
-            sizes = torch.tensor([height, width], device=self.device).expand(len(row), 2)
-            yield Batch(raw, sizes, row.to(self.device))
+            raw = self.pixels[row.to(self.pixels.device, non_blocking=True)].to(self.device, non_blocking=True)
+            sizes = torch.tensor([height, width]).to(self.device, non_blocking=True).expand(len(row), 2)
+            yield Batch(raw, sizes, row.to(self.device, non_blocking=True))
 
 
 class _Rows(Dataset):

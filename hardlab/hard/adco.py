@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from hardlab import transfer
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player, Step
@@ -45,8 +46,9 @@ class Known(torch.autograd.Function):
         (grad,) = ctx.saved_tensors
         if outer[0].ndim:
             return outer[0][:, None] * grad, None, None
-        # the bank's gradient fills a lasting buffer; a product would be one more copy of it
-        return grad if bool(outer[0] == 1) else outer[0] * grad, None, None
+        # the bank's gradient fills a lasting buffer; on a CPU, a product would be one more copy of it
+        known = transfer.on_host(outer[0]) and bool(outer[0] == 1)
+        return grad if known else outer[0] * grad, None, None
 
 
 class Learned(Negatives):

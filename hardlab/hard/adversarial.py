@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hardlab import nets
+from hardlab import nets, transfer
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Step
@@ -93,8 +93,8 @@ class Adversarial(Hard):
         method, out, look = step.method, step.out, step.look
         v = out.views
         clean = [v.x.detach(), *(x.detach() for x in v.local)]  # (B,V,3,S,S), and (B,3,s,s) of each small crop
-        unit = 255 * clean[0].new_tensor(look.std)[:, None, None]  # grey levels in 1 of a normalised channel
-        black = -clean[0].new_tensor(look.mean)[:, None, None] * 255 / unit
+        unit = 255 * transfer.constant(look.std, clean[0])[:, None, None]  # grey levels in 1 of a normalised channel
+        black = -transfer.constant(look.mean, clean[0])[:, None, None] * 255 / unit
         white = black + 255 / unit
 
         def moved(delta: list[Tensor]) -> list[Tensor]:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from hardlab import transfer
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Step
 from hardlab.nets import running_stats_frozen
@@ -95,7 +96,7 @@ class HVS(Hard):
         known: dict[tuple[int, int], Tensor] = {}
         loss = torch.stack([method.score(q, t, pick, v.positives, known) for pick in picks], dim=1)  # (B,C)
         best = first_max(loss if self.pick == "hardest" else -loss)  # (B,)
-        slots = torch.tensor(picks, device=loss.device)  # (C,S)
+        slots = transfer.constant(picks, best)  # (C,S)
         step.seen = Candidates(probe.params, slots, loss, best, probe.local_params)
         which, crops = slots[best], sum(slot >= self.draws for slot in picks[0])  # (B,S), small crops last
         if self.colour == "static":

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hardlab import transfer
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Step
 from hardlab.numbers import Epochs, Many, Share
@@ -67,10 +68,16 @@ class IoUPolicy(Hard):
         """Replace the rejected pairs; random numbers are torch's own (a redraw is rare)."""
         v = step.views
         over = iou(v.params[:, 0], v.params[:, 1]) > self.bound
+        known = transfer.on_host(over)
         if self.alternate == "random" and self.bound < 1:
             over &= torch.rand(len(over), device=over.device) >= self.plain
-        rows = over.nonzero()[:, 0]
-        params, tries, gave_up = self.redraw(v.params[rows], v.sizes[rows], step.look)
+        if known:
+            rows = over.nonzero()[:, 0]
+            params, tries, gave_up = self.redraw(v.params[rows], v.sizes[rows], step.look)
+        elif self.bound < 1:
+            params, tries, gave_up = self.redraw(v.params, v.sizes, step.look, over)
+        else:
+            params, tries, gave_up = v.params, over.long(), over
         # bound; redrawn: share of pairs over it; tries: redraws per image; gave_up: share still over it
         self.note(
             step,
@@ -79,26 +86,37 @@ class IoUPolicy(Hard):
             tries=tries.sum() / len(over),
             gave_up=gave_up.sum() / len(over),
         )
-        if len(rows):
+        if not known:
+            step.views = replace(v, params=params)
+        elif len(rows):
             step.views = replace(v, params=v.params.index_copy(0, rows, params))
 
-    def redraw(self, params: Tensor, sizes: Tensor, look: Look) -> tuple[Tensor, Tensor, Tensor]:
+    def redraw(
+        self, params: Tensor, sizes: Tensor, look: Look, due: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Fresh pairs within the bound in place of ``params`` (n,2,P), for images of ``sizes`` (n,2).
 
-        Returns them, the draws each took (n,) and whether all were spent in vain (n,). A round draws once more than all
-        rounds before it for the rows that are left, so that 512 tries are ten calls and not 512.
+        due: (n,) whose pairs are replaced, None = all. Returns the pairs, the draws each took (n,) and whether all were
+        spent in vain (n,). A round draws once more than all rounds before it for the rows that are left, so that 512
+        tries are ten calls and not 512. On a GPU every round is for all rows: it alone knows which are left.
         """
-        params = params.clone()
-        left = torch.arange(len(sizes), device=sizes.device)
-        tries, gave_up, spent = torch.zeros_like(left), torch.zeros_like(left, dtype=torch.bool), 0
-        while len(left) and spent < self.tries:
+        params, known = params.clone(), transfer.on_host(params)
+        left = torch.ones_like(sizes[:, 0], dtype=torch.bool) if due is None else due.clone()
+        rows = torch.arange(len(sizes), device=sizes.device)
+        tries, spent = torch.zeros_like(rows), 0
+        while spent < self.tries:
+            if known:
+                rows = left.nonzero()[:, 0]
+                if not len(rows):
+                    break
             many = min(spent + 1, self.tries - spent)
-            fresh = look.draw(sizes[left].repeat_interleave(many, 0), 2).unflatten(0, (-1, many))  # (m,many,2,P)
+            fresh = look.draw(sizes[rows].repeat_interleave(many, 0), 2).unflatten(0, (-1, many))  # (m,many,2,P)
             good = iou(fresh[:, :, 0], fresh[:, :, 1]) <= self.bound  # (m,many)
-            found = good.any(1)
+            found, still = good.any(1), left[rows]
             at = torch.where(found, good.int().argmax(1), many - 1)  # the first good one, or the last
-            params[left] = fresh[torch.arange(len(left), device=left.device), at]
-            tries[left] = spent + at + 1
-            left, spent = left[~found], spent + many
-        gave_up[left] = True
-        return params, tries, gave_up
+            drawn = fresh[torch.arange(len(rows), device=rows.device), at]
+            params[rows] = torch.where(still[:, None, None], drawn, params[rows])
+            tries[rows] = torch.where(still, spent + at + 1, tries[rows])
+            left[rows] = still & ~found
+            spent += many
+        return params, tries, left

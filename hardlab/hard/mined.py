@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hardlab import losses
+from hardlab import losses, transfer
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Step
 from hardlab.numbers import Weight
@@ -50,7 +50,7 @@ class Mined(Hard):
         """The rows of all anchors with a hard negative, of every pair of the method in turn."""
         out = step.out
         same = out.views.group[:, None] == out.views.group
-        rows, seen = [], []  # seen: distances and hard sets, for the logs
+        totals, some, seen = [], [], []  # seen: distances and hard sets, for the logs
         with torch.autocast(same.device.type, enabled=False):
             for a, b in step.method.pairs:
                 d = losses.squared_distances(
@@ -59,11 +59,21 @@ class Mined(Hard):
                 if self.reduction == "mean":
                     d = d / out.q[a].shape[1]
                 hard = self.hard(d.detach(), same)
-                total = d.masked_fill(~hard, 0).sum(1)[hard.any(1)]
-                rows.append(-(total + self.epsilon).log())
+                totals.append(d.masked_fill(~hard, 0).sum(1))
+                some.append(hard.any(1))
                 seen.append((d.detach().masked_fill(same, torch.nan), hard))
         step.kept[self.name] = seen
-        return {"mined": torch.cat(rows)}
+        return {"mined": self.loss(torch.cat(totals), torch.cat(some))}
+
+    def loss(self, total: Tensor, some: Tensor) -> Tensor:
+        """(N,) sums of distances, and whether there are any -> (n,) of the rows with some; on a GPU their mean, (1,).
+
+        Which rows these are only the GPU knows, and asking would wait for it. The mean of none is 0.
+        """
+        if transfer.on_host(total):
+            return -(total[some] + self.epsilon).log()
+        rows = -(torch.where(some, total, 1.0) + self.epsilon).log()
+        return torch.where(some, rows, 0.0).sum()[None] / some.sum().clamp_min(1)
 
     def hard(self, d: Tensor, same: Tensor) -> Tensor:
         """(N,N) distances of label i and prediction j, and which of them are of one image -> (N,N) bool, the sets."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from hardlab import transfer
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player, Step
@@ -156,7 +157,7 @@ class STN(Hard):
 
     def confine(self, numbers: Tensor) -> Tensor:
         """(B,crops,k) moved to within the radius of their slot around the identity's numbers, where they are not."""
-        centre = numbers.new_tensor(start_of(self.mode))
+        centre = transfer.constant(start_of(self.mode), numbers)
         radius = numbers.new_full((numbers.shape[1], 1), self.local_radius)
         radius[: self.large] = self.radius
         offset = numbers - centre
@@ -169,7 +170,7 @@ class STN(Hard):
         if self.penalty == "identity":
             return (theta - torch.eye(2, 3, device=theta.device)).square().mean()
         looks = enumerate(self._looks(look))
-        low, high = theta.new_tensor([part.augment[i % len(part.augment)].scale for i, part in looks]).T
+        low, high = transfer.constant([part.augment[i % len(part.augment)].scale for i, part in looks], theta).T
         area = theta[..., :2].det().abs()  # (B,crops), as a share of the image's
         wanted = self._between(area, low, high)
         if self.penalty == "area":
@@ -268,7 +269,7 @@ def sample(raw: Tensor, sizes: Tensor, theta: Tensor, size: int) -> Tensor:
         extent = sizes.flip(1).to(grid)[:, None, None]  # (B,1,1,2) width, height
         at = (grid + 1) / 2 * extent
         at = torch.minimum(at.clamp_min(0.5), extent - 0.5)  # up to the border the outermost pixels count, as in Look
-        full = grid.new_tensor([raw.shape[3], raw.shape[2]])
+        full = transfer.constant([raw.shape[3], raw.shape[2]], grid)
         return F.grid_sample(unit(raw), at / full * 2 - 1, align_corners=False) * inside
 
 

@@ -92,9 +92,12 @@ class DeepCluster(Method):
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
         out = step.out
-        real = out.views.index >= 0
+        # a generated image leaves no trace: it writes what the first one, which is real, writes too
+        real = (out.views.index >= 0)[:, None]
+        index = torch.where(real[:, 0], out.views.index, out.views.index[0])
         for crop in range(2):
-            self.bank[crop, out.views.index[real]] = out.q[crop].detach()[real]
+            q = out.q[crop].detach()
+            self.bank[crop, index] = torch.where(real, q, q[0])
 
     @torch.no_grad()
     def on_epoch(self, at: Progress, images: Images, look: Look) -> None:

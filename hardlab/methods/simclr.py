@@ -38,7 +38,7 @@ class SimCLR(Method):
 
     def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
         """(N,dim), (N,dim) -> (N,) of the anchors q; rows of one group are positives too (PPCL, Eq. 7)."""
-        if group is not None and len(group.unique()) < len(group):
+        if group is not None:
             return losses.sup_con(torch.cat([q, t]), group.repeat(2), self.temperature)[: len(q)]
         return self.negatives.loss(q, t, self.temperature)
 

@@ -1,0 +1,172 @@
+"""What a run writes as it goes: its manifest, rows of the log, view log, snapshots, checkpoints, lines of progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from hardlab import build, checkpoint, health, meters, run_folder
+from hardlab.evaluate.runner import monitor
+from hardlab.methods.base import Step
+from hardlab.session import Say, Session
+from hardlab.stopping import Stopped
+from hardlab.types import Candidates
+
+
+class Logger:
+    """Writes what a session does into its folder; between two logged steps nothing is read from the device.
+
+    root: where data sets lie. parent: folder of the run's parent.
+    """
+
+    def __init__(
+        self, session: Session, folder: run_folder.Folder, root: str | Path | None, parent: Path | None, say: Say
+    ) -> None:
+        self.session, self.folder, self.root, self.say = session, folder, root, say
+        self._begin(parent)
+        self.rate = meters.Rate(session.total - session.done, session.run.batch_size)
+        self.signs = health.Monitor(run_folder.metrics(folder.path))
+        folder.update(health=self.signs.alarms)
+
+    def _begin(self, parent: Path | None) -> None:
+        """Forget what was logged after the checkpoint, and write the manifest."""
+        s = self.session
+        skipped = [Path(p).name for p in s.data.skipped[:20]]
+        if harmed := self.folder.rewind(s.done):
+            self.say(
+                f"{s.run.id}: {harmed} damaged lines of metrics.jsonl were left out; the file as it was lies beside it."
+            )
+        self.folder.begin(
+            s.device,
+            s.precision,
+            {
+                "name": s.run.data.name,
+                "split": "train",
+                "count": len(s.data),
+                "digest": s.data.digest(),
+                "skipped": len(s.data.skipped),
+                "skipped_first": skipped,
+                "dropped": len(s.data.dropped),
+            },
+            parent.name if parent else None,
+            {"backbone": sum(t.numel() for t in s.method.backbone.parameters())}
+            | {p.name: sum(t.numel() for t in p.params) for p in s.players},
+        )
+        if s.data.skipped:
+            self.say(
+                f"{s.run.id}: left out {len(s.data.skipped)} broken images, first {', '.join(s.data.skipped[:3])}."
+            )
+
+    def step(self, now: Step) -> None:
+        """After a step: its views, its row and a line of progress, each where it is due."""
+        s, run, logs = self.session, self.session.run, self.session.run.logs
+        epoch = now.at.epoch
+        if now.at.step % logs.views_every == 0:
+            self.folder.log_views(_seen(now), now.out.views.index, epoch, s.done, logs.views_rows)
+        self.rate.tick()
+        if now.at.step % logs.step_every == 0:
+            s.check()
+            self.folder.collect_views()
+            row = self._step_row(now)
+            self.folder.metric(row)
+            for alarm in self.signs.look(row, s.epoch.seconds):
+                self.folder.metric({"kind": "health", "epoch": epoch, **alarm})
+                self.folder.update(health=self.signs.alarms)
+                self.say(f"{run.id}: {alarm['rule']}. {alarm['sentence']}")
+        if self.rate.due():
+            self.say(
+                f"{run.id} | epoch {epoch + 1}/{run.epochs}, step {s.done}/{s.total} | "
+                f"loss {float(now.means()['base']):.4f} | {self.rate.describe()}"
+            )
+
+    def epoch(self, now: Step) -> None:
+        """After the last step of an epoch: its row, with the accuracy where that is monitored."""
+        s, run = self.session, self.session.run
+        s.check()
+        done = now.at.epoch + 1
+        monitored = run.logs.monitor_every and (done == run.epochs or done % run.logs.monitor_every == 0)
+        self.folder.metric(self._epoch_row(now) | ({"knn": self._accuracy()} if monitored else {}))
+        self.folder.update(epochs_done=done, steps_done=s.done)
+
+    def save(self) -> None:
+        """A checkpoint, with the snapshots of all parts and the view log up to it."""
+        s, folder = self.session, self.folder
+        s.check()
+        folder.flush_views(s.done)
+        folder.snapshot("method", s.done, s.method.snapshot(s.data, s.look))
+        for h in s.hard:
+            folder.snapshot(h.name, s.done, h.snapshot(s.method, s.data, s.look))
+        checkpoint.save(folder.checkpoints, s.done, s.dump(), s.run.logs.keep)
+
+    def flush(self) -> None:
+        """The view log up to here."""
+        self.folder.flush_views(self.session.done)
+
+    def stop(self) -> NoReturn:
+        """Save and raise ``Stopped``."""
+        s = self.session
+        self.save()
+        self.say(f"{s.run.id}: asked to stop, saved at step {s.done} of {s.total}; the same command goes on from here.")
+        raise Stopped
+
+    def finish(self) -> None:
+        """After the last step: the manifest says that the run is done."""
+        s = self.session
+        self.folder.update(
+            state="done",
+            ended=run_folder.now(),
+            epochs_done=s.run.epochs,
+            steps_done=s.done,
+            images_per_s=round(self.rate.images_per_s(), 2),
+            peak_memory_mb=round(run_folder.peak_memory_mb(s.device), 1),
+        )
+        ill = ", ".join(f"{a['rule']} (step {a['step']})" for a in self.signs.alarms)
+        self.say(f"{s.run.id}: done, {s.done} steps." + (f" Its health: {ill}; see its manifest." if ill else ""))
+
+    def _step_row(self, now: Step) -> dict[str, Any]:
+        s, signs = self.session, self.signs
+        terms = {name: float(mean) for name, mean in now.means().items()}
+        guess = signs.guess = signs.guess or health.loss_of_guess(s.method, now.out)
+        return {
+            "kind": "step",
+            "step": s.done,
+            "epoch": now.at.epoch,
+            "loss": terms["base"],
+            "terms": terms,
+            "lr": now.rates,
+            "images_per_s": self.rate.images_per_s(),
+            **health.collapse_signals(now.out),
+            **({} if guess is None else {"loss_of_guess": guess}),
+            **s.method.logs(now),
+            **{key: float(x) for h in s.hard for key, x in h.numbers(now).items()},
+        }
+
+    def _epoch_row(self, now: Step) -> dict[str, Any]:
+        s = self.session
+        means = s.epoch.means()
+        return {
+            "kind": "epoch",
+            "epoch": now.at.epoch,
+            "step": s.done,
+            "loss": means["base"],
+            "terms": means,
+            "lr": now.rates,
+            "seconds": {part: round(seconds, 4) for part, seconds in s.epoch.seconds.items()},
+            "peak_memory_mb": round(run_folder.peak_memory_mb(s.device), 1),
+        }
+
+    def _accuracy(self) -> float:
+        s = self.session
+        test = build.images(s.run, "test", self.root, s.device)
+        return monitor(next(iter(s.method.networks().values())), s.look, s.data, test, s.precision)
+
+
+def _seen(now: Step) -> Candidates:
+    """What a selection saw, or, without one, the only pair there was, as trained on."""
+    if now.seen is not None:
+        return now.seen
+    v = now.out.views
+    pair = torch.arange(v.params.shape[1], device=now.out.loss.device)[None]  # (1,S)
+    return Candidates(v.params, pair, now.out.loss[:, None], torch.zeros_like(v.index))

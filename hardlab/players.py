@@ -1,0 +1,79 @@
+"""Whoever optimises parameters in a run: the learner, and the players of its method and of its strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from hardlab import health, optim
+from hardlab.config import Optim, Run
+from hardlab.hard.base import Hard
+from hardlab.methods.base import Method, Player, Step
+from hardlab.types import HardlabError
+
+
+def assemble(run: Run, method: Method, hard: Sequence[Hard]) -> list[Player]:
+    """The learner first, then the players of the method and of the strategies in the order of play.
+
+    Raises HardlabError where two owners move one tensor, or two players have one name.
+    """
+    theirs = [method.players(), *(h.players(method) for h in hard)]
+    others = [p for owner in theirs for p in owner]
+    taken = {id(t) for p in others for t in p.params}
+    own: list[Tensor] = [p for p in method.parameters() if p.requires_grad and id(p) not in taken]
+    weights = {name: w for h in hard for name, w in h.weights.items()}
+
+    def objective(step: Step) -> Tensor:
+        return torch.stack([weights.get(name, 1.0) * t.mean() for name, t in step.terms.items() if len(t)]).sum()
+
+    opt = optim.build(own, run.optim, run.batch_size, method.constant_rate())
+    players = [Player("learner", own, opt, objective), *others]
+    # one owner may give a tensor two objectives in turn, as PPCL does with its generator
+    owned = [{id(t) for p in owner for t in p.params} for owner in ([players[0]], *theirs)]
+    if len(set().union(*owned)) != sum(map(len, owned)) or len({p.name for p in players}) != len(players):
+        raise HardlabError("Two strategies of this run move the same tensor or name a player alike: keep one of them.")
+    return players
+
+
+def play(
+    step: Step,
+    players: Sequence[Player],
+    config: Optim,
+    watch: health.Watch,
+    time: Callable[[str], AbstractContextManager[None]],
+) -> None:
+    """One optimiser step (or several, or none) of each player, the learner of ``players`` first.
+
+    config: the learner's, which says how gradients are clipped. watch: is shown every loss and gradient. time: a
+    context for each part by its name.
+    """
+    learner, *others = players
+    together = [p for p in others if p.joint and p.times(step.at.step)]
+
+    def timed(p: Player) -> AbstractContextManager[None]:
+        return time("step" if p is learner else p.name)
+
+    def gradients(p: Player, retain: bool = False) -> tuple[Tensor | None, ...]:
+        loss = p.objective(step)
+        grads = torch.autograd.grad(loss, p.params, allow_unused=True, retain_graph=retain)
+        watch.note(p.name, step.at.step, loss, grads, step.out.views.index)
+        return grads
+
+    early = {}
+    for p in (learner, *together):  # of one graph, so all before anybody moves
+        with timed(p):
+            early[p.name] = gradients(p, retain=bool(together) and p is not together[-1])
+    fixed = {id(p) for p in step.method.still(step.at)}
+    for p in players:
+        with timed(p):
+            for _ in range(1 if p.name in early else p.times(step.at.step)):
+                grads = early[p.name] if p.name in early else gradients(p)
+                for param, grad in zip(p.params, grads, strict=True):
+                    param.grad = None if id(param) in fixed else grad
+                if p is learner and config.clip is not None:
+                    optim.clip(p.params, config.clip, config.clip_by)
+                p.opt.step()
+                p.opt.zero_grad(set_to_none=True)
