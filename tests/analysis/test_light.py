@@ -8,7 +8,10 @@ import pytest
 from test_layers import at_load, module_of
 
 ROOT = Path(__file__).resolve().parents[2] / "hardlab"
-LIGHT = [ROOT / "analysis" / f"{n}.py" for n in ("arms", "catalog", "claims", "gaps", "intervals", "schema", "summary")]
+LIGHT = [
+    ROOT / "analysis" / f"{n}.py"
+    for n in ("arms", "catalog", "claims", "evidence", "gaps", "intervals", "schema", "summary")
+]
 LIGHT += sorted((ROOT / "figures").glob("*.py"))
 # of hardlab, beside one another: what a configuration is checked with
 ALLOWED = {
