@@ -673,12 +673,14 @@ class Selection:
         return self._note(runs, pd.to_numeric(keys.set_index("seed")["value"]) if len(keys) else pd.Series(dtype=float))
 
     def _measured(self, measure: Measure) -> pd.DataFrame:
-        """The rows of one of the measure's protocols; at home of one for each data set, which may lack another."""
+        """The rows of one of the measure's protocols; at home of one for each data set and share, which compare."""
         if measure.on:  # what was trained on the very set is no transfer to it
             names = DATA.get(measure.on, (measure.on,))
             rows = self.rows[self.rows["evaluated_on"].isin(names) & ~_own(self.rows).isin(names)]
             return self._one_probe(rows, measure)
-        each = [self._one_probe(rows, measure) for _, rows in at_home(self.rows).groupby("evaluated_on", sort=True)]
+        if all(protocol.startswith(SCENES) for protocol, _ in measure.rows):
+            return self._one_probe(self.rows, measure)
+        each = [self._one_probe(rows, measure) for _, rows in at_home(self.rows).groupby("data", sort=True)]
         return pd.concat(each) if each else self._one_probe(self.rows.iloc[:0], measure)
 
     def _one_probe(self, rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:

@@ -694,6 +694,23 @@ def test_a_gain_is_the_difference_of_two_differences() -> None:
     assert judge(of, frame(*arms[2:], *arms[:2])).verdict == CONTRADICTED
 
 
+def test_the_p_of_a_verdict_is_the_level_at_which_it_would_just_have_been_given() -> None:
+    """Against intervals at the level of p: they end at the edge, or at 0, that decides."""
+    rng = np.random.default_rng(3)
+    near = rng.normal(0.3, 0.2, 5)
+    p = judge(test("equal_within", value=0.0, margin=1), frame(near)).p
+    assert interval(near, 1 - p).hi == pytest.approx(1)
+    p = judge(test("equal_within", value=0.0, margin=1), frame(-near)).p
+    assert interval(-near, 1 - p).lo == pytest.approx(-1)
+    far = near + 2  # outside: at the level of p the interval reaches the edge
+    assert interval(far, 1 - judge(test("equal_within", value=0.0, margin=1), frame(far)).p).lo == pytest.approx(1)
+    a, b, c = rng.normal([[9], [7], [5]], 0.5, (3, 4))
+    differences = [stats.ttest_rel(a, b).pvalue, stats.ttest_rel(a, c).pvalue]
+    assert judge(test("largest"), frame(a, b, c)).p == pytest.approx(max(differences))  # all must hold
+    against = min(1, 2 * stats.ttest_rel(b, a).pvalue)  # one refutes, at a level that two share
+    assert judge(test("largest"), frame(b, a, c)).p == pytest.approx(against)
+
+
 # ------------------------------------------------------------------------------------------------ frozen
 
 
