@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from hardlab.analysis import claims
+from hardlab.recipes import recipe
 from hardlab.types import HardlabError
 from hardlab.workbook import pages
 
@@ -110,6 +111,7 @@ def test_the_page_of_results_has_every_claim_once_in_the_section_of_its_paper(
         for r in of[of["n"] > 0].itertuples():
             (row,) = cells(text, f"`{r.id}`")
             assert row[4].startswith(r.verdict)
+        assert re.search(r"One rung up, `gpu`, they take \d+ runs that see [\d,]+ million images", text)
         assert "hardlab pretrain" not in text  # commands are `hardlab claims --why`'s
 
 
@@ -128,6 +130,25 @@ def test_the_page_of_results_has_every_claim_once_in_the_section_of_its_paper(
 def test_what_a_scale_can_tell_is_told_from_the_verdict_and_the_seeds(change: dict[str, object], told: str) -> None:
     row = {"verdict": "", "excluded": "", "more_seeds": np.nan, "more_seeds_published": np.nan} | change
     assert pages.tells(next(pd.DataFrame([row]).itertuples())) == told
+
+
+def test_one_rung_up_costs_all_seeds_of_each_arm_once_and_the_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {c.id: c for c in claims.load()}
+    some = [known[name] for name in ("ppcl-cifar10-10", "ppcl-better-than-gan", "hvs-simsiam-knn")]
+    monkeypatch.setattr(claims, "load", lambda: some)
+    tenth, images, parents = {"data.fraction": 0.1, "data.name": "cifar10"}, 0, {}
+    for name, seeds in (("ppcl", 6), ("ppcl-simclr", 6), ("ppcl-gan", 3)):  # a headline takes six
+        for seed in range(seeds):
+            run = recipe(name, "gpu", {**tenth, "seed": seed})
+            images += run.epochs * (5000 // run.batch_size) * run.batch_size
+            if run.parent is not None:
+                parents[run.parent.id] = run.parent
+    images += sum(of.epochs * (5000 // of.batch_size) * of.batch_size for of in parents.values())
+    told = pages._one_rung_up("ppcl", "gpu", images // 7)
+    assert told.startswith(
+        f"One rung up, `gpu`, they take {15 + len(parents)} runs that see {images / 1e6:,.0f} million"
+    )
+    assert ", 7 times as many" in told
 
 
 BEGIN, END = pages.marks(pages.RESULTS)

@@ -592,7 +592,7 @@ class Ledger:
             way = "" if began else f"`{train}`, two seeds or more, then "
             return (
                 f"{' and '.join(lacking)} were not measured by this probe: {way}"
-                f"`hardlab evaluate {runs} --protocol {protocol}`",
+                f"`hardlab evaluate {runs} --protocol {protocol} --pixels`",
                 "",
             )
         told, scale = [], claim.published.scale

@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hardlab import config
 from hardlab.analysis import claims, schema
+from hardlab.analysis.arms import reaches
 from hardlab.analysis.intervals import Interval
 from hardlab.errors import HardlabError
 from hardlab.files import as_expected, read_json, write_atomic
+from hardlab.recipes import RUNGS, recipe
+from hardlab.workbook.plan import training_steps
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADLINES, RESULTS, CLAIMS = "headlines", "results", "claims"  # blocks of the README, between marks
@@ -48,7 +52,7 @@ def write(
     text = _between(text, RESULTS, _levels(claims.levels(data_dir, found), _minutes(data_dir)))
     text = _between(text, CLAIMS, _decided(found))
     text = _NOTEBOOK.sub(lambda row: _timed(row, Path(executed)), text)
-    write_atomic(results, ("\n".join(_results(found, _minutes(data_dir))) + "\n").encode())
+    write_atomic(results, ("\n".join(_results(found, data_dir)) + "\n").encode())
     write_atomic(readme, text.encode())
     return [readme, results]
 
@@ -181,8 +185,9 @@ _GROUPS = {  # of docs/results.md, in this order
 }
 
 
-def _results(found: pd.DataFrame, minutes: dict[str, float]) -> Iterator[str]:
+def _results(found: pd.DataFrame, data_dir: Path) -> Iterator[str]:
     """The lines of docs/results.md: a section a paper."""
+    minutes, manifests = _minutes(data_dir), schema.read_manifests(data_dir)
     yield "# Results, claim by claim\n"
     yield "`hardlab report --readme` writes this page from `figures/data`; `verdicts.md` has the rules of a verdict.\n"
     yield f"Of {len(found)} claims: {_counted(found)}.\n"
@@ -192,6 +197,10 @@ def _results(found: pd.DataFrame, minutes: dict[str, float]) -> Iterator[str]:
         hours = sum(minutes.get(run, 0) for run in runs) / 60
         yield f"## {name}\n"
         yield f"{len(of)} claims, judged by {len(runs)} runs that took {hours:.1f} hours: {_counted(of)}.\n"
+        seen = sum(manifests[run]["config"]["batch_size"] * (manifests[run].get("steps_done") or 0) for run in runs)
+        rungs = [RUNGS.index(rung) for rung in of["rung"] if rung]
+        if rungs and max(rungs) + 1 < len(RUNGS) and seen:
+            yield _one_rung_up(paper, RUNGS[max(rungs) + 1], seen)
         for title, verdicts in _GROUPS.items():
             rows = of[of["verdict"].str.startswith(verdicts)]
             if not len(rows):
@@ -199,6 +208,25 @@ def _results(found: pd.DataFrame, minutes: dict[str, float]) -> Iterator[str]:
             yield f"### {title}\n"
             yield from _section(rows)
             yield ""
+
+
+def _one_rung_up(paper: str, rung: str, seen: int) -> str:
+    """What the claims of a paper cost at a rung, with as many seeds as their verdicts take; seen: images so far."""
+    runs: dict[str, int] = {}
+    for claim in claims.load():
+        if claim.paper == paper and reaches(rung, claim.testable_from):
+            for side in claim.arms:
+                for seed in range(claim.seeds):
+                    run = recipe(side.recipe, rung, config.parse([*claim.overrides(side, rung), f"seed={seed}"]))
+                    for one in (run, *([run.parent] if run.parent is not None else [])):
+                        runs[one.id] = training_steps(one) * one.batch_size
+    images = sum(runs.values())
+    if not images:
+        return f"One rung up, `{rung}`, they take {len(runs)} runs.\n"
+    return (
+        f"One rung up, `{rung}`, they take {len(runs)} runs that see {images / 1e6:,.0f} million images, "
+        f"{images / seen:,.0f} times as many as these did.\n"
+    )
 
 
 def _section(rows: pd.DataFrame) -> Iterator[str]:

@@ -553,7 +553,7 @@ def test_without_its_controls_an_accuracy_needs_an_evaluation_and_another_number
     assert row.verdict == NO_EVALUATION
     assert row.why.startswith("The untrained network and raw pixels were not measured by this probe")
     assert "`hardlab pretrain untrained --rung cpu`" in row.why
-    assert "`hardlab evaluate RUN --protocol linear-lbfgs`" in row.why
+    assert "`hardlab evaluate RUN --protocol linear-lbfgs --pixels`" in row.why
     loss = {"table": "epochs", "where": {"name": "loss"}}
     for s in range(3):
         folder.run("simsiam-hvs", s, 2.0 + 0.1 * s, table="epochs", epoch=0, name="loss")
