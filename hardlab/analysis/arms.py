@@ -248,8 +248,6 @@ class Book:
     def alike(self, arms: Sequence[Arm]) -> list[dict[str, tuple[str, str]]]:
         """Of each arm its runs, with their rung and changes (JSON): runs of two arms that share these compare."""
         spoken = {key for arm in arms for key, _ in arm.changes}
-        if any(arm.longer != 1 for arm in arms):
-            spoken.add("epochs")
         return [
             {
                 name: (self.runs[name]["rung"], json.dumps(changes, sort_keys=True))
