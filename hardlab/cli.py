@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -406,14 +407,22 @@ def _gaps(gaps: dict[str, list[str]]) -> str:
 @click.option("--paper", default=None, help="Only of one paper: hexa, hvs, hnssl, adco or ppcl.")
 @click.option("--verdict", default=None, help="Only those whose verdict begins so, e.g. reproduced or needs.")
 @click.option("--why", is_flag=True, help="Also the reason of each verdict, and its runs.")
+@click.option("--freeze", default=None, metavar="REASON", help="Note the tests that were changed, before their runs.")
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), default=Path("figures/data"), show_default=True)
 @JSON
 def judge_claims(
-    ids: tuple[str, ...], paper: str | None, verdict: str | None, why: bool, data_dir: Path, as_json: bool
+    ids: tuple[str, ...],
+    paper: str | None,
+    verdict: str | None,
+    why: bool,
+    freeze: str | None,
+    data_dir: Path,
+    as_json: bool,
 ) -> None:
     """What the papers state that a run can test, and the verdict that the collected rows give: all, or those named.
 
-    The verdict is computed: a 95 % interval over seeds against the claim's threshold.
+    The verdict is computed, by the rules in docs/verdicts.md: a 95 % interval over seeds against the claim's threshold,
+    corrected for the number of claims.
     """
     from hardlab import registry
     from hardlab.analysis import claims
@@ -425,9 +434,13 @@ def judge_claims(
             raise registry.unknown("verdict", verdict, claims.VERDICTS)
         for name in set(ids) - {c.id for c in claims.load()}:
             raise registry.unknown("claim", name, [c.id for c in claims.load()])
+    if freeze is not None:
+        moved = claims.freeze(freeze, datetime.now(UTC))
+        _echo(as_json, f"{len(moved)} tests were noted: {', '.join(moved) or 'none'}", {"frozen": moved})
+        return
     _there(data_dir)
-    wanted = [c for c in claims.load() if paper in (None, c.paper) and (not ids or c.id in ids)]
-    found = claims.verdicts(data_dir, wanted)
+    found = claims.verdicts(data_dir)  # all, since each is corrected for the others
+    found = found[found["paper"].isin([paper] if paper else claims.PAPERS) & (found["id"].isin(ids) | (not ids))]
     found = found[found["verdict"].str.startswith(verdict or "")]
     rows = found.astype(object).where(found.notna(), None).to_dict("records")
     _echo(as_json, claims.describe(found, why=why), rows)
@@ -436,19 +449,24 @@ def judge_claims(
 @cli.command("report")
 @RUNG
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Default: out/RUNG.")
-@click.option("--readme", is_flag=True, help="Rewrite the results block of README.md from figures/data instead.")
+@click.option("--readme", is_flag=True, help="Rewrite README.md's blocks and docs/results.md from figures/data.")
 @JSON
 @DRY
 def build_report(rung: str, out: Path | None, readme: bool, as_json: bool, dry_run: bool) -> None:
-    """Build the HTML report of a rung's output, or the README's table of results."""
+    """Build the HTML report of a rung's output, or the README's tables and docs/results.md."""
     folder = out or Path("out") / rung
     if dry_run:
-        target = "README.md" if readme else str(folder / "report.html")
+        target = "README.md, docs/results.md" if readme else str(folder / "report.html")
         _echo(as_json, f"would write {target}", {"would_write": target})
         return
-    from hardlab.workbook import report
+    if readme:
+        from hardlab.workbook import pages
 
-    written = str(report.readme_table() if readme else report.build(folder))
+        written = ", ".join(map(str, pages.write()))
+    else:
+        from hardlab.workbook import report
+
+        written = str(report.build(folder))
     _echo(as_json, written, {"written": written})
 
 

@@ -45,6 +45,8 @@ DATA: dict[str, tuple[str, ...]] = {
     "VOC07": ("voc2007",),
 }
 BUILT_IN = ("digits", "shapes")
+# The primary probe of accuracies below rung `paper`, in claims, figures and the README: it has no schedule to choose.
+LINEAR = ("linear-lbfgs", "top1")
 # the system of each paper on the base method that it analyses or names first, then methods without any strategy
 SYSTEMS = {"simsiam-hvs": "HVS", "hexa-moco": "HEXA", "hnssl": "HNSSL", "adco": "AdCo", "ppcl": "PPCL"}
 ROSTER = (*SYSTEMS, "simsiam", "simclr", "moco", "dino")
@@ -54,7 +56,7 @@ _OUTSIDE = ("parent", "logs")  # of a configuration: what decides nothing, or is
 _DECIDES = ("augment", "backbone", "method", "hard", "optim", "batch_size")  # the outcome, but data and length
 
 
-Over = Literal["mean", "first", "last", "rise", "spread"]
+Over = Literal["mean", "first", "last", "rise", "later", "late", "early", "spread", "jitter", "tail"]
 
 
 class Measure(BaseModel):
@@ -88,7 +90,8 @@ class Arm(NamedTuple):
     another method or strategies, or other values of these, is another arm. wider: factor of the channels of the rung's
     network. trained: data set and share, e.g. ("CIFAR-10", "20 %"). budget: 0 a training as long as those of most
     recipes, -1 the longest that is longer. minus: a second recipe; the value is then the difference, paired by seed.
-    sets: the loaders' names of the data sets that count; none given = any.
+    sets: the loaders' names of the data sets that count; none given = any. longer: how many times as long as its recipe
+    it is trained.
     """
 
     recipe: str
@@ -98,10 +101,13 @@ class Arm(NamedTuple):
     minus: str = ""
     wider: int = 1
     sets: tuple[str, ...] = ()
+    longer: float = 1.0
 
     def overrides(self, rung: str) -> dict[str, Any]:
-        """All that makes it another run than its recipe's, but its data and length."""
+        """All that makes it another run than its recipe's, but its data and a published length."""
         changed = dict(self.changes)
+        if self.longer != 1:
+            changed["epochs"] = round(self.longer * _usual(self.recipe, rung).epochs)
         if self.wider > 1:
             network = _usual(self.recipe, rung).backbone.name
             if f"{network}x{self.wider}" in BACKBONES:
@@ -156,6 +162,7 @@ class Book:
 
     def __init__(self, facts: Mapping[str, Mapping[str, str]] | None = None) -> None:
         self.runs = {name: _whole(of) if "method.name" in of else dict(of) for name, of in (facts or {}).items()}
+        self.started: dict[str, str] = {}  # when each began, where its manifest says so
 
     @classmethod
     def of_configs(cls, configs: pd.DataFrame | None) -> Book:
@@ -171,13 +178,15 @@ class Book:
 
         A run of a version whose configuration is read no more is nobody's arm.
         """
-        facts = {}
-        for name, manifest in schema.read_manifests(folder).items():
+        facts, manifests = {}, schema.read_manifests(folder)
+        for name, manifest in manifests.items():
             try:
                 facts[name] = _as_text(config.make(config.as_ran(manifest)))  # arms of two precisions are no pair
             except HardlabError:
                 continue
-        return cls(facts)
+        book = cls(facts)
+        book.started = {name: str(m["started"]) for name, m in manifests.items() if m.get("started")}
+        return book
 
     # ------------------------------------------------------------------------------------------ who is an arm
 
@@ -292,6 +301,15 @@ class Book:
             return lengths.get(epochs, 0), shared.get(name, 0), of["seed"].nunique(), near, epochs
 
         return _best(rows, "setting", rank)
+
+    def untrained(self, runs: Iterable[str]) -> list[str]:
+        """The networks without training that these runs began as: of their rung, their data and their backbone."""
+        began = {self._began(name) for name in runs}
+        return [name for name, of in self.runs.items() if of.get("recipe") == UNTRAINED and self._began(name) in began]
+
+    def _began(self, run: str) -> frozenset[tuple[str, str]]:
+        have = self.runs.get(run, {})
+        return frozenset((k, v) for k, v in have.items() if k == "rung" or k.partition(".")[0] in ("data", "backbone"))
 
     # ------------------------------------------------------------------------------------------ what a run was
 
@@ -440,12 +458,6 @@ def same_images(runs: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
     return pd.concat(kept, ignore_index=True)
 
 
-def most_seeds(rows: pd.DataFrame, among: pd.DataFrame) -> pd.DataFrame:
-    """Of trainings of several lengths those of the setting that has the most seeds in ``among``, by method and data."""
-    each = among.sort_values("n", kind="stable").groupby(["method", "data"])["setting"].last()
-    return rows[rows["setting"].isin(set(each))]
-
-
 def usual(options: Sequence[str]) -> str:
     """The settings that most rows of an evaluation have, of equals the first by name."""
     counts = Counter(options)
@@ -536,9 +548,12 @@ def measured(*rows: tuple[str, str], on: str = "") -> Measure:
 
 
 def linear(*protocols: str, on: str = "", metric: str = "top1") -> Measure:
-    """Linear accuracy by the paper's protocol, or else by the public default for CIFAR, or at the optimum."""
+    """Linear accuracy by the paper's protocol, by the public default for CIFAR, or at the optimum.
+
+    The last is the primary one below rung ``paper`` (``Selection``).
+    """
     probes = [(p, f"{metric}-last") for p in (*protocols, "linear")]
-    return measured(*probes, ("linear-lbfgs", metric), on=on)
+    return measured(*probes, (LINEAR[0], metric), on=on)
 
 
 KNN = measured(("knn", "top1@k=20"))
@@ -656,19 +671,31 @@ class Selection:
         return self._note(runs, pd.to_numeric(keys.set_index("seed")["value"]) if len(keys) else pd.Series(dtype=float))
 
     def _measured(self, measure: Measure) -> pd.DataFrame:
-        """The rows of that of the measure's protocols that the most arms and runs have, of equals the first."""
-        rows = self.rows
+        """The rows of one of the measure's protocols; at home of one for each data set and share, which compare."""
         if measure.on:  # what was trained on the very set is no transfer to it
             names = DATA.get(measure.on, (measure.on,))
-            rows = rows[rows["evaluated_on"].isin(names) & ~_own(rows).isin(names)]
-        else:
-            rows = at_home(rows)
-        best = rows.iloc[:0]
+            rows = self.rows[self.rows["evaluated_on"].isin(names) & ~_own(self.rows).isin(names)]
+            return self._one_probe(rows, measure)
+        if all(protocol.startswith(SCENES) for protocol, _ in measure.rows):
+            return self._one_probe(self.rows, measure)
+        each = [self._one_probe(rows, measure) for _, rows in at_home(self.rows).groupby("data", sort=True)]
+        return pd.concat(each) if each else self._one_probe(self.rows.iloc[:0], measure)
+
+    def _one_probe(self, rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+        """The rows of that protocol that the most arms and runs have, of equals the first.
+
+        Below rung ``paper`` the primary probe comes before those that no more arms have.
+        """
+        best = primary = rows.iloc[:0]
         for protocol, metric in measure.rows:
             of = self.scenes if protocol.startswith(SCENES) else rows
             found = of[(of["protocol"] == protocol) & (of["metric"] == metric)]
             if (found["recipe"].nunique(), found["run"].nunique()) > (best["recipe"].nunique(), best["run"].nunique()):
                 best = found
+            if protocol == LINEAR[0] and not found["rung"].eq("paper").any():
+                primary = found
+        if primary["recipe"].nunique() >= best["recipe"].nunique():
+            best = primary
         if len(best):
             self.protocols[str(best["protocol"].iloc[0])] = str(best["metric"].iloc[0])
         return best

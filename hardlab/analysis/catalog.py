@@ -131,14 +131,17 @@ def measurement(line: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, 
 def arm(configuration: Mapping[str, Any]) -> str:
     """What makes a run differ from its baseline: ``standard``, ``untrained``, or its strategies, e.g. ``hvs draws=8``.
 
-    Options that are at the strategy's defaults are left out.
+    Options that are at the strategy's defaults are left out. Code of a reader's own is told by the digest of its source
+    as well: what was edited is another arm.
     """
     if configuration["epochs"] == 0:
         return arms.UNTRAINED
     names = []
     for spec in configuration["hard"]:
-        defaults = {k: p.default for k, p in registry.options("strategy", spec["name"]).items()}
-        changed = {k: v for k, v in sorted(spec["options"].items()) if v != defaults.get(k)}
+        known = spec["name"] in registry.TABLES["strategy"]  # another process need not have loaded a reader's code
+        defaults = {k: p.default for k, p in registry.options("strategy", spec["name"]).items()} if known else {}
+        changed = {k: v for k, v in sorted(spec["options"].items()) if k not in defaults or v != defaults[k]}
+        changed |= {"source": spec["source"]} if spec.get("source") else {}
         names.append(" ".join([spec["name"], *(f"{k}={v}" for k, v in changed.items())]))
     return " + ".join(names) or arms.STANDARD
 

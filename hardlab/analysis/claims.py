@@ -2,15 +2,18 @@
 
 A claim is data (``claims.yaml``): what is measured, on which arms, and a test with a direction and a threshold. Its
 verdict is computed, never typed: from one value per seed (differences and ratios are paired by seed) and the 95 %
-Student t-interval of ``intervals.interval``. Which runs are its arms, and which of them compare, is ``arms.Book``'s to
-say (docs/arms.md).
+Student t-interval of ``intervals.interval``, corrected for the number of claims (``evidence``). docs/verdicts.md has
+the rules. Which runs are its arms, and which of them compare, is ``arms.Book``'s to say (docs/arms.md).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,8 +23,8 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hardlab import registry
-from hardlab.analysis import schema
-from hardlab.analysis.arms import Arm, Book, Measure, Over, reaches, rungs_from, usual
+from hardlab.analysis import evidence, schema
+from hardlab.analysis.arms import LINEAR, UNTRAINED, Arm, Book, Measure, Over, Paired, reaches, rungs_from, usual
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.schema import WHO
 from hardlab.errors import HardlabError
@@ -29,14 +32,29 @@ from hardlab.files import damaged, read_yaml
 from hardlab.recipes import RUNGS, recipe
 
 SOURCE = Path(__file__).with_name("claims.yaml")
+FROZEN = Path(__file__).with_name("claims_frozen.yaml")
 PAPERS = {"hexa": (5, 5), "hvs": (11, 12), "hnssl": (3, 7), "adco": (2, 4), "ppcl": (6, 4)}  # figures, tables
 REPRODUCED, CONTRADICTED, INCONCLUSIVE = "reproduced", "contradicted", "inconclusive"
+WEAKLY = {v: f"{v} (not after correction)" for v in (REPRODUCED, CONTRADICTED)}
+NOT_LEARNED, NO_SEEDS, CANNOT = "needs a network that has learned", "needs more seeds", "cannot be judged"
 NO_EVALUATION, NO_RUN = "needs an evaluation", "needs a run"
-VERDICTS = (REPRODUCED, CONTRADICTED, INCONCLUSIVE, *(f"needs rung {r}" for r in RUNGS), NO_EVALUATION, NO_RUN)
-COLUMNS = (
-    "id", "paper", "place", "statement", "published", "mean", "lo", "hi", "n", "unit", "rung", "testable_from",
-    "verdict", "why", "runs",
+DECIDED = (REPRODUCED, WEAKLY[REPRODUCED], CONTRADICTED, WEAKLY[CONTRADICTED])
+VERDICTS = (
+    *DECIDED, INCONCLUSIVE, NOT_LEARNED, NO_SEEDS, *(f"needs rung {r}" for r in RUNGS), NO_EVALUATION, NO_RUN, CANNOT,
 )  # fmt: skip
+SEEDS, HEADLINE_SEEDS = 3, 6  # that a verdict takes, and one on the headline of a paper
+COLUMNS = (
+    "id", "paper", "headline", "place", "statement", "published", "mean", "lo", "hi", "n", "unit", "rung",
+    "testable_from", "pooled_lo", "pooled_hi", "p", "p_sign", "q", "more_seeds", "more_seeds_published", "excluded",
+    "beside", "frozen", "verdict", "why", "runs",
+)  # fmt: skip
+# linear evaluation on the data of the training, and its neighbours: each stands beside the others
+PROBES = {
+    "converged probe": LINEAR,
+    "kNN": ("knn", "top1@k=20"),
+    "SGD probe": ("linear", "top1-last"),
+    "PPCL's probe": ("linear-ppcl", "top1-last"),
+}
 # the numbers of the epochs table: a run's own, or one of a strategy
 _PLAIN = ("loss", "knn", "std", "rank", "alignment", "uniformity", "accuracy", "d_ii", "feature_std", "pseudo_top1")
 _METRICS = {  # by how a protocol's name begins, the first that fits
@@ -54,13 +72,21 @@ _METRICS = {  # by how a protocol's name begins, the first that fits
 _PLACE = (
     r"Abstract|Sec\. \d(\.\d)*|App\. [A-H](\.\d)*|Alg\. \d|Fig\. (?P<figure>\d+)( left| right)?|Table (?P<table>\d+)"
 )
-# how the epochs of a run become one number; `rise` compares the last fifth of the logged epochs with the first
+# How the epochs of a run become one number. `rise` compares the last fifth of the logged epochs with the first, `later`
+# with the second, so that a dip at the start is left out. `late` is the last fifth, `early` what the first fifth has
+# more than the rest, without the first epoch. `jitter` is the spread from epoch to epoch about any trend. `tail` is the
+# value that a tenth exceed, of points instead of epochs.
 OVER: dict[str, Callable[[np.ndarray], float]] = {
     "mean": lambda x: float(x.mean()),
     "first": lambda x: float(x[0]),
     "last": lambda x: float(x[-1]),
     "rise": lambda x: float(x[-_fifth(x) :].mean() - x[: _fifth(x)].mean()) if len(x) > 1 else np.nan,
+    "later": lambda x: float(x[-_fifth(x) :].mean() - x[_fifth(x) : 2 * _fifth(x)].mean()) if len(x) > 2 else np.nan,
+    "late": lambda x: float(x[-_fifth(x) :].mean()),
+    "early": lambda x: float(x[1 : 1 + _fifth(x)].mean() - x[1 + _fifth(x) :].mean()) if len(x) > 2 else np.nan,
     "spread": lambda x: float(x.std(ddof=1)) if len(x) > 1 else np.nan,
+    "jitter": lambda x: float(np.diff(x).std(ddof=1) / np.sqrt(2)) if len(x) > 2 else np.nan,
+    "tail": lambda x: float(np.quantile(x, 0.9)),
 }
 
 
@@ -88,10 +114,16 @@ class Published(_Strict):
 
 
 class Side(_Strict):
-    """Runs of a recipe, with overrides; ``where``, ``value`` and ``over`` replace those of the claim's measure."""
+    """Runs of a recipe, with overrides; ``where``, ``value`` and ``over`` replace those of the claim's measure.
+
+    longer: how many times as long as its recipe it is trained. fails: the paper says that it does not learn, so no
+    control asks it to.
+    """
 
     recipe: str
     set: dict[str, Any] = Field(default_factory=dict)
+    longer: float = Field(default=1.0, gt=0)
+    fails: bool = False
     where: dict[str, str] = Field(default_factory=dict)
     value: str | None = None
     over: Over | None = None
@@ -106,8 +138,8 @@ class Test(_Strict):
     """A named test with its threshold, in the published unit.
 
     greater, less: first arm minus second, against ``margin``. above, below: the arm, or the ratio or difference of two,
-    against ``value``. equal_within: the whole interval within ``margin`` of ``value``. ordering: every arm above the
-    next. largest: the first arm above every other.
+    or the difference of the differences of four (``gain``), against ``value``. equal_within: the whole interval within
+    ``margin`` of ``value``. ordering: every arm above the next. largest: the first arm above every other.
     """
 
     __test__ = False  # nothing for pytest
@@ -115,7 +147,7 @@ class Test(_Strict):
     name: Literal["greater", "less", "above", "below", "equal_within", "ordering", "largest"]
     value: float | None = None
     margin: float = 0.0
-    of: Literal["value", "difference", "ratio"] = "value"
+    of: Literal["value", "difference", "ratio", "gain"] = "value"
 
     @model_validator(mode="before")
     @classmethod
@@ -126,8 +158,9 @@ class Test(_Strict):
 class Claim(_Strict):
     """One statement: where it stands, what was published, how it is measured, and from which rung it is testable.
 
-    data: the sets that count for it, the first for the command; none given = any. Raises HardlabError on load for
-    names that do not exist.
+    data: the sets that count for it, the first for the command; none given = any. headline: what a paper is known for,
+    which takes ``HEADLINE_SEEDS``. note: what a reader must know of the test. cannot: why no run can judge it. Raises
+    HardlabError on load for names that do not exist.
     """
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
@@ -140,6 +173,9 @@ class Claim(_Strict):
     test: Test
     testable_from: Literal["smoke", "cpu", "gpu", "paper"]
     data: tuple[str, ...] = ()
+    headline: bool = False
+    note: str = ""
+    cannot: str = ""
 
     @model_validator(mode="after")
     def _names(self) -> Claim:
@@ -151,7 +187,7 @@ class Claim(_Strict):
         for name in self.data:
             if name not in registry.DATASETS:
                 raise registry.unknown("data set", name, registry.DATASETS)
-        arity = {"greater": 2, "less": 2}.get(self.test.name, 1 if self.test.of == "value" else 2)
+        arity = {"greater": 2, "less": 2}.get(self.test.name, {"value": 1, "gain": 4}.get(self.test.of, 2))
         if len(self.arms) < 3 if self.test.name in ("ordering", "largest") else len(self.arms) != arity:
             raise HardlabError(f"Claim '{self.id}': {len(self.arms)} arms do not fit the test '{self.test.name}'.")
         if (self.test.name in ("above", "below", "equal_within")) != (self.test.value is not None):
@@ -171,9 +207,33 @@ class Claim(_Strict):
         changed = {"where": m.where | side.where, "value": side.value or m.value, "over": side.over or m.over}
         return m.model_copy(update=changed)
 
+    @property
+    def digest(self) -> str:
+        """Of all that its test is made of, 12 hex digits: what is measured, of which runs, against which threshold."""
+        test = {"measure", "arms", "test", "testable_from", "data", "headline", "cannot"}
+        tree = self.model_dump(mode="json", include=test, exclude_defaults=True)
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def seeds(self) -> int:
+        """How many a verdict takes."""
+        return HEADLINE_SEEDS if self.headline else SEEDS
+
+    @property
+    def probe(self) -> tuple[str, str] | None:
+        """Protocol and metric of an accuracy on frozen features, which a network earns by having learned."""
+        where = self.measure.where
+        protocol, metric = where.get("protocol", ""), where.get("metric", "")
+        return (protocol, metric) if protocol.startswith(("knn", "linear")) else None
+
+    def size(self) -> float | None:
+        """The published size of what the test looks at, where a number is given and it is a comparison."""
+        compares = self.test.name in ("greater", "less") or self.test.of != "value"
+        return self.published.value if compares else None
+
     def arm(self, side: Side) -> Arm:
         """The runs that this side is about."""
-        return Arm(side.recipe, tuple(side.set.items()), sets=self.data)
+        return Arm(side.recipe, tuple(side.set.items()), sets=self.data, longer=side.longer)
 
     def overrides(self, side: Side, rung: str) -> tuple[str, ...]:
         """What makes the recipe's run one of this claim, as the command line has it."""
@@ -253,73 +313,132 @@ def needed(rung: str) -> dict[tuple[str, tuple[str, ...]], set[tuple[str, str]]]
     return found
 
 
+class Frozen(_Strict):
+    """Since when a claim's test is what it is, and what was changed then."""
+
+    digest: str
+    since: datetime
+    changed: str = ""
+
+
+@cache
+def frozen(path: Path = FROZEN) -> dict[str, tuple[Frozen, ...]]:
+    """Claim -> its tests, the oldest first. Raises HardlabError for a file that holds something else."""
+    tree = read_yaml(path)
+    try:
+        return {str(name): tuple(Frozen.model_validate(row) for row in rows) for name, rows in tree.items()}
+    except (ValidationError, AttributeError, TypeError) as e:
+        raise damaged(path, "it needs a list of digest, since and changed for each claim") from e
+
+
+def freeze(changed: str, now: datetime, path: Path = FROZEN) -> list[str]:
+    """Note the claims whose test is new or another than the last that was noted, with the reason; returns their ids.
+
+    Tests of claims that are gone stay: they were tested once.
+    """
+    import yaml
+
+    known = {name: list(rows) for name, rows in frozen(path).items()} if path.exists() else {}
+    moved = [c for c in load() if not (rows := known.get(c.id)) or rows[-1].digest != c.digest]
+    for claim in moved:
+        since = now.replace(microsecond=0)
+        known.setdefault(claim.id, []).append(Frozen(digest=claim.digest, since=since, changed=changed))
+    tree = {name: [row.model_dump(mode="json", exclude_defaults=True) for row in rows] for name, rows in known.items()}
+    head = "# Since when the test of each claim is what it is; `hardlab claims --freeze REASON` writes it.\n"
+    path.write_text(head + yaml.safe_dump(tree, sort_keys=True, width=120), encoding="utf-8")
+    frozen.cache_clear()
+    return [claim.id for claim in moved]
+
+
 class Finding(NamedTuple):
-    """A verdict with the quantity it was found for, and the reason in one sentence."""
+    """A verdict with the quantity it was found for, and the reason in one sentence.
+
+    values: one a seed of what decided. threshold: what they were held against. p: of the verdict, two-sided.
+    """
 
     verdict: str
     ours: Interval
     why: str
+    values: np.ndarray = np.empty(0)
+    threshold: float = 0.0
+    p: float = np.nan
 
 
-def judge(test: Test, values: pd.DataFrame) -> Finding:
+def judge(test: Test, values: pd.DataFrame, least: int = SEEDS) -> Finding:
     """The verdict of a test on one row per seed, one column per arm, in the arms' order and the published unit.
 
     A seed without a finite number (a ratio to nothing) does not count. The seeds are taken for independent, their
-    differences for normal; with two of them the interval has one degree of freedom, and is as wide as that is.
-    The interval must lie strictly on the stated side of the threshold (reproduced) or on the other side (contradicted);
-    else, and with fewer than 2 seeds, the verdict is inconclusive. Of several comparisons all must hold to reproduce,
-    and one refutes at a level shared among them (Bonferroni); the weakest is reported.
+    differences for normal. The interval must lie strictly on the stated side of the threshold (reproduced) or on the
+    other side (contradicted); else it is inconclusive, and with fewer than ``least`` seeds nothing is said. Arms that
+    are the same to the last bit compare nothing. Of several comparisons all must hold to reproduce, and one refutes at
+    a level shared among them (Bonferroni); the weakest is reported.
     """
     arms = [values[c].to_numpy(np.float64) for c in values.columns]
     if test.name in ("ordering", "largest"):
         first = arms[:-1] if test.name == "ordering" else [arms[0]] * (len(arms) - 1)
-        return _several([a - b for a, b in zip(first, arms[1:], strict=True)])
+        return _several([a - b for a, b in zip(first, arms[1:], strict=True)], least)
     if test.name in ("greater", "less") or test.of == "difference":
         quantity = arms[0] - arms[1]
+    elif test.of == "gain":
+        quantity = (arms[0] - arms[1]) - (arms[2] - arms[3])
     else:
         with np.errstate(divide="ignore", invalid="ignore"):
             quantity = arms[0] / arms[1] if test.of == "ratio" else arms[0]
-    ours = interval(np.where(np.isfinite(quantity), quantity, np.nan))
-    if ours.n < 2:
-        return Finding(INCONCLUSIVE, ours, _too_few(ours))
+    quantity = quantity[np.isfinite(quantity)]
+    ours = interval(quantity)
+    threshold = test.margin if test.value is None else test.value
+    if test.name == "equal_within":  # held against the nearer edge
+        threshold += test.margin if ours.mean > threshold else -test.margin
+    if ours.n < least:
+        return Finding(NO_SEEDS, ours, _too_few(ours, least), quantity, threshold)
+    if len(arms) > 1 and all(np.array_equal(a, arms[0]) for a in arms):
+        return Finding(INCONCLUSIVE, ours, "the arms are the same to the last bit in every seed", quantity, threshold)
+
+    def found(verdict: str, why: str) -> Finding:
+        return Finding(verdict, ours, f"{_span(ours)} {why}", quantity, threshold, evidence.t_test(quantity, threshold))
+
     if test.name == "equal_within":
         assert test.value is not None
         lo, hi = test.value - test.margin, test.value + test.margin
         where = f"{lo:g} to {hi:g}"
         if lo < ours.lo and ours.hi < hi:
-            return Finding(REPRODUCED, ours, f"{_span(ours)} lies within {where}")
+            return found(REPRODUCED, f"lies within {where}")
         if ours.hi < lo or ours.lo > hi:
-            return Finding(CONTRADICTED, ours, f"{_span(ours)} lies outside {where}")
-        return Finding(INCONCLUSIVE, ours, f"{_span(ours)} crosses an edge of {where}")
+            return found(CONTRADICTED, f"lies outside {where}")
+        return found(INCONCLUSIVE, f"crosses an edge of {where}")
     upwards = test.name in ("greater", "above")
-    threshold = test.margin if test.value is None else test.value
     side = 1 if ours.lo > threshold else -1 if ours.hi < threshold else 0
     if side == 0:
-        return Finding(INCONCLUSIVE, ours, f"{_span(ours)} holds {threshold:g}")
-    verdict = REPRODUCED if (side > 0) == upwards else CONTRADICTED
-    return Finding(verdict, ours, f"{_span(ours)} is {'above' if side > 0 else 'below'} {threshold:g}")
+        return found(INCONCLUSIVE, f"holds {threshold:g}")
+    return found(
+        REPRODUCED if (side > 0) == upwards else CONTRADICTED, f"is {'above' if side > 0 else 'below'} {threshold:g}"
+    )
 
 
-def _several(differences: Sequence[np.ndarray]) -> Finding:
+def _several(differences: Sequence[np.ndarray], least: int) -> Finding:
     """All of the differences should be above 0; the one with the smallest mean is told."""
     each = [interval(d) for d in differences]
-    weakest = min(each, key=lambda i: i.mean)
-    if weakest.n < 2:
-        return Finding(INCONCLUSIVE, weakest, _too_few(weakest))
-    strict = [interval(d, 1 - 0.05 / len(each)) for d in differences]
-    held = sum(i.lo > 0 for i in each)
+    at = int(np.argmin([i.mean for i in each]))
+    weakest, values = each[at], differences[at]
+    if weakest.n < least:
+        return Finding(NO_SEEDS, weakest, _too_few(weakest, least), values)
+    strict = [interval(d, 1 - evidence.LEVEL / len(each)) for d in differences]
+    held, ps = sum(i.lo > 0 for i in each), [evidence.t_test(d) for d in differences]
     told = f"{held} of {len(each)} comparisons hold, the weakest: {_span(weakest)}"
+    against = [min(1.0, p * len(each)) for p, i in zip(ps, each, strict=True) if i.mean < 0]
+    p = min(against) if against else max(ps)
     if held == len(each):
-        return Finding(REPRODUCED, weakest, told)
-    return Finding(CONTRADICTED if any(i.hi < 0 for i in strict) else INCONCLUSIVE, weakest, told)
+        return Finding(REPRODUCED, weakest, told, values, 0.0, p)
+    verdict = CONTRADICTED if any(i.hi < 0 for i in strict) else INCONCLUSIVE
+    return Finding(verdict, weakest, told, values, 0.0, p)
 
 
 def _span(i: Interval) -> str:
     return f"the 95 % interval {i.lo:.4g} to {i.hi:.4g} of {i.n} seeds"
 
 
-def _too_few(i: Interval) -> str:
-    return f"{i.n} seed{'s' * (i.n != 1)} with all arms: an interval takes at least 2"
+def _too_few(i: Interval, least: int) -> str:
+    return f"{i.n} seed{'s' * (i.n != 1)} with all arms: a verdict takes {least}"
 
 
 class _Rows:
@@ -340,6 +459,30 @@ class _Rows:
         return self._lists[column]
 
 
+NOTHING = Interval(np.nan, np.nan, np.nan, 0)
+
+
+class Found(NamedTuple):
+    """A claim with what was found for it, and the runs that were compared, if any."""
+
+    claim: Claim
+    finding: Finding
+    group: Paired | None
+
+    @property
+    def tested(self) -> bool:
+        """Whether it counts among the tests that the others are corrected for."""
+        return not np.isnan(self.finding.p)
+
+    @property
+    def spread_of(self) -> tuple[Any, ...] | None:
+        """What claims have in common whose spreads are pooled: differences by one measure at one rung."""
+        compares = self.claim.test.of in ("value", "difference") and len(self.claim.arms) > 1
+        if self.group is None or not compares or self.claim.probe is None:
+            return None
+        return (self.group.rung, *sorted(self.claim.measure.where.items()), self.claim.published.unit)
+
+
 class Ledger:
     """The collected tables of a folder, and the verdict of a claim on them."""
 
@@ -348,38 +491,209 @@ class Ledger:
         self.book = Book.of_folder(self.folder)
         self._tables: dict[str, _Rows] = {}
 
-    def verdict(self, claim: Claim) -> dict[str, Any]:
-        """A row of ``COLUMNS``."""
-        alike = self.book.alike([claim.arm(side) for side in claim.arms])
-        values = [self._values(claim.seen(side), runs) for side, runs in zip(claim.arms, alike, strict=True)]
+    def found(self, claim: Claim) -> Found:
+        """What the rows say of a claim, before it is corrected for the number of claims."""
+        trained = [side for side in claim.arms if side.recipe != UNTRAINED]
+        alike = self.book.alike([claim.arm(side) for side in trained])
+        values = [self.values(claim.seen(side), runs) for side, runs in zip(trained, alike, strict=True)]
         groups = self.book.paired(alike, values, claim.testable_from)
-        ours, rung, runs = Interval(np.nan, np.nan, np.nan, 0), "", ""
-        if groups:
-            best = groups[0]
-            verdict, ours, why = judge(claim.test, best.frame * claim.published.scale)
-            rung, runs = best.rung, " ".join(best.names)
-            if not reaches(rung, claim.testable_from):
-                verdict = f"needs rung {claim.testable_from}"
-                commands = " and ".join(claim.commands(claim.arms, claim.testable_from))
-                why = f"rung {rung} is too small for this claim ({why}): {commands}, with 2 seeds or more"
-            elif ours.n < 2:
-                seed = {"seed": max((-1, *best.seeds)) + 1}
-                why += f": {' and '.join(claim.commands(claim.arms, rung, best.changes | seed))}"
-            elif best.changes:
-                why += f"; runs with {', '.join(f'{k}={v}' for k, v in best.changes.items())}"
-        else:
-            verdict, why = self._wanted(claim, alike, values)
-        row = dict(claim) | ours._asdict() | {"rung": rung, "verdict": verdict, "runs": runs}
-        row |= {"published": str(claim.published), "unit": claim.published.unit}
-        row["why"] = why[:1].upper() + why[1:] + "."
+        if not groups:
+            verdict, why = self._wanted(claim, trained, alike, values)
+            return Found(claim, Finding(verdict, NOTHING, why), None)
+        group = groups[0]
+        frame = self._frame(claim, group)
+        of = judge(claim.test, frame * claim.published.scale, SEEDS)
+        unmeasured = self._unmeasured(claim, group, trained, alike, values) if of.ours.n < claim.seeds else ""
+        if claim.cannot:
+            of = of._replace(verdict=CANNOT, why=claim.cannot, p=np.nan)
+        elif not reaches(group.rung, claim.testable_from):
+            of = of._replace(verdict=f"needs rung {claim.testable_from}", p=np.nan)
+        elif unmeasured:
+            of = of._replace(verdict=NO_EVALUATION, why=f"{_too_few(of.ours, claim.seeds)}: {unmeasured}", p=np.nan)
+        elif of.verdict != NO_SEEDS:
+            missing, unlearned = self._control(claim, group)
+            if missing or unlearned:
+                of = of._replace(verdict=NO_EVALUATION if missing else NOT_LEARNED, why=missing or unlearned, p=np.nan)
+            elif of.ours.n < claim.seeds:
+                why = f"{_too_few(of.ours, claim.seeds)} on what a paper is known for; so far {of.why}"
+                of = of._replace(verdict=NO_SEEDS, why=why, p=np.nan)
+        return Found(claim, of, group)
+
+    def _unmeasured(
+        self,
+        claim: Claim,
+        group: Paired,
+        sides: Sequence[Side],
+        alike: Sequence[Mapping[str, tuple[str, str]]],
+        values: Sequence[Mapping[str, float]],
+    ) -> str:
+        """The command that gives this comparison more seeds without training: of those that every arm has a run of."""
+        if claim.measure.table != "evaluation":
+            return ""
+        key = (group.rung, json.dumps(group.changes, sort_keys=True))
+        seeds: list[dict[int, list[str]]] = []
+        for runs in alike:
+            of_seed: dict[int, list[str]] = {}
+            for name in (name for name, at in runs.items() if at == key):
+                of_seed.setdefault(int(self.book.runs[name]["seed"]), []).append(name)
+            seeds.append(of_seed)
+        more = set.intersection(*map(set, seeds)) - set(group.seeds)
+        ways: dict[str, list[str]] = {}
+        for side, of_seed, measured in zip(sides, seeds, values, strict=True):
+            for seed in sorted(more):
+                if not any(name in measured for name in of_seed[seed]):
+                    ways.setdefault(self._way(claim, side), []).append(of_seed[seed][-1])
+        return self._evaluate(ways)
+
+    def _way(self, claim: Claim, side: Side) -> str:
+        """How an arm is evaluated, as the command line has it."""
+        where = claim.seen(side).where
+        said = {"protocol": where.get("protocol"), "data": where.get("evaluated_on")}
+        return " ".join(f"--{option} {value}" for option, value in said.items() if value)
+
+    def _evaluate(self, ways: Mapping[str, Iterable[str]]) -> str:
+        """One ``hardlab evaluate ...`` for each way, in backticks."""
+        return " and ".join(
+            f"`hardlab evaluate {' '.join(f'runs/{name}' for name in dict.fromkeys(without))} {how}`"
+            for how, without in ways.items()
+        )
+
+    def _frame(self, claim: Claim, group: Paired) -> pd.DataFrame:
+        """(seeds, sides); an untrained network as a side is paired by its seed."""
+        columns, values = [], iter(group.values)
+        for side in claim.arms:
+            if side.recipe != UNTRAINED:
+                columns.append(dict(zip(group.seeds, next(values), strict=True)))
+            else:
+                began = self.values(claim.seen(side), self.book.untrained(group.names))
+                columns.append({int(self.book.runs[name]["seed"]): value for name, value in began.items()})
+        return pd.DataFrame(dict(enumerate(columns))).reindex(group.seeds).dropna()
+
+    def _control(self, claim: Claim, group: Paired) -> tuple[str, str]:
+        """What the positive control of an accuracy lacks, and which arm does not pass it, in words; "" where none.
+
+        Every arm is to beat the untrained network and raw pixels by the same probe, outside the 95 % interval.
+        """
+        if claim.probe is None:
+            return "", ""
+        began, measure = self.book.untrained(group.names), claim.measure
+        pixels = measure.model_copy(update={"where": measure.where | {"features": "pixels"}})
+        controls = {
+            "the untrained network": list(self.values(measure, began).values()),
+            "raw pixels": list(self.values(pixels, began).values()),
+        }
+        lacking = [name for name, values in controls.items() if len(values) < (1 if name == "raw pixels" else 2)]
+        if lacking:
+            like = next(iter(group.names))
+            where = {k: v for k, v in group.changes.items() if k.partition(".")[0] in ("data", "backbone")}
+            protocol = claim.probe[0]
+            train = Arm(UNTRAINED, tuple(where.items()), sets=(self.book.runs[like]["data.name"],)).command(group.rung)
+            runs = " ".join(f"runs/{name}" for name in began) or "RUN"
+            way = "" if began else f"`{train}`, two seeds or more, then "
+            return (
+                f"{' and '.join(lacking)} were not measured by this probe: {way}"
+                f"`hardlab evaluate {runs} --protocol {protocol} --pixels`",
+                "",
+            )
+        told, scale = [], claim.published.scale
+        sides = [side for side in claim.arms if side.recipe != UNTRAINED]
+        for side, values in zip(sides, group.values, strict=True):
+            for name, others in controls.items():
+                if not side.fails and not evidence.surely_above(values, others):
+                    reached = f"{scale * np.mean(values):.4g} against {scale * np.mean(others):.4g}"
+                    told.append(f"the arm {side.recipe} does not surely beat {name} ({reached})")
+        return "", "; ".join(told)
+
+    def beside(self, claim: Claim, group: Paired) -> str:
+        """The same comparison by the other probes, where all arms were measured by them in two seeds or more."""
+        if claim.probe not in PROBES.values() or "evaluated_on" in claim.measure.where:
+            return ""
+        told = []
+        for name, (protocol, metric) in PROBES.items():
+            if (protocol, metric) == claim.probe:
+                continue
+            other = claim.measure.model_copy(update={"where": {"protocol": protocol, "metric": metric}})
+            columns = []
+            for runs in group.runs:
+                values = self.values(other, runs)
+                columns.append({seed: values.get(run) for seed, run in zip(group.seeds, runs, strict=True)})
+            frame = pd.DataFrame(dict(enumerate(columns)), dtype=float).dropna()
+            if len(frame) > 1 and len(columns) == len(claim.arms):
+                of = judge(claim.test, frame * claim.published.scale).ours
+                told.append(f"{name} {of.mean:.3g} ({of.lo:.3g} to {of.hi:.3g}, {of.n} seeds)")
+        return "; ".join(told)
+
+    def row(self, found: Found, q: float, spread: tuple[float, int]) -> dict[str, Any]:
+        """A row of ``COLUMNS``: what was found, corrected, with the spread of all claims of its measure."""
+        claim, of, group = found
+        ours, why, verdict = of.ours, of.why, of.verdict
+        if group is not None and verdict.startswith("needs rung"):
+            commands = " and ".join(claim.commands(claim.arms, claim.testable_from))
+            why = f"rung {group.rung} is too small for this claim ({why}): {commands}, with {claim.seeds} seeds or more"
+        elif group is not None and verdict == NO_SEEDS:
+            seed = {"seed": max((-1, *group.seeds)) + 1}
+            why += f": {' and '.join(claim.commands(claim.arms, group.rung, group.changes | seed))}"
+        elif group is not None and group.changes and verdict not in (NO_EVALUATION, CANNOT):
+            why += f"; runs with {', '.join(f'{k}={v}' for k, v in group.changes.items())}"
+        if verdict in WEAKLY and not q <= evidence.LEVEL:
+            verdict = WEAKLY[verdict]
+        row = dict(claim) | ours._asdict() | {"verdict": verdict, "published": str(claim.published)}
+        row |= {"unit": claim.published.unit, "p": of.p, "q": q, "beside": "", "frozen": "", "excluded": ""}
+        row |= {"p_sign": np.nan, "pooled_lo": np.nan, "pooled_hi": np.nan}
+        row |= dict.fromkeys(("more_seeds", "more_seeds_published"), np.nan)
+        row |= {"rung": group.rung if group else "", "runs": " ".join(group.names) if group else ""}
+        if group is not None:
+            row |= self._strength(found, spread) | {"beside": self.beside(claim, group)}
+        note, row["frozen"] = self._since(claim, group)
+        parts = [part for part in (why, claim.note.rstrip("."), note) if part]
+        row["why"] = ". ".join(part[:1].upper() + part[1:] for part in parts) + "."
         return {k: row[k] for k in COLUMNS}
+
+    def _strength(self, found: Found, spread: tuple[float, int]) -> dict[str, Any]:
+        """Of a finding: its sign-flip test, its interval by the pooled spread, seeds still needed, size excluded."""
+        claim, of, _ = found
+        told: dict[str, Any] = {}
+        if found.tested:
+            told["p_sign"] = evidence.sign_flip_test(of.values, of.threshold)
+        own, free = spread
+        if np.isfinite(own):
+            if 2 <= of.ours.n < evidence.FEW:
+                pooled = evidence.pooled_interval(of.values, own, free)
+                told |= {"pooled_lo": pooled.lo, "pooled_hi": pooled.hi}
+        else:
+            own, _ = evidence.pooled_spread([of.values])
+        size = claim.size()
+        if of.verdict in WEAKLY and found.tested:
+            return told | self._excluded(size, of.ours)
+        for name, what in (("more_seeds", of.ours.mean - of.threshold), ("more_seeds_published", size)):
+            if what is not None and (needed := evidence.seeds_for(float(what), own)):
+                told[name] = max(0, max(needed, claim.seeds) - of.ours.n)
+        return told | self._excluded(size, of.ours)
+
+    def _excluded(self, size: float | None, ours: Interval) -> dict[str, str]:
+        """Whether the published size lies outside our interval."""
+        if size is None or ours.n < SEEDS:
+            return {}
+        return {"excluded": "no" if ours.lo <= size <= ours.hi else "yes"}
+
+    def _since(self, claim: Claim, group: Paired | None) -> tuple[str, str]:
+        """A remark where a test was set after its runs began, with what was changed then; and since when it stands."""
+        tests = frozen().get(claim.id, ())
+        if not tests or tests[-1].digest != claim.digest:
+            return "", ""
+        last = tests[-1]
+        began = [self.book.started.get(name, "") for name in (group.names if group else ())]
+        note = ""
+        if any(start and datetime.fromisoformat(start) < last.since for start in began):
+            note = f"this test is of {last.since:%Y-%m-%d}, after its runs" + f": {last.changed}" * bool(last.changed)
+        return note, last.since.isoformat()
 
     def _table(self, name: str) -> _Rows:
         if name not in self._tables:
             self._tables[name] = _Rows(schema.read(self.folder, name))
         return self._tables[name]
 
-    def _values(self, m: Measure, runs: Iterable[str]) -> dict[str, float]:
+    def values(self, m: Measure, runs: Iterable[str]) -> dict[str, float]:
         """Run -> what the measure reads of it, of these runs those that have it."""
         rows = self._table(m.table)
         found = {name: list(rows.of_run.get(name, ())) for name in sorted(runs)}
@@ -420,14 +734,20 @@ class Ledger:
         return {name: [i for i in at if rows["options"][i] == options] for name, at in kept.items()}
 
     def _wanted(
-        self, claim: Claim, alike: Sequence[Mapping[str, tuple[str, str]]], values: Sequence[Mapping[str, float]]
+        self,
+        claim: Claim,
+        sides: Sequence[Side],
+        alike: Sequence[Mapping[str, tuple[str, str]]],
+        values: Sequence[Mapping[str, float]],
     ) -> tuple[str, str]:
         """The verdict where there are no rows, and what to do: train, evaluate, or collect."""
         high, table = rungs_from(claim.testable_from), claim.measure.table
         trained = [{n: key for n, key in runs.items() if key[0] in high} for runs in alike]
-        if lacking := [side for side, runs in zip(claim.arms, trained, strict=True) if not runs]:
+        if lacking := [side for side, runs in zip(sides, trained, strict=True) if not runs]:
             commands = " and ".join(claim.commands(lacking, claim.testable_from))
-            what = f"no rows yet, testable from rung {claim.testable_from}: {commands}, with 2 seeds or more"
+            what = (
+                f"no rows yet, testable from rung {claim.testable_from}: {commands}, with {claim.seeds} seeds or more"
+            )
             if table == "evaluation":
                 protocols = dict.fromkeys(claim.seen(side).where["protocol"] for side in lacking)
                 what += f", each then `hardlab evaluate RUN {' '.join(f'--protocol {p}' for p in protocols)}`"
@@ -440,20 +760,13 @@ class Ledger:
             return NO_RUN, f"the runs that are there differ in more than their arm{also}: {again}"
         bare: list[Side] = []
         ways: dict[str, list[str]] = {}  # of evaluating, each with the runs that lack it
-        for side, runs, of in zip(claim.arms, trained, values, strict=True):
+        for side, runs, of in zip(sides, trained, values, strict=True):
             there = {runs[name] for name in of if name in runs}
             if without := [name for name, key in runs.items() if key in shared - there]:
                 bare.append(side)
-                where = claim.seen(side).where
-                said = {"protocol": where.get("protocol"), "data": where.get("evaluated_on")}
-                how = " ".join(f"--{option} {value}" for option, value in said.items() if value)
-                ways.setdefault(how, []).extend(without)
+                ways.setdefault(self._way(claim, side), []).extend(without)
         if table == "evaluation":
-            commands = " and ".join(
-                f"`hardlab evaluate {' '.join(f'runs/{name}' for name in dict.fromkeys(without))} {how}`"
-                for how, without in ways.items()
-            )
-            return NO_EVALUATION, f"the runs are there, not evaluated so: {commands}"
+            return NO_EVALUATION, f"the runs are there, not evaluated so: {self._evaluate(ways)}"
         names = " ".join(dict.fromkeys(name for without in ways.values() for name in without))
         return NO_RUN, (
             f"the runs {names} came without rows in {table}.csv: `hardlab figures --from runs --all` where their "
@@ -462,9 +775,70 @@ class Ledger:
 
 
 def verdicts(data_dir: Path | str, claims: Iterable[Claim] | None = None) -> pd.DataFrame:
-    """A row per claim: ``COLUMNS``, ours in the published unit. Tables that are not in ``data_dir`` have no rows."""
+    """A row per claim: ``COLUMNS``, ours in the published unit. Tables that are not in ``data_dir`` have no rows.
+
+    claims: all by default. They are the family that q corrects for and whose spreads are pooled, so to see a few of
+    them take their rows of the whole.
+    """
     ledger = Ledger(data_dir)
-    return pd.DataFrame([ledger.verdict(c) for c in (load() if claims is None else claims)], columns=list(COLUMNS))
+    every = [ledger.found(claim) for claim in (load() if claims is None else claims)]
+    q = evidence.corrected([of.finding.p for of in every])
+    spreads = {key: evidence.pooled_spread(_once(every, key)) for key in {of.spread_of for of in every} if key}
+    none = (np.nan, 0)
+    rows = [
+        ledger.row(of, at, spreads.get(of.spread_of, none) if of.spread_of else none)
+        for of, at in zip(every, q, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _once(every: Iterable[Found], key: tuple[Any, ...]) -> list[np.ndarray]:
+    """The differences behind these claims, those of the same runs once; those that are all alike say nothing."""
+    each = {of.group.names: of.finding.values for of in every if of.group is not None and of.spread_of == key}
+    return [values for values in each.values() if len(values) > 1 and np.ptp(values) > 0]
+
+
+class Level(NamedTuple):
+    """How good one arm is: its runs, and its accuracy in percent by each of ``PROBES`` that it was measured by."""
+
+    name: str
+    rung: str
+    data: str
+    epochs: float
+    runs: tuple[str, ...]
+    by: dict[str, Interval]
+
+
+def levels(data_dir: Path | str, found: pd.DataFrame) -> list[Level]:
+    """The arms behind the headlines in rows of ``verdicts``, the untrained network and raw pixels before them."""
+    ledger = Ledger(data_dir)
+    book = ledger.book
+    arms: dict[tuple[str, str], list[str]] = {}
+    for names in found.loc[found["headline"] & found["n"].gt(0), "runs"]:
+        for run in names.split():
+            recipe_of = book.runs[run]["recipe"]
+            arms.setdefault((recipe_of, names), []).append(run)
+    runs = dict.fromkeys((name, tuple(sorted(each))) for (name, _), each in arms.items())
+    began: dict[str, tuple[str, ...]] = {}
+    for _, each in runs:
+        if control := tuple(sorted(book.untrained(each))):
+            began.setdefault(" ".join(control), control)
+    out = []
+    for each in began.values():
+        out += [_level(ledger, "untrained network", each, "backbone"), _level(ledger, "raw pixels", each, "pixels")]
+    return out + [_level(ledger, name, each) for name, each in runs]
+
+
+def _level(ledger: Ledger, name: str, runs: tuple[str, ...], features: str = "") -> Level:
+    by, have = {}, ledger.book.runs[runs[0]]
+    for probe, (protocol, metric) in PROBES.items():
+        where = {"protocol": protocol, "metric": metric} | ({"features": features} if features else {})
+        values = [100 * value for value in ledger.values(Measure(where=where), runs).values()]
+        if values:
+            by[probe] = interval(values)
+    share = float(have.get("data.fraction", "1"))
+    data = have["data.name"] + (f", {100 * share:g} %" if share < 1 else "")
+    return Level(name, have["rung"], data, ledger.book.epochs(runs[0]), runs, by)
 
 
 def ours(row: Any) -> str:
@@ -473,6 +847,23 @@ def ours(row: Any) -> str:
         return ""
     inner = f" ({row.lo:.3g} to {row.hi:.3g})" if row.n > 1 else " (one seed)"
     return f"{row.mean:.3g}{inner} {row.unit}"
+
+
+def strength(row: Any) -> str:
+    """How strong the evidence of a row of ``verdicts`` is, in sentences; empty where nothing was tested."""
+    told = []
+    if np.isfinite(row.p):
+        sign = f", {row.p_sign:.2g} by changes of sign" if np.isfinite(row.p_sign) else ""
+        told.append(f"p = {row.p:.2g}{sign}, q = {row.q:.2g} over all claims.")
+    if np.isfinite(row.pooled_lo):
+        told.append(f"By the spread of all claims of this measure {row.pooled_lo:.3g} to {row.pooled_hi:.3g}.")
+    if row.excluded:
+        told.append(f"The published size is {'' if row.excluded == 'yes' else 'not '}excluded at this scale.")
+    if np.isfinite(row.more_seeds):
+        told.append(f"Seeds still needed to tell the size seen: {row.more_seeds:.0f}.")
+    if np.isfinite(row.more_seeds_published):
+        told.append(f"To tell the published one: {row.more_seeds_published:.0f}.")
+    return " ".join(told)
 
 
 def links(names: str, runs_dir: Path | str) -> str:
@@ -490,18 +881,20 @@ def describe(found: pd.DataFrame, *, why: bool = False, width: int = 110) -> str
         lines.append(f"{paper.upper()}")
         for row in rows.itertuples():
             measured = f"{ours(row)}, {row.rung}" if row.n else f"from rung {row.testable_from}"
-            lines.append(f"  {row.id:34}{row.verdict:20}{measured}"[:width])
-            told = [f"{row.statement} ({row.place}: {row.published})", *([row.why] if why else [])]
-            told += [f"Runs: {row.runs}"] if why and row.runs else []
+            lines.append(f"  {row.id:33} {row.verdict:20} {measured}"[:width])
+            told = [f"{row.statement} ({row.place}: {row.published})"]
+            if why:
+                told += [text for text in (row.why, strength(row), row.beside and f"Beside: {row.beside}.") if text]
+                told += [f"Runs: {row.runs}"] if row.runs else []
             lines += textwrap.wrap(" ".join(told), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
             lines += [f"        {command}" for command in re.findall(r"`([^`]+)`", row.why)]
         lines.append("")
     counts = found["verdict"].value_counts(sort=False)
     lines += textwrap.wrap(f"{len(found)} claims" + "".join(f", {n} {v}" for v, n in counts.items()), width)
-    if decided := int(found["verdict"].isin([REPRODUCED, CONTRADICTED, INCONCLUSIVE]).sum()):
+    if tested := int(found["q"].notna().sum()):
         lines += textwrap.wrap(
-            f"Each verdict is at 95 % for itself: were none of the {decided} tested differences real, about "
-            f"{0.025 * decided:.1f} would be called reproduced and as many contradicted by chance.",
+            f"{tested} of these were tested, each corrected for all that were (Benjamini-Hochberg): of those called "
+            f"reproduced or contradicted at most one in {1 / evidence.LEVEL:.0f} is expected to be so by chance.",
             width,
         )
     return "\n".join(lines)

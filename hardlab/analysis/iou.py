@@ -44,14 +44,15 @@ def lowest_iou_share(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def mean_iou(frame: pd.DataFrame, of: Of = "chosen") -> pd.DataFrame:
+def mean_iou(frame: pd.DataFrame, of: Of = "chosen", metric: str = "iou") -> pd.DataFrame:
     """Per run and epoch, the mean IoU of one pair per image: run, epoch, images, iou (HVS Fig. 4 left).
 
-    of: "chosen", the selected pair; "first", the pair (0,1); "others", the mean over the pairs that were not selected.
+    metric: another of ``viewlog.metrics`` instead of the IoU. of: "chosen", the selected pair; "first", the pair (0,1);
+    "others", the mean over the pairs that were not selected.
     The last two stand in for standard training where only a log with selection is at hand (as the authors' scripts do).
     """
-    per_image = _one_per_image(frame, of)
-    return _per_epoch(per_image.assign(images=1), {"images": "sum", "iou": "mean"})
+    per_image = _one_per_image(frame, of, metric)
+    return _per_epoch(per_image.assign(images=1), {"images": "sum", metric: "mean"})
 
 
 def iou_histogram(
@@ -91,21 +92,21 @@ def _draw(keys: pd.DataFrame, count: int, seed: int) -> np.ndarray:
     return ((bits ^ bits >> np.uint64(31)) % np.uint64(count)).astype(np.intp)
 
 
-def _one_per_image(frame: pd.DataFrame, of: Of) -> pd.DataFrame:
-    """Keys of the sampled images with one column ``iou``."""
-    keys, values = viewlog.wide(_with_iou(frame), "iou", "chosen", "a", "b")
-    iou, chosen = values["iou"], values["chosen"]
+def _one_per_image(frame: pd.DataFrame, of: Of, metric: str = "iou") -> pd.DataFrame:
+    """Keys of the sampled images with one column, the metric."""
+    keys, values = viewlog.wide(_with_iou(frame), metric, "chosen", "a", "b")
+    of_pairs, chosen = values[metric], values["chosen"]
     if of == "chosen":
-        return keys.assign(iou=iou[chosen])
+        return keys.assign(**{metric: of_pairs[chosen]})
     if of == "first":
         first = (values["a"] == 0) & (values["b"] == 1)
         if (first.sum(1) != 1).any():
             raise HardlabError("The pair (0,1) is not among the candidates of every image of this view log.")
-        return keys.assign(iou=iou[first])
+        return keys.assign(**{metric: of_pairs[first]})
     if of == "others":
-        if iou.shape[1] < 2:
+        if of_pairs.shape[1] < 2:
             raise HardlabError("This view log has one pair per image: there is no pair that was not selected.")
-        return keys.assign(iou=np.where(chosen, 0, iou).sum(1) / (iou.shape[1] - 1))
+        return keys.assign(**{metric: np.where(chosen, 0, of_pairs).sum(1) / (of_pairs.shape[1] - 1)})
     raise HardlabError(f"There is no pair '{of}' to take the IoU of. Allowed: chosen, first, others.")
 
 

@@ -196,8 +196,8 @@ def scores(run_dir: Path | str, root: Path | str | None = None) -> pd.DataFrame:
 def picture(run_dir: Path | str) -> pd.DataFrame:
     """AdCo Fig. 2 of the last snapshot: kind, x, y, distance of at most ``POINTS`` negatives and as many queries.
 
-    distance: of a negative to the nearest of these queries, 1 - cosine; NaN for a query. step: of the snapshot. x and y
-    are NaN where there is nothing to lay out, as where the network collapsed onto one point.
+    distance: of a negative to the nearest of these queries, of a query to the nearest of these negatives, 1 - cosine.
+    step: of the snapshot. x and y are NaN where there is nothing to lay out, as where the network collapsed to a point.
     """
     last = banks(run_dir)[-1]
     some = [x[np.linspace(0, len(x) - 1, min(POINTS, len(x))).round().astype(int)] for x in last[1:3]]
@@ -207,7 +207,8 @@ def picture(run_dir: Path | str) -> pd.DataFrame:
     except HardlabError:
         flat = np.full((len(negatives) + len(queries), 2), np.nan)
     kind = ["negative"] * len(negatives) + ["query"] * len(queries)
-    distance = np.append(1 - (negatives @ queries.T).max(1), np.full(len(queries), np.nan))
+    cosine = negatives @ queries.T
+    distance = np.append(1 - cosine.max(1), 1 - cosine.max(0))
     return pd.DataFrame({"step": last.step, "kind": kind, "x": flat[:, 0], "y": flat[:, 1], "distance": distance})
 
 

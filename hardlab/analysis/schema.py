@@ -45,6 +45,7 @@ TABLES: dict[str, Columns] = {
     | {"images": WHOLE, "outside": NUMBER},
     "hvs_f4_left": _BY | {"series": TEXT, "epoch": WHOLE, "images": WHOLE, "iou": NUMBER},
     "hvs_f4_right": _SHARE,
+    "hvs_distance": _BY | {"series": TEXT, "epoch": WHOLE, "images": WHOLE, "centre_distance": NUMBER},
     # a row is of several seeds and runs, which are told as one text
     "hvs_summary": _BY | {"seed": TEXT, "quantity": TEXT, "mean": NUMBER, "lo": NUMBER, "hi": NUMBER, "n": WHOLE},
     "evaluation": _BY | _MEASURED | {"value": NUMBER},

@@ -77,11 +77,12 @@ def collect(
 
 
 class Overlaps(NamedTuple):
-    """What the view logs tell of the overlap of views: the tables hvs_f4_right, hvs_f4_left and hvs_f3_right."""
+    """What the view logs tell of views: the tables hvs_f4_right, hvs_f4_left, hvs_f3_right and hvs_distance."""
 
     share: pd.DataFrame
     mean: pd.DataFrame
     histogram: pd.DataFrame
+    distance: pd.DataFrame
 
 
 class Sources:
@@ -105,11 +106,11 @@ class Sources:
     @cached_property
     def overlaps(self) -> Overlaps:
         """From the logs of standard training and of HVS; those of other arms do not choose by the loss alone."""
-        shares, means, histograms = [], [], []
+        shares, means, histograms, distances = [], [], [], []
         needed = [
             c
             for c in viewlog.SCHEMA.names
-            if c in ("epoch", "step", "index", "candidate", "a", "b", "chosen", *viewlog.BOX)
+            if c in ("epoch", "step", "index", "candidate", "a", "b", "chosen", *viewlog.BOX, *viewlog.IMAGE)
         ]
         for about in self.done.to_dict("records"):
             if about["arm"] not in (STANDARD, HVS, STATIC) or not viewlog.segments(about["path"]):
@@ -123,10 +124,14 @@ class Sources:
             for name, of in series.items():
                 means.append(iou.mean_iou(log, of).assign(**who(about), series=name))
                 histograms.append(iou.iou_histogram(log, of=of).assign(**who(about), series=name))
+                if "centre_distance" in log:
+                    apart = iou.mean_iou(log, of, "centre_distance")
+                    distances.append(apart.assign(**who(about), series=name))
         return Overlaps(
             self.with_earlier(_stack(shares), "hvs_f4_right"),
             self.with_earlier(_stack(means), "hvs_f4_left"),
             self.with_earlier(_stack(histograms), "hvs_f3_right"),
+            self.with_earlier(_stack(distances), "hvs_distance"),
         )
 
     @cached_property
@@ -329,6 +334,7 @@ BUILDERS: dict[str, Callable[[Sources], Table]] = {
     "hvs_f3_right": _histogram,
     "hvs_f4_left": lambda s: Table(s.overlaps.mean),
     "hvs_f4_right": lambda s: Table(s.overlaps.share),
+    "hvs_distance": lambda s: Table(s.overlaps.distance),
     "hvs_summary": _summary,
     "evaluation": lambda s: Table(s.evaluation),
     "curves": lambda s: Table(s.of_runs("curves", _curves)),

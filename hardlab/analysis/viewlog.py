@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
     ]
 )
 BOX = tuple(f"{slot}_{name}" for slot in "ab" for name in ("top", "left", "height", "width"))
+IMAGE = ("a_image_h", "a_image_w")
 COLOUR = ("brightness", "contrast", "saturation", "hue")
 KEY = ("run", "epoch", "step", "index")  # what names one sampled image
 
@@ -104,7 +105,7 @@ def metrics(frame: pd.DataFrame) -> pd.DataFrame:
                 f"{empty} of {len(frame)} pairs of the view log have a crop without area: it has no overlap."
             )
         new["iou"] = _iou(frame)
-        if {"a_image_h", "a_image_w"} <= set(frame.columns):
+        if set(IMAGE) <= set(frame.columns):
             new["centre_distance"] = _centre_distance(frame)
     if {f"{slot}_{name}" for slot in "ab" for name in COLOUR} <= set(frame.columns):
         new["colour_distance"] = np.sqrt(sum((_f64(frame, f"a_{c}") - _f64(frame, f"b_{c}")) ** 2 for c in COLOUR))

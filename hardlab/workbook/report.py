@@ -1,34 +1,26 @@
-"""What a rung's output looks like to a reader: one self-contained page, and the README's table of results."""
+"""What a rung's output looks like to a reader: one self-contained page."""
 
 from __future__ import annotations
 
 import base64
 import json
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nbformat
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
 
-from hardlab.analysis import arms, claims, schema
-from hardlab.analysis.arms import HVS, STANDARD, UNTRAINED
+from hardlab.analysis import claims, schema
 from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.intervals import interval
-from hardlab.analysis.summary import GAIN, VALUE, in_words
 from hardlab.errors import HardlabError
-from hardlab.figures.style import METHODS
 from hardlab.files import as_expected, damaged, read_json
 from hardlab.workbook import html
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS, CLAIMS = "results", "claims"  # parts of the README that are written here, between marks
-_NOTEBOOK = re.compile(r"^\| `(\w+)` \|(.*)\|[^|]*\|$", re.M)  # a row of the README's table of notebooks; time last
-
 _TABLE = """<table><thead><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>
 {%- for row in rows %}<tr>{% for cell in row %}<td{% if cell is number %} class="number"{% endif %}>
 {{- cell }}</td>{% endfor %}</tr>
@@ -93,174 +85,6 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
     written = out / "report.html"
     _replace(written, html.wrap(title or "hardlab workbook", Markup(body)))
     return written
-
-
-def readme_table(
-    readme: str | Path = ROOT / "README.md",
-    data_dir: str | Path = ROOT / "figures" / "data",
-    executed: str | Path = ROOT / "out" / "smoke" / "notebooks",
-) -> Path:
-    """Rewrite what stands between the README's marks: what the runs of HVS and their baselines reach and gain, from
-    ``hvs_summary.csv``, and the claims that are decided.
-
-    The times in its table of notebooks are those of ``executed``, where these notebooks were run. Returns the README.
-
-    Published values stand beside ours, from ``paper.csv``; what a run cost is in ``manifests.jsonl``. Raises
-    ``HardlabError`` where marks or tables are missing.
-    """
-    readme, source = Path(readme), Path(data_dir) / "hvs_summary.csv"
-    if not source.exists():
-        raise HardlabError(f"There is no table '{source}' yet; `hardlab figures --from runs --all` makes it.")
-    text = readme.read_text(encoding="utf-8")
-    for begin, end in map(marks, (RESULTS, CLAIMS)):
-        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-            raise HardlabError(f"'{readme}' needs the lines '{begin}' and '{end}' once each, in this order.")
-    paper = schema.read(data_dir, schema.PAPER)
-    paper["value"] = pd.to_numeric(paper["value"], errors="coerce")  # some published cells are words
-    minutes = _minutes(Path(data_dir))
-    rows = []
-    for line, r in _summarised(Path(data_dir)):
-        title = METHODS.get(r.method, r.method)
-        who = title + (" + HVS" if r.arm == HVS else "") if r.arm != UNTRAINED else "untrained network"
-        if line.features == "pixels":
-            who = "raw pixels"
-        cost = [minutes[run] for run in r.run.split() if minutes.get(run)]
-        rows.append(
-            f"| {line.says} | {who} | {line.published(paper, title)} | {_mean(r, line.scale)} | {r.seed} | {r.rung}, "
-            f"{r.data} | {r.recipe} | {f'{np.mean(cost):.1f}' if cost else '–'} |"
-        )
-    head = [
-        "| What | Of | Published | Ours: mean and 95 % interval | Seeds | Rung, data | Recipe | Minutes a run |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    text = _between(text, RESULTS, [*head, *rows])
-    text = _between(text, CLAIMS, _decided(claims.verdicts(data_dir)))
-    _replace(readme, _NOTEBOOK.sub(lambda row: _timed(row, Path(executed)), text))
-    return readme
-
-
-def marks(part: str) -> tuple[str, str]:
-    """The lines of a README before and after a part that is written here."""
-    return f"<!-- {part}:begin -->", f"<!-- {part}:end -->"
-
-
-def _between(text: str, part: str, lines: list[str]) -> str:
-    begin, end = marks(part)
-    return "\n".join([text[: text.index(begin)] + begin, *lines, text[text.index(end) :]])
-
-
-def _decided(verdicts: pd.DataFrame) -> list[str]:
-    """How often each verdict was given, and a row a claim that was reproduced or contradicted."""
-    counts = verdicts["verdict"].value_counts()
-    told = ", ".join(f"{counts[v]} {v}" for v in claims.VERDICTS if v in counts)
-    lines = [f"Of {len(verdicts)} claims: {told}.", ""]
-    decided = verdicts[verdicts["verdict"].isin([claims.REPRODUCED, claims.CONTRADICTED])]
-    if not len(decided):
-        return lines[:1]
-    lines += ["| Paper | Statement | Published | Ours | Seeds, rung | Verdict |", "|---|---|---|---|---|---|"]
-    for r in decided.itertuples():
-        cells = (r.paper, r.statement, r.published, claims.ours(r), f"{r.n}, {r.rung}", r.verdict)
-        lines.append(f"| {' | '.join(str(c).replace('|', '&#124;') for c in cells)} |")
-    return lines
-
-
-def _timed(row: re.Match[str], executed: Path) -> str:
-    """A row of the table of notebooks with the seconds that its last finished run took, or as it was."""
-    marker = executed / f"{row[1]}.done.json"
-    if not marker.exists():
-        return row[0]
-    with as_expected(marker):
-        return f"| `{row[1]}` |{row[2]}| {read_json(marker)['seconds']:.0f} s |"
-
-
-def _minutes(data_dir: Path) -> dict[str, float]:
-    """Minutes that the training of each run took, by its id: images seen over images a second."""
-    return {
-        name: m["steps_done"] * m["config"].get("batch_size", 0) / m["images_per_s"] / 60
-        for name, m in schema.read_manifests(data_dir).items()
-        if m.get("images_per_s") and m.get("steps_done")
-    }
-
-
-def _nothing(paper: pd.DataFrame, title: str) -> str:
-    return "–"
-
-
-def _share(paper: pd.DataFrame, title: str) -> str:
-    """The range of the published curve, after its first point."""
-    curve = paper[(paper["item"] == "Figure 3 left") & (paper["row"] == "share")]
-    curve = curve[curve["column"].astype(float) > 0]
-    if title != "SimSiam" or not len(curve):
-        return "–"
-    return f"{100 * curve['value'].min():.1f} to {100 * curve['value'].max():.1f} (ImageNet)"
-
-
-def _gain(protocol: str) -> Callable[[pd.DataFrame, str], str]:
-    """The published difference of Table 1 at 100 epochs, from its two accuracies."""
-
-    def published(paper: pd.DataFrame, title: str) -> str:
-        table = paper[(paper["item"] == "Table 1") & (paper["column"] == f"{protocol} 100 epochs")]
-        values = table.set_index("row")["value"]
-        return f"{values[f'{title} RN50 + HVS'] - values[f'{title} RN50']:+.2f} (ImageNet)"
-
-    return published
-
-
-class _Line(NamedTuple):
-    """A kind of line of the README's table: whose quantity, what it says, the unit, what the paper has.
-
-    measured: protocol and metric, or a quantity of the view log by its name alone. of: the value or its gain. of_hvs:
-    only of the settings that HVS was trained in, for a comparison with it.
-    """
-
-    arm: str
-    says: str
-    measured: tuple[str, ...]
-    features: str = "backbone"
-    of: str = VALUE
-    scale: float = 100
-    published: Callable[[pd.DataFrame, str], str] = _nothing
-    of_hvs: bool = True
-
-    def quantities(self, evaluated: Iterable[tuple[str, str]]) -> set[str]:
-        """What the summary calls it; evaluated: data sets and settings, of which values may have one alone."""
-        if len(self.measured) == 1:
-            return set(self.measured)
-        protocol, metric = self.measured
-        every = {(on, "") for on, _ in evaluated} | (set(evaluated) if self.of == GAIN else set())
-        return {in_words(protocol, metric, self.features, on, options, self.of) for on, options in every}
-
-
-_KNN, _PROBE = ("knn", "top1@k=20"), ("linear-lbfgs", "top1")
-_SCENES = {
-    "detection on built-in scenes, AP": ("detection", "AP"),
-    "segmentation of them, mask AP": ("segmentation", "mask-AP"),
-}
-_README = (  # in this order
-    _Line(HVS, "selected pair has the lowest IoU of six, % (chance 16.7)", ("lowest_iou_share",), published=_share),
-    _Line(HVS, "mean IoU of the trained pair, difference to standard", ("iou_selected - iou_standard",), scale=1),
-    _Line(HVS, "kNN, k = 20: gain, points", _KNN, of=GAIN, published=_gain("knn")),
-    _Line(HVS, "converged linear probe: gain, points", _PROBE, of=GAIN, published=_gain("linear")),
-    *(
-        _Line(arm, says, measured, features, of_hvs=arm != UNTRAINED)
-        for says, measured in (("kNN, k = 20, top-1 %", _KNN), ("converged linear probe, top-1 %", _PROBE))
-        for arm, features in (*((a, "backbone") for a in (HVS, STANDARD, UNTRAINED)), (UNTRAINED, "pixels"))
-    ),
-    *(_Line(arm, says, m, of_hvs=False) for says, m in _SCENES.items() for arm in (STANDARD, UNTRAINED)),
-)
-
-
-def _summarised(data_dir: Path) -> Iterator[tuple[_Line, Any]]:
-    """The rows of the summary that the README shows, of the highest rung, line by line."""
-    rows = arms.highest_rung(schema.read(data_dir, "hvs_summary"))
-    evaluation = schema.read(data_dir, "evaluation")
-    evaluated = set(zip(evaluation["evaluated_on"], evaluation["options"], strict=True))
-    compared = arms.most_seeds(rows, rows[rows["arm"] == HVS])  # with the baselines of these arms, nobody else's
-    for line in _README:
-        found = compared if line.of_hvs else rows
-        found = found[(found["arm"] == line.arm) & found["quantity"].isin(line.quantities(evaluated))]
-        for row in found.sort_values(["method", "data"], ascending=[False, True]).itertuples():
-            yield line, row
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> Markup:
@@ -396,13 +220,6 @@ def _number(value: Any) -> Any:
 
 def _quantity(name: str) -> str:
     return name.replace("_", " ").removesuffix(" {}").replace(" {}:", ":")
-
-
-def _mean(row: Any, scale: float = 1.0) -> str:
-    if row.n > 1 and row.lo == row.hi:
-        return f"{scale * row.mean:.4g} (the same for every seed)"
-    inner = "" if np.isnan(row.lo) else f" ({scale * row.lo:.4g} to {scale * row.hi:.4g})"
-    return f"{scale * row.mean:.4g}" + inner
 
 
 def _replace(path: Path, text: str) -> None:

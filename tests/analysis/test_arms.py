@@ -199,3 +199,51 @@ def test_the_example_of_the_page_is_what_the_rule_gives() -> None:
     assert pairs() == (0, 1, 2) and means() == [[0, 1, 2], [0, 1, 2]]
     gone = (str(one("simsiam", 2, epochs=30)["run"]),)
     assert pairs(gone) == (0, 1) and means(gone) == [[0, 1, 2], [0, 1]]
+
+
+def probed(rung: str, data: str, **by: int) -> list[dict[str, object]]:
+    """Rows of two recipes by a probe each, of so many seeds; hnssl is not measured by "linear"."""
+    rows: list[dict[str, object]] = []
+    for probe, seeds in by.items():
+        protocol = probe.replace("_", "-")
+        for name in ("hnssl", "byol") if protocol != "linear-hnssl" else ("hnssl",):
+            for seed in range(seeds):
+                run = one(name, seed) | {"rung": rung, "data": data, "run": f"{name}-{rung}-{data}-{seed}"}
+                where = {"features": "backbone", "split": "test", "options": "{}", "evaluated_on": data.split()[0]}
+                metric = "top1" if protocol == "linear-lbfgs" else "top1-last"
+                rows.append(run | where | {"protocol": protocol, "metric": metric, "value": 0.1 * len(probe)})
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("rung", "by", "shown"),
+    [
+        ("cpu", {"linear": 3, "linear_lbfgs": 1}, "linear-lbfgs"),  # however many seeds the other has
+        ("cpu", {"linear": 3, "linear_hnssl": 1}, "linear"),  # without the primary one that of the most arms
+        ("paper", {"linear": 3, "linear_lbfgs": 1}, "linear"),
+    ],
+)
+def test_below_the_papers_rung_the_primary_probe_is_shown_where_as_many_arms_have_it(
+    rung: str, by: dict[str, int], shown: str
+) -> None:
+    of = Selection(("hnssl", "byol"), pd.DataFrame(probed(rung, "cifar10", **by)))
+    assert len(of.values(Arm("byol"), linear("linear-hnssl")))
+    assert of.by == [shown]
+
+
+def test_each_data_set_has_one_probe_of_its_own() -> None:
+    rows = probed("cpu", "cifar10 10 %", linear=3, linear_lbfgs=1) + probed("cpu", "fashionmnist", linear=2)
+    of = Selection(("hnssl", "byol"), pd.DataFrame(rows), any_data=True)
+    for data, share, n in (("CIFAR-10", "10 %", 1), ("FMNIST", "100 %", 2)):
+        assert len(of.values(Arm("byol", trained=(data, share)), linear("linear-hnssl"))) == n
+    assert of.by == ["linear", "linear-lbfgs"]
+
+
+def test_the_networks_that_runs_began_as_are_of_their_rung_their_data_and_their_backbone() -> None:
+    def facts(name: str, **more: str) -> dict[str, str]:
+        return {"recipe": name, "rung": "cpu", "seed": "0", "data.name": "a", "backbone.name": "tiny"} | more
+
+    others = {"rung": "gpu", "data.name": "b", "backbone.name": "wide"}
+    runs = {"run": facts("simsiam"), "same": facts("untrained", seed="7", epochs="0"), "trained": facts("moco")}
+    runs |= {key: facts("untrained", **{key: value}) for key, value in others.items()}
+    assert Book(runs).untrained(["run"]) == ["same"]

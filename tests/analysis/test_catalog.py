@@ -88,3 +88,13 @@ def test_top1_is_one_number_a_protocol_with_its_interval_over_seeds(tmp_path: Pa
     assert row["mean"] == pytest.approx(0.6) and row["lo"] < 0.5 < 0.7 < row["hi"]
     (one,) = Catalog(tmp_path).top1([paths[1].name]).to_dict("records")
     assert one["mean"] == 0.7 and one["n"] == 1
+
+
+def test_a_strategy_of_a_readers_own_whose_source_was_edited_is_another_arm_whether_it_is_loaded_or_not() -> None:
+    made = recipes.recipe("simsiam-hvs", "smoke").model_dump(mode="json")
+
+    def of(source: str) -> str:
+        return arm({**made, "hard": [{"name": "louder", "options": {"weight": 0.5}, "source": source}]})
+
+    assert of("0" * 16) == "louder weight=0.5 source=0000000000000000" != of("1" * 16)
+    assert arm(made) == "hvs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,20 @@ from click.testing import CliRunner
 from scipy import stats
 
 from hardlab.analysis import claims, schema
-from hardlab.analysis.claims import CONTRADICTED, INCONCLUSIVE, NO_EVALUATION, NO_RUN, REPRODUCED, Claim, Test, judge
+from hardlab.analysis.claims import (
+    CANNOT,
+    CONTRADICTED,
+    INCONCLUSIVE,
+    NO_EVALUATION,
+    NO_RUN,
+    NO_SEEDS,
+    NOT_LEARNED,
+    REPRODUCED,
+    WEAKLY,
+    Claim,
+    Test,
+    judge,
+)
 from hardlab.analysis.intervals import interval
 from hardlab.cli import cli
 from hardlab.recipes import RECIPES, RUNGS, recipe
@@ -52,10 +66,14 @@ test.__test__ = False  # type: ignore[attr-defined]
 
 
 class Folder:
-    """A folder of tables that is written run by run."""
+    """A folder of tables that is written run by run.
+
+    untrained: what a network without training and raw pixels reach by every probe, by seed; None = not measured.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.untrained: tuple[float, ...] | None = (-9.0, -9.1, -9.2)
         self.manifests: list[str] = []
         self.rows: dict[str, list[dict[str, Any]]] = {}
 
@@ -87,10 +105,29 @@ class Folder:
         return made.id
 
     def verdict(self, of: Claim) -> Any:
-        (self.path / "manifests.jsonl").write_text("\n".join(self.manifests))
-        for table, rows in self.rows.items():
+        lines, tables = list(self.manifests), {name: list(rows) for name, rows in self.rows.items()}
+        self._controls(lines, tables.get("evaluation", []))
+        (self.path / "manifests.jsonl").write_text("\n".join(lines))
+        for table, rows in tables.items():
             pd.DataFrame(rows).to_csv(self.path / f"{table}.csv", index=False)
         return next(claims.verdicts(self.path, [of]).itertuples())
+
+    def _controls(self, lines: list[str], rows: list[dict[str, Any]]) -> None:
+        """An untrained network of each seed, of the rung and the data of every run, and its rows by every probe."""
+        began = {}
+        for run in [json.loads(line)["config"] for line in self.manifests]:
+            data = {f"data.{k}": run["data"][k] for k in ("name", "fraction")}
+            began.update({(run["rung"], *data.values(), seed): data for seed, _ in enumerate(self.untrained or ())})
+        how = ("rung", "protocol", "evaluated_on", "metric", "options")
+        probes = {tuple(row[k] for k in how) for row in rows}
+        for (rung, *_, seed), data in began.items():
+            made = recipe("untrained", rung, {**data, "seed": seed})
+            lines.append(json.dumps({"id": made.id, "config": made.model_dump(mode="json")}))
+            for probe in probes:
+                for features in ("backbone", "pixels") if probe[0] == rung else ():
+                    value = (self.untrained or ())[seed if features == "backbone" else 0]
+                    about = {**rows[0], **dict(zip(how, probe, strict=True)), "recipe": "untrained", "run": made.id}
+                    rows.append({**about, "seed": seed, "features": features, "value": value})
 
 
 @pytest.fixture
@@ -190,15 +227,17 @@ def test_an_interval_that_ends_at_the_threshold_decides_nothing() -> None:
     assert judge(test("greater", margin=2), same).verdict == INCONCLUSIVE
     assert judge(test("less", margin=2), same).verdict == INCONCLUSIVE
     assert judge(test("greater", margin=2 - 1e-9), same).verdict == REPRODUCED
-    assert judge(test("above", value=3), frame([3, 3])).verdict == INCONCLUSIVE
-    assert judge(test("equal_within", value=2, margin=1), frame([3, 3])).verdict == INCONCLUSIVE
+    assert judge(test("above", value=3), frame([3, 3, 3])).verdict == INCONCLUSIVE
+    assert judge(test("equal_within", value=2, margin=1), frame([3, 3, 3])).verdict == INCONCLUSIVE
 
 
 @pytest.mark.parametrize("of", [test("greater"), test("above", value=0.0), test("largest"), test("ordering")])
-def test_one_seed_is_inconclusive_and_says_so(of: Test) -> None:
-    found = judge(of, frame([3], [2], [1]) if of.name != "above" else frame([3]))
-    assert found.verdict == INCONCLUSIVE
-    assert "1 seed with all arms: an interval takes at least 2" in found.why
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_fewer_than_three_seeds_decide_nothing_however_far_apart_the_arms_are(of: Test, seeds: int) -> None:
+    far = frame(*([v, v + 0.01][:seeds] for v in ((9, 5, 1) if of.name != "above" else (9,))))
+    found = judge(of, far)
+    assert (found.verdict, np.isnan(found.p)) == (NO_SEEDS, True)
+    assert f"{seeds} seed{'s' * (seeds > 1)} with all arms: a verdict takes 3" in found.why
 
 
 def test_above_and_below_hold_a_value_or_a_ratio_against_a_constant() -> None:
@@ -265,7 +304,7 @@ def test_a_verdict_changes_when_the_rows_do(folder: Folder) -> None:
     for row in folder.rows["evaluation"]:
         row["value"] *= -1
     assert folder.verdict(claim()).verdict == CONTRADICTED
-    folder.rows["evaluation"][0]["value"] = 3.0
+    folder.rows["evaluation"][0]["value"] = -0.3
     assert folder.verdict(claim()).verdict == INCONCLUSIVE
 
 
@@ -356,7 +395,7 @@ def test_a_single_seed_asks_for_the_next_one_trained_in_the_same_way(folder: Fol
     for name in ("ppcl", "ppcl-simclr"):
         folder.run(name, 3, 0.5, overrides={"epochs": 9})
     row = folder.verdict(claim(arms=["ppcl", "ppcl-simclr"], data=["cifar10", "cifar10-jpeg"]))
-    assert (row.verdict, row.n) == (INCONCLUSIVE, 1)
+    assert (row.verdict, row.n) == (NO_SEEDS, 1)
     # the rung's own data set counts for the claim, so it needs no override
     for name in ("ppcl", "ppcl-simclr"):
         assert f"`hardlab pretrain {name} --rung cpu epochs=9 seed=4`" in row.why
@@ -399,10 +438,10 @@ def test_runs_that_became_of_different_precision_are_no_pair_and_the_reason_says
     row = folder.verdict(claim())
     assert row.verdict == NO_RUN
     assert "differ in more than their arm, also in precision (bf16 and fp32): `hardlab pretrain" in row.why
-    for s in range(2):  # as runs from before there was auto have it, beside one that auto made
+    for s in range(3):  # as runs from before there was auto have it, beside one that auto made
         folder.run("simsiam", s, 0.2, overrides={"precision": "bf16"})
     row = folder.verdict(claim())
-    assert row.mean == pytest.approx(30.05) and row.why.endswith("; runs with precision=bf16.")
+    assert row.mean == pytest.approx(30.1) and row.why.endswith("; runs with precision=bf16.")
 
 
 def test_a_run_with_another_method_or_strategy_is_not_the_recipes_arm(folder: Folder) -> None:
@@ -482,6 +521,243 @@ def test_without_tables_every_claim_needs_a_run(tmp_path: Path) -> None:
     assert found["why"].str.contains("hardlab pretrain").all()
 
 
+# ------------------------------------------------------------------------------------------------ the rules
+
+
+def accuracies(folder: Folder, hvs: Sequence[float], simsiam: Sequence[float]) -> None:
+    for s, (a, b) in enumerate(zip(hvs, simsiam, strict=True)):
+        folder.run("simsiam-hvs", s, a)
+        folder.run("simsiam", s, b)
+
+
+def test_an_accuracy_counts_only_where_every_arm_beats_the_untrained_network_and_raw_pixels(folder: Folder) -> None:
+    accuracies(folder, [0.5, 0.501, 0.502], [0.4, 0.4, 0.4])
+    for untrained, verdict in (((0.38, 0.381, 0.39), REPRODUCED), ((0.2, 0.6, 0.4), NOT_LEARNED)):
+        folder.untrained = untrained  # its first value is that of raw pixels as well
+        assert folder.verdict(claim()).verdict == verdict
+    folder.untrained = (0.45, 0.41, 0.42)
+    row = folder.verdict(claim())
+    assert row.verdict == NOT_LEARNED and np.isnan(row.q)
+    assert "The arm simsiam does not surely beat the untrained network (40 against 42.67)" in row.why
+    assert "the arm simsiam does not surely beat raw pixels (40 against 45)" in row.why
+    assert "simsiam-hvs does not surely beat raw pixels" not in row.why
+    ruined = [{"recipe": "simsiam-hvs"}, {"recipe": "simsiam", "fails": True}]  # what is said to learn nothing need not
+    folder.untrained = (0.45, 0.44, 0.43)
+    assert folder.verdict(claim(arms=ruined)).verdict == REPRODUCED
+
+
+def test_without_its_controls_an_accuracy_needs_an_evaluation_and_another_number_none(folder: Folder) -> None:
+    accuracies(folder, [0.5, 0.501, 0.502], [0.4, 0.4, 0.4])
+    folder.untrained = None
+    row = folder.verdict(claim())
+    assert row.verdict == NO_EVALUATION
+    assert row.why.startswith("The untrained network and raw pixels were not measured by this probe")
+    assert "`hardlab pretrain untrained --rung cpu`" in row.why
+    assert "`hardlab evaluate RUN --protocol linear-lbfgs --pixels`" in row.why
+    loss = {"table": "epochs", "where": {"name": "loss"}}
+    for s in range(3):
+        folder.run("simsiam-hvs", s, 2.0 + 0.1 * s, table="epochs", epoch=0, name="loss")
+        folder.run("simsiam", s, 1.0, table="epochs", epoch=0, name="loss")
+    unit = {"value": None, "unit": "loss", "of": "none"}
+    assert folder.verdict(claim(measure=loss, published=unit)).verdict == REPRODUCED
+
+
+def test_the_control_is_the_network_of_the_same_rung_data_and_backbone(folder: Folder) -> None:
+    accuracies(folder, [0.5, 0.501, 0.502], [0.4, 0.4, 0.4])
+    for s in range(3):  # of another share of the data, and wider
+        for other in ({"data.fraction": 0.5}, {"backbone.width": 64}):
+            for features in ("backbone", "pixels"):
+                folder.run("untrained", s, 0.9 + 0.01 * s, overrides=other, features=features)
+    assert folder.verdict(claim()).verdict == REPRODUCED
+
+
+def test_an_untrained_network_is_an_arm_that_is_paired_by_its_seed(folder: Folder) -> None:
+    folder.untrained = (0.30, 0.35, 0.40)
+    for s in range(4):
+        folder.run("simsiam-hvs", s, 0.31 + 0.05 * s + 0.001 * s)
+    arms = [{"recipe": "simsiam-hvs", "fails": True}, "untrained"]
+    row = folder.verdict(claim(arms=arms))
+    assert (row.verdict, row.n) == (REPRODUCED, 3)  # the fourth seed has no untrained network
+    assert row.mean == pytest.approx(1.1)
+
+
+def test_a_headline_takes_six_seeds_and_has_its_sign_flip_test(folder: Folder) -> None:
+    a = [0.50, 0.51, 0.50, 0.52, 0.515, 0.52]
+    accuracies(folder, a[:5], [0.4, 0.4, 0.41, 0.4, 0.4])
+    row = folder.verdict(claim(headline=True))
+    assert (row.verdict, row.n) == (NO_SEEDS, 5)
+    assert "5 seeds with all arms: a verdict takes 6" in row.why and "seed=5" in row.why
+    assert folder.verdict(claim()).verdict == REPRODUCED
+    folder.run("simsiam-hvs", 5, a[5])
+    folder.run("simsiam", 5, 0.4)
+    row = folder.verdict(claim(headline=True))
+    assert (row.verdict, row.n, row.p_sign) == (REPRODUCED, 6, 2 / 2**6)
+
+
+def test_what_does_not_survive_the_number_of_claims_is_told_so(folder: Folder) -> None:
+    d = np.array([0.023, 0.035, 0.049])  # p is below the level, and not if there are two more tests that find nothing
+    accuracies(folder, 0.4 + d, [0.4, 0.4, 0.4])
+    p = stats.ttest_1samp(d, 0).pvalue
+    assert 0.025 < p < 0.05
+    row = folder.verdict(claim())
+    assert (row.verdict, row.p, row.q) == (REPRODUCED, pytest.approx(p), pytest.approx(p))
+    others = [claim(id=f"other-{i}", test={"name": "greater", "margin": float(d.mean() * 100)}) for i in range(2)]
+    rows = claims.verdicts(folder.path, [claim(), *others])
+    assert rows["verdict"].tolist() == [WEAKLY[REPRODUCED], INCONCLUSIVE, INCONCLUSIVE]
+    assert rows["q"].tolist() == pytest.approx([3 * p, 1, 1])
+    down = claims.verdicts(folder.path, [claim(test="less"), *others])
+    assert down["verdict"].iloc[0] == WEAKLY[CONTRADICTED]
+
+
+def test_arms_that_are_the_same_to_the_last_bit_compare_nothing(folder: Folder) -> None:
+    accuracies(folder, [0.5, 0.51, 0.52], [0.5, 0.51, 0.52])
+    within = {"name": "equal_within", "of": "difference", "value": 0, "margin": 1}
+    row = folder.verdict(claim(test=within))
+    assert row.verdict == INCONCLUSIVE and "the same to the last bit" in row.why
+    folder.rows["evaluation"][0]["value"] += 1e-6
+    assert folder.verdict(claim(test=within)).verdict == REPRODUCED
+
+
+def test_a_claim_that_no_run_can_judge_shows_its_number_and_why(folder: Folder) -> None:
+    accuracies(folder, [0.5, 0.51, 0.52], [0.4, 0.4, 0.4])
+    row = folder.verdict(claim(cannot="the paper does not tell its trees"))
+    assert (row.verdict, row.n, row.why) == (CANNOT, 3, "The paper does not tell its trees.")
+    assert np.isnan(row.q)
+
+
+def test_the_published_size_is_excluded_where_our_interval_leaves_it_out(folder: Folder) -> None:
+    accuracies(folder, [0.5, 0.51, 0.53], [0.4, 0.4, 0.4])
+    mean, half = 11.333, stats.t.ppf(0.975, 2) * np.std([10, 11, 13], ddof=1) / np.sqrt(3)
+    for size, excluded in ((mean + half - 0.1, "no"), (mean + half + 0.1, "yes"), (mean - half - 0.1, "yes")):
+        published = {"value": size, "unit": "points", "of": "ImageNet"}
+        assert folder.verdict(claim(published=published)).excluded == excluded
+    assert folder.verdict(claim(published={"value": None, "unit": "points", "of": "none"})).excluded == ""
+
+
+def test_the_spread_is_pooled_over_the_claims_of_one_measure_and_each_pair_of_runs_counts_once(folder: Folder) -> None:
+    accuracies(folder, [0.45, 0.47, 0.52], [0.44, 0.42, 0.43])
+    for s, value in enumerate((0.41, 0.45, 0.44)):
+        folder.run("simclr", s, value)
+    several = [claim(id=n, arms=arms) for n, arms in (
+        ("a", ["simsiam-hvs", "simsiam"]), ("b", ["simsiam-hvs", "simsiam"]), ("c", ["simclr", "simsiam"]),
+    )]  # fmt: skip
+    folder.verdict(several[0])
+    rows = claims.verdicts(folder.path, several)
+    first, third = np.array([1.0, 5, 9]), np.array([-3.0, 3, 1])
+    spread = np.sqrt((first.var(ddof=1) + third.var(ddof=1)) / 2)
+    half = stats.t.ppf(0.975, 4) * spread / np.sqrt(3)
+    assert rows["pooled_hi"].tolist() == pytest.approx([5 + half, 5 + half, 1 / 3 + half])
+    assert rows["verdict"].tolist() == [INCONCLUSIVE] * 3  # by its own spread, whatever the pooled one says
+    more = int(rows["more_seeds_published"][0])
+    power = [
+        stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, 0.78 / spread * np.sqrt(n)) for n in (3 + more - 1, 3 + more)
+    ]
+    assert power[0] < 0.8 <= power[1] + 1e-6
+
+
+def test_the_other_probes_stand_beside_the_primary_one(folder: Folder) -> None:
+    accuracies(folder, [0.5, 0.51, 0.52], [0.4, 0.4, 0.4])
+    for s in range(3):
+        folder.run("simsiam-hvs", s, 0.3 + 0.001 * s, protocol="knn", metric="top1@k=20")
+        folder.run("simsiam", s, 0.4, protocol="knn", metric="top1@k=20")
+    row = folder.verdict(claim())
+    assert row.beside == "kNN -9.9 (-10.1 to -9.65, 3 seeds)"
+    knn = {"table": "evaluation", "where": {"protocol": "knn", "metric": "top1@k=20"}}
+    assert folder.verdict(claim(measure=knn)).beside.startswith("converged probe 11 (")
+
+
+def test_seeds_that_were_trained_and_not_evaluated_come_before_new_ones(folder: Folder) -> None:
+    accuracies(folder, [0.5, 0.51], [0.4, 0.4])
+    bare = [folder.run(name, 2, 0.5, metric="top5") for name in ("simsiam-hvs", "simsiam")]
+    row = folder.verdict(claim())
+    assert (row.verdict, row.n) == (NO_EVALUATION, 2)
+    assert all(f"runs/{name}" in row.why for name in bare) and "pretrain" not in row.why
+
+
+def test_an_arm_is_trained_several_times_as_long_as_its_recipe_at_any_rung(folder: Folder) -> None:
+    of = claim(arms=["simsiam-hvs", {"recipe": "simsiam", "longer": 2.5}])
+    for rung in ("cpu", "gpu"):
+        usual = recipe("simsiam", rung).epochs
+        assert of.commands(of.arms[1:], rung) == [f"`hardlab pretrain simsiam --rung {rung} epochs={2.5 * usual:.0f}`"]
+    accuracies(folder, [0.5, 0.51, 0.52], [0.4, 0.4, 0.4])
+    assert folder.verdict(of).verdict == NO_RUN  # as long as its recipe is another arm
+    for s in range(3):
+        folder.run("simsiam", s, 0.45, overrides={"epochs": round(2.5 * recipe("simsiam", "cpu").epochs)})
+    assert folder.verdict(of).mean == pytest.approx(6)
+
+
+def test_a_gain_is_the_difference_of_two_differences() -> None:
+    of = test("above", of="gain", value=0.0)
+    arms = [9, 9.1, 9.2], [5, 5, 5], [7, 7, 7], [6, 6.1, 6.2]
+    assert judge(of, frame(*arms)).ours.mean == pytest.approx(4.1 - 0.9)
+    assert judge(of, frame(*arms)).verdict == REPRODUCED
+    assert judge(of, frame(*arms[2:], *arms[:2])).verdict == CONTRADICTED
+
+
+def test_the_p_of_a_verdict_is_the_level_at_which_it_would_just_have_been_given() -> None:
+    """Against intervals at the level of p: they end at the edge, or at 0, that decides."""
+    rng = np.random.default_rng(3)
+    near = rng.normal(0.3, 0.2, 5)
+    p = judge(test("equal_within", value=0.0, margin=1), frame(near)).p
+    assert interval(near, 1 - p).hi == pytest.approx(1)
+    p = judge(test("equal_within", value=0.0, margin=1), frame(-near)).p
+    assert interval(-near, 1 - p).lo == pytest.approx(-1)
+    far = near + 2  # outside: at the level of p the interval reaches the edge
+    assert interval(far, 1 - judge(test("equal_within", value=0.0, margin=1), frame(far)).p).lo == pytest.approx(1)
+    a, b, c = rng.normal([[9], [7], [5]], 0.5, (3, 4))
+    differences = [stats.ttest_rel(a, b).pvalue, stats.ttest_rel(a, c).pvalue]
+    assert judge(test("largest"), frame(a, b, c)).p == pytest.approx(max(differences))  # all must hold
+    against = min(1, 2 * stats.ttest_rel(b, a).pvalue)  # one refutes, at a level that two share
+    assert judge(test("largest"), frame(b, a, c)).p == pytest.approx(against)
+
+
+# ------------------------------------------------------------------------------------------------ frozen
+
+
+def test_every_test_is_frozen_as_it_is() -> None:
+    last = {name: rows[-1].digest for name, rows in claims.frozen().items()}
+    assert {c.id: c.digest for c in claims.load()}.items() <= last.items(), "run `hardlab claims --freeze REASON`"
+
+
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        ({"statement": "Selection raises the accuracy."}, False),
+        ({"note": "a remark"}, False),
+        ({"test": {"name": "greater", "margin": 0.1}}, True),
+        ({"headline": True}, True),
+        ({"arms": ["simsiam-hvs", "simclr"]}, True),
+        ({"arms": ["simsiam-hvs", {"recipe": "simsiam", "fails": True}]}, True),
+        ({"testable_from": "gpu"}, True),
+        ({"data": ["cifar10"]}, True),
+        ({"measure": {"table": "evaluation", "where": {"protocol": "knn", "metric": "top1@k=20"}}}, True),
+    ],
+)
+def test_the_digest_of_a_claim_is_of_its_test_and_not_of_its_words(change: dict[str, Any], moved: bool) -> None:
+    assert (claim(**change).digest != claim().digest) == moved
+
+
+def test_a_change_is_noted_once_with_its_day_and_told_beside_the_runs_before_it(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "frozen.yaml"
+    day = datetime(2026, 11, 27, 12, tzinfo=UTC)
+    monkeypatch.setattr(claims, "load", lambda: (claim(),))
+    assert claims.freeze("", day - timedelta(days=9), path) == ["a-gain"]
+    assert claims.freeze("nothing moved", day, path) == []
+    monkeypatch.setattr(claims, "load", lambda: (claim(headline=True),))
+    assert claims.freeze("it is what the paper is known for", day, path) == ["a-gain"]
+    first, second = claims.frozen(path)["a-gain"]
+    assert (first.digest, second.digest) == (claim().digest, claim(headline=True).digest)
+    monkeypatch.setattr(claims, "frozen", lambda: {"a-gain": (first, second)})
+    accuracies(folder, [0.5] * 3, [0.4, 0.41, 0.42])
+    for begins, told in ((day - timedelta(hours=1), True), (day + timedelta(hours=1), False)):
+        folder.manifests = [json.dumps(json.loads(m) | {"started": begins.isoformat()}) for m in folder.manifests]
+        row = folder.verdict(claim(headline=True))
+        remark = "This test is of 2026-11-27, after its runs: it is what the paper is known for."
+        assert row.why.endswith(remark) == told and row.frozen == day.isoformat()
+
+
 # ------------------------------------------------------------------------------------------------ today's rows
 
 
@@ -493,13 +769,15 @@ def today() -> pd.DataFrame:
 def test_todays_rows_reproduce_that_selection_prefers_the_lowest_overlap(today: pd.DataFrame) -> None:
     assert today.loc["hvs-lowest-iou-chance", "verdict"] == REPRODUCED
     assert today.loc["hvs-iou-lower", "verdict"] == REPRODUCED
-    summary = pd.read_csv(DATA / "hvs_summary.csv")
-    share = summary[(summary["recipe"] == "simsiam-hvs") & (summary["quantity"] == "lowest_iou_share")].iloc[0]
-    row = today.loc["hvs-lowest-iou-40"]
-    expected = REPRODUCED if share["lo"] > 0.4 else CONTRADICTED if share["hi"] < 0.4 else INCONCLUSIVE
-    if row["rung"] == share["rung"]:
-        assert row["verdict"] == expected
-        assert row["mean"] == pytest.approx(share["mean"], rel=1e-4)
+    share = pd.read_csv(DATA / "hvs_f4_right.csv")
+    share = share[
+        (share["recipe"] == "simsiam-hvs") & share["run"].isin(today.loc["hvs-lowest-iou-40", "runs"].split())
+    ]
+    late = [of.sort_values("epoch")["share"].iloc[-(len(of) // 5) :].mean() for _, of in share.groupby("seed")]
+    test = stats.ttest_1samp(late, 0.4)
+    row, (lo, hi) = today.loc["hvs-lowest-iou-40"], test.confidence_interval()
+    assert [row["mean"], row["lo"], row["hi"], row["p"]] == pytest.approx([np.mean(late), lo, hi, test.pvalue])
+    assert row["verdict"] in {REPRODUCED, WEAKLY[REPRODUCED]} if lo > 0.4 else {CONTRADICTED, INCONCLUSIVE}
 
 
 def test_todays_gains_are_those_of_the_summary(today: pd.DataFrame) -> None:

@@ -38,6 +38,23 @@ def test_shares_means_and_control_per_epoch_equal_a_loop_over_images(log: pa.Tab
     assert (share["images"] == 40).all()
 
 
+def test_the_distance_of_the_centres_is_averaged_as_the_overlap_is(log: pa.Table) -> None:
+    frame = log.to_pandas().assign(run="r")
+    chosen, others = (iou.mean_iou(frame, of, "centre_distance") for of in ("chosen", "others"))  # type: ignore[arg-type]
+    for epoch in range(3):
+        mine, rest = [], []
+        for r in frame[frame["epoch"] == epoch].to_dict("records"):
+            x, y = (
+                [r[f"{s}_{at}"] + r[f"{s}_{side}"] / 2 for s in "ab"]
+                for at, side in (("left", "width"), ("top", "height"))
+            )
+            apart = np.hypot(x[0] - x[1], y[0] - y[1]) / np.hypot(r["a_image_h"], r["a_image_w"])
+            (mine if r["chosen"] else rest).append(apart)
+        assert chosen.loc[epoch, "centre_distance"] == pytest.approx(np.mean(mine))
+        assert others.loc[epoch, "centre_distance"] == pytest.approx(np.mean(rest))
+    assert list(chosen.columns) == ["run", "epoch", "images", "centre_distance"]
+
+
 def test_a_tie_for_the_lowest_iou_counts_the_chance_to_break_it_right() -> None:
     frame = pd.DataFrame(
         {"run": "r", "epoch": 0, "step": 0, "index": np.repeat([1, 2, 3], 3), "candidate": [0, 1, 2] * 3}

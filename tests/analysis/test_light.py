@@ -9,7 +9,8 @@ from imports import at_load, module_of
 
 ROOT = Path(__file__).resolve().parents[2] / "hardlab"
 LIGHT = [
-    ROOT / "analysis" / f"{n}.py" for n in ("arms", "catalog", "claims", "gap_notes", "intervals", "schema", "summary")
+    ROOT / "analysis" / f"{n}.py"
+    for n in ("arms", "catalog", "claims", "evidence", "gap_notes", "intervals", "schema", "summary")
 ]
 LIGHT += sorted((ROOT / "figures").glob("*.py"))
 # of hardlab, beside one another: what a configuration is checked with

@@ -1,0 +1,172 @@
+"""The README's blocks and docs/results.md: their numbers against numbers made here, and that nothing else moves."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hardlab.analysis import claims
+from hardlab.recipes import recipe
+from hardlab.types import HardlabError
+from hardlab.workbook import pages
+
+DATA = pages.ROOT / "figures" / "data"
+PARTS = (pages.HEADLINES, pages.RESULTS, pages.CLAIMS)
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> pd.DataFrame:
+    return claims.verdicts(DATA)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "notebooks").mkdir()
+    (folder / "notebooks" / "00_x.done.json").write_text('{"state": "done", "seconds": 3.25}')
+    blocks = "\n\n".join("{}\nold\n{}".format(*pages.marks(part)) for part in PARTS)
+    (folder / "README.md").write_text(
+        f"# A\n\n{blocks}\n\n| `00_x` | what it shows | 7 s |\n| `01_y` | not run | – |\nafter\n"
+    )
+    for _ in range(2):  # writing it again changes nothing
+        readme, results = pages.write(folder / "README.md", folder / "results.md", DATA, folder / "notebooks")
+        kept = kept if _ else (readme.read_text(), results.read_text())  # noqa: F821
+    assert kept == (readme.read_text(), results.read_text())
+    return {"readme": kept[0], "results": kept[1]}
+
+
+def cells(text: str, begins: str) -> list[list[str]]:
+    return [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith(f"| {begins}")]
+
+
+def block(text: str, part: str) -> str:
+    begin, end = pages.marks(part)
+    assert text.count(begin) == text.count(end) == 1
+    return text[text.index(begin) + len(begin) : text.index(end)]
+
+
+def test_only_what_stands_between_the_marks_is_replaced(written: dict[str, str]) -> None:
+    text = written["readme"]
+    assert text.startswith("# A\n\n") and text.endswith("after\n") and "old" not in text
+    assert "| `00_x` | what it shows | 3 s |\n| `01_y` | not run | – |\n" in text
+
+
+def test_every_paper_has_a_row_with_its_first_headline_that_was_measured_and_whether_the_scale_can_tell(
+    written: dict[str, str], verdicts: pd.DataFrame
+) -> None:
+    text = block(written["readme"], pages.HEADLINES)
+    for paper, name in pages.NAMES.items():
+        (row,) = cells(text, name + " ")
+        of = verdicts[(verdicts["paper"] == paper) & verdicts["headline"] & (verdicts["n"] > 0)]
+        r = next(of[of["verdict"].str.contains("rung").eq(False)].itertuples())
+        assert (row[1], row[4]) == (r.statement, r.verdict)
+        assert row[3].startswith(f"{r.mean:.3g}") and f"{r.n} seeds, rung {r.rung}" in row[3]
+    manifests = [json.loads(line) for line in (DATA / "manifests.jsonl").read_text().splitlines()]
+    behind = {run for runs in verdicts.loc[verdicts["headline"], "runs"] for run in runs.split()}
+    seen = [m["steps_done"] * m["config"]["batch_size"] / 1281167 for m in manifests if m["id"] in behind]
+    assert f"{100 * min(seen):.2g} to {100 * max(seen):.2g} % of one epoch of ImageNet" in text
+
+
+def test_the_arms_stand_under_the_same_probes_beside_the_untrained_network_and_raw_pixels(
+    written: dict[str, str], verdicts: pd.DataFrame
+) -> None:
+    text = block(written["readme"], pages.RESULTS)
+    rows = pd.read_csv(DATA / "evaluation.csv")
+    rows = rows[(rows["rung"] == "cpu") & (rows["evaluated_on"] == "cifar10-jpeg") & (rows["split"] == "test")]
+    rows = rows[(rows["protocol"] == "linear-lbfgs") & (rows["metric"] == "top1")]
+    began = rows[(rows["recipe"] == "untrained") & (rows["data"] == "cifar10-jpeg 10 %")]
+    for name, features in (("untrained network", "backbone"), ("raw pixels", "pixels")):
+        (line,) = cells(text, name)
+        assert line[1].startswith(f"{100 * began[began['features'] == features]['value'].mean():.4g} (")
+    runs = verdicts.set_index("id").loc["hvs-simsiam-linear", "runs"].split()
+    mine = rows[rows["run"].isin(runs) & (rows["recipe"] == "simsiam-hvs")]
+    assert any(line[1].startswith(f"{100 * mine['value'].mean():.4g} (") for line in cells(text, "`simsiam-hvs`"))
+
+
+def test_each_claim_that_the_committed_rows_decide_is_a_row_of_the_readme(
+    written: dict[str, str], verdicts: pd.DataFrame
+) -> None:
+    text = block(written["readme"], pages.CLAIMS)
+    assert f"Of {len(claims.load())} claims: " in text
+    decided = verdicts[verdicts["verdict"].isin(claims.DECIDED)]
+    assert len(decided) and text.count("\n| ") == len(decided) + 2
+    for r in decided.itertuples():
+        (line,) = [line for line in text.splitlines() if f"| {r.statement} |" in line]
+        assert line.endswith(f"| {r.n}, {r.rung} | {r.q:.2g} | {r.verdict} |")
+
+
+def test_the_page_of_results_has_every_claim_once_in_the_section_of_its_paper(
+    written: dict[str, str], verdicts: pd.DataFrame
+) -> None:
+    sections = dict(zip(pages.NAMES, re.split(r"^## .*$", written["results"], flags=re.M)[1:], strict=True))
+    for paper, text in sections.items():
+        of = verdicts[verdicts["paper"] == paper]
+        assert sorted(row[0].strip("`") for row in cells(text, "`")) == sorted(of["id"])
+        for r in of[of["n"] > 0].itertuples():
+            (row,) = cells(text, f"`{r.id}`")
+            assert row[4].startswith(r.verdict)
+        assert re.search(r"One rung up, `gpu`, they take \d+ runs that see [\d,]+ million images", text)
+        assert "hardlab pretrain" not in text  # commands are `hardlab claims --why`'s
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"verdict": claims.REPRODUCED, "excluded": "yes"}, "yes; the published size is excluded"),
+        ({"verdict": claims.NOT_LEARNED}, "no, a network has to learn first"),
+        (
+            {"verdict": claims.INCONCLUSIVE, "more_seeds": 2.0, "more_seeds_published": 196.0},
+            "not yet, seeds still needed: 2 for the size seen, over 190 for the published size",
+        ),
+        ({"verdict": "needs rung gpu"}, "no, needs rung gpu"),
+    ],
+)
+def test_what_a_scale_can_tell_is_told_from_the_verdict_and_the_seeds(change: dict[str, object], told: str) -> None:
+    row = {"verdict": "", "excluded": "", "more_seeds": np.nan, "more_seeds_published": np.nan} | change
+    assert pages.tells(next(pd.DataFrame([row]).itertuples())) == told
+
+
+def test_one_rung_up_costs_all_seeds_of_each_arm_once_and_the_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {c.id: c for c in claims.load()}
+    some = [known[name] for name in ("ppcl-cifar10-10", "ppcl-better-than-gan", "hvs-simsiam-knn")]
+    monkeypatch.setattr(claims, "load", lambda: some)
+    tenth, images, parents = {"data.fraction": 0.1, "data.name": "cifar10"}, 0, {}
+    for name, seeds in (("ppcl", 6), ("ppcl-simclr", 6), ("ppcl-gan", 3)):  # a headline takes six
+        for seed in range(seeds):
+            run = recipe(name, "gpu", {**tenth, "seed": seed})
+            images += run.epochs * (5000 // run.batch_size) * run.batch_size
+            if run.parent is not None:
+                parents[run.parent.id] = run.parent
+    images += sum(of.epochs * (5000 // of.batch_size) * of.batch_size for of in parents.values())
+    told = pages._one_rung_up("ppcl", "gpu", images // 7)
+    assert told.startswith(
+        f"One rung up, `gpu`, they take {15 + len(parents)} runs that see {images / 1e6:,.0f} million"
+    )
+    assert ", 7 times as many" in told
+
+
+BEGIN, END = pages.marks(pages.RESULTS)
+
+
+@pytest.mark.parametrize("text", ["no marks", f"{END} {BEGIN}", f"{BEGIN}{BEGIN}{END}"])
+def test_a_readme_without_its_marks_is_refused_and_a_folder_without_tables(tmp_path: Path, text: str) -> None:
+    others = "\n".join("{}\n{}".format(*pages.marks(part)) for part in PARTS if part != pages.RESULTS)
+    (tmp_path / "README.md").write_text(text + others)
+    with pytest.raises(HardlabError, match="results:begin"):
+        pages.write(tmp_path / "README.md", tmp_path / "results.md", DATA)
+    assert (tmp_path / "README.md").read_text() == text + others and not (tmp_path / "results.md").exists()
+    with pytest.raises(HardlabError, match=r"There is no table '.*evaluation.csv'"):
+        pages.write(tmp_path / "README.md", tmp_path / "results.md", tmp_path / "nowhere")
+
+
+def test_what_is_committed_is_what_the_committed_rows_say(tmp_path: Path) -> None:
+    readme = shutil.copy(pages.ROOT / "README.md", tmp_path / "README.md")
+    pages.write(readme, tmp_path / "results.md", DATA, tmp_path / "nothing")
+    assert Path(readme).read_text() == (pages.ROOT / "README.md").read_text(), "run `hardlab report --readme`"
+    assert (tmp_path / "results.md").read_text() == (pages.ROOT / "docs" / "results.md").read_text()
