@@ -162,7 +162,18 @@ def pretrain(
         build.check(run)
         build.device(device)
     if dry_run:
+        from hardlab import files, runs
+        from hardlab.evaluate import run as evaluation
+
+        with usage():
+            files.check_folder(runs_dir)
+            images = build.check_images(run, root)
+            kept = None if anew else runs.manifest(runs_dir / run.id)
+            if kept and images is not None and (run.data.on_broken == "error" or images.in_memory):
+                runs.check_images(run.id, kept.get("data", {}), images)
+            evaluation.check(run, protocols, root=root)
         then = f", then evaluate it by {', '.join(protocols)}" if protocols else ""
+        then += "" if images is not None else f"; {run.data.name} would be downloaded first"
         _echo(as_json, f"would train {run.id}{then}\n{run.model_dump_json(indent=1)}", run.model_dump(mode="json"))
         return
     import torch
@@ -241,6 +252,11 @@ def evaluate(
 
             build.device(device)
     if dry_run:
+        from hardlab.evaluate import run as evaluation
+
+        with usage():
+            for path in run:
+                evaluation.check_run(path, protocols, options=options, which=checkpoint, root=root)
         names = [str(path) for path in run]
         todo = {"runs": names, "protocols": list(protocols), "settings": options, "checkpoint": checkpoint,
                 "pixels": pixels}  # fmt: skip

@@ -357,7 +357,7 @@ def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str
 
     step: of the checkpoint; None = the newest whole one.
     """
-    run, about = _told(path)
+    run, about = told(path)
     method = build.method(run)
     build.strategies(run, method)  # what a strategy changed in the network is part of its state
     known = method.state_dict()  # banks sized by the data are training state, made in on_start alone
@@ -376,7 +376,7 @@ def open_whole(
 
     root: where the data sets lie. Returns configuration, method, strategies, training images.
     """
-    run, about = _told(path)
+    run, about = told(path)
     images = build.images(run, root=root)
     check_images(path.name, about["data"], images)
     method = build.method(run)
@@ -393,7 +393,7 @@ def open_whole(
     return run, method, hard, images
 
 
-def _told(path: Path) -> tuple[Run, dict[str, Any]]:
+def told(path: Path) -> tuple[Run, dict[str, Any]]:
     """Configuration and manifest of a run's folder."""
     file = path / "manifest.json"
     if not file.exists():

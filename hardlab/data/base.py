@@ -11,6 +11,8 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,9 +68,26 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     return Path(cache) / "hardlab" if cache else Path(os.path.expanduser("~")) / ".cache" / "hardlab"
 
 
+_STAYS: ContextVar[bool] = ContextVar("_STAYS", default=False)
+
+
+@contextmanager
+def staying_offline() -> Iterator[None]:
+    """Inside nothing is downloaded."""
+    before = _STAYS.set(True)
+    try:
+        yield
+    finally:
+        _STAYS.reset(before)
+
+
 def offline() -> bool:
-    """Whether ``HARDLAB_OFFLINE`` forbids downloads (any value but empty and 0)."""
-    return os.environ.get("HARDLAB_OFFLINE", "") not in ("", "0")
+    """Whether nothing may be downloaded: inside ``staying_offline``, or by ``HARDLAB_OFFLINE`` (but empty and 0)."""
+    return _STAYS.get() or os.environ.get("HARDLAB_OFFLINE", "") not in ("", "0")
+
+
+class Absent(HardlabError):
+    """A data set is not here, and nothing may be downloaded."""
 
 
 def cached(
@@ -529,8 +548,12 @@ def build(
     workers: int,
     max_side: int,
     size: int | None,
+    dry: bool = False,
 ) -> Images:
-    """Turn a source into Images: choose classes and fraction, find broken files, decide where the pixels live."""
+    """Turn a source into Images: choose classes and fraction, find broken files, decide where the pixels live.
+
+    dry: large images are not looked at, whatever ``on_broken`` is.
+    """
     label_map, size = np.arange(len(source.classes)), size or source.side
     if classes is not None:
         source, label_map = only_classes(source, class_list(classes, source.classes))
@@ -557,7 +580,7 @@ def build(
     probe = _common_size(paths, max_side) if size is None else (size, size)
     small = probe is not None and max(probe) <= SMALL_SIDE and len(paths) * 3 * probe[0] * probe[1] < SMALL_BYTES
     skipped: list[str] = []
-    if small or on_broken == "skip":
+    if small or (on_broken == "skip" and not dry):
         kept = data_root() / "decoded" / f"{_file_list(paths, max_side, size, small)}.npz"
         found = cached(kept, lambda: _decode_all(paths, max_side, size, small), lambda a: _whole(a, len(paths), small))
         broken = found["broken"]

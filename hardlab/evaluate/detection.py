@@ -291,16 +291,21 @@ class _Told(Dataset):
 
 
 def _open(
-    names: Sequence[str], root: str | os.PathLike[str] | None, max_side: int, side: int, objects: int
+    names: Sequence[str],
+    root: str | os.PathLike[str] | None,
+    max_side: int,
+    side: int,
+    objects: int,
+    dry: bool = False,
 ) -> list[Images]:
-    """The sets called "name/split"; HardlabError for another form."""
+    """The sets called "name/split"; HardlabError for another form. dry: as of ``data.load``."""
     found = []
     for name in names:
         what, slash, split = name.rpartition("/")
         if not slash:
             raise HardlabError(f"scenes are named SET/SPLIT, like voc2007/test, not {name!r}.")
         own: dict[str, Any] = {"objects": objects} if objects and what == "shapes" else {}  # of others, as they are
-        found.append(load(what, split, root=root, max_side=max_side, size=side or None, **own))
+        found.append(load(what, split, root=root, max_side=max_side, size=side or None, dry=dry, **own))
     if not found:
         raise HardlabError("name at least one set of scenes, like voc2007/test.")
     return found
@@ -556,19 +561,13 @@ def detect(
     """
     o = dict(options)
     masks = o["predict"] == "masks"
-    opened = {side: _open(o.pop(side), root, o["max_side"], o["side"], o["objects"]) for side in ("train", "test")}
+    opened, labelled = _sets(o, root)
     generator = torch.Generator().manual_seed(seed)
-    pool = Scenes(opened["train"], masks=masks)
-    labelled = pool.labelled()
-    wanted, tested = o.pop("images"), o.pop("test_images")
-    if wanted > len(labelled):
-        raise HardlabError(f"{wanted} training scenes were asked for, but there are {len(labelled)} with an object.")
+    wanted, tested = o["images"], o["test_images"]
     if wanted:
         labelled = [labelled[i] for i in torch.randperm(len(labelled), generator=generator)[:wanted].tolist()]
     train = Scenes(opened["train"], masks=masks, rows=labelled)
     held_out = Scenes(opened["test"], masks=masks)
-    if held_out.classes != train.classes:
-        raise HardlabError(f"{opened['test'][0].name} has other classes than {opened['train'][0].name}.")
     if tested:
         held_out = Scenes(opened["test"], masks=masks, rows=range(min(tested, len(held_out))))
     network = {k: o[k] for k in _NETWORK}
@@ -581,6 +580,31 @@ def detect(
         losses = tune(model, train, generator, **schedule)
         metrics = score(model, held_out, batch_size=o["batch_size"], recalls=o["recalls"], small=o["small"])
     return Detection(metrics, len(train), len(held_out), losses, opened["test"][0].name)
+
+
+def check(net: nn.Module, root: str | os.PathLike[str] | None = None, **options: Any) -> None:
+    """Refuse what ``detect`` would refuse of a backbone, which may be on the device ``meta``, and of the sets.
+
+    ``data.base.Absent`` for sets that would have to be downloaded first.
+    """
+    stages(net)
+    _sets(options, root, dry=True)
+
+
+def _sets(
+    o: Mapping[str, Any], root: str | os.PathLike[str] | None, dry: bool = False
+) -> tuple[dict[str, list[Images]], list[int]]:
+    """The sets to train and to test on, and the rows of training scenes with an object. HardlabError."""
+    opened = {side: _open(o[side], root, o["max_side"], o["side"], o["objects"], dry) for side in ("train", "test")}
+    train, test = (Scenes(opened[side], masks=o["predict"] == "masks") for side in ("train", "test"))
+    labelled = train.labelled()
+    if o["images"] > len(labelled):
+        raise HardlabError(
+            f"{o['images']} training scenes were asked for, but there are {len(labelled)} with an object."
+        )
+    if test.classes != train.classes:
+        raise HardlabError(f"{opened['test'][0].name} has other classes than {opened['train'][0].name}.")
+    return opened, labelled
 
 
 _NETWORK = (

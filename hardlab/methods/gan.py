@@ -13,7 +13,7 @@ from hardlab import gan, losses
 from hardlab.data import Images
 from hardlab.methods.base import Method, Player, Step, ema
 from hardlab.numbers import Few, Momentum, Natural, Pixels, Rate, Units
-from hardlab.types import HardlabError, Progress
+from hardlab.types import HardlabError
 from hardlab.views import Look
 
 
@@ -96,7 +96,7 @@ class GAN(Method):
             ema(self.averaged, self.generator, self.keep if late else 0.0, buffers=True)
             gan.iterate(self.averaged)  # an average of unit vectors is none
 
-    def on_epoch(self, at: Progress, images: Images, look: Look) -> None:
+    def check_look(self, look: Look) -> None:
         if look.mean != (0.5,) * 3 or look.std != (0.5,) * 3:
             raise HardlabError(
                 f"gan with pixel_mean={look.mean} and pixel_std={look.std}: both are 0.5, so that real "
