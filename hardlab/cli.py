@@ -327,12 +327,15 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
         if "threads" in told:
             config.threads(told["threads"])
         if {"recipe", "rung"} <= told.keys():  # a notebook that trains: a slip shows before a kernel starts
+            from hardlab.workbook import plan
+
             given = config.parse(told.get("overrides", []))
             run = recipes.recipe(told["recipe"], told["rung"], given)
-            if given:  # a recipe as it stands can be built, and this process has no other use for torch
+            if given or run.data.name not in plan.BUILT_IN:  # else it can be trained, and torch has no other use here
                 from hardlab import build
 
                 build.check(run)
+                build.check_images(run)
         elif "rung" in told and told["rung"] is not None:
             _known_rung(click.get_current_context(), click.Option(["--rung"]), told["rung"])
     if dry_run:
@@ -374,6 +377,7 @@ def figures(
     For figures that are named it also tells the commands whose runs fill their gaps; --dry-run tells these alone.
     """
     from hardlab import figures as book
+    from hardlab import files
 
     if list_:
         _echo(as_json, "\n".join(book.FIGURES), list(book.FIGURES))
@@ -385,6 +389,12 @@ def figures(
     if not names:
         raise click.UsageError("Name a figure, or --all; `hardlab figures --list` lists them.")
     if dry_run:
+        if runs_dir is None:
+            _there(data_dir)
+        elif not runs_dir.is_dir():
+            raise click.UsageError(f"There is no folder of runs '{runs_dir}'.")
+        with usage():
+            files.check_folder(out)
         first = f"collect {data_dir} from {runs_dir}, then " if runs_dir else ""
         gaps = {n: book.gaps(n, data_dir) for n in names}
         todo = {"figures": names, "data": str(data_dir), "out": str(out), "from": runs_dir and str(runs_dir)}
@@ -392,10 +402,8 @@ def figures(
         return
     if runs_dir is not None:
         from hardlab.analysis import tables
-        from hardlab.files import make_folder
 
-        if not next(p for p in (out, *out.parents) if p.exists()).is_dir():
-            make_folder(out)  # which tells why it cannot, before the minutes that collecting takes
+        files.check_folder(out)  # before the minutes that collecting takes
         tables.collect(runs_dir, data_dir, root=root, add=add)
     _there(data_dir)
     drawn = [str(path) for n in names for path in book.draw(n, data_dir, out)]
@@ -460,6 +468,8 @@ def report(rung: str, out: Path | None, readme: bool, as_json: bool, dry_run: bo
     folder = out or Path("out") / rung
     if dry_run:
         target = "README.md" if readme else str(folder / "report.html")
+        if not readme and not next((folder / "runs").glob("*/manifest.json"), None):
+            raise click.UsageError(f"There is nothing to report in '{folder}': no run was found in its folder runs/.")
         _echo(as_json, f"would write {target}", {"would_write": target})
         return
     from hardlab.workbook import report as book

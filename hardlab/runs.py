@@ -81,6 +81,8 @@ def check_images(name: str, seen: Mapping[str, Any], images: Images) -> None:
     then, now = seen.get("digest"), images.digest()
     if then is None or then == now:
         return
+    if not isinstance(then, str) or len(then) != len(now) or set(then) - set("0123456789abcdef"):
+        raise HardlabError(f"What is noted of the images of {name} is damaged: its digest is {str(then)[:40]!r}.")
     was, there = seen.get("count"), len(images)
     counts = f"{there} images, not {was}" if was is not None and was != there else f"{there} images, not the same"
     raise OtherImages(

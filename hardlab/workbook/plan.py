@@ -46,6 +46,7 @@ PURPOSES: dict[str, tuple[str, ...]] = {
 NEGATIVES = ("adco-queue", "adco")
 HEXA = ("moco", "hexa-moco", "hexa-plus-moco")
 HNSSL = ("hnssl", "hnssl-unmined", "hnssl-student-gradient")
+BUILT_IN = ("shapes", "digits")  # drawn, or part of scikit-learn: always there
 # (protocol, data set or "" for the protocol's own)
 ALWAYS = {("knn", ""), ("linear-lbfgs", ""), ("linear", "")}
 # notebook -> recipes whose runs it reads, None = all; its parameters beside rung and runs_dir; what it shows
@@ -149,13 +150,37 @@ def steps(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -
     return made
 
 
+def check(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -> None:
+    """Refuse, before the first of them, runs that could not be trained. HardlabError.
+
+    Without overrides only their images are looked for: tests build every recipe as it stands.
+    """
+    from hardlab import build
+
+    seen: set[settings.Data] = set()
+    for name, own in _arms(rung, with_claims):
+        run = recipes.recipe(name, rung, settings.parse(_pairs(name, rung, 0, overrides, own)))
+        if overrides:
+            build.check(run)
+            build.check_images(run)
+        elif run.data not in seen and run.data.name not in BUILT_IN:
+            build.check_images(run)
+        seen.add(run.data)
+
+
+def _arms(rung: str, with_claims: bool) -> dict[Arm, set[tuple[str, str]]]:
+    """What is trained, and what each is measured by."""
+    arms: dict[Arm, set[tuple[str, str]]] = {(name, ()): set(ALWAYS) for name in PURPOSES}
+    for arm, measures in claims.needed(rung).items() if with_claims else ():
+        arms[arm] = arms.get(arm, set(ALWAYS)) | measures
+    return arms
+
+
 def _runs(rung: str, overrides: Sequence[str], with_claims: bool, place: Mapping[str, int]) -> list[Step]:
     """A step a run: trained, then evaluated in the same process."""
-    arms: dict[Arm, set[tuple[str, str]]] = {(name, ()): set(ALWAYS) for name in PURPOSES}
+    arms = _arms(rung, with_claims)
     wanted_by: dict[Arm, list[str]] = {}
     if with_claims:
-        for arm, measures in claims.needed(rung).items():
-            arms[arm] = arms.get(arm, set(ALWAYS)) | measures
         for claim in claims.load():
             for named in claim.arms if RUNGS.index(claim.testable_from) <= RUNGS.index(rung) else ():
                 wanted_by.setdefault((named.recipe, claim.overrides(named, rung)), []).append(claim.id)
