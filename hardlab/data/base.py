@@ -208,7 +208,7 @@ def _content(paths: Sequence[str]) -> np.ndarray:
     return np.frombuffer(h.digest(), np.uint8)
 
 
-def _file_list(paths: Iterable[str | os.PathLike[str]], *options: object) -> str:
+def file_list(paths: Iterable[str | os.PathLike[str]], *options: object) -> str:
     """A digest of the file list: path, length and time of change of each file, and the options."""
     h = hashlib.sha256(repr((_DECODER, options)).encode())
     for path in paths:
@@ -432,7 +432,7 @@ class Files(Images):
         for name, length in zip(self.names, lengths):
             h.update(f"\n{name}\t{length}".encode("utf-8", "surrogateescape"))
         if sum(lengths) < SMALL_BYTES:
-            kept = data_root() / "digests" / f"{_file_list(paths)}.npz"
+            kept = data_root() / "digests" / f"{file_list(paths)}.npz"
             of_files = cached(kept, lambda: {"sha256": _content(paths)}, lambda a: a["sha256"].shape == (32,))
             h.update(of_files["sha256"].tobytes())
         return h.hexdigest()
@@ -581,7 +581,7 @@ def build(
     small = probe is not None and max(probe) <= SMALL_SIDE and len(paths) * 3 * probe[0] * probe[1] < SMALL_BYTES
     skipped: list[str] = []
     if small or (on_broken == "skip" and not dry):
-        kept = data_root() / "decoded" / f"{_file_list(paths, max_side, size, small)}.npz"
+        kept = data_root() / "decoded" / f"{file_list(paths, max_side, size, small)}.npz"
         found = cached(kept, lambda: _decode_all(paths, max_side, size, small), lambda a: _whole(a, len(paths), small))
         broken = found["broken"]
         _judge(name, [str(w) for w in found["why"]], len(paths), on_broken, broken_share)

@@ -63,6 +63,8 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         "test_data.py::test_too_many_broken_files_stop_the_load_with_their_share",
         "faults/test_fuzz.py::test_random_folders_are_read_or_refused_in_one_sentence",
         "faults/test_fuzz.py::test_random_listings_of_coco_are_read_or_refused_in_one_sentence",
+        "faults/test_fuzz.py::"
+        "test_random_annotations_of_voc_are_read_or_refused_in_one_sentence_that_names_the_file",
     ]),
     12: ("numbers that are none in loss, gradient, D", [
         "test_train.py::test_a_loss_that_is_not_a_number_stops_before_the_update",
