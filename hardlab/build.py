@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -186,8 +187,10 @@ def check(run: Run) -> None:
     if run.parent is not None:
         check(run.parent)
         networks = _unmade(run.parent)[0].state_dict()
-        for h in hard:
-            h.start_from(run.parent.id, networks)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that nothing is copied there
+            for h in hard:
+                h.start_from(run.parent.id, networks)
     if run.data.name in data.BALANCED:
         classes, each, side = data.BALANCED[run.data.name]
         count = len(run.data.classes or range(classes)) * int(run.data.fraction * each + 0.5)

@@ -229,6 +229,7 @@ def evaluate(
     """
     from hardlab import config
     from hardlab import data as sets
+    from hardlab.errors import HardlabError
     from hardlab.evaluate import published as table
     from hardlab.registry import unknown
 
@@ -241,6 +242,9 @@ def evaluate(
     if checkpoint not in ("newest", "all") and not checkpoint.isdecimal():
         raise click.UsageError(f"--checkpoint is newest, all or the number of a step, not '{checkpoint}'.")
     with usage():
+        for path in run:
+            if not (path / "manifest.json").exists():
+                raise HardlabError(f"{path} is no run: it has no manifest.json.")
         options = config.parse(settings) | ({} if data is None else {"data": data})
         for name in protocols:
             table.settings(name, options)

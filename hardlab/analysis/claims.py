@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hardlab import registry
 from hardlab.analysis import schema
 from hardlab.analysis.arms import Arm, Book, Measure, Over, reaches, rungs_from, usual
+from hardlab.analysis.gaps import evaluate_command
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.schema import WHO
 from hardlab.errors import HardlabError
@@ -430,7 +431,7 @@ class Ledger:
             what = f"no rows yet, testable from rung {claim.testable_from}: {commands}, with 2 seeds or more"
             if table == "evaluation":
                 protocols = dict.fromkeys(claim.seen(side).where["protocol"] for side in lacking)
-                what += f", each then `hardlab evaluate RUN {' '.join(f'--protocol {p}' for p in protocols)}`"
+                what += f", each then `{evaluate_command([], *({'protocol': p} for p in protocols))}`"
             return NO_RUN, what
         shared = set.intersection(*(set(runs.values()) for runs in trained))
         if not shared:
@@ -439,19 +440,18 @@ class Ledger:
             also = f", also in precision ({' and '.join(took)})" if len(took) > 1 else ""
             return NO_RUN, f"the runs that are there differ in more than their arm{also}: {again}"
         bare: list[Side] = []
-        ways: dict[str, list[str]] = {}  # of evaluating, each with the runs that lack it
+        ways: dict[tuple[str, ...], list[str]] = {}  # (protocol, data) of evaluating, each with the runs that lack it
         for side, runs, of in zip(claim.arms, trained, values, strict=True):
             there = {runs[name] for name in of if name in runs}
             if without := [name for name, key in runs.items() if key in shared - there]:
                 bare.append(side)
                 where = claim.seen(side).where
-                said = {"protocol": where.get("protocol"), "data": where.get("evaluated_on")}
-                how = " ".join(f"--{option} {value}" for option, value in said.items() if value)
+                how = tuple(str(where.get(key) or "") for key in ("protocol", "evaluated_on"))
                 ways.setdefault(how, []).extend(without)
         if table == "evaluation":
             commands = " and ".join(
-                f"`hardlab evaluate {' '.join(f'runs/{name}' for name in dict.fromkeys(without))} {how}`"
-                for how, without in ways.items()
+                f"`{evaluate_command(dict.fromkeys(without), {'protocol': protocol, 'data': data})}`"
+                for (protocol, data), without in ways.items()
             )
             return NO_EVALUATION, f"the runs are there, not evaluated so: {commands}"
         names = " ".join(dict.fromkeys(name for without in ways.values() for name in without))
