@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -85,7 +86,7 @@ def evaluate_run(
             for kind, net in networks.items():
                 task = _task(kind, net, train, test, given["size"], store, precision, root)
                 found = protocols.run_protocol(name, task, run.seed, **options)
-                told = {"features": kind, "data": found.data or _called(given["data"], train), "split": "test"}
+                told = {"features": kind, "data": found.data or _called(given["data"], train, test), "split": "test"}
                 told |= {"run": run.id, "recipe": run.recipe, "rung": run.rung, "precision": precision}
                 values = [{**row, **told} for row in found.rows]
                 curves = [{**row, **told, **progress} for row in found.curves]
@@ -168,11 +169,12 @@ def _unfinished(path: Path, about: Mapping[str, Any]) -> HardlabError:
     return HardlabError(f"{path} is not finished, its state is '{about['state']}': its rows would pass for final ones.")
 
 
-def _called(name: str | None, images: Images) -> str:
-    """What rows call a data set: another folder by its own name, so that two of them stand apart."""
+def _called(name: str | None, train: Images, test: Images) -> str:
+    """What rows call a data set: another folder by its own name and its images, so that two of them stand apart."""
     if name is None or not name.startswith("folder:"):
-        return images.name
-    return f"folder:{Path(name.removeprefix('folder:')).resolve().name}"
+        return train.name
+    images = hashlib.sha256(f"{train.digest()} {test.digest()}".encode()).hexdigest()[:8]
+    return f"folder:{Path(name.removeprefix('folder:')).expanduser().resolve().name}-{images}"
 
 
 class Sets:
