@@ -242,9 +242,6 @@ def evaluate(
     if checkpoint not in ("newest", "all") and not checkpoint.isdecimal():
         raise click.UsageError(f"--checkpoint is newest, all or the number of a step, not '{checkpoint}'.")
     with usage():
-        for path in run:
-            if not (path / "manifest.json").exists():
-                raise HardlabError(f"{path} is no run: it has no manifest.json.")
         options = config.parse(settings) | ({} if data is None else {"data": data})
         for name in protocols:
             table.settings(name, options)
@@ -256,6 +253,10 @@ def evaluate(
 
             build.device(device)
     if dry_run:
+        with usage():
+            for path in run:
+                if not (path / "manifest.json").exists():  # which needs no torch
+                    raise HardlabError(f"{path} is no run: it has no manifest.json.")
         from hardlab.evaluate import run as evaluation
 
         with usage():
@@ -318,6 +319,7 @@ def nb_list(as_json: bool) -> None:
 def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json: bool, dry_run: bool) -> None:
     """Run notebook NAME, e.g. `hardlab nb run 01_pretrain recipe=simsiam-hvs rung=smoke`."""
     from hardlab import config, recipes
+    from hardlab import data as sets
     from hardlab.workbook import execute, parameters
 
     with usage():
@@ -331,11 +333,9 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
         if "threads" in told:
             config.threads(told["threads"])
         if {"recipe", "rung"} <= told.keys():  # a notebook that trains: a slip shows before a kernel starts
-            from hardlab.workbook import plan
-
             given = config.parse(told.get("overrides", []))
             run = recipes.recipe(told["recipe"], told["rung"], given)
-            if given or run.data.name not in plan.BUILT_IN:  # else it can be trained, and torch has no other use here
+            if given or run.data.name not in sets.BUILT_IN:  # else it can be trained, and torch has no other use here
                 from hardlab import build
 
                 build.check(run)

@@ -37,6 +37,7 @@ SETS: dict[str, str] = {
     "voc2012": "hardlab.data.scenes:voc2012",
     "coco": "hardlab.data.scenes:coco",
 }
+BUILT_IN = ("shapes", "digits")  # drawn, or part of scikit-learn: always there
 # of balanced sets: classes, training images of each, pixels of a side; so known before anything is loaded
 BALANCED = {
     "shapes": (10, 500, 32),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hardlab import config as settings
+from hardlab import data as sets
 from hardlab import recipes
 from hardlab.analysis import claims
 from hardlab.analysis.schema import TABLES
@@ -46,7 +47,6 @@ PURPOSES: dict[str, tuple[str, ...]] = {
 NEGATIVES = ("adco-queue", "adco")
 HEXA = ("moco", "hexa-moco", "hexa-plus-moco")
 HNSSL = ("hnssl", "hnssl-unmined", "hnssl-student-gradient")
-BUILT_IN = ("shapes", "digits")  # drawn, or part of scikit-learn: always there
 # (protocol, data set or "" for the protocol's own)
 ALWAYS = {("knn", ""), ("linear-lbfgs", ""), ("linear", "")}
 # notebook -> recipes whose runs it reads, None = all; its parameters beside rung and runs_dir; what it shows
@@ -163,7 +163,7 @@ def check(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -
         if overrides:
             build.check(run)
             build.check_images(run)
-        elif run.data not in seen and run.data.name not in BUILT_IN:
+        elif run.data not in seen and run.data.name not in sets.BUILT_IN:
             build.check_images(run)
         seen.add(run.data)
 

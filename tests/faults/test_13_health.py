@@ -140,6 +140,52 @@ def test_a_healthy_run_raises_no_alarm_from_its_first_step_on(name, tmp_path, co
     count("13 healthy runs", 1)
 
 
+# what makes a recipe large; its method, losses, temperatures, rates, schedules and views stay those of the rung
+NARROW = {
+    "data": {"name": "digits", "fraction": 0.4},
+    "batch_size": 32,
+    "epochs": 1,
+    "precision": "fp32",
+    "augment.size": 32,
+    **{f"logs.{key}": QUICK[f"logs.{key}"] for key in ("step_every", "checkpoint_every", "views_every")},
+}
+NARROW_METHODS = {
+    "deepcluster": {"method.prototypes": 50},
+    "gan": {"method.width": 4, "method.size": 32, "backbone.options": {"size": 32, "width": 4}},
+    "byol": {"method.hidden": 64},
+    "dino": {"method.prototypes": 256, "method.hidden": 64, "method.bottleneck": 32},
+}
+
+
+def narrow(name, rung):
+    """A recipe of a large rung as it stands, but for its images, its width and its length."""
+    run = recipes.recipe(name, rung)
+    small = NARROW | NARROW_METHODS.get(run.method.name, {})
+    if run.method.name != "gan":
+        wide = "vit_micro" if run.backbone.name.startswith("vit") else "tiny"
+        small |= {"backbone": {"name": wide, "options": {"width": 8} if wide == "tiny" else {}}}
+    if run.local is not None:
+        small["local.size"] = 16
+    if any(spec.name == "adco" for spec in run.hard):
+        small |= {"hard.adco.size": 64}
+    if any(spec.name == "generated" for spec in run.hard):
+        small |= {"hard.generated.size": 32, "hard.generated.width": 4}
+    return run.with_(small | ({"parent": None} if run.parent is not None else {}))
+
+
+FIRST = ("simclr", "adco-multicrop", "deepcluster-8crop", "dino-multicrop-hvs", "stn-affine", "clae")
+
+
+@pytest.mark.parametrize("rung", ["gpu", "paper"])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in recipes.RECIPES if n != "untrained"])
+def test_a_recipe_of_a_large_rung_raises_no_alarm_in_its_first_steps(name, rung, tmp_path, count, cases):
+    if cases(name in FIRST, True):
+        path = train.train(narrow(name, rung), tmp_path, device="cpu", say=lambda line: None)
+        assert len(runs.metrics(path, "step")) >= 2 * health.PATIENCE
+        assert runs.manifest(path)["health"] == []
+        count("13 healthy runs", 1)
+
+
 def test_the_signals_of_the_workbooks_runs_raise_no_alarm(count):
     """Means of each kept epoch of the runs of rung cpu, in order, as if each were a logged step."""
     from hardlab.workbook.report import ROOT
