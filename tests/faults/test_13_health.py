@@ -142,7 +142,7 @@ def test_a_healthy_run_raises_no_alarm_from_its_first_step_on(name, tmp_path, co
 
 # what makes a recipe large; its method, losses, temperatures, rates, schedules and views stay those of the rung
 NARROW = {
-    "data": {"name": "digits", "fraction": 0.4},
+    "data": {"name": "digits", "fraction": 0.25},
     "batch_size": 32,
     "epochs": 1,
     "precision": "fp32",
@@ -168,6 +168,8 @@ def narrow(name, rung):
         small["local.size"] = 16
     if any(spec.name == "adco" for spec in run.hard):
         small |= {"hard.adco.size": 64}
+    if any(spec.name == "sas" for spec in run.hard):
+        small |= {"hard.sas.classes": 10, "hard.sas.share": 1.0}
     if any(spec.name == "generated" for spec in run.hard):
         small |= {"hard.generated.size": 32, "hard.generated.width": 4}
     return run.with_(small | ({"parent": None} if run.parent is not None else {}))
