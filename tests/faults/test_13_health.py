@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 
 import pandas as pd
@@ -140,7 +141,8 @@ def test_a_healthy_run_raises_no_alarm_from_its_first_step_on(name, tmp_path, co
     count("13 healthy runs", 1)
 
 
-# what makes a recipe large; its method, losses, temperatures, rates, schedules and views stay those of the rung
+# what makes a recipe large; its method, temperatures, rates, schedules and views stay those of the rung, as does DINO's
+# head (with 256 prototypes under the rates of rung gpu it does collapse)
 NARROW = {
     "data": {"name": "digits", "fraction": 0.25},
     "batch_size": 32,
@@ -151,9 +153,9 @@ NARROW = {
 }
 NARROW_METHODS = {
     "deepcluster": {"method.prototypes": 50},
+    "vicreg": {"method.dim": 256},
+    "barlow": {"method.dim": 256},
     "gan": {"method.width": 4, "method.size": 32, "backbone.options": {"size": 32, "width": 4}},
-    "byol": {"method.hidden": 64},
-    "dino": {"method.prototypes": 256, "method.hidden": 64, "method.bottleneck": 32},
 }
 
 
@@ -175,17 +177,18 @@ def narrow(name, rung):
     return run.with_(small | ({"parent": None} if run.parent is not None else {}))
 
 
-FIRST = ("simclr", "adco-multicrop", "deepcluster-8crop", "dino-multicrop-hvs", "stn-affine", "clae")
+FIRST = ("simclr", "adco-multicrop", "deepcluster-8crop", "dino", "clae")
+LARGE = FIRST if os.environ.get("HARDLAB_FAULTS") != "long" else [n for n in recipes.RECIPES if n != "untrained"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rung", ["gpu", "paper"])
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in recipes.RECIPES if n != "untrained"])
-def test_a_recipe_of_a_large_rung_raises_no_alarm_in_its_first_steps(name, rung, tmp_path, count, cases):
-    if cases(name in FIRST, True):
-        path = train.train(narrow(name, rung), tmp_path, device="cpu", say=lambda line: None)
-        assert len(runs.metrics(path, "step")) >= 2 * health.PATIENCE
-        assert runs.manifest(path)["health"] == []
-        count("13 healthy runs", 1)
+@pytest.mark.parametrize("name", LARGE)
+def test_a_recipe_of_a_large_rung_raises_no_alarm_in_its_first_steps(name, rung, tmp_path, count):
+    path = train.train(narrow(name, rung), tmp_path, device="cpu", say=lambda line: None)
+    assert len(runs.metrics(path, "step")) >= 2 * health.PATIENCE
+    assert runs.manifest(path)["health"] == []
+    count("13 healthy runs", 1)
 
 
 def test_the_signals_of_the_workbooks_runs_raise_no_alarm(count):
