@@ -84,7 +84,6 @@ def method(run: Run) -> Method:
         about = f"backbone {run.backbone.name} {run.backbone.options}, method {run.method.name} {run.method.options}"
         raise HardlabError(f"No network can be made of these settings ({about}): {e}") from e
     made.multi_crop(run.local.count if run.local else 0)
-    made.check_look(look(run))
     return made
 
 
@@ -184,6 +183,7 @@ def check(run: Run) -> None:
     """Refuse what cannot be built, without building it: no weights are made and no data read. Raises HardlabError."""
     look(run)
     made, hard = _unmade(run)
+    made.check_look(look(run))
     if run.parent is not None:
         check(run.parent)
         networks = _unmade(run.parent)[0].state_dict()
@@ -217,7 +217,7 @@ def check_images(run: Run, root: str | Path | None = None) -> Images | None:
         made.on_start(found, run.batch_size)
         for h in hard:
             h.on_start(found, run.batch_size, None)
-            h.check_steps(run.epochs * (len(found) // run.batch_size))
+            h.check_steps(run.epochs * (len(found) // run.batch_size), run.epochs)
     if run.parent is not None:
         check_images(run.parent, root)
     check_monitor(run, root)

@@ -151,7 +151,7 @@ def open(
         if remark is not None:
             say(f"{run.id}: {remark}")
         h.on_start(data, run.batch_size, parent)
-        h.check_steps(run.epochs * (len(data) // run.batch_size))
+        h.check_steps(run.epochs * (len(data) // run.batch_size), run.epochs)
         h.to(on)
     for net in (method, *hard):
         machine.set_memory_format(net, on, run.channels_last)

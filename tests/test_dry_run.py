@@ -58,6 +58,7 @@ def folders(tmp_path, monkeypatch):
         ("simclr-sas data.name=digits hard.sas.classes=600", "more clusters than the 577 images"),
         ("simclr-sas data.name=digits parent.backbone.width=5", "has another backbone than this run"),
         ("adco hard.adco.size=60000", "takes 469 steps to fill"),
+        ("moco-mochi data.name=digits hard.mochi.warmup_epochs=999", "leaves nothing of a run"),
         ("gan pixel_mean=[0,0,0]", "both are 0.5"),
         ("ppcl parent.method.latent=7", "holds no GAN of these sizes"),
         ("simsiam --runs whole/train/a/0.png", "cannot be made a folder .Not a directory"),

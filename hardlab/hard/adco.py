@@ -254,7 +254,7 @@ class AdCo(Hard):
         if self.init == "keys":
             self.filling = math.ceil(k / batch_size)
 
-    def check_steps(self, steps: int) -> None:
+    def check_steps(self, steps: int, epochs: int) -> None:
         if steps and self.filling >= steps:
             raise HardlabError(
                 f"hard.adco.size={len(self.bank.vectors)} takes {self.filling} steps to fill and this run has "

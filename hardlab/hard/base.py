@@ -54,7 +54,7 @@ class Hard(nn.Module):
         """One sentence that whoever combines it with this method should know; said when the run is opened."""
         return None
 
-    def check_steps(self, steps: int) -> None:
+    def check_steps(self, steps: int, epochs: int) -> None:
         """Refuse a length of training with a ``HardlabError``; called before the first step."""
 
     def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:

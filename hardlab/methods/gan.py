@@ -13,7 +13,7 @@ from hardlab import gan, losses
 from hardlab.data import Images
 from hardlab.methods.base import Method, Player, Step, ema
 from hardlab.numbers import Few, Momentum, Natural, Pixels, Rate, Units
-from hardlab.types import HardlabError
+from hardlab.types import HardlabError, Progress
 from hardlab.views import Look
 
 
@@ -102,6 +102,9 @@ class GAN(Method):
                 f"gan with pixel_mean={look.mean} and pixel_std={look.std}: both are 0.5, so that real "
                 "images span -1 to 1 as the generated ones do."
             )
+
+    def on_epoch(self, at: Progress, images: Images, look: Look) -> None:
+        self.check_look(look)
 
     @torch.no_grad()
     def logs(self, step: Step) -> Mapping[str, float]:

@@ -170,6 +170,9 @@ def narrow(name, rung):
         small["local.size"] = 16
     if any(spec.name == "adco" for spec in run.hard):
         small |= {"hard.adco.size": 64}
+    for spec in run.hard:
+        if spec.name in ("mochi", "synco"):
+            small[f"hard.{spec.name}.warmup_epochs"] = 0
     if any(spec.name == "sas" for spec in run.hard):
         small |= {"hard.sas.classes": 10, "hard.sas.share": 1.0}
     if any(spec.name == "generated" for spec in run.hard):
