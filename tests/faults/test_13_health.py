@@ -180,7 +180,7 @@ def narrow(name, rung):
     return run.with_(small | ({"parent": None} if run.parent is not None else {}))
 
 
-FIRST = ("simclr", "adco-multicrop", "deepcluster-8crop", "dino", "clae")
+FIRST = ("simclr", "adco-multicrop", "deepcluster-8crop", "clae")
 LARGE = FIRST if os.environ.get("HARDLAB_FAULTS") != "long" else [n for n in recipes.RECIPES if n != "untrained"]
 
 
