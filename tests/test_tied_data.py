@@ -17,6 +17,7 @@ from hardlab import build, checkpoint, config, data, files, meters, process, rec
 from hardlab.analysis import hardness, negatives
 from hardlab.analysis.catalog import Catalog
 from hardlab.cli import cli
+from hardlab.errors import HardlabError
 from hardlab.evaluate.run import evaluate_run
 from hardlab.runs import OtherImages
 from hardlab.workbook import plan, workflow
@@ -319,3 +320,11 @@ def test_two_folders_of_one_name_have_rows_of_their_own_and_the_same_images_else
     shutil.copytree(tmp_path / "0" / "birds", tmp_path / "2" / "birds")
     evaluate_run(path, ["knn"], options={"data": f"folder:{tmp_path}/2/birds"})
     assert len((path / "results.jsonl").read_text().splitlines()) == len(rows)
+
+
+@pytest.mark.parametrize("digest", [[1], "x", "", True, 7, {}, "0" * 63, "z" * 64])
+def test_a_digest_that_is_none_is_damage_and_not_other_images(digest, pictures):
+    images = data.load(f"folder:{pictures}")
+    with pytest.raises(HardlabError, match="is damaged: its digest is") as e:
+        runs.check_images("a-run", {"digest": digest}, images)
+    assert not isinstance(e.value, OtherImages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from hardlab.analysis.arms import (
     measured,
 )
 from hardlab.analysis.catalog import Catalog
+from hardlab.analysis.gaps import evaluate_command
 from hardlab.figures import ppcl, style
 
 pytestmark = pytest.mark.usefixtures("no_data_sets")
@@ -199,3 +201,12 @@ def test_the_example_of_the_page_is_what_the_rule_gives() -> None:
     assert pairs() == (0, 1, 2) and means() == [[0, 1, 2], [0, 1, 2]]
     gone = (str(one("simsiam", 2, epochs=30)["run"]),)
     assert pairs(gone) == (0, 1) and means(gone) == [[0, 1, 2], [0, 1]]
+
+
+def test_a_command_that_evaluates_survives_a_shell() -> None:
+    told = {"protocol": "knn", "data": "folder:my set; rm $HOME", "checkpoint": ""}
+    words = shlex.split(evaluate_command(["a-s0", "b'c"], told))
+    assert words == ["hardlab", "evaluate", "runs/a-s0", "runs/b'c", "--protocol", "knn", "--data", told["data"]]
+    assert (
+        evaluate_command([], {"protocol": "a"}, {"protocol": "b"}) == "hardlab evaluate RUN --protocol a --protocol b"
+    )
