@@ -6,6 +6,8 @@ import importlib.util
 import inspect
 import os
 import sys
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import nn
 from hardlab import config, data, registry
 from hardlab.config import Run, Spec
 from hardlab.data import Images
+from hardlab.data.base import Absent, offline
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
 from hardlab.types import HardlabError
@@ -31,8 +34,14 @@ def device(name: str = "auto") -> torch.device:
     return found
 
 
-def images(run: Run, split: str = "train", root: str | Path | None = None, on: str | torch.device = "cpu") -> Images:
-    """The images of a run; the fraction applies to the training split only."""
+def images(
+    run: Run,
+    split: str = "train",
+    root: str | Path | None = None,
+    on: str | torch.device = "cpu",
+    dry: bool = False,
+) -> Images:
+    """The images of a run; the fraction applies to the training split only. dry: as of ``data.load``."""
     c = run.data
     return data.load(
         c.name,
@@ -45,6 +54,7 @@ def images(run: Run, split: str = "train", root: str | Path | None = None, on: s
         device=str(on),
         on_broken=c.on_broken,
         workers=min(16, os.cpu_count() or 1),  # only large images are decoded while training
+        dry=dry,
     )
 
 
@@ -172,9 +182,15 @@ def spec(kind: str, given: Any) -> Spec:
 def check(run: Run) -> None:
     """Refuse what cannot be built, without building it: no weights are made and no data read. Raises HardlabError."""
     look(run)
-    with torch.device("meta"):
-        made = method(run)
-        strategies(run, made)
+    made, hard = _unmade(run)
+    made.check_look(look(run))
+    if run.parent is not None:
+        check(run.parent)
+        networks = _unmade(run.parent)[0].state_dict()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that nothing is copied there
+            for h in hard:
+                h.start_from(run.parent.id, networks)
     if run.data.name in data.BALANCED:
         classes, each, side = data.BALANCED[run.data.name]
         count = len(run.data.classes or range(classes)) * int(run.data.fraction * each + 0.5)
@@ -182,8 +198,54 @@ def check(run: Run) -> None:
         _fits(run, count, side if side <= 96 else None, run.augments()[0][0].size)
     made.check_batch(run.batch_size)
     _passes(run, made)
+
+
+def check_images(run: Run, root: str | Path | None = None) -> Images | None:
+    """Refuse what the images of a run forbid, from as little of them as tells; ``check`` comes before. HardlabError.
+
+    Returns them, or None where they are not here but would be downloaded.
+    """
+    try:
+        found = images(run, root=root, dry=True)
+    except Absent:
+        if offline():
+            raise
+        return None
+    fits(run, found, look(run))
+    made, hard = _unmade(run)
+    with torch.device("meta"), suppress(NotImplementedError):  # of a reader's own code that asks for numbers there
+        made.on_start(found, run.batch_size)
+        for h in hard:
+            h.on_start(found, run.batch_size, None)
+            h.check_steps(run.epochs * (len(found) // run.batch_size), run.epochs)
     if run.parent is not None:
-        check(run.parent)
+        check_images(run.parent, root)
+    check_monitor(run, root)
+    return found
+
+
+def check_monitor(run: Run, root: str | Path | None = None) -> None:
+    """Refuse a monitor that the data set has nothing for, which else shows at the end of an epoch. HardlabError."""
+    if not run.logs.monitor_every or not run.epochs:
+        return
+    try:
+        found = images(run, "test", root, dry=True)
+    except Absent:  # it will be downloaded, or refused then
+        return
+    except HardlabError as e:
+        raise HardlabError(f"logs.monitor_every={run.logs.monitor_every} needs test images: {e}") from e
+    if bool((found.targets < 0).any()):
+        raise HardlabError(
+            f"logs.monitor_every={run.logs.monitor_every} needs a label of each image, and {run.data.name} has none for"
+            f" {int((found.targets < 0).sum())} of its test images: leave it at 0."
+        )
+
+
+def _unmade(run: Run) -> tuple[Method, list[Hard]]:
+    """The method and the strategies of a run without their numbers."""
+    with torch.device("meta"):
+        made = method(run)
+        return made, strategies(run, made)
 
 
 @torch.no_grad()

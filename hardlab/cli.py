@@ -163,7 +163,18 @@ def pretrain(
         build.check(run)
         build.device(device)
     if dry_run:
+        from hardlab import files, run_folder
+        from hardlab.evaluate import runner
+
+        with usage():
+            files.check_folder(runs_dir)
+            images = build.check_images(run, root)
+            kept = None if anew else run_folder.manifest(runs_dir / run.id)
+            if kept and images is not None and (run.data.on_broken == "error" or images.in_memory):
+                run_folder.check_images(run.id, kept.get("data", {}), images)
+            runner.check(run, protocols, root=root)
         then = f", then evaluate it by {', '.join(protocols)}" if protocols else ""
+        then += "" if images is not None else f"; {run.data.name} would be downloaded first"
         _echo(as_json, f"would train {run.id}{then}\n{run.model_dump_json(indent=1)}", run.model_dump(mode="json"))
         return
     import torch
@@ -219,6 +230,7 @@ def evaluate_runs(
     """
     from hardlab import config
     from hardlab.data import SETS
+    from hardlab.errors import HardlabError
     from hardlab.evaluate import published
     from hardlab.registry import unknown
 
@@ -242,6 +254,15 @@ def evaluate_runs(
 
             build.device(device)
     if dry_run:
+        with usage():
+            for path in run:
+                if not (path / "manifest.json").exists():  # which needs no torch
+                    raise HardlabError(f"{path} is no run: it has no manifest.json.")
+        from hardlab.evaluate import runner
+
+        with usage():
+            for path in run:
+                runner.check_run(path, protocols, options=options, which=checkpoint, root=root)
         names = [str(path) for path in run]
         todo = {"runs": names, "protocols": list(protocols), "settings": options, "checkpoint": checkpoint,
                 "pixels": pixels}  # fmt: skip
@@ -299,6 +320,7 @@ def nb_list(as_json: bool) -> None:
 def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json: bool, dry_run: bool) -> None:
     """Run notebook NAME, e.g. `hardlab nb run 01_pretrain recipe=simsiam-hvs rung=smoke`."""
     from hardlab import config, recipes
+    from hardlab import data as sets
     from hardlab.workbook import execute, parameters
 
     with usage():
@@ -314,10 +336,11 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
         if {"recipe", "rung"} <= told.keys():  # a notebook that trains: a slip shows before a kernel starts
             given = config.parse(told.get("overrides", []))
             run = recipes.recipe(told["recipe"], told["rung"], given)
-            if given:  # a recipe as it stands can be built, and this process has no other use for torch
+            if given or run.data.name not in sets.BUILT_IN:  # else it can be trained, and torch has no other use here
                 from hardlab import build
 
                 build.check(run)
+                build.check_images(run)
         elif "rung" in told and told["rung"] is not None:
             _known_rung(click.get_current_context(), click.Option(["--rung"]), told["rung"])
     if dry_run:
@@ -358,7 +381,7 @@ def draw_figures(
 
     For figures that are named it also tells the commands whose runs fill their gaps; --dry-run tells these alone.
     """
-    from hardlab import figures
+    from hardlab import figures, files
 
     if list_:
         _echo(as_json, "\n".join(figures.FIGURES), list(figures.FIGURES))
@@ -370,6 +393,12 @@ def draw_figures(
     if not names:
         raise click.UsageError("Name a figure, or --all; `hardlab figures --list` lists them.")
     if dry_run:
+        if runs_dir is None:
+            _there(data_dir)
+        elif not runs_dir.is_dir():
+            raise click.UsageError(f"There is no folder of runs '{runs_dir}'.")
+        with usage():
+            files.check_folder(out)
         first = f"collect {data_dir} from {runs_dir}, then " if runs_dir else ""
         gaps = {n: figures.gaps(n, data_dir) for n in names}
         todo = {"figures": names, "data": str(data_dir), "out": str(out), "from": runs_dir and str(runs_dir)}
@@ -377,10 +406,8 @@ def draw_figures(
         return
     if runs_dir is not None:
         from hardlab.analysis import tables
-        from hardlab.files import make_folder
 
-        if not next(p for p in (out, *out.parents) if p.exists()).is_dir():
-            make_folder(out)  # which tells why it cannot, before the minutes that collecting takes
+        files.check_folder(out)  # before the minutes that collecting takes
         tables.collect(runs_dir, data_dir, root=root, add=add)
     _there(data_dir)
     drawn = [str(path) for n in names for path in figures.draw(n, data_dir, out)]
@@ -457,6 +484,8 @@ def build_report(rung: str, out: Path | None, readme: bool, as_json: bool, dry_r
     folder = out or Path("out") / rung
     if dry_run:
         target = "README.md, docs/results.md" if readme else str(folder / "report.html")
+        if not readme and not next((folder / "runs").glob("*/manifest.json"), None):
+            raise click.UsageError(f"There is nothing to report in '{folder}': no run was found in its folder runs/.")
         _echo(as_json, f"would write {target}", {"would_write": target})
         return
     if readme:

@@ -62,6 +62,14 @@ def make_folder(path: Path) -> None:
         raise HardlabError(f"'{path}' cannot be made a folder ({e.strerror}); name another for the output.") from e
 
 
+def check_folder(path: Path) -> None:
+    """Refuse what ``make_folder`` could not make a folder, or nobody could write into, without making it."""
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "Permission denied" if there.is_dir() else "Not a directory"
+        raise HardlabError(f"'{path}' cannot be made a folder ({why}: {there}); name another for the output.")
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """``path`` holds ``content`` or what it held before, whatever happens meanwhile."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")  # nobody else's to remove

@@ -68,6 +68,7 @@ Positive = Annotated[float, real(0, 1e6, above=True)]
 Strength = Annotated[float, real(0, 10)]  # of a jitter: factors from 1 - s to 1 + s
 Rate = Annotated[float, real(0, 1e38, above=True)]  # of learning; too high a one only training can tell
 RateOrZero = Annotated[float, real(0, 1e38)]
+Shape = Annotated[float, real(1e-3, 1e6)]  # of a beta distribution: less than that is 0 in float32
 Decay = Annotated[float, real(0, 100)]
 Temperature = Annotated[float, real(1e-3, 1e3)]  # cosines divided by less leave float32's exponentials
 Epochs = Annotated[float, real(0, 1e6)]  # and parts of epochs

@@ -82,6 +82,8 @@ def check_images(name: str, seen: Mapping[str, Any], images: Images) -> None:
     then, now = seen.get("digest"), images.digest()
     if then is None or then == now:
         return
+    if not isinstance(then, str) or len(then) != len(now) or set(then) - set("0123456789abcdef"):
+        raise HardlabError(f"What is noted of the images of {name} is damaged: its digest is {str(then)[:40]!r}.")
     was, there = seen.get("count"), len(images)
     counts = f"{there} images, not {was}" if was is not None and was != there else f"{there} images, not the same"
     raise OtherImages(
@@ -380,7 +382,7 @@ def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str
 
     step: of the checkpoint; None = the newest whole one.
     """
-    run, about = _told(path)
+    run, about = told(path)
     method = build.method(run)
     build.strategies(run, method)  # what a strategy changed in the network is part of its state
     known = method.state_dict()  # banks sized by the data are training state, made in on_start alone
@@ -399,7 +401,7 @@ def open_whole(
 
     root: where the data sets lie. Returns configuration, method, strategies, training images.
     """
-    run, about = _told(path)
+    run, about = told(path)
     images = build.images(run, root=root)
     check_images(path.name, about["data"], images)
     method = build.method(run)
@@ -416,7 +418,7 @@ def open_whole(
     return run, method, hard, images
 
 
-def _told(path: Path) -> tuple[Run, dict[str, Any]]:
+def told(path: Path) -> tuple[Run, dict[str, Any]]:
     """Configuration and manifest of a run's folder."""
     file = path / "manifest.json"
     if not file.exists():

@@ -137,6 +137,7 @@ def open(
     data = build.images(run, "train", root, on) if data is None else data
     look = build.look(run)
     build.fits(run, data, look)
+    build.check_monitor(run, root)
     torch.manual_seed(run.seed)
     method = build.method(run).to(on)
     hard = build.strategies(run, method)
@@ -146,6 +147,7 @@ def open(
         if remark is not None:
             say(f"{run.id}: {remark}")
         h.on_start(data, run.batch_size, parent)
+        h.check_steps(run.epochs * (len(data) // run.batch_size), run.epochs)
         h.to(on)
     for net in (method, *hard):
         machine.set_memory_format(net, on, run.channels_last)

@@ -44,6 +44,8 @@ def train(
     """
     parent = None
     if run.parent is not None:
+        if not (Path(runs_dir) / run.parent.id).exists():  # a slip shows before the hours that the parent takes
+            build.check_images(run, root)
         again: dict[str, Any] = {"root": root, "device": device, "say": say, "wait": True}
         try:
             parent = train(run.parent, runs_dir, **again)

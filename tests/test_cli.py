@@ -215,10 +215,8 @@ def test_an_unfinished_run_is_not_evaluated(tmp_path):
     "words",
     [
         ["pretrain", "simsiam", "data=digits", "batch_size=1e2", "optim.lr=1e-3"],
-        ["evaluate", "somewhere"],
         ["nb", "run", "01_pretrain"],
         pytest.param(["figures", "--all"], marks=pytest.mark.slow),
-        ["report"],
     ],
 )
 def test_a_dry_run_speaks_json_and_leaves_no_trace(words, tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ AT_ONCE = [
     ("evaluate run --checkpoint last", REFUSED),
     ("evaluate run --data cifr10", REFUSED),
     ("evaluate run --device nonsense", REFUSED),
-    ("evaluate run --dry-run", 0),
+    ("evaluate nowhere --dry-run", REFUSED),
     ("nb list", 0),
     ("nb run 99_nothing", REFUSED),
     ("nb run 01_pretrain seeds=1", REFUSED),
@@ -75,7 +75,7 @@ AT_ONCE = [
     ("figures hvs_f3 --add", REFUSED),
     ("figures hvs_f3 --data nowhere", REFUSED),
     ("report --rung smoek", REFUSED),
-    ("report --dry-run", 0),
+    ("report --out nowhere --dry-run", REFUSED),
     ("reproduce bad=1", REFUSED),
     ("reproduce seed=1", REFUSED),
 ]  # fmt: skip

@@ -1,8 +1,11 @@
 """A run and the images that it was trained on: nothing goes on, is found again or is measured on other ones."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from hardlab import build, checkpoint, config, data, files, meters, process, rec
 from hardlab.analysis import hardness, negatives
 from hardlab.analysis.catalog import Catalog
 from hardlab.cli import cli
+from hardlab.errors import HardlabError
 from hardlab.evaluate.runner import evaluate_run
 from hardlab.run_folder import OtherImages
 from hardlab.workbook import plan, workflow
@@ -246,7 +250,7 @@ def test_the_digest_of_files_is_of_what_they_hold_and_is_read_once(tmp_path, mon
     pictures = fill(tmp_path / "pictures", side=120)
     read = []
     real = data.base._content
-    monkeypatch.setattr(data.base, "_content", lambda paths: read.append(1) or real(paths))
+    monkeypatch.setattr(data.base, "_content", lambda *a: read.append(1) or real(*a))
     first = data.load(f"folder:{pictures}").digest()
     assert data.load(f"folder:{pictures}").digest() == first and len(read) == 1
     os.utime(pictures / "train" / "a" / "000.bmp", (1, 1))
@@ -270,3 +274,57 @@ def test_a_damaged_manifest_is_no_reason_to_lose_a_run_and_stays_beside_the_new_
     assert "manifest.json" in said[0] and (path / "manifest.json.damaged").read_bytes() == b'{"id": '
     assert run_folder.manifest(path)["state"] == "done" and same(learned(path), learned(whole))
     assert checkpoint.newest(path / "checkpoints")[2] == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_files_that_are_too_many_to_read_are_known_by_blocks_of_each(share, tmp_path, monkeypatch):
+    pictures = fill(tmp_path / "large", side=200)
+    file = pictures / "train" / "b" / "003.bmp"
+    monkeypatch.setattr(data.base, "SMALL_BYTES", 1000)
+    first = data.load(f"folder:{pictures}").digest()
+    assert data.load(f"folder:{pictures}").digest() == first
+    content, was = bytearray(file.read_bytes()), file.stat()
+    content[round(share * (len(content) - 1))] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))  # as a copy that keeps times
+    assert data.load(f"folder:{pictures}").digest() != first
+
+
+def test_of_a_large_set_no_more_is_read_than_its_blocks_and_of_a_small_one_all(tmp_path):
+    for i, size in enumerate((5, 4096, 100_000, 300_000)):
+        (tmp_path / str(i)).write_bytes(bytes(range(256)) * (size // 256) + b"x" * (size % 256))
+    paths = [str(tmp_path / str(i)) for i in range(4)]
+    whole = hashlib.sha256(b"".join(hashlib.sha256(Path(p).read_bytes()).digest() for p in paths)).digest()
+    assert data.base._content(paths, None).tobytes() == whole
+    assert data.base._content(paths, 100).tobytes() == whole  # 100 blocks hold all of each
+    parts = []
+    for p in paths:
+        content = Path(p).read_bytes()
+        starts = [0, (len(content) - 4096) // 2, len(content) - 4096]
+        h = hashlib.sha256(str(len(content)).encode() + b"".join(content[s : s + 4096] for s in starts))
+        parts.append(h.digest() if len(content) > 3 * 4096 else hashlib.sha256(content).digest())
+    assert data.base._content(paths, 3).tobytes() == hashlib.sha256(b"".join(parts)).digest()
+
+
+def test_two_folders_of_one_name_have_rows_of_their_own_and_the_same_images_elsewhere_have_one(tmp_path, pictures):
+    path = train.train(on(pictures), tmp_path / "runs", device="cpu", say=quiet)
+    called = []
+    for n, side in enumerate((32, 48)):
+        fill(tmp_path / str(n) / "birds", side=side)
+        called += [
+            r["data"] for r in evaluate_run(path, ["knn"], options={"data": f"folder:{tmp_path / str(n)}/birds"})
+        ]
+    assert len(set(called)) == 2 and all(re.fullmatch(r"folder:birds-[0-9a-f]{8}", name) for name in called)
+    rows = (path / "results.jsonl").read_text().splitlines()
+    assert {json.loads(row)["data"] for row in rows} == set(called)
+    shutil.copytree(tmp_path / "0" / "birds", tmp_path / "2" / "birds")
+    evaluate_run(path, ["knn"], options={"data": f"folder:{tmp_path}/2/birds"})
+    assert len((path / "results.jsonl").read_text().splitlines()) == len(rows)
+
+
+@pytest.mark.parametrize("digest", [[1], "x", "", True, 7, {}, "0" * 63, "z" * 64])
+def test_a_digest_that_is_none_is_damage_and_not_other_images(digest, pictures):
+    images = data.load(f"folder:{pictures}")
+    with pytest.raises(HardlabError, match="is damaged: its digest is") as e:
+        run_folder.check_images("a-run", {"digest": digest}, images)
+    assert not isinstance(e.value, OtherImages)

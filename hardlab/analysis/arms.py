@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hardlab import config
 from hardlab.analysis import schema
-from hardlab.analysis.gap_notes import gap
+from hardlab.analysis.gap_notes import evaluate_command, gap
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.schema import SAME
 from hardlab.config import Run
@@ -631,9 +631,11 @@ class Selection:
         mine, to = self.runs(arm), DATA.get(measure.on, (measure.on,))
         if _own(mine).isin(to).any():  # trained on the very set: no evaluation makes it a transfer
             return
-        runs = " ".join(f"runs/{name}" for name in sorted(mine["run"].unique()))
-        on = f" --data {to[0]}" if measure.on else ""
-        evaluate = f"hardlab evaluate {runs or 'RUN'} --protocol {self.protocol(measure)}{on}" if measure.rows else ""
+        runs = sorted(mine["run"].unique())
+        evaluate = ""
+        if measure.rows:
+            told = {"protocol": self.protocol(measure), "data": to[0] if measure.on else ""}
+            evaluate = evaluate_command(runs, told)
         if not runs or evaluate:
             gap("" if runs else self.command(arm), evaluate)
 

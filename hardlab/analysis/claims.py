@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hardlab import registry
 from hardlab.analysis import evidence, schema
 from hardlab.analysis.arms import LINEAR, UNTRAINED, Arm, Book, Measure, Over, Paired, reaches, rungs_from, usual
+from hardlab.analysis.gap_notes import evaluate_command
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.schema import WHO
 from hardlab.errors import HardlabError
@@ -538,24 +539,23 @@ class Ledger:
                 of_seed.setdefault(int(self.book.runs[name]["seed"]), []).append(name)
             seeds.append(of_seed)
         more = set.intersection(*map(set, seeds)) - set(group.seeds)
-        ways: dict[str, list[str]] = {}
+        ways: dict[tuple[str, str], list[str]] = {}
         for side, of_seed, measured in zip(sides, seeds, values, strict=True):
             for seed in sorted(more):
                 if not any(name in measured for name in of_seed[seed]):
                     ways.setdefault(self._way(claim, side), []).append(of_seed[seed][-1])
         return self._evaluate(ways)
 
-    def _way(self, claim: Claim, side: Side) -> str:
-        """How an arm is evaluated, as the command line has it."""
+    def _way(self, claim: Claim, side: Side) -> tuple[str, str]:
+        """How an arm is evaluated: the protocol, and the data set where it is not the run's own."""
         where = claim.seen(side).where
-        said = {"protocol": where.get("protocol"), "data": where.get("evaluated_on")}
-        return " ".join(f"--{option} {value}" for option, value in said.items() if value)
+        return str(where.get("protocol") or ""), str(where.get("evaluated_on") or "")
 
-    def _evaluate(self, ways: Mapping[str, Iterable[str]]) -> str:
+    def _evaluate(self, ways: Mapping[tuple[str, str], Iterable[str]]) -> str:
         """One ``hardlab evaluate ...`` for each way, in backticks."""
         return " and ".join(
-            f"`hardlab evaluate {' '.join(f'runs/{name}' for name in dict.fromkeys(without))} {how}`"
-            for how, without in ways.items()
+            f"`{evaluate_command(dict.fromkeys(without), {'protocol': protocol, 'data': data})}`"
+            for (protocol, data), without in ways.items()
         )
 
     def _frame(self, claim: Claim, group: Paired) -> pd.DataFrame:
@@ -750,7 +750,7 @@ class Ledger:
             )
             if table == "evaluation":
                 protocols = dict.fromkeys(claim.seen(side).where["protocol"] for side in lacking)
-                what += f", each then `hardlab evaluate RUN {' '.join(f'--protocol {p}' for p in protocols)}`"
+                what += f", each then `{evaluate_command([], *({'protocol': p} for p in protocols))}`"
             return NO_RUN, what
         shared = set.intersection(*(set(runs.values()) for runs in trained))
         if not shared:
@@ -759,7 +759,7 @@ class Ledger:
             also = f", also in precision ({' and '.join(took)})" if len(took) > 1 else ""
             return NO_RUN, f"the runs that are there differ in more than their arm{also}: {again}"
         bare: list[Side] = []
-        ways: dict[str, list[str]] = {}  # of evaluating, each with the runs that lack it
+        ways: dict[tuple[str, str], list[str]] = {}  # of evaluating, each with the runs that lack it
         for side, runs, of in zip(sides, trained, values, strict=True):
             there = {runs[name] for name in of if name in runs}
             if without := [name for name, key in runs.items() if key in shared - there]:

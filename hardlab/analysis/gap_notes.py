@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -25,3 +26,13 @@ def gap(train: str, evaluate: str = "") -> None:
     found = _GAPS.get()
     if found is not None:
         found.setdefault(train, {}).update({evaluate: None} if evaluate else {})
+
+
+def evaluate_command(runs: Iterable[str], *options: Mapping[str, str]) -> str:
+    """The command that evaluates these runs, quoted for a shell; without any, RUN stands in their place.
+
+    options: values by option, empty ones left out; of several mappings, one after the other.
+    """
+    where = [f"runs/{name}" for name in runs] or ["RUN"]
+    told = [word for each in options for key, value in each.items() if value for word in (f"--{key}", value)]
+    return shlex.join(["hardlab", "evaluate", *where, *told])

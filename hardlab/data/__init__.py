@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -36,6 +37,7 @@ SETS: dict[str, str] = {
     "voc2012": "hardlab.data.annotations:voc2012",
     "coco": "hardlab.data.annotations:coco",
 }
+BUILT_IN = ("shapes", "digits")  # drawn, or part of scikit-learn: always there
 # of balanced sets: classes, training images of each, pixels of a side; so known before anything is loaded
 BALANCED = {
     "shapes": (10, 500, 32),
@@ -68,6 +70,7 @@ def load(
     workers: int = 0,
     max_side: int = 512,
     size: int | None = None,
+    dry: bool = False,
     **options: Any,
 ) -> Images:
     """Load a data set by its name in SETS, or ``folder:<path>`` for a folder of images.
@@ -82,9 +85,11 @@ def load(
     size: fit every image to size x size pixels (centred square); without it, the set's own size, and images with a
     side above ``max_side`` are shrunk to it. Images of one size up to 96 pixels (below 2 GiB together) are held on
     ``device``; others are decoded by ``workers`` processes.
+    dry: as little as tells how many images of which sizes and labels there are: large ones are not decoded, and a set
+    that would have to be downloaded raises ``data.base.Absent``.
     options: those of the set's own function, such as count, seed and objects of "shapes".
     """
-    from hardlab.data.base import build, nearest
+    from hardlab.data.base import build, nearest, staying_offline
 
     key = name
     if name.startswith("folder:"):
@@ -112,7 +117,8 @@ def load(
             raise HardlabError(f"{key} has no option {option!r}: allowed are {allowed}{nearest(option, own)}")
     kinds = get_type_hints(make, include_extras=True)
     options = {k: numbers.fit(f"{k} of {key}", kinds[k], v) for k, v in options.items()}
-    source = make(split, None if root is None else os.fspath(root), size, **options)
+    with staying_offline() if dry else nullcontext():
+        source = make(split, None if root is None else os.fspath(root), size, **options)
     return build(
         key,
         split,
@@ -126,4 +132,5 @@ def load(
         workers=workers,
         max_side=max_side,
         size=size,
+        dry=dry,
     )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from torchvision import datasets
 
-from hardlab.data.base import Source, data_root, nearest, opened, shown
+from hardlab.data.base import Source, cached, data_root, file_list, nearest, opened, shown
 from hardlab.data.images import open_set, own_split
 from hardlab.types import HardlabError
 
@@ -20,6 +22,7 @@ Size = tuple[int, int]  # height, width
 Outline = list[np.ndarray] | dict[str, Any] | None  # polygons (2k,) of x, y in turn, or run lengths, or none
 
 
+_FEW = 0.01  # share of images of another size than their annotation says; voc2012 has one
 _MOST = 10**5  # pixels: drawing a polygon takes memory by its length
 
 
@@ -77,16 +80,60 @@ def _with_objects(
 def _size_of(path: Path, said: Size | None) -> Size:
     """Height and width of the file; HardlabError where the annotation says otherwise: boxes would be stretched."""
     try:
-        with opened(path) as image:
-            width, height = image.size
+        size = _header(path)
     except Exception as e:  # foreign bytes can make a decoder raise nearly anything
         raise HardlabError(f"broken image {shown(path)}: {e or type(e).__name__}") from e
-    if said is not None and said != (height, width):
-        raise HardlabError(
-            f"{shown(path)} is {width} x {height} pixels, but its annotation says {said[1]} x {said[0]}: its boxes "
+    return _same(path, said, size)
+
+
+def _same(path: Path, said: Size | None, size: Size) -> Size:
+    if said is not None and said != size:
+        raise _OtherSize(
+            f"{shown(path)} is {size[1]} x {size[0]} pixels, but its annotation says {said[1]} x {said[0]}: its boxes "
             "belong to another image."
         )
-    return height, width
+    return size
+
+
+class _OtherSize(HardlabError):
+    """An image is not of the size that its annotation says."""
+
+
+def _left_out(images: Sequence[str], count: int, dropped: list[str]) -> None:
+    """Count images of another size, which are left out as broken ones are; HardlabError where they are many."""
+    if len(images) > _FEW * count:
+        raise HardlabError(f"{images[0]} So it is with {len(images)} of {count} images.")
+    dropped += [f"the image and its objects, because {why}" for why in images]
+
+
+def _header(path: Path) -> Size:
+    with opened(path) as image:
+        return image.size[1], image.size[0]
+
+
+def _sizes(paths: Sequence[Path]) -> list[Size | None]:
+    """Heights and widths of the files, by their headers; None of those that cannot be read. Kept in the data root."""
+
+    def header(path: Path) -> Size:
+        try:
+            return _header(path)
+        except Exception:  # broken files are told, or left out, where they are decoded
+            return 0, 0
+
+    def read() -> dict[str, np.ndarray]:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return {"sizes": np.array(list(pool.map(header, paths)), np.int64).reshape(-1, 2)}
+
+    def fits(kept: dict[str, np.ndarray]) -> bool:
+        return kept["sizes"].shape == (len(paths), 2) and kept["sizes"].dtype == np.int64
+
+    sizes = cached(data_root() / "sizes" / f"{file_list(paths)}.npz", read, fits)["sizes"].tolist()
+    return [(height, width) if height else None for height, width in sizes]
+
+
+def _known(path: Path, said: Size | None, size: Size | None) -> Size | None:
+    """The size of an image, as its annotation or its file says; HardlabError where these differ."""
+    return said if size is None else _same(path, said, size)
 
 
 def _fault(box: Iterable[float], size: Size | None) -> str:
@@ -122,7 +169,7 @@ VOC_CLASSES = [
 # fmt: on
 
 
-def _voc_objects(path: str, dropped: list[str]) -> Found:
+def _voc_objects(path: str, image: Path, size_of_file: Size | None, dropped: list[str]) -> Found:
     """The objects of an annotation; those without area in the image are told in ``dropped``. Raises HardlabError."""
     place = f"{shown(path)} is not a VOC annotation"
     try:
@@ -151,6 +198,7 @@ def _voc_objects(path: str, dropped: list[str]) -> Found:
             size = int(height), int(width)
             if min(size) < 1 or size != (height, width):
                 raise HardlabError(f"{place}: no image is {width:g} x {height:g} pixels.")
+    size = _known(image, size, size_of_file)
     labels, boxes, difficult, called = [], [], [], []
     for i, o in enumerate(tree.findall("object"), 1):
         name, whose = o.findtext("name", "").strip(), f"object {i}"
@@ -190,8 +238,15 @@ def _voc(year: str, split: str, root: str | None, allowed: Mapping[str, str]) ->
     d = open_set(f"voc{year}", datasets.VOCDetection, root, expected, year=year, image_set=own)
     paths, dropped = [Path(p) for p in d.images], list[str]()
     _once((p.name for p in paths), f"the list {own}.txt of voc{year} names {{}} twice.")
-    found = [_voc_objects(p, dropped) for p in d.annotations]
-    return _with_objects(VOC_CLASSES, [p.name for p in paths], paths, found, "difficult", dropped)
+    found, kept, other = [], list[Path](), list[str]()
+    for annotation, path, size_of_file in zip(d.annotations, paths, _sizes(paths), strict=True):
+        try:
+            found.append(_voc_objects(annotation, path, size_of_file, dropped))
+            kept.append(path)
+        except _OtherSize as e:
+            other.append(str(e))
+    _left_out(other, len(paths), dropped)
+    return _with_objects(VOC_CLASSES, [p.name for p in kept], kept, found, "difficult", dropped)
 
 
 def _once(names: Iterable[Any], sentence: str) -> None:
@@ -222,8 +277,9 @@ def coco(split: str, root: str | None, size: int | None) -> Source:
 
     Read from ``coco/`` in the data root (or the data root itself): annotations/instances_{train,val}2017.json and
     {train,val}2017/. Never downloaded (19 GB). Images without an object have the label -1. Objects without area in the
-    image, and those of whose polygons none has three points, are dropped and counted; an image that the listing gives
-    no size has that of its file; any other fault of the listing raises HardlabError with the annotation's id.
+    image, those of whose polygons none has three points, and up to a hundredth of the images whose file is of another
+    size than the listing says are left out and counted; an image that the listing gives no size has that of its file;
+    any other fault of the listing raises HardlabError with the annotation's id.
     """
     own = own_split("coco", split, {"train": "train2017", "val": "val2017", "test": "val2017"})
     where = data_root(root)
@@ -284,9 +340,15 @@ def _listed(said: Any, folder: Path) -> Source:
             if not isinstance(a.get(key), (int, str)) or a[key] not in known:
                 raise HardlabError(f"{called} has the {key} {_short(a.get(key))}, but there is no such {what}.")
         of_image[a["image_id"]].append((called, a))
-    found, dropped = [], list[str]()
-    for image in images:
-        size = _said_size(image)
+    found, dropped, names, other = [], list[str](), list[str](), list[str]()
+    paths = [folder / image["file_name"] for image in images]
+    for image, path, size_of_file in zip(images, paths, _sizes(paths), strict=True):
+        try:
+            size = _known(path, _said_size(image), size_of_file)
+        except _OtherSize as e:
+            other.append(str(e))
+            continue
+        names.append(image["file_name"])
         labels: list[int] = []
         boxes: list[Any] = []
         crowds: list[bool] = []
@@ -303,7 +365,7 @@ def _listed(said: Any, folder: Path) -> Source:
             outlines.append(outline)
             named.append(called)
         found.append(_found(labels, boxes, crowds, size, outlines, named))
-    names = [image["file_name"] for image in images]
+    _left_out(other, len(paths), dropped)
     return _with_objects([c["name"] for c in categories], names, [folder / n for n in names], found, "crowd", dropped)
 
 
@@ -328,6 +390,8 @@ def _object(called: str, a: dict[str, Any], size: Size | None) -> tuple[tuple[fl
         raise HardlabError(f"{called} has iscrowd {_short(crowd)}, not 0 or 1.")
     box = (x, y, x + width, y + height)
     outline, why = _outline(called, a.get("segmentation"))
+    if isinstance(outline, dict) and size is not None:
+        _runs(called, outline, *size)
     return box, bool(crowd), outline, _fault(box, size) or why
 
 

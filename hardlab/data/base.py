@@ -11,6 +11,8 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from hardlab.types import Batch, HardlabError
 
 SMALL_SIDE = 96  # images up to this side are held in memory ...
 SMALL_BYTES = 2 * 1024**3  # ... as long as the whole set stays below this
+_BLOCK = 4096  # bytes read at a time of files that are not read as a whole
 _DECODER = 1  # part of the cache key: raise it when `decode` gives other pixels
 _PROBES = 32  # headers read to guess whether a folder holds small images of one size
 
@@ -66,9 +69,26 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     return Path(cache) / "hardlab" if cache else Path(os.path.expanduser("~")) / ".cache" / "hardlab"
 
 
+_STAYS: ContextVar[bool] = ContextVar("_STAYS", default=False)
+
+
+@contextmanager
+def staying_offline() -> Iterator[None]:
+    """Inside nothing is downloaded."""
+    before = _STAYS.set(True)
+    try:
+        yield
+    finally:
+        _STAYS.reset(before)
+
+
 def offline() -> bool:
-    """Whether ``HARDLAB_OFFLINE`` forbids downloads (any value but empty and 0)."""
-    return os.environ.get("HARDLAB_OFFLINE", "") not in ("", "0")
+    """Whether nothing may be downloaded: inside ``staying_offline``, or by ``HARDLAB_OFFLINE`` (but empty and 0)."""
+    return _STAYS.get() or os.environ.get("HARDLAB_OFFLINE", "") not in ("", "0")
+
+
+class Absent(HardlabError):
+    """A data set is not here, and nothing may be downloaded."""
 
 
 def cached(
@@ -177,27 +197,43 @@ def _try_decode(path: Path, max_side: int, size: int | None) -> np.ndarray | Har
         return e
 
 
-def _content(paths: Sequence[str]) -> np.ndarray:
-    """The sha256 of what the files hold, one after the other, as 32 bytes."""
-    h = hashlib.sha256()
-    for path in paths:
+def _content(paths: Sequence[str], blocks: int | None) -> np.ndarray:
+    """The sha256 of what the files hold, one after the other, as 32 bytes.
+
+    blocks: how many to read of a file that has more, evenly spaced from the first to the last; None = all of it.
+    """
+
+    def of_file(path: str) -> bytes:
         try:
             with open(path, "rb") as f:
-                h.update(hashlib.file_digest(f, "sha256").digest())
+                size = os.fstat(f.fileno()).st_size
+                if blocks is None or size <= blocks * _BLOCK:
+                    return hashlib.file_digest(f, "sha256").digest()
+                h = hashlib.sha256(str(size).encode())
+                for i in range(blocks):
+                    f.seek(i * (size - _BLOCK) // (blocks - 1))
+                    h.update(f.read(_BLOCK))
+                return h.digest()
         except OSError:
-            h.update(b"-")
+            return b"-"
+
+    h = hashlib.sha256()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(paths), 4096):  # in pieces: a task waits in memory for each path
+            for digest in pool.map(of_file, paths[start : start + 4096]):
+                h.update(digest)
     return np.frombuffer(h.digest(), np.uint8)
 
 
-def _file_list(paths: Iterable[str | os.PathLike[str]], *options: object) -> str:
-    """A digest of the file list: path, length and time of change of each file, and the options."""
+def file_list(paths: Iterable[str | os.PathLike[str]], *options: object) -> str:
+    """A digest of the file list: path, length and times of change of each file, and the options."""
     h = hashlib.sha256(repr((_DECODER, options)).encode())
     for path in paths:
         try:
             s = os.stat(path)
-            stamp = (s.st_size, s.st_mtime_ns)
+            stamp = (s.st_size, s.st_mtime_ns, s.st_ctime_ns)  # the latter nobody sets back
         except OSError:
-            stamp = (-1, -1)
+            stamp = (-1, -1, -1)
         h.update(os.fsencode(path) + repr(stamp).encode())
     return h.hexdigest()[:32]
 
@@ -295,7 +331,8 @@ class Images(ABC):
     def digest(self) -> str:
         """Hex sha256 of what is seen, in order: pixels, or names and files, labels, class names; found once.
 
-        Of files together above ``SMALL_BYTES``, which would take minutes to read, only the lengths are.
+        Of files together above ``SMALL_BYTES``, which would take minutes to read, blocks of each are: its length, its
+        first and last 4096 bytes, and as many between them as that number of bytes allows, one at least.
         """
         if self._digest is None:
             self._digest = self._what_is_seen()
@@ -412,10 +449,10 @@ class Files(Images):
         lengths = [os.path.getsize(p) if os.path.exists(p) else -1 for p in paths]
         for name, length in zip(self.names, lengths):
             h.update(f"\n{name}\t{length}".encode("utf-8", "surrogateescape"))
-        if sum(lengths) < SMALL_BYTES:
-            kept = data_root() / "digests" / f"{_file_list(paths)}.npz"
-            of_files = cached(kept, lambda: {"sha256": _content(paths)}, lambda a: a["sha256"].shape == (32,))
-            h.update(of_files["sha256"].tobytes())
+        blocks = None if sum(lengths) < SMALL_BYTES else max(3, SMALL_BYTES // (_BLOCK * len(paths)))
+        kept = data_root() / "digests" / f"{file_list(paths, blocks)}.npz"
+        of_files = cached(kept, lambda: {"sha256": _content(paths, blocks)}, lambda a: a["sha256"].shape == (32,))
+        h.update(of_files["sha256"].tobytes())
         return h.hexdigest()
 
     def _batches(self, rows: Sequence[Tensor]) -> Iterator[Batch]:
@@ -529,8 +566,12 @@ def build(
     workers: int,
     max_side: int,
     size: int | None,
+    dry: bool = False,
 ) -> Images:
-    """Turn a source into Images: choose classes and fraction, find broken files, decide where the pixels live."""
+    """Turn a source into Images: choose classes and fraction, find broken files, decide where the pixels live.
+
+    dry: large images are not looked at, whatever ``on_broken`` is.
+    """
     label_map, size = np.arange(len(source.classes)), size or source.side
     if classes is not None:
         source, label_map = only_classes(source, class_list(classes, source.classes))
@@ -557,8 +598,8 @@ def build(
     probe = _common_size(paths, max_side) if size is None else (size, size)
     small = probe is not None and max(probe) <= SMALL_SIDE and len(paths) * 3 * probe[0] * probe[1] < SMALL_BYTES
     skipped: list[str] = []
-    if small or on_broken == "skip":
-        kept = data_root() / "decoded" / f"{_file_list(paths, max_side, size, small)}.npz"
+    if small or (on_broken == "skip" and not dry):
+        kept = data_root() / "decoded" / f"{file_list(paths, max_side, size, small)}.npz"
         found = cached(kept, lambda: _decode_all(paths, max_side, size, small), lambda a: _whole(a, len(paths), small))
         broken = found["broken"]
         _judge(name, [str(w) for w in found["why"]], len(paths), on_broken, broken_share)

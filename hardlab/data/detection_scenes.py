@@ -83,16 +83,21 @@ class _ErrorsAsValues(Dataset):
 
 
 def open_scenes(
-    names: Sequence[str], root: str | os.PathLike[str] | None, max_side: int, side: int, objects: int
+    names: Sequence[str],
+    root: str | os.PathLike[str] | None,
+    max_side: int,
+    side: int,
+    objects: int,
+    dry: bool = False,
 ) -> list[Images]:
-    """The sets called "name/split"; HardlabError for another form."""
+    """The sets called "name/split"; HardlabError for another form. dry: as of ``data.load``."""
     sets = []
     for name in names:
         what, slash, split = name.rpartition("/")
         if not slash:
             raise HardlabError(f"scenes are named SET/SPLIT, like voc2007/test, not {name!r}.")
         options: dict[str, Any] = {"objects": objects} if objects and what == "shapes" else {}  # of others, as they are
-        sets.append(load(what, split, root=root, max_side=max_side, size=side or None, **options))
+        sets.append(load(what, split, root=root, max_side=max_side, size=side or None, dry=dry, **options))
     if not sets:
         raise HardlabError("name at least one set of scenes, like voc2007/test.")
     return sets

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from torchvision import datasets
 
-from hardlab.data.base import Source, choose, data_root, offline
+from hardlab.data.base import Absent, Source, choose, data_root, offline
 from hardlab.types import HardlabError
 
 
@@ -62,7 +62,7 @@ def open_set(name: str, cls: Callable[..., Any], root: str | None, expected: str
         if "Scipy is not found" in str(e):  # a RuntimeError in one of torchvision's sets, an ImportError in the others
             raise HardlabError(f"{name} needs the package scipy") from e
         if offline():
-            raise HardlabError(f"{missing}, or unset HARDLAB_OFFLINE to download it") from e
+            raise Absent(f"{missing}, or unset HARDLAB_OFFLINE to download it") from e
     try:
         where.mkdir(parents=True, exist_ok=True)
         return cls(where, download=True, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +13,10 @@ import torch
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 
+from hardlab.data import Images
 from hardlab.data.detection_scenes import Scenes, flipped, open_scenes, without_crowd
 from hardlab.evaluate.average_precision import score
-from hardlab.evaluate.detectors import detector
+from hardlab.evaluate.detectors import detector, stages
 from hardlab.nets import whole_bn
 from hardlab.types import HardlabError
 
@@ -113,20 +114,13 @@ def detect(
     """
     o = dict(options)
     masks = o["predict"] == "masks"
-    halves = ("train", "test")
-    opened = {half: open_scenes(o.pop(half), root, o["max_side"], o["side"], o["objects"]) for half in halves}
+    opened, labelled = _sets(o, root)
     generator = torch.Generator().manual_seed(seed)
-    pool = Scenes(opened["train"], masks=masks)
-    labelled = pool.labelled()
-    wanted, tested = o.pop("images"), o.pop("test_images")
-    if wanted > len(labelled):
-        raise HardlabError(f"{wanted} training scenes were asked for, but there are {len(labelled)} with an object.")
+    wanted, tested = o["images"], o["test_images"]
     if wanted:
         labelled = [labelled[i] for i in torch.randperm(len(labelled), generator=generator)[:wanted].tolist()]
     train = Scenes(opened["train"], masks=masks, rows=labelled)
     held_out = Scenes(opened["test"], masks=masks)
-    if held_out.classes != train.classes:
-        raise HardlabError(f"{opened['test'][0].name} has other classes than {opened['train'][0].name}.")
     if tested:
         held_out = Scenes(opened["test"], masks=masks, rows=range(min(tested, len(held_out))))
     network = {k: o[k] for k in _NETWORK}
@@ -139,6 +133,32 @@ def detect(
         losses = tune(model, train, generator, **schedule)
         metrics = score(model, held_out, batch_size=o["batch_size"], recalls=o["recalls"], small=o["small"])
     return Detection(metrics, len(train), len(held_out), losses, opened["test"][0].name)
+
+
+def check(net: nn.Module, root: str | os.PathLike[str] | None = None, **options: Any) -> None:
+    """Refuse what ``detect`` would refuse of a backbone, which may be on the device ``meta``, and of the sets.
+
+    ``data.base.Absent`` for sets that would have to be downloaded first.
+    """
+    stages(net)
+    _sets(options, root, dry=True)
+
+
+def _sets(
+    o: Mapping[str, Any], root: str | os.PathLike[str] | None, dry: bool = False
+) -> tuple[dict[str, list[Images]], list[int]]:
+    """The sets to train and to test on, and the rows of training scenes with an object. HardlabError."""
+    sides = ("train", "test")
+    opened = {side: open_scenes(o[side], root, o["max_side"], o["side"], o["objects"], dry) for side in sides}
+    train, test = (Scenes(opened[side], masks=o["predict"] == "masks") for side in sides)
+    labelled = train.labelled()
+    if o["images"] > len(labelled):
+        raise HardlabError(
+            f"{o['images']} training scenes were asked for, but there are {len(labelled)} with an object."
+        )
+    if test.classes != train.classes:
+        raise HardlabError(f"{opened['test'][0].name} has other classes than {opened['train'][0].name}.")
+    return opened, labelled
 
 
 _NETWORK = (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +17,10 @@ from torch import Tensor, nn
 from hardlab import build, checkpoint, config, data, machine, registry, run_folder
 from hardlab.config import Run
 from hardlab.data import Images
-from hardlab.data.base import cached
+from hardlab.data.base import Absent, cached, offline
 from hardlab.evaluate import features, knn, protocols, published, results
 from hardlab.evaluate.features import Crop, Features
+from hardlab.evaluate.labels import labelled
 from hardlab.evaluate.protocols import Task
 from hardlab.files import damaged
 from hardlab.types import HardlabError
@@ -63,9 +66,7 @@ def evaluate_run(
     for step in steps:
         run, method, about = run_folder.open_run(path, step)
         if step is None and about["state"] != "done":
-            raise HardlabError(
-                f"{path} is not finished, its state is '{about['state']}': its rows would pass for final ones."
-            )
+            raise _unfinished(path, about)
         precision = config.precision_of(about)
         at, digest = checkpoint.named(Path(about["checkpoint"]))
         last = checkpoint.named(checkpoint.found(path / "checkpoints")[0])[0]
@@ -85,7 +86,7 @@ def evaluate_run(
             for kind, net in networks.items():
                 task = _task(kind, net, train, test, given["size"], store, precision, root)
                 found = protocols.run_protocol(name, task, run.seed, **options)
-                told = {"features": kind, "data": found.data or _called(given["data"], train), "split": "test"}
+                told = {"features": kind, "data": found.data or _called(given["data"], train, test), "split": "test"}
                 told |= {"run": run.id, "recipe": run.recipe, "rung": run.rung, "precision": precision}
                 values = [{**row, **told} for row in found.rows]
                 curves = [{**row, **told, **progress} for row in found.curves]
@@ -100,18 +101,87 @@ def evaluate_run(
     return out
 
 
-def _called(name: str | None, images: Images) -> str:
-    """What rows call a data set: another folder by its own name, so that two of them stand apart."""
+def check(
+    run: Run,
+    names: Sequence[str],
+    *,
+    options: Mapping[str, Any] | None = None,
+    root: str | Path | None = None,
+) -> None:
+    """Refuse protocols that a run's images cannot be measured by, from as little of them as tells. HardlabError.
+
+    A set that is not here but would be downloaded is not asked.
+    """
+    on, sets = torch.device("cpu"), Sets(root, dry=True)
+    for name in names:
+        given, protocol = published.settings(name, dict(options or {})), published.find(name)
+        try:
+            if protocol.kind == "detection":
+                from hardlab.evaluate import detection
+
+                with torch.device("meta"):
+                    net = build.method(run).backbone
+                detection.check(net, root, **given)
+                continue
+            train, test = sets.of(run, given["data"], given["fraction"], on)
+        except Absent:
+            if offline():
+                raise
+            continue
+        if protocol.kind in ("svm", "low-shot") and train.multi_hot is not None:
+            continue
+        rows = labelled(train, given["labels"], given["listing"], root) if protocol.kind == "tuning" else slice(None)
+        for images, labels in ((train, train.targets[rows]), (test, test.targets)):
+            if none := int((labels < 0).sum()):
+                raise HardlabError(
+                    f"{none} of {len(labels)} images of {images.name}, split {images.split}, have no label, so that "
+                    f"protocol '{name}' cannot measure them."
+                )
+        if len(train.targets[rows].unique()) < 2:
+            raise HardlabError(f"protocol '{name}' needs images of 2 classes; those of {train.name} are of one.")
+
+
+def check_run(
+    path: Path,
+    names: Sequence[str],
+    *,
+    options: Mapping[str, Any] | None = None,
+    which: str = "newest",
+    root: str | Path | None = None,
+) -> None:
+    """Refuse what ``evaluate_run`` would refuse of this run before it measures anything. HardlabError."""
+    run, about = run_folder.told(path)
+    kept = [checkpoint.named(p)[0] for p in checkpoint.found(path / "checkpoints")]
+    if which.isdecimal() and int(which) not in kept:
+        raise HardlabError(
+            f"{path} has no checkpoint of step {which}; those that it kept: {', '.join(map(str, kept)) or 'none'}."
+        )
+    if which == "newest" and about["state"] != "done":
+        raise _unfinished(path, about)
+    check(run, names, options=options, root=root)
+    own = any(published.settings(name, dict(options or {}))["data"] is None for name in names)
+    if own and run.data.on_broken == "error":
+        with suppress(Absent):
+            run_folder.check_images(path.name, about["data"], build.images(run, root=root, dry=True))
+
+
+def _unfinished(path: Path, about: Mapping[str, Any]) -> HardlabError:
+    return HardlabError(f"{path} is not finished, its state is '{about['state']}': its rows would pass for final ones.")
+
+
+def _called(name: str | None, train: Images, test: Images) -> str:
+    """What rows call a data set: another folder by its own name and its images, so that two of them stand apart."""
     if name is None or not name.startswith("folder:"):
-        return images.name
-    return f"folder:{Path(name.removeprefix('folder:')).resolve().name}"
+        return train.name
+    images = hashlib.sha256(f"{train.digest()} {test.digest()}".encode()).hexdigest()[:8]
+    return f"folder:{Path(name.removeprefix('folder:')).expanduser().resolve().name}-{images}"
 
 
 class Sets:
-    """The data sets of an evaluation, each loaded once. root: where they are."""
+    """The data sets of an evaluation, each loaded once. root: where they are. dry: as of ``data.load``."""
 
-    def __init__(self, root: str | Path | None) -> None:
-        self.root = root
+    def __init__(self, root: str | Path | None, dry: bool = False) -> None:
+        self.root, self.dry = root, dry
         self.held: dict[tuple[str | None, float | None], tuple[Images, Images]] = {}
 
     def of(self, run: Run, name: str | None, fraction: float | None, on: torch.device) -> tuple[Images, Images]:
@@ -119,12 +189,20 @@ class Sets:
         if (name, fraction) not in self.held:
             if name is None:
                 mine = run if fraction is None else run.with_({"data.fraction": fraction})
-                train, test = (build.images(mine, split, self.root, on) for split in ("train", "test"))
+                train, test = (build.images(mine, split, self.root, on, self.dry) for split in ("train", "test"))
             else:
                 workers = min(16, os.cpu_count() or 1)
                 share = {"train": 1.0 if fraction is None else fraction, "test": 1.0}
                 train, test = (
-                    data.load(name, split, root=self.root, fraction=share[split], device=str(on), workers=workers)
+                    data.load(
+                        name,
+                        split,
+                        root=self.root,
+                        fraction=share[split],
+                        device=str(on),
+                        workers=workers,
+                        dry=self.dry,
+                    )
                     for split in ("train", "test")
                 )
             if train.classes != test.classes:

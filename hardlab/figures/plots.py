@@ -13,7 +13,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from hardlab.analysis.arms import Arm, Book, Measure, Selection
-from hardlab.analysis.gap_notes import gap
+from hardlab.analysis.gap_notes import evaluate_command, gap
 from hardlab.figures import style
 
 COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.SKY)
@@ -88,7 +88,7 @@ def budgets(
         found = {epochs for epochs, _, _ in points}
         for epochs in [e for e in published if e not in found] or ([] if points else [0]):
             arm = Arm(recipe, (("epochs", int(epochs)),) if epochs else ())
-            gap(ours.command(arm), f"hardlab evaluate RUN --protocol {ours.protocol(measure)}")
+            gap(ours.command(arm), evaluate_command([], {"protocol": ours.protocol(measure)}))
         if printed is not None and published:
             label = name if points else f"{name}: no run"
             printed.plot(*zip(*published.items(), strict=True), "D", markersize=5, color=COLOURS[n],
@@ -116,7 +116,7 @@ def curves(
     protocol: of learning curves, by which all checkpoints of a run are evaluated.
     """
     drawn = []
-    evaluate = f"hardlab evaluate RUN --protocol {protocol} --checkpoint all" if protocol else ""
+    evaluate = evaluate_command([], {"protocol": protocol, "checkpoint": "all"}) if protocol else ""
     for n, (name, recipe) in enumerate(named):
         rows = frame[frame["recipe"] == recipe]
         if len(rows):

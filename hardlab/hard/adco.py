@@ -256,13 +256,15 @@ class AdCo(Hard):
         if self.init == "keys":
             self.filling = math.ceil(k / batch_size)
 
-    def before_step(self, at: Progress) -> None:
-        if at.step == 0 and at.total and self.filling >= at.total:
+    def check_steps(self, steps: int, epochs: int) -> None:
+        if steps and self.filling >= steps:
             raise HardlabError(
                 f"hard.adco.size={len(self.bank.vectors)} takes {self.filling} steps to fill and this run has "
-                f"{at.total}: no negative would learn. Take at most {(at.total - 1) * self.batch_size // 2}, or "
+                f"{steps}: no negative would learn. Take at most {(steps - 1) * self.batch_size // 2}, or "
                 "hard.adco.init=random."
             )
+
+    def before_step(self, at: Progress) -> None:
         self.moves = at.step >= self.filling
         share = 0.5 * (1 + math.cos(math.pi * at.share)) if self.schedule == "cosine" else 1.0
         if self.opt is not None:

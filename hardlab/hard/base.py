@@ -54,8 +54,17 @@ class Hard(nn.Module):
         """One sentence that whoever combines it with this method should know; said when the run is opened."""
         return None
 
+    def check_steps(self, steps: int, epochs: int) -> None:
+        """Refuse a length of training with a ``HardlabError``; called before the first step."""
+
     def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
-        """Called once before training and before a checkpoint is restored. parent: folder of the run's parent."""
+        """Called once before training and before a checkpoint is restored. parent: folder of the run's parent.
+
+        A dry run calls it without a parent, for its refusals, on a device without numbers.
+        """
+
+    def start_from(self, parent: str, networks: Mapping[str, Tensor]) -> None:
+        """Take over networks of the run's parent, from its name and the state of its method, or refuse them."""
 
     def order(self, rows: Tensor, epoch: int, images: Images, look: Look) -> Tensor:
         """Which images meet in the batches of an epoch: rows (S,B) of the data set -> as many of them.

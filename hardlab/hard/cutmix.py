@@ -16,7 +16,7 @@ from hardlab.hard.adversarial import first_images, in_unit_range
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Step
 from hardlab.negatives import Negatives
-from hardlab.numbers import Positive, Weight
+from hardlab.numbers import Shape, Weight
 from hardlab.types import HardlabError, Rendered
 from hardlab.views import Look
 
@@ -34,8 +34,8 @@ class CutMix(Hard):
 
     def __init__(
         self,
-        alpha: Positive = 5.0,
-        beta: Positive = 3.0,
+        alpha: Shape = 5.0,
+        beta: Shape = 3.0,
         weight: Weight = 1.0,
         per: Literal["batch", "sample"] = "batch",
         box: Literal["clipped", "inside"] = "clipped",

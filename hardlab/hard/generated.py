@@ -93,10 +93,11 @@ class Generated(Hard):
             raise HardlabError(f"{parent} has no checkpoint to take the GAN from; train it first.")
         if found[2]:
             raise HardlabError(f"{found[2][0]} An older checkpoint of the GAN is no substitute: train it again.")
-        saved = found[0]["method"]
+        self.start_from(parent.name, found[0]["method"])
 
+    def start_from(self, parent: str, networks: Mapping[str, Tensor]) -> None:
         def part(prefix: str) -> dict[str, Any]:
-            return {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
+            return {k.removeprefix(prefix): v for k, v in networks.items() if k.startswith(prefix)}
 
         try:
             self.generator.load_state_dict(part("generator."))
@@ -105,7 +106,7 @@ class Generated(Hard):
             self.discriminator[1].load_state_dict(part("head."))  # type: ignore[index]
         except RuntimeError:
             raise HardlabError(
-                f"{parent.name} holds no GAN of these sizes: hard.generated.size, width and latent must be those of "
+                f"{parent} holds no GAN of these sizes: hard.generated.size, width and latent must be those of "
                 "its backbone and method."
             ) from None
 

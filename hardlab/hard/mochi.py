@@ -41,12 +41,14 @@ class Synthesis(Hard):
         method.negatives = made
         self._made = (made,)  # in a tuple: it belongs to the method, which saves it
 
-    def before_step(self, at: Progress) -> None:
-        if at.step == 0 and at.epochs <= self.warmup_epochs:
+    def check_steps(self, steps: int, epochs: int) -> None:
+        if epochs and epochs <= self.warmup_epochs:
             raise HardlabError(
-                f"hard.{self.name}.warmup_epochs={self.warmup_epochs:g} leaves nothing of a run of {at.epochs} epochs: "
+                f"hard.{self.name}.warmup_epochs={self.warmup_epochs:g} leaves nothing of a run of {epochs} epochs: "
                 f"take less, or hard.{self.name}.warmup_epochs=0."
             )
+
+    def before_step(self, at: Progress) -> None:
         self._made[0].on = at.epochs_done >= self.warmup_epochs
 
 

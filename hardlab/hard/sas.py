@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -51,22 +52,26 @@ class SAS(Hard):
             raise HardlabError(
                 f"SAS with share={self.share} keeps {count} of {len(images)} images, which is no batch of {batch_size}."
             )
+        if self.classes > len(images):
+            raise HardlabError(f"SAS with classes={self.classes}: more clusters than the {len(images)} images.")
         self.register_buffer("rows", torch.full((count,), NONE))  # chosen before the first step
         self.register_buffer("seed", torch.randint(2**62, ()))  # of the order of the images
         self.batch_size = batch_size
-        proxy = copy.deepcopy(self._backbone[0])
+        self._proxy = (copy.deepcopy(self._backbone[0]).eval(),)
         if parent is not None:
             found = checkpoint.newest(parent / "checkpoints")
             if found is None:
                 raise HardlabError(f"{parent} has no checkpoint to take the proxy from; train it first.")
-            head = "backbone."
-            state = {k.removeprefix(head): v for k, v in found[0]["method"].items() if k.startswith(head)}
-            try:
-                proxy.load_state_dict(state)
-            except RuntimeError:
-                raise HardlabError(
-                    f"{parent.name} has another backbone than this run, so that it is no proxy."
-                ) from None
+            self.start_from(parent.name, found[0]["method"])
+
+    def start_from(self, parent: str, networks: Mapping[str, Tensor]) -> None:
+        head = "backbone."
+        state = {k.removeprefix(head): v for k, v in networks.items() if k.startswith(head)}
+        proxy = copy.deepcopy(self._backbone[0])
+        try:
+            proxy.load_state_dict(state)
+        except RuntimeError:
+            raise HardlabError(f"{parent} has another backbone than this run, so that it is no proxy.") from None
         self._proxy = (proxy.eval(),)  # needed once, and no part of what is saved
 
     def order(self, rows: Tensor, epoch: int, images: Images, look: Look) -> Tensor:

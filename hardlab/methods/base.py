@@ -123,6 +123,9 @@ class Method(nn.Module):
     def check_batch(self, batch_size: int) -> None:
         """Refuse a batch size that cannot be trained on with a ``HardlabError``; no data are needed to know it."""
 
+    def check_look(self, look: Look) -> None:
+        """Refuse images as this look makes them with a ``HardlabError``."""
+
     def on_start(self, images: Images, batch_size: int) -> None:
         """Called once before training and before a checkpoint is restored: sizes that depend on the data; or refuse."""
 

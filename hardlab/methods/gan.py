@@ -96,12 +96,15 @@ class GAN(Method):
             ema(self.averaged, self.generator, self.keep if late else 0.0, buffers=True)
             biggan.iterate(self.averaged)  # an average of unit vectors is none
 
-    def on_epoch(self, at: Progress, images: Images, look: Look) -> None:
+    def check_look(self, look: Look) -> None:
         if look.mean != (0.5,) * 3 or look.std != (0.5,) * 3:
             raise HardlabError(
                 f"gan with pixel_mean={look.mean} and pixel_std={look.std}: both are 0.5, so that real "
                 "images span -1 to 1 as the generated ones do."
             )
+
+    def on_epoch(self, at: Progress, images: Images, look: Look) -> None:
+        self.check_look(look)
 
     @torch.no_grad()
     def logs(self, step: Step) -> Mapping[str, float]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hardlab import config, recipes
+from hardlab import data as sets
 from hardlab.analysis import claims
 from hardlab.analysis.schema import TABLES
 from hardlab.config import Run
@@ -148,13 +149,37 @@ def steps(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -
     return made
 
 
+def check(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -> None:
+    """Refuse, before the first of them, runs that could not be trained. HardlabError.
+
+    Without overrides only their images are looked for: tests build every recipe as it stands.
+    """
+    from hardlab import build
+
+    seen: set[config.Data] = set()
+    for name, own in _arms(rung, with_claims):
+        run = recipes.recipe(name, rung, config.parse(_pairs(name, rung, 0, overrides, own)))
+        if overrides:
+            build.check(run)
+            build.check_images(run)
+        elif run.data not in seen and run.data.name not in sets.BUILT_IN:
+            build.check_images(run)
+        seen.add(run.data)
+
+
+def _arms(rung: str, with_claims: bool) -> dict[Arm, set[tuple[str, str]]]:
+    """What is trained, and what each is measured by."""
+    arms: dict[Arm, set[tuple[str, str]]] = {(name, ()): set(ALWAYS) for name in PURPOSES}
+    for arm, measures in claims.needed(rung).items() if with_claims else ():
+        arms[arm] = arms.get(arm, set(ALWAYS)) | measures
+    return arms
+
+
 def _runs(rung: str, overrides: Sequence[str], with_claims: bool, place: Mapping[str, int]) -> list[Step]:
     """A step a run: trained, then evaluated in the same process."""
-    arms: dict[Arm, set[tuple[str, str]]] = {(name, ()): set(ALWAYS) for name in PURPOSES}
+    arms = _arms(rung, with_claims)
     wanted_by: dict[Arm, list[str]] = {}
     if with_claims:
-        for arm, measures in claims.needed(rung).items():
-            arms[arm] = arms.get(arm, set(ALWAYS)) | measures
         for claim in claims.load():
             for named in claim.arms if RUNGS.index(claim.testable_from) <= RUNGS.index(rung) else ():
                 wanted_by.setdefault((named.recipe, claim.overrides(named, rung)), []).append(claim.id)

@@ -53,8 +53,11 @@ def reproduce(
     hardlab = Path(sys.executable).with_name("hardlab")
     if not hardlab.exists():
         raise HardlabError(f"The command '{hardlab}' is not there; `make install` puts it beside this Python.")
-    steps = plan.steps(rung, [config.from_here(pair) for pair in overrides], claims)
+    pairs = [config.from_here(pair) for pair in overrides]
+    steps = plan.steps(rung, pairs, claims)
     _check_folders(steps, out)
+    files.check_folder(out)
+    plan.check(rung, pairs, claims)
     if dry_run:
         todo = plan.missing(steps, out)
         print(progress.describe(steps, todo, costs.calibrate(rung) if todo else None, cores))

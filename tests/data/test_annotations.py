@@ -153,13 +153,46 @@ def test_a_size_that_is_not_said_is_that_of_the_file(coco, missing):
 
 
 @pytest.mark.parametrize("size", [(80, 60), (60, 81), (120, 160)])
-def test_a_size_unlike_the_files_is_refused_and_stretches_no_box(coco, size):
+def test_a_size_unlike_the_files_is_refused_when_the_listing_is_read(coco, size):
     listing = said()
     put("images", 0, height=size[0], width=size[1])(listing)
-    data = coco(listing)
-    with pytest.raises(HardlabError, match=rf"1\.jpg is 80 x 60 pixels, but .* says {size[1]} x {size[0]}"):
-        data.scene(0)
-    assert data.scene(1)["boxes"].tolist() == [[5, 5, 14, 14]]
+    with pytest.raises(HardlabError, match=rf"1\.jpg is 80 x 60 .* says {size[1]} x {size[0]}.* 1 of 2 images"):
+        coco(listing)
+
+
+@pytest.mark.parametrize("wrong", [1, 2])
+def test_one_image_of_another_size_in_a_hundred_is_left_out_and_counted_two_are_refused(coco, tmp_path, wrong):
+    listing = said()
+    for i in range(3, 101):
+        (tmp_path / "val2017" / f"{i}.jpg").write_bytes((tmp_path / "val2017" / "1.jpg").read_bytes())
+        listing["images"].append({"id": i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH})
+    for i in range(wrong):
+        put("images", i, height=WIDTH, width=HEIGHT)(listing)
+    if wrong == 2:
+        with pytest.raises(HardlabError, match="2 of 100 images"):
+            coco(listing)
+        return
+    with pytest.warns(UserWarning, match=r"the image and its objects, because .*1\.jpg is 80 x 60"):
+        data = coco(listing)
+    assert len(data) == 99 and len(data.dropped) == 1 and "1.jpg" not in data.names
+    assert data.scene(0)["boxes"].tolist() == [[5, 5, 14, 14]]
+
+
+def test_an_object_outside_the_file_of_an_image_without_a_size_is_dropped_and_counted(coco):
+    listing = said()
+    without("images", 1, "height", "width")(listing)
+    put("annotations", 2, bbox=[5, HEIGHT, 9, 9])(listing)
+    with pytest.warns(UserWarning, match=r"annotation 13 of 2\.jpg: its box .* lies outside the image of 80 x 60"):
+        data = coco(listing)
+    assert len(data.dropped) == 1 and data.targets.tolist()[1] == -1
+
+
+def test_what_is_read_of_headers_is_read_once(coco, monkeypatch):
+    from hardlab.data import scenes
+
+    coco(said())
+    monkeypatch.setattr(scenes, "_header", lambda path: pytest.fail("read again"))
+    assert len(coco(said())) == 2
 
 
 def test_objects_without_outline_keep_their_boxes_and_cost_the_masks_not_in_silence(coco):
@@ -189,7 +222,7 @@ def test_run_lengths_are_those_of_pycocotools_and_others_are_refused(coco, packe
         broken = copy.deepcopy(listing)
         broken["annotations"][1]["segmentation"] |= change
         with pytest.raises(HardlabError, match="annotation 12 has"):
-            coco(broken).scene(0)
+            coco(broken)
 
 
 def test_an_image_that_is_missing_is_named_or_counted(coco, tmp_path):
@@ -269,7 +302,6 @@ def test_a_voc_annotation_without_size_has_that_of_the_file(voc, size):
     assert voc(size + voc_object()).scene(1)["boxes"].tolist() == [[0, 0, 20, 20]]
 
 
-def test_a_voc_size_unlike_the_files_is_refused(voc):
-    data = voc(f"<size><width>{HEIGHT}</width><height>{WIDTH}</height></size>" + voc_object())
+def test_a_voc_size_unlike_the_files_is_refused_when_the_annotations_are_read(voc):
     with pytest.raises(HardlabError, match=r"2\.jpg is 80 x 60 pixels, but its annotation says 60 x 80"):
-        data.scene(1)
+        voc(f"<size><width>{HEIGHT}</width><height>{WIDTH}</height></size>" + voc_object())

@@ -121,7 +121,10 @@ def test_rows_on_two_folders_of_images_stand_apart(path, tmp_path):
             Image.new("RGB", (16, 16), (40 * grey, 0, 200 * (kind == "a"))).save(file)
         evaluate_run(path, ["linear-lbfgs"], options={"data": f"folder:{tmp_path / name}"})
     found = [r for r in rows(path) if r["metric"] == "top1"]
-    assert [(r["data"], r["n_train"]) for r in found] == [("folder:places", 10), ("folder:insects", 10)]
+    assert [(r["data"].partition("-")[0], r["n_train"]) for r in found] == [
+        ("folder:places", 10),
+        ("folder:insects", 10),
+    ]
 
 
 def test_rows_of_the_last_checkpoint_are_results_and_curves_know_step_epoch_and_classifier_epoch(path):

@@ -55,6 +55,10 @@ ROWS: dict[int, tuple[str, list[str]]] = {
     10: ("notebooks are headless: what they hold, how they run without widgets", [
         "test_notebooks.py::test_a_notebook_is_valid_small_and_for_the_kernel_python3",
         "test_notebooks.py::test_no_cell_trains_by_itself",
+        "faults/test_10_widgets.py::"
+        "test_neither_the_package_nor_a_notebook_imports_a_library_of_widgets",
+        "faults/test_10_widgets.py::"
+        "test_a_notebook_trains_where_no_widgets_are_installed_and_says_how_far_it_is_in_text",
         "workbook/test_execute.py::"
         "test_a_done_notebook_has_its_files_is_skipped_and_runs_again_when_anything_changed",
     ]),
@@ -63,6 +67,8 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         "data/test_base.py::test_too_many_broken_files_stop_the_load_with_their_share",
         "faults/test_fuzz.py::test_random_folders_are_read_or_refused_in_one_sentence",
         "faults/test_fuzz.py::test_random_listings_of_coco_are_read_or_refused_in_one_sentence",
+        "faults/test_fuzz.py::"
+        "test_random_annotations_of_voc_are_read_or_refused_in_one_sentence_that_names_the_file",
     ]),
     12: ("numbers that are none in loss, gradient, D", [
         "test_train.py::test_a_loss_that_is_not_a_number_stops_before_the_update",
@@ -72,6 +78,7 @@ ROWS: dict[int, tuple[str, list[str]]] = {
     13: ("collapse and other ill health", [
         "faults/test_13_health.py::test_a_forced_fault_is_said_within_the_stated_steps",
         "faults/test_13_health.py::test_a_healthy_run_raises_no_alarm_from_its_first_step_on",
+        "faults/test_13_health.py::test_a_recipe_of_a_large_rung_raises_no_alarm_in_its_first_steps",
         "faults/test_13_health.py::test_the_signals_of_the_workbooks_runs_raise_no_alarm",
     ]),
     14: ("one process against several: there is one, and others are refused", [

@@ -210,3 +210,63 @@ def test_random_listings_of_coco_are_read_or_refused_in_one_sentence(tmp_path, c
             sentence(e)
     assert read > case / 20
     count("11 random annotations", case + 1)
+
+
+VOC_SIZE = ["width", "height", "depth"]
+VOC_TEXTS = ["", "0", "-1", "1e9", "nan", "inf", "1.5", "x", "dog", "&#233;", " 5 ", "9" * 40, "<b/>"]
+
+
+def annotation(rng: random.Random) -> bytes:
+    """An annotation of VOC with one thing or several wrong."""
+    size = dict(zip(VOC_SIZE, ["80", "60", "3"], strict=True))
+    objects = []
+    for _ in range(rng.randrange(4)):
+        x0, y0 = rng.randrange(1, 60), rng.randrange(1, 40)
+        box = dict(zip(["xmin", "ymin", "xmax", "ymax"], map(str, [x0, y0, x0 + 20, y0 + 20]), strict=True))
+        objects.append({"name": rng.choice(["dog", "cat", "car"]), "difficult": rng.choice("01"), "bndbox": box})
+    for _ in range(rng.randrange(3)):
+        table = rng.choice([size, *objects, *(o["bndbox"] for o in objects if "bndbox" in o)])
+        key = rng.choice(list(table)) if table else ""
+        if rng.random() < 0.3:
+            table.pop(key, None)
+        elif key != "bndbox":
+            table[key] = rng.choice(VOC_TEXTS)
+
+    def tags(table: dict[str, object]) -> str:
+        return "".join(f"<{k}>{tags(v) if isinstance(v, dict) else v}</{k}>" for k, v in table.items())
+
+    parts = [f"<size>{tags(size)}</size>"] if rng.random() < 0.9 else []
+    parts += [f"<object>{tags(o)}</object>" for o in objects]
+    text = f"<annotation>{''.join(parts)}</annotation>".encode()
+    return damaged(rng, text) if rng.random() < 0.1 else text
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore")
+def test_random_annotations_of_voc_are_read_or_refused_in_one_sentence_that_names_the_file(tmp_path, cases, count):
+    top = tmp_path / "VOCdevkit" / "VOC2007"
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (top / folder).mkdir(parents=True)
+    for i in (1, 2):
+        Image.fromarray(np.full((60, 80, 3), 90 * i, np.uint8)).save(top / "JPEGImages" / f"{i}.jpg")
+    (top / "ImageSets" / "Main" / "test.txt").write_text("1\n2\n")
+    read = 0
+    for case in range(cases(100, 10_000)):
+        rng = random.Random(SEED + case)
+        for i in (1, 2):
+            (top / "Annotations" / f"{i}.xml").write_bytes(annotation(rng))
+        try:
+            images = load("voc2007", "test", root=tmp_path)
+            for i in range(len(images)):
+                scene = images.scene(i)
+                boxes = scene["boxes"]
+                assert len(boxes) == len(scene["labels"]) == len(scene["difficult"])
+                assert np.isfinite(boxes.numpy()).all() and (boxes[:, 2:] > boxes[:, :2]).all()
+                assert (boxes >= 0).all() and (boxes[:, 0::2] <= 80).all() and (boxes[:, 1::2] <= 60).all()
+                assert (images.targets[i] < 0) == (len(boxes) == 0)
+            read += 1
+        except HardlabError as e:
+            sentence(e)
+            assert any(f"{i}.{kind}" in str(e) for i in (1, 2) for kind in ("xml", "jpg")), str(e)
+    assert read > case / 20
+    count("11 random annotations of VOC", case + 1)

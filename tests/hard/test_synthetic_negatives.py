@@ -172,7 +172,7 @@ def test_a_warm_up_adds_nothing_and_one_as_long_as_the_run_is_refused(kind):
     hard.before_step(Progress(10, 20, 1, 2))
     assert method.negatives.similarities(q, k).shape[1] > 40
     with pytest.raises(HardlabError, match=rf"hard\.{kind}\.warmup_epochs=1 leaves nothing of a run of 1 epochs"):
-        hard.before_step(Progress(0, 10, 0, 1))
+        hard.check_steps(10, 1)
 
 
 @pytest.mark.parametrize("kind", [MoCHi, SynCo])

@@ -216,7 +216,7 @@ def test_wrong_options_and_pixels_of_another_range_are_refused():
             game(**options)
     other = Look(PRESETS["eval"], (0.4,) * 3, (0.2,) * 3)
     with pytest.raises(HardlabError, match="pixel_mean"):
-        game().on_epoch(Progress(0, 1, 0, 1), None, other)
+        game().check_look(other)
 
 
 def test_every_rungs_networks_and_images_have_one_size_and_the_rate_is_two_ten_thousandths():

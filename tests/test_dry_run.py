@@ -1,0 +1,191 @@
+"""What `--dry-run` accepts, trains: it refuses what would be refused later, and neither writes nor downloads."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from hardlab import build, cli, config, recipes, run_folder, train
+from hardlab.data import load
+from hardlab.data.base import Absent
+from hardlab.types import HardlabError
+
+
+def call(*words):
+    return CliRunner().invoke(cli.cli, list(map(str, words)))
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Folders of small images: one class list without test images, one without labels, one whole."""
+    for name, splits in {
+        "no_test": {"train": ("a", "b")},
+        "no_labels": {"train": ("",), "test": ("",)},
+        "whole": {"train": ("a", "b"), "test": ("a", "b")},
+        "one_class": {"train": ("a",), "test": ("a",)},
+    }.items():
+        for split, classes in splits.items():
+            for c in classes:
+                (tmp_path / name / split / c).mkdir(parents=True)
+                for i in range(40):
+                    Image.new("RGB", (40, 40), (i, 99, 7)).save(tmp_path / name / split / c / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("simsiam data.name=digits batch_size=600", "digits has 577 images at fraction=0.4"),
+        ("simsiam data.name=folder:nowhere", "nowhere does not exist"),
+        ("simsiam data.name=folder:whole batch_size=64", "whole has 32 images"),
+        ("simsiam data.name=folder:whole batch_size=16 augment.size=64", "larger than the images of .*whole .40 pix"),
+        ("simsiam data.name=folder:no_test batch_size=16 logs.monitor_every=1", "monitor_every=1 needs test images"),
+        ("simsiam data.name=folder:no_labels batch_size=16 logs.monitor_every=1", "needs a label of each image"),
+        ("simsiam data.name=folder:no_test batch_size=16 --protocol knn", "no split 'test'"),
+        ("simsiam data.name=folder:no_labels batch_size=16 --protocol knn", "have no label"),
+        ("simsiam data.name=folder:no_labels batch_size=16 --protocol svm", "have no label"),
+        ("simsiam data.name=folder:one_class batch_size=16 --protocol linear", "needs images of 2 classes"),
+        ("simsiam data.name=digits backbone=vit_micro --protocol detection", "has no stages for a detector"),
+        ("simsiam data.name=digits data.classes=[x]", "unknown class 'x'"),
+        ("supervised data.name=folder:no_labels batch_size=16", "needs one label an image"),
+        ("deepcluster data.name=digits method.prototypes=600", "more clusters than the 577 images"),
+        ("simclr-sas data.name=digits hard.sas.share=0.01", "keeps 6 of 577 images"),
+        ("simclr-sas data.name=digits hard.sas.classes=600", "more clusters than the 577 images"),
+        ("simclr-sas data.name=digits parent.backbone.width=5", "has another backbone than this run"),
+        ("adco hard.adco.size=60000", "takes 469 steps to fill"),
+        ("moco-mochi data.name=digits hard.mochi.warmup_epochs=999", "leaves nothing of a run"),
+        ("gan pixel_mean=[0,0,0]", "both are 0.5"),
+        ("ppcl parent.method.latent=7", "holds no GAN of these sizes"),
+        ("simsiam --runs whole/train/a/0.png", "cannot be made a folder .Not a directory"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_data_forbid_in_one_sentence(folders, words, said):
+    before = sorted(folders.rglob("*"))
+    result = call("pretrain", *words.split(), "--dry-run")
+    assert result.exit_code == 2, result.output
+    assert re.search(said, result.output), result.output
+    assert sorted(folders.rglob("*")) == before
+
+
+def test_the_monitor_is_refused_before_the_first_step_and_not_after_the_first_epoch(folders):
+    run = recipes.recipe("simsiam", "smoke", {"data.name": "folder:no_test", "batch_size": 16, "logs.monitor_every": 1})
+    with pytest.raises(HardlabError, match="monitor_every=1 needs test images"):
+        train.train(run, folders / "runs", device="cpu")
+    assert not (folders / "runs" / run.id).exists()
+
+
+def test_a_run_whose_parent_cannot_serve_it_is_refused_before_the_parent_is_trained(tmp_path):
+    run = recipes.recipe("ppcl", "smoke", config.parse(["data.name=digits", "batch_size=600"]))
+    with pytest.raises(HardlabError, match="digits has"):
+        train.train(run, tmp_path / "runs", device="cpu")
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_set_that_would_be_downloaded_is_not_and_offline_it_is_refused(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    def absent(root, download=False, **options):
+        if download:
+            pytest.fail("it was downloaded")
+        raise RuntimeError("Dataset not found or corrupted.")
+
+    monkeypatch.setattr(datasets, "CIFAR10", absent)
+    monkeypatch.delenv("HARDLAB_OFFLINE", raising=False)
+    result = call("pretrain", "simsiam", "data.name=cifar10", "--root", tmp_path, "--dry-run")
+    assert result.exit_code == 0 and "cifar10 would be downloaded first" in result.output, result.output
+    with pytest.raises(Absent):
+        load("cifar10", root=tmp_path, dry=True)
+    monkeypatch.setenv("HARDLAB_OFFLINE", "1")
+    result = call("pretrain", "simsiam", "data.name=cifar10", "--root", tmp_path, "--dry-run")
+    assert result.exit_code == 2 and "cifar10 was not found" in result.output
+
+
+def test_a_dry_run_decodes_no_large_image(folders, monkeypatch):
+    from hardlab.data import base
+
+    for c in "ab":
+        for i in range(20):
+            Image.new("RGB", (200, 150)).save(folders / "whole" / "train" / c / f"large{i}.png")
+    monkeypatch.setattr(base, "_decode_all", lambda *a: pytest.fail("decoded"))
+    run = recipes.recipe("simsiam", "smoke", {"data.name": "folder:whole", "batch_size": 16, "data.on_broken": "skip"})
+    assert len(build.check_images(run)) == 48
+
+
+def test_what_a_dry_run_counts_is_what_training_counts(folders):
+    for name in ("digits", "shapes", "folder:whole"):
+        run = recipes.recipe("simsiam", "smoke", {"data.name": name, "batch_size": 8})
+        dry, whole = build.check_images(run), build.images(run)
+        assert dry.digest() == whole.digest() and torch.equal(dry.targets, whole.targets)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    top = tmp_path_factory.mktemp("done")
+    for split in ("train", "test"):
+        for c in "ab":
+            (top / "images" / split / c).mkdir(parents=True)
+            for i in range(40):
+                Image.new("RGB", (32, 32), (i, 99, 7)).save(top / "images" / split / c / f"{i}.png")
+    words = {"data.name": f"folder:{top}/images", "data.fraction": 1.0, "batch_size": 16, "epochs": 1}
+    run = recipes.recipe("simsiam", "smoke", words | {"backbone.options": {"width": 4}, "method.dim": 16})
+    return train.train(run, top / "runs", device="cpu", say=lambda line: None), [f"{k}={v}" for k, v in words.items()]
+
+
+def test_a_dry_run_of_an_evaluation_refuses_what_is_no_finished_run_or_of_other_images(done, tmp_path):
+    path = shutil.copytree(done[0], tmp_path / "run")
+    assert call("evaluate", path, "--dry-run").exit_code == 0
+    for words, said in {
+        ("--checkpoint", "3"): "no checkpoint of step 3",
+        ("--data", "folder:nowhere"): "nowhere does not exist",
+        ("--protocol", "detection", "--set", "images=50000"): "50000 training scenes were asked for",
+    }.items():
+        result = call("evaluate", path, *words, "--dry-run")
+        assert result.exit_code == 2 and said in result.output, result.output
+    about = run_folder.manifest(path)
+    (path / "manifest.json").write_text(json.dumps(about | {"state": "stopped"}))
+    assert "is not finished" in call("evaluate", path, "--dry-run").output
+    about["data"]["digest"] = "0" * 64
+    (path / "manifest.json").write_text(json.dumps(about))
+    assert "was trained on other images" in call("evaluate", path, "--dry-run").output
+
+
+def test_a_dry_run_refuses_a_run_that_is_there_of_other_images_but_for_a_new_one(done):
+    path, words = done
+    words = ["pretrain", "simsiam", *words, "backbone.width=4", "method.dim=16", "--runs", path.parent, "--dry-run"]
+    assert f"would train {path.name}" in call(*words).output
+    file = path / "manifest.json"
+    before = file.read_text()
+    try:
+        about = json.loads(before)
+        about["data"]["digest"] = "0" * 64
+        file.write_text(json.dumps(about))
+        result = call(*words)
+        assert result.exit_code == 2 and "was trained on other images" in result.output
+        assert call(*words, "--anew").exit_code == 0
+    finally:
+        file.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("nb run 01_pretrain overrides=batch_size=100000", "batch_size=100000 is larger"),
+        ("nb run 01_pretrain overrides=data.name=folder:nowhere", "nowhere does not exist"),
+        ("reproduce batch_size=100000", "batch_size=100000 is larger"),
+        ("reproduce data.name=folder:nowhere", "nowhere does not exist"),
+        ("figures hvs_f3 --data nowhere", "no tables in 'nowhere'"),
+        ("figures hvs_f3 --from nowhere", "no folder of runs 'nowhere'"),
+        ("report --out nowhere", "nothing to report in 'nowhere'"),
+        ("evaluate nowhere", "no manifest.json"),
+    ],
+)
+def test_every_dry_run_refuses_what_its_command_would(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call(*words.split(), "--dry-run")
+    assert result.exit_code != 0 and said in f"{result.output} {result.exception}", result.output
+    assert list(tmp_path.iterdir()) == []
