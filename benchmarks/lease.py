@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import ctypes
 import hashlib
 import importlib.metadata
@@ -354,6 +355,17 @@ def packed_size(path: Path) -> int:
     return len(zlib.compress(path.read_bytes(), 6)) + 1024
 
 
+def collected(jobs: Sequence[Job], table: Path) -> set[str]:
+    """The ids of jobs whose rows are committed, by all their protocols; ``table`` is figures/data/evaluation.csv."""
+    if not table.exists():
+        return set()
+    have: dict[str, set[str]] = {}
+    with table.open(newline="") as file:
+        for row in csv.DictReader(file):
+            have.setdefault(row["run"], set()).add(row["protocol"])
+    return {j.id for j in jobs if j.protocols and set(j.protocols) <= have.get(j.id, set())}
+
+
 def evaluated(folder: Path, protocols: Iterable[str]) -> bool:
     """Whether the run in this folder is done and has rows of all protocols."""
     try:
@@ -644,7 +656,7 @@ class Lease:
         """Without what an earlier call did, here or elsewhere; a parent stays as long as a child needs its weights."""
         known = self.args.brought / "done.json"
         done = set(json.loads(known.read_text())) if known.exists() else set()
-        done |= {j.id for j in jobs if evaluated(self.runs / j.id, j.protocols)}
+        done |= {j.id for j in jobs if evaluated(self.runs / j.id, j.protocols)} | collected(jobs, self.args.collected)
         left = [j for j in jobs if j.id not in done and j.protocols]
         needed = {j.parent for j in left}
         if done:
@@ -819,6 +831,8 @@ def parser() -> argparse.ArgumentParser:
         "--work", type=Path, default=ROOT / "out" / "lease", help="A second call here goes on (%(default)s)."
     )
     p.add_argument("--jobs", type=int, help="Runs side by side; default: by cores and memory.")
+    p.add_argument("--collected", type=Path, default=ROOT / "figures" / "data" / "evaluation.csv",
+                   help="Rows that need not be made again (%(default)s).")  # fmt: skip
     p.add_argument("--share", choices=("auto", "no"), default="auto",
                    help="Let runs side by side share the GPU by MPS where the driver has it.")  # fmt: skip
     p.add_argument("--rehearse", choices=("auto", "yes", "no"), default="auto",

@@ -314,7 +314,8 @@ def work(spec: Path, runs_dir: Path) -> int:
     try:
         path = train.train(config.make(told["config"]), runs_dir, wait=True)
         if told["protocols"]:
-            for row in evaluate_run(path, told["protocols"]):
+            # raw pixels are what a network is held against: once, beside those that have learned nothing
+            for row in evaluate_run(path, told["protocols"], pixels=told["config"]["recipe"] == "untrained"):
                 print(f"{row['protocol']} {row['metric']} {row['value']:.4f}")
             shutil.rmtree(path / "features", ignore_errors=True)
     except stopping.Stopped:

@@ -212,6 +212,13 @@ def test_the_rates_of_a_device_are_kept_with_their_parts_and_a_rehearsals_are_no
     assert rows == [{"rate": "cpu/a", "images_per_s": 5.0, "seconds": {"step": 0.25}}, {"rate": "b"}]
 
 
+def test_a_run_whose_rows_are_committed_is_not_made_again(tmp_path: Path) -> None:
+    table = tmp_path / "evaluation.csv"
+    assert lease.collected([job("a")], table) == set()
+    table.write_text('run,protocol,options\na,knn,"{""k"": 1, ""b"": 2}"\na,linear,{}\nb,linear,{}\n')
+    assert lease.collected([job("a"), job("b"), job("c"), Job("gan", "gan", "cpu/gan", 1, {})], table) == {"a"}
+
+
 def test_merging_keeps_a_run_that_has_more_rows(tmp_path: Path) -> None:
     finished(tmp_path / "there", "a")
     mine = finished(tmp_path / "here", "a", ("knn", "linear"))
