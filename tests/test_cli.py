@@ -10,6 +10,8 @@ from click.testing import CliRunner
 
 from hardlab import cli, run_folder
 
+ROOT = Path(__file__).resolve().parents[1]
+
 QUICK = ["data.name=digits", "backbone.width=8", "epochs=1", "batch_size=256", "method.dim=16"]
 
 
@@ -216,7 +218,7 @@ def test_an_unfinished_run_is_not_evaluated(tmp_path):
     [
         ["pretrain", "simsiam", "data=digits", "batch_size=1e2", "optim.lr=1e-3"],
         ["nb", "run", "01_pretrain"],
-        pytest.param(["figures", "--all"], marks=pytest.mark.slow),
+        pytest.param(["figures", "--all", "--data", str(ROOT / "figures" / "data")], marks=pytest.mark.slow),
     ],
 )
 def test_a_dry_run_speaks_json_and_leaves_no_trace(words, tmp_path, monkeypatch):
