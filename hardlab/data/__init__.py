@@ -33,9 +33,9 @@ SETS: dict[str, str] = {
     "pets": "hardlab.data.images:pets",
     "cars": "hardlab.data.images:cars",
     "sun397": "hardlab.data.images:sun397",
-    "voc2007": "hardlab.data.annotations:voc2007",
-    "voc2012": "hardlab.data.annotations:voc2012",
-    "coco": "hardlab.data.annotations:coco",
+    "voc2007": "hardlab.data.annotation_files:voc2007",
+    "voc2012": "hardlab.data.annotation_files:voc2012",
+    "coco": "hardlab.data.annotation_files:coco",
 }
 BUILT_IN = ("shapes", "digits")  # drawn, or part of scikit-learn: always there
 # of balanced sets: classes, training images of each, pixels of a side; so known before anything is loaded

@@ -188,10 +188,10 @@ def test_an_object_outside_the_file_of_an_image_without_a_size_is_dropped_and_co
 
 
 def test_what_is_read_of_headers_is_read_once(coco, monkeypatch):
-    from hardlab.data import annotations
+    import hardlab.data.annotation_files as module
 
     coco(said())
-    monkeypatch.setattr(annotations, "_header", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(module, "_header", lambda path: pytest.fail("read again"))
     assert len(coco(said())) == 2
 
 
