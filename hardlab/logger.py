@@ -27,6 +27,7 @@ class Logger:
         self.session, self.folder, self.root, self.say = session, folder, root, say
         self._begin(parent)
         self.rate = meters.Rate(session.total - session.done, session.run.batch_size)
+        self.loss: float | None = None  # of the last logged step, for lines of progress: another would be waited for
         self.signs = health.Monitor(run_folder.metrics(folder.path))
         folder.update(health=self.signs.alarms)
 
@@ -70,16 +71,15 @@ class Logger:
             s.check()
             self.folder.collect_views()
             row = self._step_row(now)
+            self.loss = row["loss"]
             self.folder.metric(row)
             for alarm in self.signs.look(row, s.epoch.seconds):
                 self.folder.metric({"kind": "health", "epoch": epoch, **alarm})
                 self.folder.update(health=self.signs.alarms)
                 self.say(f"{run.id}: {alarm['rule']}. {alarm['sentence']}")
         if self.rate.due():
-            self.say(
-                f"{run.id} | epoch {epoch + 1}/{run.epochs}, step {s.done}/{s.total} | "
-                f"loss {float(now.means()['base']):.4f} | {self.rate.describe()}"
-            )
+            loss = "" if self.loss is None else f"loss {self.loss:.4f} | "
+            self.say(f"{run.id} | epoch {epoch + 1}/{run.epochs}, step {s.done}/{s.total} | {loss}{self.rate.describe()}")
 
     def epoch(self, now: Step) -> None:
         """After the last step of an epoch: its row, with the accuracy where that is monitored."""

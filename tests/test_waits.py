@@ -186,7 +186,7 @@ def kinds() -> dict[str, bool]:
 
 
 def started(name: str, folder: Path, patch: pytest.MonkeyPatch, device: str = "cpu") -> tuple[train.Session, Logger]:
-    patch.setattr(meters, "SAY_EVERY", 1e9)  # a line of progress reads the loss
+    patch.setattr(meters, "SAY_EVERY", 0.0)  # a line of progress after every step
     session = opened(name, device)
     log = Logger(session, run_folder.Folder(folder, session.run), None, None, lambda line: None)
     session.method.on_epoch(session.at, session.data, session.look)
@@ -214,6 +214,19 @@ def waits_of(name: str, folder: Path, patch: pytest.MonkeyPatch, more: Hard | No
 )
 def test_a_step_that_is_not_logged_waits_nowhere_for_its_device(name, tmp_path, monkeypatch):
     assert waits_of(name, tmp_path, monkeypatch) == []
+
+
+def test_the_first_step_of_a_later_epoch_waits_nowhere_either(tmp_path, monkeypatch):
+    session, log = started("simclr-dd", tmp_path, monkeypatch)
+    with played(monkeypatch) as play:
+        for look in (session.look, *session.look.local):
+            play.mark(look._boxes)
+            play.mark(look._colours)
+        for done in (0, session.per_epoch):
+            session.done = done
+            play.waits.clear()
+            log.step(train.step(session, next(session.batches())))
+    assert session.at.epoch == 1 and play.waits == []
 
 
 @pytest.mark.gpu

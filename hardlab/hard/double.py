@@ -27,6 +27,7 @@ class Double(Hard):
         super().__init__()
         self._more: Iterator[Batch] | None = None  # found again from the progress where a run goes on
         self._epoch = -1
+        self._seed: int | None = None  # on the host, once a run is opened: a device would be waited for
 
     def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
         self.images, self.batch_size = images, batch_size
@@ -36,8 +37,10 @@ class Double(Hard):
     def before_step(self, at: Progress) -> None:
         if at.epoch == self._epoch:
             return
+        if self._seed is None:
+            self._seed = int(self.seed)
         steps = at.total // at.epochs
-        generator = torch.Generator().manual_seed(int(self.seed) + at.epoch)
+        generator = torch.Generator().manual_seed(self._seed + at.epoch)
         order = torch.randperm(len(self.images), generator=generator)[: steps * self.batch_size]
         self._more = self.images.batches(order.view(steps, self.batch_size)[at.step - at.epoch * steps :])
         self._epoch = at.epoch
