@@ -79,7 +79,8 @@ class Logger:
                 self.say(f"{run.id}: {alarm['rule']}. {alarm['sentence']}")
         if self.rate.due():
             loss = "" if self.loss is None else f"loss {self.loss:.4f} | "
-            self.say(f"{run.id} | epoch {epoch + 1}/{run.epochs}, step {s.done}/{s.total} | {loss}{self.rate.describe()}")
+            where = f"epoch {epoch + 1}/{run.epochs}, step {s.done}/{s.total}"
+            self.say(f"{run.id} | {where} | {loss}{self.rate.describe()}")
 
     def epoch(self, now: Step) -> None:
         """After the last step of an epoch: its row, with the accuracy where that is monitored."""
