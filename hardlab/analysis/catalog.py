@@ -157,7 +157,7 @@ def _row(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     try:
         c = config.as_ran(manifest)
         fraction = c["data"]["fraction"]
-        row = {
+        return {
             "rung": c["rung"],
             "data": c["data"]["name"] + (f" {100 * fraction:g} %" if fraction < 1 else ""),
             "method": c["method"]["name"],
@@ -172,8 +172,5 @@ def _row(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
             "path": str(folder),
             **{k: manifest.get(k) for k in _FROM_MANIFEST},
         }
-        for text in (row[k] for k in ("rung", "data", "method", "arm", "recipe", "precision")):
-            text.encode()  # half of a surrogate pair fits into no table
-        return row
     except (ValueError, LookupError, TypeError, AttributeError, HardlabError) as e:
         raise damaged(folder / "manifest.json", e) from e
