@@ -319,7 +319,7 @@ def nb_list(as_json: bool) -> None:
 @DRY
 def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json: bool, dry_run: bool) -> None:
     """Run notebook NAME, e.g. `hardlab nb run 01_pretrain recipe=simsiam-hvs rung=smoke`."""
-    from hardlab import config
+    from hardlab import config, files
     from hardlab.workbook import execute, parameters
 
     with usage():
@@ -329,6 +329,7 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
             values["overrides"] = [config.from_here(pair) for pair in values["overrides"]]
         told = {k: p.default for k, p in parameters.schema(path).items()} | values
         _check_parameters(path, told)
+        files.check_folder(out)
     if dry_run:
         _echo(as_json, f"would run {path.stem} with {told} into {out}", {"notebook": str(path), "parameters": told})
         return
@@ -341,7 +342,7 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
 
 def _check_parameters(path: Path, told: Mapping[str, Any]) -> None:
     """Refuse before a kernel starts what the notebook would refuse later. told: all of its parameters by name."""
-    from hardlab import config, recipes
+    from hardlab import config, files, recipes
     from hardlab import data as sets
     from hardlab.errors import HardlabError
     from hardlab.evaluate import published
@@ -354,6 +355,7 @@ def _check_parameters(path: Path, told: Mapping[str, Any]) -> None:
     config.threads(told.get("threads"))
     rung = told.get("rung") or recipes.RUNGS[0]
     if "seed" in told and "recipe" in told:  # it trains
+        files.check_folder(path.parent / told.get("runs_dir", "."))
         given = config.parse(told.get("overrides", []))
         run = recipes.recipe(told["recipe"], rung, given)
         if given or run.data.name not in sets.BUILT_IN:  # else it can be trained, and torch has no other use here

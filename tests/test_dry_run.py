@@ -177,6 +177,8 @@ def test_a_dry_run_refuses_a_run_that_is_there_of_other_images_but_for_a_new_one
         ("nb run 01_pretrain overrides=batch_size=100000", "batch_size=100000 is larger"),
         ("nb run 01_pretrain overrides=data.name=folder:nowhere", "nowhere does not exist"),
         ("nb run 00_quickstart recipe=simsaim", "Did you mean 'simsiam'"),
+        (f"nb run 01_pretrain runs_dir={__file__}", "cannot be made a folder"),
+        (f"nb run 01_pretrain --out {__file__}/x", "cannot be made a folder"),
         ("nb run 02_evaluate runs_dir=nowhere", "no folder of runs"),
         ("nb run 02_evaluate runs_dir=.", "no finished run of rung smoke"),
         ("nb run 02_evaluate protocols=knnn", "Did you mean 'knn'"),

@@ -36,7 +36,11 @@ class Catalog:
     @cached_property
     def manifests(self) -> dict[str, dict[str, Any]]:
         """Run -> manifest."""
-        return {path.parent.name: read_manifest(path) for path in sorted(self.folder.glob("*/manifest.json"))}
+        paths = sorted(self.folder.glob("*/manifest.json"))
+        for name in (str(self.folder), *(path.parent.name for path in paths)):
+            if name != name.encode(errors="replace").decode():
+                raise HardlabError(f"The name {name!a} of a folder is not UTF-8, so no table holds it: rename it.")
+        return {path.parent.name: read_manifest(path) for path in paths}
 
     @cached_property
     def runs(self) -> pd.DataFrame:
