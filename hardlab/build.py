@@ -180,7 +180,12 @@ def spec(kind: str, given: Any) -> Spec:
 
 
 def check(run: Run) -> None:
-    """Refuse what cannot be built, without building it: no weights are made and no data read. Raises HardlabError."""
+    """Refuse what cannot be built, without building it: no weights are made and no data read. Raises HardlabError.
+
+    Which strategies go together, and with which method, their classes say, some by their options and some where they
+    are installed (``Hard.takes``, ``Hard.install``): so this needs torch, and `config` refuses before it what names,
+    options and ranges tell.
+    """
     look(run)
     made, hard = _unmade(run)
     made.check_look(look(run))

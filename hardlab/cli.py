@@ -319,8 +319,7 @@ def nb_list(as_json: bool) -> None:
 @DRY
 def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json: bool, dry_run: bool) -> None:
     """Run notebook NAME, e.g. `hardlab nb run 01_pretrain recipe=simsiam-hvs rung=smoke`."""
-    from hardlab import config, recipes
-    from hardlab import data as sets
+    from hardlab import config, files
     from hardlab.workbook import execute, parameters
 
     with usage():
@@ -329,20 +328,8 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
         if values.get("overrides"):
             values["overrides"] = [config.from_here(pair) for pair in values["overrides"]]
         told = {k: p.default for k, p in parameters.schema(path).items()} | values
-        if "device" in told:
-            config.device(told["device"])
-        if "threads" in told:
-            config.threads(told["threads"])
-        if {"recipe", "rung"} <= told.keys():  # a notebook that trains: a slip shows before a kernel starts
-            given = config.parse(told.get("overrides", []))
-            run = recipes.recipe(told["recipe"], told["rung"], given)
-            if given or run.data.name not in sets.BUILT_IN:  # else it can be trained, and torch has no other use here
-                from hardlab import build
-
-                build.check(run)
-                build.check_images(run)
-        elif "rung" in told and told["rung"] is not None:
-            _known_rung(click.get_current_context(), click.Option(["--rung"]), told["rung"])
+        _check_parameters(path, told)
+        files.check_folder(out)
     if dry_run:
         _echo(as_json, f"would run {path.stem} with {told} into {out}", {"notebook": str(path), "parameters": told})
         return
@@ -351,6 +338,51 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
     )
     _echo(as_json, result.describe(), asdict(result))
     sys.exit(result.status)
+
+
+def _check_parameters(path: Path, told: Mapping[str, Any]) -> None:
+    """Refuse before a kernel starts what the notebook would refuse later. told: all of its parameters by name."""
+    from hardlab import config, files, recipes
+    from hardlab import data as sets
+    from hardlab.errors import HardlabError
+    from hardlab.evaluate import published
+    from hardlab.workbook import execute
+
+    if config.device(told.get("device", "auto")).startswith("cuda"):
+        from hardlab import build
+
+        build.device(told["device"])
+    config.threads(told.get("threads"))
+    rung = told.get("rung") or recipes.RUNGS[0]
+    if "seed" in told and "recipe" in told:  # it trains
+        files.check_folder(path.parent / told.get("runs_dir", "."))
+        given = config.parse(told.get("overrides", []))
+        run = recipes.recipe(told["recipe"], rung, given)
+        if given or run.data.name not in sets.BUILT_IN:  # else it can be trained, and torch has no other use here
+            from hardlab import build
+
+            build.check(run)
+            build.check_images(run)
+        return
+    _known_rung(click.get_current_context(), click.Option(["--rung"]), rung)
+    names = [told["recipe"]] if "recipe" in told else told.get("recipes", [])
+    for name in names:
+        recipes.recipe(name, rung)
+    for protocol in told.get("protocols", ()):
+        published.settings(protocol, config.parse(told.get("settings", [])))
+    # of the tables its runs may be elsewhere; a default is meant from the notebook's own folder
+    if path.parent == execute.NOTEBOOKS and "data_dir" not in told:
+        from hardlab.analysis.catalog import Catalog
+
+        folder = path.parent / told["runs_dir"]
+        runs = Catalog(folder).runs
+        there = runs[(runs["rung"] == rung) & (runs["state"] == "done")]
+        if not len(there[there["recipe"].isin(names)] if names else there):
+            one = names[0] if names else "RECIPE"
+            raise HardlabError(
+                f"There is no finished run of rung {rung}{' of ' + ', '.join(names) if names else ''} in '{folder}': "
+                f"`hardlab pretrain {one} --rung {rung}` makes one."
+            )
 
 
 @cli.command("figures")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +17,19 @@ from hardlab.errors import HardlabError
 if TYPE_CHECKING:
     import numpy as np
 
-TEXT, NUMBER, WHOLE, FLAG, TABLE, NUMBERS = (
+TEXT, NUMBER, FINITE, WHOLE, FLAG, TABLE, NUMBERS = (
     "a text",
     "a number",
+    "a finite number",
     "a whole number",
     "true or false",
     "a table",
     "numbers",
 )
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _LARGEST = 2**63  # what a column of whole numbers holds
 _MAYBE = " or nothing"
+_REST = "*"  # the kind of all values whose names are not given
 Kinds = Mapping[str, str]
 SNAPSHOT = "-" + 8 * "[0-9]" + ".npz"  # how the name of a snapshot ends, for `glob`
 STATES = ("running", "done", "stopped", "failed")
@@ -37,21 +42,39 @@ MANIFEST: Kinds = (
     | {"dirty": FLAG, "parameters": NUMBERS}
 )
 _DATA: Kinds = {"name": TEXT, "split": TEXT, "digest": TEXT, "count": WHOLE}
+_CONFIG: Kinds = (
+    dict.fromkeys(("recipe", "rung", "precision"), TEXT)
+    | dict.fromkeys(("seed", "epochs", "batch_size"), WHOLE)
+    | dict.fromkeys(("data", "method", "backbone"), TABLE)
+)
+_NAMED: Kinds = {"name": TEXT}
 _MEASURED: Kinds = (
     dict.fromkeys(("protocol", "metric", "features", "data", "split", "run", "recipe", "rung", "precision"), TEXT)
     | dict.fromkeys(("seed", "n_train", "n_test", "step"), WHOLE)
-    | dict.fromkeys(("value", "cost_s", "epoch", "classifier_epoch"), NUMBER)
+    | dict.fromkeys(("value", "cost_s", "epoch", "classifier_epoch"), FINITE)
     | {"options": TABLE}
 )
-_LINES: Mapping[str, tuple[Kinds, tuple[str, ...]]] = {  # what the values are, and which must be there
+_LOGGED: Kinds = (
+    dict.fromkeys(("kind", "rule", "sentence"), TEXT)
+    | dict.fromkeys(("step", "epoch"), WHOLE)
+    | dict.fromkeys(("loss", "images_per_s", "peak_memory_mb", "knn"), NUMBER)
+    | dict.fromkeys(("terms", "lr", "seconds"), NUMBERS)
+    | {_REST: NUMBER}  # what a method or a strategy logs
+)
+_ROW = ("protocol", "metric", "value", "features", "data", "split")
+_LINES: Mapping[str, tuple[Kinds, Mapping[str | None, tuple[str, ...]]]] = {
+    # what the values of a line are, and by its ``kind`` which of them must be there
     "metrics.jsonl": (
-        {"kind": TEXT, "step": WHOLE, "epoch": WHOLE, "loss": NUMBER, "images_per_s": NUMBER, "peak_memory_mb": NUMBER,
-         "knn": NUMBER, "terms": NUMBERS, "lr": NUMBERS, "seconds": NUMBERS},
-        ("kind", "step"),
+        _LOGGED,
+        {
+            "step": ("step", "epoch", "loss"),
+            "epoch": ("step", "epoch", "loss", "terms", "seconds"),
+            "health": ("step", "epoch", "rule", "sentence"),
+        },
     ),
-    "results.jsonl": (_MEASURED, ("protocol", "metric", "value", "features", "data", "split")),
-    "curves.jsonl": (_MEASURED, ("protocol", "metric", "value", "features", "data", "split")),
-}  # fmt: skip
+    "results.jsonl": (_MEASURED, {None: _ROW}),
+    "curves.jsonl": (_MEASURED, {None: _ROW}),
+}
 
 
 def make_folder(path: Path) -> None:
@@ -102,9 +125,18 @@ def damaged(path: Path, why: Exception | str) -> DamagedFile:
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises HardlabError that names the file."""
     try:
-        return json.loads(path.read_bytes())
+        return _parsed(path.read_bytes())
     except (OSError, ValueError, RecursionError) as e:
         raise damaged(path, e) from e
+
+
+def _parsed(content: bytes) -> Any:
+    """What JSON in UTF-8 says. Raises ValueError, also for half of a surrogate pair, which fits into no table."""
+    text = content.decode()
+    value = json.loads(text)
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
+    return value
 
 
 def read_manifest(path: Path, need: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -117,7 +149,12 @@ def read_manifest(path: Path, need: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def checked_manifest(about: Any, path: Path, need: tuple[str, ...] = ()) -> dict[str, Any]:
     """``about`` itself; HardlabError where it is no manifest. path: the file that it was read from."""
-    if fault := _fault(about, MANIFEST, need) or _fault(about.get("data", {}), _DATA):
+    fault = _fault(about, MANIFEST, need) or _fault(about.get("data", {}), _DATA)
+    if not fault and (settings := about.get("config")) is not None:
+        fault = _fault(settings, _CONFIG)
+        fault = fault or next(filter(None, (_fault(settings.get(k, {}), _NAMED) for k in ("data", "method"))), "")
+        fault = fault and f"of its config, {fault}"
+    if fault:
         raise damaged(path, fault)
     if about.get("state", STATES[0]) not in STATES:
         raise damaged(path, f"state is '{about['state']}', not {', '.join(STATES)}")
@@ -138,33 +175,48 @@ def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:
         return []
     except OSError as e:
         raise damaged(path, e) from e
-    kinds, need = _LINES.get(path.name, ({}, ()))
-    out = []
-    for number, line in enumerate((content[: content.rfind(b"\n") + 1] if appended else content).splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            raise DamagedFile(f"Line {number} of '{path}' is not JSON: {type(e).__name__}: {e}.") from e
-        if fault := _fault(row, kinds, need):
-            raise DamagedFile(f"Line {number} of '{path}' is damaged: {fault}.")
-        out.append(row)
-    return out
+    whole = content[: content.rfind(b"\n") + 1] if appended else content
+    return [read_line(line, path, number) for number, line in enumerate(whole.splitlines(), 1)]
 
 
-def _fault(row: Any, kinds: Kinds, need: tuple[str, ...] = ()) -> str:
+def read_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """The object in a line of a JSON-lines file, checked by the name of ``path``; HardlabError names the line."""
+    kinds, needs = _LINES.get(path.name, ({}, {}))
+    try:
+        row = _parsed(line)
+    except (ValueError, RecursionError) as e:
+        raise DamagedFile(f"Line {number} of '{path}' is not JSON: {type(e).__name__}: {e}.") from e
+    if fault := _fault(row, kinds) or _lack(row, needs):
+        raise DamagedFile(f"Line {number} of '{path}' is damaged: {fault}.")
+    found: dict[str, Any] = row
+    return found
+
+
+def _fault(row: Any, kinds: Kinds, need: Iterable[str] = ()) -> str:
     """Why an object is not of these kinds; empty where it is."""
     if not isinstance(row, dict):
         return f"{_short(row)} is no table of names and values"
-    for key in need:
-        if key not in row:
-            return f"'{key}' is missing"
-    for key, kind in kinds.items():
-        if key in row and not _is(row[key], kind):
-            return f"{key} is {_short(row[key])}, not {kind}"
+    if lack := _missing(row, need):
+        return lack
     for key, value in row.items():
+        kind = kinds.get(key) or kinds.get(_REST)
+        if kind and not _is(value, kind):
+            return f"{key} is {_short(value)}, not {kind}"
         if isinstance(value, int) and abs(value) >= _LARGEST:
             return f"{key} is {_short(value)}, too large a number"
     return ""
+
+
+def _lack(row: Mapping[str, Any], needs: Mapping[str | None, Iterable[str]]) -> str:
+    """Why a line is none of those in ``needs``, by kind; empty where it is one, or where there are none."""
+    kind = row.get("kind")
+    if not needs or kind in needs:
+        return _missing(row, needs[kind] if needs else ())
+    return _missing(row, ["kind"]) or f"kind is {_short(kind)}, not {', '.join(map(str, needs))}"
+
+
+def _missing(row: Mapping[str, Any], need: Iterable[str]) -> str:
+    return next((f"'{key}' is missing" for key in need if key not in row), "")
 
 
 def _is(value: Any, kind: str) -> bool:
@@ -176,8 +228,8 @@ def _is(value: Any, kind: str) -> bool:
         return kind == FLAG
     if isinstance(value, int) and abs(value) >= _LARGEST:
         return False
-    if isinstance(value, str) and not value.isascii() and value != value.encode(errors="replace").decode():
-        return False  # half of a surrogate pair, which no table can hold
+    if kind == FINITE:
+        return _is(value, NUMBER) and math.isfinite(value)
     types: dict[str, Any] = {TEXT: str, NUMBER: int | float, WHOLE: int, TABLE: dict}
     return kind in types and isinstance(value, types[kind])
 

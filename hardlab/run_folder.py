@@ -203,7 +203,9 @@ class Folder:
 
     def update(self, **fields: Any) -> None:
         self.manifest |= fields
-        checkpoint.write_atomic(self.path / "manifest.json", (json.dumps(self.manifest, indent=1) + "\n").encode())
+        text = json.dumps(self.manifest, indent=1, ensure_ascii=False) + "\n"
+        # the name of a broken image, or of a file in an error, need not be UTF-8
+        checkpoint.write_atomic(self.path / "manifest.json", text.encode(errors="replace"))
 
     def metric(self, row: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
@@ -225,7 +227,7 @@ class Folder:
             except OSError as e:
                 raise files.damaged(path, e) from e
             lines = content.splitlines(keepends=True)
-            steps = [_step_of(line) for line in lines]
+            steps = [_step_of(line, path, number) for number, line in enumerate(lines, 1)]
             harmed = sum(at is None for at, line in zip(steps, lines, strict=True) if line.endswith(b"\n"))
             if harmed:
                 checkpoint.write_atomic(path.with_name("metrics.jsonl.damaged"), content)
@@ -351,13 +353,13 @@ def driver() -> str | None:
     return told.stdout.split("\n")[0].strip()
 
 
-def _step_of(line: bytes) -> int | None:
-    """The step of a line of the log; None where it is none, as the last one of a killed process."""
+def _step_of(line: bytes, path: Path, number: int) -> int | None:
+    """The step of a line of the log; None where it is damaged, or cut short, as the last one of a killed process."""
     try:
-        step = json.loads(line)["step"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        step: int = files.read_line(line, path, number)["step"]
+    except HardlabError:
         return None
-    return step if isinstance(step, int) and line.endswith(b"\n") else None
+    return step if line.endswith(b"\n") else None
 
 
 def _number(stem: str) -> int:

@@ -36,7 +36,11 @@ class Catalog:
     @cached_property
     def manifests(self) -> dict[str, dict[str, Any]]:
         """Run -> manifest."""
-        return {path.parent.name: read_manifest(path) for path in sorted(self.folder.glob("*/manifest.json"))}
+        paths = sorted(self.folder.glob("*/manifest.json"))
+        for name in (str(self.folder), *(path.parent.name for path in paths)):
+            if name != name.encode(errors="replace").decode():
+                raise HardlabError(f"The name {name!a} of a folder is not UTF-8, so no table holds it: rename it.")
+        return {path.parent.name: read_manifest(path) for path in paths}
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -157,7 +161,7 @@ def _row(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     try:
         c = config.as_ran(manifest)
         fraction = c["data"]["fraction"]
-        row = {
+        return {
             "rung": c["rung"],
             "data": c["data"]["name"] + (f" {100 * fraction:g} %" if fraction < 1 else ""),
             "method": c["method"]["name"],
@@ -172,8 +176,5 @@ def _row(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
             "path": str(folder),
             **{k: manifest.get(k) for k in _FROM_MANIFEST},
         }
-        for text in (row[k] for k in ("rung", "data", "method", "arm", "recipe", "precision")):
-            text.encode()  # half of a surrogate pair fits into no table
-        return row
     except (ValueError, LookupError, TypeError, AttributeError, HardlabError) as e:
         raise damaged(folder / "manifest.json", e) from e

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,15 @@ def test_a_strategy_of_a_readers_own_whose_source_was_edited_is_another_arm_whet
 
     assert of("0" * 16) == "louder weight=0.5 source=0000000000000000" != of("1" * 16)
     assert arm(made) == "hvs"
+
+
+@pytest.mark.parametrize("place", ["above", "run"])
+def test_a_folder_whose_name_is_no_text_is_refused_in_one_sentence(place: str, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"r\xff")
+    if place == "above":
+        write_run(odd, "simsiam", 0, None)
+    else:
+        write_run(tmp_path, "simsiam", 0, None)
+        next(tmp_path.iterdir()).rename(odd)
+    with pytest.raises(HardlabError, match=r"'.*r\\udcff' of a folder is not UTF-8"):
+        _ = Catalog(odd if place == "above" else tmp_path).runs

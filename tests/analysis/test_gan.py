@@ -63,9 +63,9 @@ def test_twins_are_compared_with_each_other_and_with_strangers():
 
 def test_hardness_is_read_from_the_steps_that_logged_it(tmp_path: Path):
     rows = [{"kind": "step", "step": 1, "epoch": 0, "loss": 1.0},
-            {"kind": "step", "step": 5, "epoch": 1, "generated.loss_real": 2.0, "generated.loss_generated": 2.5,
-             "generated.pair_cosine": 0.5},
-            {"kind": "epoch", "step": 5, "epoch": 1}]  # fmt: skip
+            {"kind": "step", "step": 5, "epoch": 1, "loss": 1.0, "generated.loss_real": 2.0,
+             "generated.loss_generated": 2.5, "generated.pair_cosine": 0.5},
+            {"kind": "epoch", "step": 5, "epoch": 1, "loss": 1.0, "terms": {}, "seconds": {}}]  # fmt: skip
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     assert gan.hardness(tmp_path).to_dict("records") == [
         {"step": 5, "epoch": 1, "real": 2.0, "generated": 2.5, "pair_cosine": 0.5, "gap": 0.5}

@@ -1,4 +1,4 @@
-"""Every test here counts the cases that it ran; the counts are printed by row at the end."""
+"""Every test here counts the cases that it ran; the counts, and the tests of each row, are printed at the end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from rows import ROWS
 
 LONG = os.environ.get("HARDLAB_FAULTS") == "long"
 
@@ -46,6 +47,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 total[f"row {key.removeprefix('faults:')}"] += n
             elif key == "cases":
                 total[report.nodeid.rpartition("::")[2].partition("[")[0]] += n
+    passed = Counter(report.nodeid.partition("[")[0].removeprefix("tests/") for report in reports)
+    for row, (_, tests) in ROWS.items():
+        if n := sum(passed[test] for test in tests):
+            total[f"row {row}, its tests that passed"] = n
     if total:
         terminalreporter.section(f"cases of faults ({'long' if LONG else 'short'})")
         for what, n in sorted(total.items(), key=lambda item: (_number(item[0]), item[0])):

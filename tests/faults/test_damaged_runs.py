@@ -12,6 +12,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -209,10 +210,16 @@ def test_a_damaged_log_does_not_keep_a_run_from_going_on_and_stays_beside_the_ne
     content, last, count = file.read_bytes(), max(r["step"] for r in run_folder.metrics(path)), 0
     held = run_folder.Folder(path.parent, run)
     for seed in cases(60, 1500):
-        now = harmed(content, random.Random(seed))
+        rng = random.Random(seed)
+        lines = content.splitlines(keepends=True)
+        if seed % 2:  # of another kind, or without what it must have
+            at = rng.randrange(len(lines))
+            lines[at] = json.dumps(changed(json.loads(lines[at]), rng)).encode() + b"\n"
+        now = b"".join(lines) if seed % 2 else harmed(content, rng)
         file.write_bytes(now)
         if held.rewind(last):
             assert file.with_name("metrics.jsonl.damaged").read_bytes() == now
+        run_folder.metrics(path)
         whole = set(content.splitlines())
         assert whole & set(now.splitlines()[: now.count(b"\n")]) <= set(file.read_bytes().splitlines())
         count += 1
@@ -274,6 +281,7 @@ def test_a_snapshot_is_refused_by_name_or_read(kind, arrays, read, tmp_path, rec
 
 
 def test_damaged_features_are_made_again(path, record_property):
+    shutil.rmtree(path / "features")  # also those of older checkpoints, which nothing here reads
     expected, count = evaluate_run(path, ["knn"]), 0
     kept = sorted((path / "features").glob("*.npz"))
     for seed in cases(6, 60):
@@ -347,8 +355,88 @@ def test_the_marker_of_a_notebook_may_be_anything(tmp_path, record_property):
     record_property("cases", count)
 
 
-def test_what_is_of_another_kind_is_named_with_its_value(tmp_path):
-    file = tmp_path / "metrics.jsonl"
-    file.write_text('{"kind": "epoch", "step": 3, "epoch": 0, "loss": 1.0, "seconds": null}\n')
-    with pytest.raises(files.DamagedFile, match=r"metrics.jsonl' is damaged: seconds is null, not numbers"):
-        run_folder.metrics(tmp_path)
+STEP = {"kind": "step", "step": 3, "epoch": 0, "loss": 1.0}
+EPOCH = {**STEP, "kind": "epoch", "terms": {}, "seconds": {"total": 1.0}}
+ALARM = {"kind": "health", "step": 3, "epoch": 0, "rule": "collapse", "sentence": "It has collapsed."}
+MEASURED = {
+    "protocol": "knn",
+    "metric": "top1",
+    "value": 0.5,
+    "features": "backbone",
+    "data": "digits",
+    "split": "test",
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [("metrics.jsonl", STEP), ("metrics.jsonl", EPOCH), ("metrics.jsonl", ALARM), ("results.jsonl", MEASURED),
+     ("curves.jsonl", MEASURED)],
+)  # fmt: skip
+def test_a_line_that_lacks_what_it_must_have_is_refused_by_its_number(file, line, tmp_path):
+    file = tmp_path / file
+
+    def read(*lines):
+        file.write_text("".join(json.dumps(x) + "\n" for x in lines))
+        return files.read_lines(file)
+
+    assert read(line, line) == [line, line]
+    for key in line:
+        with pytest.raises(files.DamagedFile, match=rf"Line 2 of '.*{file.name}' is damaged: '{key}' is missing"):
+            read(line, {k: v for k, v in line.items() if k != key})
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "reason"),
+    [
+        ("metrics.jsonl", {**EPOCH, "seconds": None}, "seconds is null, not numbers"),
+        ("metrics.jsonl", {**STEP, "kind": "stage"}, 'kind is "stage", not step, epoch, health'),
+        ("metrics.jsonl", {**STEP, "generated.loss_real": "high"}, 'generated.loss_real is "high", not a number'),
+        ("results.jsonl", {**MEASURED, "value": math.nan}, "value is NaN, not a finite number"),
+        ("curves.jsonl", {**MEASURED, "value": math.inf}, "value is Infinity, not a finite number"),
+    ],
+)
+def test_what_is_of_another_kind_is_named_with_its_value(file, line, reason, tmp_path):
+    file = tmp_path / file
+    file.write_text(json.dumps(line) + "\n")
+    with pytest.raises(files.DamagedFile, match=rf"{file.name}' is damaged: {re.escape(reason)}"):
+        files.read_lines(file)
+
+
+HALF = "half of a pair: \udcff"
+
+
+@pytest.mark.parametrize("at", [("versions", "numpy"), ("commit",), ("config", "recipe"), ("data", HALF)])
+def test_half_of_a_surrogate_pair_anywhere_in_a_manifest_is_refused_by_name(at, path):
+    file = path / "manifest.json"
+    tree = json.loads(file.read_text())
+    *way, last = at
+    node = tree
+    for key in way:
+        node = node[key]
+    node[last] = HALF
+    for text in (json.dumps(tree).encode(), json.dumps(tree, ensure_ascii=False).encode(errors="surrogatepass")):
+        file.write_bytes(text)
+        for read in (lambda: Catalog(path.parent).runs, lambda: run_folder.manifest(path)):
+            assert spoken(read, "manifest.json")
+    whole = {**json.loads(json.dumps(tree).replace("\\udcff", "")), "error": "\U0001f600 is a whole one"}
+    file.write_text(json.dumps(whole))  # as a pair, escaped
+    assert run_folder.manifest(path) == whole
+
+
+@pytest.mark.parametrize(
+    "changes", [{"recipe": {"a": 1}}, {"rung": []}, {"seed": [1]}, {"method": {"name": [1]}}, {"method": "moco"}]
+)
+def test_a_configuration_of_other_types_is_refused_by_the_name_of_its_manifest(changes, path):
+    file = path / "manifest.json"
+    about = json.loads(file.read_text())
+    file.write_text(json.dumps({**about, "config": {**about["config"], **changes}}))
+    for read in (lambda: Catalog(path.parent).done, lambda: Catalog(path.parent).results):
+        assert spoken(read, "manifest.json")
+
+
+def test_a_manifest_can_be_read_whatever_bytes_the_names_of_files_are_of(tmp_path):
+    held = run_folder.Folder(tmp_path, recipes.recipe("simsiam-hvs", "smoke", QUICK))
+    held.begin(torch.device("cpu"), "fp32", {"skipped_first": [os.fsdecode(b"br\xffken \xc3\xa9.png")]}, None, {})
+    held.close()
+    assert run_folder.manifest(held.path)["data"]["skipped_first"] == ["br?ken é.png"]
