@@ -15,7 +15,8 @@ from hardlab.types import HardlabError
 class Reweighted(Around):
     """-log p / (p + G), p = e^(s+ / t), G = (mean of w_j e^(s_j / t) - tau p) M / (1 - tau), at least M e^(-1 / t).
 
-    w_j: e^(beta s_j / t) over their mean; M: negatives of the query. HCL, Eqs. 3, 4; ``estimator="hard"`` of the code.
+    w_j: e^(beta s_j / t) over their mean; M: negatives of the query. The authors' ``image/main.py``,
+    ``criterion`` with ``estimator="hard"``.
     """
 
     def __init__(self, inner: Negatives, beta: float, tau: float) -> None:
@@ -35,9 +36,10 @@ class Reweighted(Around):
 
 
 class HCL(Hard):
-    """Weighs the negatives of a contrastive loss. HCL, Sec. 3.
+    """Weighs the negatives of a contrastive loss.
 
     beta: how much more the near ones count, 0 = all alike. tau: the assumed share of negatives of the anchor's class.
+    Both as in the authors' ``image/main.py``; on STL-10 the best of their README.
     """
 
     owns_loss = True

@@ -53,7 +53,7 @@ class Synthesis(Hard):
 
 
 class Mixed(Synthetic):
-    """Mixtures of pairs of hard negatives, and of a hard negative with the query. MoCHi, Eqs. 3, 4."""
+    """Mixtures of pairs of hard negatives, and of a hard negative with the query. MoCHi, Sec. 4."""
 
     def __init__(self, inner: Negatives, hard: int, pairs: int, queries: int) -> None:
         super().__init__(inner, hard)

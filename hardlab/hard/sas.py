@@ -24,11 +24,12 @@ NONE = -1
 
 
 class SAS(Hard):
-    """Trains on a share of the images, the same in every epoch, for as many steps as on all. SAS, Eq. 5, Alg. 1.
+    """Trains on a share of the images, the same in every epoch, for as many steps as on all.
 
     share: of the images of each class. classes: latent ones, k-means of the features of a proxy: the parent's backbone,
     or, without a parent, the backbone as initialised. pick: ``alike`` maximises the similarity of the kept images to
-    those that are left out (the paper), ``unlike`` minimises it, ``random`` keeps any of each class.
+    those that are left out (the paper), ``unlike`` minimises it, ``random`` keeps any of each class. The authors'
+    ``sas/subset_dataset.py`` ranks instead: docs/departures.md, Q4.
     """
 
     def __init__(

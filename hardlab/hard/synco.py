@@ -14,7 +14,7 @@ from hardlab.numbers import Count, Epochs, ManyOrNone, Weight
 
 
 class SixKinds(Synthetic):
-    """counts: of each kind, in the paper's order; sigma, delta, eta: as in ``SynCo``. SynCo, Eqs. 3-8."""
+    """counts: of each kind, in the order of the authors' ``synco/builder.py``; sigma, delta, eta: of ``SynCo``."""
 
     def __init__(
         self, inner: Negatives, hard: int, counts: tuple[int, ...], sigma: float, delta: float, eta: float
@@ -49,7 +49,7 @@ def _towards(n: Tensor, other: Tensor, share: Tensor) -> Tensor:
 
 
 class SynCo(Synthesis):
-    """Adds negatives of six kinds to a queue, each time anew. SynCo, Sec. 3.
+    """Adds negatives of six kinds to a queue, each time anew; all numbers as in the authors' ``main_synco.py``.
 
     hard: N, the nearest negatives that they are made of. interpolated, extrapolated (away from the query), mixed (of
     two), noised (deviation ``sigma``), perturbed (by ``delta`` times the gradient of the similarity), adversarial (by

@@ -11,24 +11,32 @@ from torch import Tensor, nn
 from hardlab import losses
 from hardlab.methods.base import Method
 from hardlab.nets import mlp
-from hardlab.numbers import Layers, Units, Weight
+from hardlab.numbers import Layers, Positive, Units, Weight
 
 
 class BarlowTwins(Method):
     """sum_d (1 - C_dd)^2 + redundancy * sum_{d != e} C_de^2, C the correlations of both views over the batch.
 
     C is a mean over the batch; each image is given its share in it, so that the mean over the batch is the paper's
-    loss. layers: of the projector, each of ``dim`` units. redundancy: lambda. Barlow Twins, Eqs. 1, 2, Alg. 1.
+    loss. layers: of the projector, each of ``dim`` units. redundancy: lambda, as in the authors' ``main.py``. scale: of
+    the whole loss; weights do not feel it under LARS, biases and norm parameters do. Barlow Twins, Eqs. 1, 2, Sec. 2.2.
     """
 
     shared = vectors = mixes_rows = True
     pairs = ((0, 1),)
     SMALL: Mapping[str, Any] = {"dim": 16}
 
-    def __init__(self, backbone: nn.Module, dim: Units = 8192, layers: Layers = 3, redundancy: Weight = 0.0051) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dim: Units = 8192,
+        layers: Layers = 3,
+        redundancy: Weight = 0.0051,
+        scale: Positive = 1.0,
+    ) -> None:
         super().__init__(backbone)
         self.projector = mlp(self.features, *[dim] * layers, bias_output=False)
-        self.redundancy = redundancy
+        self.redundancy, self.scale = redundancy, scale
 
     def both(self, x: Any, index: Tensor | None) -> tuple[Tensor, Tensor]:
         z = self.projector(self.pooled(x))  # (N,dim)
@@ -38,4 +46,4 @@ class BarlowTwins(Method):
         q, t = (F.batch_norm(z, None, None, training=True) for z in (q, t))
         own = q * t
         on = ((own.mean(0) - 1) * (own - 1)).sum(1)
-        return on + self.redundancy * losses.off_diagonal(q, t, len(q))
+        return self.scale * (on + self.redundancy * losses.off_diagonal(q, t, len(q)))

@@ -14,10 +14,11 @@ from hardlab.numbers import Layers, Positive, Units, Weight
 
 
 class VICReg(Method):
-    """invariance |z - z'|^2 / D + variance and covariance of each branch. VICReg, Eqs. 1, 3-6, Alg. 1.
+    """invariance |z - z'|^2 / D + variance and covariance of each branch. VICReg, Eqs. 1-4, 6, Sec. 4.2.
 
+    The terms are weighed as in the authors' ``main_vicreg.py``: the mean over D, half of each branch's variance term.
     Variance and covariance are of the whole batch; each image is given its share in them, so that the mean over the
-    batch is the paper's loss. layers: of the expander, each of ``dim`` units. epsilon: inside the root of the variance.
+    batch is that loss. layers: of the expander, each of ``dim`` units. epsilon: inside the root of the variance.
     """
 
     shared = vectors = mixes_rows = True

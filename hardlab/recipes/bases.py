@@ -110,28 +110,40 @@ def supervised(rung: str) -> Run:
 
 
 def vicreg(rung: str) -> Run:
-    """VICReg. paper: VICReg Table 1, 73.2 linear top-1 at 1000 epochs. gpu: solo-learn's rate and decay."""
-    return _decorrelated(
-        "vicreg", rung, lars={"lr": 0.3, "weight_decay": 1e-4}, paper={"lr": 0.2, "weight_decay": 1e-6}
-    )
+    """VICReg. paper: its Sec. 4.2, Table 1, 73.2 linear top-1. gpu: solo-learn's rates, 92.07 at 1000 epochs."""
+    return _decorrelated("vicreg", rung, {"lr": 0.2, "weight_decay": 1e-6, "final_lr": 0.002}, {}, {})
 
 
 def barlow(rung: str) -> Run:
-    """Barlow Twins. paper: its Table 1, 73.2 linear top-1 at 1000 epochs. gpu: solo-learn's rate and decay."""
-    return _decorrelated(
-        "barlow", rung, lars={"lr": 0.3, "weight_decay": 1e-4}, paper={"lr": 0.2, "weight_decay": 1.5e-6}
-    )
+    """Barlow Twins. paper: its Sec. 2.2, Table 1, 73.2 linear top-1. gpu: solo-learn's rates, 92.10 at 1000 epochs."""
+    # LARS sees no scale of the loss on weights; biases and norm parameters, which it leaves alone, move at 0.0048
+    scale = 0.024  # 0.0048 / 0.2
+    paper = {"lr": 0.2, "weight_decay": 1.5e-6 * scale, "final_lr": 0.0016}
+    return _decorrelated("barlow", rung, paper, {"scale": 0.1}, {"redundancy": 0.005, "scale": scale})
 
 
-def _decorrelated(name: str, rung: str, lars: dict[str, float], paper: dict[str, float]) -> Run:
-    """A loss on the correlations of a batch: SimCLR's views, LARS, a wide projector."""
-    base = {"name": "lars", "warmup_epochs": 10, "exclude_bias_norm": True}
+def _decorrelated(
+    name: str, rung: str, paper: dict[str, float], gpu_method: dict[str, float], paper_method: dict[str, float]
+) -> Run:
+    """A loss on the correlations of a batch: SimCLR's views, LARS, a wide projector. paper: the optimiser there."""
+    base = {"warmup_epochs": 10, "exclude_bias_norm": True}
+    # solo-learn's LARS, scripts/pretrain/cifar/{vicreg,barlow}.yaml: eta bounds the rate
+    solo = {"name": "larc", "trust": 0.02, "trust_by": "clip", "lr": 0.3, "weight_decay": 1e-4}
     sgd = {"lr": 0.1, "weight_decay": 5e-4, "warmup_epochs": 1, "clip": 1.0}
     by_rung: dict[str, dict[str, Any]] = {
         "smoke": {"method": {"name": name, "options": {"dim": 256, "layers": 2}}, "optim": sgd},
         "cpu": {"method": {"name": name, "options": {"dim": 512, "layers": 2}}, "optim": sgd | {"warmup_epochs": 2}},
-        "gpu": {"method": {"name": name, "options": {"dim": 2048}}, "optim": base | lars, "batch_size": 256},
-        "paper": {"method": name, "optim": base | paper, "batch_size": 2048, "epochs": 1000},
+        "gpu": {
+            "method": {"name": name, "options": {"dim": 2048} | gpu_method},
+            "optim": base | solo,
+            "batch_size": 256,
+        },
+        "paper": {
+            "method": {"name": name, "options": paper_method},
+            "optim": base | {"name": "lars"} | paper,
+            "batch_size": 2048,
+            "epochs": 1000,
+        },
     }
     return make(name, rung, {"augment": "byol" if rung == "paper" else "simclr_cifar"} | by_rung[rung])
 

@@ -23,7 +23,7 @@ def _arm(name: str, doc: str, **options: Any) -> Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "simclr-sas": _arm("simclr-sas", "the half of the images that is most like the rest of its class. SAS, Fig. 2."),
+    "simclr-sas": _arm("simclr-sas", "the half of the images that is most like the rest of its class."),
     "simclr-sas-unlike": _arm("simclr-sas-unlike", "the half that is least like the rest.", pick="unlike"),
     "simclr-sas-random": _arm("simclr-sas-random", "any half of each class, the control of SAS.", pick="random"),
 }

@@ -57,6 +57,19 @@ def test_hcl_without_weights_and_correction_is_the_plain_loss_with_the_same_grad
         assert torch.allclose(x, y, atol=1e-6)
 
 
+@pytest.mark.parametrize(("tau", "reached"), [(None, 8), (0.1, 0)])
+def test_at_rung_paper_the_negatives_of_an_anchor_have_a_gradient_which_a_tau_of_ten_classes_takes_away(tau, reached):
+    run = recipes.recipe("simclr-hcl", "paper", {} if tau is None else {"hard.hcl.tau": tau})
+    method = SimCLR(nets.Tiny(width=4), dim=64)  # at its default temperature, as the recipe
+    assert run.method.options == {} and method.temperature == 0.1
+    HCL(**run.hard[0].options).install(method)
+    q = unit(256, 64, 0)
+    k = F.normalize(q + 1.3 * unit(256, 64, 1), dim=1).requires_grad_()  # cosines of about 0.6
+    loss = method.loss(q, k)
+    given = [torch.autograd.grad(loss[i], k, retain_graph=True)[0].norm(dim=1).nonzero().flatten() for i in range(8)]
+    assert sum(len(rows) > 1 for rows in given) == reached
+
+
 def test_hcl_stays_finite_at_a_low_temperature_in_float32():
     za, zb = unit(8, 5, 0).float().requires_grad_(), unit(8, 5, 1).float()
     method = SimCLR(nets.Tiny(width=4), dim=5, temperature=0.01)

@@ -5,7 +5,7 @@ import torch
 from lightly.loss import BarlowTwinsLoss, VICRegLoss
 from steps import rendered
 
-from hardlab import nets, recipes, registry, train
+from hardlab import nets, optim, recipes, registry, train
 from hardlab.methods.barlow import BarlowTwins
 from hardlab.methods.vicreg import VICReg
 
@@ -77,3 +77,30 @@ def test_there_is_a_recipe_at_every_rung_and_the_paper_s_is_8192_wide(name, rung
     if rung == "paper":
         assert "dim" not in run.method.options and registry.options("method", name)["dim"].default == 8192
         assert (run.batch_size, run.epochs, run.optim.name) == (2048, 1000, "lars")
+
+
+def test_barlow_s_paper_recipe_takes_the_steps_of_the_authors_lars_with_its_two_rates_and_the_whole_loss():
+    """facebookresearch/barlowtwins, main.py: 0.2 for weights, 0.0048 for biases and norm parameters, per 256 images."""
+    run = recipes.recipe("barlow", "paper")
+    ours = BarlowTwins(nets.Tiny(width=4), **{**run.method.options, "dim": 8}).double()
+    theirs = BarlowTwins(nets.Tiny(width=4), dim=8, redundancy=0.005).double()
+    theirs.load_state_dict(ours.state_dict())
+    opt = optim.build(ours.parameters(), run.optim, run.batch_size)
+    momenta = [torch.zeros_like(p) for p in theirs.parameters()]
+    assert {p.ndim for p in theirs.parameters()} > {1}
+    for _ in range(3):
+        views = torch.randn(16, 2, 3, 16, 16, dtype=torch.double)
+        for method in (ours, theirs):
+            out = method(rendered(views))
+            method.zero_grad()
+            method.loss(out.q[0], out.t[1]).mean().backward()
+        opt.step()
+        for p, m in zip(theirs.parameters(), momenta, strict=True):
+            d, rate = p.grad, 0.0048
+            if p.ndim > 1:
+                d, rate = d + 1.5e-6 * p.detach(), 0.2
+                d = d * (0.001 * p.detach().norm() / d.norm())
+            m.mul_(0.9).add_(d)
+            p.data -= rate * run.batch_size / 256 * m
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=1e-9, atol=1e-12)
