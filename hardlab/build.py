@@ -30,7 +30,7 @@ def device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     found = torch.device(name)
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise HardlabError(f"Device '{name}' was asked for, but torch sees no GPU here; use auto or cpu.")
+        raise HardlabError(f"Device '{name}' is not available, torch sees no GPU here; use auto or cpu.")
     return found
 
 
@@ -82,7 +82,7 @@ def method(run: Run) -> Method:
         made: Method = registry.build("method", run.method.name, run.method.options, net)
     except (RuntimeError, ValueError, TypeError, ZeroDivisionError, IndexError) as e:  # torch's own refusals
         about = f"backbone {run.backbone.name} {run.backbone.options}, method {run.method.name} {run.method.options}"
-        raise HardlabError(f"No network can be made of these settings ({about}): {e}") from e
+        raise HardlabError(f"These settings make no network ({about}): {e}") from e
     made.multi_crop(run.local.count if run.local else 0)
     return made
 
@@ -149,11 +149,11 @@ def load(path: str | Path) -> list[tuple[str, str]]:
     path = Path(path)
     spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
     if spec is None or spec.loader is None or not path.stem.isidentifier():
-        raise HardlabError(f"'{path}' is no file of Python with a name that can be imported, such as my_strategy.py.")
+        raise HardlabError(f"'{path}' is not a Python file with an importable name, such as my_strategy.py.")
     module = importlib.util.module_from_spec(spec)
     known = sys.modules.get(path.stem)
     if known is not None and Path(str(getattr(known, "__file__", None))).resolve() != path.resolve():
-        raise HardlabError(f"'{path}' has the name of the module {path.stem}, which is loaded already: rename it.")
+        raise HardlabError(f"'{path}' is named like the module {path.stem}, which is already loaded: rename it.")
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
@@ -164,7 +164,7 @@ def load(path: str | Path) -> list[tuple[str, str]]:
     kinds = [("method", Method), ("strategy", Hard)]
     found = [(kind, registry.register(kind, c)) for c in made for kind, base in kinds if issubclass(c, base)]
     if not found:
-        raise HardlabError(f"{path} defines no method and no strategy: no subclass of Method or Hard.")
+        raise HardlabError(f"{path} defines no method or strategy: it has no subclass of Method or Hard.")
     return found
 
 
@@ -236,7 +236,7 @@ def check_monitor(run: Run, root: str | Path | None = None) -> None:
         raise HardlabError(f"logs.monitor_every={run.logs.monitor_every} needs test images: {e}") from e
     if bool((found.targets < 0).any()):
         raise HardlabError(
-            f"logs.monitor_every={run.logs.monitor_every} needs a label of each image, and {run.data.name} has none for"
+            f"logs.monitor_every={run.logs.monitor_every} needs a label per image, and {run.data.name} has none for"
             f" {int((found.targets < 0).sum())} of its test images: leave it at 0."
         )
 

@@ -59,7 +59,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as e:  # bytes that torch did not write make it raise nearly anything, with advice to trust them
-        raise HardlabError(f"{path} is damaged: its bytes are no checkpoint ({type(e).__name__}).") from e
+        raise HardlabError(f"{path} is damaged: it is not a checkpoint ({type(e).__name__}).") from e
     if not isinstance(state, dict):
         raise HardlabError(f"{path} is damaged: it holds {type(state).__name__}, not the state of a run.")
     return state
@@ -82,7 +82,7 @@ def newest(
         except HardlabError as e:
             complaints.append(str(e))
     if complaints:
-        raise HardlabError(" ".join(complaints) + " No whole checkpoint is left.")
+        raise HardlabError(" ".join(complaints) + " No intact checkpoint is left.")
     return None
 
 

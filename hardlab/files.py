@@ -59,7 +59,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise HardlabError(f"'{path}' cannot be made a folder ({e.strerror}); name another for the output.") from e
+        raise HardlabError(f"'{path}' cannot be created ({e.strerror}); choose another output folder.") from e
 
 
 def check_folder(path: Path) -> None:
@@ -67,7 +67,7 @@ def check_folder(path: Path) -> None:
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "Permission denied" if there.is_dir() else "Not a directory"
-        raise HardlabError(f"'{path}' cannot be made a folder ({why}: {there}); name another for the output.")
+        raise HardlabError(f"'{path}' cannot be created ({why}: {there}); choose another output folder.")
 
 
 def write_atomic(path: Path, content: bytes) -> None:

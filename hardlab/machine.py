@@ -84,7 +84,7 @@ def fast_bfloat16() -> bool:
 def _overruled() -> bool | None:
     said = os.environ.get(SWITCH, "")
     if said not in ("", "0", "1"):
-        raise HardlabError(f"{SWITCH}={said}: say 1 (bf16 is fast here) or 0 (it is not), or leave it to be measured.")
+        raise HardlabError(f"{SWITCH}={said}: set 1 (bf16 is fast here), 0 (it is not) or nothing (measure it).")
     return bool(int(said)) if said else None
 
 

@@ -83,7 +83,7 @@ def register(kind: str, made: type) -> str:
     known = next((name for name, value in table.items() if value == path), None)
     name = known or made.__name__.lower()
     if known is None and name in table and (kind, name) not in _registered:
-        raise HardlabError(f"There is a {kind} '{name}' already, {table[name]}: give the class {path} another name.")
+        raise HardlabError(f"The {kind} '{name}' already exists ({table[name]}): rename the class {path}.")
     if not path.startswith("hardlab."):
         table[name], _registered[kind, name] = path, made
     return name

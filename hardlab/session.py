@@ -97,7 +97,7 @@ class Session:
     def restore(self, saved: dict[str, Any]) -> None:
         """Put back what ``dump`` gave. Raises OtherImages, and HardlabError or any other for what it did not give."""
         if saved["config_hash"] != self.run.hash:
-            raise HardlabError("it belongs to another configuration; it is left alone.")
+            raise HardlabError("it belongs to another configuration and was left alone.")
         run_folder.check_images(self.run.id, saved.get("data", {}), self.data)
         if not 0 <= saved["step"] <= self.total:
             raise HardlabError(f"its step is {saved['step']}, and the run has {self.total}.")
@@ -114,7 +114,7 @@ class Session:
         self.done = saved["step"]
         self.precision = saved.get("precision", self.precision)  # of old checkpoints the manifest's
         if self.precision not in ("fp32", "bf16"):
-            raise HardlabError(f"it is of precision '{self.precision}', which is none.")
+            raise HardlabError(f"its precision '{self.precision}' is unknown.")
 
 
 def open(

@@ -63,7 +63,7 @@ def text(module: str) -> str:
     """The source of a module, which is not imported for it. Raises HardlabError where there is none."""
     spec = sys.modules[module].__spec__ if module in sys.modules else importlib.util.find_spec(module)
     if spec is None or not str(spec.origin).endswith(".py"):
-        raise HardlabError(f"{module} has no source to tell its versions apart by: write it in a file of Python.")
+        raise HardlabError(f"{module} has no source code that identifies its version: write it in a Python file.")
     return Path(str(spec.origin)).read_text(encoding="utf-8")
 
 
@@ -87,7 +87,7 @@ def _cell(cls: type) -> str:
         if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
             return ast.unparse(node)
     raise HardlabError(
-        f"The source of {cls.__qualname__} cannot be read: write the class in a cell or a file, with a function in it."
+        f"The source of {cls.__qualname__} cannot be read: define the class in a cell or file, with a function in it."
     )
 
 

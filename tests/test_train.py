@@ -134,7 +134,7 @@ def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):
 def test_a_folder_in_which_nothing_can_be_made_is_told_and_not_waited_for(tmp_path):
     (tmp_path / "file").write_text("a reader's own")
     for runs_dir in (tmp_path / "file", Path("/proc/x")):
-        with pytest.raises(HardlabError, match=r"cannot be written \(.*\); name another folder for runs"):
+        with pytest.raises(HardlabError, match=r"cannot be written \(.*\); choose another folder for runs"):
             run_folder.Folder(runs_dir, quick(), wait=lambda: None)
 
 

@@ -66,7 +66,7 @@ def together(
     """
     seen = {Path(d).name: (run_folder.manifest(Path(d)) or {}).get("data", {}).get("digest") for d in run_dirs}
     if len(set(seen.values())) > 1:
-        raise HardlabError(f"These runs were not trained on the same images: {', '.join(seen)}.")
+        raise HardlabError(f"These runs were trained on different images: {', '.join(seen)}.")
     return {Path(d).name: losses(d, rows, draws, seed, root) for d in run_dirs}
 
 
@@ -91,11 +91,9 @@ def transfer(found: Mapping[str, np.ndarray], resamples: int = 1000, seed: int =
     n = {of.shape[1] for of in found.values()}
     for name, of in found.items():
         if not np.isfinite(of).all():
-            raise HardlabError(
-                f"The losses of {name} are not all finite: its network has diverged, so that none is harder."
-            )
+            raise HardlabError(f"The losses of {name} are not all finite: its network has diverged.")
     if len(n) != 1 or min(len(of) for of in found.values()) < 2:
-        raise HardlabError("Hardness is compared on the same images, each under at least 2 draws of the views.")
+        raise HardlabError("Hardness is compared on the same images, each with at least 2 draws of views.")
     size = n.pop()
     which = rng.integers(size, size=(resamples, size))
     percentile = {name: percentiles(of) for name, of in found.items()}

@@ -194,7 +194,7 @@ def importance(
     if len(rows) != len(response) or len(rows) < 2:
         raise HardlabError(f"{len(rows)} rows and {len(response)} responses: as many of both are needed, at least 2.")
     if not (np.isfinite(rows).all() and np.isfinite(response).all()):
-        raise HardlabError("The importance of numbers that are not finite is not defined: leave such rows out.")
+        raise HardlabError("The importance of numbers that are not finite is undefined: leave such rows out.")
     if not names:
         raise HardlabError("The importance of no column is asked for: at least 1 is needed.")
     if (response == response[0]).all():

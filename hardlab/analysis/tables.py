@@ -54,7 +54,7 @@ def collect(
     sources = Sources(Catalog(runs_dir), out if add else None, root)
     if not len(sources.done) and not add:  # tables without rows would take the place of those that are there
         raise HardlabError(
-            f"There is no finished run in '{runs_dir}', no manifest.json that says 'done': `hardlab pretrain` makes "
+            f"'{runs_dir}' has no finished run (no manifest.json with state 'done'): `hardlab pretrain` makes "
             f"one; '{out}' stays as it was."
         )
     make_folder(out)

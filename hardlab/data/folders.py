@@ -32,7 +32,7 @@ def folder(split: str, root: str | None, size: int | None) -> Source:
     begin with a dot are not read; links to folders elsewhere are followed, each folder once.
     """
     if root is None:
-        raise HardlabError("which folder? say load('folder:<path>') or load('folder', root=<path>)")
+        raise HardlabError("which folder? call load('folder:<path>') or load('folder', root=<path>)")
     return read_folder(Path(root).expanduser(), split)
 
 

@@ -38,7 +38,7 @@ class AveragePrecision:
         for what, objects in (("detections", found), ("annotations", true)):
             if not all(objects[k].isfinite().all() for k in ("boxes", "scores") if k in objects):
                 raise HardlabError(
-                    f"the {what} of image {len(self.images) + 1} hold NaN or infinity: nothing compares."
+                    f"the {what} of image {len(self.images) + 1} hold NaN or infinity, which cannot be scored."
                 )
         height, width = true["masks"].shape[1:] if "masks" in true else (1, 1)
         self.images.append({"id": len(self.images) + 1, "height": height, "width": width})

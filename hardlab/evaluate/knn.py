@@ -89,9 +89,9 @@ def _checked(ks: Sequence[int], n: int, temperature: float) -> list[int]:
     asked: list[Any] = list(ks)
     for k in asked:
         if isinstance(k, bool) or not isinstance(k, Integral):
-            raise HardlabError(f"k={k!r} is no number of neighbours: k must be a whole number from 1 to {n}.")
+            raise HardlabError(f"k={k!r} is not a number of neighbours: k must be a whole number from 1 to {n}.")
         if not 1 <= int(k) <= n:
-            raise HardlabError(f"k={k} neighbours cannot be had from {n} training samples: k must be from 1 to {n}.")
+            raise HardlabError(f"k={k} does not fit {n} training samples: k must be from 1 to {n}.")
     if not 0.002 <= temperature < math.inf:  # exp(1/T) leaves float64 below
         raise HardlabError(f"temperature={temperature} must be finite and at least 0.002 (published: 0.07).")
     return [int(k) for k in dict.fromkeys(asked)]

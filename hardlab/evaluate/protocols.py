@@ -63,7 +63,7 @@ class Task:
     def network(self) -> tuple[nn.Module, Look, Images, Images]:
         """The network, its look, and both halves of the data; HardlabError where there is none."""
         if self.net is None or self.look is None or self.train is None or self.test is None:
-            raise HardlabError("this protocol looks at images through a network, but only features are given.")
+            raise HardlabError("this protocol needs the network, but only features were given.")
         return self.net, self.look, self.train, self.test
 
 

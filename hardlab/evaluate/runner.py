@@ -153,9 +153,7 @@ def check_run(
     run, about = run_folder.told(path)
     kept = [checkpoint.named(p)[0] for p in checkpoint.found(path / "checkpoints")]
     if which.isdecimal() and int(which) not in kept:
-        raise HardlabError(
-            f"{path} has no checkpoint of step {which}; those that it kept: {', '.join(map(str, kept)) or 'none'}."
-        )
+        raise HardlabError(f"{path} has no checkpoint of step {which}; it has: {', '.join(map(str, kept)) or 'none'}.")
     if which == "newest" and about["state"] != "done":
         raise _unfinished(path, about)
     check(run, names, options=options, root=root)
@@ -166,7 +164,7 @@ def check_run(
 
 
 def _unfinished(path: Path, about: Mapping[str, Any]) -> HardlabError:
-    return HardlabError(f"{path} is not finished, its state is '{about['state']}': its rows would pass for final ones.")
+    return HardlabError(f"{path} is not finished, its state is '{about['state']}': its rows would look final.")
 
 
 def _called(name: str | None, train: Images, test: Images) -> str:
@@ -206,7 +204,7 @@ class Sets:
                     for split in ("train", "test")
                 )
             if train.classes != test.classes:
-                raise HardlabError(f"{train.name} has other classes in its test split than in its training split.")
+                raise HardlabError(f"{train.name} has different classes in its test and training splits.")
             self.held[name, fraction] = train, test
         return self.held[name, fraction]
 

@@ -58,7 +58,7 @@ def fit(x: np.ndarray, hot: np.ndarray, cost: float | Sequence[float] = COST, se
         if len(costs) > 1:
             if (few := int(min((sign > 0).sum(), (sign < 0).sum()))) < 3:
                 raise HardlabError(
-                    f"a class with {few} images on one side cannot be cross-validated threefold; set one c."
+                    f"a class with {few} images on one side cannot be cross-validated in three folds; set a single c."
                 )
             found = [
                 cross_val_score(_machine(c, seed), x, sign, cv=3, scoring="average_precision").mean() for c in costs
@@ -119,7 +119,7 @@ def draw(hot: np.ndarray, k: int, reading: Reading, seed: int) -> list[np.ndarra
     for c in range(hot.shape[1]):
         shown = np.flatnonzero(hot[:, c] > 0)
         if len(shown) < k:
-            raise HardlabError(f"class {c} has {len(shown)} training images: {k} of them cannot be drawn.")
+            raise HardlabError(f"class {c} has {len(shown)} training images, fewer than the {k} to draw.")
         positive.append(rng.choice(shown, k, replace=False))
         lacking = np.flatnonzero(hot[:, c] == 0)
         negative.append(rng.choice(lacking, min(19 * k, len(lacking)), replace=False))

@@ -57,7 +57,7 @@ class Generated(Hard):
     ) -> None:
         super().__init__()
         if count is not None and (count < 0 or (positives == "pair" and count % 2)):
-            raise HardlabError(f"generated with count={count}: 0 or more images, an even number where they are pairs.")
+            raise HardlabError(f"generated with count={count}: 0 or more images, and an even number for pairs.")
         if every < 1 or d_steps < 1:
             raise HardlabError(f"generated with every={every}, d_steps={d_steps}: both count steps and are at least 1.")
         if not 0 <= keep < 1:
@@ -92,7 +92,7 @@ class Generated(Hard):
         if found is None:
             raise HardlabError(f"{parent} has no checkpoint to take the GAN from; train it first.")
         if found[2]:
-            raise HardlabError(f"{found[2][0]} An older checkpoint of the GAN is no substitute: train it again.")
+            raise HardlabError(f"{found[2][0]} An older checkpoint of the GAN cannot stand in for it: train it again.")
         self.start_from(parent.name, found[0]["method"])
 
     def start_from(self, parent: str, networks: Mapping[str, Tensor]) -> None:

@@ -50,7 +50,7 @@ class SAS(Hard):
         count = round(self.share * len(images))
         if count < batch_size:
             raise HardlabError(
-                f"SAS with share={self.share} keeps {count} of {len(images)} images, which is no batch of {batch_size}."
+                f"SAS with share={self.share} keeps {count} of {len(images)} images, less than a batch of {batch_size}."
             )
         if self.classes > len(images):
             raise HardlabError(f"SAS with classes={self.classes}: more clusters than the {len(images)} images.")
@@ -71,7 +71,7 @@ class SAS(Hard):
         try:
             proxy.load_state_dict(state)
         except RuntimeError:
-            raise HardlabError(f"{parent} has another backbone than this run, so that it is no proxy.") from None
+            raise HardlabError(f"{parent} has another backbone than this run, so it cannot be the proxy.") from None
         self._proxy = (proxy.eval(),)  # needed once, and no part of what is saved
 
     def order(self, rows: Tensor, epoch: int, images: Images, look: Look) -> Tensor:

@@ -44,7 +44,7 @@ def calibrate(rung: str) -> Rates | None:
     )
     if child.returncode:
         last = (child.stderr.strip() or "it said nothing").splitlines()[-1]
-        raise HardlabError(f"The speed of this machine cannot be measured, as torch does not run: {last}")
+        raise HardlabError(f"Cannot measure the speed of this machine, because torch does not run: {last}")
     return Rates(*json.loads(child.stdout))
 
 

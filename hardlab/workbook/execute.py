@@ -119,7 +119,7 @@ def execute(
         out.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out))
     except OSError as e:
-        raise HardlabError(f"'{out}' cannot be written ({e.strerror}); name another folder for the output.") from None
+        raise HardlabError(f"'{out}' cannot be written ({e.strerror}); choose another output folder.") from None
     started, clock = _now(), time.monotonic()
     try:
         done.unlink(missing_ok=True)

@@ -42,7 +42,7 @@ def write(
     readme, results, data_dir = Path(readme), Path(results), Path(data_dir)
     if not (data_dir / "evaluation.csv").exists():
         raise HardlabError(
-            f"There is no table '{data_dir / 'evaluation.csv'}' yet; `hardlab figures --from runs --all` makes it."
+            f"There is no table '{data_dir / 'evaluation.csv'}' yet; `hardlab figures --from runs --all` creates it."
         )
     text = readme.read_text(encoding="utf-8")
     for begin, end in map(marks, (TIMES, HEADLINES, RESULTS, CLAIMS)):

@@ -31,14 +31,14 @@ def describe(plan: Sequence[Step], todo: Sequence[Step], rates: Rates | None, co
         when = "done before" if step.name not in due else f"about {clock(guess[step.name])}" if rates else ""
         what = f"for {step.purpose}" if step.kind == "run" else step.purpose
         lines.append(f"{number:4}  {step.kind:9} {step.title:{wide}}  {when:12} {what}".rstrip())
-    whole = f"{len(todo)} of {len(plan)} steps are to be run"
+    whole = f"{len(todo)} of {len(plan)} steps to run"
     if rates is not None and todo:
         whole += (
             f", about {_minutes(costs.finish(todo, guess, cores))} with {cores} at a time. Measured now: a training "
             f"step of {1000 * rates.step:.0f} ms in {rates.precision}"
         )
     elif todo:
-        whole += "; how long they take on a GPU has not been measured"
+        whole += "; their time on a GPU has not been measured"
     return "\n".join([*lines, whole + "."])
 
 
@@ -102,10 +102,10 @@ class Display:
                 state, short = "FAILED", f"{self.failed[step.name]} Log: {self.folder / step.log}"
             elif step.name in self.started:
                 state = "stopped"
-                short = "goes on with the same command" if step.kind == "run" else "starts again with the same command"
+                short = "the same command continues it" if step.kind == "run" else "the same command starts it again"
             else:
                 state = "not run"
-                short = "the whole was stopped before" if stopped else self._blocked(step)
+                short = "the workbook was stopped first" if stopped else self._blocked(step)
             lines.append(
                 f"{self.number[step.name]:4}  {step.kind:9} {step.title:{wide}} {state:12} {took:>7}  {short}".rstrip()
             )
@@ -217,7 +217,7 @@ def why(log: Path) -> str:
     lines = [line for line in lines if line]
     said = next((line for line in reversed(lines) if line.startswith("hardlab: ")), lines[-1] if lines else "")
     said = said.removeprefix("hardlab: ").removeprefix("Error: ")[:300]
-    return f"{said}." if said and said[-1] not in ".!?" else said or "It said nothing."
+    return f"{said}." if said and said[-1] not in ".!?" else said or "Its log is empty."
 
 
 def clock(seconds: float) -> str:

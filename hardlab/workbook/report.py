@@ -66,7 +66,7 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
     catalog = Catalog(out / "runs") if (out / "runs").is_dir() else None
     manifests = list(catalog.manifests.values()) if catalog else []
     if not catalog or not manifests:
-        raise HardlabError(f"There is nothing to report in '{out}': no run was found in its folder runs/.")
+        raise HardlabError(f"There is nothing to report in '{out}': its folder runs/ holds no run.")
     rung = catalog.runs["rung"].iloc[0]  # which also refuses a manifest that is none
     states = catalog.runs["state"].value_counts()
     body = html.JINJA.from_string(_REPORT).render(

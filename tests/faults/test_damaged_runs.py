@@ -150,7 +150,7 @@ def test_a_checkpoint_of_any_content_falls_back_on_the_one_before(path, record_p
 def test_a_finished_run_whose_last_checkpoint_is_damaged_is_not_measured_by_an_older_one(path):
     step = checkpoint.named(checkpoint.found(path / "checkpoints")[0])[0]
     seal(path / "checkpoints", step, b"")
-    with pytest.raises(HardlabError, match="An older checkpoint is no substitute"):
+    with pytest.raises(HardlabError, match="An older checkpoint cannot stand in for it"):
         evaluate_run(path, ["knn"])
 
 
