@@ -64,7 +64,7 @@ class Session:
         return Progress(self.done, self.total, self.done // self.per_epoch, self.run.epochs)
 
     def batches(self) -> Iterator[Batch]:
-        """The batches that are left of the epoch under way."""
+        """The remaining batches of the current epoch."""
         epoch, passed = divmod(self.done, self.per_epoch)
         rows = epoch_order(self.run.seed, epoch, len(self.data), self.run.batch_size)
         for h in self.hard:
@@ -127,7 +127,7 @@ def open(
     parent: Path | None = None,
     say: Say = say,
 ) -> Session:
-    """The run at its start, or at the newest whole checkpoint in ``folder``; nothing is written.
+    """Open the run at its start, or at the newest intact checkpoint in ``folder``; writes nothing.
 
     data: in place of the images that the run names. root: where data sets lie. parent: folder of the run's parent.
     Raises HardlabError.

@@ -1,4 +1,4 @@
-"""The one training loop: a session takes one step after the other, and a logger writes what there is to write."""
+"""The training loop: a session takes steps, a logger writes them to files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def train(
     wait: bool = False,
     anew: bool = False,
 ) -> Path:
-    """Train ``run`` to its end in ``runs_dir/<id>``, from the newest whole checkpoint there; returns that folder.
+    """Train ``run`` to its end in ``runs_dir/<id>``, from the newest intact checkpoint; returns that folder.
 
     A finished run is found and returned at once; a run's parent is trained first. ``run_folder.OtherImages`` where the
     run that is there was trained on other images than its data set holds now. Ctrl-C, SIGTERM and SIGUSR1 save and
@@ -112,7 +112,7 @@ def loop(session: Session, log: Logger, asked: Sequence[int] = ()) -> None:
 
 
 def step(session: Session, batch: Batch) -> Step:
-    """Train on one batch; nothing waits for the device. Returns all that the step saw, for logs and notebooks."""
+    """Train on one batch, without waiting for the device. Returns everything in the step, for logs and notebooks."""
     s, run, method, time = session, session.run, session.method, session.epoch.time
     warmup = round(run.optim.warmup_epochs * s.per_epoch)
     lr = optim.set_schedule(s.players[0].opt, run.optim, run.batch_size, s.done, s.total, warmup)
@@ -142,7 +142,7 @@ def _untimed(part: str) -> AbstractContextManager[None]:
 
 
 def forward(now: Step, hard: Sequence[Hard], time: Callable[[str], AbstractContextManager[None]] = _untimed) -> None:
-    """The half of a step before anybody moves: views chosen and rendered, predictions, and the terms of the loss.
+    """The first half of a step: choose and render views, predict, and compute the terms of the loss.
 
     time: a context for each part by its name.
     """
@@ -178,7 +178,7 @@ def finished(manifest: Mapping[str, Any] | None, run: Run, root: str | Path | No
 
 
 def _patience(run: Run, say: Say, asked: list[int]) -> Callable[[], None]:
-    """Sleeps for a second each time, and says why the first time; raises ``Stopped`` once ``asked`` to stop."""
+    """Sleep for a second per call, saying why on the first; raises ``Stopped`` once ``asked`` to stop."""
     told: list[str] = []
 
     def wait() -> None:
@@ -194,7 +194,7 @@ def _patience(run: Run, say: Say, asked: list[int]) -> Callable[[], None]:
 
 
 class _Module(types.ModuleType):
-    """So that a notebook says ``hardlab.train(run)``."""
+    """Makes the module callable, as in ``hardlab.train(run)``."""
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""Which runs may stand together: the one rule, in words in docs/arms.md.
+"""Which runs may be compared: the one rule, explained in docs/arms.md.
 
 Runs are an arm by their recipe and what is set beside it (``Book.matching``). Of an arm's runs those of one rung, one
 data set and one setting share a mean, and arms stand side by side, or are paired by seed (``Book.together``). Which
@@ -104,7 +104,7 @@ class Arm(NamedTuple):
     longer: float = 1.0
 
     def overrides(self, rung: str) -> dict[str, Any]:
-        """All that makes it another run than its recipe's, but its data and a published length."""
+        """Every override of its recipe, except data and a published length."""
         changed = dict(self.changes)
         if self.longer != 1:
             changed["epochs"] = round(self.longer * _usual(self.recipe, rung).epochs)
@@ -116,7 +116,7 @@ class Arm(NamedTuple):
         return changed
 
     def pairs(self, rung: str, more: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-        """Its overrides at a rung with data and length, as the command line has them; more: others, such as a seed."""
+        """Its overrides at a rung with data and length, as on the command line. more: further ones, such as a seed."""
         changed, run = self.overrides(rung), _usual(self.recipe, rung)
         if self.sets and run.data.name not in self.sets:
             changed["data.name"] = self.sets[0]
@@ -130,12 +130,12 @@ class Arm(NamedTuple):
         return tuple(f"{k}={config.written(v)}" for k, v in {**changed, **(more or {})}.items())
 
     def command(self, rung: str, more: Mapping[str, Any] | None = None) -> str:
-        """What trains it at a rung."""
+        """The command that trains it at a rung."""
         return shlex.join(["hardlab", "pretrain", self.recipe, "--rung", rung, *self.pairs(rung, more)])
 
 
 class Paired(NamedTuple):
-    """Runs of several arms that are alike but for their arm, seed by seed.
+    """Runs of several arms that differ only in their arm, paired by seed.
 
     values, runs: of each arm, in the seeds' order. changes: in what all of these runs differ from their recipes.
     """
@@ -193,7 +193,7 @@ class Book:
     def matching(
         self, arm: Arm, among: Mapping[str, str] | None = None, spoken: Iterable[str] = ()
     ) -> dict[str, dict[str, Any]]:
-        """The runs of an arm, each with all in which it differs from its recipe beside what the arm sets.
+        """The runs of an arm, each with its differences from the recipe beyond what the arm sets.
 
         A run with another method, other strategies, or other values of what the arm sets is another arm; so is one
         that differs in what is ``spoken`` of, keys that other arms of a comparison set. Its seed, logs and parent do
@@ -259,7 +259,7 @@ class Book:
     def paired(
         self, alike: Sequence[Mapping[str, tuple[str, str]]], values: Sequence[Mapping[str, float]], least: str
     ) -> list[Paired]:
-        """The runs of several arms that compare, paired by seed, the best group first; nothing where there are none.
+        """The comparable runs of several arms, paired by seed, the best group first; empty if there are none.
 
         alike: what the method of that name gives. values: of each arm run -> value. Seeds that some arm lacks do not
         count; of two runs of a seed the last by name does. A rung from ``least`` on with two seeds comes first, then
@@ -303,7 +303,7 @@ class Book:
         return _best(rows, "setting", rank)
 
     def untrained(self, runs: Iterable[str]) -> list[str]:
-        """The networks without training that these runs began as: of their rung, their data and their backbone."""
+        """The untrained networks that these runs started from: same rung, data and backbone."""
         began = {self._began(name) for name in runs}
         return [name for name, of in self.runs.items() if of.get("recipe") == UNTRAINED and self._began(name) in began]
 
@@ -314,7 +314,7 @@ class Book:
     # ------------------------------------------------------------------------------------------ what a run was
 
     def changes(self, run: str, rung: str, name: str) -> int:
-        """In how many keys that decide the outcome, but data and length, a run differs from its recipe."""
+        """The number of outcome-relevant keys, except data and length, in which a run differs from its recipe."""
         have = self.runs.get(run, {})
         if "method.name" not in have or name not in RECIPES:
             return 0
@@ -330,11 +330,11 @@ class Book:
         return lacks
 
     def epochs(self, run: str) -> float:
-        """How long a run was trained; 0 where its configuration is not known."""
+        """Epochs of a run; 0 if its configuration is unknown."""
         return float(self.runs.get(run, {}).get("epochs", "0"))
 
     def lengths(self, rows: pd.DataFrame) -> dict[float, int]:
-        """How many recipes were trained for so many epochs."""
+        """Epochs -> number of recipes trained for so many."""
         each = rows.drop_duplicates(["run", "recipe"])
         return each.groupby(each["run"].map(self.epochs))["recipe"].nunique().to_dict()
 
@@ -353,13 +353,13 @@ def rungs_from(least: str) -> tuple[str, ...]:
 
 
 def _best(rows: pd.DataFrame, by: str, rank: Callable[[str, pd.DataFrame], tuple[Any, ...]]) -> pd.DataFrame:
-    """The rows of the group that ranks highest, of equals that of the last name."""
+    """The rows of the group that ranks highest; among equals, of the last name."""
     ranks = {name: (*rank(name, of), name) for name, of in rows.groupby(by, sort=True)}
     return rows[rows[by] == max(ranks, key=lambda name: ranks[name])] if ranks else rows
 
 
 def highest_rung(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the highest rung that is there."""
+    """The rows of the highest rung present."""
     return rows[rows["rung"] == max(rows["rung"].unique(), key=RUNGS.index)] if len(rows) else rows
 
 
@@ -371,7 +371,7 @@ def one_data(rows: pd.DataFrame, by: str = "data") -> pd.DataFrame:
 
 
 def once(runs: pd.DataFrame) -> pd.DataFrame:
-    """Rows of runs: of those of one recipe that differ in nothing but their name the one that started last."""
+    """The rows without duplicates: of runs that differ only in their name, the one that started last."""
     runs = runs.sort_values(["started", "run"], kind="stable")
     return runs.drop_duplicates([*SAME, "recipe"], keep="last").sort_values("run", ignore_index=True)
 
@@ -402,7 +402,7 @@ def same_data(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparable(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of rows of runs, those of one setting and arm per recipe, a run a seed: what may stand together in one mean.
+    """The runs that may share one mean: per recipe one setting and arm, one run per seed.
 
     Of the data set of the most of these recipes, then of the most seeds, then the longest training, then the one that
     started last; of runs of one seed the last.
@@ -418,7 +418,7 @@ def comparable(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def explain_choice(runs: pd.DataFrame, kept: pd.DataFrame) -> str:
-    """A line per recipe of what ``comparable`` kept: setting, data, epochs, seeds, and the runs that it left out."""
+    """A line per recipe on what ``comparable`` kept (setting, data, epochs, seeds) and which runs it left out."""
     lines = []
     for name, of in kept.groupby("recipe", sort=False):
         others = runs[(runs["recipe"] == name) & ~runs["run"].isin(of["run"])]
@@ -431,7 +431,7 @@ def explain_choice(runs: pd.DataFrame, kept: pd.DataFrame) -> str:
 
 
 def one_with_most(runs: pd.DataFrame, counts: Mapping[str, int]) -> pd.Series | None:
-    """Of the highest rung one run of those with the most of what is counted by run, e.g. snapshots; None of none."""
+    """A run of the highest rung with the most counted items, e.g. snapshots; None if there is none."""
     strongest = highest_rung(runs[runs["run"].map(counts) > 0])
     if not len(strongest):
         return None
@@ -440,7 +440,7 @@ def one_with_most(runs: pd.DataFrame, counts: Mapping[str, int]) -> pd.Series | 
 
 
 def same_images(runs: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
-    """Rows of runs with the digest of their images: those of these recipes that were trained on the same ones.
+    """The runs of these recipes that were trained on the same images, by digest.
 
     Of the highest rung and the images of the most recipes and runs; of each recipe the setting that was trained as
     long as most others, then that of the most seeds.
@@ -459,7 +459,7 @@ def same_images(runs: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
 
 
 def usual(options: Sequence[str]) -> str:
-    """The settings that most rows of an evaluation have, of equals the first by name."""
+    """The settings that most rows of an evaluation have; among equals, the first by name."""
     counts = Counter(options)
     return min(counts, key=lambda o: (-counts[o], o), default="")
 
@@ -489,7 +489,7 @@ def _typed(text: str | None) -> Any:
 
 
 def _as_text(run: Run) -> dict[str, str]:
-    """Dotted key -> value of a run's configuration, without what decides nothing."""
+    """Dotted key -> value of a run's configuration, without keys that do not affect the outcome."""
     return {k: _text(v) for k, v in flat(run.model_dump(mode="json", exclude=set(_OUTSIDE)))}
 
 
@@ -506,7 +506,7 @@ def _flat(name: str, rung: str, overrides: str) -> dict[str, str]:
 
 
 def _whole(facts: Mapping[str, str]) -> dict[str, str]:
-    """With the options that are at their defaults, so that one that is set to its default is no difference."""
+    """The configuration with all default options filled in, so setting a default is no difference."""
     out = {k: v for k, v in facts.items() if v not in ("{}", "[]")}
     for kind, at in (("method", "method"), *(("strategy", f"hard.{i}") for i in range(9))):
         if f"{at}.name" in facts:
@@ -528,7 +528,7 @@ def _key(override: str) -> str:
 
 
 def _same(a: str | None, b: str | None) -> bool:
-    """Whether two values are one; numbers as numbers, so that 1 is 1.0."""
+    """Whether two values are equal; numbers compare as numbers, so 1 equals 1.0."""
     return a == b or _number(a) == _number(b)
 
 
@@ -623,7 +623,7 @@ class Selection:
         return mine
 
     def _note_gap(self, arm: Arm, measure: Measure) -> None:
-        """What makes an arm's missing value: training it, evaluating it; nothing for data that have no loader."""
+        """Note the command for an arm's missing value (train or evaluate); none for data without a loader."""
         wanted = [measure.on] if measure.on else []
         wanted += [arm.trained[0]] if arm.trained else []
         if any(not set(DATA.get(name, (name,))) & set(DATASETS) for name in wanted):
@@ -640,7 +640,7 @@ class Selection:
             gap("" if runs else self.command(arm), evaluate)
 
     def command(self, arm: Arm) -> str:
-        """What trains an arm at the rung that is shown, as the runs that it is to stand beside were trained."""
+        """The command that trains an arm at the rung shown, like the runs that it will stand beside."""
         rung = str(self.rows["rung"].iloc[0]) if len(self.rows) else "cpu"
         beside = self.rows
         if arm.trained is not None:  # of the same images, else of as large a share of others
@@ -742,7 +742,7 @@ class Selection:
 
 
 def fullest(selections: Mapping[str, Selection]) -> str:
-    """The name of the one that shows the most recipes, of equals the first."""
+    """The name of the one that shows the most recipes; among equals, the first."""
     return max(selections, key=lambda name: selections[name].rows["recipe"].nunique())
 
 
@@ -780,5 +780,5 @@ def _own(rows: pd.DataFrame) -> pd.Series:
 
 
 def at_home(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that were measured on the set that their network was trained on: no transfer."""
+    """The rows measured on the set that their network was trained on, so no transfer."""
     return rows[rows["evaluated_on"] == _own(rows)]

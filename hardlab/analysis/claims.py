@@ -1,4 +1,4 @@
-"""The ledger of claims: what the five papers state that a run can test, and the verdict that the rows give.
+"""The ledger of claims: the five papers' testable statements, and their verdicts on the collected rows.
 
 A claim is data (``claims.yaml``): what is measured, on which arms, and a test with a direction and a threshold. Its
 verdict is computed, never typed: from one value per seed (differences and ratios are paired by seed) and the 95 %
@@ -157,7 +157,7 @@ class Test(_Strict):
 
 
 class Claim(_Strict):
-    """One statement: where it stands, what was published, how it is measured, and from which rung it is testable.
+    """A statement of a paper: its place, published value, measure, and the rung from which it is testable.
 
     data: the sets that count for it, the first for the command; none given = any. headline: what a paper is known for,
     which takes ``HEADLINE_SEEDS``. note: what a reader must know of the test. cannot: why no run can judge it. Raises
@@ -217,7 +217,7 @@ class Claim(_Strict):
 
     @property
     def seeds(self) -> int:
-        """How many a verdict takes."""
+        """The number of seeds that a verdict needs."""
         return HEADLINE_SEEDS if self.headline else SEEDS
 
     @property
@@ -237,7 +237,7 @@ class Claim(_Strict):
         return Arm(side.recipe, tuple(side.set.items()), sets=self.data, longer=side.longer)
 
     def overrides(self, side: Side, rung: str) -> tuple[str, ...]:
-        """What makes the recipe's run one of this claim, as the command line has it."""
+        """The overrides that turn the recipe's run into one of this claim, as on the command line."""
         return self.arm(side).pairs(rung)
 
     def commands(self, sides: Iterable[Side], rung: str, more: Mapping[str, Any] | None = None) -> list[str]:
@@ -246,7 +246,7 @@ class Claim(_Strict):
 
 
 def _check_rows(claim: str, m: Measure) -> None:
-    """Refuse tables, columns, protocols, metrics and logged numbers that do not exist."""
+    """Raise ``HardlabError`` for tables, columns, protocols, metrics and logged numbers that do not exist."""
     from hardlab.evaluate.published import PROTOCOLS
 
     known = {name: schema.columns(name)[len(WHO) :] for name in schema.TABLES}
@@ -315,7 +315,7 @@ def needed(rung: str) -> dict[tuple[str, tuple[str, ...]], set[tuple[str, str]]]
 
 
 class Frozen(_Strict):
-    """Since when a claim's test is what it is, and what was changed then."""
+    """When a claim's test last changed, and what changed."""
 
     digest: str
     since: datetime
@@ -333,7 +333,7 @@ def frozen(path: Path = FROZEN) -> dict[str, tuple[Frozen, ...]]:
 
 
 def freeze(changed: str, now: datetime, path: Path = FROZEN) -> list[str]:
-    """Note the claims whose test is new or another than the last that was noted, with the reason; returns their ids.
+    """Record the claims whose test is new or changed, with the reason; returns their ids.
 
     Tests of claims that are gone stay: they were tested once.
     """
@@ -352,7 +352,7 @@ def freeze(changed: str, now: datetime, path: Path = FROZEN) -> list[str]:
 
 
 class Finding(NamedTuple):
-    """A verdict with the quantity it was found for, and the reason in one sentence.
+    """A verdict, the quantity it rests on, and the reason in one sentence.
 
     values: one a seed of what decided. threshold: what they were held against. p: of the verdict, two-sided.
     """
@@ -417,7 +417,7 @@ def judge(test: Test, values: pd.DataFrame, least: int = SEEDS) -> Finding:
 
 
 def _several(differences: Sequence[np.ndarray], least: int) -> Finding:
-    """All of the differences should be above 0; the one with the smallest mean is told."""
+    """All differences should be above 0; reports the one with the smallest mean."""
     each = [interval(d) for d in differences]
     at = int(np.argmin([i.mean for i in each]))
     weakest, values = each[at], differences[at]
@@ -464,7 +464,7 @@ NOTHING = Interval(np.nan, np.nan, np.nan, 0)
 
 
 class Found(NamedTuple):
-    """A claim with what was found for it, and the runs that were compared, if any."""
+    """A claim, its finding, and the runs that were compared, if any."""
 
     claim: Claim
     finding: Finding
@@ -472,12 +472,12 @@ class Found(NamedTuple):
 
     @property
     def tested(self) -> bool:
-        """Whether it counts among the tests that the others are corrected for."""
+        """Whether it counts in the correction for the number of claims."""
         return not np.isnan(self.finding.p)
 
     @property
     def spread_of(self) -> tuple[Any, ...] | None:
-        """What claims have in common whose spreads are pooled: differences by one measure at one rung."""
+        """The key by which spreads are pooled: differences of one measure at one rung."""
         compares = self.claim.test.of in ("value", "difference") and len(self.claim.arms) > 1
         if self.group is None or not compares or self.claim.probe is None:
             return None
@@ -493,7 +493,7 @@ class Ledger:
         self._tables: dict[str, _Rows] = {}
 
     def found(self, claim: Claim) -> Found:
-        """What the rows say of a claim, before it is corrected for the number of claims."""
+        """What the rows say about a claim, before correction for the number of claims."""
         trained = [side for side in claim.arms if side.recipe != UNTRAINED]
         alike = self.book.alike([claim.arm(side) for side in trained])
         values = [self.values(claim.seen(side), runs) for side, runs in zip(trained, alike, strict=True)]
@@ -605,7 +605,7 @@ class Ledger:
         return "", "; ".join(told)
 
     def beside(self, claim: Claim, group: Paired) -> str:
-        """The same comparison by the other probes, where all arms were measured by them in two seeds or more."""
+        """The same comparison by the other probes that measured all arms in two seeds or more."""
         if claim.probe not in PROBES.values() or "evaluated_on" in claim.measure.where:
             return ""
         told = []
@@ -624,7 +624,7 @@ class Ledger:
         return "; ".join(told)
 
     def row(self, found: Found, q: float, spread: tuple[float, int]) -> dict[str, Any]:
-        """A row of ``COLUMNS``: what was found, corrected, with the spread of all claims of its measure."""
+        """A row of ``COLUMNS``: the finding, corrected, with the spread of all claims of its measure."""
         claim, of, group = found
         ours, why, verdict = of.ours, of.why, of.verdict
         if group is not None and verdict.startswith("needs rung"):
@@ -650,7 +650,7 @@ class Ledger:
         return {k: row[k] for k in COLUMNS}
 
     def _strength(self, found: Found, spread: tuple[float, int]) -> dict[str, Any]:
-        """Of a finding: its sign-flip test, its interval by the pooled spread, seeds still needed, size excluded."""
+        """A finding's sign-flip test, interval by the pooled spread, seeds still needed, and excluded size."""
         claim, of, _ = found
         told: dict[str, Any] = {}
         if found.tested:
@@ -694,7 +694,7 @@ class Ledger:
         return self._tables[name]
 
     def values(self, m: Measure, runs: Iterable[str]) -> dict[str, float]:
-        """Run -> what the measure reads of it, of these runs those that have it."""
+        """Run -> the measure's value, for those of the runs that have one."""
         rows = self._table(m.table)
         found = {name: list(rows.of_run.get(name, ())) for name in sorted(runs)}
         for column, wanted in m.where.items():
@@ -740,7 +740,7 @@ class Ledger:
         alike: Sequence[Mapping[str, tuple[str, str]]],
         values: Sequence[Mapping[str, float]],
     ) -> tuple[str, str]:
-        """The verdict where there are no rows, and what to do: train, evaluate, or collect."""
+        """The verdict if there are no rows, and what to do: train, evaluate, or collect."""
         high, table = rungs_from(claim.testable_from), claim.measure.table
         trained = [{n: key for n, key in runs.items() if key[0] in high} for runs in alike]
         if lacking := [side for side, runs in zip(sides, trained, strict=True) if not runs]:
@@ -793,13 +793,13 @@ def verdicts(data_dir: Path | str, claims: Iterable[Claim] | None = None) -> pd.
 
 
 def _once(every: Iterable[Found], key: tuple[Any, ...]) -> list[np.ndarray]:
-    """The differences behind these claims, those of the same runs once; those that are all alike say nothing."""
+    """The differences behind these claims, once per set of runs; differences that are all equal are left out."""
     each = {of.group.names: of.finding.values for of in every if of.group is not None and of.spread_of == key}
     return [values for values in each.values() if len(values) > 1 and np.ptp(values) > 0]
 
 
 class Level(NamedTuple):
-    """How good one arm is: its runs, and its accuracy in percent by each of ``PROBES`` that it was measured by."""
+    """An arm's runs, and its accuracy in percent under each of ``PROBES`` that measured it."""
 
     name: str
     rung: str
@@ -850,7 +850,7 @@ def ours(row: Any) -> str:
 
 
 def strength(row: Any) -> str:
-    """How strong the evidence of a row of ``verdicts`` is, in sentences; empty where nothing was tested."""
+    """The strength of the evidence in a row of ``verdicts``, in sentences; empty if nothing was tested."""
     told = []
     if np.isfinite(row.p):
         sign = f", {row.p_sign:.2g} by changes of sign" if np.isfinite(row.p_sign) else ""

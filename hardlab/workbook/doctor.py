@@ -69,7 +69,7 @@ def describe(found: dict[str, Any]) -> str:
 
 
 def matrix() -> dict[str, dict[str, str | None]]:
-    """Method -> strategy -> None where they go together, else why not; asked of the code itself."""
+    """Method -> strategy -> None if they work together, else the reason; the code itself decides."""
     found: dict[str, dict[str, str | None]] = {}
     for (method, strategy), reason in build.matrix().items():
         found.setdefault(method, {})[strategy] = reason

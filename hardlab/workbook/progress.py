@@ -1,4 +1,4 @@
-"""What a person sees of a plan: the plan itself, a line for each step that is under way, and a table at the end."""
+"""Prints a plan: first its steps, then a line per running step, and a table at the end."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Display:
         self._due = 0.0
 
     def update(self, now: float | None = None) -> None:
-        """Look at the files; print what is new, and what is under way where it is time to."""
+        """Read the files; print what is new and, when due, what is running."""
         now = time.monotonic() if now is None else now
         for step in self.todo:
             if step.name in self.took or step.name in self.failed:
@@ -88,7 +88,7 @@ class Display:
         self._clear()
 
     def table(self, stopped: bool = False) -> str:
-        """Every step with its state, its time and what fell short."""
+        """Every step with its state, time and problem."""
         due = {s.name for s in self.todo}
         wide = max(len(s.title) for s in self.plan)
         lines = [f"   #  {'step':{wide + 10}} {'state':12} {'time':>7}  what fell short"]
@@ -208,7 +208,7 @@ def trained_share(run: Path) -> float | None:
 
 
 def why(log: Path) -> str:
-    """What a failed step said last, as one sentence."""
+    """The last message of a failed step, as one sentence."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace").splitlines()
         lines = [line.strip() for line in text if not line.startswith("  ")]  # which names files, or is of a traceback

@@ -1,4 +1,4 @@
-"""What a rung's output looks like to a reader: one self-contained page."""
+"""Builds the report of a rung: one self-contained page."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _cells(m: dict[str, Any]) -> dict[str, Any]:
 
 
 def _health(alarms: Any) -> str:
-    """What was wrong with a run, in the sentences of its log; nothing for a run from before there were any."""
+    """The alarms of a run, in the sentences of its log; empty for runs older than the alarms."""
     if not isinstance(alarms, list):
         return ""
     return " ".join(str(a["sentence"]) for a in alarms if isinstance(a, dict) and "sentence" in a) or "no alarm"
@@ -197,7 +197,7 @@ def _about_notebook(path: Path, out: Path) -> dict[str, Any]:
 
 
 def _versions(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per set of versions; several mean that the runs were not made alike."""
+    """One row per set of versions; several rows mean that the runs differ in their versions."""
     seen = {json.dumps(m.get("versions", {}) | {"python": m.get("python")}, sort_keys=True) for m in manifests}
     return [json.loads(s) for s in sorted(seen)]
 

@@ -126,7 +126,7 @@ def _results(out: Path) -> int:
 
 
 def _trouble(out: Path, display: progress.Display) -> str:
-    """What went wrong, in a sentence with the path of the log that has the rest."""
+    """What went wrong, in a sentence with the path of the log."""
     if display.failed:
         return f"The log of each step is in {out / 'logs'}."
     said = (out / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
