@@ -28,10 +28,10 @@ def device(name: str = "auto") -> torch.device:
     """``auto`` takes the GPU where there is one. Raises HardlabError for a device that is none, or is not here."""
     if config.device(name) == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    found = torch.device(name)
-    if found.type == "cuda" and not torch.cuda.is_available():
+    chosen = torch.device(name)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
         raise HardlabError(f"Device '{name}' is not available, torch sees no GPU here; use auto or cpu.")
-    return found
+    return chosen
 
 
 def images(
@@ -162,10 +162,10 @@ def load(path: str | Path) -> list[tuple[str, str]]:
         raise HardlabError(f"{path} cannot be run: {type(e).__name__}: {e}") from e
     made = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == path.stem]
     kinds = [("method", Method), ("strategy", Hard)]
-    found = [(kind, registry.register(kind, c)) for c in made for kind, base in kinds if issubclass(c, base)]
-    if not found:
+    registered = [(kind, registry.register(kind, c)) for c in made for kind, base in kinds if issubclass(c, base)]
+    if not registered:
         raise HardlabError(f"{path} defines no method or strategy: it has no subclass of Method or Hard.")
-    return found
+    return registered
 
 
 def spec(kind: str, given: Any) -> Spec:
@@ -206,22 +206,22 @@ def check_images(run: Run, root: str | Path | None = None) -> Images | None:
     Returns them, or None where they are not here but would be downloaded.
     """
     try:
-        found = images(run, root=root, dry=True)
+        data = images(run, root=root, dry=True)
     except Absent:
         if offline():
             raise
         return None
-    fits(run, found, look(run))
+    fits(run, data, look(run))
     made, hard = _unmade(run)
     with torch.device("meta"), suppress(NotImplementedError):  # of a reader's own code that asks for numbers there
-        made.on_start(found, run.batch_size)
+        made.on_start(data, run.batch_size)
         for h in hard:
-            h.on_start(found, run.batch_size, None)
-            h.check_steps(run.epochs * (len(found) // run.batch_size), run.epochs)
+            h.on_start(data, run.batch_size, None)
+            h.check_steps(run.epochs * (len(data) // run.batch_size), run.epochs)
     if run.parent is not None:
         check_images(run.parent, root)
     check_monitor(run, root)
-    return found
+    return data
 
 
 def check_monitor(run: Run, root: str | Path | None = None) -> None:
@@ -229,15 +229,15 @@ def check_monitor(run: Run, root: str | Path | None = None) -> None:
     if not run.logs.monitor_every or not run.epochs:
         return
     try:
-        found = images(run, "test", root, dry=True)
+        data = images(run, "test", root, dry=True)
     except Absent:  # it will be downloaded, or refused then
         return
     except HardlabError as e:
         raise HardlabError(f"logs.monitor_every={run.logs.monitor_every} needs test images: {e}") from e
-    if bool((found.targets < 0).any()):
+    if bool((data.targets < 0).any()):
         raise HardlabError(
             f"logs.monitor_every={run.logs.monitor_every} needs a label per image, and {run.data.name} has none for"
-            f" {int((found.targets < 0).sum())} of its test images: leave it at 0."
+            f" {int((data.targets < 0).sum())} of its test images: leave it at 0."
         )
 
 

@@ -30,12 +30,12 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     make_folder(folder)
     path = folder / f"step-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     write_atomic(path, content)
-    for old in found(folder)[keep:]:
+    for old in listed(folder)[keep:]:
         old.unlink()
     return path
 
 
-def found(folder: Path) -> list[Path]:
+def listed(folder: Path) -> list[Path]:
     """Checkpoints by step, newest first."""
     return sorted((p for p in folder.glob("step-*.pt") if _NAME.fullmatch(p.name)), reverse=True)
 
@@ -74,7 +74,7 @@ def newest(
     on. Raises HardlabError where all are damaged.
     """
     complaints: list[str] = []
-    for path in found(folder):
+    for path in listed(folder):
         try:
             return take(path, accept), path, complaints
         except Refused:

@@ -139,10 +139,10 @@ def pretrain(
 
     _load(code)
     if list_:
-        told = {name: (made.__doc__ or "").splitlines()[0] for name, made in recipes.RECIPES.items()}
-        wide = max(map(len, told))
-        lines = [f"{name:{wide}}  {text.removeprefix(f'{name}: ')}" for name, text in told.items()]
-        _echo(as_json, "\n".join(lines), told)
+        summaries = {name: (made.__doc__ or "").splitlines()[0] for name, made in recipes.RECIPES.items()}
+        wide = max(map(len, summaries))
+        lines = [f"{name:{wide}}  {text.removeprefix(f'{name}: ')}" for name, text in summaries.items()]
+        _echo(as_json, "\n".join(lines), summaries)
         return
     if recipe is None:
         raise click.UsageError("Name a recipe; `hardlab pretrain --list` lists them.")
@@ -303,11 +303,15 @@ def nb_list(as_json: bool) -> None:
     """List the notebooks and their parameters."""
     from hardlab.workbook import execute, parameters
 
-    found = {path.stem: parameters.schema(path) for path in execute.notebooks()}
+    declared_by_notebook = {path.stem: parameters.schema(path) for path in execute.notebooks()}
     lines = []
-    for name, declared in found.items():
+    for name, declared in declared_by_notebook.items():
         lines += [name, *(f"    {key}: {p.type} = {p.default!r}" for key, p in declared.items())]
-    _echo(as_json, "\n".join(lines), {n: {k: p._asdict() for k, p in ps.items()} for n, ps in found.items()})
+    _echo(
+        as_json,
+        "\n".join(lines),
+        {n: {k: p._asdict() for k, p in ps.items()} for n, ps in declared_by_notebook.items()},
+    )
 
 
 @nb.command("run")
@@ -328,23 +332,27 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
         values = parameters.check(path, dict(parameters.split(assigned)))
         if values.get("overrides"):
             values["overrides"] = [config.from_here(pair) for pair in values["overrides"]]
-        told = {k: p.default for k, p in parameters.schema(path).items()} | values
-        if "device" in told:
-            config.device(told["device"])
-        if "threads" in told:
-            config.threads(told["threads"])
-        if {"recipe", "rung"} <= told.keys():  # a notebook that trains: a slip shows before a kernel starts
-            given = config.parse(told.get("overrides", []))
-            run = recipes.recipe(told["recipe"], told["rung"], given)
+        resolved = {k: p.default for k, p in parameters.schema(path).items()} | values
+        if "device" in resolved:
+            config.device(resolved["device"])
+        if "threads" in resolved:
+            config.threads(resolved["threads"])
+        if {"recipe", "rung"} <= resolved.keys():  # a notebook that trains: a slip shows before a kernel starts
+            given = config.parse(resolved.get("overrides", []))
+            run = recipes.recipe(resolved["recipe"], resolved["rung"], given)
             if given or run.data.name not in sets.BUILT_IN:  # else it can be trained, and torch has no other use here
                 from hardlab import build
 
                 build.check(run)
                 build.check_images(run)
-        elif "rung" in told and told["rung"] is not None:
-            _known_rung(click.get_current_context(), click.Option(["--rung"]), told["rung"])
+        elif "rung" in resolved and resolved["rung"] is not None:
+            _known_rung(click.get_current_context(), click.Option(["--rung"]), resolved["rung"])
     if dry_run:
-        _echo(as_json, f"would run {path.stem} with {told} into {out}", {"notebook": str(path), "parameters": told})
+        _echo(
+            as_json,
+            f"would run {path.stem} with {resolved} into {out}",
+            {"notebook": str(path), "parameters": resolved},
+        )
         return
     result = execute.execute(
         path, values, out_dir=out, force=force, echo=lambda text: click.echo(text, nl=False, err=True)
@@ -411,8 +419,8 @@ def draw_figures(
         tables.collect(runs_dir, data_dir, root=root, add=add)
     _there(data_dir)
     drawn = [str(path) for n in names for path in figures.draw(n, data_dir, out)]
-    told = "" if all_ or as_json else _gaps({n: figures.gaps(n, data_dir) for n in names})
-    _echo(as_json, "\n".join([*drawn, *([told] if told else [])]), drawn)
+    missing = "" if all_ or as_json else _gaps({n: figures.gaps(n, data_dir) for n in names})
+    _echo(as_json, "\n".join([*drawn, *([missing] if missing else [])]), drawn)
 
 
 def _there(data_dir: Path) -> None:
@@ -426,7 +434,7 @@ def _there(data_dir: Path) -> None:
 def _gaps(gaps: dict[str, list[str]]) -> str:
     """The commands that fill each figure's gaps; RUN stands for the run that the preceding command made."""
     lines = [[f"{name} has gaps; these fill them:", *commands] for name, commands in gaps.items() if commands]
-    return "\n".join("\n  ".join(told) for told in lines)
+    return "\n".join("\n  ".join(block) for block in lines)
 
 
 @cli.command("claims")
@@ -466,11 +474,13 @@ def judge_claims(
         _echo(as_json, f"{len(moved)} tests were noted: {', '.join(moved) or 'none'}", {"frozen": moved})
         return
     _there(data_dir)
-    found = claims.verdicts(data_dir)  # all, since each is corrected for the others
-    found = found[found["paper"].isin([paper] if paper else claims.PAPERS) & (found["id"].isin(ids) | (not ids))]
-    found = found[found["verdict"].str.startswith(verdict or "")]
-    rows = found.astype(object).where(found.notna(), None).to_dict("records")
-    _echo(as_json, claims.describe(found, why=why), rows)
+    verdicts = claims.verdicts(data_dir)  # all, since each is corrected for the others
+    verdicts = verdicts[
+        verdicts["paper"].isin([paper] if paper else claims.PAPERS) & (verdicts["id"].isin(ids) | (not ids))
+    ]
+    verdicts = verdicts[verdicts["verdict"].str.startswith(verdict or "")]
+    rows = verdicts.astype(object).where(verdicts.notna(), None).to_dict("records")
+    _echo(as_json, claims.describe(verdicts, why=why), rows)
 
 
 @cli.command("report")
@@ -530,9 +540,9 @@ def examine_installation(as_json: bool, matrix: bool) -> None:
         pairs = doctor.matrix()
         _echo(as_json, doctor.describe_matrix(pairs), pairs)
         return
-    found = doctor.examine()
-    _echo(as_json, doctor.describe(found), found)
-    sys.exit(0 if doctor.healthy(found) else 1)
+    report = doctor.examine()
+    _echo(as_json, doctor.describe(report), report)
+    sys.exit(0 if doctor.healthy(report) else 1)
 
 
 @cli.command("check")
@@ -546,14 +556,14 @@ def check_file(file: Path, as_json: bool) -> None:
     from hardlab import build, contracts
 
     with usage():
-        found = build.load(file)
-    told = {f"{kind} {name}": list(contracts.verdicts(kind, name)) for kind, name in found}
+        defined = build.load(file)
+    results = {f"{kind} {name}": list(contracts.verdicts(kind, name)) for kind, name in defined}
     signs = {True: "holds", False: "BROKEN", None: "refuses"}
     lines = []
-    for entry, verdicts in told.items():
+    for entry, verdicts in results.items():
         lines += [entry, *(f"  {signs[v.holds]:8}{v.contract}{v.detail and f': {v.detail}'}" for v in verdicts)]
-    _echo(as_json, "\n".join(lines), {entry: [v._asdict() for v in verdicts] for entry, verdicts in told.items()})
-    sys.exit(1 if any(v.holds is False for verdicts in told.values() for v in verdicts) else 0)
+    _echo(as_json, "\n".join(lines), {entry: [v._asdict() for v in verdicts] for entry, verdicts in results.items()})
+    sys.exit(1 if any(v.holds is False for verdicts in results.values() for v in verdicts) else 0)
 
 
 def main() -> None:

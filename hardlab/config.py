@@ -262,8 +262,8 @@ _LATER: dict[str, Any] = {
 
 def precision_of(manifest: Mapping[str, Any]) -> Literal["fp32", "bf16"]:
     """What a run computes in; a manifest from before there was ``auto`` says it in the configuration alone."""
-    found: Literal["fp32", "bf16"] = manifest.get("precision") or manifest["config"]["precision"]
-    return found
+    precision: Literal["fp32", "bf16"] = manifest.get("precision") or manifest["config"]["precision"]
+    return precision
 
 
 def of(manifest: Mapping[str, Any]) -> Run:
@@ -442,16 +442,16 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         return
     if head == "hard":
         named = tree["hard"] if isinstance(tree["hard"], list) else []
-        found = [s for s in named if isinstance(s, dict) and s.get("name") == rest[0]]
+        strategies = [s for s in named if isinstance(s, dict) and s.get("name") == rest[0]]
         if not tree["hard"]:
             raise HardlabError(f"'{key}': this recipe has no strategy; `hardlab pretrain --list` shows those that do.")
-        if not found:
+        if not strategies:
             raise registry.unknown(
                 "strategy in this run",
                 rest[0],
                 [s["name"] for s in named if isinstance(s, dict) and isinstance(s.get("name"), str)],
             )
-        node, rest = found[0], rest[1:] or ["name"]
+        node, rest = strategies[0], rest[1:] or ["name"]
     else:
         node = tree[head]
     if not isinstance(node, dict) or len(rest) != 1:

@@ -123,8 +123,8 @@ def checked_manifest(about: Any, path: Path, need: tuple[str, ...] = ()) -> dict
         raise damaged(path, f"state is '{about['state']}', not {', '.join(STATES)}")
     if about.get("precision", "fp32") not in ("fp32", "bf16"):
         raise damaged(path, f"precision is '{about['precision']}', not fp32 or bf16")
-    found: dict[str, Any] = about
-    return found
+    manifest: dict[str, Any] = about
+    return manifest
 
 
 def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:

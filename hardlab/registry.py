@@ -136,8 +136,8 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
     Nothing is imported for it (``signatures``), so that a slip in an option shows before torch is loaded.
     """
     path, made = _path(kind, name), _registered.get((kind, name))
-    told = signatures.signature(path) if made is None else signatures.inspected(made)
-    return {key: p for key, p in told.items() if p.default is not p.empty}
+    parameters = signatures.signature(path) if made is None else signatures.inspected(made)
+    return {key: p for key, p in parameters.items() if p.default is not p.empty}
 
 
 def _type(annotation: Any) -> TypeAdapter[Any]:

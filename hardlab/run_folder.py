@@ -61,13 +61,13 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def versions() -> dict[str, str]:
-    found = {}
+    installed = {}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 class OtherImages(checkpoint.Refused):
@@ -342,13 +342,13 @@ def _table(columns: Mapping[str, pa.Array | np.ndarray]) -> pa.Table:
 def driver() -> str | None:
     """The version of the GPU's driver, or None where it cannot be asked."""
     try:
-        told = subprocess.run(
+        answer = subprocess.run(
             ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return None
-    return told.stdout.split("\n")[0].strip()
+    return answer.stdout.split("\n")[0].strip()
 
 
 def _step_of(line: bytes) -> int | None:
@@ -382,7 +382,7 @@ def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str
 
     step: of the checkpoint; None = the newest whole one.
     """
-    run, about = told(path)
+    run, about = read_run(path)
     method = build.method(run)
     build.strategies(run, method)  # what a strategy changed in the network is part of its state
     known = method.state_dict()  # banks sized by the data are training state, made in on_start alone
@@ -401,7 +401,7 @@ def open_whole(
 
     root: where the data sets lie. Returns configuration, method, strategies, training images.
     """
-    run, about = told(path)
+    run, about = read_run(path)
     images = build.images(run, root=root)
     check_images(path.name, about["data"], images)
     method = build.method(run)
@@ -418,7 +418,7 @@ def open_whole(
     return run, method, hard, images
 
 
-def told(path: Path) -> tuple[Run, dict[str, Any]]:
+def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
     """Configuration and manifest of a run's folder."""
     file = path / "manifest.json"
     if not file.exists():
@@ -436,7 +436,7 @@ def _restored(path: Path, about: Mapping[str, Any], step: int | None, load: Call
         if about["state"] == "done" and state[2]:
             raise HardlabError(f"{state[2][0]} An older checkpoint cannot stand in for it: train the run again.")
         return state[1]
-    kept = {checkpoint.named(p)[0]: p for p in checkpoint.found(path / "checkpoints")}
+    kept = {checkpoint.named(p)[0]: p for p in checkpoint.listed(path / "checkpoints")}
     if step not in kept:
         there = ", ".join(map(str, sorted(kept))) or "none"
         raise HardlabError(f"{path} has no checkpoint of step {step}; it has: {there}.")

@@ -75,7 +75,7 @@ class Session:
         """Raise HardlabError where a loss or gradient so far was not finite."""
         complaint = self.watch.complaint()
         if complaint is not None:
-            good = checkpoint.found(self.checkpoints) if self.checkpoints else []
+            good = checkpoint.listed(self.checkpoints) if self.checkpoints else []
             raise HardlabError(f"{complaint} The last good checkpoint is {good[0].name if good else 'none'}.")
 
     def dump(self) -> dict[str, Any]:
@@ -157,11 +157,11 @@ def open(
     if folder is not None:
         session.checkpoints = folder.checkpoints
         session.precision = folder.manifest.get("precision", here)
-        if checkpoint.found(folder.checkpoints):  # without one it starts, on whatever images there are
+        if checkpoint.listed(folder.checkpoints):  # without one it starts, on whatever images there are
             run_folder.check_images(run.id, folder.manifest.get("data", {}), data)
-        found = checkpoint.newest(folder.checkpoints, session.restore)
-        if found is not None:
-            for complaint in found[2]:
+        newest = checkpoint.newest(folder.checkpoints, session.restore)
+        if newest is not None:
+            for complaint in newest[2]:
                 say(f"{run.id}: {complaint}")
             say(f"{run.id}: goes on at step {session.done} of {session.total}.")
         if session.precision != here:

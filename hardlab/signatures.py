@@ -55,8 +55,8 @@ def inspected(made: Any) -> dict[str, inspect.Parameter]:
     """As ``signature``, of the function or class itself."""
     function = made.__init__ if inspect.isclass(made) else made
     hints = typing.get_type_hints(function, include_extras=True)
-    found = list(inspect.signature(function).parameters.items())[inspect.isclass(made) :]
-    return {name: p.replace(annotation=hints.get(name, Any)) for name, p in found}
+    parameters = list(inspect.signature(function).parameters.items())[inspect.isclass(made) :]
+    return {name: p.replace(annotation=hints.get(name, Any)) for name, p in parameters}
 
 
 def text(module: str) -> str:
@@ -69,14 +69,14 @@ def text(module: str) -> str:
 
 def texts(made: type) -> list[str]:
     """The sources of a class and of those of its bases that are neither hardlab's nor an installed library's."""
-    found: list[str] = []
+    words: list[str] = []
     for cls in made.__mro__:
         if cls.__module__.split(".")[0] in ("builtins", "hardlab", "torch", "typing", "abc"):
             continue
         loaded = sys.modules.get(cls.__module__)
         in_file = cls.__module__ != "__main__" and getattr(loaded, "__spec__", None) is not None
-        found.append(text(cls.__module__) if in_file else _cell(cls))
-    return list(dict.fromkeys(found))
+        words.append(text(cls.__module__) if in_file else _cell(cls))
+    return list(dict.fromkeys(words))
 
 
 def _cell(cls: type) -> str:

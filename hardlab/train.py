@@ -179,11 +179,11 @@ def finished(manifest: Mapping[str, Any] | None, run: Run, root: str | Path | No
 
 def _patience(run: Run, say: Say, asked: list[int]) -> Callable[[], None]:
     """Sleep for a second per call, saying why on the first; raises ``Stopped`` once ``asked`` to stop."""
-    told: list[str] = []
+    reasons: list[str] = []
 
     def wait() -> None:
-        if not told:
-            told.append(run.id)
+        if not reasons:
+            reasons.append(run.id)
             say(f"{run.id}: another process trains it; this one goes on when that is done.")
         time.sleep(1)
         if asked:

@@ -90,7 +90,7 @@ def test_a_process_killed_while_saving_leaves_a_whole_checkpoint_every_time(tmp_
         child.stdout.readline()
         for _ in range(6):  # look at what is on disk while the other process writes
             time.sleep(0.013)
-            found = checkpoint.found(tmp_path)
+            found = checkpoint.listed(tmp_path)
             assert all(p.exists() is False or checkpoint.load(p)["step"] > 0 for p in found[:1])
         child.send_signal(signal.SIGKILL)
         child.wait()

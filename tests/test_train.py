@@ -187,7 +187,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_training_goes_on_from_the_one_b
         train.train(quick(), tmp_path / "a")
     monkeypatch.undo()
     folder = tmp_path / "a" / quick().id / "checkpoints"
-    newest = checkpoint.found(folder)[0]
+    newest = checkpoint.listed(folder)[0]
     newest.write_bytes(newest.read_bytes()[:-1])
     lines = []
     path = train.train(quick(), tmp_path / "a", say=lines.append)

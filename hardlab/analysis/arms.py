@@ -149,7 +149,7 @@ class Paired(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """All runs, in the arms' order."""
-        return tuple(dict.fromkeys(run for of in self.runs for run in of))
+        return tuple(dict.fromkeys(run for arm_runs in self.runs for run in arm_runs))
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -161,7 +161,9 @@ class Book:
     """What each collected run was: dotted key -> value, as text, of its whole configuration."""
 
     def __init__(self, facts: Mapping[str, Mapping[str, str]] | None = None) -> None:
-        self.runs = {name: _whole(of) if "method.name" in of else dict(of) for name, of in (facts or {}).items()}
+        self.runs = {
+            name: _whole(fact) if "method.name" in fact else dict(fact) for name, fact in (facts or {}).items()
+        }
         self.started: dict[str, str] = {}  # when each began, where its manifest says so
 
     @classmethod
@@ -170,7 +172,7 @@ class Book:
         if configs is None:
             return cls()
         each = configs.groupby("run", sort=False)
-        return cls({str(run): dict(zip(of["key"], of["value"], strict=True)) for run, of in each})
+        return cls({str(run): dict(zip(group["key"], group["value"], strict=True)) for run, group in each})
 
     @classmethod
     def of_folder(cls, folder: Path | str) -> Book:
@@ -201,8 +203,8 @@ class Book:
         configuration is not known only what the arm sets is asked.
         """
         if among is None:
-            among = {name: of["rung"] for name, of in self.runs.items() if of["recipe"] == arm.recipe}
-        found = {}
+            among = {name: facts["rung"] for name, facts in self.runs.items() if facts["recipe"] == arm.recipe}
+        matches = {}
         for name, rung in among.items():
             have, overrides = self.runs.get(name, {}), arm.overrides(rung)
             if arm.sets and have.get("data.name") not in arm.sets:
@@ -211,8 +213,8 @@ class Book:
             changes = {k: v for k, v in changes.items() if not (arm.sets and k == "data.name")}
             own = {"method", "hard", *map(_key, (*overrides, *spoken))}
             if not any(k == o or k.startswith(f"{o}.") for k in changes for o in own):
-                found[name] = {k: _typed(v) for k, v in changes.items()}
-        return found
+                matches[name] = {k: _typed(v) for k, v in changes.items()}
+        return matches
 
     def _changes(self, name: str, of: str, rung: str, overrides: str) -> dict[str, str | None]:
         """Key -> value of a run where it differs from a recipe with overrides (JSON); "method.name" tells a whole one.
@@ -266,19 +268,19 @@ class Book:
         the highest rung, the most seeds, the fewest changes, the longest training.
         """
         sides: list[dict[tuple[str, str], dict[int, tuple[float, str]]]] = []
-        for keys, of in zip(alike, values, strict=True):
+        for keys, arm_values in zip(alike, values, strict=True):
             side: dict[tuple[str, str], dict[int, tuple[float, str]]] = {}
-            for name in sorted(of):
-                side.setdefault(keys[name], {})[int(self.runs[name]["seed"])] = (of[name], name)
+            for name in sorted(arm_values):
+                side.setdefault(keys[name], {})[int(self.runs[name]["seed"])] = (arm_values[name], name)
             sides.append(side)
-        found = []
+        groups = []
         for rung, changes in sorted(set.intersection(*map(set, sides))):
             parts = [side[rung, changes] for side in sides]
             seeds = tuple(sorted(set.intersection(*map(set, parts))))
             each = tuple(tuple(part[s][0] for s in seeds) for part in parts)
             runs = tuple(tuple(part[s][1] for s in seeds) for part in parts)
-            found.append(Paired(rung, seeds, each, runs, json.loads(changes)))
-        return sorted(found, key=lambda group: self._rank(group, least), reverse=True)
+            groups.append(Paired(rung, seeds, each, runs, json.loads(changes)))
+        return sorted(groups, key=lambda group: self._rank(group, least), reverse=True)
 
     def _rank(self, group: Paired, least: str) -> tuple[Any, ...]:
         """One seed of a rung does not hide several of a lower one."""
@@ -295,17 +297,19 @@ class Book:
             return rows
         lengths, shared = self.lengths(peers), peers.groupby("setting")["recipe"].nunique().to_dict()
 
-        def rank(name: str, of: pd.DataFrame) -> tuple[Any, ...]:
-            first = of.iloc[0]
+        def rank(name: str, group: pd.DataFrame) -> tuple[Any, ...]:
+            first = group.iloc[0]
             epochs, near = self.epochs(first["run"]), -self.changes(first["run"], first["rung"], first["recipe"])
-            return lengths.get(epochs, 0), shared.get(name, 0), of["seed"].nunique(), near, epochs
+            return lengths.get(epochs, 0), shared.get(name, 0), group["seed"].nunique(), near, epochs
 
         return _best(rows, "setting", rank)
 
     def untrained(self, runs: Iterable[str]) -> list[str]:
         """The untrained networks that these runs started from: same rung, data and backbone."""
         began = {self._began(name) for name in runs}
-        return [name for name, of in self.runs.items() if of.get("recipe") == UNTRAINED and self._began(name) in began]
+        return [
+            name for name, facts in self.runs.items() if facts.get("recipe") == UNTRAINED and self._began(name) in began
+        ]
 
     def _began(self, run: str) -> frozenset[tuple[str, str]]:
         have = self.runs.get(run, {})
@@ -354,7 +358,7 @@ def rungs_from(least: str) -> tuple[str, ...]:
 
 def _best(rows: pd.DataFrame, by: str, rank: Callable[[str, pd.DataFrame], tuple[Any, ...]]) -> pd.DataFrame:
     """The rows of the group that ranks highest; among equals, of the last name."""
-    ranks = {name: (*rank(name, of), name) for name, of in rows.groupby(by, sort=True)}
+    ranks = {name: (*rank(name, group), name) for name, group in rows.groupby(by, sort=True)}
     return rows[rows[by] == max(ranks, key=lambda name: ranks[name])] if ranks else rows
 
 
@@ -366,7 +370,7 @@ def highest_rung(rows: pd.DataFrame) -> pd.DataFrame:
 def one_data(rows: pd.DataFrame, by: str = "data") -> pd.DataFrame:
     """The rows of the data set of the most recipes, then of the most runs; a real set comes before a built-in one."""
     return _best(
-        rows, by, lambda name, of: (of["recipe"].nunique(), of["run"].nunique(), not name.startswith(BUILT_IN))
+        rows, by, lambda name, group: (group["recipe"].nunique(), group["run"].nunique(), not name.startswith(BUILT_IN))
     )
 
 
@@ -408,24 +412,24 @@ def comparable(runs: pd.DataFrame) -> pd.DataFrame:
     started last; of runs of one seed the last.
     """
     kept, recipes = [], runs.groupby("data")["recipe"].nunique()
-    for _, of in runs.groupby("recipe", sort=False):
-        of = of.sort_values(["started", "run"], kind="stable").drop_duplicates(list(SAME), keep="last")
-        seeds = of.groupby(["setting", "arm"])["seed"].transform("nunique")
-        ranked = of.assign(peers=of["data"].map(recipes), seeds=seeds)
+    for _, group in runs.groupby("recipe", sort=False):
+        group = group.sort_values(["started", "run"], kind="stable").drop_duplicates(list(SAME), keep="last")
+        seeds = group.groupby(["setting", "arm"])["seed"].transform("nunique")
+        ranked = group.assign(peers=group["data"].map(recipes), seeds=seeds)
         best = ranked.sort_values(["peers", "seeds", "epochs"], kind="stable").iloc[-1]
-        kept.append(of[(of["setting"] == best["setting"]) & (of["arm"] == best["arm"])].sort_values("seed"))
+        kept.append(group[(group["setting"] == best["setting"]) & (group["arm"] == best["arm"])].sort_values("seed"))
     return pd.concat(kept, ignore_index=True) if kept else runs
 
 
 def explain_choice(runs: pd.DataFrame, kept: pd.DataFrame) -> str:
     """A line per recipe on what ``comparable`` kept (setting, data, epochs, seeds) and which runs it left out."""
     lines = []
-    for name, of in kept.groupby("recipe", sort=False):
-        others = runs[(runs["recipe"] == name) & ~runs["run"].isin(of["run"])]
+    for name, group in kept.groupby("recipe", sort=False):
+        others = runs[(runs["recipe"] == name) & ~runs["run"].isin(group["run"])]
         left = [f"{row.run} ({row.epochs} epochs on {row.data}, setting {row.setting})" for row in others.itertuples()]
-        seeds = f"seed{'s' if len(of) > 1 else ''} {', '.join(map(str, of['seed']))}"
-        what = f"setting {of['setting'].iloc[0]} in {of['precision'].iloc[0]}"
-        what += f", {of['epochs'].iloc[0]} epochs on {of['data'].iloc[0]}, {seeds}"
+        seeds = f"seed{'s' if len(group) > 1 else ''} {', '.join(map(str, group['seed']))}"
+        what = f"setting {group['setting'].iloc[0]} in {group['precision'].iloc[0]}"
+        what += f", {group['epochs'].iloc[0]} epochs on {group['data'].iloc[0]}, {seeds}"
         lines.append(f"{name}: {what}; left out: {', '.join(left) or 'none'}")
     return "\n".join(lines)
 
@@ -451,7 +455,7 @@ def same_images(runs: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
         _best(
             shared[shared["recipe"] == name],
             "setting",
-            lambda _, of: (lengths[of["epochs"].iloc[0]], of["seed"].nunique()),
+            lambda _, group: (lengths[group["epochs"].iloc[0]], group["seed"].nunique()),
         ).sort_values("seed")
         for name in recipes
     ]
@@ -592,7 +596,7 @@ class Selection:
             self.costs = self.costs[self.costs["run"].isin(self.rows["run"])]
         epochs = self.configs[self.configs["key"] == "epochs"].set_index("run")["value"]
         epochs = pd.to_numeric(epochs[~epochs.index.duplicated()])
-        self.rows, self.scenes = (of.assign(epochs=of["run"].map(epochs)) for of in (self.rows, self.scenes))
+        self.rows, self.scenes = (frame.assign(epochs=frame["run"].map(epochs)) for frame in (self.rows, self.scenes))
         self.used: list[pd.DataFrame] = []
         self.protocols: dict[str, str] = {}
 
@@ -614,13 +618,13 @@ class Selection:
 
     def values(self, arm: Arm, measure: Measure) -> pd.Series:
         """Seed -> value, accuracies in percent; empty where there is no such run."""
-        mine = self._values(arm, measure)
-        if not len(mine):
+        rows = self._values(arm, measure)
+        if not len(rows):
             self._note_gap(arm, measure)
-        if arm.minus and len(mine):
+        if arm.minus and len(rows):
             other = self.values(arm._replace(recipe=arm.minus, minus=""), measure)
-            return (mine - other).dropna()
-        return mine
+            return (rows - other).dropna()
+        return rows
 
     def _note_gap(self, arm: Arm, measure: Measure) -> None:
         """Note the command for an arm's missing value (train or evaluate); none for data without a loader."""
@@ -628,14 +632,14 @@ class Selection:
         wanted += [arm.trained[0]] if arm.trained else []
         if any(not set(DATA.get(name, (name,))) & set(DATASETS) for name in wanted):
             return
-        mine, to = self.runs(arm), DATA.get(measure.on, (measure.on,))
-        if _own(mine).isin(to).any():  # trained on the very set: no evaluation makes it a transfer
+        arm_runs, to = self.runs(arm), DATA.get(measure.on, (measure.on,))
+        if _own(arm_runs).isin(to).any():  # trained on the very set: no evaluation makes it a transfer
             return
-        runs = sorted(mine["run"].unique())
+        runs = sorted(arm_runs["run"].unique())
         evaluate = ""
         if measure.rows:
-            told = {"protocol": self.protocol(measure), "data": to[0] if measure.on else ""}
-            evaluate = evaluate_command(runs, told)
+            options = {"protocol": self.protocol(measure), "data": to[0] if measure.on else ""}
+            evaluate = evaluate_command(runs, options)
         if not runs or evaluate:
             gap("" if runs else self.command(arm), evaluate)
 
@@ -652,10 +656,10 @@ class Selection:
             beside = beside[beside["data"].isin(self.home)]
         runs = beside.drop_duplicates("run")[["run", "recipe"]].itertuples(index=False)
         schedules = [self.book.schedule(r.run, rung, r.recipe, arm.recipe) for r in runs]
-        usual = pd.Series([told.get("epochs", 0) for told in schedules]).mode()
+        usual = pd.Series([schedule.get("epochs", 0) for schedule in schedules]).mode()
         if arm.budget != -1 and len(usual) and (len(usual) == 1 or arm.trained is not None):
-            told = next(told for told in schedules if told.get("epochs", 0) == usual.max())
-            arm = arm._replace(changes=tuple((told | dict(arm.changes)).items()))
+            schedule = next(schedule for schedule in schedules if schedule.get("epochs", 0) == usual.max())
+            arm = arm._replace(changes=tuple((schedule | dict(arm.changes)).items()))
         return arm.command(rung)
 
     def _values(self, arm: Arm, measure: Measure) -> pd.Series:
@@ -690,12 +694,15 @@ class Selection:
         """
         best = primary = rows.iloc[:0]
         for protocol, metric in measure.rows:
-            of = self.scenes if protocol.startswith(SCENES) else rows
-            found = of[(of["protocol"] == protocol) & (of["metric"] == metric)]
-            if (found["recipe"].nunique(), found["run"].nunique()) > (best["recipe"].nunique(), best["run"].nunique()):
-                best = found
-            if protocol == LINEAR[0] and not found["rung"].eq("paper").any():
-                primary = found
+            candidates = self.scenes if protocol.startswith(SCENES) else rows
+            measured = candidates[(candidates["protocol"] == protocol) & (candidates["metric"] == metric)]
+            if (measured["recipe"].nunique(), measured["run"].nunique()) > (
+                best["recipe"].nunique(),
+                best["run"].nunique(),
+            ):
+                best = measured
+            if protocol == LINEAR[0] and not measured["rung"].eq("paper").any():
+                primary = measured
         if primary["recipe"].nunique() >= best["recipe"].nunique():
             best = primary
         if len(best):
@@ -704,8 +711,8 @@ class Selection:
 
     def protocol(self, measure: Measure) -> str:
         """The one that the other arms were measured by, or the paper's."""
-        found = self._measured(measure)
-        return str(found["protocol"].iloc[0]) if len(found) else measure.rows[0][0]
+        measured = self._measured(measure)
+        return str(measured["protocol"].iloc[0]) if len(measured) else measure.rows[0][0]
 
     def stand_in(self, share: str, taken: set[str]) -> str:
         """What stands in for a data set without a run: one that is not taken, of the same share, of the most arms.

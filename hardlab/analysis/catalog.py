@@ -116,7 +116,8 @@ class Catalog:
         rows = rows[rows["metric"].isin(["top1", "top1@k=20", "top1-last"])]
         keys = ["evaluated_on", "protocol", *by]
         means = [
-            {**dict(zip(keys, key, strict=True)), **interval(of["value"])._asdict()} for key, of in rows.groupby(keys)
+            {**dict(zip(keys, key, strict=True)), **interval(group["value"])._asdict()}
+            for key, group in rows.groupby(keys)
         ]
         return pd.DataFrame(means, columns=[*keys, *Interval._fields])
 

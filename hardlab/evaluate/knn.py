@@ -58,11 +58,11 @@ def knn_predict(
 
     train_f (N,D), train_y (N,), test_f (Q,D). classes: C; None = the largest label of ``train_y`` plus one.
     """
-    found = check_features(train_f, train_y, test_f)
-    if classes is not None and classes < found:
-        raise HardlabError(f"classes={classes} is too few: the training labels go up to {found - 1}.")
+    n_classes = check_features(train_f, train_y, test_f)
+    if classes is not None and classes < n_classes:
+        raise HardlabError(f"classes={classes} is too few: the training labels go up to {n_classes - 1}.")
     _checked([k], len(train_f), temperature)
-    return _votes(train_f, train_y, test_f, [k], temperature, classes or found)[k]
+    return _votes(train_f, train_y, test_f, [k], temperature, classes or n_classes)[k]
 
 
 def neighbours(memory: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -59,10 +59,10 @@ class SAS(Hard):
         self.batch_size = batch_size
         self._proxy = (copy.deepcopy(self._backbone[0]).eval(),)
         if parent is not None:
-            found = checkpoint.newest(parent / "checkpoints")
-            if found is None:
+            newest = checkpoint.newest(parent / "checkpoints")
+            if newest is None:
                 raise HardlabError(f"{parent} has no checkpoint to take the proxy from; train it first.")
-            self.start_from(parent.name, found[0]["method"])
+            self.start_from(parent.name, newest[0]["method"])
 
     def start_from(self, parent: str, networks: Mapping[str, Tensor]) -> None:
         head = "backbone."
@@ -94,8 +94,8 @@ class SAS(Hard):
         y = kmeans(z, self.classes, 20)[1]
         members = [(y == c).nonzero()[:, 0] for c in range(self.classes)]
         sizes = _shares([len(m) for m in members], len(self.rows))
-        found = [m[self.subset(z[m], size)] for m, size in zip(members, sizes, strict=True)]
-        return torch.cat(found).sort().values
+        subsets = [m[self.subset(z[m], size)] for m, size in zip(members, sizes, strict=True)]
+        return torch.cat(subsets).sort().values
 
     def subset(self, z: Tensor, size: int) -> Tensor:
         """``size`` of the unit rows z (N,D): greedily the best for F(S) = sum of z_i z_j over i outside and j in S."""

@@ -277,7 +277,7 @@ def _intact(marker: Path, key: str, target: Path, inputs: dict[str, str]) -> dic
 
 def _inputs(notebook: Path, typed: Mapping[str, Any]) -> dict[str, str]:
     """What lies in the folders that ``path`` parameters name (names, sizes, times), so that new runs are noticed."""
-    found = {}
+    files_by_parameter = {}
     for name, parameter in schema(notebook).items():
         if "path" not in parameter.type:
             continue
@@ -287,8 +287,8 @@ def _inputs(notebook: Path, typed: Mapping[str, Any]) -> dict[str, str]:
         for file in sorted(f for folder in folders for f in folder.rglob("*") if f.is_file()):
             about = file.stat()
             digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
-        found[name] = digest.hexdigest()
-    return found
+        files_by_parameter[name] = digest.hexdigest()
+    return files_by_parameter
 
 
 @cache

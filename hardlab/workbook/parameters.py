@@ -38,7 +38,7 @@ def schema(path: str | Path) -> dict[str, Parameter]:
     cells = _tagged(Path(path), "parameters")
     if len(cells) > 1:
         raise HardlabError(f"{path} has {len(cells)} cells tagged 'parameters'; one is allowed.")
-    found: dict[str, Parameter] = {}
+    declared: dict[str, Parameter] = {}
     try:
         body = ast.parse(cells[0], type_comments=True).body if cells else []
     except SyntaxError as e:
@@ -62,9 +62,9 @@ def schema(path: str | Path) -> dict[str, Parameter]:
         kind = comment.partition(" ")[0]  # the rest of the line explains
         if isinstance(node, ast.AnnAssign):
             kind = ast.unparse(node.annotation)
-        found[target.id] = Parameter(kind or _kind_of(default), default)
-        _fit(target.id, default, found[target.id].type)
-    return found
+        declared[target.id] = Parameter(kind or _kind_of(default), default)
+        _fit(target.id, default, declared[target.id].type)
+    return declared
 
 
 def check(path: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,13 +84,13 @@ def check(path: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def split(texts: Iterable[str]) -> dict[str, str]:
     """``["seed=1", "recipe=simclr"]`` -> the overrides, still as text."""
-    found = {}
+    values = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise HardlabError(f"'{text}' is not a parameter: write name=value, for example seed=1.")
-        found[name.strip()] = value
-    return found
+        values[name.strip()] = value
+    return values
 
 
 def _kind_of(value: Any) -> str:

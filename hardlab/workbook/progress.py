@@ -234,14 +234,14 @@ def _minutes(seconds: float) -> str:
 
 def seconds_per_step(runs: Path) -> Mapping[str, float]:
     """Recipe -> seconds of a training step, from the epochs that the finished runs of a folder logged."""
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for folder in sorted(runs.iterdir()):
         try:
             about = read_manifest(folder / "manifest.json")
             rows = read_lines(folder / "metrics.jsonl")
             total = sum(r["seconds"]["total"] for r in rows if r["kind"] == "epoch")
             if about["state"] == "done" and about["steps_done"]:
-                found[about["config"]["recipe"]] = total / about["steps_done"]
+                seconds[about["config"]["recipe"]] = total / about["steps_done"]
         except (HardlabError, LookupError):
             continue
-    return found
+    return seconds

@@ -53,7 +53,7 @@ def test_several_protocols_share_one_extraction_and_a_later_call_reads_it_from_d
     monkeypatch.setattr(features, "extract", lambda *a, **k: calls.append(1) or real(*a, **k))
     first = evaluate_run(path, ["knn", "linear-lbfgs", "svm"])
     assert len(calls) == 2  # training and test images
-    digest = checkpoint.named(checkpoint.found(path / "checkpoints")[0])[1]
+    digest = checkpoint.named(checkpoint.listed(path / "checkpoints")[0])[1]
     kept = sorted(p.name for p in (path / "features").iterdir())
     assert len(kept) == 2 and all(name.startswith(f"{digest}-backbone-digits-") for name in kept)
     again = evaluate_run(path, ["knn", "linear-lbfgs", "svm"])
