@@ -163,9 +163,9 @@ def open(
         if newest is not None:
             for complaint in newest[2]:
                 say(f"{run.id}: {complaint}")
-            say(f"{run.id}: goes on at step {session.done} of {session.total}.")
+            say(f"{run.id}: continues at step {session.done} of {session.total}.")
         if session.precision != here:
-            say(f"{run.id}: stays in {session.precision}, in which it began; alone it would take {here} here.")
+            say(f"{run.id}: stays in {session.precision}, as it began; a new run would take {here} here.")
     return session
 
 

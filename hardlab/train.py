@@ -57,11 +57,11 @@ def train(
         folder = run_folder.Folder(runs_dir, run, _patience(run, say, asked) if wait else None)
         try:
             if anew and (aside := folder.set_aside()):
-                say(f"{run.id}: starts anew; what was there is in {aside}.")
+                say(f"{run.id}: starts over; the old run is in {aside}.")
             if folder.complaint:
-                say(f"{run.id}: {folder.complaint} The checkpoints tell where it was.")
+                say(f"{run.id}: {folder.complaint} The checkpoints say where it was.")
             if finished(folder.manifest, run, root, say):
-                say(f"{run.id}: finished before, nothing to do.")
+                say(f"{run.id}: already finished, nothing to do.")
                 return folder.path
             try:
                 session = open(run, folder, root=root, device=device, parent=parent, say=say)
@@ -184,10 +184,10 @@ def _patience(run: Run, say: Say, asked: list[int]) -> Callable[[], None]:
     def wait() -> None:
         if not reasons:
             reasons.append(run.id)
-            say(f"{run.id}: another process trains it; this one goes on when that is done.")
+            say(f"{run.id}: another process is training it; this one waits for that to end.")
         time.sleep(1)
         if asked:
-            say(f"{run.id}: asked to stop while it waited; the same command goes on.")
+            say(f"{run.id}: asked to stop while it waited; the same command continues.")
             raise Stopped
 
     return wait

@@ -410,7 +410,7 @@ def judge(test: Test, values: pd.DataFrame, least: int = SEEDS) -> Finding:
     upwards = test.name in ("greater", "above")
     side = 1 if ours.lo > threshold else -1 if ours.hi < threshold else 0
     if side == 0:
-        return finding(INCONCLUSIVE, f"holds {threshold:g}")
+        return finding(INCONCLUSIVE, f"contains {threshold:g}")
     return finding(
         REPRODUCED if (side > 0) == upwards else CONTRADICTED, f"is {'above' if side > 0 else 'below'} {threshold:g}"
     )
@@ -439,7 +439,7 @@ def _span(i: Interval) -> str:
 
 
 def _too_few(i: Interval, least: int) -> str:
-    return f"{i.n} seed{'s' * (i.n != 1)} with all arms: a verdict takes {least}"
+    return f"{i.n} seed{'s' * (i.n != 1)} with all arms: a verdict needs {least}"
 
 
 class _Rows:
@@ -761,7 +761,7 @@ class Ledger:
             again = " and ".join(claim.commands(claim.arms, claim.testable_from))
             took = sorted({self.book.runs[name]["precision"] for runs in trained for name in runs})
             also = f", also in precision ({' and '.join(took)})" if len(took) > 1 else ""
-            return NO_RUN, f"the runs that are there differ in more than their arm{also}: {again}"
+            return NO_RUN, f"the existing runs differ in more than their arm{also}: {again}"
         bare: list[Side] = []
         ways: dict[tuple[str, str], list[str]] = {}  # of evaluating, each with the runs that lack it
         for side, runs, measured in zip(sides, trained, values, strict=True):
@@ -770,7 +770,7 @@ class Ledger:
                 bare.append(side)
                 ways.setdefault(self._way(claim, side), []).extend(without)
         if table == "evaluation":
-            return NO_EVALUATION, f"the runs are there, not evaluated so: {self._evaluate(ways)}"
+            return NO_EVALUATION, f"the runs exist but were not evaluated this way: {self._evaluate(ways)}"
         names = " ".join(dict.fromkeys(name for without in ways.values() for name in without))
         return NO_RUN, (
             f"the runs {names} came without rows in {table}.csv: `hardlab figures --from runs --all` where their "
@@ -866,9 +866,9 @@ def strength(row: Any) -> str:
     if row.excluded:
         sentences.append(f"The published size is {'' if row.excluded == 'yes' else 'not '}excluded at this scale.")
     if np.isfinite(row.more_seeds):
-        sentences.append(f"Seeds still needed to tell the size seen: {row.more_seeds:.0f}.")
+        sentences.append(f"Seeds still needed to detect the observed size: {row.more_seeds:.0f}.")
     if np.isfinite(row.more_seeds_published):
-        sentences.append(f"To tell the published one: {row.more_seeds_published:.0f}.")
+        sentences.append(f"For the published size: {row.more_seeds_published:.0f}.")
     return " ".join(sentences)
 
 

@@ -57,7 +57,7 @@ class Result:
     def describe(self) -> str:
         """The outcome in words: the state, the reason, and the path."""
         if self.skipped:
-            head = f"{self.name}: was done before in {self.seconds:.1f} s, nothing to do."
+            head = f"{self.name}: already done in {self.seconds:.1f} s, nothing to do."
         else:
             head = f"{self.name}: {self.state} after {self.seconds:.1f} s." + (f" {self.error}" if self.error else "")
         files = [self.html or self.notebook] if self.state == "done" else [self.notebook, self.log]

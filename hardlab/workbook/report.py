@@ -35,8 +35,8 @@ _REPORT = """<h1>{{ title }}</h1>
 {% else %}<p>No run was evaluated.</p>
 {% endfor %}
 <h2>Claims of the papers</h2>
-{% if claims %}<p>{{ claims_counted }}. A verdict is computed from one value per seed by the claim's
-test, at the highest rung that has rows; <code>hardlab claims --why</code> gives the reason of each.</p>
+{% if claims %}<p>{{ claims_counted }}. The claim's test computes the verdict from one value
+per seed, at the highest rung that has rows; <code>hardlab claims --why</code> gives the reasons.</p>
 {{ claims }}
 {% else %}<p>No tables were collected.</p>
 {% endif %}

@@ -96,7 +96,7 @@ def _check_folders(steps: Sequence[plan.Step], out: Path) -> None:
 def _reproduce(steps: Sequence[plan.Step], cores: int, rung: str, out: Path) -> int:
     todo = plan.missing(steps, out)
     if not todo:
-        print(f"All {len(steps)} steps of rung {rung} were done before.")
+        print(f"All {len(steps)} steps of rung {rung} are already done.")
         return _results(out)
     rates = costs.calibrate(rung)
     print(progress.describe(steps, todo, rates, cores), flush=True)
