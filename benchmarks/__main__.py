@@ -67,8 +67,8 @@ def main(names: list[str]) -> int:
             print(f"{row['name']:62} {measured:8.3f}  {about}", flush=True)
         ok &= all(row["ok"] is not False for row in rows)
         if name == "reproduce":  # its rows name the kind of processor, and those of other kinds stay
-            mine = {row["name"] for row in rows}
-            rows = [row for row in results.get(name, {}).get("rows", []) if row["name"] not in mine] + rows
+            ours = {row["name"] for row in rows}
+            rows = [row for row in results.get(name, {}).get("rows", []) if row["name"] not in ours] + rows
         results[name] = {
             "commit": head,
             "dirty": dirty,

@@ -54,8 +54,12 @@ def bench_loss(rounds: int) -> list[dict[str, Any]]:
         logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], 1) / 0.12
         return torch.autograd.grad(F.cross_entropy(logits, torch.zeros(B, dtype=torch.long)), q)[0]
 
-    seconds, found = interleaved({"hardlab": one_pass, "two autograd passes": two_passes, "MoCo loss": moco}, rounds)
-    error = max(float((a - b).norm() / b.norm()) for a, b in zip(found["hardlab"], found["two autograd passes"]))
+    seconds, gradients = interleaved(
+        {"hardlab": one_pass, "two autograd passes": two_passes, "MoCo loss": moco}, rounds
+    )
+    error = max(
+        float((a - b).norm() / b.norm()) for a, b in zip(gradients["hardlab"], gradients["two autograd passes"])
+    )
     name = f"AdCo loss and both gradients, K={K}, B={B}"
     slower = seconds["hardlab"] / seconds["MoCo loss"]
     faster = seconds["two autograd passes"] / seconds["hardlab"]

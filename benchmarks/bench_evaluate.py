@@ -38,8 +38,8 @@ def vote(cosine: Tensor, labels: Tensor, truth: Tensor) -> float:
 def bench_knn(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], rounds: int) -> list[dict[str, Any]]:
     def by_mm() -> float:
         memory, queries = F.normalize(train[0], dim=1), F.normalize(test[0], dim=1)
-        found = [(q @ memory.T).topk(K, dim=1) for q in queries.split(1000)]
-        cosine, rows = torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+        nearest = [(q @ memory.T).topk(K, dim=1) for q in queries.split(1000)]
+        cosine, rows = torch.cat([f.values for f in nearest]), torch.cat([f.indices for f in nearest])
         return vote(cosine, train[1][rows], test[1])
 
     def by_faiss() -> float:
@@ -82,10 +82,10 @@ def bench_probe(
         "hardlab": lambda: lbfgs(*train, *test),
         "LogisticRegression": lambda: LogisticRegression(max_iter=1000).fit(x.numpy(), y.numpy()),
     }
-    seconds, found = interleaved(turns, rounds)
-    peer = found["LogisticRegression"]
+    seconds, probes = interleaved(turns, rounds)
+    peer = probes["LogisticRegression"]
     theirs = objective(torch.from_numpy(peer.coef_).float(), torch.from_numpy(peer.intercept_).float())
-    ours = objective(found["hardlab"].weight, found["hardlab"].bias)
+    ours = objective(probes["hardlab"].weight, probes["hardlab"].bias)
     ratio = seconds["LogisticRegression"] / seconds["hardlab"]
     return [
         {

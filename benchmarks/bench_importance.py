@@ -47,7 +47,7 @@ def fanova(rows: int = 10_000, sizes: Sequence[int] = (10_000, 30_000, 100_000, 
     settings: dict[str, Any] = {"trees": TREES, "leaf": 1}
     importance.importance(*rows_of(500), **settings)  # imports, threads
     x, y = rows_of(rows)
-    ours, mine = seconds(lambda: importance.importance(x, y, **settings), TURNS)
+    ours, shares = seconds(lambda: importance.importance(x, y, **settings), TURNS)
     row = {
         "name": f"fANOVA, {METRICS} metrics, {TREES} trees, {rows} rows",
         "value": ours,
@@ -57,7 +57,7 @@ def fanova(rows: int = 10_000, sizes: Sequence[int] = (10_000, 30_000, 100_000, 
     if importlib.util.find_spec("fanova"):
         importance.importance(*rows_of(200), backend="fanova", **settings)
         theirs, peer = seconds(lambda: importance.importance(x, y, backend="fanova", **settings))
-        apart, ratio = float((mine["share"] - peer["share"]).abs().max()), theirs / ours
+        apart, ratio = float((shares["share"] - peer["share"]).abs().max()), theirs / ours
         row |= {"peer": f"fanova, shares within {apart:.3f}", "ratio": ratio, "ok": ratio >= 100 and apart <= 0.02}
     else:
         row |= {"peer": "fanova: not installed", "ratio": None, "ok": None}
@@ -86,7 +86,7 @@ def tsne(points: int = 20_000, dim: int = 128) -> list[dict[str, Any]]:
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     jobs = os.cpu_count() or 1
     negatives.tsne(x[:500], iterations=1)
-    before, mine = seconds(lambda: negatives.tsne(x, jobs=jobs))
+    before, now = seconds(lambda: negatives.tsne(x, jobs=jobs))
     theirs, peer = seconds(lambda: TSNE(2, init="pca", random_state=0, n_jobs=jobs).fit_transform(x))
     after = seconds(lambda: negatives.tsne(x, jobs=jobs))[0]
     ours = Seconds([*before.rounds, *after.rounds])  # on both sides: a machine drifts in minutes
@@ -96,7 +96,7 @@ def tsne(points: int = 20_000, dim: int = 128) -> list[dict[str, Any]]:
         near = NearestNeighbors(n_neighbors=11).fit(layout).kneighbors(layout[:2000], return_distance=False)[:, 1:]
         return float((label[near] == label[:2000, None]).mean())
 
-    ratio, as_good = theirs / ours, kept(mine) >= kept(peer) - 0.02
+    ratio, as_good = theirs / ours, kept(now) >= kept(peer) - 0.02
     name = f"t-SNE, {points} unit vectors of {dim} numbers, exact neighbours"
     return [{"name": name, "value": ours, "unit": "s", "peer": "scikit-learn TSNE", "ratio": ratio, "target": 3.0,
              "ok": as_good and ratio >= 3}]  # fmt: skip

@@ -83,8 +83,8 @@ def read_queue(text: str) -> list[Line]:
     """The runs of a queue in order; LeaseError with the number of a line that cannot be read."""
     out = []
     for number, line in enumerate(text.splitlines(), 1):
-        told, _, after = line.partition("#")[0].partition(" -- ")
-        words = told.split()
+        command, _, after = line.partition("#")[0].partition(" -- ")
+        words = command.split()
         if not words:
             continue
         given = [w.partition("=") for w in words[2:]]
@@ -235,8 +235,8 @@ class Queue:
         seconds, now = self.estimate.seconds(job), time.monotonic()
         late = now + max(60.0, 4 * seconds) if seconds is not None else math.inf
         self.running.append(Child(job, self.launch(job), now, late))
-        told = f", about {seconds:.0f} s" if seconds is not None else ""
-        self.say(f"started {job.line} as {job.id}{told}; {len(self.running)} side by side")
+        expected = f", about {seconds:.0f} s" if seconds is not None else ""
+        self.say(f"started {job.line} as {job.id}{expected}; {len(self.running)} side by side")
 
     def _reap(self) -> None:
         now = time.monotonic()
@@ -302,18 +302,18 @@ def units(runs: Path, logs: Path, done: Sequence[str]) -> list[Unit]:
         return tuple((p, f"runs/{run}/{p.relative_to(runs / run).as_posix()}") for p in paths if p.is_file())
 
     rows = [Unit(run, of(run, ALWAYS)) for run in done]
-    told = [Unit(p.name, ((p, f"logs/{p.name}"),)) for p in sorted(logs.glob("*"))]
+    logged = [Unit(p.name, ((p, f"logs/{p.name}"),)) for p in sorted(logs.glob("*"))]
     extras = [Unit(f"{run}: {name}", of(run, [name])) for run in sorted(done, key=_seed) for name in EXTRAS]
-    return [u for u in [*rows, *told, *extras] if u.files]
+    return [u for u in [*rows, *logged, *extras] if u.files]
 
 
 def _seed(run: str) -> int:
     """Of a run, by its id (``simsiam-cpu-s3-1f2e3d``)."""
-    told = re.search(r"-s(\d+)-", run)
-    return int(told[1]) if told else 0
+    match = re.search(r"-s(\d+)-", run)
+    return int(match[1]) if match else 0
 
 
-def pack(out: Path, found: Sequence[Unit], *, limit: int, count: int) -> list[str]:
+def pack(out: Path, units: Sequence[Unit], *, limit: int, count: int) -> list[str]:
     """At most ``count`` archives ``lease-N.tar.gz`` of at most ``limit`` bytes each; returns what found no place.
 
     Each appears whole or not at all; those of an earlier call that are not needed any more go.
@@ -322,7 +322,7 @@ def pack(out: Path, found: Sequence[Unit], *, limit: int, count: int) -> list[st
     bins: list[list[Unit]] = [[] for _ in range(count)]
     room = [limit - 4096] * count
     left = []
-    for unit in found:
+    for unit in units:
         size = sum(packed_size(path) for path, _ in unit.files)
         place = next((i for i in range(count) if size <= room[i]), None)
         if place is None:
@@ -460,9 +460,9 @@ def prepare(
     for useless in [*site.rglob("__pycache__"), site / "bin"]:
         shutil.rmtree(useless, ignore_errors=True)
     about = importlib.metadata.distribution("hardlab")  # its code comes from the checkout; doctor asks for its needs
-    told = site / f"hardlab-{about.version}.dist-info" / "METADATA"
-    told.parent.mkdir()
-    told.write_text(about.read_text("METADATA") or "")
+    metadata = site / f"hardlab-{about.version}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(about.read_text("METADATA") or "")
     (brought / "checkout.json").write_text(json.dumps({"commit": commit(), "digest": digest()}) + "\n")
     if data is not None:
         shutil.copy(data, brought / ARCHIVE)
@@ -576,10 +576,10 @@ class Lease:
         self.lines: list[str] = []
 
     def say(self, line: str) -> None:
-        told = f"[{time.monotonic() - self.start:6.1f} s] {line}"
-        self.lines.append(told)
+        message = f"[{time.monotonic() - self.start:6.1f} s] {line}"
+        self.lines.append(message)
         with contextlib.suppress(BrokenPipeError):
-            print(told, flush=True)
+            print(message, flush=True)
 
     def stop(self) -> bool:
         return bool(self.asked)
@@ -641,16 +641,16 @@ class Lease:
         self.say("doctor:\n" + text.rstrip())
         if self.wait("plan", plan, self.deadline()) != 0:
             return
-        told = json.loads((self.work / "plan.json").read_text())
-        self.planned = [Job(**job) for job in told["jobs"]]
+        kept_plan = json.loads((self.work / "plan.json").read_text())
+        self.planned = [Job(**job) for job in kept_plan["jobs"]]
         self.jobs = self.undone(self.planned)
-        self.refused = told["refused"]
+        self.refused = kept_plan["refused"]
         for line in self.refused:
             self.say(f"cannot be run: {line}")
-        self.say(f"{len(self.jobs)} runs to be made on {told['device']}; {told['rehearsal']}")
-        self.measure(told["rehearsal_on"])
+        self.say(f"{len(self.jobs)} runs to be made on {kept_plan['device']}; {kept_plan['rehearsal']}")
+        self.measure(kept_plan["rehearsal_on"])
         self.pack()
-        self.queue(told)
+        self.queue(kept_plan)
 
     def undone(self, jobs: Sequence[Job]) -> list[Job]:
         """Without what an earlier call did, here or elsewhere; a parent stays as long as a child needs its weights."""
@@ -697,21 +697,21 @@ class Lease:
         for row in self.rows():
             of_peak = f"{100 * row['share']:8.1f}%" if row.get("share") is not None else f"{'':9}"
             split = parts.get(row["rate"], {})
-            told = ", ".join(f"{part} {1e3 * s:.2f} ms" for part, s in split.items() if part != "total")
+            columns = ", ".join(f"{part} {1e3 * s:.2f} ms" for part, s in split.items() if part != "total")
             value = f"{row['images_per_s']:10.0f}" if row.get("images_per_s") else f"{'failed':>10}"
             memory = f"{row['peak_memory_mb']:8.0f}" if row.get("peak_memory_mb") else f"{'':8}"
             name = f"{row['network']}, {row['recipe']}"
             if "loader_images_per_s" in row:
-                told = (
+                columns = (
                     f"loader alone {row['loader_images_per_s']:.0f}, step alone {row['step_images_per_s']:.0f} images/s"
                 )
-            lines.append(f"{name:34}{value}{of_peak}{memory}  {told or row.get('error', '')}".rstrip())
+            lines.append(f"{name:34}{value}{of_peak}{memory}  {columns or row.get('error', '')}".rstrip())
         return "\n".join(lines)
 
-    def queue(self, told: dict[str, Any]) -> None:
+    def queue(self, plan: dict[str, Any]) -> None:
         rates = {row["rate"]: row for row in self.rows() if row.get("images_per_s") and row.get("peak_memory_mb")}
-        places = self.args.jobs or told["places"]
-        gpu = told["device"] != "cpu"
+        places = self.args.jobs or plan["places"]
+        gpu = plan["device"] != "cpu"
         estimate = Estimate(rates, overhead=20.0 if gpu else 15.0, context_mb=600.0 if gpu else 100.0)
 
         def launch(job: Job) -> subprocess.Popen[bytes]:
@@ -720,7 +720,7 @@ class Lease:
             spec.write_text(json.dumps({"config": job.config, "protocols": job.protocols}))
             return self.child(job.id, self.python("work", str(spec), str(self.runs)))
 
-        todo = Queue(self.jobs, Machine(places, told["memory_mb"]), estimate, launch, self.say, self.grace)
+        todo = Queue(self.jobs, Machine(places, plan["memory_mb"]), estimate, launch, self.say, self.grace)
         self.state = todo.state
 
         def tick() -> None:
@@ -732,7 +732,7 @@ class Lease:
             more, sentence = self.sharing.start(self.env, check)
             self.env |= more
             self.say(sentence)
-        self.say(f"queue: {places} places, {told['memory_mb'] / 1024:.0f} GB")
+        self.say(f"queue: {places} places, {plan['memory_mb'] / 1024:.0f} GB")
         todo.run(self.deadline(), self.stop, tick)
         rest = [j for j in self.jobs if self.state.get(j.id) != "done"]
         seconds = [(estimate.seconds(j), j.weight) for j in rest]
@@ -743,8 +743,8 @@ class Lease:
     def pack(self) -> None:
         """Archives of what is done so far, by earlier calls here too, and the report beside them."""
         done = [j.id for j in self.planned if evaluated(self.runs / j.id, j.protocols)]
-        told = self.args.brought / "checkout.json"
-        known = json.loads(told.read_text()) if told.exists() else {}
+        checkout = self.args.brought / "checkout.json"
+        known = json.loads(checkout.read_text()) if checkout.exists() else {}
         if known.get("digest") == digest():
             for run in done:
                 stamp(self.runs / run / "manifest.json", known["commit"])

@@ -105,12 +105,12 @@ def make_plan(queue: Path, out: Path, rehearse: str) -> None:
     else:
         places, memory = cores, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
         name = "cpu"
-    told = {
+    work = {
         "device": name, "places": places, "memory_mb": memory, "rehearsal_on": rehearsal, "refused": refused,
         "rehearsal": "a rehearsal: one seed of each line, in small" if rehearsal else "as the queue has them",
         "jobs": [dataclasses.asdict(job) for job in jobs],
     }  # fmt: skip
-    checkpoint.write_atomic(out, json.dumps(told).encode())
+    checkpoint.write_atomic(out, json.dumps(work).encode())
 
 
 # ------------------------------------------------------------------------------------------------ the table of rates
@@ -119,7 +119,7 @@ def make_plan(queue: Path, out: Path, rehearse: str) -> None:
 def peaks(device: torch.device) -> dict[str, float]:
     """Operations a second of a large matrix product, by precision: the median of ten."""
     side = 8192 if device.type == "cuda" else 1024
-    found = {}
+    rates = {}
     for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         seconds = []
@@ -128,8 +128,8 @@ def peaks(device: torch.device) -> dict[str, float]:
             _ = a @ b
             _wait(device)
             seconds += [time.perf_counter() - start] if i > 2 else []
-        found[name] = 2 * side**3 / statistics.median(seconds)
-    return found
+        rates[name] = 2 * side**3 / statistics.median(seconds)
+    return rates
 
 
 def _wait(device: torch.device) -> None:
@@ -175,18 +175,22 @@ def measure(run: Run, device: torch.device, warm: int, parts: bool) -> dict[str,
         about = run_folder.manifest(path) or {}
         steps, epochs = run_folder.metrics(path, "step"), run_folder.metrics(path, "epoch")
     precision = about.get("precision") or about["config"]["precision"]
-    found: dict[str, Any] = {"precision": precision, "peak_memory_mb": about["peak_memory_mb"], "batch": run.batch_size}
+    measured: dict[str, Any] = {
+        "precision": precision,
+        "peak_memory_mb": about["peak_memory_mb"],
+        "batch": run.batch_size,
+    }
     if parts:
         rows = epochs[1:] or epochs  # the first holds what is made once
         per = run.epochs and about["steps_done"] / run.epochs
         names = {part for row in rows for part in row["seconds"]}
-        return found | {
+        return measured | {
             "seconds": {n: statistics.median(r["seconds"].get(n, 0.0) for r in rows) / per for n in sorted(names)}
         }
     at = {row["step"]: row["step"] * run.batch_size / row["images_per_s"] for row in steps}
     first = min((s for s in at if s > warm), default=min(at))
     last = max(at)
-    return found | {"images_per_s": (last - first) * run.batch_size / (at[last] - at[first]), "steps": last - first}
+    return measured | {"images_per_s": (last - first) * run.batch_size / (at[last] - at[first]), "steps": last - first}
 
 
 class Operations(TorchDispatchMode):
@@ -308,14 +312,14 @@ def work(spec: Path, runs_dir: Path) -> int:
     """Train a job's run, or find it trained, and evaluate it; the exit status is that of ``hardlab pretrain``."""
     from hardlab.evaluate.runner import evaluate_run
 
-    told = json.loads(spec.read_text())
+    plan = json.loads(spec.read_text())
     torch.set_num_threads(1)
     process.keep_pages()
     try:
-        path = train.train(config.make(told["config"]), runs_dir, wait=True)
-        if told["protocols"]:
+        path = train.train(config.make(plan["config"]), runs_dir, wait=True)
+        if plan["protocols"]:
             # raw pixels are what a network is held against: once, beside those that have learned nothing
-            for row in evaluate_run(path, told["protocols"], pixels=told["config"]["recipe"] == "untrained"):
+            for row in evaluate_run(path, plan["protocols"], pixels=plan["config"]["recipe"] == "untrained"):
                 print(f"{row['protocol']} {row['metric']} {row['value']:.4f}")
             shutil.rmtree(path / "features", ignore_errors=True)
     except stopping.Stopped:

@@ -35,15 +35,15 @@ class Ratio(float):
         made = super().__new__(cls, float(above) / float(below))
         rng = random.Random(0)
         paired = len(above.rounds) == len(below.rounds)
-        found = []
+        ratios = []
         for _ in range(draws):
             some = rng.choices(range(len(above.rounds)), k=len(above.rounds))
             others = some if paired else rng.choices(range(len(below.rounds)), k=len(below.rounds))
-            found.append(
+            ratios.append(
                 statistics.median(above.rounds[i] for i in some) / statistics.median(below.rounds[i] for i in others)
             )
-        found.sort()
-        made.interval = (found[int(0.025 * draws)], found[int(0.975 * draws) - 1])
+        ratios.sort()
+        made.interval = (ratios[int(0.025 * draws)], ratios[int(0.975 * draws) - 1])
         return made
 
 

@@ -14,5 +14,5 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     module, _, attribute = _DOORS[name].partition(":")
-    found = importlib.import_module(module)
-    return getattr(found, attribute) if attribute else found
+    loaded = importlib.import_module(module)
+    return getattr(loaded, attribute) if attribute else loaded

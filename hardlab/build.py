@@ -28,10 +28,10 @@ def device(name: str = "auto") -> torch.device:
     """``auto`` takes the GPU where there is one. Raises HardlabError for a device that is none, or is not here."""
     if config.device(name) == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    found = torch.device(name)
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise HardlabError(f"Device '{name}' was asked for, but torch sees no GPU here; use auto or cpu.")
-    return found
+    chosen = torch.device(name)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise HardlabError(f"Device '{name}' is not available, torch sees no GPU here; use auto or cpu.")
+    return chosen
 
 
 def images(
@@ -82,7 +82,7 @@ def method(run: Run) -> Method:
         made: Method = registry.build("method", run.method.name, run.method.options, net)
     except (RuntimeError, ValueError, TypeError, ZeroDivisionError, IndexError) as e:  # torch's own refusals
         about = f"backbone {run.backbone.name} {run.backbone.options}, method {run.method.name} {run.method.options}"
-        raise HardlabError(f"No network can be made of these settings ({about}): {e}") from e
+        raise HardlabError(f"These settings make no network ({about}): {e}") from e
     made.multi_crop(run.local.count if run.local else 0)
     return made
 
@@ -149,11 +149,11 @@ def load(path: str | Path) -> list[tuple[str, str]]:
     path = Path(path)
     spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
     if spec is None or spec.loader is None or not path.stem.isidentifier():
-        raise HardlabError(f"'{path}' is no file of Python with a name that can be imported, such as my_strategy.py.")
+        raise HardlabError(f"'{path}' is not a Python file with an importable name, such as my_strategy.py.")
     module = importlib.util.module_from_spec(spec)
     known = sys.modules.get(path.stem)
     if known is not None and Path(str(getattr(known, "__file__", None))).resolve() != path.resolve():
-        raise HardlabError(f"'{path}' has the name of the module {path.stem}, which is loaded already: rename it.")
+        raise HardlabError(f"'{path}' is named like the module {path.stem}, which is already loaded: rename it.")
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
@@ -162,10 +162,10 @@ def load(path: str | Path) -> list[tuple[str, str]]:
         raise HardlabError(f"{path} cannot be run: {type(e).__name__}: {e}") from e
     made = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == path.stem]
     kinds = [("method", Method), ("strategy", Hard)]
-    found = [(kind, registry.register(kind, c)) for c in made for kind, base in kinds if issubclass(c, base)]
-    if not found:
-        raise HardlabError(f"{path} defines no method and no strategy: no subclass of Method or Hard.")
-    return found
+    registered = [(kind, registry.register(kind, c)) for c in made for kind, base in kinds if issubclass(c, base)]
+    if not registered:
+        raise HardlabError(f"{path} defines no method or strategy: it has no subclass of Method or Hard.")
+    return registered
 
 
 def spec(kind: str, given: Any) -> Spec:
@@ -211,22 +211,22 @@ def check_images(run: Run, root: str | Path | None = None) -> Images | None:
     Returns them, or None where they are not here but would be downloaded.
     """
     try:
-        found = images(run, root=root, dry=True)
+        data = images(run, root=root, dry=True)
     except Absent:
         if offline():
             raise
         return None
-    fits(run, found, look(run))
+    fits(run, data, look(run))
     made, hard = _unmade(run)
     with torch.device("meta"), suppress(NotImplementedError):  # of a reader's own code that asks for numbers there
-        made.on_start(found, run.batch_size)
+        made.on_start(data, run.batch_size)
         for h in hard:
-            h.on_start(found, run.batch_size, None)
-            h.check_steps(run.epochs * (len(found) // run.batch_size), run.epochs)
+            h.on_start(data, run.batch_size, None)
+            h.check_steps(run.epochs * (len(data) // run.batch_size), run.epochs)
     if run.parent is not None:
         check_images(run.parent, root)
     check_monitor(run, root)
-    return found
+    return data
 
 
 def check_monitor(run: Run, root: str | Path | None = None) -> None:
@@ -234,15 +234,15 @@ def check_monitor(run: Run, root: str | Path | None = None) -> None:
     if not run.logs.monitor_every or not run.epochs:
         return
     try:
-        found = images(run, "test", root, dry=True)
+        data = images(run, "test", root, dry=True)
     except Absent:  # it will be downloaded, or refused then
         return
     except HardlabError as e:
         raise HardlabError(f"logs.monitor_every={run.logs.monitor_every} needs test images: {e}") from e
-    if bool((found.targets < 0).any()):
+    if bool((data.targets < 0).any()):
         raise HardlabError(
-            f"logs.monitor_every={run.logs.monitor_every} needs a label of each image, and {run.data.name} has none for"
-            f" {int((found.targets < 0).sum())} of its test images: leave it at 0."
+            f"logs.monitor_every={run.logs.monitor_every} needs a label per image, and {run.data.name} has none for"
+            f" {int((data.targets < 0).sum())} of its test images: leave it at 0."
         )
 
 

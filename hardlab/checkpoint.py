@@ -30,12 +30,12 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     make_folder(folder)
     path = folder / f"step-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     write_atomic(path, content)
-    for old in found(folder)[keep:]:
+    for old in listed(folder)[keep:]:
         old.unlink()
     return path
 
 
-def found(folder: Path) -> list[Path]:
+def listed(folder: Path) -> list[Path]:
     """Checkpoints by step, newest first."""
     return sorted((p for p in folder.glob("step-*.pt") if _NAME.fullmatch(p.name)), reverse=True)
 
@@ -59,7 +59,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as e:  # bytes that torch did not write make it raise nearly anything, with advice to trust them
-        raise HardlabError(f"{path} is damaged: its bytes are no checkpoint ({type(e).__name__}).") from e
+        raise HardlabError(f"{path} is damaged: it is not a checkpoint ({type(e).__name__}).") from e
     if not isinstance(state, dict):
         raise HardlabError(f"{path} is damaged: it holds {type(state).__name__}, not the state of a run.")
     return state
@@ -74,7 +74,7 @@ def newest(
     on. Raises HardlabError where all are damaged.
     """
     complaints: list[str] = []
-    for path in found(folder):
+    for path in listed(folder):
         try:
             return take(path, accept), path, complaints
         except Refused:
@@ -82,7 +82,7 @@ def newest(
         except HardlabError as e:
             complaints.append(str(e))
     if complaints:
-        raise HardlabError(" ".join(complaints) + " No whole checkpoint is left.")
+        raise HardlabError(" ".join(complaints) + " No intact checkpoint is left.")
     return None
 
 

@@ -1,4 +1,4 @@
-"""The command line. Exit status: 0 done, 1 failed, 2 usage, 75 stopped on request and can go on."""
+"""The command line. Exit status: 0 done, 1 failed, 2 wrong usage, 75 stopped on request and able to continue."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def _few_threads(context: click.Context, option: click.Parameter, value: int | N
 RUNS = click.option("--runs", "runs_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
                     help="Folder of the runs.")  # fmt: skip
 ROOT = click.option("--root", type=click.Path(path_type=Path), default=None,
-                    help="Folder of the data sets; else HARDLAB_DATA, else the user's cache.")  # fmt: skip
+                    help="Folder of the data sets; default: HARDLAB_DATA, else your cache.")  # fmt: skip
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 THREADS = click.option("--threads", type=int, default=None, callback=_few_threads,
                        help="CPU threads; default: all cores.")  # fmt: skip
 CODE = click.option("--code", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-                    help="Load methods and strategies of your own from this file; repeatable.")  # fmt: skip
+                    help="Load your own methods and strategies from this file; repeatable.")  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-DRY = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+DRY = click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 RUNG = click.option("--rung", default="smoke", show_default=True, callback=_known_rung,
                     help="smoke, cpu, gpu or paper.")  # fmt: skip
 
 
 @contextmanager
 def usage() -> Iterator[None]:
-    """Mistakes made inside are the caller's: exit status 2."""
+    """Turn every ``HardlabError`` inside into a usage error: exit status 2."""
     from hardlab.errors import HardlabError
 
     try:
@@ -60,7 +60,7 @@ def usage() -> Iterator[None]:
 
 
 def _settings(overrides: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, Any]:
-    """key=value pairs, none of which is a label. Raises HardlabError."""
+    """Parse key=value pairs; raises ``HardlabError`` if one of them sets a label."""
     from hardlab import config
     from hardlab.errors import HardlabError
 
@@ -72,7 +72,7 @@ def _settings(overrides: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, 
 
 
 def _load(code: Sequence[Path]) -> None:
-    """Register what these files define."""
+    """Register the methods and strategies that these files define."""
     if code:
         from hardlab import build
 
@@ -90,7 +90,7 @@ def _echo(as_json: bool, plain: str, value: Any) -> None:
 def cli() -> None:
     """Which examples are hard for a self-supervised model, and does training on them help?
 
-    Exit status: 0 done, 1 failed, 2 usage, 75 stopped on request (the same command goes on).
+    Exit status: 0 done, 1 failed, 2 wrong usage, 75 stopped on request (the same command continues).
     """
     from hardlab import config
 
@@ -109,9 +109,9 @@ def cli() -> None:
 @JSON
 @DRY
 @click.option("--protocol", "protocols", multiple=True,
-              help="Evaluate by this protocol afterwards, as `hardlab evaluate` does; repeatable.")  # fmt: skip
-@click.option("--pixels", is_flag=True, help="With --protocol: also the same protocols on raw pixels.")
-@click.option("--anew", is_flag=True, help="Start a new run; one that is there is kept in RUNS/.replaced.")
+              help="Then evaluate with this protocol, as `hardlab evaluate` does; repeatable.")  # fmt: skip
+@click.option("--pixels", is_flag=True, help="With --protocol: run the same protocols on raw pixels too.")
+@click.option("--anew", is_flag=True, help="Start over; move an existing run to RUNS/.replaced.")
 @click.option("--list", "list_", is_flag=True, help="List the recipes and exit.")
 @CODE
 def pretrain(
@@ -132,17 +132,17 @@ def pretrain(
 ) -> None:
     """Train RECIPE at a rung, e.g. `hardlab pretrain simsiam-hvs --rung cpu seed=1 hard.hvs.draws=8`.
 
-    A finished run is found again; a stopped one goes on exactly where it was. Either is refused where its images have
-    changed since: --anew starts a new run.
+    A finished run is reused; a stopped one continues exactly where it stopped. If the images have changed since, both
+    are refused; --anew starts a new run.
     """
     from hardlab import config, recipes
 
     _load(code)
     if list_:
-        told = {name: (made.__doc__ or "").splitlines()[0] for name, made in recipes.RECIPES.items()}
-        wide = max(map(len, told))
-        lines = [f"{name:{wide}}  {text.removeprefix(f'{name}: ')}" for name, text in told.items()]
-        _echo(as_json, "\n".join(lines), told)
+        summaries = {name: (made.__doc__ or "").splitlines()[0] for name, made in recipes.RECIPES.items()}
+        wide = max(map(len, summaries))
+        lines = [f"{name:{wide}}  {text.removeprefix(f'{name}: ')}" for name, text in summaries.items()]
+        _echo(as_json, "\n".join(lines), summaries)
         return
     if recipe is None:
         raise click.UsageError("Name a recipe; `hardlab pretrain --list` lists them.")
@@ -156,7 +156,7 @@ def pretrain(
             for name in protocols:
                 published.settings(name, {})
         elif pixels:
-            raise click.UsageError("--pixels goes with --protocol: name the protocol.")
+            raise click.UsageError("--pixels needs --protocol: name a protocol.")
         from hardlab import build, machine
 
         machine.alone()
@@ -197,11 +197,11 @@ def pretrain(
 @click.argument("run", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--protocol", "protocols", multiple=True, default=("knn", "linear-lbfgs"), show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
-              help="A setting other than the published one, e.g. epochs=10, network=student, size=224.")  # fmt: skip
-@click.option("--data", default=None, help="Another data set than the run's own.")
+              help="Override a published setting, e.g. epochs=10, network=student, size=224.")  # fmt: skip
+@click.option("--data", default=None, help="Evaluate on this data set instead of the run's own.")
 @click.option("--checkpoint", default="newest", show_default=True,
-              help="newest, a step, or all that were kept; the latter two go to curves.jsonl.")  # fmt: skip
-@click.option("--pixels", is_flag=True, help="Also the same protocols on raw pixels.")
+              help="newest, a step number, or all; rows of the latter two go to curves.jsonl.")  # fmt: skip
+@click.option("--pixels", is_flag=True, help="Run the same protocols on raw pixels too.")
 @click.option("--list", "list_", is_flag=True, help="List the protocols with their published settings and exit.")
 @CODE
 @ROOT
@@ -224,9 +224,9 @@ def evaluate_runs(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Evaluate the network of each RUN folder; rows go to its results.jsonl.
+    """Evaluate the network of each RUN folder and append the rows to its results.jsonl.
 
-    E.g. `hardlab evaluate runs/... --protocol semi-hexa-1` or `--protocol linear --data cifar100 --set epochs=10`.
+    Examples: `hardlab evaluate runs/... --protocol semi-hexa-1` or `--protocol linear --data cifar100 --set epochs=10`.
     """
     from hardlab import config
     from hardlab.data import SETS
@@ -241,7 +241,7 @@ def evaluate_runs(
     if not run:
         raise click.UsageError("Name the folder of a run; `hardlab evaluate --list` lists the protocols.")
     if checkpoint not in ("newest", "all") and not checkpoint.isdecimal():
-        raise click.UsageError(f"--checkpoint is newest, all or the number of a step, not '{checkpoint}'.")
+        raise click.UsageError(f"--checkpoint must be newest, all or a step number, not '{checkpoint}'.")
     with usage():
         options = config.parse(settings) | ({} if data is None else {"data": data})
         for name in protocols:
@@ -257,7 +257,7 @@ def evaluate_runs(
         with usage():
             for path in run:
                 if not (path / "manifest.json").exists():  # which needs no torch
-                    raise HardlabError(f"{path} is no run: it has no manifest.json.")
+                    raise HardlabError(f"{path} is not a run: it has no manifest.json.")
         from hardlab.evaluate import runner
 
         with usage():
@@ -284,7 +284,7 @@ def evaluate_runs(
 
 
 def _rows_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Results, a line each, in columns."""
+    """One line per result, in columns."""
     columns = ("run", "step", "data", "features", "protocol", "metric")
     wide = {c: max((len(str(r.get(c, ""))) for r in rows), default=0) for c in columns}
     return "\n".join(
@@ -294,27 +294,31 @@ def _rows_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 @cli.group()
 def nb() -> None:
-    """Run the notebooks headless, with checked parameters."""
+    """List the notebooks, or run them headless after checking their parameters."""
 
 
 @nb.command("list")
 @JSON
 def nb_list(as_json: bool) -> None:
-    """The notebooks and their parameters."""
+    """List the notebooks and their parameters."""
     from hardlab.workbook import execute, parameters
 
-    found = {path.stem: parameters.schema(path) for path in execute.notebooks()}
+    declared_by_notebook = {path.stem: parameters.schema(path) for path in execute.notebooks()}
     lines = []
-    for name, declared in found.items():
+    for name, declared in declared_by_notebook.items():
         lines += [name, *(f"    {key}: {p.type} = {p.default!r}" for key, p in declared.items())]
-    _echo(as_json, "\n".join(lines), {n: {k: p._asdict() for k, p in ps.items()} for n, ps in found.items()})
+    _echo(
+        as_json,
+        "\n".join(lines),
+        {n: {k: p._asdict() for k, p in ps.items()} for n, ps in declared_by_notebook.items()},
+    )
 
 
 @nb.command("run")
 @click.argument("name")
 @click.argument("assigned", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/notebooks"), show_default=True)
-@click.option("--force", is_flag=True, help="Run it although it is done already.")
+@click.option("--force", is_flag=True, help="Run it even if it is done already.")
 @JSON
 @DRY
 def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json: bool, dry_run: bool) -> None:
@@ -327,11 +331,15 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
         values = parameters.check(path, dict(parameters.split(assigned)))
         if values.get("overrides"):
             values["overrides"] = [config.from_here(pair) for pair in values["overrides"]]
-        told = {k: p.default for k, p in parameters.schema(path).items()} | values
-        _check_parameters(path, told)
+        resolved = {k: p.default for k, p in parameters.schema(path).items()} | values
+        _check_parameters(path, resolved)
         files.check_folder(out)
     if dry_run:
-        _echo(as_json, f"would run {path.stem} with {told} into {out}", {"notebook": str(path), "parameters": told})
+        _echo(
+            as_json,
+            f"would run {path.stem} with {resolved} into {out}",
+            {"notebook": str(path), "parameters": resolved},
+        )
         return
     result = execute.execute(
         path, values, out_dir=out, force=force, echo=lambda text: click.echo(text, nl=False, err=True)
@@ -391,7 +399,7 @@ def _check_parameters(path: Path, told: Mapping[str, Any]) -> None:
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), default=Path("figures/data"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("figures"), show_default=True)
 @click.option("--from", "runs_dir", type=click.Path(path_type=Path), default=None,
-              help="First collect the tables in --data from the finished runs of this folder.")  # fmt: skip
+              help="First collect the tables in --data from the finished runs in this folder.")  # fmt: skip
 @click.option("--add", is_flag=True, help="With --from: keep the rows of runs that are not in that folder.")
 @click.option("--list", "list_", is_flag=True, help="List the figures and exit.")
 @ROOT
@@ -411,7 +419,7 @@ def draw_figures(
 ) -> None:
     """Draw figures from their tables, e.g. `hardlab figures hvs_f3` or `hardlab figures --all`.
 
-    For figures that are named it also tells the commands whose runs fill their gaps; --dry-run tells these alone.
+    For figures given by name it also prints the commands whose runs fill their gaps; --dry-run prints only those.
     """
     from hardlab import figures, files
 
@@ -421,7 +429,7 @@ def draw_figures(
     with usage():
         names = list(figures.FIGURES) if all_ else [figures.find(n) for n in name]
     if add and runs_dir is None:
-        raise click.UsageError("--add keeps rows beside those that --from RUNS collects: give --from too.")
+        raise click.UsageError("--add keeps the existing rows when --from RUNS collects new ones: give --from too.")
     if not names:
         raise click.UsageError("Name a figure, or --all; `hardlab figures --list` lists them.")
     if dry_run:
@@ -443,12 +451,12 @@ def draw_figures(
         tables.collect(runs_dir, data_dir, root=root, add=add)
     _there(data_dir)
     drawn = [str(path) for n in names for path in figures.draw(n, data_dir, out)]
-    told = "" if all_ or as_json else _gaps({n: figures.gaps(n, data_dir) for n in names})
-    _echo(as_json, "\n".join([*drawn, *([told] if told else [])]), drawn)
+    missing = "" if all_ or as_json else _gaps({n: figures.gaps(n, data_dir) for n in names})
+    _echo(as_json, "\n".join([*drawn, *([missing] if missing else [])]), drawn)
 
 
 def _there(data_dir: Path) -> None:
-    """Refuse a folder without tables."""
+    """Raise ``UsageError`` if the folder has no tables."""
     if not any(data_dir.glob("*.csv")):
         raise click.UsageError(
             f"There are no tables in '{data_dir}'; `hardlab figures --all --from RUNS` collects them."
@@ -456,17 +464,17 @@ def _there(data_dir: Path) -> None:
 
 
 def _gaps(gaps: dict[str, list[str]]) -> str:
-    """The commands that fill gaps, by figure; RUN is what the command before it made."""
+    """The commands that fill each figure's gaps; RUN stands for the run that the preceding command made."""
     lines = [[f"{name} has gaps; these fill them:", *commands] for name, commands in gaps.items() if commands]
-    return "\n".join("\n  ".join(told) for told in lines)
+    return "\n".join("\n  ".join(block) for block in lines)
 
 
 @cli.command("claims")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--paper", default=None, help="Only of one paper: hexa, hvs, hnssl, adco or ppcl.")
-@click.option("--verdict", default=None, help="Only those whose verdict begins so, e.g. reproduced or needs.")
-@click.option("--why", is_flag=True, help="Also the reason of each verdict, and its runs.")
-@click.option("--freeze", default=None, metavar="REASON", help="Note the tests that were changed, before their runs.")
+@click.option("--paper", default=None, help="Show one paper only: hexa, hvs, hnssl, adco or ppcl.")
+@click.option("--verdict", default=None, help="Show only verdicts that begin with this, e.g. reproduced or needs.")
+@click.option("--why", is_flag=True, help="Show the reason for each verdict, and its runs.")
+@click.option("--freeze", default=None, metavar="REASON", help="Record changed tests, with this reason.")
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), default=Path("figures/data"), show_default=True)
 @JSON
 def judge_claims(
@@ -478,9 +486,9 @@ def judge_claims(
     data_dir: Path,
     as_json: bool,
 ) -> None:
-    """What the papers state that a run can test, and the verdict that the collected rows give: all, or those named.
+    """Print the papers' claims that a run can test and their verdicts on the collected rows; all, or those with an ID.
 
-    The verdict is computed, by the rules in docs/verdicts.md: a 95 % interval over seeds against the claim's threshold,
+    A verdict is computed by the rules in docs/verdicts.md: a 95 % interval over seeds against the claim's threshold,
     corrected for the number of claims.
     """
     from hardlab import registry
@@ -498,26 +506,28 @@ def judge_claims(
         _echo(as_json, f"{len(moved)} tests were noted: {', '.join(moved) or 'none'}", {"frozen": moved})
         return
     _there(data_dir)
-    found = claims.verdicts(data_dir)  # all, since each is corrected for the others
-    found = found[found["paper"].isin([paper] if paper else claims.PAPERS) & (found["id"].isin(ids) | (not ids))]
-    found = found[found["verdict"].str.startswith(verdict or "")]
-    rows = found.astype(object).where(found.notna(), None).to_dict("records")
-    _echo(as_json, claims.describe(found, why=why), rows)
+    verdicts = claims.verdicts(data_dir)  # all, since each is corrected for the others
+    verdicts = verdicts[
+        verdicts["paper"].isin([paper] if paper else claims.PAPERS) & (verdicts["id"].isin(ids) | (not ids))
+    ]
+    verdicts = verdicts[verdicts["verdict"].str.startswith(verdict or "")]
+    rows = verdicts.astype(object).where(verdicts.notna(), None).to_dict("records")
+    _echo(as_json, claims.describe(verdicts, why=why), rows)
 
 
 @cli.command("report")
 @RUNG
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Default: out/RUNG.")
-@click.option("--readme", is_flag=True, help="Rewrite README.md's blocks and docs/results.md from figures/data.")
+@click.option("--readme", is_flag=True, help="Rewrite README.md's generated blocks and docs/results.md.")
 @JSON
 @DRY
 def build_report(rung: str, out: Path | None, readme: bool, as_json: bool, dry_run: bool) -> None:
-    """Build the HTML report of a rung's output, or the README's tables and docs/results.md."""
+    """Build the HTML report of a rung, or the README's generated blocks and docs/results.md."""
     folder = out or Path("out") / rung
     if dry_run:
         target = "README.md, docs/results.md" if readme else str(folder / "report.html")
         if not readme and not next((folder / "runs").glob("*/manifest.json"), None):
-            raise click.UsageError(f"There is nothing to report in '{folder}': no run was found in its folder runs/.")
+            raise click.UsageError(f"There is nothing to report in '{folder}': its folder runs/ holds no run.")
         _echo(as_json, f"would write {target}", {"would_write": target})
         return
     if readme:
@@ -534,13 +544,13 @@ def build_report(rung: str, out: Path | None, readme: bool, as_json: bool, dry_r
 @cli.command()
 @click.argument("overrides", nargs=-1)
 @RUNG
-@click.option("--claims", is_flag=True, help="Also every arm of the claims that this rung can test.")
+@click.option("--claims", is_flag=True, help="Train every arm of the claims that this rung can test, too.")
 @click.option("--cores", type=int, default=2, show_default=True, callback=_few_threads)
 @DRY
 def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, dry_run: bool) -> None:
-    """Run the whole workbook of a rung through Snakemake: only what is missing.
+    """Run the whole workbook of a rung through Snakemake, or whatever is missing of it.
 
-    OVERRIDES (key=value, e.g. epochs=10) hold for all its runs.
+    OVERRIDES (key=value, e.g. epochs=10) apply to all its runs.
     """
     from hardlab import recipes
 
@@ -553,39 +563,39 @@ def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, d
 
 @cli.command("doctor")
 @JSON
-@click.option("--matrix", is_flag=True, help="Print which strategy goes with which method instead, and why not.")
+@click.option("--matrix", is_flag=True, help="Print which strategy works with which method, or why not.")
 def examine_installation(as_json: bool, matrix: bool) -> None:
-    """Say what this machine has, what hardlab can use of it, and what is missing."""
+    """Print what this machine has, what hardlab can use, and what is missing."""
     from hardlab.workbook import doctor
 
     if matrix:
         pairs = doctor.matrix()
         _echo(as_json, doctor.describe_matrix(pairs), pairs)
         return
-    found = doctor.examine()
-    _echo(as_json, doctor.describe(found), found)
-    sys.exit(0 if doctor.healthy(found) else 1)
+    report = doctor.examine()
+    _echo(as_json, doctor.describe(report), report)
+    sys.exit(0 if doctor.healthy(report) else 1)
 
 
 @cli.command("check")
 @click.argument("file", type=click.Path(path_type=Path))
 @JSON
 def check_file(file: Path, as_json: bool) -> None:
-    """Say which contracts hold of the methods and strategies that FILE defines, e.g. `hardlab check my_strategy.py`.
+    """Test the methods and strategies in FILE against the contracts, e.g. `hardlab check my_strategy.py`.
 
-    Exit status 1 where one is broken.
+    Exit status 1 if one is broken.
     """
     from hardlab import build, contracts
 
     with usage():
-        found = build.load(file)
-    told = {f"{kind} {name}": list(contracts.verdicts(kind, name)) for kind, name in found}
+        defined = build.load(file)
+    results = {f"{kind} {name}": list(contracts.verdicts(kind, name)) for kind, name in defined}
     signs = {True: "holds", False: "BROKEN", None: "refuses"}
     lines = []
-    for entry, verdicts in told.items():
+    for entry, verdicts in results.items():
         lines += [entry, *(f"  {signs[v.holds]:8}{v.contract}{v.detail and f': {v.detail}'}" for v in verdicts)]
-    _echo(as_json, "\n".join(lines), {entry: [v._asdict() for v in verdicts] for entry, verdicts in told.items()})
-    sys.exit(1 if any(v.holds is False for verdicts in told.values() for v in verdicts) else 0)
+    _echo(as_json, "\n".join(lines), {entry: [v._asdict() for v in verdicts] for entry, verdicts in results.items()})
+    sys.exit(1 if any(v.holds is False for verdicts in results.values() for v in verdicts) else 0)
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ class _Strict(BaseModel):
         for key, given in value.items() if isinstance(value, dict) else ():
             field = cls.model_fields.get(key)
             if isinstance(given, bool) and field is not None and field.annotation is not bool:
-                raise HardlabError(f"{key}={str(given).lower()}: {key} is no switch; give it a value.")
+                raise HardlabError(f"{key}={str(given).lower()}: {key} is not a switch; give it a value.")
         return value
 
 
@@ -82,7 +82,7 @@ def _traced(kind: str, spec: Spec) -> Spec:
     """With the digest of its source, where it is not hardlab's own and has none yet."""
     if spec.source is not None and spec.name not in registry.TABLES[kind]:
         raise HardlabError(
-            f"The {kind} '{spec.name}' is code of a reader's own that is not loaded here: load its file first, with "
+            f"The {kind} '{spec.name}' is your own code and is not loaded: load its file first, with "
             "`--code FILE` or hardlab.load(FILE)."
         )
     if spec.source is not None or spec.name not in registry.TABLES[kind]:
@@ -202,9 +202,7 @@ class Run(_Strict):
     def _names(self) -> Run:
         for spec in self.hard:
             if [s.name for s in self.hard].count(spec.name) > 1:
-                raise HardlabError(
-                    f"Strategy '{spec.name}' is named twice: one of each is enough, with the options you want."
-                )
+                raise HardlabError(f"Strategy '{spec.name}' is named twice: name it once, with the options you want.")
         if not self.data.name.startswith("folder:") and self.data.name not in registry.DATASETS:
             raise registry.unknown("data set", self.data.name, [*registry.DATASETS, "folder:PATH"])
         self.augments()
@@ -264,8 +262,8 @@ _LATER: dict[str, Any] = {
 
 def precision_of(manifest: Mapping[str, Any]) -> Literal["fp32", "bf16"]:
     """What a run computes in; a manifest from before there was ``auto`` says it in the configuration alone."""
-    found: Literal["fp32", "bf16"] = manifest.get("precision") or manifest["config"]["precision"]
-    return found
+    precision: Literal["fp32", "bf16"] = manifest.get("precision") or manifest["config"]["precision"]
+    return precision
 
 
 def of(manifest: Mapping[str, Any]) -> Run:
@@ -274,7 +272,7 @@ def of(manifest: Mapping[str, Any]) -> Run:
         return make(manifest["config"])
     except HardlabError as e:
         why = str(e) if len(str(e)) < 300 else f"{str(e)[:150]} ... {str(e)[-140:]}"
-        raise HardlabError(f"The manifest.json of {manifest.get('id')} has no configuration of a run: {why}") from e
+        raise HardlabError(f"The manifest.json of {manifest.get('id')} holds no run configuration: {why}") from e
 
 
 def as_ran(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -363,7 +361,7 @@ def parse(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
-            raise HardlabError(f"'{pair}' is no override: write key=value, for example optim.lr=0.1.")
+            raise HardlabError(f"'{pair}' is not an override: write key=value, for example optim.lr=0.1.")
         try:
             out[key] = value(text)
         except HardlabError as e:
@@ -429,7 +427,7 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         raise registry.unknown("setting", head, tree)
     if head == "parent" and rest:
         if tree["parent"] is None:
-            raise HardlabError(f"'{key}': this run has no parent, it starts from nothing.")
+            raise HardlabError(f"'{key}': this run has no parent.")
         _set(tree["parent"], ".".join(rest), value)
         return
     if not rest:
@@ -444,20 +442,20 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         return
     if head == "hard":
         named = tree["hard"] if isinstance(tree["hard"], list) else []
-        found = [s for s in named if isinstance(s, dict) and s.get("name") == rest[0]]
+        strategies = [s for s in named if isinstance(s, dict) and s.get("name") == rest[0]]
         if not tree["hard"]:
             raise HardlabError(f"'{key}': this recipe has no strategy; `hardlab pretrain --list` shows those that do.")
-        if not found:
+        if not strategies:
             raise registry.unknown(
                 "strategy in this run",
                 rest[0],
                 [s["name"] for s in named if isinstance(s, dict) and isinstance(s.get("name"), str)],
             )
-        node, rest = found[0], rest[1:] or ["name"]
+        node, rest = strategies[0], rest[1:] or ["name"]
     else:
         node = tree[head]
     if not isinstance(node, dict) or len(rest) != 1:
-        raise HardlabError(f"'{key}' is no setting: use group.key=value, with a group of {', '.join(sorted(tree))}.")
+        raise HardlabError(f"'{key}' is not a setting: use group.key=value; the groups are {', '.join(sorted(tree))}.")
     if isinstance(node.get("options"), dict) and rest[0] not in ("name", "options"):
         node["options"][rest[0]] = value
     else:

@@ -125,9 +125,9 @@ def reaches_all_its_weights(name: str) -> None:
     """The loss has a finite gradient for every weight that is trained and that no player of its own moves."""
     method = make(name)
     others = {id(p) for player in method.players() for p in player.params}
-    mine = {key: p for key, p in method.named_parameters() if p.requires_grad and id(p) not in others}
-    grads = torch.autograd.grad(method(rendered(method)).loss.mean(), list(mine.values()), allow_unused=True)
-    for key, g in zip(mine, grads, strict=True):
+    trained = {key: p for key, p in method.named_parameters() if p.requires_grad and id(p) not in others}
+    grads = torch.autograd.grad(method(rendered(method)).loss.mean(), list(trained.values()), allow_unused=True)
+    for key, g in zip(trained, grads, strict=True):
         _demand(g is not None, f"no gradient reaches {key}")
         _demand(g is not None and g.isfinite().all(), f"the gradient of {key} is not finite")
 
@@ -138,12 +138,12 @@ def cares_for_no_order(name: str) -> None:
     v, order = rendered(method), torch.randperm(BATCH, generator=torch.Generator().manual_seed(1))
     plain = None if v.plain is None else v.plain[order]
     moved = replace(v, index=v.index[order], group=v.group[order], params=v.params[order], x=v.x[order], plain=plain)
-    found = []
+    losses = []
     for given in (v, moved):
         torch.manual_seed(0)  # the same latents, where a method draws some
-        found.append(method(given).loss.detach())
-    apart = float((found[0][order] - found[1]).abs().max())
-    _demand(apart <= 1e-4 * (1 + float(found[0].abs().max())), f"the losses differ by {apart:g}")
+        losses.append(method(given).loss.detach())
+    apart = float((losses[0][order] - losses[1]).abs().max())
+    _demand(apart <= 1e-4 * (1 + float(losses[0].abs().max())), f"the losses differ by {apart:g}")
 
 
 def says_whether_rows_mix(name: str) -> None:
@@ -220,17 +220,17 @@ def verdicts(kind: str, name: str) -> Iterator[Verdict]:
         yield _judged(f"It takes steps with {strategy if kind == 'method' else method}", steps_with, strategy, method)
 
 
-def _judged(told: str, contract: Callable[..., None], *about: str) -> Verdict:
+def _judged(contract_name: str, contract: Callable[..., None], *about: str) -> Verdict:
     try:
         contract(*about)
     except HardlabError as e:
         refused = contract is steps_with and len(str(e)) > 20
-        return Verdict(told, None if refused else False, str(e) or "it refuses without a reason")
+        return Verdict(contract_name, None if refused else False, str(e) or "it refuses without a reason")
     except Broken as e:
-        return Verdict(told, False, str(e))
+        return Verdict(contract_name, False, str(e))
     except Exception as e:  # whatever code of others does is an answer
-        return Verdict(told, False, f"{type(e).__name__}: {e}")
-    return Verdict(told, True)
+        return Verdict(contract_name, False, f"{type(e).__name__}: {e}")
+    return Verdict(contract_name, True)
 
 
 def _entry(kind: str, name: str, base: type) -> None:

@@ -82,7 +82,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise HardlabError(f"'{path}' cannot be made a folder ({e.strerror}); name another for the output.") from e
+        raise HardlabError(f"'{path}' cannot be created ({e.strerror}); choose another output folder.") from e
 
 
 def check_folder(path: Path) -> None:
@@ -90,7 +90,7 @@ def check_folder(path: Path) -> None:
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "Permission denied" if there.is_dir() else "Not a directory"
-        raise HardlabError(f"'{path}' cannot be made a folder ({why}: {there}); name another for the output.")
+        raise HardlabError(f"'{path}' cannot be created ({why}: {there}); choose another output folder.")
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -160,8 +160,8 @@ def checked_manifest(about: Any, path: Path, need: tuple[str, ...] = ()) -> dict
         raise damaged(path, f"state is '{about['state']}', not {', '.join(STATES)}")
     if about.get("precision", "fp32") not in ("fp32", "bf16"):
         raise damaged(path, f"precision is '{about['precision']}', not fp32 or bf16")
-    found: dict[str, Any] = about
-    return found
+    manifest: dict[str, Any] = about
+    return manifest
 
 
 def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:

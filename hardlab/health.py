@@ -208,7 +208,7 @@ class Monitor:
         """
         if seconds is not None:
             row = {**row, "waiting": self._waiting(seconds)}
-        found = []
+        alarms = []
         for rule, sign in RULES.items():
             says = sign(row)
             self.streaks[rule] = self.streaks[rule] + 1 if says else 0
@@ -216,8 +216,8 @@ class Monitor:
                 said = f"At step {row.get('step')}, and {PATIENCE - 1} logged steps before it, {says}."
                 alarm = {"step": row.get("step"), "rule": rule, "sentence": said}
                 if self._keep(alarm):
-                    found.append(alarm)
-        return found
+                    alarms.append(alarm)
+        return alarms
 
     def _keep(self, alarm: dict[str, Any]) -> bool:
         if any(a["rule"] == alarm["rule"] for a in self.alarms):

@@ -37,7 +37,7 @@ class Logger:
         skipped = [Path(p).name for p in s.data.skipped[:20]]
         if harmed := self.folder.rewind(s.done):
             self.say(
-                f"{s.run.id}: {harmed} damaged lines of metrics.jsonl were left out; the file as it was lies beside it."
+                f"{s.run.id}: {harmed} damaged lines of metrics.jsonl were left out; the old file is kept beside it."
             )
         self.folder.begin(
             s.device,
@@ -109,7 +109,7 @@ class Logger:
         """Save and raise ``Stopped``."""
         s = self.session
         self.save()
-        self.say(f"{s.run.id}: asked to stop, saved at step {s.done} of {s.total}; the same command goes on from here.")
+        self.say(f"{s.run.id}: stopped and saved at step {s.done} of {s.total}; the same command continues.")
         raise Stopped
 
     def finish(self) -> None:

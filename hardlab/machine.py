@@ -84,7 +84,7 @@ def fast_bfloat16() -> bool:
 def _overruled() -> bool | None:
     said = os.environ.get(SWITCH, "")
     if said not in ("", "0", "1"):
-        raise HardlabError(f"{SWITCH}={said}: say 1 (bf16 is fast here) or 0 (it is not), or leave it to be measured.")
+        raise HardlabError(f"{SWITCH}={said}: set 1 (bf16 is fast here), 0 (it is not) or nothing (measure it).")
     return bool(int(said)) if said else None
 
 
@@ -239,12 +239,12 @@ def _cache() -> Path:
     return (Path(base) if base else Path(os.path.expanduser("~")) / ".cache") / "hardlab" / ".machine"
 
 
-def _keep(path: Path, found: dict[str, object]) -> None:
+def _keep(path: Path, measured: dict[str, object]) -> None:
     from hardlab.files import write_atomic
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
+        write_atomic(path, (json.dumps(measured, indent=1) + "\n").encode())
     except (OSError, HardlabError):
         pass  # a cache that cannot be written: the next process measures again
 
@@ -256,12 +256,12 @@ def _name() -> str:
         return name
     if platform.system() == "Darwin":
         try:
-            told = subprocess.run(
+            answer = subprocess.run(
                 ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=True
             )
         except (OSError, subprocess.CalledProcessError):
             return platform.machine()
-        return told.stdout.strip() or platform.machine()
+        return answer.stdout.strip() or platform.machine()
     maker, part = _cpuinfo("cpu implementer"), _cpuinfo("cpu part")
     return f"{platform.machine()} {maker}-{part}" if maker else platform.machine()
 

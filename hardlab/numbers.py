@@ -108,8 +108,8 @@ def described(annotation: Any) -> str:
 def reason(error: ValidationError) -> str:
     """Why pydantic refuses, as the end of a sentence: what is allowed."""
     first = error.errors()[0]
-    told = first.get("ctx", {}).get("error", first["msg"])
-    return str(told)
+    why = first.get("ctx", {}).get("error", first["msg"])
+    return str(why)
 
 
 def fit(what: str, annotation: Any, value: Any) -> Any:

@@ -157,7 +157,7 @@ def restore(opt: Optimizer, saved: dict[str, Any]) -> None:
             for key, value in saved["state"].get(number, {}).items():
                 if isinstance(value, Tensor) and (value.is_complex() or (value.ndim and value.shape != p.shape)):
                     raise ValueError(f"its optimiser's {key} is {value.dtype} {tuple(value.shape)} of {tuple(p.shape)}")
-    if len({frozenset((k, type(v)) for k, v in of.items()) for of in saved["state"].values()}) > 1:
+    if len({frozenset((k, type(v)) for k, v in state.items()) for state in saved["state"].values()}) > 1:
         raise ValueError("its optimiser has not the same of every parameter")
     opt.load_state_dict(saved)
 

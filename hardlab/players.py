@@ -34,7 +34,7 @@ def assemble(run: Run, method: Method, hard: Sequence[Hard]) -> list[Player]:
     # one owner may give a tensor two objectives in turn, as PPCL does with its generator
     owned = [{id(t) for p in owner for t in p.params} for owner in ([players[0]], *theirs)]
     if len(set().union(*owned)) != sum(map(len, owned)) or len({p.name for p in players}) != len(players):
-        raise HardlabError("Two strategies of this run move the same tensor or name a player alike: keep one of them.")
+        raise HardlabError("Two strategies of this run train the same tensor or player: keep one of them.")
     return players
 
 

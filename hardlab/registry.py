@@ -83,7 +83,7 @@ def register(kind: str, made: type) -> str:
     known = next((name for name, value in table.items() if value == path), None)
     name = known or made.__name__.lower()
     if known is None and name in table and (kind, name) not in _registered:
-        raise HardlabError(f"There is a {kind} '{name}' already, {table[name]}: give the class {path} another name.")
+        raise HardlabError(f"The {kind} '{name}' already exists ({table[name]}): rename the class {path}.")
     if not path.startswith("hardlab."):
         table[name], _registered[kind, name] = path, made
     return name
@@ -136,8 +136,8 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
     Nothing is imported for it (``signatures``), so that a slip in an option shows before torch is loaded.
     """
     path, made = _path(kind, name), _registered.get((kind, name))
-    told = signatures.signature(path) if made is None else signatures.inspected(made)
-    return {key: p for key, p in told.items() if p.default is not p.empty}
+    parameters = signatures.signature(path) if made is None else signatures.inspected(made)
+    return {key: p for key, p in parameters.items() if p.default is not p.empty}
 
 
 def _type(annotation: Any) -> TypeAdapter[Any]:

@@ -61,13 +61,13 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def versions() -> dict[str, str]:
-    found = {}
+    installed = {}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 class OtherImages(checkpoint.Refused):
@@ -83,7 +83,7 @@ def check_images(name: str, seen: Mapping[str, Any], images: Images) -> None:
     if then is None or then == now:
         return
     if not isinstance(then, str) or len(then) != len(now) or set(then) - set("0123456789abcdef"):
-        raise HardlabError(f"What is noted of the images of {name} is damaged: its digest is {str(then)[:40]!r}.")
+        raise HardlabError(f"The record of the images of {name} is damaged: its digest is {str(then)[:40]!r}.")
     was, there = seen.get("count"), len(images)
     counts = f"{there} images, not {was}" if was is not None and was != there else f"{there} images, not the same"
     raise OtherImages(
@@ -103,7 +103,7 @@ class Folder:
         self.run, self.path = run, runs_dir / run.id
         while not self._locked():
             if wait is None:
-                raise HardlabError(f"Another process trains in {self.path}; wait for it or stop it.")
+                raise HardlabError(f"Another process is training in {self.path}; wait for it or stop it.")
             wait()
         self.checkpoints = self.path / "checkpoints"
         self.complaint = ""  # of a manifest that is damaged: the checkpoints tell where the run was
@@ -123,7 +123,7 @@ class Folder:
                 self._lock = open(self.path / "lock", "a")  # noqa: SIM115  held as long as the process trains
             except OSError as e:
                 raise HardlabError(
-                    f"{self.path} cannot be written ({e.strerror}); name another folder for runs."
+                    f"{self.path} cannot be written ({e.strerror}); choose another folder for runs."
                 ) from e
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,7 +132,7 @@ class Folder:
                 return False
             except OSError as e:
                 self._lock.close()
-                raise HardlabError(f"{self.path} cannot be locked ({e.strerror}); name another folder for runs.") from e
+                raise HardlabError(f"{self.path} cannot be locked ({e.strerror}); choose another folder.") from e
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(self._lock.name).st_ino == os.fstat(self._lock.fileno()).st_ino:
                     return True
@@ -148,10 +148,10 @@ class Folder:
             number = next(n for n in itertools.count(1) if not (kept / f"{self.run.id}-{n}").exists())
             aside = self.path.rename(kept / f"{self.run.id}-{number}")
         except OSError as e:
-            raise HardlabError(f"{self.path} cannot be set aside ({e.strerror}); nothing was changed.") from e
+            raise HardlabError(f"{self.path} cannot be moved away ({e.strerror}); nothing was changed.") from e
         self._lock.close()
         if not self._locked():
-            raise HardlabError(f"Another process trains in {self.path}; the old run is in {aside}.")
+            raise HardlabError(f"Another process is training in {self.path}; the old run is in {aside}.")
         self.manifest, self.complaint = {}, ""
         return aside
 
@@ -344,13 +344,13 @@ def _table(columns: Mapping[str, pa.Array | np.ndarray]) -> pa.Table:
 def driver() -> str | None:
     """The version of the GPU's driver, or None where it cannot be asked."""
     try:
-        told = subprocess.run(
+        answer = subprocess.run(
             ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return None
-    return told.stdout.split("\n")[0].strip()
+    return answer.stdout.split("\n")[0].strip()
 
 
 def _step_of(line: bytes, path: Path, number: int) -> int | None:
@@ -384,7 +384,7 @@ def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str
 
     step: of the checkpoint; None = the newest whole one.
     """
-    run, about = told(path)
+    run, about = read_run(path)
     method = build.method(run)
     build.strategies(run, method)  # what a strategy changed in the network is part of its state
     known = method.state_dict()  # banks sized by the data are training state, made in on_start alone
@@ -403,7 +403,7 @@ def open_whole(
 
     root: where the data sets lie. Returns configuration, method, strategies, training images.
     """
-    run, about = told(path)
+    run, about = read_run(path)
     images = build.images(run, root=root)
     check_images(path.name, about["data"], images)
     method = build.method(run)
@@ -420,11 +420,11 @@ def open_whole(
     return run, method, hard, images
 
 
-def told(path: Path) -> tuple[Run, dict[str, Any]]:
+def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
     """Configuration and manifest of a run's folder."""
     file = path / "manifest.json"
     if not file.exists():
-        raise HardlabError(f"{path} is no run: it has no manifest.json.")
+        raise HardlabError(f"{path} is not a run: it has no manifest.json.")
     about = files.read_manifest(file, need=("config", "state", "data"))
     return config.of({**about, "id": path}), about
 
@@ -436,11 +436,11 @@ def _restored(path: Path, about: Mapping[str, Any], step: int | None, load: Call
         if state is None:
             raise HardlabError(f"{path} has no checkpoint yet; its state is '{about['state']}'.")
         if about["state"] == "done" and state[2]:
-            raise HardlabError(f"{state[2][0]} An older checkpoint is no substitute: train the run again.")
+            raise HardlabError(f"{state[2][0]} An older checkpoint cannot stand in for it: train the run again.")
         return state[1]
-    kept = {checkpoint.named(p)[0]: p for p in checkpoint.found(path / "checkpoints")}
+    kept = {checkpoint.named(p)[0]: p for p in checkpoint.listed(path / "checkpoints")}
     if step not in kept:
         there = ", ".join(map(str, sorted(kept))) or "none"
-        raise HardlabError(f"{path} has no checkpoint of step {step}; those that it kept: {there}.")
+        raise HardlabError(f"{path} has no checkpoint of step {step}; it has: {there}.")
     checkpoint.take(kept[step], load)
     return kept[step]

@@ -64,7 +64,7 @@ class Session:
         return Progress(self.done, self.total, self.done // self.per_epoch, self.run.epochs)
 
     def batches(self) -> Iterator[Batch]:
-        """The batches that are left of the epoch under way."""
+        """The remaining batches of the current epoch."""
         epoch, passed = divmod(self.done, self.per_epoch)
         rows = epoch_order(self.run.seed, epoch, len(self.data), self.run.batch_size)
         for h in self.hard:
@@ -75,7 +75,7 @@ class Session:
         """Raise HardlabError where a loss or gradient so far was not finite."""
         complaint = self.watch.complaint()
         if complaint is not None:
-            good = checkpoint.found(self.checkpoints) if self.checkpoints else []
+            good = checkpoint.listed(self.checkpoints) if self.checkpoints else []
             raise HardlabError(f"{complaint} The last good checkpoint is {good[0].name if good else 'none'}.")
 
     def dump(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Session:
     def restore(self, saved: dict[str, Any]) -> None:
         """Put back what ``dump`` gave. Raises OtherImages, and HardlabError or any other for what it did not give."""
         if saved["config_hash"] != self.run.hash:
-            raise HardlabError("it belongs to another configuration; it is left alone.")
+            raise HardlabError("it belongs to another configuration and was left alone.")
         run_folder.check_images(self.run.id, saved.get("data", {}), self.data)
         if not 0 <= saved["step"] <= self.total:
             raise HardlabError(f"its step is {saved['step']}, and the run has {self.total}.")
@@ -114,7 +114,7 @@ class Session:
         self.done = saved["step"]
         self.precision = saved.get("precision", self.precision)  # of old checkpoints the manifest's
         if self.precision not in ("fp32", "bf16"):
-            raise HardlabError(f"it is of precision '{self.precision}', which is none.")
+            raise HardlabError(f"its precision '{self.precision}' is unknown.")
 
 
 def open(
@@ -127,7 +127,7 @@ def open(
     parent: Path | None = None,
     say: Say = say,
 ) -> Session:
-    """The run at its start, or at the newest whole checkpoint in ``folder``; nothing is written.
+    """Open the run at its start, or at the newest intact checkpoint in ``folder``; writes nothing.
 
     data: in place of the images that the run names. root: where data sets lie. parent: folder of the run's parent.
     Raises HardlabError.
@@ -157,15 +157,15 @@ def open(
     if folder is not None:
         session.checkpoints = folder.checkpoints
         session.precision = folder.manifest.get("precision", here)
-        if checkpoint.found(folder.checkpoints):  # without one it starts, on whatever images there are
+        if checkpoint.listed(folder.checkpoints):  # without one it starts, on whatever images there are
             run_folder.check_images(run.id, folder.manifest.get("data", {}), data)
-        found = checkpoint.newest(folder.checkpoints, session.restore)
-        if found is not None:
-            for complaint in found[2]:
+        newest = checkpoint.newest(folder.checkpoints, session.restore)
+        if newest is not None:
+            for complaint in newest[2]:
                 say(f"{run.id}: {complaint}")
-            say(f"{run.id}: goes on at step {session.done} of {session.total}.")
+            say(f"{run.id}: continues at step {session.done} of {session.total}.")
         if session.precision != here:
-            say(f"{run.id}: stays in {session.precision}, in which it began; alone it would take {here} here.")
+            say(f"{run.id}: stays in {session.precision}, as it began; a new run would take {here} here.")
     return session
 
 

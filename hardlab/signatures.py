@@ -55,28 +55,28 @@ def inspected(made: Any) -> dict[str, inspect.Parameter]:
     """As ``signature``, of the function or class itself."""
     function = made.__init__ if inspect.isclass(made) else made
     hints = typing.get_type_hints(function, include_extras=True)
-    found = list(inspect.signature(function).parameters.items())[inspect.isclass(made) :]
-    return {name: p.replace(annotation=hints.get(name, Any)) for name, p in found}
+    parameters = list(inspect.signature(function).parameters.items())[inspect.isclass(made) :]
+    return {name: p.replace(annotation=hints.get(name, Any)) for name, p in parameters}
 
 
 def text(module: str) -> str:
     """The source of a module, which is not imported for it. Raises HardlabError where there is none."""
     spec = sys.modules[module].__spec__ if module in sys.modules else importlib.util.find_spec(module)
     if spec is None or not str(spec.origin).endswith(".py"):
-        raise HardlabError(f"{module} has no source to tell its versions apart by: write it in a file of Python.")
+        raise HardlabError(f"{module} has no source code that identifies its version: write it in a Python file.")
     return Path(str(spec.origin)).read_text(encoding="utf-8")
 
 
 def texts(made: type) -> list[str]:
     """The sources of a class and of those of its bases that are neither hardlab's nor an installed library's."""
-    found: list[str] = []
+    words: list[str] = []
     for cls in made.__mro__:
         if cls.__module__.split(".")[0] in ("builtins", "hardlab", "torch", "typing", "abc"):
             continue
         loaded = sys.modules.get(cls.__module__)
         in_file = cls.__module__ != "__main__" and getattr(loaded, "__spec__", None) is not None
-        found.append(text(cls.__module__) if in_file else _cell(cls))
-    return list(dict.fromkeys(found))
+        words.append(text(cls.__module__) if in_file else _cell(cls))
+    return list(dict.fromkeys(words))
 
 
 def _cell(cls: type) -> str:
@@ -87,7 +87,7 @@ def _cell(cls: type) -> str:
         if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
             return ast.unparse(node)
     raise HardlabError(
-        f"The source of {cls.__qualname__} cannot be read: write the class in a cell or a file, with a function in it."
+        f"The source of {cls.__qualname__} cannot be read: define the class in a cell or file, with a function in it."
     )
 
 

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGINT, SIGTERM and SIGUSR1, which are heeded between two steps and never in one."""
+"""Stopping on SIGINT, SIGTERM and SIGUSR1, between two steps and never within one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one training loop: a session takes one step after the other, and a logger writes what there is to write."""
+"""The training loop: a session takes steps, a logger writes them to files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def train(
     wait: bool = False,
     anew: bool = False,
 ) -> Path:
-    """Train ``run`` to its end in ``runs_dir/<id>``, from the newest whole checkpoint there; returns that folder.
+    """Train ``run`` to its end in ``runs_dir/<id>``, from the newest intact checkpoint; returns that folder.
 
     A finished run is found and returned at once; a run's parent is trained first. ``run_folder.OtherImages`` where the
     run that is there was trained on other images than its data set holds now. Ctrl-C, SIGTERM and SIGUSR1 save and
@@ -57,11 +57,11 @@ def train(
         folder = run_folder.Folder(runs_dir, run, _patience(run, say, asked) if wait else None)
         try:
             if anew and (aside := folder.set_aside()):
-                say(f"{run.id}: starts anew; what was there is in {aside}.")
+                say(f"{run.id}: starts over; the old run is in {aside}.")
             if folder.complaint:
-                say(f"{run.id}: {folder.complaint} The checkpoints tell where it was.")
+                say(f"{run.id}: {folder.complaint} The checkpoints say where it was.")
             if finished(folder.manifest, run, root, say):
-                say(f"{run.id}: finished before, nothing to do.")
+                say(f"{run.id}: already finished, nothing to do.")
                 return folder.path
             try:
                 session = open(run, folder, root=root, device=device, parent=parent, say=say)
@@ -112,7 +112,7 @@ def loop(session: Session, log: Logger, asked: Sequence[int] = ()) -> None:
 
 
 def step(session: Session, batch: Batch) -> Step:
-    """Train on one batch; nothing waits for the device. Returns all that the step saw, for logs and notebooks."""
+    """Train on one batch, without waiting for the device. Returns everything in the step, for logs and notebooks."""
     s, run, method, time = session, session.run, session.method, session.epoch.time
     warmup = round(run.optim.warmup_epochs * s.per_epoch)
     lr = optim.set_schedule(s.players[0].opt, run.optim, run.batch_size, s.done, s.total, warmup)
@@ -142,7 +142,7 @@ def _untimed(part: str) -> AbstractContextManager[None]:
 
 
 def forward(now: Step, hard: Sequence[Hard], time: Callable[[str], AbstractContextManager[None]] = _untimed) -> None:
-    """The half of a step before anybody moves: views chosen and rendered, predictions, and the terms of the loss.
+    """The first half of a step: choose and render views, predict, and compute the terms of the loss.
 
     time: a context for each part by its name.
     """
@@ -178,23 +178,23 @@ def finished(manifest: Mapping[str, Any] | None, run: Run, root: str | Path | No
 
 
 def _patience(run: Run, say: Say, asked: list[int]) -> Callable[[], None]:
-    """Sleeps for a second each time, and says why the first time; raises ``Stopped`` once ``asked`` to stop."""
-    told: list[str] = []
+    """Sleep for a second per call, saying why on the first; raises ``Stopped`` once ``asked`` to stop."""
+    reasons: list[str] = []
 
     def wait() -> None:
-        if not told:
-            told.append(run.id)
-            say(f"{run.id}: another process trains it; this one goes on when that is done.")
+        if not reasons:
+            reasons.append(run.id)
+            say(f"{run.id}: another process is training it; this one waits for that to end.")
         time.sleep(1)
         if asked:
-            say(f"{run.id}: asked to stop while it waited; the same command goes on.")
+            say(f"{run.id}: asked to stop while it waited; the same command continues.")
             raise Stopped
 
     return wait
 
 
 class _Module(types.ModuleType):
-    """So that a notebook says ``hardlab.train(run)``."""
+    """Makes the module callable, as in ``hardlab.train(run)``."""
 
     def __call__(
         self,

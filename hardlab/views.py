@@ -55,9 +55,9 @@ class Look:
         if not self.augment:
             raise HardlabError("a look needs at least one augmentation, got none")
         for name in ("size", "crop", "interpolation", "kernel", "threshold"):
-            found = sorted({str(getattr(a, name)) for a in self.augment})
-            if len(found) > 1:
-                raise HardlabError(f"the views of one look must share `{name}`, got {found}; make one look for each")
+            values = sorted({str(getattr(a, name)) for a in self.augment})
+            if len(values) > 1:
+                raise HardlabError(f"the views of one look must share `{name}`, got {values}; make one look for each")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise HardlabError(f"mean {mean} and std {std} must be three numbers each, std above 0")
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))

@@ -44,7 +44,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tmp_path, harm)
 def test_without_any_whole_checkpoint_nothing_is_loaded(tmp_path):
     path = checkpoint.save(tmp_path, 1, state(1), keep=1)
     path.write_bytes(b"")
-    with pytest.raises(HardlabError, match="No whole checkpoint"):
+    with pytest.raises(HardlabError, match="No intact checkpoint"):
         checkpoint.newest(tmp_path)
 
 
@@ -58,7 +58,7 @@ def test_a_checkpoint_that_carries_code_is_refused_and_the_code_does_not_run(tmp
     content = pickle.dumps(Evil())
     path = tmp_path / f"step-00000001-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     path.write_bytes(content)
-    with pytest.raises(HardlabError, match="are no checkpoint") as told:
+    with pytest.raises(HardlabError, match="is not a checkpoint") as told:
         checkpoint.load(path)
     assert "weights_only" not in str(told.value)  # torch's advice to trust it
     assert not mark.exists()
@@ -90,7 +90,7 @@ def test_a_process_killed_while_saving_leaves_a_whole_checkpoint_every_time(tmp_
         child.stdout.readline()
         for _ in range(6):  # look at what is on disk while the other process writes
             time.sleep(0.013)
-            found = checkpoint.found(tmp_path)
+            found = checkpoint.listed(tmp_path)
             assert all(p.exists() is False or checkpoint.load(p)["step"] > 0 for p in found[:1])
         child.send_signal(signal.SIGKILL)
         child.wait()

@@ -66,7 +66,7 @@ def test_a_dry_run_tells_the_whole_configuration_and_writes_nothing(tmp_path):
         (["pretrain"], "--list"),
         (["pretrain", "simsiam", "optim.lr=[1"], "cannot be read"),
         (["pretrain", "simsiam", "optim.lr=.inf"], "optim.lr"),
-        (["pretrain", "simsiam", "seed=true"], "no switch"),
+        (["pretrain", "simsiam", "seed=true"], "is not a switch"),
         (["pretrain", "simsiam", "recipe=../../escape"], "cannot be overridden"),
         (["pretrain", "simsiam", "rung=paper"], "cannot be overridden"),
         (["pretrain", "simsiam", "hard.hvs.draws=8"], "no strategy"),
@@ -157,9 +157,9 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_sentence_and_a_file_in_its_
         words = ["figures", "hvs_f1", "--data", str(tmp_path / "data"), "--out", str(out)]
         status, err = spoken(words, monkeypatch, capsys)
         assert status == 1
-        assert err.startswith(f"hardlab: '{out}' cannot be made a folder (") and err.count("\n") == 1
+        assert err.startswith(f"hardlab: '{out}' cannot be created (") and err.count("\n") == 1
         if out != Path("/proc/x"):  # told before anything is collected
-            assert "cannot be made a folder" in spoken([*words, "--from", str(tmp_path)], monkeypatch, capsys)[1]
+            assert "cannot be created" in spoken([*words, "--from", str(tmp_path)], monkeypatch, capsys)[1]
     assert (tmp_path / "file").read_text() == "a reader's own"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "file"]
 
@@ -199,7 +199,7 @@ def test_an_evaluation_takes_settings_data_and_checkpoints(tmp_path):
 def test_a_folder_that_is_no_run_is_told_in_one_sentence_with_exit_1(tmp_path):
     status, _, err = process("evaluate", str(tmp_path))
     assert status == 1
-    assert "is no run" in err
+    assert "is not a run" in err
     assert "Traceback" not in err
 
 

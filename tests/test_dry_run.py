@@ -45,7 +45,7 @@ def folders(tmp_path, monkeypatch):
         ("simsiam data.name=folder:whole batch_size=64", "whole has 32 images"),
         ("simsiam data.name=folder:whole batch_size=16 augment.size=64", "larger than the images of .*whole .40 pix"),
         ("simsiam data.name=folder:no_test batch_size=16 logs.monitor_every=1", "monitor_every=1 needs test images"),
-        ("simsiam data.name=folder:no_labels batch_size=16 logs.monitor_every=1", "needs a label of each image"),
+        ("simsiam data.name=folder:no_labels batch_size=16 logs.monitor_every=1", "needs a label per image"),
         ("simsiam data.name=folder:no_test batch_size=16 --protocol knn", "no split 'test'"),
         ("simsiam data.name=folder:no_labels batch_size=16 --protocol knn", "have no label"),
         ("simsiam data.name=folder:no_labels batch_size=16 --protocol svm", "have no label"),
@@ -61,7 +61,7 @@ def folders(tmp_path, monkeypatch):
         ("moco-mochi data.name=digits hard.mochi.warmup_epochs=999", "leaves nothing of a run"),
         ("gan pixel_mean=[0,0,0]", "both are 0.5"),
         ("ppcl parent.method.latent=7", "holds no GAN of these sizes"),
-        ("simsiam --runs whole/train/a/0.png", "cannot be made a folder .Not a directory"),
+        ("simsiam --runs whole/train/a/0.png", "cannot be created .Not a directory"),
     ],
 )
 def test_a_dry_run_refuses_what_the_data_forbid_in_one_sentence(folders, words, said):
@@ -142,7 +142,7 @@ def test_a_dry_run_of_an_evaluation_refuses_what_is_no_finished_run_or_of_other_
     for words, said in {
         ("--checkpoint", "3"): "no checkpoint of step 3",
         ("--data", "folder:nowhere"): "nowhere does not exist",
-        ("--protocol", "detection", "--set", "images=50000"): "50000 training scenes were asked for",
+        ("--protocol", "detection", "--set", "images=50000"): "50000 training scenes were requested",
     }.items():
         result = call("evaluate", path, *words, "--dry-run")
         assert result.exit_code == 2 and said in result.output, result.output

@@ -134,7 +134,7 @@ def test_the_user_overrules_and_then_nothing_is_measured(fresh, monkeypatch):
     monkeypatch.setenv("HARDLAB_BF16", "")
     assert machine.choose(CPU)[1].startswith("a small step in bf16 takes 0.5 times") and asked == [1]
     monkeypatch.setenv("HARDLAB_BF16", "yes")
-    with pytest.raises(HardlabError, match=r"HARDLAB_BF16=yes: say 1 .* or 0 "):
+    with pytest.raises(HardlabError, match=r"HARDLAB_BF16=yes: set 1 .*, 0 "):
         machine.resolve("auto", CPU)
 
 

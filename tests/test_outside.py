@@ -154,7 +154,7 @@ def test_a_run_whose_code_is_not_loaded_says_how_to_load_it(louder, tmp_path):
     build.load(louder)
     path = hardlab.train(smoke(), tmp_path / "runs", hard=["louder"], device="cpu", say=lambda line: None)
     del registry.HARD["louder"]
-    with pytest.raises(HardlabError, match=r"'louder' is code of a reader's own that is not loaded here.*--code FILE"):
+    with pytest.raises(HardlabError, match=r"'louder' is your own code and is not loaded.*--code FILE"):
         run_folder.open_run(path)
 
 
@@ -202,18 +202,18 @@ def test_a_class_without_a_text_to_tell_its_versions_apart_by_is_refused():
 
 def test_a_name_that_is_taken_is_refused(tmp_path):
     taken = STRATEGY.replace("class Louder", "class HVS").replace("FACTOR", "1")
-    with pytest.raises(HardlabError, match="There is a strategy 'hvs' already"):
+    with pytest.raises(HardlabError, match="The strategy 'hvs' already exists"):
         build.load(written(tmp_path, taken, "taken_code.py"))
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("import nothing_of_that_name", "cannot be run: ModuleNotFoundError"), ("x = 1", "defines no method and no str")],
+    [("import nothing_of_that_name", "cannot be run: ModuleNotFoundError"), ("x = 1", "defines no method or str")],
 )
 def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(text, told, tmp_path):
     with pytest.raises(HardlabError, match=told):
         build.load(written(tmp_path, text, "bad_code.py"))
-    with pytest.raises(HardlabError, match="is no file of Python"):
+    with pytest.raises(HardlabError, match="is not a Python file"):
         build.load(tmp_path / "nothing.py")
 
 

@@ -102,7 +102,7 @@ def test_a_run_goes_on_in_the_precision_in_which_it_began_also_on_another_machin
     assert {run_folder.manifest(p)["config"]["precision"] for p in (whole, parts, other)} == {"auto"}
     assert same(learned(whole), learned(parts)) and rows(whole) == rows(parts)
     assert rows(whole) != rows(other)
-    assert any(f"stays in {said[began]}, in which it began" in line for line in lines)
+    assert any(f"stays in {said[began]}, as it began" in line for line in lines)
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_keeps_its_precision(tmp_path, monkeypatch):
@@ -134,7 +134,7 @@ def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):
 def test_a_folder_in_which_nothing_can_be_made_is_told_and_not_waited_for(tmp_path):
     (tmp_path / "file").write_text("a reader's own")
     for runs_dir in (tmp_path / "file", Path("/proc/x")):
-        with pytest.raises(HardlabError, match=r"cannot be written \(.*\); name another folder for runs"):
+        with pytest.raises(HardlabError, match=r"cannot be written \(.*\); choose another folder for runs"):
             run_folder.Folder(runs_dir, quick(), wait=lambda: None)
 
 
@@ -151,8 +151,8 @@ def test_a_parent_that_another_process_trains_is_waited_for_and_then_taken_as_it
 
     monkeypatch.setattr(train.time, "sleep", meanwhile)
     path = train.train(child, tmp_path, say=said.append)
-    assert said[:2] == [f"{parent.id}: another process trains it; this one goes on when that is done.", "trained"]
-    assert f"{parent.id}: finished before, nothing to do." in said
+    assert said[:2] == [f"{parent.id}: another process is training it; this one waits for that to end.", "trained"]
+    assert f"{parent.id}: already finished, nothing to do." in said
     assert run_folder.manifest(path)["parent"] == parent.id
 
 
@@ -187,7 +187,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_training_goes_on_from_the_one_b
         train.train(quick(), tmp_path / "a")
     monkeypatch.undo()
     folder = tmp_path / "a" / quick().id / "checkpoints"
-    newest = checkpoint.found(folder)[0]
+    newest = checkpoint.listed(folder)[0]
     newest.write_bytes(newest.read_bytes()[:-1])
     lines = []
     path = train.train(quick(), tmp_path / "a", say=lines.append)

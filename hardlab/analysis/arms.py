@@ -1,4 +1,4 @@
-"""Which runs may stand together: the one rule, in words in docs/arms.md.
+"""Which runs may be compared: the one rule, explained in docs/arms.md.
 
 Runs are an arm by their recipe and what is set beside it (``Book.matching``). Of an arm's runs those of one rung, one
 data set and one setting share a mean, and arms stand side by side, or are paired by seed (``Book.together``). Which
@@ -104,7 +104,7 @@ class Arm(NamedTuple):
     longer: float = 1.0
 
     def overrides(self, rung: str) -> dict[str, Any]:
-        """All that makes it another run than its recipe's, but its data and a published length."""
+        """Every override of its recipe, except data and a published length."""
         changed = dict(self.changes)
         if self.longer != 1:
             changed["epochs"] = round(self.longer * _usual(self.recipe, rung).epochs)
@@ -116,7 +116,7 @@ class Arm(NamedTuple):
         return changed
 
     def pairs(self, rung: str, more: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-        """Its overrides at a rung with data and length, as the command line has them; more: others, such as a seed."""
+        """Its overrides at a rung with data and length, as on the command line. more: further ones, such as a seed."""
         changed, run = self.overrides(rung), _usual(self.recipe, rung)
         if self.sets and run.data.name not in self.sets:
             changed["data.name"] = self.sets[0]
@@ -130,12 +130,12 @@ class Arm(NamedTuple):
         return tuple(f"{k}={config.written(v)}" for k, v in {**changed, **(more or {})}.items())
 
     def command(self, rung: str, more: Mapping[str, Any] | None = None) -> str:
-        """What trains it at a rung."""
+        """The command that trains it at a rung."""
         return shlex.join(["hardlab", "pretrain", self.recipe, "--rung", rung, *self.pairs(rung, more)])
 
 
 class Paired(NamedTuple):
-    """Runs of several arms that are alike but for their arm, seed by seed.
+    """Runs of several arms that differ only in their arm, paired by seed.
 
     values, runs: of each arm, in the seeds' order. changes: in what all of these runs differ from their recipes.
     """
@@ -149,7 +149,7 @@ class Paired(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """All runs, in the arms' order."""
-        return tuple(dict.fromkeys(run for of in self.runs for run in of))
+        return tuple(dict.fromkeys(run for arm_runs in self.runs for run in arm_runs))
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -161,7 +161,9 @@ class Book:
     """What each collected run was: dotted key -> value, as text, of its whole configuration."""
 
     def __init__(self, facts: Mapping[str, Mapping[str, str]] | None = None) -> None:
-        self.runs = {name: _whole(of) if "method.name" in of else dict(of) for name, of in (facts or {}).items()}
+        self.runs = {
+            name: _whole(fact) if "method.name" in fact else dict(fact) for name, fact in (facts or {}).items()
+        }
         self.started: dict[str, str] = {}  # when each began, where its manifest says so
 
     @classmethod
@@ -170,7 +172,7 @@ class Book:
         if configs is None:
             return cls()
         each = configs.groupby("run", sort=False)
-        return cls({str(run): dict(zip(of["key"], of["value"], strict=True)) for run, of in each})
+        return cls({str(run): dict(zip(group["key"], group["value"], strict=True)) for run, group in each})
 
     @classmethod
     def of_folder(cls, folder: Path | str) -> Book:
@@ -193,7 +195,7 @@ class Book:
     def matching(
         self, arm: Arm, among: Mapping[str, str] | None = None, spoken: Iterable[str] = ()
     ) -> dict[str, dict[str, Any]]:
-        """The runs of an arm, each with all in which it differs from its recipe beside what the arm sets.
+        """The runs of an arm, each with its differences from the recipe beyond what the arm sets.
 
         A run with another method, other strategies, or other values of what the arm sets is another arm; so is one
         that differs in what is ``spoken`` of, keys that other arms of a comparison set. Its seed, logs and parent do
@@ -201,8 +203,8 @@ class Book:
         configuration is not known only what the arm sets is asked.
         """
         if among is None:
-            among = {name: of["rung"] for name, of in self.runs.items() if of["recipe"] == arm.recipe}
-        found = {}
+            among = {name: facts["rung"] for name, facts in self.runs.items() if facts["recipe"] == arm.recipe}
+        matches = {}
         for name, rung in among.items():
             have, overrides = self.runs.get(name, {}), arm.overrides(rung)
             if arm.sets and have.get("data.name") not in arm.sets:
@@ -211,8 +213,8 @@ class Book:
             changes = {k: v for k, v in changes.items() if not (arm.sets and k == "data.name")}
             own = {"method", "hard", *map(_key, (*overrides, *spoken))}
             if not any(k == o or k.startswith(f"{o}.") for k in changes for o in own):
-                found[name] = {k: _typed(v) for k, v in changes.items()}
-        return found
+                matches[name] = {k: _typed(v) for k, v in changes.items()}
+        return matches
 
     def _changes(self, name: str, of: str, rung: str, overrides: str) -> dict[str, str | None]:
         """Key -> value of a run where it differs from a recipe with overrides (JSON); "method.name" tells a whole one.
@@ -259,26 +261,26 @@ class Book:
     def paired(
         self, alike: Sequence[Mapping[str, tuple[str, str]]], values: Sequence[Mapping[str, float]], least: str
     ) -> list[Paired]:
-        """The runs of several arms that compare, paired by seed, the best group first; nothing where there are none.
+        """The comparable runs of several arms, paired by seed, the best group first; empty if there are none.
 
         alike: what the method of that name gives. values: of each arm run -> value. Seeds that some arm lacks do not
         count; of two runs of a seed the last by name does. A rung from ``least`` on with two seeds comes first, then
         the highest rung, the most seeds, the fewest changes, the longest training.
         """
         sides: list[dict[tuple[str, str], dict[int, tuple[float, str]]]] = []
-        for keys, of in zip(alike, values, strict=True):
+        for keys, arm_values in zip(alike, values, strict=True):
             side: dict[tuple[str, str], dict[int, tuple[float, str]]] = {}
-            for name in sorted(of):
-                side.setdefault(keys[name], {})[int(self.runs[name]["seed"])] = (of[name], name)
+            for name in sorted(arm_values):
+                side.setdefault(keys[name], {})[int(self.runs[name]["seed"])] = (arm_values[name], name)
             sides.append(side)
-        found = []
+        groups = []
         for rung, changes in sorted(set.intersection(*map(set, sides))):
             parts = [side[rung, changes] for side in sides]
             seeds = tuple(sorted(set.intersection(*map(set, parts))))
             each = tuple(tuple(part[s][0] for s in seeds) for part in parts)
             runs = tuple(tuple(part[s][1] for s in seeds) for part in parts)
-            found.append(Paired(rung, seeds, each, runs, json.loads(changes)))
-        return sorted(found, key=lambda group: self._rank(group, least), reverse=True)
+            groups.append(Paired(rung, seeds, each, runs, json.loads(changes)))
+        return sorted(groups, key=lambda group: self._rank(group, least), reverse=True)
 
     def _rank(self, group: Paired, least: str) -> tuple[Any, ...]:
         """One seed of a rung does not hide several of a lower one."""
@@ -295,17 +297,19 @@ class Book:
             return rows
         lengths, shared = self.lengths(peers), peers.groupby("setting")["recipe"].nunique().to_dict()
 
-        def rank(name: str, of: pd.DataFrame) -> tuple[Any, ...]:
-            first = of.iloc[0]
+        def rank(name: str, group: pd.DataFrame) -> tuple[Any, ...]:
+            first = group.iloc[0]
             epochs, near = self.epochs(first["run"]), -self.changes(first["run"], first["rung"], first["recipe"])
-            return lengths.get(epochs, 0), shared.get(name, 0), of["seed"].nunique(), near, epochs
+            return lengths.get(epochs, 0), shared.get(name, 0), group["seed"].nunique(), near, epochs
 
         return _best(rows, "setting", rank)
 
     def untrained(self, runs: Iterable[str]) -> list[str]:
-        """The networks without training that these runs began as: of their rung, their data and their backbone."""
+        """The untrained networks that these runs started from: same rung, data and backbone."""
         began = {self._began(name) for name in runs}
-        return [name for name, of in self.runs.items() if of.get("recipe") == UNTRAINED and self._began(name) in began]
+        return [
+            name for name, facts in self.runs.items() if facts.get("recipe") == UNTRAINED and self._began(name) in began
+        ]
 
     def _began(self, run: str) -> frozenset[tuple[str, str]]:
         have = self.runs.get(run, {})
@@ -314,7 +318,7 @@ class Book:
     # ------------------------------------------------------------------------------------------ what a run was
 
     def changes(self, run: str, rung: str, name: str) -> int:
-        """In how many keys that decide the outcome, but data and length, a run differs from its recipe."""
+        """The number of outcome-relevant keys, except data and length, in which a run differs from its recipe."""
         have = self.runs.get(run, {})
         if "method.name" not in have or name not in RECIPES:
             return 0
@@ -330,11 +334,11 @@ class Book:
         return lacks
 
     def epochs(self, run: str) -> float:
-        """How long a run was trained; 0 where its configuration is not known."""
+        """Epochs of a run; 0 if its configuration is unknown."""
         return float(self.runs.get(run, {}).get("epochs", "0"))
 
     def lengths(self, rows: pd.DataFrame) -> dict[float, int]:
-        """How many recipes were trained for so many epochs."""
+        """Epochs -> number of recipes trained for so many."""
         each = rows.drop_duplicates(["run", "recipe"])
         return each.groupby(each["run"].map(self.epochs))["recipe"].nunique().to_dict()
 
@@ -353,25 +357,25 @@ def rungs_from(least: str) -> tuple[str, ...]:
 
 
 def _best(rows: pd.DataFrame, by: str, rank: Callable[[str, pd.DataFrame], tuple[Any, ...]]) -> pd.DataFrame:
-    """The rows of the group that ranks highest, of equals that of the last name."""
-    ranks = {name: (*rank(name, of), name) for name, of in rows.groupby(by, sort=True)}
+    """The rows of the group that ranks highest; among equals, of the last name."""
+    ranks = {name: (*rank(name, group), name) for name, group in rows.groupby(by, sort=True)}
     return rows[rows[by] == max(ranks, key=lambda name: ranks[name])] if ranks else rows
 
 
 def highest_rung(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the highest rung that is there."""
+    """The rows of the highest rung present."""
     return rows[rows["rung"] == max(rows["rung"].unique(), key=RUNGS.index)] if len(rows) else rows
 
 
 def one_data(rows: pd.DataFrame, by: str = "data") -> pd.DataFrame:
     """The rows of the data set of the most recipes, then of the most runs; a real set comes before a built-in one."""
     return _best(
-        rows, by, lambda name, of: (of["recipe"].nunique(), of["run"].nunique(), not name.startswith(BUILT_IN))
+        rows, by, lambda name, group: (group["recipe"].nunique(), group["run"].nunique(), not name.startswith(BUILT_IN))
     )
 
 
 def once(runs: pd.DataFrame) -> pd.DataFrame:
-    """Rows of runs: of those of one recipe that differ in nothing but their name the one that started last."""
+    """The rows without duplicates: of runs that differ only in their name, the one that started last."""
     runs = runs.sort_values(["started", "run"], kind="stable")
     return runs.drop_duplicates([*SAME, "recipe"], keep="last").sort_values("run", ignore_index=True)
 
@@ -402,36 +406,36 @@ def same_data(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparable(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of rows of runs, those of one setting and arm per recipe, a run a seed: what may stand together in one mean.
+    """The runs that may share one mean: per recipe one setting and arm, one run per seed.
 
     Of the data set of the most of these recipes, then of the most seeds, then the longest training, then the one that
     started last; of runs of one seed the last.
     """
     kept, recipes = [], runs.groupby("data")["recipe"].nunique()
-    for _, of in runs.groupby("recipe", sort=False):
-        of = of.sort_values(["started", "run"], kind="stable").drop_duplicates(list(SAME), keep="last")
-        seeds = of.groupby(["setting", "arm"])["seed"].transform("nunique")
-        ranked = of.assign(peers=of["data"].map(recipes), seeds=seeds)
+    for _, group in runs.groupby("recipe", sort=False):
+        group = group.sort_values(["started", "run"], kind="stable").drop_duplicates(list(SAME), keep="last")
+        seeds = group.groupby(["setting", "arm"])["seed"].transform("nunique")
+        ranked = group.assign(peers=group["data"].map(recipes), seeds=seeds)
         best = ranked.sort_values(["peers", "seeds", "epochs"], kind="stable").iloc[-1]
-        kept.append(of[(of["setting"] == best["setting"]) & (of["arm"] == best["arm"])].sort_values("seed"))
+        kept.append(group[(group["setting"] == best["setting"]) & (group["arm"] == best["arm"])].sort_values("seed"))
     return pd.concat(kept, ignore_index=True) if kept else runs
 
 
 def explain_choice(runs: pd.DataFrame, kept: pd.DataFrame) -> str:
-    """A line per recipe of what ``comparable`` kept: setting, data, epochs, seeds, and the runs that it left out."""
+    """A line per recipe on what ``comparable`` kept (setting, data, epochs, seeds) and which runs it left out."""
     lines = []
-    for name, of in kept.groupby("recipe", sort=False):
-        others = runs[(runs["recipe"] == name) & ~runs["run"].isin(of["run"])]
+    for name, group in kept.groupby("recipe", sort=False):
+        others = runs[(runs["recipe"] == name) & ~runs["run"].isin(group["run"])]
         left = [f"{row.run} ({row.epochs} epochs on {row.data}, setting {row.setting})" for row in others.itertuples()]
-        seeds = f"seed{'s' if len(of) > 1 else ''} {', '.join(map(str, of['seed']))}"
-        what = f"setting {of['setting'].iloc[0]} in {of['precision'].iloc[0]}"
-        what += f", {of['epochs'].iloc[0]} epochs on {of['data'].iloc[0]}, {seeds}"
+        seeds = f"seed{'s' if len(group) > 1 else ''} {', '.join(map(str, group['seed']))}"
+        what = f"setting {group['setting'].iloc[0]} in {group['precision'].iloc[0]}"
+        what += f", {group['epochs'].iloc[0]} epochs on {group['data'].iloc[0]}, {seeds}"
         lines.append(f"{name}: {what}; left out: {', '.join(left) or 'none'}")
     return "\n".join(lines)
 
 
 def one_with_most(runs: pd.DataFrame, counts: Mapping[str, int]) -> pd.Series | None:
-    """Of the highest rung one run of those with the most of what is counted by run, e.g. snapshots; None of none."""
+    """A run of the highest rung with the most counted items, e.g. snapshots; None if there is none."""
     strongest = highest_rung(runs[runs["run"].map(counts) > 0])
     if not len(strongest):
         return None
@@ -440,7 +444,7 @@ def one_with_most(runs: pd.DataFrame, counts: Mapping[str, int]) -> pd.Series | 
 
 
 def same_images(runs: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
-    """Rows of runs with the digest of their images: those of these recipes that were trained on the same ones.
+    """The runs of these recipes that were trained on the same images, by digest.
 
     Of the highest rung and the images of the most recipes and runs; of each recipe the setting that was trained as
     long as most others, then that of the most seeds.
@@ -451,7 +455,7 @@ def same_images(runs: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
         _best(
             shared[shared["recipe"] == name],
             "setting",
-            lambda _, of: (lengths[of["epochs"].iloc[0]], of["seed"].nunique()),
+            lambda _, group: (lengths[group["epochs"].iloc[0]], group["seed"].nunique()),
         ).sort_values("seed")
         for name in recipes
     ]
@@ -459,7 +463,7 @@ def same_images(runs: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
 
 
 def usual(options: Sequence[str]) -> str:
-    """The settings that most rows of an evaluation have, of equals the first by name."""
+    """The settings that most rows of an evaluation have; among equals, the first by name."""
     counts = Counter(options)
     return min(counts, key=lambda o: (-counts[o], o), default="")
 
@@ -489,7 +493,7 @@ def _typed(text: str | None) -> Any:
 
 
 def _as_text(run: Run) -> dict[str, str]:
-    """Dotted key -> value of a run's configuration, without what decides nothing."""
+    """Dotted key -> value of a run's configuration, without keys that do not affect the outcome."""
     return {k: _text(v) for k, v in flat(run.model_dump(mode="json", exclude=set(_OUTSIDE)))}
 
 
@@ -506,7 +510,7 @@ def _flat(name: str, rung: str, overrides: str) -> dict[str, str]:
 
 
 def _whole(facts: Mapping[str, str]) -> dict[str, str]:
-    """With the options that are at their defaults, so that one that is set to its default is no difference."""
+    """The configuration with all default options filled in, so setting a default is no difference."""
     out = {k: v for k, v in facts.items() if v not in ("{}", "[]")}
     for kind, at in (("method", "method"), *(("strategy", f"hard.{i}") for i in range(9))):
         if f"{at}.name" in facts:
@@ -528,7 +532,7 @@ def _key(override: str) -> str:
 
 
 def _same(a: str | None, b: str | None) -> bool:
-    """Whether two values are one; numbers as numbers, so that 1 is 1.0."""
+    """Whether two values are equal; numbers compare as numbers, so 1 equals 1.0."""
     return a == b or _number(a) == _number(b)
 
 
@@ -592,7 +596,7 @@ class Selection:
             self.costs = self.costs[self.costs["run"].isin(self.rows["run"])]
         epochs = self.configs[self.configs["key"] == "epochs"].set_index("run")["value"]
         epochs = pd.to_numeric(epochs[~epochs.index.duplicated()])
-        self.rows, self.scenes = (of.assign(epochs=of["run"].map(epochs)) for of in (self.rows, self.scenes))
+        self.rows, self.scenes = (frame.assign(epochs=frame["run"].map(epochs)) for frame in (self.rows, self.scenes))
         self.used: list[pd.DataFrame] = []
         self.protocols: dict[str, str] = {}
 
@@ -614,33 +618,33 @@ class Selection:
 
     def values(self, arm: Arm, measure: Measure) -> pd.Series:
         """Seed -> value, accuracies in percent; empty where there is no such run."""
-        mine = self._values(arm, measure)
-        if not len(mine):
+        rows = self._values(arm, measure)
+        if not len(rows):
             self._note_gap(arm, measure)
-        if arm.minus and len(mine):
+        if arm.minus and len(rows):
             other = self.values(arm._replace(recipe=arm.minus, minus=""), measure)
-            return (mine - other).dropna()
-        return mine
+            return (rows - other).dropna()
+        return rows
 
     def _note_gap(self, arm: Arm, measure: Measure) -> None:
-        """What makes an arm's missing value: training it, evaluating it; nothing for data that have no loader."""
+        """Note the command for an arm's missing value (train or evaluate); none for data without a loader."""
         wanted = [measure.on] if measure.on else []
         wanted += [arm.trained[0]] if arm.trained else []
         if any(not set(DATA.get(name, (name,))) & set(DATASETS) for name in wanted):
             return
-        mine, to = self.runs(arm), DATA.get(measure.on, (measure.on,))
-        if _own(mine).isin(to).any():  # trained on the very set: no evaluation makes it a transfer
+        arm_runs, to = self.runs(arm), DATA.get(measure.on, (measure.on,))
+        if _own(arm_runs).isin(to).any():  # trained on the very set: no evaluation makes it a transfer
             return
-        runs = sorted(mine["run"].unique())
+        runs = sorted(arm_runs["run"].unique())
         evaluate = ""
         if measure.rows:
-            told = {"protocol": self.protocol(measure), "data": to[0] if measure.on else ""}
-            evaluate = evaluate_command(runs, told)
+            options = {"protocol": self.protocol(measure), "data": to[0] if measure.on else ""}
+            evaluate = evaluate_command(runs, options)
         if not runs or evaluate:
             gap("" if runs else self.command(arm), evaluate)
 
     def command(self, arm: Arm) -> str:
-        """What trains an arm at the rung that is shown, as the runs that it is to stand beside were trained."""
+        """The command that trains an arm at the rung shown, like the runs that it will stand beside."""
         rung = str(self.rows["rung"].iloc[0]) if len(self.rows) else "cpu"
         beside = self.rows
         if arm.trained is not None:  # of the same images, else of as large a share of others
@@ -652,10 +656,10 @@ class Selection:
             beside = beside[beside["data"].isin(self.home)]
         runs = beside.drop_duplicates("run")[["run", "recipe"]].itertuples(index=False)
         schedules = [self.book.schedule(r.run, rung, r.recipe, arm.recipe) for r in runs]
-        usual = pd.Series([told.get("epochs", 0) for told in schedules]).mode()
+        usual = pd.Series([schedule.get("epochs", 0) for schedule in schedules]).mode()
         if arm.budget != -1 and len(usual) and (len(usual) == 1 or arm.trained is not None):
-            told = next(told for told in schedules if told.get("epochs", 0) == usual.max())
-            arm = arm._replace(changes=tuple((told | dict(arm.changes)).items()))
+            schedule = next(schedule for schedule in schedules if schedule.get("epochs", 0) == usual.max())
+            arm = arm._replace(changes=tuple((schedule | dict(arm.changes)).items()))
         return arm.command(rung)
 
     def _values(self, arm: Arm, measure: Measure) -> pd.Series:
@@ -690,12 +694,15 @@ class Selection:
         """
         best = primary = rows.iloc[:0]
         for protocol, metric in measure.rows:
-            of = self.scenes if protocol.startswith(SCENES) else rows
-            found = of[(of["protocol"] == protocol) & (of["metric"] == metric)]
-            if (found["recipe"].nunique(), found["run"].nunique()) > (best["recipe"].nunique(), best["run"].nunique()):
-                best = found
-            if protocol == LINEAR[0] and not found["rung"].eq("paper").any():
-                primary = found
+            candidates = self.scenes if protocol.startswith(SCENES) else rows
+            measured = candidates[(candidates["protocol"] == protocol) & (candidates["metric"] == metric)]
+            if (measured["recipe"].nunique(), measured["run"].nunique()) > (
+                best["recipe"].nunique(),
+                best["run"].nunique(),
+            ):
+                best = measured
+            if protocol == LINEAR[0] and not measured["rung"].eq("paper").any():
+                primary = measured
         if primary["recipe"].nunique() >= best["recipe"].nunique():
             best = primary
         if len(best):
@@ -704,8 +711,8 @@ class Selection:
 
     def protocol(self, measure: Measure) -> str:
         """The one that the other arms were measured by, or the paper's."""
-        found = self._measured(measure)
-        return str(found["protocol"].iloc[0]) if len(found) else measure.rows[0][0]
+        measured = self._measured(measure)
+        return str(measured["protocol"].iloc[0]) if len(measured) else measure.rows[0][0]
 
     def stand_in(self, share: str, taken: set[str]) -> str:
         """What stands in for a data set without a run: one that is not taken, of the same share, of the most arms.
@@ -742,7 +749,7 @@ class Selection:
 
 
 def fullest(selections: Mapping[str, Selection]) -> str:
-    """The name of the one that shows the most recipes, of equals the first."""
+    """The name of the one that shows the most recipes; among equals, the first."""
     return max(selections, key=lambda name: selections[name].rows["recipe"].nunique())
 
 
@@ -780,5 +787,5 @@ def _own(rows: pd.DataFrame) -> pd.Series:
 
 
 def at_home(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that were measured on the set that their network was trained on: no transfer."""
+    """The rows measured on the set that their network was trained on, so no transfer."""
     return rows[rows["evaluated_on"] == _own(rows)]

@@ -1,4 +1,4 @@
-"""What a folder of runs holds: its runs, what was measured of them and when, each manifest read once."""
+"""A folder of runs: its runs, their results and curves; each manifest is read once."""
 
 from __future__ import annotations
 
@@ -120,7 +120,8 @@ class Catalog:
         rows = rows[rows["metric"].isin(["top1", "top1@k=20", "top1-last"])]
         keys = ["evaluated_on", "protocol", *by]
         means = [
-            {**dict(zip(keys, key, strict=True)), **interval(of["value"])._asdict()} for key, of in rows.groupby(keys)
+            {**dict(zip(keys, key, strict=True)), **interval(group["value"])._asdict()}
+            for key, group in rows.groupby(keys)
         ]
         return pd.DataFrame(means, columns=[*keys, *Interval._fields])
 
@@ -133,7 +134,7 @@ def measurement(line: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, 
 
 
 def arm(configuration: Mapping[str, Any]) -> str:
-    """What makes a run differ from its baseline: ``standard``, ``untrained``, or its strategies, e.g. ``hvs draws=8``.
+    """How a run differs from its baseline: ``standard``, ``untrained``, or its strategies, e.g. ``hvs draws=8``.
 
     Options that are at the strategy's defaults are left out. Code of a reader's own is told by the digest of its source
     as well: what was edited is another arm.
@@ -151,7 +152,7 @@ def arm(configuration: Mapping[str, Any]) -> str:
 
 
 def setting(configuration: Mapping[str, Any]) -> str:
-    """Eight hex digits of all that decides the outcome but strategies and seed: what a run shares with its baseline."""
+    """Eight hex digits of everything a run shares with its baseline: all that matters but strategies and seed."""
     whole = config.without_later_defaults(configuration)
     same = {k: v for k, v in whole.items() if k not in ("recipe", "seed", "hard", "logs")}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""The ledger of claims: what the five papers state that a run can test, and the verdict that the rows give.
+"""The ledger of claims: the five papers' testable statements, and their verdicts on the collected rows.
 
 A claim is data (``claims.yaml``): what is measured, on which arms, and a test with a direction and a threshold. Its
 verdict is computed, never typed: from one value per seed (differences and ratios are paired by seed) and the 95 %
@@ -157,7 +157,7 @@ class Test(_Strict):
 
 
 class Claim(_Strict):
-    """One statement: where it stands, what was published, how it is measured, and from which rung it is testable.
+    """A statement of a paper: its place, published value, measure, and the rung from which it is testable.
 
     data: the sets that count for it, the first for the command; none given = any. headline: what a paper is known for,
     which takes ``HEADLINE_SEEDS``. note: what a reader must know of the test. cannot: why no run can judge it. Raises
@@ -181,9 +181,9 @@ class Claim(_Strict):
     @model_validator(mode="after")
     def _names(self) -> Claim:
         for place in self.place.split(", "):
-            found = re.fullmatch(_PLACE, place)
+            match = re.fullmatch(_PLACE, place)
             last = dict(zip(("figure", "table"), PAPERS[self.paper], strict=True))
-            if not found or any(int(found[k] or 1) not in range(1, n + 1) for k, n in last.items()):
+            if not match or any(int(match[k] or 1) not in range(1, n + 1) for k, n in last.items()):
                 raise HardlabError(f"Claim '{self.id}': {self.paper} has no '{place}'.")
         for name in self.data:
             if name not in registry.DATASETS:
@@ -217,7 +217,7 @@ class Claim(_Strict):
 
     @property
     def seeds(self) -> int:
-        """How many a verdict takes."""
+        """The number of seeds that a verdict needs."""
         return HEADLINE_SEEDS if self.headline else SEEDS
 
     @property
@@ -237,7 +237,7 @@ class Claim(_Strict):
         return Arm(side.recipe, tuple(side.set.items()), sets=self.data, longer=side.longer)
 
     def overrides(self, side: Side, rung: str) -> tuple[str, ...]:
-        """What makes the recipe's run one of this claim, as the command line has it."""
+        """The overrides that turn the recipe's run into one of this claim, as on the command line."""
         return self.arm(side).pairs(rung)
 
     def commands(self, sides: Iterable[Side], rung: str, more: Mapping[str, Any] | None = None) -> list[str]:
@@ -246,7 +246,7 @@ class Claim(_Strict):
 
 
 def _check_rows(claim: str, m: Measure) -> None:
-    """Refuse tables, columns, protocols, metrics and logged numbers that do not exist."""
+    """Raise ``HardlabError`` for tables, columns, protocols, metrics and logged numbers that do not exist."""
     from hardlab.evaluate.published import PROTOCOLS
 
     known = {name: schema.columns(name)[len(WHO) :] for name in schema.TABLES}
@@ -278,7 +278,7 @@ def load(path: Path = SOURCE) -> tuple[Claim, ...]:
     named, rows = (tree.get(key) if isinstance(tree, dict) else None for key in ("measures", "claims"))
     if not isinstance(named, dict) or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise damaged(path, "it needs a table `measures` and a list `claims` of tables")
-    found = []
+    loaded = []
     for row in rows:
         measure = row.get("measure")
         if isinstance(measure, str):
@@ -286,16 +286,16 @@ def load(path: Path = SOURCE) -> tuple[Claim, ...]:
                 raise registry.unknown("measure", measure, named)
             row = row | {"measure": named[measure]}
         try:
-            found.append(Claim.model_validate(row))
+            loaded.append(Claim.model_validate(row))
         except ValidationError as e:
             what = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in e.errors())
             raise HardlabError(f"Claim '{row.get('id')}' in '{path.name}' does not fit: {what}.") from e
         except (ValueError, TypeError, LookupError, AttributeError) as e:
             raise damaged(path, f"claim '{row.get('id')}': {type(e).__name__}: {e}") from e
-    ids = [claim.id for claim in found]
+    ids = [claim.id for claim in loaded]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise HardlabError(f"Two claims have the id '{twice[0]}'.")
-    return tuple(found)
+    return tuple(loaded)
 
 
 def needed(rung: str) -> dict[tuple[str, tuple[str, ...]], set[tuple[str, str]]]:
@@ -303,19 +303,19 @@ def needed(rung: str) -> dict[tuple[str, tuple[str, ...]], set[tuple[str, str]]]
 
     An evaluation is a protocol and the data set it asks for, "" for the one that the protocol takes by itself.
     """
-    found: dict[tuple[str, tuple[str, ...]], set[tuple[str, str]]] = {}
+    evaluations: dict[tuple[str, tuple[str, ...]], set[tuple[str, str]]] = {}
     for claim in load():
         if not reaches(rung, claim.testable_from):
             continue
         for side in claim.arms:
             where = claim.seen(side).where
             wanted = {(where["protocol"], where.get("evaluated_on", ""))} if "protocol" in where else set()
-            found.setdefault((side.recipe, claim.overrides(side, rung)), set()).update(wanted)
-    return found
+            evaluations.setdefault((side.recipe, claim.overrides(side, rung)), set()).update(wanted)
+    return evaluations
 
 
 class Frozen(_Strict):
-    """Since when a claim's test is what it is, and what was changed then."""
+    """When a claim's test last changed, and what changed."""
 
     digest: str
     since: datetime
@@ -333,7 +333,7 @@ def frozen(path: Path = FROZEN) -> dict[str, tuple[Frozen, ...]]:
 
 
 def freeze(changed: str, now: datetime, path: Path = FROZEN) -> list[str]:
-    """Note the claims whose test is new or another than the last that was noted, with the reason; returns their ids.
+    """Record the claims whose test is new or changed, with the reason; returns their ids.
 
     Tests of claims that are gone stay: they were tested once.
     """
@@ -352,7 +352,7 @@ def freeze(changed: str, now: datetime, path: Path = FROZEN) -> list[str]:
 
 
 class Finding(NamedTuple):
-    """A verdict with the quantity it was found for, and the reason in one sentence.
+    """A verdict, the quantity it rests on, and the reason in one sentence.
 
     values: one a seed of what decided. threshold: what they were held against. p: of the verdict, two-sided.
     """
@@ -395,7 +395,7 @@ def judge(test: Test, values: pd.DataFrame, least: int = SEEDS) -> Finding:
     if len(arms) > 1 and all(np.array_equal(a, arms[0]) for a in arms):
         return Finding(INCONCLUSIVE, ours, "the arms are the same to the last bit in every seed", quantity, threshold)
 
-    def found(verdict: str, why: str) -> Finding:
+    def finding(verdict: str, why: str) -> Finding:
         return Finding(verdict, ours, f"{_span(ours)} {why}", quantity, threshold, evidence.t_test(quantity, threshold))
 
     if test.name == "equal_within":
@@ -403,21 +403,21 @@ def judge(test: Test, values: pd.DataFrame, least: int = SEEDS) -> Finding:
         lo, hi = test.value - test.margin, test.value + test.margin
         where = f"{lo:g} to {hi:g}"
         if lo < ours.lo and ours.hi < hi:
-            return found(REPRODUCED, f"lies within {where}")
+            return finding(REPRODUCED, f"lies within {where}")
         if ours.hi < lo or ours.lo > hi:
-            return found(CONTRADICTED, f"lies outside {where}")
-        return found(INCONCLUSIVE, f"crosses an edge of {where}")
+            return finding(CONTRADICTED, f"lies outside {where}")
+        return finding(INCONCLUSIVE, f"crosses an edge of {where}")
     upwards = test.name in ("greater", "above")
     side = 1 if ours.lo > threshold else -1 if ours.hi < threshold else 0
     if side == 0:
-        return found(INCONCLUSIVE, f"holds {threshold:g}")
-    return found(
+        return finding(INCONCLUSIVE, f"contains {threshold:g}")
+    return finding(
         REPRODUCED if (side > 0) == upwards else CONTRADICTED, f"is {'above' if side > 0 else 'below'} {threshold:g}"
     )
 
 
 def _several(differences: Sequence[np.ndarray], least: int) -> Finding:
-    """All of the differences should be above 0; the one with the smallest mean is told."""
+    """All differences should be above 0; reports the one with the smallest mean."""
     each = [interval(d) for d in differences]
     at = int(np.argmin([i.mean for i in each]))
     weakest, values = each[at], differences[at]
@@ -425,13 +425,13 @@ def _several(differences: Sequence[np.ndarray], least: int) -> Finding:
         return Finding(NO_SEEDS, weakest, _too_few(weakest, least), values)
     strict = [interval(d, 1 - evidence.LEVEL / len(each)) for d in differences]
     held, ps = sum(i.lo > 0 for i in each), [evidence.t_test(d) for d in differences]
-    told = f"{held} of {len(each)} comparisons hold, the weakest: {_span(weakest)}"
+    summary = f"{held} of {len(each)} comparisons hold, the weakest: {_span(weakest)}"
     against = [min(1.0, p * len(each)) for p, i in zip(ps, each, strict=True) if i.mean < 0]
     p = min(against) if against else max(ps)
     if held == len(each):
-        return Finding(REPRODUCED, weakest, told, values, 0.0, p)
+        return Finding(REPRODUCED, weakest, summary, values, 0.0, p)
     verdict = CONTRADICTED if any(i.hi < 0 for i in strict) else INCONCLUSIVE
-    return Finding(verdict, weakest, told, values, 0.0, p)
+    return Finding(verdict, weakest, summary, values, 0.0, p)
 
 
 def _span(i: Interval) -> str:
@@ -439,7 +439,7 @@ def _span(i: Interval) -> str:
 
 
 def _too_few(i: Interval, least: int) -> str:
-    return f"{i.n} seed{'s' * (i.n != 1)} with all arms: a verdict takes {least}"
+    return f"{i.n} seed{'s' * (i.n != 1)} with all arms: a verdict needs {least}"
 
 
 class _Rows:
@@ -463,8 +463,8 @@ class _Rows:
 NOTHING = Interval(np.nan, np.nan, np.nan, 0)
 
 
-class Found(NamedTuple):
-    """A claim with what was found for it, and the runs that were compared, if any."""
+class Judged(NamedTuple):
+    """A claim, its finding, and the runs that were compared, if any."""
 
     claim: Claim
     finding: Finding
@@ -472,12 +472,12 @@ class Found(NamedTuple):
 
     @property
     def tested(self) -> bool:
-        """Whether it counts among the tests that the others are corrected for."""
+        """Whether it counts in the correction for the number of claims."""
         return not np.isnan(self.finding.p)
 
     @property
     def spread_of(self) -> tuple[Any, ...] | None:
-        """What claims have in common whose spreads are pooled: differences by one measure at one rung."""
+        """The key by which spreads are pooled: differences of one measure at one rung."""
         compares = self.claim.test.of in ("value", "difference") and len(self.claim.arms) > 1
         if self.group is None or not compares or self.claim.probe is None:
             return None
@@ -492,33 +492,37 @@ class Ledger:
         self.book = Book.of_folder(self.folder)
         self._tables: dict[str, _Rows] = {}
 
-    def found(self, claim: Claim) -> Found:
-        """What the rows say of a claim, before it is corrected for the number of claims."""
+    def judge(self, claim: Claim) -> Judged:
+        """What the rows say about a claim, before correction for the number of claims."""
         trained = [side for side in claim.arms if side.recipe != UNTRAINED]
         alike = self.book.alike([claim.arm(side) for side in trained])
         values = [self.values(claim.seen(side), runs) for side, runs in zip(trained, alike, strict=True)]
         groups = self.book.paired(alike, values, claim.testable_from)
         if not groups:
             verdict, why = self._wanted(claim, trained, alike, values)
-            return Found(claim, Finding(verdict, NOTHING, why), None)
+            return Judged(claim, Finding(verdict, NOTHING, why), None)
         group = groups[0]
         frame = self._frame(claim, group)
-        of = judge(claim.test, frame * claim.published.scale, SEEDS)
-        unmeasured = self._unmeasured(claim, group, trained, alike, values) if of.ours.n < claim.seeds else ""
+        finding = judge(claim.test, frame * claim.published.scale, SEEDS)
+        unmeasured = self._unmeasured(claim, group, trained, alike, values) if finding.ours.n < claim.seeds else ""
         if claim.cannot:
-            of = of._replace(verdict=CANNOT, why=claim.cannot, p=np.nan)
+            finding = finding._replace(verdict=CANNOT, why=claim.cannot, p=np.nan)
         elif not reaches(group.rung, claim.testable_from):
-            of = of._replace(verdict=f"needs rung {claim.testable_from}", p=np.nan)
+            finding = finding._replace(verdict=f"needs rung {claim.testable_from}", p=np.nan)
         elif unmeasured:
-            of = of._replace(verdict=NO_EVALUATION, why=f"{_too_few(of.ours, claim.seeds)}: {unmeasured}", p=np.nan)
-        elif of.verdict != NO_SEEDS:
+            finding = finding._replace(
+                verdict=NO_EVALUATION, why=f"{_too_few(finding.ours, claim.seeds)}: {unmeasured}", p=np.nan
+            )
+        elif finding.verdict != NO_SEEDS:
             missing, unlearned = self._control(claim, group)
             if missing or unlearned:
-                of = of._replace(verdict=NO_EVALUATION if missing else NOT_LEARNED, why=missing or unlearned, p=np.nan)
-            elif of.ours.n < claim.seeds:
-                why = f"{_too_few(of.ours, claim.seeds)} on what a paper is known for; so far {of.why}"
-                of = of._replace(verdict=NO_SEEDS, why=why, p=np.nan)
-        return Found(claim, of, group)
+                finding = finding._replace(
+                    verdict=NO_EVALUATION if missing else NOT_LEARNED, why=missing or unlearned, p=np.nan
+                )
+            elif finding.ours.n < claim.seeds:
+                why = f"{_too_few(finding.ours, claim.seeds)} on what a paper is known for; so far {finding.why}"
+                finding = finding._replace(verdict=NO_SEEDS, why=why, p=np.nan)
+        return Judged(claim, finding, group)
 
     def _unmeasured(
         self,
@@ -595,20 +599,20 @@ class Ledger:
                 f"`hardlab evaluate {runs} --protocol {protocol} --pixels`",
                 "",
             )
-        told, scale = [], claim.published.scale
+        failures, scale = [], claim.published.scale
         sides = [side for side in claim.arms if side.recipe != UNTRAINED]
         for side, values in zip(sides, group.values, strict=True):
             for name, others in controls.items():
                 if not side.fails and not evidence.surely_above(values, others):
                     reached = f"{scale * np.mean(values):.4g} against {scale * np.mean(others):.4g}"
-                    told.append(f"the arm {side.recipe} does not surely beat {name} ({reached})")
-        return "", "; ".join(told)
+                    failures.append(f"the arm {side.recipe} does not surely beat {name} ({reached})")
+        return "", "; ".join(failures)
 
     def beside(self, claim: Claim, group: Paired) -> str:
-        """The same comparison by the other probes, where all arms were measured by them in two seeds or more."""
+        """The same comparison by the other probes that measured all arms in two seeds or more."""
         if claim.probe not in PROBES.values() or "evaluated_on" in claim.measure.where:
             return ""
-        told = []
+        sentences = []
         for name, (protocol, metric) in PROBES.items():
             if (protocol, metric) == claim.probe:
                 continue
@@ -619,14 +623,14 @@ class Ledger:
                 columns.append({seed: values.get(run) for seed, run in zip(group.seeds, runs, strict=True)})
             frame = pd.DataFrame(dict(enumerate(columns)), dtype=float).dropna()
             if len(frame) > 1 and len(columns) == len(claim.arms):
-                of = judge(claim.test, frame * claim.published.scale).ours
-                told.append(f"{name} {of.mean:.3g} ({of.lo:.3g} to {of.hi:.3g}, {of.n} seeds)")
-        return "; ".join(told)
+                effect = judge(claim.test, frame * claim.published.scale).ours
+                sentences.append(f"{name} {effect.mean:.3g} ({effect.lo:.3g} to {effect.hi:.3g}, {effect.n} seeds)")
+        return "; ".join(sentences)
 
-    def row(self, found: Found, q: float, spread: tuple[float, int]) -> dict[str, Any]:
-        """A row of ``COLUMNS``: what was found, corrected, with the spread of all claims of its measure."""
-        claim, of, group = found
-        ours, why, verdict = of.ours, of.why, of.verdict
+    def row(self, judged: Judged, q: float, spread: tuple[float, int]) -> dict[str, Any]:
+        """A row of ``COLUMNS``: the finding, corrected, with the spread of all claims of its measure."""
+        claim, finding, group = judged
+        ours, why, verdict = finding.ours, finding.why, finding.verdict
         if group is not None and verdict.startswith("needs rung"):
             commands = " and ".join(claim.commands(claim.arms, claim.testable_from))
             why = f"rung {group.rung} is too small for this claim ({why}): {commands}, with {claim.seeds} seeds or more"
@@ -638,37 +642,37 @@ class Ledger:
         if verdict in WEAKLY and not q <= evidence.LEVEL:
             verdict = WEAKLY[verdict]
         row = dict(claim) | ours._asdict() | {"verdict": verdict, "published": str(claim.published)}
-        row |= {"unit": claim.published.unit, "p": of.p, "q": q, "beside": "", "frozen": "", "excluded": ""}
+        row |= {"unit": claim.published.unit, "p": finding.p, "q": q, "beside": "", "frozen": "", "excluded": ""}
         row |= {"p_sign": np.nan, "pooled_lo": np.nan, "pooled_hi": np.nan}
         row |= dict.fromkeys(("more_seeds", "more_seeds_published"), np.nan)
         row |= {"rung": group.rung if group else "", "runs": " ".join(group.names) if group else ""}
         if group is not None:
-            row |= self._strength(found, spread) | {"beside": self.beside(claim, group)}
+            row |= self._strength(judged, spread) | {"beside": self.beside(claim, group)}
         note, row["frozen"] = self._since(claim, group)
         parts = [part for part in (why, claim.note.rstrip("."), note) if part]
         row["why"] = ". ".join(part[:1].upper() + part[1:] for part in parts) + "."
         return {k: row[k] for k in COLUMNS}
 
-    def _strength(self, found: Found, spread: tuple[float, int]) -> dict[str, Any]:
-        """Of a finding: its sign-flip test, its interval by the pooled spread, seeds still needed, size excluded."""
-        claim, of, _ = found
-        told: dict[str, Any] = {}
-        if found.tested:
-            told["p_sign"] = evidence.sign_flip_test(of.values, of.threshold)
+    def _strength(self, judged: Judged, spread: tuple[float, int]) -> dict[str, Any]:
+        """A finding's sign-flip test, interval by the pooled spread, seeds still needed, and excluded size."""
+        claim, finding, _ = judged
+        evidence_columns: dict[str, Any] = {}
+        if judged.tested:
+            evidence_columns["p_sign"] = evidence.sign_flip_test(finding.values, finding.threshold)
         own, free = spread
         if np.isfinite(own):
-            if 2 <= of.ours.n < evidence.FEW:
-                pooled = evidence.pooled_interval(of.values, own, free)
-                told |= {"pooled_lo": pooled.lo, "pooled_hi": pooled.hi}
+            if 2 <= finding.ours.n < evidence.FEW:
+                pooled = evidence.pooled_interval(finding.values, own, free)
+                evidence_columns |= {"pooled_lo": pooled.lo, "pooled_hi": pooled.hi}
         else:
-            own, _ = evidence.pooled_spread([of.values])
+            own, _ = evidence.pooled_spread([finding.values])
         size = claim.size()
-        if of.verdict in WEAKLY and found.tested:
-            return told | self._excluded(size, of.ours)
-        for name, what in (("more_seeds", of.ours.mean - of.threshold), ("more_seeds_published", size)):
+        if finding.verdict in WEAKLY and judged.tested:
+            return evidence_columns | self._excluded(size, finding.ours)
+        for name, what in (("more_seeds", finding.ours.mean - finding.threshold), ("more_seeds_published", size)):
             if what is not None and (needed := evidence.seeds_for(float(what), own)):
-                told[name] = max(0, max(needed, claim.seeds) - of.ours.n)
-        return told | self._excluded(size, of.ours)
+                evidence_columns[name] = max(0, max(needed, claim.seeds) - finding.ours.n)
+        return evidence_columns | self._excluded(size, finding.ours)
 
     def _excluded(self, size: float | None, ours: Interval) -> dict[str, str]:
         """Whether the published size lies outside our interval."""
@@ -694,15 +698,15 @@ class Ledger:
         return self._tables[name]
 
     def values(self, m: Measure, runs: Iterable[str]) -> dict[str, float]:
-        """Run -> what the measure reads of it, of these runs those that have it."""
+        """Run -> the measure's value, for those of the runs that have one."""
         rows = self._table(m.table)
-        found = {name: list(rows.of_run.get(name, ())) for name in sorted(runs)}
+        row_numbers = {name: list(rows.of_run.get(name, ())) for name in sorted(runs)}
         for column, wanted in m.where.items():
-            found = {name: [i for i in at if str(rows[column][i]) == wanted] for name, at in found.items()}
+            row_numbers = {name: [i for i in at if str(rows[column][i]) == wanted] for name, at in row_numbers.items()}
         if m.table == "evaluation":
-            found = self._as_trained(rows, found, m.where)
+            row_numbers = self._as_trained(rows, row_numbers, m.where)
         values = {}
-        for name, at in found.items():
+        for name, at in row_numbers.items():
             series = np.array([rows[m.value][i] for i in self._in_time(rows, at)], dtype=np.float64)
             series = series[~np.isnan(series)]
             if len(series) and not np.isnan(value := OVER[m.over](series)):
@@ -716,7 +720,7 @@ class Ledger:
         return [at[i] for i in order]
 
     def _as_trained(
-        self, rows: _Rows, found: Mapping[str, list[int]], where: Mapping[str, str]
+        self, rows: _Rows, row_numbers: Mapping[str, list[int]], where: Mapping[str, str]
     ) -> dict[str, list[int]]:
         """Of the network of the paper's headline, with the settings most runs have, on the set it was trained on.
 
@@ -724,7 +728,7 @@ class Ledger:
         """
         from hardlab.evaluate.published import PROTOCOLS
 
-        kept = dict(found)
+        kept = dict(row_numbers)
         if "evaluated_on" not in where and PROTOCOLS[where["protocol"]].needs != "scenes":
             own = {name: self.book.runs[name]["data.name"] for name in kept}
             kept = {name: [i for i in at if rows["evaluated_on"][i] == own[name]] for name, at in kept.items()}
@@ -740,7 +744,7 @@ class Ledger:
         alike: Sequence[Mapping[str, tuple[str, str]]],
         values: Sequence[Mapping[str, float]],
     ) -> tuple[str, str]:
-        """The verdict where there are no rows, and what to do: train, evaluate, or collect."""
+        """The verdict if there are no rows, and what to do: train, evaluate, or collect."""
         high, table = rungs_from(claim.testable_from), claim.measure.table
         trained = [{n: key for n, key in runs.items() if key[0] in high} for runs in alike]
         if lacking := [side for side, runs in zip(sides, trained, strict=True) if not runs]:
@@ -757,16 +761,16 @@ class Ledger:
             again = " and ".join(claim.commands(claim.arms, claim.testable_from))
             took = sorted({self.book.runs[name]["precision"] for runs in trained for name in runs})
             also = f", also in precision ({' and '.join(took)})" if len(took) > 1 else ""
-            return NO_RUN, f"the runs that are there differ in more than their arm{also}: {again}"
+            return NO_RUN, f"the existing runs differ in more than their arm{also}: {again}"
         bare: list[Side] = []
         ways: dict[tuple[str, str], list[str]] = {}  # of evaluating, each with the runs that lack it
-        for side, runs, of in zip(sides, trained, values, strict=True):
-            there = {runs[name] for name in of if name in runs}
+        for side, runs, measured in zip(sides, trained, values, strict=True):
+            there = {runs[name] for name in measured if name in runs}
             if without := [name for name, key in runs.items() if key in shared - there]:
                 bare.append(side)
                 ways.setdefault(self._way(claim, side), []).extend(without)
         if table == "evaluation":
-            return NO_EVALUATION, f"the runs are there, not evaluated so: {self._evaluate(ways)}"
+            return NO_EVALUATION, f"the runs exist but were not evaluated this way: {self._evaluate(ways)}"
         names = " ".join(dict.fromkeys(name for without in ways.values() for name in without))
         return NO_RUN, (
             f"the runs {names} came without rows in {table}.csv: `hardlab figures --from runs --all` where their "
@@ -781,25 +785,27 @@ def verdicts(data_dir: Path | str, claims: Iterable[Claim] | None = None) -> pd.
     them take their rows of the whole.
     """
     ledger = Ledger(data_dir)
-    every = [ledger.found(claim) for claim in (load() if claims is None else claims)]
-    q = evidence.corrected([of.finding.p for of in every])
-    spreads = {key: evidence.pooled_spread(_once(every, key)) for key in {of.spread_of for of in every} if key}
+    every = [ledger.judge(claim) for claim in (load() if claims is None else claims)]
+    q = evidence.corrected([judged.finding.p for judged in every])
+    spreads = {key: evidence.pooled_spread(_once(every, key)) for key in {judged.spread_of for judged in every} if key}
     none = (np.nan, 0)
     rows = [
-        ledger.row(of, at, spreads.get(of.spread_of, none) if of.spread_of else none)
-        for of, at in zip(every, q, strict=True)
+        ledger.row(judged, at, spreads.get(judged.spread_of, none) if judged.spread_of else none)
+        for judged, at in zip(every, q, strict=True)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _once(every: Iterable[Found], key: tuple[Any, ...]) -> list[np.ndarray]:
-    """The differences behind these claims, those of the same runs once; those that are all alike say nothing."""
-    each = {of.group.names: of.finding.values for of in every if of.group is not None and of.spread_of == key}
+def _once(every: Iterable[Judged], key: tuple[Any, ...]) -> list[np.ndarray]:
+    """The differences behind these claims, once per set of runs; differences that are all equal are left out."""
+    each = {
+        claim.group.names: claim.finding.values for claim in every if claim.group is not None and claim.spread_of == key
+    }
     return [values for values in each.values() if len(values) > 1 and np.ptp(values) > 0]
 
 
 class Level(NamedTuple):
-    """How good one arm is: its runs, and its accuracy in percent by each of ``PROBES`` that it was measured by."""
+    """An arm's runs, and its accuracy in percent under each of ``PROBES`` that measured it."""
 
     name: str
     rung: str
@@ -809,12 +815,12 @@ class Level(NamedTuple):
     by: dict[str, Interval]
 
 
-def levels(data_dir: Path | str, found: pd.DataFrame) -> list[Level]:
+def levels(data_dir: Path | str, judged: pd.DataFrame) -> list[Level]:
     """The arms behind the headlines in rows of ``verdicts``, the untrained network and raw pixels before them."""
     ledger = Ledger(data_dir)
     book = ledger.book
     arms: dict[tuple[str, str], list[str]] = {}
-    for names in found.loc[found["headline"] & found["n"].gt(0), "runs"]:
+    for names in judged.loc[judged["headline"] & judged["n"].gt(0), "runs"]:
         for run in names.split():
             recipe_of = book.runs[run]["recipe"]
             arms.setdefault((recipe_of, names), []).append(run)
@@ -850,20 +856,20 @@ def ours(row: Any) -> str:
 
 
 def strength(row: Any) -> str:
-    """How strong the evidence of a row of ``verdicts`` is, in sentences; empty where nothing was tested."""
-    told = []
+    """The strength of the evidence in a row of ``verdicts``, in sentences; empty if nothing was tested."""
+    sentences = []
     if np.isfinite(row.p):
         sign = f", {row.p_sign:.2g} by changes of sign" if np.isfinite(row.p_sign) else ""
-        told.append(f"p = {row.p:.2g}{sign}, q = {row.q:.2g} over all claims.")
+        sentences.append(f"p = {row.p:.2g}{sign}, q = {row.q:.2g} over all claims.")
     if np.isfinite(row.pooled_lo):
-        told.append(f"By the spread of all claims of this measure {row.pooled_lo:.3g} to {row.pooled_hi:.3g}.")
+        sentences.append(f"By the spread of all claims of this measure {row.pooled_lo:.3g} to {row.pooled_hi:.3g}.")
     if row.excluded:
-        told.append(f"The published size is {'' if row.excluded == 'yes' else 'not '}excluded at this scale.")
+        sentences.append(f"The published size is {'' if row.excluded == 'yes' else 'not '}excluded at this scale.")
     if np.isfinite(row.more_seeds):
-        told.append(f"Seeds still needed to tell the size seen: {row.more_seeds:.0f}.")
+        sentences.append(f"Seeds still needed to detect the observed size: {row.more_seeds:.0f}.")
     if np.isfinite(row.more_seeds_published):
-        told.append(f"To tell the published one: {row.more_seeds_published:.0f}.")
-    return " ".join(told)
+        sentences.append(f"For the published size: {row.more_seeds_published:.0f}.")
+    return " ".join(sentences)
 
 
 def links(names: str, runs_dir: Path | str) -> str:
@@ -871,27 +877,29 @@ def links(names: str, runs_dir: Path | str) -> str:
     return " ".join(f'<a href="{Path(runs_dir) / name / "manifest.json"}">{name}</a>' for name in names.split())
 
 
-def describe(found: pd.DataFrame, *, why: bool = False, width: int = 110) -> str:
+def describe(judged: pd.DataFrame, *, why: bool = False, width: int = 110) -> str:
     """Rows of ``verdicts`` as text: two lines a claim, its reason and its runs on request; a count at the end.
 
     Where runs are lacking, the commands that make them stand below, each on a line of its own, however long.
     """
     lines = []
-    for paper, rows in found.groupby("paper", sort=False):
+    for paper, rows in judged.groupby("paper", sort=False):
         lines.append(f"{paper.upper()}")
         for row in rows.itertuples():
             measured = f"{ours(row)}, {row.rung}" if row.n else f"from rung {row.testable_from}"
             lines.append(f"  {row.id:33} {row.verdict:20} {measured}"[:width])
-            told = [f"{row.statement} ({row.place}: {row.published})"]
+            lines_of_claim = [f"{row.statement} ({row.place}: {row.published})"]
             if why:
-                told += [text for text in (row.why, strength(row), row.beside and f"Beside: {row.beside}.") if text]
-                told += [f"Runs: {row.runs}"] if row.runs else []
-            lines += textwrap.wrap(" ".join(told), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+                lines_of_claim += [
+                    text for text in (row.why, strength(row), row.beside and f"Beside: {row.beside}.") if text
+                ]
+                lines_of_claim += [f"Runs: {row.runs}"] if row.runs else []
+            lines += textwrap.wrap(" ".join(lines_of_claim), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
             lines += [f"        {command}" for command in re.findall(r"`([^`]+)`", row.why)]
         lines.append("")
-    counts = found["verdict"].value_counts(sort=False)
-    lines += textwrap.wrap(f"{len(found)} claims" + "".join(f", {n} {v}" for v, n in counts.items()), width)
-    if tested := int(found["q"].notna().sum()):
+    counts = judged["verdict"].value_counts(sort=False)
+    lines += textwrap.wrap(f"{len(judged)} claims" + "".join(f", {n} {v}" for v, n in counts.items()), width)
+    if tested := int(judged["q"].notna().sum()):
         lines += textwrap.wrap(
             f"{tested} of these were tested, each corrected for all that were (Benjamini-Hochberg): of those called "
             f"reproduced or contradicted at most one in {1 / evidence.LEVEL:.0f} is expected to be so by chance.",

@@ -25,7 +25,7 @@ class Shot(NamedTuple):
 
 def shots(run_dir: Path | str) -> list[Shot]:
     """The snapshots of a GAN or of the strategy ``generated``, oldest first. Raises HardlabError for none."""
-    found = []
+    snapshots = []
     for file in sorted((Path(run_dir) / "snapshots").glob(f"*{SNAPSHOT}"), key=lambda f: int(f.stem[-8:])):
         kept = read_arrays(file)
         if "g_ema" in kept:
@@ -34,10 +34,10 @@ def shots(run_dir: Path | str) -> list[Shot]:
                 if g.ndim != 4 or g.dtype != np.uint8 or (g.shape, g.dtype) != (ema.shape, ema.dtype):
                     raise ValueError(f"images {g.shape} {g.dtype} of G, {ema.shape} {ema.dtype} of its average")
                 scores = {k: float(a) for k, a in kept.items() if a.ndim == 0}
-                found.append(Shot(int(file.stem[-8:]), g, ema, scores))
-    if not found:
+                snapshots.append(Shot(int(file.stem[-8:]), g, ema, scores))
+    if not snapshots:
         raise HardlabError(f"'{run_dir}' kept no generated images: runs of gan and of the strategy generated do.")
-    return found
+    return snapshots
 
 
 def grid(series: Sequence[Shot], latents: Sequence[int] = (0, 1, 2), columns: int = 8) -> np.ndarray:
@@ -46,8 +46,8 @@ def grid(series: Sequence[Shot], latents: Sequence[int] = (0, 1, 2), columns: in
     Returns (2 * latents * S, columns * S, 3) uint8.
     """
     taken = [series[i] for i in evenly(len(series), columns)]
-    rows = [np.concatenate([images[z] for images in of], axis=2) for z in latents
-            for of in ([s.g for s in taken], [s.g_ema for s in taken])]  # fmt: skip
+    rows = [np.concatenate([images[z] for images in generated], axis=2) for z in latents
+            for generated in ([s.g for s in taken], [s.g_ema for s in taken])]  # fmt: skip
     return np.concatenate(rows, axis=1).transpose(1, 2, 0)
 
 

@@ -13,19 +13,19 @@ _GAPS: ContextVar[dict[str, dict[str, None]] | None] = ContextVar("gaps", defaul
 @contextmanager
 def noting() -> Iterator[dict[str, dict[str, None]]]:
     """What fills the gaps of the figures made inside: a training, "" where the runs are there -> its evaluations."""
-    found: dict[str, dict[str, None]] = {}
-    token = _GAPS.set(found)
+    notes: dict[str, dict[str, None]] = {}
+    token = _GAPS.set(notes)
     try:
-        yield found
+        yield notes
     finally:
         _GAPS.reset(token)
 
 
 def gap(train: str, evaluate: str = "") -> None:
     """Note the commands that fill a gap of the figure that is being made."""
-    found = _GAPS.get()
-    if found is not None:
-        found.setdefault(train, {}).update({evaluate: None} if evaluate else {})
+    notes = _GAPS.get()
+    if notes is not None:
+        notes.setdefault(train, {}).update({evaluate: None} if evaluate else {})
 
 
 def evaluate_command(runs: Iterable[str], *options: Mapping[str, str]) -> str:
@@ -34,5 +34,5 @@ def evaluate_command(runs: Iterable[str], *options: Mapping[str, str]) -> str:
     options: values by option, empty ones left out; of several mappings, one after the other.
     """
     where = [f"runs/{name}" for name in runs] or ["RUN"]
-    told = [word for each in options for key, value in each.items() if value for word in (f"--{key}", value)]
-    return shlex.join(["hardlab", "evaluate", *where, *told])
+    words = [word for each in options for key, value in each.items() if value for word in (f"--{key}", value)]
+    return shlex.join(["hardlab", "evaluate", *where, *words])

@@ -66,7 +66,7 @@ def together(
     """
     seen = {Path(d).name: (run_folder.manifest(Path(d)) or {}).get("data", {}).get("digest") for d in run_dirs}
     if len(set(seen.values())) > 1:
-        raise HardlabError(f"These runs were not trained on the same images: {', '.join(seen)}.")
+        raise HardlabError(f"These runs were trained on different images: {', '.join(seen)}.")
     return {Path(d).name: losses(d, rows, draws, seed, root) for d in run_dirs}
 
 
@@ -75,30 +75,31 @@ def percentiles(loss: np.ndarray) -> np.ndarray:
     return 100 * (stats.rankdata(loss, axis=-1) - 0.5) / loss.shape[-1]
 
 
-def panel(found: Mapping[str, np.ndarray], rows: Sequence[int] | np.ndarray) -> pd.DataFrame:
+def panel(losses_by_name: Mapping[str, np.ndarray], rows: Sequence[int] | np.ndarray) -> pd.DataFrame:
     """Name -> (R,B) losses of the same rows -> a row per image, a column per name: its mean percentile over draws."""
-    return pd.DataFrame({name: percentiles(of).mean(0) for name, of in found.items()}, index=pd.Index(rows, name="row"))
+    return pd.DataFrame(
+        {name: percentiles(image_losses).mean(0) for name, image_losses in losses_by_name.items()},
+        index=pd.Index(rows, name="row"),
+    )
 
 
-def transfer(found: Mapping[str, np.ndarray], resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def transfer(losses_by_name: Mapping[str, np.ndarray], resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Does hardness transfer? Spearman's rank correlation of mean percentiles between every two methods.
 
     found: name -> (R,B) losses of the same images. Returns a row per pair: a, b, rho, lo, hi (95 % bootstrap over
     images), n. Where a is b, rho is that of the odd with the even draws, stepped up to all of them (Spearman-Brown):
     the most that another method could agree with it is about the root of the product of the two.
     """
-    names, rng = list(found), np.random.default_rng(seed)
-    n = {of.shape[1] for of in found.values()}
-    for name, of in found.items():
-        if not np.isfinite(of).all():
-            raise HardlabError(
-                f"The losses of {name} are not all finite: its network has diverged, so that none is harder."
-            )
-    if len(n) != 1 or min(len(of) for of in found.values()) < 2:
-        raise HardlabError("Hardness is compared on the same images, each under at least 2 draws of the views.")
+    names, rng = list(losses_by_name), np.random.default_rng(seed)
+    n = {image_losses.shape[1] for image_losses in losses_by_name.values()}
+    for name, image_losses in losses_by_name.items():
+        if not np.isfinite(image_losses).all():
+            raise HardlabError(f"The losses of {name} are not all finite: its network has diverged.")
+    if len(n) != 1 or min(len(image_losses) for image_losses in losses_by_name.values()) < 2:
+        raise HardlabError("Hardness is compared on the same images, each with at least 2 draws of views.")
     size = n.pop()
     which = rng.integers(size, size=(resamples, size))
-    percentile = {name: percentiles(of) for name, of in found.items()}
+    percentile = {name: percentiles(image_losses) for name, image_losses in losses_by_name.items()}
     out = []
     for i, a in enumerate(names):
         for b in names[i:]:

@@ -194,7 +194,7 @@ def importance(
     if len(rows) != len(response) or len(rows) < 2:
         raise HardlabError(f"{len(rows)} rows and {len(response)} responses: as many of both are needed, at least 2.")
     if not (np.isfinite(rows).all() and np.isfinite(response).all()):
-        raise HardlabError("The importance of numbers that are not finite is not defined: leave such rows out.")
+        raise HardlabError("The importance of numbers that are not finite is undefined: leave such rows out.")
     if not names:
         raise HardlabError("The importance of no column is asked for: at least 1 is needed.")
     if (response == response[0]).all():
@@ -217,24 +217,24 @@ def importance(
             f"No tree makes a cut in {len(rows)} rows with at least {leaf} in a leaf: none explains any variance."
         )
     out = []
-    for effect, of in zip(effects, values.T, strict=True):
-        mean, lo, hi, n = interval(of)
+    for effect, variances in zip(effects, values.T, strict=True):
+        mean, lo, hi, n = interval(variances)
         out.append({"effect": " x ".join(names[j] for j in effect), "order": len(effect), "share": mean,
                     "lo": lo, "hi": hi, "n": n})  # fmt: skip
-    found = pd.DataFrame(out)
+    table = pd.DataFrame(out)
     if bootstrap:
         again, settings = [], settings | {"trees": refit_trees or trees}
-        for i, of in enumerate(_resamples(len(rows), groups, bootstrap, seed)):
-            if (response[of] == response[of][0]).all():
+        for i, variances in enumerate(_resamples(len(rows), groups, bootstrap, seed)):
+            if (response[variances] == response[variances][0]).all():
                 continue
-            values = np.array(make(rows[of], response[of], wanted, seed=seed + 1 + i, **settings))
+            values = np.array(make(rows[variances], response[variances], wanted, seed=seed + 1 + i, **settings))
             if not (without := np.isnan(values).all(axis=1)).all():
                 again.append(values[~without].mean(axis=0))
         if not again:
             raise NothingToExplain(f"None of {bootstrap} resamples of {len(rows)} rows shows any variance.")
         spread = np.quantile(np.array(again) - np.mean(again, axis=0), [0.025, 0.975], axis=0)
-        found = found.assign(boot_lo=found["share"] + spread[0], boot_hi=found["share"] + spread[1])
-    return found
+        table = table.assign(boot_lo=table["share"] + spread[0], boot_hi=table["share"] + spread[1])
+    return table
 
 
 def _tame(columns: np.ndarray) -> np.ndarray:
@@ -252,9 +252,9 @@ def _tame(columns: np.ndarray) -> np.ndarray:
 
 def _resamples(rows: int, groups: np.ndarray | None, count: int, seed: int) -> Iterator[np.ndarray]:
     """``count`` times the rows of as many groups as there are, drawn with replacement."""
-    of = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
-    order = np.argsort(of, kind="stable")
-    size = np.bincount(of)
+    group_of_row = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
+    order = np.argsort(group_of_row, kind="stable")
+    size = np.bincount(group_of_row)
     first = np.cumsum(size) - size
     rng = np.random.default_rng(seed)
     for _ in range(count):
@@ -341,9 +341,9 @@ def _half_way(frame: pd.DataFrame, seen: list[np.ndarray], halves: list[np.ndarr
     """Each node's cut, moved half-way to the value before it: the same rows on each side."""
     out = np.zeros(len(frame))
     for j, (values, half) in enumerate(zip(seen, halves, strict=True)):
-        of = (frame["Feature"] == f"f{j}").to_numpy()
-        at = np.searchsorted(values, frame["Split"].to_numpy(np.float32)[of])
-        out[of] = half[np.clip(at - 1, 0, len(half) - 1)] if len(half) else 0.0
+        splits = (frame["Feature"] == f"f{j}").to_numpy()
+        at = np.searchsorted(values, frame["Split"].to_numpy(np.float32)[splits])
+        out[splits] = half[np.clip(at - 1, 0, len(half) - 1)] if len(half) else 0.0
     return out
 
 
@@ -396,16 +396,16 @@ def _package(
         space = ConfigSpace.ConfigurationSpace()
         for j in range(rows.shape[1]):
             space.add(ConfigSpace.UniformFloatHyperparameter(f"x{j:03}", 0.0, 1.0))
-        found = fANOVA(
+        forest = fANOVA(
             rows, y, config_space=space, n_trees=trees, seed=seed, min_samples_leaf=leaf,
             max_features=max(1, round(max_features * rows.shape[1])), bootstrapping=True,
         )  # fmt: skip
         for effect in [(j,) for j in range(rows.shape[1])] + pairs:
-            found.quantify_importance(effect)
-        variances = np.array(found.trees_total_variance)
+            forest.quantify_importance(effect)
+        variances = np.array(forest.trees_total_variance)
         variances[~(variances > 0)] = np.nan
         shares = [
-            np.array([found.V_U_individual[effect][t] for t in range(trees)]) / variances
+            np.array([forest.V_U_individual[effect][t] for t in range(trees)]) / variances
             for effect in [(j,) for j in range(rows.shape[1])] + pairs
         ]
         return np.array(shares).T.tolist()

@@ -55,7 +55,7 @@ def banks(run_dir: Path | str) -> list[Bank]:
 
     Raises HardlabError for a run that kept none.
     """
-    found = []
+    snapshots = []
     for file in sorted((Path(run_dir) / "snapshots").glob(f"*{SNAPSHOT}"), key=lambda f: int(f.stem[-8:])):
         kept = read_arrays(file)
         if "negatives" in kept:
@@ -65,10 +65,10 @@ def banks(run_dir: Path | str) -> list[Bank]:
                 continue
             if not (np.isfinite(bank.negatives).all() and np.isfinite(bank.queries).all()):
                 raise HardlabError(f"'{file}' holds negatives or queries that are not finite: the run has diverged.")
-            found.append(bank)
-    if not found:
+            snapshots.append(bank)
+    if not snapshots:
         raise HardlabError(f"'{run_dir}' kept no negatives: runs of moco and of the strategy adco do.")
-    return found
+    return snapshots
 
 
 def _bank(step: int, kept: dict[str, np.ndarray]) -> Bank:
@@ -163,11 +163,11 @@ def false_negatives(bank: Bank, real: Reals, hardest: int = 10, resamples: int =
     if not use.any():
         raise HardlabError(f"No query of step {bank.step} is among the images whose labels are known.")
     labels = np.array([known[int(row)] for row in bank.rows[use]])
-    of = nearest_real(bank, real)["label"].to_numpy()
+    nearest_label = nearest_real(bank, real)["label"].to_numpy()
     order = np.argsort(-(bank.queries[use] @ bank.negatives.T), axis=1)
     rng, out = np.random.default_rng(0), []
-    for name, k in ((f"{hardest} hardest", hardest), ("all", len(of))):
-        per_query = (of[order[:, :k]] == labels[:, None]).mean(1)  # (Q,)
+    for name, k in ((f"{hardest} hardest", hardest), ("all", len(nearest_label))):
+        per_query = (nearest_label[order[:, :k]] == labels[:, None]).mean(1)  # (Q,)
         means = per_query[rng.integers(len(per_query), size=(resamples, len(per_query)))].mean(1)
         lo, hi = np.quantile(means, [0.025, 0.975])
         out.append({"negatives": name, "share": per_query.mean(), "lo": lo, "hi": hi, "n": len(per_query)})
@@ -181,16 +181,16 @@ def scores(run_dir: Path | str, root: Path | str | None = None) -> pd.DataFrame:
     nearest_real: median cosine of a negative with its nearest real image. They are NaN for other snapshots, and where
     the checkpoint or the images (``root``: where data sets lie) are not there.
     """
-    found = outliers([run_dir], resamples=0).drop(columns=["run", "lo", "hi"])
+    table = outliers([run_dir], resamples=0).drop(columns=["run", "lo", "hi"])
     last = banks(run_dir)[-1]
     try:
         real = reals(run_dir, last.step, root=root)
     except HardlabError:
-        return found.reindex(columns=list(SCORES))
+        return table.reindex(columns=list(SCORES))
     hardest, every = false_negatives(last, real, resamples=1)["share"]
     seen = {"false_hardest": hardest, "false_all": every, "nearest_real": nearest_real(last, real)["cosine"].median()}
-    found.loc[found["step"] == last.step, list(seen)] = list(seen.values())
-    return found.reindex(columns=list(SCORES))
+    table.loc[table["step"] == last.step, list(seen)] = list(seen.values())
+    return table.reindex(columns=list(SCORES))
 
 
 def picture(run_dir: Path | str) -> pd.DataFrame:
@@ -286,10 +286,10 @@ def tsne(
 def _nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows (N,k) of the ``k`` points nearest to each of the unit vectors ``points`` (N,D) but itself, and distances."""
     vectors = torch.from_numpy(points).float()
-    found = neighbours(vectors, vectors, k + 1)[1]
-    others = found != torch.arange(len(found))[:, None]
+    nearest = neighbours(vectors, vectors, k + 1)[1]
+    others = nearest != torch.arange(len(nearest))[:, None]
     others[others.all(1), -1] = False  # more than k copies of a point hide it from itself
-    rows = found[others].view(-1, k).numpy()
+    rows = nearest[others].view(-1, k).numpy()
     apart = [np.linalg.norm(points[near] - point, axis=1) for point, near in zip(points, rows, strict=True)]
     return rows, np.stack(apart)
 

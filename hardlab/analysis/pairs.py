@@ -59,15 +59,15 @@ def shares(log: pd.DataFrame, count: int, leaves: Sequence[int], trees: int) -> 
     rows = log.sample(min(count, len(log)), random_state=0)
     if len(rows) < 2 or rows["loss"].std() < COLLAPSED:
         return pd.DataFrame(columns=list(SHARES))
-    metrics, loss, found = importance.metrics(rows), rows["loss"], []
+    metrics, loss, tables = importance.metrics(rows), rows["loss"], []
     for leaf in leaves:
         try:
-            found.append(importance.importance(metrics, loss, trees=trees, leaf=leaf).assign(leaf=leaf))
+            tables.append(importance.importance(metrics, loss, trees=trees, leaf=leaf).assign(leaf=leaf))
         except importance.NothingToExplain:
             continue
-    if not found:
+    if not tables:
         return pd.DataFrame(columns=list(SHARES))
-    table = pd.concat(found, ignore_index=True).rename(columns={"effect": "name"})
+    table = pd.concat(tables, ignore_index=True).rename(columns={"effect": "name"})
     return table.assign(n=len(rows))[list(SHARES)]
 
 
@@ -88,12 +88,12 @@ def _predicted(some: dict[str, pd.DataFrame], effort: Effort) -> pd.DataFrame:
     fewest = [log.groupby("candidate")["chosen"].sum().min() for log in some.values()]
     if len(some) < 2 or min(fewest) < LEAST_CHOSEN:
         return pd.DataFrame()
-    found = predict.predictability(list(some.values()), grid=effort.grid)
-    return found.assign(run=list(some)).drop(columns="held_out")
+    accuracies = predict.predictability(list(some.values()), grid=effort.grid)
+    return accuracies.assign(run=list(some)).drop(columns="held_out")
 
 
 def _images(log: pd.DataFrame, count: int) -> pd.DataFrame:
     """All candidates of at most ``count`` images, drawn evenly over the run."""
-    of = importance.images(log)
-    kept = pd.Series(range(int(of.max()) + 1)).sample(frac=1, random_state=0)[:count]
-    return log[pd.Series(of).isin(kept).to_numpy()]
+    image = importance.images(log)
+    kept = pd.Series(range(int(image.max()) + 1)).sample(frac=1, random_state=0)[:count]
+    return log[pd.Series(image).isin(kept).to_numpy()]

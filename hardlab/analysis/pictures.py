@@ -46,9 +46,9 @@ def logged_views(catalog: Catalog, root: Path | str | None) -> Table:
     about = arms.headline(candidates).sort_values(["seed", "run"]).iloc[0]
     log = viewlog.metrics(viewlog.read(about["path"]))
     log = log[log["step"] == log["step"].max()]
-    found = np.sort(log["index"].unique())
+    image_rows = np.sort(log["index"].unique())
     # evenly over the data set, which is often sorted by class; then in another order, so that the first three differ
-    spread = found[np.linspace(0, len(found) - 1, min(PICTURES, len(found))).round().astype(int)]
+    spread = image_rows[np.linspace(0, len(image_rows) - 1, min(PICTURES, len(image_rows))).round().astype(int)]
     order = {int(index): row for row, index in enumerate(np.random.default_rng(0).permutation(spread))}
     log = log[log["index"].isin(order)].assign(row=lambda f: f["index"].map(order), **about[list(WHO)].to_dict())
     views = viewlog.slots(log).sort_values(["row", "slot"])

@@ -59,10 +59,10 @@ def predictability(
     if folds < 2 or not grid:
         raise HardlabError(f"folds={folds} and {len(grid)} settings: at least 2 folds and 1 setting are needed.")
     drawn = [candidates(log) for log in logs]
-    for i, of in enumerate(drawn):
-        if of != drawn[0]:
+    for i, slots in enumerate(drawn):
+        if slots != drawn[0]:
             raise HardlabError(
-                f"Log {i} has {len(of)} pairs of {_views(of)} views and log 0 has {len(drawn[0])} of "
+                f"Log {i} has {len(slots)} pairs of {_views(slots)} views and log 0 has {len(drawn[0])} of "
                 f"{_views(drawn[0])}: runs that draw other views are predicted apart."
             )
     made = [features(log) for log in logs]

@@ -127,7 +127,7 @@ def read_manifests(folder: Path | str) -> dict[str, dict[str, Any]]:
     try:
         return {m["id"]: files.checked_manifest(m, path, need=("id", "config")) for m in lines}
     except (files.DamagedFile, LookupError, TypeError) as e:
-        raise HardlabError(f"'{path}' holds a line that is no manifest: {e}") from e
+        raise HardlabError(f"'{path}' has a line that is not a manifest: {e}") from e
 
 
 def who(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,17 +52,17 @@ def judge(catalog: Catalog, root: Path | str | None = None, batch: int = BATCH, 
     if images is None:
         return NOTHING
     rows = np.unique(np.linspace(0, len(images) - 1, min(batch, len(images))).round().astype(int))
-    found: dict[str, np.ndarray] = {}
+    losses: dict[str, np.ndarray] = {}
     for about in chosen.to_dict("records"):
         try:
-            found[about["run"]] = hardness.losses(about["path"], rows, draws, root=root)
+            losses[about["run"]] = hardness.losses(about["path"], rows, draws, root=root)
         except HardlabError:  # e.g. a checkpoint that another version wrote: the figure shows its method as missing
             continue
-    chosen = chosen[chosen["run"].isin(list(found))]
+    chosen = chosen[chosen["run"].isin(list(losses))]
     if not _several(chosen):
         return NOTHING
-    shown, order = _shown(chosen, found, rows, images)
-    return SharedBatch(shown, _transfer(chosen, found), _strip(images, rows[order]))
+    shown, order = _shown(chosen, losses, rows, images)
+    return SharedBatch(shown, _transfer(chosen, losses), _strip(images, rows[order]))
 
 
 def _several(chosen: pd.DataFrame) -> bool:
@@ -73,7 +73,7 @@ def _chosen(catalog: Catalog) -> pd.DataFrame:
     """A run per recipe and seed, all trained on the same images."""
     runs, manifests = catalog.done[catalog.done["recipe"].isin(ROSTER)], catalog.manifests
     whole = [
-        bool(checkpoint.found(Path(r.path) / "checkpoints")) and _as_it_is(manifests[r.run]) for r in runs.itertuples()
+        bool(checkpoint.listed(Path(r.path) / "checkpoints")) and _as_it_is(manifests[r.run]) for r in runs.itertuples()
     ]
     runs = runs[np.array(whole, dtype=bool)]
     digests = runs["run"].map(lambda name: manifests[name].get("data", {}).get("digest", ""))
@@ -99,53 +99,53 @@ def _images(manifest: Mapping[str, Any], root: Path | str | None) -> Images | No
 
 
 def _shown(
-    chosen: pd.DataFrame, found: dict[str, np.ndarray], rows: np.ndarray, images: Images
+    chosen: pd.DataFrame, losses: dict[str, np.ndarray], rows: np.ndarray, images: Images
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Rows of ``hardness.csv``, and the places in the batch of the images shown, easiest first."""
-    percentile = {name: hardness.percentiles(of) for name, of in found.items()}
+    percentile = {name: hardness.percentiles(group) for name, group in losses.items()}
     # each method has one vote, however many seeds it has
-    votes = [np.mean([percentile[r].mean(0) for r in of["run"]], 0) for _, of in chosen.groupby("recipe")]
+    votes = [np.mean([percentile[r].mean(0) for r in group["run"]], 0) for _, group in chosen.groupby("recipe")]
     by_mean = np.argsort(np.mean(votes, 0), kind="stable")
     order = by_mean[np.unique(np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).round().astype(int))]
     labels = images.targets[torch.as_tensor(rows[order])].tolist()
     names = [images.classes[t] if t >= 0 else "" for t in labels]
     out = []
     for about in chosen.to_dict("records"):
-        of = percentile[about["run"]][:, order]
+        group = percentile[about["run"]][:, order]
         out += [
-            {**who(about), "tile": tile, "index": int(rows[at]), "label": name, "percentile": of[:, tile].mean()}
-            | {"sd": of[:, tile].std(ddof=1), "draws": len(of), "images": len(rows)}
+            {**who(about), "tile": tile, "index": int(rows[at]), "label": name, "percentile": group[:, tile].mean()}
+            | {"sd": group[:, tile].std(ddof=1), "draws": len(group), "images": len(rows)}
             for tile, (at, name) in enumerate(zip(order, names, strict=True))
         ]
     return pd.DataFrame(out), order
 
 
-def _transfer(chosen: pd.DataFrame, found: dict[str, np.ndarray]) -> pd.DataFrame:
+def _transfer(chosen: pd.DataFrame, losses: dict[str, np.ndarray]) -> pd.DataFrame:
     """Rank correlations of runs of the same seed, of one recipe's seeds, and of each run with itself."""
     about = chosen.set_index("run")
     out = []
 
     def add(names: list[str], both: list[tuple[str, str]]) -> None:
-        table = hardness.transfer({n: found[n] for n in names}, RESAMPLES).set_index(["a", "b"])
+        table = hardness.transfer({n: losses[n] for n in names}, RESAMPLES).set_index(["a", "b"])
         for a, b in both:
             row = table.loc[(a, b)]
             ceiling = np.sqrt(max(0.0, table.loc[(a, a), "rho"]) * max(0.0, table.loc[(b, b), "rho"]))
             of_a = who(about.loc[a].to_dict() | {"run": a})
-            told = {
+            cells = {
                 "other": about.loc[b, "recipe"],
                 "other_run": b,
                 "rho": row["rho"],
                 "lo": row["lo"],
                 "hi": row["hi"],
             }
-            out.append(of_a | told | {"ceiling": ceiling, "images": int(row["n"])})
+            out.append(of_a | cells | {"ceiling": ceiling, "images": int(row["n"])})
 
-    for _, of in chosen.groupby("seed"):
-        names = list(of["run"])
+    for _, group in chosen.groupby("seed"):
+        names = list(group["run"])
         add(names, [(n, n) for n in names] + list(combinations(names, 2)))
-    for _, of in chosen.groupby("recipe", sort=False):
-        if len(of) > 1:
-            add(list(of["run"]), list(combinations(of["run"], 2)))
+    for _, group in chosen.groupby("recipe", sort=False):
+        if len(group) > 1:
+            add(list(group["run"]), list(combinations(group["run"], 2)))
     return pd.DataFrame(out)
 
 

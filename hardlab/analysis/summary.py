@@ -69,12 +69,12 @@ def _means(frame: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
 
 def _gains(values: pd.DataFrame) -> list[pd.DataFrame]:
     """Every arm's quantities less those of standard training of the same setting, seed by seed."""
-    mine, standard = values[values["arm"] != STANDARD], values[values["arm"] == STANDARD]
-    selected = mine[mine["name"] == "iou_selected"]
-    rest = mine[(mine["name"] != "iou_selected") & (mine["features"] != "pixels")]  # the same images for every arm
+    arms, standard = values[values["arm"] != STANDARD], values[values["arm"] == STANDARD]
+    selected = arms[arms["name"] == "iou_selected"]
+    rest = arms[(arms["name"] != "iou_selected") & (arms["features"] != "pixels")]  # the same images for every arm
     gains = _differences(rest, standard, ["name"])
     gains = gains.assign(name=gains["name"].where(gains["name"] == "", gains["name"] + ": gain"))
-    first = mine[mine["name"] == "iou_first"]
+    first = arms[arms["name"] == "iou_first"]
     return [
         gains,
         _differences(selected, first, ["arm"]).assign(name="iou_selected - iou_first"),
@@ -84,9 +84,9 @@ def _gains(values: pd.DataFrame) -> list[pd.DataFrame]:
     ]
 
 
-def _differences(mine: pd.DataFrame, other: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+def _differences(arm: pd.DataFrame, other: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Per seed of one setting, mine - other."""
     same = [*_PLACE, "seed", *MEASURED, *by]
-    both = mine.merge(other[[*same, "value"]], on=same, suffixes=("", "_other"))
+    both = arm.merge(other[[*same, "value"]], on=same, suffixes=("", "_other"))
     both = both.assign(value=both["value"] - both["value_other"], of=GAIN)
     return both[[*WHO, "name", *MEASURED, "of", "value"]]

@@ -54,7 +54,7 @@ def collect(
     sources = Sources(Catalog(runs_dir), out if add else None, root)
     if not len(sources.done) and not add:  # tables without rows would take the place of those that are there
         raise HardlabError(
-            f"There is no finished run in '{runs_dir}', no manifest.json that says 'done': `hardlab pretrain` makes "
+            f"'{runs_dir}' has no finished run (no manifest.json with state 'done'): `hardlab pretrain` makes "
             f"one; '{out}' stays as it was."
         )
     make_folder(out)
@@ -121,11 +121,11 @@ class Sources:
             else:
                 series = {"selected": "chosen", "first": "first", "others": "others"}
                 shares.append(iou.lowest_iou_share(log).assign(**who(about)))
-            for name, of in series.items():
-                means.append(iou.mean_iou(log, of).assign(**who(about), series=name))
-                histograms.append(iou.iou_histogram(log, of=of).assign(**who(about), series=name))
+            for name, frames in series.items():
+                means.append(iou.mean_iou(log, frames).assign(**who(about), series=name))
+                histograms.append(iou.iou_histogram(log, of=frames).assign(**who(about), series=name))
                 if "centre_distance" in log:
-                    apart = iou.mean_iou(log, of, "centre_distance")
+                    apart = iou.mean_iou(log, frames, "centre_distance")
                     distances.append(apart.assign(**who(about), series=name))
         return Overlaps(
             self.with_earlier(_stack(shares), "hvs_f4_right"),
@@ -149,9 +149,9 @@ class Sources:
         """``hardness`` and ``transfer``."""
         return shared_batch.judge(self.catalog, self.root)
 
-    def of_runs(self, name: str, of: Callable[[Sources, Mapping[str, Any]], pd.DataFrame]) -> pd.DataFrame:
+    def of_runs(self, name: str, rows_of_run: Callable[[Sources, Mapping[str, Any]], pd.DataFrame]) -> pd.DataFrame:
         """What a function gives of every run, and the earlier rows of the table."""
-        return self.with_earlier(_stack([of(self, about) for about in self.done.to_dict("records")]), name)
+        return self.with_earlier(_stack([rows_of_run(self, about) for about in self.done.to_dict("records")]), name)
 
     def with_earlier(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
         """``frame`` and those rows of the earlier table that no run of the catalogue takes the place of.
@@ -310,21 +310,21 @@ def _pairs(sources: Sources) -> dict[str, pd.DataFrame]:
     done, names = sources.done, ("importance", "predictability")
     earlier = {n: schema.read(sources.earlier, n, whole=False) if sources.earlier else schema.empty(n) for n in names}
     then = {name: m.get("ended") for name, m in sources.manifests.items()}
-    found: dict[str, list[pd.DataFrame]] = {n: [] for n in names}
-    for (shared, rung, which), of in done.groupby(["setting", "rung", "arm"], sort=True):
-        each = of.to_dict("records")
+    tables: dict[str, list[pd.DataFrame]] = {n: [] for n in names}
+    for (shared, rung, which), group in done.groupby(["setting", "rung", "arm"], sort=True):
+        each = group.to_dict("records")
         rows = earlier["importance"]
         before = set(rows.loc[(rows["setting"] == shared) & (rows["arm"] == which), "run"])
-        same = before <= set(of["run"]) and all(r["ended"] and then.get(r["run"]) == r["ended"] for r in each)
+        same = before <= set(group["run"]) and all(r["ended"] and then.get(r["run"]) == r["ended"] for r in each)
         if same and all(r["run"] in before or pairs.read(r["path"]) is None for r in each):
             for n, rows in earlier.items():
-                found[n].append(rows[rows["run"].isin(of["run"])].drop(columns=[c for c in WHO if c != "run"]))
+                tables[n].append(rows[rows["run"].isin(group["run"])].drop(columns=[c for c in WHO if c != "run"]))
             continue
         effort = pairs.SMOKE if rung == "smoke" else pairs.FULL
         read = {r["run"]: log for r in each if (log := pairs.read(r["path"])) is not None}
-        found["importance"] += [pairs.importances(log, effort).assign(run=name) for name, log in read.items()]
-        found["predictability"].append(pairs.predictabilities(read, effort))
-    stacked = {n: _stack(rows) for n, rows in found.items()}
+        tables["importance"] += [pairs.importances(log, effort).assign(run=name) for name, log in read.items()]
+        tables["predictability"].append(pairs.predictabilities(read, effort))
+    stacked = {n: _stack(rows) for n, rows in tables.items()}
     return {n: done[[*WHO]].merge(rows, on="run") if len(rows) else rows for n, rows in stacked.items()}
 
 

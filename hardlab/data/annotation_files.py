@@ -102,7 +102,7 @@ class _OtherSize(HardlabError):
 def _left_out(images: Sequence[str], count: int, dropped: list[str]) -> None:
     """Count images of another size, which are left out as broken ones are; HardlabError where they are many."""
     if len(images) > _FEW * count:
-        raise HardlabError(f"{images[0]} So it is with {len(images)} of {count} images.")
+        raise HardlabError(f"{images[0]} {len(images)} of {count} images have this fault.")
     dropped += [f"the image and its objects, because {why}" for why in images]
 
 
@@ -197,13 +197,13 @@ def _voc_objects(path: str, image: Path, size_of_file: Size | None, dropped: lis
         if height or width:  # some tools write zeros where they do not know
             size = int(height), int(width)
             if min(size) < 1 or size != (height, width):
-                raise HardlabError(f"{place}: no image is {width:g} x {height:g} pixels.")
+                raise HardlabError(f"{place}: an image cannot be {width:g} x {height:g} pixels.")
     size = _known(image, size, size_of_file)
     labels, boxes, difficult, called = [], [], [], []
     for i, o in enumerate(tree.findall("object"), 1):
         name, whose = o.findtext("name", "").strip(), f"object {i}"
         if name not in VOC_CLASSES:
-            raise HardlabError(f"{place}: {whose} is of no class of VOC, {name!r}{nearest(name, VOC_CLASSES)}")
+            raise HardlabError(f"{place}: {whose} has the unknown class {name!r}{nearest(name, VOC_CLASSES)}")
         flag = o.findtext("difficult", "0").strip()
         if flag not in ("0", "1"):
             raise HardlabError(f"{place}: difficult of {whose} is {flag!r}, not 0 or 1.")

@@ -240,16 +240,16 @@ def file_list(paths: Iterable[str | os.PathLike[str]], *options: object) -> str:
 
 def _common_size(paths: Sequence[Path], max_side: int) -> tuple[int, int] | None:
     """(width, height) shared by a sample of the files, read from their headers; None where they differ or are large."""
-    found = set()
+    sizes = set()
     for path in paths[:: max(1, len(paths) // _PROBES)]:
         try:
             with opened(path) as image:
-                found.add(image.size)
+                sizes.add(image.size)
         except Exception:  # broken files are the business of the decoding pass
             continue
-    if len(found) != 1:
+    if len(sizes) != 1:
         return None
-    width, height = found.pop()
+    width, height = sizes.pop()
     return (width, height) if max(width, height) <= min(SMALL_SIDE, max_side) else None
 
 
@@ -490,8 +490,8 @@ def class_list(classes: Sequence[str] | str | os.PathLike[str], known: Sequence[
         names = list(classes)
     for n in names:
         if n not in known:
-            told = f": {', '.join(known)}" if len(known) <= 20 else ""
-            raise HardlabError(f"unknown class {n!r} among {len(known)} classes{nearest(n, known)}{told}")
+            listing = f": {', '.join(known)}" if len(known) <= 20 else ""
+            raise HardlabError(f"unknown class {n!r} among {len(known)} classes{nearest(n, known)}{listing}")
         if names.count(n) > 1:
             raise HardlabError(f"class {n!r} is named twice in the class list")
     if not names:
@@ -600,25 +600,27 @@ def build(
     skipped: list[str] = []
     if small or (on_broken == "skip" and not dry):
         kept = data_root() / "decoded" / f"{file_list(paths, max_side, size, small)}.npz"
-        found = cached(kept, lambda: _decode_all(paths, max_side, size, small), lambda a: _whole(a, len(paths), small))
-        broken = found["broken"]
-        _judge(name, [str(w) for w in found["why"]], len(paths), on_broken, broken_share)
+        decoded = cached(
+            kept, lambda: _decode_all(paths, max_side, size, small), lambda a: _whole(a, len(paths), small)
+        )
+        broken = decoded["broken"]
+        _judge(name, [str(w) for w in decoded["why"]], len(paths), on_broken, broken_share)
         if len(broken):
             skipped = [str(paths[i]) for i in broken]
             source = take(source, np.setdiff1d(np.arange(len(paths)), broken))
             if not len(source.targets):
-                raise HardlabError(f"every image of {name}/{split} is broken; the first: {found['why'][0]}")
-        if len(found["pixels"]) == len(source.targets):
-            return Pixels(name, split, source, skipped, pixels=found["pixels"], **common)
+                raise HardlabError(f"every image of {name}/{split} is broken; the first: {decoded['why'][0]}")
+        if len(decoded["pixels"]) == len(source.targets):
+            return Pixels(name, split, source, skipped, pixels=decoded["pixels"], **common)
     return Files(name, split, source, skipped, workers=workers, max_side=max_side, **common)
 
 
 def _whole(arrays: dict[str, np.ndarray], count: int, keep: bool) -> bool:
     """Whether these are what ``_decode_all`` makes of ``count`` files."""
     pixels, broken, why = (arrays[name] for name in ("pixels", "broken", "why"))
-    told = broken.dtype == np.int64 and len(broken) == len(why) and all(0 <= i < count for i in broken.tolist())
+    plausible = broken.dtype == np.int64 and len(broken) == len(why) and all(0 <= i < count for i in broken.tolist())
     held = pixels.dtype == np.uint8 and pixels.ndim == 4 and len(pixels) in ((0, count - len(broken)) if keep else (0,))
-    return bool(told and held)
+    return bool(plausible and held)
 
 
 def _judge(name: str, why: list[str], count: int, on_broken: str, share: float) -> None:

@@ -32,7 +32,7 @@ def folder(split: str, root: str | None, size: int | None) -> Source:
     begin with a dot are not read; links to folders elsewhere are followed, each folder once.
     """
     if root is None:
-        raise HardlabError("which folder? say load('folder:<path>') or load('folder', root=<path>)")
+        raise HardlabError("which folder? call load('folder:<path>') or load('folder', root=<path>)")
     return read_folder(Path(root).expanduser(), split)
 
 
@@ -50,12 +50,12 @@ def read_folder(root: Path, split: str) -> Source:
     files = sorted(_images_under(root / there))
     if not files:
         raise HardlabError(f"{root / there} holds no image ({', '.join(SUFFIXES)})")
-    found = {f.split("/", 1)[0] for f in files if "/" in f}
+    names = {f.split("/", 1)[0] for f in files if "/" in f}
     # of every split: a class that is missing in one of them must not shift the labels there
     for other in present:
         if other != there:
-            found |= {c for c in _entries(root / other)[0] if c not in found and _holds_images(root / other, c)}
-    classes = sorted(found)
+            names |= {c for c in _entries(root / other)[0] if c not in names and _holds_images(root / other, c)}
+    classes = sorted(names)
     label = {c: i for i, c in enumerate(classes)}
     targets = [label[f.split("/", 1)[0]] if "/" in f else -1 for f in files]
     return Source(tuple(classes), np.array(targets, np.int64), files, paths=[root / there / f for f in files])

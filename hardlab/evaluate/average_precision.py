@@ -32,18 +32,18 @@ class AveragePrecision:
         self.true: list[dict[str, Any]] = []
         self.found: list[dict[str, Any]] = []
 
-    def add(self, found: Target, true: Target) -> None:
+    def add(self, predicted: Target, true: Target) -> None:
         """One image. found: boxes (n,4) xyxy, labels (n,), scores (n,), with "segm" masks (n,H,W) bool. true: boxes,
         labels, and where known masks, difficult (m,), crowd (m,); areas are those of the masks where there are any."""
-        for what, objects in (("detections", found), ("annotations", true)):
+        for what, objects in (("detections", predicted), ("annotations", true)):
             if not all(objects[k].isfinite().all() for k in ("boxes", "scores") if k in objects):
                 raise HardlabError(
-                    f"the {what} of image {len(self.images) + 1} hold NaN or infinity: nothing compares."
+                    f"the {what} of image {len(self.images) + 1} hold NaN or infinity, which cannot be scored."
                 )
         height, width = true["masks"].shape[1:] if "masks" in true else (1, 1)
         self.images.append({"id": len(self.images) + 1, "height": height, "width": width})
         self.true += self._entries(true, len(self.true))
-        self.found += self._entries(found, len(self.found))
+        self.found += self._entries(predicted, len(self.found))
 
     def _entries(self, objects: Target, start: int) -> list[dict[str, Any]]:
         from pycocotools import mask as rle
@@ -140,8 +140,8 @@ def score(
     model.eval()
     order = torch.arange(len(scenes)).split(batch_size)
     for batch in scenes.batches([rows.tolist() for rows in order]):
-        for found, (_, true) in zip(model([x.to(device) for x, _ in batch]), batch):
-            if "masks" in found:
-                found["masks"] = found["masks"][:, 0] > 0.5
-            total.add(found, true)
+        for predicted, (_, true) in zip(model([x.to(device) for x, _ in batch]), batch):
+            if "masks" in predicted:
+                predicted["masks"] = predicted["masks"][:, 0] > 0.5
+            total.add(predicted, true)
     return total.compute()

@@ -153,9 +153,7 @@ def _sets(
     train, test = (Scenes(opened[side], masks=o["predict"] == "masks") for side in sides)
     labelled = train.labelled()
     if o["images"] > len(labelled):
-        raise HardlabError(
-            f"{o['images']} training scenes were asked for, but there are {len(labelled)} with an object."
-        )
+        raise HardlabError(f"{o['images']} training scenes were requested, but only {len(labelled)} contain an object.")
     if test.classes != train.classes:
         raise HardlabError(f"{opened['test'][0].name} has other classes than {opened['train'][0].name}.")
     return opened, labelled

@@ -41,7 +41,7 @@ def stages(net: nn.Module) -> list[nn.Module]:
 
 def _shapes(parts: Sequence[nn.Module]) -> list[tuple[int, int]]:
     """(channels, stride) after each stage; no statistic moves."""
-    side, found = 64, []
+    side, shapes = 64, []
     x = torch.zeros(1, 3, side, side, device=next(parts[0].parameters()).device)
     with torch.no_grad():
         for part in parts:
@@ -49,8 +49,8 @@ def _shapes(parts: Sequence[nn.Module]) -> list[tuple[int, int]]:
             x = part.eval()(x)
             for m, mode in modes:
                 m.training = mode
-            found.append((x.shape[1], side // x.shape[2]))
-    return found
+            shapes.append((x.shape[1], side // x.shape[2]))
+    return shapes
 
 
 class C4Heads(RoIHeads):
@@ -95,12 +95,12 @@ class C4Heads(RoIHeads):
             return [], losses
         logits, regression = self.box_predictor(self._maps(features, proposals).mean((2, 3)))
         boxes, scores, labels = self.postprocess_detections(logits, regression, proposals, image_shapes)
-        found = [{"boxes": b, "scores": s, "labels": y} for b, s, y in zip(boxes, scores, labels)]
+        detections = [{"boxes": b, "scores": s, "labels": y} for b, s, y in zip(boxes, scores, labels)]
         if self.has_mask():
             masks = maskrcnn_inference(self.mask_predictor(self._maps(features, boxes)), labels)
-            for one, m in zip(found, masks):
+            for one, m in zip(detections, masks):
                 one["masks"] = m
-        return found, {}
+        return detections, {}
 
 
 class Pyramid(nn.Module):
@@ -114,10 +114,10 @@ class Pyramid(nn.Module):
         self.fpn = FeaturePyramidNetwork(channels, self.out_channels, LastLevelMaxPool())
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        found = OrderedDict()
+        maps = OrderedDict()
         for i, stage in enumerate(self.stages):
-            x = found[str(i)] = stage(x)
-        return self.fpn(found)
+            x = maps[str(i)] = stage(x)
+        return self.fpn(maps)
 
 
 def detector(

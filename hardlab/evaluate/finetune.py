@@ -112,7 +112,7 @@ def _classes(train: Part, test: Part) -> int:
     if len(train.rows) < 2 or len(train.labels.unique()) < 2:
         raise HardlabError(f"{len(train.rows)} labelled images of one class: 2 images and 2 classes are needed.")
     if train.images.classes != test.images.classes:
-        raise HardlabError(f"{test.images.name} has other classes in its test split than in its training split.")
+        raise HardlabError(f"{test.images.name} has different classes in its test and training splits.")
     return len(train.images.classes)
 
 

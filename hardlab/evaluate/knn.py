@@ -58,11 +58,11 @@ def knn_predict(
 
     train_f (N,D), train_y (N,), test_f (Q,D). classes: C; None = the largest label of ``train_y`` plus one.
     """
-    found = check_features(train_f, train_y, test_f)
-    if classes is not None and classes < found:
-        raise HardlabError(f"classes={classes} is too few: the training labels go up to {found - 1}.")
+    n_classes = check_features(train_f, train_y, test_f)
+    if classes is not None and classes < n_classes:
+        raise HardlabError(f"classes={classes} is too few: the training labels go up to {n_classes - 1}.")
     _checked([k], len(train_f), temperature)
-    return _votes(train_f, train_y, test_f, [k], temperature, classes or found)[k]
+    return _votes(train_f, train_y, test_f, [k], temperature, classes or n_classes)[k]
 
 
 def neighbours(memory: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -89,9 +89,9 @@ def _checked(ks: Sequence[int], n: int, temperature: float) -> list[int]:
     asked: list[Any] = list(ks)
     for k in asked:
         if isinstance(k, bool) or not isinstance(k, Integral):
-            raise HardlabError(f"k={k!r} is no number of neighbours: k must be a whole number from 1 to {n}.")
+            raise HardlabError(f"k={k!r} is not a number of neighbours: k must be a whole number from 1 to {n}.")
         if not 1 <= int(k) <= n:
-            raise HardlabError(f"k={k} neighbours cannot be had from {n} training samples: k must be from 1 to {n}.")
+            raise HardlabError(f"k={k} does not fit {n} training samples: k must be from 1 to {n}.")
     if not 0.002 <= temperature < math.inf:  # exp(1/T) leaves float64 below
         raise HardlabError(f"temperature={temperature} must be finite and at least 0.002 (published: 0.07).")
     return [int(k) for k in dict.fromkeys(asked)]

@@ -24,7 +24,7 @@ def labelled(images: Images, share: float, listing: str | None = None, root: str
     Raises HardlabError.
     """
     if not 0 < share <= 1:
-        raise HardlabError(f"labels={share} is no share of the labels: it must be above 0 and at most 1.")
+        raise HardlabError(f"labels={share} is not a share of the labels: it must be above 0 and at most 1.")
     percent = f"{100 * share:g}"
     ours = LISTS / f"{images.name}-{percent}.txt"
     if listing is not None:

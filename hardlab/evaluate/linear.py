@@ -187,7 +187,7 @@ def lbfgs(
         each = common / frame.scale.square()  # of the weight in the frame
         if each.min() > 1e6:
             raise HardlabError(
-                f"no optimum of the regression but the class frequencies: the penalty of c={c} leaves nothing of "
+                f"the regression learned nothing but the class frequencies: the penalty of c={c} is too strong for "
                 f"features of at most {largest(train_f):.1g}; raise c or scale them."
             )
         penalty = each.clamp(max=1e12).float()
@@ -223,12 +223,12 @@ def lbfgs(
     assert inner.grad is not None
     if (steps >= max_iter or passes >= 4 * max_iter) and inner.grad.abs().max() > tolerance:
         raise HardlabError(
-            f"no optimum of the regression after {steps} iterations: raise max_iter or tolerance, or lower c={c}."
+            f"the regression did not converge in {steps} iterations: raise max_iter or tolerance, or lower c={c}."
         )
     if not (reached := float(inner.grad.abs().max())) <= max(_SHORT, tolerance):
         raise HardlabError(
-            f"no optimum of the regression: float32 loses its way at a gradient of {reached:.1g}; standardise the "
-            "features."
+            f"the regression did not converge: float32 rounding stops it at a gradient of {reached:.1g}; "
+            "standardise the features."
         )
     top1: list[float] = []
     top5: list[float] = []
@@ -237,7 +237,7 @@ def lbfgs(
         exact = weight / frame.scale
         weight, bias = exact.float(), (bias - exact @ frame.shift).float()
         if not (weight.isfinite().all() and bias.isfinite().all()):
-            raise HardlabError(f"no weights in float32 of features of at most {largest(train_f):.1g}: scale them.")
+            raise HardlabError(f"weights overflow float32 for features of at most {largest(train_f):.1g}: scale them.")
     return Probe(weight, bias, top1, top5, value, steps)
 
 

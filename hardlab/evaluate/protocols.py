@@ -63,7 +63,7 @@ class Task:
     def network(self) -> tuple[nn.Module, Look, Images, Images]:
         """The network, its look, and both halves of the data; HardlabError where there is none."""
         if self.net is None or self.look is None or self.train is None or self.test is None:
-            raise HardlabError("this protocol looks at images through a network, but only features are given.")
+            raise HardlabError("this protocol needs the network, but only features were given.")
         return self.net, self.look, self.train, self.test
 
 
@@ -106,8 +106,8 @@ def _knn(task: Task, seed: int, *, ks: Sequence[int], temperature: float) -> Mea
         ks = tuple(k for k in KS if k <= len(f.train_f))
         if not ks:
             raise HardlabError(f"{len(f.train_f)} training samples are too few for kNN: at least {min(KS)} are needed.")
-    found = knn(*f[:4], ks=ks, temperature=temperature)
-    return Measured({f"top1@k={k}": value for k, value in found.items()}, len(f.train_f), len(f.test_f))
+    accuracies = knn(*f[:4], ks=ks, temperature=temperature)
+    return Measured({f"top1@k={k}": value for k, value in accuracies.items()}, len(f.train_f), len(f.test_f))
 
 
 def _linear(
@@ -123,13 +123,13 @@ def _linear(
     """The last epoch is the main number; the best is chosen on the test set and stands beside it."""
     f = task.features(blocks)
 
-    def fresh(of: Tensor | None = None) -> Fresh | None:
+    def fresh(features: Tensor | None = None) -> Fresh | None:
         if augment == "none":
             return None
         net, look, train, _ = task.network()
         pixels = Rendered(augment, look, task.size, task.crop, seed)
         draw = pixels.features(encoder(net, blocks), train, task.precision)
-        return draw if of is None else lambda order: draw([of[rows] for rows in order])
+        return draw if features is None else lambda order: draw([features[rows] for rows in order])
 
     def probed(halves: Halves, draw: Fresh | None, settings: Mapping[str, Any]) -> Probe:
         lr, epochs = settings["lr"], settings["epochs"]
@@ -207,19 +207,19 @@ def _hot(f: Features) -> tuple[np.ndarray, np.ndarray]:
     return svm.one_hot(f.train_y, classes), svm.one_hot(f.test_y, classes)
 
 
-def _precisions(test_hot: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    each = [svm.class_ap(hot, score) for hot, score in zip(test_hot.T, found.T, strict=True)]
-    return {"mAP": float(np.nanmean(each)), "ap-per-image": svm.image_ap(test_hot, found)}
+def _precisions(test_hot: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    each = [svm.class_ap(hot, score) for hot, score in zip(test_hot.T, scores.T, strict=True)]
+    return {"mAP": float(np.nanmean(each)), "ap-per-image": svm.image_ap(test_hot, scores)}
 
 
 def _svm(task: Task, seed: int, *, c: float | Sequence[float]) -> Measured:
     f = task.features(1)
     train_hot, test_hot = _hot(f)
-    found = svm.scores(svm.normalised(f.train_f), train_hot, svm.normalised(f.test_f), c, seed)
-    values = _precisions(test_hot, found)
-    for i in range(found.shape[1]):
+    scores = svm.scores(svm.normalised(f.train_f), train_hot, svm.normalised(f.test_f), c, seed)
+    values = _precisions(test_hot, scores)
+    for i in range(scores.shape[1]):
         if (test_hot[:, i] > 0).any():
-            values[f"ap:{f.classes[i] if f.classes else i}"] = svm.class_ap(test_hot[:, i], found[:, i])
+            values[f"ap:{f.classes[i] if f.classes else i}"] = svm.class_ap(test_hot[:, i], scores[:, i])
     return Measured(values, len(f.train_f), len(f.test_f))
 
 
@@ -236,9 +236,9 @@ def _low_shot(
     values: dict[str, float] = {}
     for k in shots:
         rows = [svm.draw(train_hot, k, reading, seed + i) for i in range(draws)]
-        found = [_precisions(test_hot, svm.scores(train_x, train_hot, test_x, c, seed, r)) for r in rows]
-        for metric in found[0]:
-            each = [one[metric] for one in found]
+        precisions = [_precisions(test_hot, svm.scores(train_x, train_hot, test_x, c, seed, r)) for r in rows]
+        for metric in precisions[0]:
+            each = [one[metric] for one in precisions]
             values |= {f"{metric}@k={k}": float(np.mean(each)), f"{metric}-sd@k={k}": float(np.std(each))}
     return Measured(values, len(f.train_f), len(f.test_f))
 
@@ -280,8 +280,8 @@ def _detected(task: Task, seed: int, **options: Any) -> Measured:
     from hardlab.evaluate import detection  # with torchvision's detectors, which no other protocol needs
 
     net, look, _, _ = task.network()
-    found = detection.detect(net, mean=look.mean, std=look.std, seed=seed, root=task.root, **options)
-    return Measured(found.metrics, found.n_train, found.n_test, data=found.data)
+    outcome = detection.detect(net, mean=look.mean, std=look.std, seed=seed, root=task.root, **options)
+    return Measured(outcome.metrics, outcome.n_train, outcome.n_test, data=outcome.data)
 
 
 # the kinds of protocols that ``published`` names

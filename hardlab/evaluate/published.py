@@ -376,8 +376,8 @@ def describe() -> str:
 
 
 def _plainly(settings: Mapping[str, Any]) -> str:
-    told = {k: v if isinstance(v, tuple) else (v,) for k, v in settings.items() if v is not None}
-    words = {k: [v if isinstance(v, str) else f"{v:g}" for v in vs] for k, vs in told.items()}
+    choices = {k: v if isinstance(v, tuple) else (v,) for k, v in settings.items() if v is not None}
+    words = {k: [v if isinstance(v, str) else f"{v:g}" for v in vs] for k, vs in choices.items()}
     return ", ".join(f"{k}={v[0]}" if len(v) == 1 else f"{k}=[{', '.join(v)}]" for k, v in words.items())
 
 

@@ -60,7 +60,7 @@ def evaluate_run(
     wanted = {name: published.settings(name, options) for name in names}  # a slip shows before anything is read
     steps: list[int | None] = [checkpoints] if isinstance(checkpoints, int) else [None]
     if checkpoints == "all":
-        steps = [checkpoint.named(p)[0] for p in reversed(checkpoint.found(path / "checkpoints"))] or [None]
+        steps = [checkpoint.named(p)[0] for p in reversed(checkpoint.listed(path / "checkpoints"))] or [None]
     on, sets = build.device(device), Sets(root)
     out = []
     for step in steps:
@@ -69,7 +69,7 @@ def evaluate_run(
             raise _unfinished(path, about)
         precision = config.precision_of(about)
         at, digest = checkpoint.named(Path(about["checkpoint"]))
-        last = checkpoint.named(checkpoint.found(path / "checkpoints")[0])[0]
+        last = checkpoint.named(checkpoint.listed(path / "checkpoints")[0])[0]
         per_epoch = about["data"].get("count", 0) // run.batch_size
         if at and not per_epoch:
             raise damaged(path / "manifest.json", f"{about['data'].get('count')} images make no step")
@@ -85,11 +85,15 @@ def evaluate_run(
                 networks["pixels"] = None
             for kind, net in networks.items():
                 task = _task(kind, net, train, test, given["size"], store, precision, root)
-                found = protocols.run_protocol(name, task, run.seed, **options)
-                told = {"features": kind, "data": found.data or _called(given["data"], train, test), "split": "test"}
-                told |= {"run": run.id, "recipe": run.recipe, "rung": run.rung, "precision": precision}
-                values = [{**row, **told} for row in found.rows]
-                curves = [{**row, **told, **progress} for row in found.curves]
+                measured = protocols.run_protocol(name, task, run.seed, **options)
+                labels = {
+                    "features": kind,
+                    "data": measured.data or _called(given["data"], train, test),
+                    "split": "test",
+                }
+                labels |= {"run": run.id, "recipe": run.recipe, "rung": run.rung, "precision": precision}
+                values = [{**row, **labels} for row in measured.rows]
+                curves = [{**row, **labels, **progress} for row in measured.curves]
                 if about["state"] == "done" and at == last:
                     results.append_rows(path / "results.jsonl", values)
                 if step is not None:
@@ -150,12 +154,10 @@ def check_run(
     root: str | Path | None = None,
 ) -> None:
     """Refuse what ``evaluate_run`` would refuse of this run before it measures anything. HardlabError."""
-    run, about = run_folder.told(path)
-    kept = [checkpoint.named(p)[0] for p in checkpoint.found(path / "checkpoints")]
+    run, about = run_folder.read_run(path)
+    kept = [checkpoint.named(p)[0] for p in checkpoint.listed(path / "checkpoints")]
     if which.isdecimal() and int(which) not in kept:
-        raise HardlabError(
-            f"{path} has no checkpoint of step {which}; those that it kept: {', '.join(map(str, kept)) or 'none'}."
-        )
+        raise HardlabError(f"{path} has no checkpoint of step {which}; it has: {', '.join(map(str, kept)) or 'none'}.")
     if which == "newest" and about["state"] != "done":
         raise _unfinished(path, about)
     check(run, names, options=options, root=root)
@@ -166,7 +168,7 @@ def check_run(
 
 
 def _unfinished(path: Path, about: Mapping[str, Any]) -> HardlabError:
-    return HardlabError(f"{path} is not finished, its state is '{about['state']}': its rows would pass for final ones.")
+    return HardlabError(f"{path} is not finished, its state is '{about['state']}': its rows would look final.")
 
 
 def _called(name: str | None, train: Images, test: Images) -> str:
@@ -188,8 +190,8 @@ class Sets:
         """Training and test images of a run's set, or of another one; HardlabError where their classes differ."""
         if (name, fraction) not in self.held:
             if name is None:
-                mine = run if fraction is None else run.with_({"data.fraction": fraction})
-                train, test = (build.images(mine, split, self.root, on, self.dry) for split in ("train", "test"))
+                evaluated = run if fraction is None else run.with_({"data.fraction": fraction})
+                train, test = (build.images(evaluated, split, self.root, on, self.dry) for split in ("train", "test"))
             else:
                 workers = min(16, os.cpu_count() or 1)
                 share = {"train": 1.0 if fraction is None else fraction, "test": 1.0}
@@ -206,7 +208,7 @@ class Sets:
                     for split in ("train", "test")
                 )
             if train.classes != test.classes:
-                raise HardlabError(f"{train.name} has other classes in its test split than in its training split.")
+                raise HardlabError(f"{train.name} has different classes in its test and training splits.")
             self.held[name, fraction] = train, test
         return self.held[name, fraction]
 

@@ -58,12 +58,12 @@ def fit(x: np.ndarray, hot: np.ndarray, cost: float | Sequence[float] = COST, se
         if len(costs) > 1:
             if (few := int(min((sign > 0).sum(), (sign < 0).sum()))) < 3:
                 raise HardlabError(
-                    f"a class with {few} images on one side cannot be cross-validated threefold; set one c."
+                    f"a class with {few} images on one side cannot be cross-validated in three folds; set a single c."
                 )
-            found = [
+            accuracies = [
                 cross_val_score(_machine(c, seed), x, sign, cv=3, scoring="average_precision").mean() for c in costs
             ]
-            costs = [costs[int(np.argmax(found))]]
+            costs = [costs[int(np.argmax(accuracies))]]
         return _machine(costs[0], seed).fit(x, sign)
 
 
@@ -98,8 +98,8 @@ def scores(
 def check(hot: np.ndarray) -> None:
     """Refuse labels (N,C) of which a class has no positive or no negative image. Raises HardlabError."""
     for c in range(hot.shape[1]):
-        for what, found in (("shows", hot[:, c] > 0), ("lacks", hot[:, c] == 0)):
-            if not found.any():
+        for what, members in (("shows", hot[:, c] > 0), ("lacks", hot[:, c] == 0)):
+            if not members.any():
                 raise HardlabError(f"no training image {what} class {c}: an SVM needs images with and without it.")
 
 
@@ -119,7 +119,7 @@ def draw(hot: np.ndarray, k: int, reading: Reading, seed: int) -> list[np.ndarra
     for c in range(hot.shape[1]):
         shown = np.flatnonzero(hot[:, c] > 0)
         if len(shown) < k:
-            raise HardlabError(f"class {c} has {len(shown)} training images: {k} of them cannot be drawn.")
+            raise HardlabError(f"class {c} has {len(shown)} training images, fewer than the {k} to draw.")
         positive.append(rng.choice(shown, k, replace=False))
         lacking = np.flatnonzero(hot[:, c] == 0)
         negative.append(rng.choice(lacking, min(19 * k, len(lacking)), replace=False))
@@ -128,37 +128,37 @@ def draw(hot: np.ndarray, k: int, reading: Reading, seed: int) -> list[np.ndarra
     return [np.concatenate(both) for both in zip(positive, negative, strict=True)]
 
 
-def class_ap(hot: np.ndarray, found: np.ndarray) -> float:
+def class_ap(hot: np.ndarray, predicted: np.ndarray) -> float:
     """Area under the falling envelope of precision over recall: the AP of VOC from 2010 on, of Goyal's and PCL's code.
 
     hot (Q,): 1, 0, or -1 = difficult only, which does not count; found (Q,) scores. Images of equal score enter
     together, so their order is nothing. NaN where no image shows the class.
     """
     known = hot >= 0
-    precision, recall = _curve(hot[known] > 0, found[known])
+    precision, recall = _curve(hot[known] > 0, predicted[known])
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope)) if len(recall) else float("nan")
 
 
-def image_ap(hot: np.ndarray, found: np.ndarray) -> float:
+def image_ap(hot: np.ndarray, predicted: np.ndarray) -> float:
     """AdCo's number: average precision over the classes of each image (Q,C), without an envelope, then over the images.
 
     VOC_CLF/utils.py, get_ap_score. Classes that are only difficult count as absent there; so do images without a class,
     which are left out here, where scikit-learn would call their precision 0.
     """
     each = []
-    for one, score in zip(hot > 0, found, strict=True):
+    for one, score in zip(hot > 0, predicted, strict=True):
         if one.any():
             precision, recall = _curve(one, score)
             each.append(np.sum(np.diff(recall, prepend=0.0) * precision))
     return float(np.mean(each)) if each else float("nan")
 
 
-def _curve(positive: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _curve(positive: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Precision and recall at each distinct score, falling; empty where nothing is positive."""
     if not positive.any():
         return np.empty(0), np.empty(0)
-    order = np.argsort(-found, kind="stable")
-    last = np.append(np.diff(found[order]) != 0, True)  # of the images with one score
+    order = np.argsort(-predicted, kind="stable")
+    last = np.append(np.diff(predicted[order]) != 0, True)  # of the images with one score
     hits = np.cumsum(positive[order])[last]
     return hits / (np.flatnonzero(last) + 1), hits / positive.sum()

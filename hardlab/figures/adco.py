@@ -26,7 +26,7 @@ def f1(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
             values[name][float(epochs)] = float(value)
     plots.budgets(ax, ours, (("AdCo", "adco"), ("MoCo v2", "adco-queue")), LINEAR, (right, values))
     style.legend_above(figure)
-    plots.told(
+    plots.add_caption(
         figure,
         ours.frame,
         "ours at CIFAR scale, a training of its own for each point · open diamonds: points whose number is stated\n"
@@ -43,30 +43,30 @@ def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame, configs: pd.DataFrame) ->
     for ax, (name, recipes) in zip(axes, (("AdCo", ("adco",)), ("MoCo v2", ("adco-queue", "moco"))), strict=True):
         ax.set_title(name)
         ax.set_aspect("equal", adjustable="datalim")
-        found = [r for r in recipes if (shown["recipe"] == r).any()]
-        if not found:
+        drawn = [r for r in recipes if (shown["recipe"] == r).any()]
+        if not drawn:
             gap(Arm(recipes[0]).command("cpu"))
             style.gap(ax, f"no finished run of\n{' or '.join(recipes)}\nwith snapshots")
             continue
-        mine = shown[shown["recipe"] == found[0]]
-        first = mine[mine["run"] == mine.sort_values(["seed", "run"])["run"].iloc[0]]
+        pictured = shown[shown["recipe"] == drawn[0]]
+        first = pictured[pictured["run"] == pictured.sort_values(["seed", "run"])["run"].iloc[0]]
         for kind, colour, marker, label in (
             ("query", style.ORANGE, "o", "queries of six batches"), ("negative", style.BLUE, "x", "negatives"),
         ):  # fmt: skip
             part = first[first["kind"] == kind]
             ax.scatter(part["x"], part["y"], s=5, marker=marker, color=colour, linewidth=0.6, alpha=0.7, label=label)
         ax.set(xticks=[], yticks=[])
-        distances = mine[mine["kind"] == "negative"].groupby("run")["distance"].mean()
-        told = [f"distance to the nearest query: {_with_half(distances, 3)}"]
-        scores = last[last["run"].isin(mine["run"])]
+        distances = pictured[pictured["kind"] == "negative"].groupby("run")["distance"].mean()
+        notes = [f"distance to the nearest query: {_with_half(distances, 3)}"]
+        scores = last[last["run"].isin(pictured["run"])]
         if len(scores):
-            told.append(
+            notes.append(
                 f"outliers: {_with_half(100 * scores['share'], 1)} % (chance {100 * scores['chance'].iloc[0]:g} %)"
             )
-        ax.set_xlabel("\n".join(told), fontsize=7)
+        ax.set_xlabel("\n".join(notes), fontsize=7)
     if any(ax.get_legend_handles_labels()[0] for ax in axes):
         style.legend_above(figure)
-    plots.told(
+    plots.add_caption(
         figure,
         shown,
         "ours at CIFAR scale; layout of the first seed by t-SNE · numbers: mean of 1 minus cosine; negatives farther\n"

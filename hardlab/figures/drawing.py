@@ -42,10 +42,10 @@ def gaps(name: str, data_dir: Path | str) -> list[str]:
 
     RUN stands for the folder that the command before made. What no run of ours can fill is not among them.
     """
-    with gap_notes.noting() as found, style.applied():
+    with gap_notes.noting() as notes, style.applied():
         _made(name, data_dir)
-    runs = list(found.pop("", {}))  # that are there, and not evaluated so
-    return [*runs, *(" && ".join([train, *evaluations]) for train, evaluations in found.items())]
+    runs = list(notes.pop("", {}))  # that are there, and not evaluated so
+    return [*runs, *(" && ".join([train, *evaluations]) for train, evaluations in notes.items())]
 
 
 def _made(name: str, data_dir: Path | str) -> Figure:
@@ -92,5 +92,7 @@ def _rows(data_dir: Path, name: str, precisions: Mapping[str, str]) -> pd.DataFr
     frame = schema.read(data_dir, name)
     if "run" in frame:  # a row may be of several
         each = {names: {precisions[n] for n in names.split() if n in precisions} for names in frame["run"].unique()}
-        frame["precision"] = frame["run"].map({names: " and ".join(sorted(of)) for names, of in each.items()})
+        frame["precision"] = frame["run"].map(
+            {names: " and ".join(sorted(each_precision)) for names, each_precision in each.items()}
+        )
     return frame.sort_values(schema.columns(name), kind="stable", ignore_index=True)

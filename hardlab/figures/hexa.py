@@ -39,7 +39,7 @@ def f1(hexa_f1: pd.DataFrame, hexa_f1_pixels: np.ndarray | None) -> Figure:
     b.set_title("(b) space of views (sketch)")
     _space(b)
     epsilon = options("strategy", "adversarial")["epsilon"].default
-    plots.told(
+    plots.add_caption(
         figure,
         hexa_f1,
         f"(a) noise: x$_{{adv}}$ minus x, stretched to be seen; a pixel moves by at most {epsilon:g} "
@@ -93,7 +93,7 @@ def f2(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
         if len(ours.frame):
             ax.tick_params(axis="x", labelsize=7, rotation=40)
         shown.append(ours)
-    plots.told(
+    plots.add_caption(
         figure,
         pd.concat(ours.frame for ours in shown),
         f"ours on an analogue; no number is printed for this figure\n{plots.by(*shown)}{plots.BARS}",
@@ -120,7 +120,7 @@ def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figu
     rows = curves[
         curves["protocol"].str.startswith("linear", na=False) & ~curves["features"].isin(["pixels", "student"])
     ]
-    rows = at_home(rows).assign(value=lambda of: 100 * of["value"].astype(float))
+    rows = at_home(rows).assign(value=lambda frame: 100 * frame["value"].astype(float))
     whole = rows[rows["classifier_epoch"].isna() & rows["metric"].isin(["top1-last", "top1"])]
     drawn = [
         plots.curves(
@@ -137,7 +137,7 @@ def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figu
             ax.set_ylim(low - 0.35 * (high - low), high)
             ax.legend(loc="lower right")
     printed = [f"({p}) {_points(published(paper, 'hexa', f'Figure 3{p}'))}" for p in "ab"]
-    plots.told(
+    plots.add_caption(
         figure,
         pd.concat(drawn),
         "ours on an analogue; bands: 95 % t-intervals over seeds · published end points, ImageNet:\n"
@@ -153,13 +153,13 @@ def _one(rows: pd.DataFrame, recipes: tuple[str, ...], configs: pd.DataFrame) ->
 
 def _classifier(ax: Axes, rows: pd.DataFrame, configs: pd.DataFrame) -> pd.DataFrame:
     arms = (("HEXA DCluster (8-crop)", "hexa-deepcluster-8crop"), ("DeepCluster-v2 (8-crop)", "deepcluster-8crop"))
-    found = _one(
+    curve = _one(
         rows[rows["classifier_epoch"].notna() & (rows["metric"] == "top1")], tuple(r for _, r in arms), configs
     )
-    if len(found):
-        found = found[found["epoch"] == found.groupby("run")["epoch"].transform("max")]
-        found = found.assign(epoch=found["classifier_epoch"])
-    return plots.curves(ax, found, arms, protocol="linear-hexa-deepcluster")
+    if len(curve):
+        curve = curve[curve["epoch"] == curve.groupby("run")["epoch"].transform("max")]
+        curve = curve.assign(epoch=curve["classifier_epoch"])
+    return plots.curves(ax, curve, arms, protocol="linear-hexa-deepcluster")
 
 
 def _points(values: Mapping[tuple[str, str], str]) -> str:
@@ -167,7 +167,7 @@ def _points(values: Mapping[tuple[str, str], str]) -> str:
     points: dict[str, list[str]] = {}
     for (name, epoch), value in values.items():
         points.setdefault(name, []).append(f"{float(value):g} at {float(epoch):g}")
-    return "; ".join(f"{name}: {', '.join(of)}" for name, of in points.items()) or "no value at hand"
+    return "; ".join(f"{name}: {', '.join(names)}" for name, names in points.items()) or "no value at hand"
 
 
 def f4(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
@@ -183,7 +183,7 @@ def f4(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     ours = Selection((base, f"hexa-{base}"), evaluation, configs)
     ax.set(title="bound and step of the attack, in grey levels of 255", ylabel="linear top-1 (%)")
     plots.arms(ax, ours, named, linear("linear-hexa-deepcluster"))
-    plots.told(
+    plots.add_caption(
         figure,
         ours.frame,
         "ours on an analogue; no number is printed for this figure\nwith one step a pixel moves by the smaller of "
@@ -222,6 +222,8 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
     plots.arms(b, ours, named, linear("linear-hexa-deepcluster-1"))
     stated = published(paper, "hexa", "Section 3.2")
     moments = ", ".join(f"{k[1]} {v}" for k, v in stated.items())
-    told = f"stated for Beta(5, 3): {moments}; " if moments else ""
-    plots.told(figure, ours.frame, f"ours on an analogue; {told}no accuracy is printed\n{plots.by(ours)}{plots.BARS}")
+    remark = f"stated for Beta(5, 3): {moments}; " if moments else ""
+    plots.add_caption(
+        figure, ours.frame, f"ours on an analogue; {remark}no accuracy is printed\n{plots.by(ours)}{plots.BARS}"
+    )
     return figure

@@ -65,7 +65,7 @@ def f2(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     ax.set(xlabel="epochs of training", ylabel="training loss")
     rows = plots.strongest(epochs[epochs["name"] == "loss"], [r for _, r in ARMS], configs)
     drawn = plots.curves(ax, _done(rows), ARMS)
-    return _told(figure, drawn)
+    return _with_caption(figure, drawn)
 
 
 def _done(rows: pd.DataFrame) -> pd.DataFrame:
@@ -73,11 +73,11 @@ def _done(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(epoch=rows["epoch"] + 1)
 
 
-def _told(figure: Figure, drawn: pd.DataFrame) -> Figure:
+def _with_caption(figure: Figure, drawn: pd.DataFrame) -> Figure:
     """With the legend and the caption of both curves."""
     if len(drawn):
         figure.axes[0].legend(loc="best")
-    plots.told(
+    plots.add_caption(
         figure,
         drawn,
         "ours at CIFAR scale; the published curve (ResNet-200 2x, ImageNet) has no numbers\n"
@@ -101,4 +101,4 @@ def f3(epochs: pd.DataFrame, curves: pd.DataFrame, configs: pd.DataFrame) -> Fig
         rows, what = _done(monitor), "kNN top-1 (%), monitor"
     ax.set(xlabel="epochs of training", ylabel=what if len(rows) else "linear top-1 (%)")
     drawn = plots.curves(ax, rows.assign(value=100 * rows["value"].astype(float)), ARMS, protocol="linear")
-    return _told(figure, drawn)
+    return _with_caption(figure, drawn)

@@ -96,12 +96,12 @@ def f4(hvs_f4_left: pd.DataFrame, hvs_f4_right: pd.DataFrame, paper: pd.DataFram
         style.legend(b, 0, right["share"], lines=3, columns=1)
     else:
         style.gap(b, "no finished run with\none colour draw for all views")
-    told = (
+    note = (
         f"{style.about(chosen)}\n{BAND}; grey: the authors' linear approximation" if len(chosen) else "no run of ours"
     )
     if len(static):  # often of fewer seeds than the rest
-        told += f" · one colour draw: seed{'s' * (static['seed'].nunique() > 1)} {_seeds(static)}"
-    style.caption(figure, told)
+        note += f" · one colour draw: seed{'s' * (static['seed'].nunique() > 1)} {_seeds(static)}"
+    style.caption(figure, note)
     return figure
 
 
@@ -123,9 +123,9 @@ def results(evaluation: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     figure, axes = style.new(2.8, 3)
     for ax, title, protocol in zip(axes, ("kNN, k = 20", probe), ("knn", "linear"), strict=False):
         ax.set(title=title, ylabel="top-1 accuracy (%)")
-        mine = _protocol(chosen, protocol)
-        if len(mine):
-            _accuracies(ax, mine, _protocol(arms.same_data(rows, chosen), protocol))
+        measured = _protocol(chosen, protocol)
+        if len(measured):
+            _accuracies(ax, measured, _protocol(arms.same_data(rows, chosen), protocol))
         else:
             style.gap(ax, f"no finished run with\na {title} evaluation")
     axes[2].set(title="gain by HVS", ylabel="points of top-1")
@@ -193,19 +193,19 @@ def _protocol(rows: pd.DataFrame, protocol: str) -> pd.DataFrame:
     return rows[rows["protocol"].str.startswith(protocol)]
 
 
-def _accuracies(ax: Axes, mine: pd.DataFrame, peers: pd.DataFrame) -> None:
+def _accuracies(ax: Axes, selected: pd.DataFrame, peers: pd.DataFrame) -> None:
     """Per method and arm the seeds as dots and their interval; untrained network and raw pixels as lines."""
     looks = {
         STANDARD: (style.ORANGE, "standard"),
         HVS: (style.BLUE, "+ HVS"),
         STATIC: (style.GREEN, "+ HVS, static colour"),
     }
-    methods = sorted(mine["method"].unique(), reverse=True)
+    methods = sorted(selected["method"].unique(), reverse=True)
     offsets = np.linspace(-0.22, 0.22, len(looks))
     for (arm, (colour, label)), offset in zip(looks.items(), offsets, strict=True):
         shown = label
         for at, method in enumerate(methods):
-            values = _per_seed(mine[mine["method"].eq(method) & mine["arm"].eq(arm)])
+            values = _per_seed(selected[selected["method"].eq(method) & selected["arm"].eq(arm)])
             if len(values):
                 style.dots(ax, at + offset, values, colour, shown)
                 shown = "_"  # one entry in the legend
@@ -285,8 +285,8 @@ def _pictures(log: pd.DataFrame, pixels: np.ndarray | None, rows: int) -> Figure
     figure = Figure(figsize=(style.WIDTH, 0.45 + 0.95 * len(shown) * 5 / (2 + count)), layout=tight)
     grid = np.atleast_2d(figure.subplots(len(shown), 2 + count, width_ratios=[1] * (1 + count) + [0.9]))
     for axes, at in zip(grid, shown, strict=True):
-        mine = views[views["row"] == at]
-        height, width = mine["image_h"].iloc[0], mine["image_w"].iloc[0]
+        image_views = views[views["row"] == at]
+        height, width = image_views["image_h"].iloc[0], image_views["image_w"].iloc[0]
         for ax in axes:
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
@@ -297,7 +297,7 @@ def _pictures(log: pd.DataFrame, pixels: np.ndarray | None, rows: int) -> Figure
             h, w = max(1, round(height * scale)), max(1, round(width * scale))
             axes[0].imshow(pixels[at * size :][:h, :w], extent=(0, width, height, 0), interpolation="nearest")
         axes[0].set(xlim=(-0.02 * width, 1.02 * width), ylim=(1.02 * height, -0.02 * height), aspect="equal")
-        for slot, view in enumerate(mine.itertuples()):
+        for slot, view in enumerate(image_views.itertuples()):
             colour = style.VIEW_COLOURS[slot % len(style.VIEW_COLOURS)]
             frame: dict[str, Any] = {"edgecolor": colour, "fill": False, "linewidth": 1.7 if view.chosen else 1.0}
             frame["linestyle"] = "-" if view.chosen else (0, (2.5, 1.5))
@@ -368,7 +368,7 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
         ax.set(title=title, xlabel="epochs of training", ylabel="top-1 (%)")
         frames.append(ours.frame)
     style.legend_above(figure)
-    plots.told(
+    plots.add_caption(
         figure,
         pd.concat(frames),
         "ours at CIFAR scale, a training of its own for each point; the paper has CIFAR-100 "
@@ -393,7 +393,7 @@ def f7(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
             ax.set_title(f"{ax.get_title()}, {frame['data'].iloc[0]}")
     axes[0].set_ylabel("training loss")
     style.legend_above(figure)
-    plots.told(
+    plots.add_caption(
         figure,
         pd.concat(frames),
         "ours at CIFAR scale; the paper shows DINO on ImageNet, 100 epochs, without numbers\n"
@@ -422,7 +422,7 @@ def f8(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
     axes[2].set(title="ours", xlabel="views")
     plots.arms(axes[2], ours, named, linear("linear-hvs-simsiam"), missing="no finished run")
     axes[0].set_ylabel("linear top-1 (%)")
-    plots.told(
+    plots.add_caption(
         figure,
         ours.frame,
         f"published: SimSiam, ImageNet (values from the authors' code) · ours on an analogue\n{plots.BARS}",
@@ -459,22 +459,22 @@ def f9(importance: pd.DataFrame, paper: pd.DataFrame) -> Figure:
                 label="published" if at == 0 else "_",
             )
             ax.text(printed[name] + 0.2, at + 0.2, f"{printed[name]:g}", fontsize=7, va="center", color=style.GREY)
-        mine = rows[rows["name"] == metric]
-        if not len(mine):
+        shares = rows[rows["name"] == metric]
+        if not len(shares):
             ax.text(0.1, at - 0.2, "no run", fontsize=7, va="center", color=style.GREY)
             continue
-        for leaf, of in mine.groupby("leaf", sort=True):
-            mean, lo, hi, n = interval(100 * of["share"])
+        for leaf, group in shares.groupby("leaf", sort=True):
+            mean, lo, hi, n = interval(100 * group["share"])
             error = [[mean - lo], [hi - mean]] if n > 1 else None
             if leaf in LEAF_MARKS:
-                told, (mark, shift, colour) = f"{leaf} rows or more" if at == 0 else "_", LEAF_MARKS[leaf]
+                label, (mark, shift, colour) = f"{leaf} rows or more" if at == 0 else "_", LEAF_MARKS[leaf]
                 right.errorbar(
                     mean, at + shift, fmt=mark, color=colour, markerfacecolor="white", markersize=4, elinewidth=0.8,
-                    label=told, xerr=error,
+                    label=label, xerr=error,
                 )  # fmt: skip
             else:
-                told = "ours" if at == 0 else "_"
-                ax.barh(at - 0.2, mean, 0.34, color=style.BLUE, xerr=error, error_kw={"linewidth": 1}, label=told)
+                label = "ours" if at == 0 else "_"
+                ax.barh(at - 0.2, mean, 0.34, color=style.BLUE, xerr=error, error_kw={"linewidth": 1}, label=label)
     for panel in (ax, right):
         panel.set_yticks(range(len(IMPORTANT)), list(IMPORTANT) if panel is ax else [])
         panel.set_ylim(len(IMPORTANT) - 0.4, -0.6)
@@ -486,7 +486,7 @@ def f9(importance: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     forest = (
         f"{TREES} trees on {rows['n'].max():,.0f} pairs of each view log" if len(rows) else "the pairs of a view log"
     )
-    plots.told(figure, rows, f"ours at CIFAR scale, {forest}; lines: 95 % t-intervals over seeds")
+    plots.add_caption(figure, rows, f"ours at CIFAR scale, {forest}; lines: 95 % t-intervals over seeds")
     return figure
 
 

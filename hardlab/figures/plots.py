@@ -31,15 +31,15 @@ def arms(
 ) -> None:
     """Arms side by side: ours as dots with intervals, published ``values`` as open diamonds; gaps are marked."""
     values = values or {}
-    found = [ours.values(arm, measure) if arm else pd.Series(dtype=float) for _, arm in named]
-    if not values and not any(len(f) for f in found):
+    series = [ours.values(arm, measure) if arm else pd.Series(dtype=float) for _, arm in named]
+    if not values and not any(len(f) for f in series):
         style.gap(ax, missing)
         return
     shift = 0.12 if values and any(arm for _, arm in named) else 0.0
     shown = "ours"
-    for at, ((name, arm), mine) in enumerate(zip(named, found, strict=True)):
-        if len(mine):
-            style.dots(ax, at - shift, mine, style.BLUE, shown)
+    for at, ((name, arm), seeds) in enumerate(zip(named, series, strict=True)):
+        if len(seeds):
+            style.dots(ax, at - shift, seeds, style.BLUE, shown)
             shown = "_"
         elif arm is not None:
             ax.text(
@@ -57,7 +57,7 @@ def arms(
     low, high = ax.get_ylim()
     if high - low < 2:  # points of accuracy: less would make noise look large
         ax.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
-    if any(arm and not len(mine) for (_, arm), mine in zip(named, found, strict=True)):  # room for those marks
+    if any(arm and not len(seeds) for (_, arm), seeds in zip(named, series, strict=True)):  # room for those marks
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.4 * (high - low), high)
 
@@ -79,14 +79,14 @@ def budgets(
         rows = ours.rows[(ours.rows["recipe"] == recipe) & ours.rows["epochs"].notna()]
         points = []
         for epochs in sorted(rows["epochs"].unique()):
-            mine = ours.values(Arm(recipe, (("epochs", int(epochs)),)), measure)
-            points += [(epochs, v, seed) for seed, v in mine.items()]
+            seeds = ours.values(Arm(recipe, (("epochs", int(epochs)),)), measure)
+            points += [(epochs, v, seed) for seed, v in seeds.items()]
         if points:
             frame = pd.DataFrame(points, columns=["epochs", "value", "run"])
             style.series(ax, frame, "epochs", "value", COLOURS[n], name, LINES[n])
         published = values.get(name, {})
-        found = {epochs for epochs, _, _ in points}
-        for epochs in [e for e in published if e not in found] or ([] if points else [0]):
+        lengths = {epochs for epochs, _, _ in points}
+        for epochs in [e for e in published if e not in lengths] or ([] if points else [0]):
             arm = Arm(recipe, (("epochs", int(epochs)),) if epochs else ())
             gap(ours.command(arm), evaluate_command([], {"protocol": ours.protocol(measure)}))
         if printed is not None and published:
@@ -235,7 +235,7 @@ def _edges(a: Box, b: Box) -> tuple[tuple[float, float], tuple[float, float]]:
     return (a.x, a.y + side * a.height / 2), (b.x, b.y - side * b.height / 2)
 
 
-def told(figure: Figure, frame: pd.DataFrame, scale: str, extra: str = "") -> None:
+def add_caption(figure: Figure, frame: pd.DataFrame, scale: str, extra: str = "") -> None:
     """The caption: what of ours is shown, or that nothing is; then what the marks mean."""
     about = style.about(frame) if len(frame) else "no finished run of these arms has a row here"
     lines = [scale, about, *([extra] if extra else [])]

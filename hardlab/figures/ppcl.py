@@ -56,7 +56,7 @@ def f1(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     )
     if len(drawn):
         b.legend(loc="best")
-    plots.told(
+    plots.add_caption(
         figure,
         drawn,
         f"(a) from the recipe ppcl: G moves once in {every} step{'s' * (every > 1)}, its average has no gradient\n"
@@ -94,7 +94,7 @@ def _panels(
     """A column for each training set: ours above the printed accuracies, which are too far off to share an axis."""
     figure, axes = style.new(3.6, len(data), rows=2)
     ours = Selection([r for _, r in named], evaluation, configs, any_data=True)
-    values, told = published(paper, "ppcl", item), ""
+    values, note = published(paper, "ppcl", item), ""
     taken = {d for where in data for d in trained_on(*split_share(where))}
     for ax, below, where in zip(axes, axes[len(data) :], data, strict=False):
         name, share = split_share(where)
@@ -107,13 +107,13 @@ def _panels(
             taken.add(other)
             arms = [(n, Arm(r, trained=split_share(other))) for n, r in named]
             title = f"{other}\ninstead of {title}"
-            told += _published_for(paper, other, named)
+            note += _published_for(paper, other, named)
         plots.arms(ax, ours, arms, LINEAR, missing=f"no finished run on\n{where}")
         ax.set(title=f"ours, {title}", ylabel="linear top-1 (%)")
         plots.arms(below, ours, [(n, None) for n, _ in named], LINEAR, printed, "no published value\nat hand")
         for panel in (ax, below):
             panel.tick_params(axis="x", rotation=35, labelbottom=panel is below or not panel.axison)
-    plots.told(figure, ours.frame, f"{told}ours at CIFAR scale · {plots.BARS}")
+    plots.add_caption(figure, ours.frame, f"{note}ours at CIFAR scale · {plots.BARS}")
     return figure
 
 
@@ -121,8 +121,8 @@ def _published_for(paper: pd.DataFrame, data: str, named: tuple[tuple[str, str],
     """What Table 1 prints for the data set and share that ours were trained on, in words."""
     values, rows = published(paper, "ppcl", "Table 1"), {recipe: row for row, recipe in ARMS}
     where = next((f"{d} {share}" for d in SETS for share in SHARES if data in trained_on(d, share)), "")
-    told = [f"{n} {values[rows[r], where]}" for n, r in named if (rows.get(r), where) in values]
-    return f"published for {where}: {', '.join(told)}\n" if told else ""
+    values_by_name = [f"{n} {values[rows[r], where]}" for n, r in named if (rows.get(r), where) in values]
+    return f"published for {where}: {', '.join(values_by_name)}\n" if values_by_name else ""
 
 
 def f3() -> Figure:
@@ -174,7 +174,7 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
         values.setdefault(name, {})[float(epochs)] = float(value)
     plots.budgets(ax, ours, ARMS, LINEAR, (right, values))
     style.legend_above(figure)
-    plots.told(
+    plots.add_caption(
         figure,
         ours.frame,
         "ours at CIFAR scale, a training of its own for each point · open diamonds: points whose number is stated\n"

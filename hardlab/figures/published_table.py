@@ -221,15 +221,15 @@ def _named(table: Compared | Settings | Evaluated, measures: Mapping[str, Measur
         return [("recipe", table.recipe, RECIPES)]
     if isinstance(table, Evaluated):
         return [("evaluation protocol", c.protocol, PROTOCOLS) for c in table.columns]
-    found: list[tuple[str, str, Any]] = []
+    names: list[tuple[str, str, Any]] = []
     for column in table.columns:
         each = [arm for row in table.rows if (arm := row.arm(column))]
-        found += [("recipe", name, RECIPES) for arm in each for name in (arm.recipe, arm.minus) if name]
+        names += [("recipe", name, RECIPES) for arm in each for name in (arm.recipe, arm.minus) if name]
         if column.ours:
-            found.append(("measure", column.ours, measures))
+            names.append(("measure", column.ours, measures))
             rows = measures[column.ours].rows if column.ours in measures else ()
-            found += [("evaluation protocol", protocol, PROTOCOLS) for protocol, _ in rows]
-    return found
+            names += [("evaluation protocol", protocol, PROTOCOLS) for protocol, _ in rows]
+    return names
 
 
 def find(name: str) -> Compared | Settings | Evaluated:
@@ -289,14 +289,14 @@ def _protocol(protocol: str, rows: pd.DataFrame) -> str:
     """A protocol's name, with the settings that rows of it have otherwise than published, and on which sets."""
     from hardlab.evaluate.published import settings
 
-    of = rows[rows["protocol"] == protocol]
+    candidates = rows[rows["protocol"] == protocol]
     changed: dict[str, set[str]] = {}
-    for on, changes in set(zip(of["evaluated_on"], of["options"], strict=True)):
+    for on, changes in set(zip(candidates["evaluated_on"], candidates["options"], strict=True)):
         usual = json.loads(json.dumps(settings(protocol, {}, on)))
         for k, v in json.loads(changes).items():
             if v != usual.get(k):
                 changed.setdefault(f"{k}={v}", set()).add(str(on))
-    every = set(of["evaluated_on"])
+    every = set(candidates["evaluated_on"])
     said = [c if on == every else f"{c} on {' and '.join(sorted(on))}" for c, on in sorted(changed.items())]
     return f"{protocol} ({', '.join(said)})" if said else protocol
 
@@ -347,9 +347,9 @@ def _settings(table: Settings, printed: Mapping[tuple[str, str], str], configs: 
     usual = recipe_settings(name, rung) if rung else {}
     rows, cells = [], []
     for key, at in sorted(known.items()):
-        found = sorted(set(runs[runs["key"] == at]["value"].astype(str))) if at else []
+        settings = sorted(set(runs[runs["key"] == at]["value"].astype(str))) if at else []
         rows.append((key, "", False))
-        run = ", ".join(found) if found else usual.get(at, "none") if rung or not at else GAP
+        run = ", ".join(settings) if settings else usual.get(at, "none") if rung or not at else GAP
         cells.append(
             [Cell(values.get(key, ""), ""), Cell(ours.get(at, "none" if not at else "default"), ""), Cell(run, "")]
         )

@@ -50,13 +50,13 @@ def hardness(hardness: pd.DataFrame, hardness_pixels: np.ndarray | None) -> Figu
     half = []
     means = {}
     for at, name in enumerate(names):
-        mine = hardness[hardness["recipe"] == name]
-        if not len(mine):
+        rows = hardness[hardness["recipe"] == name]
+        if not len(rows):
             _no_run(ax, 0, first + at, count, 1)
             continue
-        per_run = mine.pivot_table(index="tile", columns="run", values="percentile")
+        per_run = rows.pivot_table(index="tile", columns="run", values="percentile")
         means[name] = per_run.mean(axis=1).to_numpy()
-        half.append(_half(mine))
+        half.append(_half(rows))
         _cells(ax, first + at, means[name])
     _cells(ax, last + 0.15, np.mean(list(means.values()), axis=0))
     ax.set_xlim(0, count)
@@ -68,10 +68,10 @@ def hardness(hardness: pd.DataFrame, hardness_pixels: np.ndarray | None) -> Figu
     ax.set_xticks(np.arange(count) + 0.5, labels, rotation=90)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    told = hardness.iloc[0]
+    about = hardness.iloc[0]
     style.caption(
         figure,
-        f"{AXIS}\n{count} of {told['images']:.0f} images, from the lowest mean to the highest; {told['draws']:.0f} "
+        f"{AXIS}\n{count} of {about['images']:.0f} images, from the lowest mean to the highest; {about['draws']:.0f} "
         f"draws of each method's views\n{_about(hardness)} · 95 % of a number: ±{np.median(half):.0f} in the median",
     )
     return figure
@@ -117,20 +117,20 @@ def _about(frame: pd.DataFrame) -> str:
     seeds = sorted(frame["seed"].unique())
     each = frame.groupby("recipe")["seed"].nunique()  # some methods may lack seeds that others have
     count = f"{each.min()} to {each.max()} " if each.min() < each.max() else ""
-    told = f"{count}seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-    return f"rung {frame['rung'].iloc[0]} · {frame['data'].iloc[0]} · {told}{style.precisions(frame)}"
+    seeds_in_words = f"{count}seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return f"rung {frame['rung'].iloc[0]} · {frame['data'].iloc[0]} · {seeds_in_words}{style.precisions(frame)}"
 
 
 def _same(transfer: pd.DataFrame) -> pd.Series:
     return transfer["recipe"] == transfer["other"]
 
 
-def _half(mine: pd.DataFrame) -> float:
+def _half(rows: pd.DataFrame) -> float:
     """Half of the 95 % interval of a cell, in the median over the images: over seeds, or else over draws."""
-    if mine["run"].nunique() > 1:
-        each = [interval(of) for _, of in mine.groupby("tile")["percentile"]]
+    if rows["run"].nunique() > 1:
+        each = [interval(group) for _, group in rows.groupby("tile")["percentile"]]
         return float(np.median([(i.hi - i.lo) / 2 for i in each]))
-    return float(np.median(1.96 * mine["sd"] / np.sqrt(mine["draws"])))
+    return float(np.median(1.96 * rows["sd"] / np.sqrt(rows["draws"])))
 
 
 def _cells(ax: Axes, top: float, values: np.ndarray) -> None:
@@ -153,22 +153,22 @@ def _no_run(ax: Axes, left: float, top: float, width: float, height: float, text
 def _agreement(ax: Axes, transfer: pd.DataFrame, a: str, b: str, i: int, j: int) -> None:
     """One square of the matrix."""
     either = {a, b}
-    mine = transfer[[{r, o} == either for r, o in zip(transfer["recipe"], transfer["other"], strict=True)]]
-    if not len(mine):
+    rows = transfer[[{r, o} == either for r, o in zip(transfer["recipe"], transfer["other"], strict=True)]]
+    if not len(rows):
         _no_run(ax, j, i, 1, 1, MARK)
         return
     ink: str = style.INK
     if i == j:
-        own = mine["run"] == mine["other_run"]
-        text = f"{mine.loc[own, 'rho'].mean():.2f}"
-        text += f"\ns {mine.loc[~own, 'rho'].mean():.2f}" if not own.all() else ""
+        own = rows["run"] == rows["other_run"]
+        text = f"{rows.loc[own, 'rho'].mean():.2f}"
+        text += f"\ns {rows.loc[~own, 'rho'].mean():.2f}" if not own.all() else ""
         colour: object = style.LIGHT
     elif i < j:
-        text, colour, ink = f"{mine['ceiling'].mean():.2f}", "white", style.GREY
+        text, colour, ink = f"{rows['ceiling'].mean():.2f}", "white", style.GREY
     else:
-        mean, lo, hi, n = interval(mine["rho"])
+        mean, lo, hi, n = interval(rows["rho"])
         if n == 1:
-            lo, hi = mine[["lo", "hi"]].iloc[0]
+            lo, hi = rows[["lo", "hi"]].iloc[0]
         text = f"{mean:.2f}\n±{(hi - lo) / 2:.2f}".replace("-", "\N{MINUS SIGN}")
         colour = matplotlib.colormaps[AGREEMENT](0.75 * max(0.0, mean))
         ink = "white" if mean > 0.75 else style.INK

@@ -104,9 +104,11 @@ def legend(ax: Axes, bottom: float, values: Iterable[float], lines: int, columns
 
 def legend_above(figure: Figure) -> None:
     """One legend over all axes, every label once."""
-    found = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    if found:
-        figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=3, columnspacing=1.5)
+    handles = {
+        label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, columnspacing=1.5)
 
 
 def about(frame: pd.DataFrame) -> str:
@@ -114,7 +116,7 @@ def about(frame: pd.DataFrame) -> str:
     seeds = sorted(frame["seed"].unique())
     each = frame.groupby(["setting", "recipe"])["seed"].nunique()  # some arms may lack seeds that others have
     count = f"{each.min()} to {each.max()}" if each.min() < each.max() else f"{len(seeds)}"
-    told = f"{count} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"one seed ({seeds[0]})"
+    seeds_in_words = f"{count} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"one seed ({seeds[0]})"
     *most, last = [METHODS.get(m, m) for m in sorted(frame["method"].unique(), reverse=True)]
     methods = f"{', '.join(most)} and {last}" if most else last
     # some arms may have been trained for longer than others; nothing is told where that of one is not known
@@ -125,7 +127,7 @@ def about(frame: pd.DataFrame) -> str:
     if len(epochs) > 1 and frame["data"].nunique() > 1 and (frame.groupby("data")["epochs"].nunique() == 1).all():
         each = frame.drop_duplicates("data").sort_values("data")[["data", "epochs"]].itertuples(index=False)
         data, length = ", ".join(f"{name} ({n:.0f} epoch{'s' * (n > 1)})" for name, n in each), ""
-    return f"rung {_one(frame, 'rung')} · {methods} on {data} · {told}{length}{precisions(frame)}"
+    return f"rung {_one(frame, 'rung')} · {methods} on {data} · {seeds_in_words}{length}{precisions(frame)}"
 
 
 def precisions(frame: pd.DataFrame) -> str:
@@ -137,8 +139,8 @@ def precisions(frame: pd.DataFrame) -> str:
     if len(each) < 2:
         return ""
     usual, *others = sorted(each.index, key=lambda p: (-len(each[p]), p))
-    told = [f"in {other}: {', '.join(sorted(each[other]))}" for other in others]
-    return f" · in {usual}, but {' and '.join(told)}"
+    groups = [f"in {other}: {', '.join(sorted(each[other]))}" for other in others]
+    return f" · in {usual}, but {' and '.join(groups)}"
 
 
 def _one(frame: pd.DataFrame, column: str) -> str:

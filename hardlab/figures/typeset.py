@@ -44,9 +44,9 @@ def typeset(
     tops = [max(len(w[i]) for w in wrapped) for i in (0, 1)]
     lines: list[tuple[list[str], str, Sequence[Cell], bool]] = []
     room = max(8, int(first / LETTER))
-    for (name, mine, rule), line in zip(names, cells, strict=True):
+    for (name, ours, rule), line in zip(names, cells, strict=True):
         parts = textwrap.wrap(name, room) or [""] * any(c.printed for c in line)
-        lines.append((parts, mine if any(c.ours for c in line) else "", line, rule))
+        lines.append((parts, ours if any(c.ours for c in line) else "", line, rule))
     heights = [len(parts) + any(bool(c.ours) for c in line) for parts, _, line, _ in lines]
     foot = [part for text in caption.split("\n") for part in _even(text, 104)]
     total = 0.3 + LINE * (sum(tops) + sum(heights) + len(foot)) + 0.045 * len(lines) + 0.16
@@ -66,15 +66,15 @@ def typeset(
     y += LINE * sum(tops) + 0.03
     _rule(ax, y, 0.5)
     y += 0.04
-    for n, ((said_by, mine, line, rule), height) in enumerate(zip(lines, heights, strict=True)):
+    for n, ((said_by, ours, line, rule), height) in enumerate(zip(lines, heights, strict=True)):
         if n % 2:
             ax.add_patch(Rectangle((0, y - 0.02), style.WIDTH, LINE * height + 0.045, color="#F3F3F3", lw=0, zorder=0))
         if rule:
             _rule(ax, y - 0.02, 0.5)
         for i, part in enumerate(said_by):
             _text(ax, 0.04, y + LINE * i, part, style.INK, "left")
-        if mine:
-            _text(ax, 0.04 + LETTER * 2, y + LINE * len(said_by), mine, style.BLUE, "left")
+        if ours:
+            _text(ax, 0.04 + LETTER * 2, y + LINE * len(said_by), ours, style.BLUE, "left")
         for x, cell in zip(at, line, strict=True):
             _text(ax, x, y, cell.printed, style.INK, "center")
             if cell.ours:

@@ -57,7 +57,7 @@ class Generated(Hard):
     ) -> None:
         super().__init__()
         if count is not None and (count < 0 or (positives == "pair" and count % 2)):
-            raise HardlabError(f"generated with count={count}: 0 or more images, an even number where they are pairs.")
+            raise HardlabError(f"generated with count={count}: 0 or more images, and an even number for pairs.")
         if every < 1 or d_steps < 1:
             raise HardlabError(f"generated with every={every}, d_steps={d_steps}: both count steps and are at least 1.")
         if not 0 <= keep < 1:
@@ -88,12 +88,12 @@ class Generated(Hard):
     def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
         if parent is None:
             return
-        found = checkpoint.newest(parent / "checkpoints")
-        if found is None:
+        newest = checkpoint.newest(parent / "checkpoints")
+        if newest is None:
             raise HardlabError(f"{parent} has no checkpoint to take the GAN from; train it first.")
-        if found[2]:
-            raise HardlabError(f"{found[2][0]} An older checkpoint of the GAN is no substitute: train it again.")
-        self.start_from(parent.name, found[0]["method"])
+        if newest[2]:
+            raise HardlabError(f"{newest[2][0]} An older checkpoint of the GAN cannot stand in for it: train it again.")
+        self.start_from(parent.name, newest[0]["method"])
 
     def start_from(self, parent: str, networks: Mapping[str, Tensor]) -> None:
         def part(prefix: str) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class Generated(Hard):
     def players(self, method: Method) -> list[Player]:
         if self.learn == "frozen" or self.count == 0:
             return []
-        mine: list[Tensor] = list(self.generator.parameters())
+        weights_of_g: list[Tensor] = list(self.generator.parameters())
         theirs: list[Tensor] = list(self.discriminator.parameters())
 
         def adam(params: list[Tensor], lr: float) -> torch.optim.Adam:
@@ -162,7 +162,7 @@ class Generated(Hard):
             return self._fool(step) - self.weight * self.contrastive(step)
 
         summed = self.learn == "joint" and self.combine == "sum"
-        first = [Player("generator-ascent", mine, adam(mine, self.ascent_lr), ascend, self.due)]
+        first = [Player("generator-ascent", weights_of_g, adam(weights_of_g, self.ascent_lr), ascend, self.due)]
         return [
             *(first if self.learn == "joint" and not summed else []),
             Player(
@@ -172,7 +172,13 @@ class Generated(Hard):
                 self._tell_apart,
                 lambda step: self.d_steps * self.due(step),
             ),
-            Player("generator", mine, adam(mine, self.generator_lr), together if summed else self._fool, self.due),
+            Player(
+                "generator",
+                weights_of_g,
+                adam(weights_of_g, self.generator_lr),
+                together if summed else self._fool,
+                self.due,
+            ),
         ]
 
     def due(self, step: int) -> int:

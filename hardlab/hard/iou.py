@@ -112,11 +112,11 @@ class IoUPolicy(Hard):
             many = min(spent + 1, self.tries - spent)
             fresh = look.draw(sizes[rows].repeat_interleave(many, 0), 2).unflatten(0, (-1, many))  # (m,many,2,P)
             good = iou(fresh[:, :, 0], fresh[:, :, 1]) <= self.bound  # (m,many)
-            found, still = good.any(1), left[rows]
-            at = torch.where(found, good.int().argmax(1), many - 1)  # the first good one, or the last
+            accepted, still = good.any(1), left[rows]
+            at = torch.where(accepted, good.int().argmax(1), many - 1)  # the first good one, or the last
             drawn = fresh[torch.arange(len(rows), device=rows.device), at]
             params[rows] = torch.where(still[:, None, None], drawn, params[rows])
             tries[rows] = torch.where(still, spent + at + 1, tries[rows])
-            left[rows] = still & ~found
+            left[rows] = still & ~accepted
             spent += many
         return params, tries, left

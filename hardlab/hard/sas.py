@@ -51,7 +51,7 @@ class SAS(Hard):
         count = round(self.share * len(images))
         if count < batch_size:
             raise HardlabError(
-                f"SAS with share={self.share} keeps {count} of {len(images)} images, which is no batch of {batch_size}."
+                f"SAS with share={self.share} keeps {count} of {len(images)} images, less than a batch of {batch_size}."
             )
         if self.classes > len(images):
             raise HardlabError(f"SAS with classes={self.classes}: more clusters than the {len(images)} images.")
@@ -60,10 +60,10 @@ class SAS(Hard):
         self.batch_size = batch_size
         self._proxy = (copy.deepcopy(self._backbone[0]).eval(),)
         if parent is not None:
-            found = checkpoint.newest(parent / "checkpoints")
-            if found is None:
+            newest = checkpoint.newest(parent / "checkpoints")
+            if newest is None:
                 raise HardlabError(f"{parent} has no checkpoint to take the proxy from; train it first.")
-            self.start_from(parent.name, found[0]["method"])
+            self.start_from(parent.name, newest[0]["method"])
 
     def start_from(self, parent: str, networks: Mapping[str, Tensor]) -> None:
         head = "backbone."
@@ -72,7 +72,7 @@ class SAS(Hard):
         try:
             proxy.load_state_dict(state)
         except RuntimeError:
-            raise HardlabError(f"{parent} has another backbone than this run, so that it is no proxy.") from None
+            raise HardlabError(f"{parent} has another backbone than this run, so it cannot be the proxy.") from None
         self._proxy = (proxy.eval(),)  # needed once, and no part of what is saved
 
     def order(self, rows: Tensor, epoch: int, images: Images, look: Look) -> Tensor:
@@ -95,8 +95,8 @@ class SAS(Hard):
         y = kmeans(z, self.classes, 20)[1]
         members = [(y == c).nonzero()[:, 0] for c in range(self.classes)]
         sizes = _shares([len(m) for m in members], len(self.rows))
-        found = [m[self.subset(z[m], size)] for m, size in zip(members, sizes, strict=True)]
-        return torch.cat(found).sort().values
+        subsets = [m[self.subset(z[m], size)] for m, size in zip(members, sizes, strict=True)]
+        return torch.cat(subsets).sort().values
 
     def subset(self, z: Tensor, size: int) -> Tensor:
         """``size`` of the unit rows z (N,D): greedily the best for F(S) = sum of z_i z_j over i outside and j in S."""

@@ -209,12 +209,12 @@ class STN(Hard):
         """penalty (weighted); area of the large and the local crops; spread: std of theta over images, 0 = static."""
         theta, cost = step.kept[self.name]
         area = theta[..., :2].det().abs()
-        found = {
+        numbers = {
             "penalty": float(cost),
             "area": float(area[:, : self.large].mean()),
             "spread": float(theta.std(0).mean()),
         }
-        return found | ({"area_local": float(area[:, self.large :].mean())} if area.shape[1] > self.large else {})
+        return numbers | ({"area_local": float(area[:, self.large :].mean())} if area.shape[1] > self.large else {})
 
     @torch.no_grad()
     def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:

@@ -109,8 +109,8 @@ class DeepCluster(Method):
         for h, centroids in enumerate(self.centroids):
             bank = self.bank[h % 2]
             seen = bank.any(1)
-            found, y = kmeans(bank[seen], len(centroids), self.iterations)
-            centroids.copy_(found)
+            centres, y = kmeans(bank[seen], len(centroids), self.iterations)
+            centroids.copy_(centres)
             self.assigned[h] = MISSING
             self.assigned[h, seen] = y
         self.measured.copy_(self._measure(previous, images.targets.to(previous.device)))

@@ -50,12 +50,12 @@ def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None =
 
     A method without a recipe of its own has one all the same, and so has ``<recipe>-<strategy>``: ``vicreg-hvs``.
     """
-    found = _found(name)
-    if found is None:
+    made = _found(name)
+    if made is None:
         raise registry.unknown("recipe", name, RECIPES)
     if rung not in RUNGS:
         raise registry.unknown("rung", rung, RUNGS)
-    return found(rung).with_(overrides or {})
+    return made(rung).with_(overrides or {})
 
 
 def _found(name: str) -> Recipe | None:

@@ -12,9 +12,9 @@ from hardlab.recipes.dino import dino, dino_multicrop, dino_resnet50
 
 def _hvs(base: Recipe, name: str, **options: Any) -> Recipe:
     n = options.get("draws", 4)
-    told = "".join(f", {key}={value}" for key, value in options.items() if key != "draws")
+    settings = "".join(f", {key}={value}" for key, value in options.items() if key != "draws")
     pairs = f"{n * (n - 1) // 2} pairs" if n > 2 else "1 pair: the base method, with the cost of a selection"
-    doc = f"Hard View Selection on {base.__name__}, N = {n} views, {pairs}{told} (HVS, Sec. 3.2, Eq. 2)."
+    doc = f"Hard View Selection on {base.__name__}, N = {n} views, {pairs}{settings} (HVS, Sec. 3.2, Eq. 2)."
     return with_hard(base, name, doc, {"name": "hvs", "options": options})
 
 

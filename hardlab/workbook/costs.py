@@ -44,7 +44,7 @@ def calibrate(rung: str) -> Rates | None:
     )
     if child.returncode:
         last = (child.stderr.strip() or "it said nothing").splitlines()[-1]
-        raise HardlabError(f"The speed of this machine cannot be measured, as torch does not run: {last}")
+        raise HardlabError(f"Cannot measure the speed of this machine, because torch does not run: {last}")
     return Rates(*json.loads(child.stdout))
 
 
@@ -96,7 +96,7 @@ def recorded() -> dict[str, Any]:
 
 
 def estimate(step: Step, rates: Rates | None) -> float:
-    """Seconds that a step takes, beside another one where there are two processors; 0 where no rate is known."""
+    """Seconds of a step, while another runs on a second processor; 0 if no rate is known."""
     if rates is None:
         return 0.0
     book = recorded()

@@ -41,47 +41,47 @@ def examine() -> dict[str, Any]:
     }
 
 
-def healthy(found: dict[str, Any]) -> bool:
+def healthy(facts: dict[str, Any]) -> bool:
     """Whether every required package is there at a version that hardlab accepts."""
-    return all(p["ok"] for p in found["packages"].values())
+    return all(p["ok"] for p in facts["packages"].values())
 
 
-def describe(found: dict[str, Any]) -> str:
+def describe(facts: dict[str, Any]) -> str:
     """The same in plain lines."""
     bad = [
         f"{name} {p['installed'] or 'missing'} (needs {p['needs']})"
-        for name, p in found["packages"].items()
+        for name, p in facts["packages"].items()
         if not p["ok"]
     ]
     lines = {
-        "python": f"{found['python']} on {found['system']}",
-        "cores": f"{found['cores']}, torch uses {found['threads']} threads",
-        "gpu": found["gpu"] or "none",
-        "precision": f"runs take {found['precision']}: {found['precision_why']}",
+        "python": f"{facts['python']} on {facts['system']}",
+        "cores": f"{facts['cores']}, torch uses {facts['threads']} threads",
+        "gpu": facts["gpu"] or "none",
+        "precision": f"runs take {facts['precision']}: {facts['precision_why']}",
         "packages": "all there" if not bad else "; ".join(bad),
-        "fanova": "there" if found["fanova"] else "left out (it needs a C++ compiler to build)",
-        "compiler": found["compiler"] or "none",
-        "data": f"{found['data_root']}: {', '.join(found['data_present']) or 'nothing; built-in sets need none'}",
-        "downloads": "off (HARDLAB_OFFLINE)" if found["offline"] else "on",
-        "disk": f"{found['free_disk_gb']} GB free",
+        "fanova": "there" if facts["fanova"] else "left out (it needs a C++ compiler to build)",
+        "compiler": facts["compiler"] or "none",
+        "data": f"{facts['data_root']}: {', '.join(facts['data_present']) or 'nothing; built-in sets need none'}",
+        "downloads": "off (HARDLAB_OFFLINE)" if facts["offline"] else "on",
+        "disk": f"{facts['free_disk_gb']} GB free",
     }
     return "\n".join(f"{name:10}{text}" for name, text in lines.items())
 
 
 def matrix() -> dict[str, dict[str, str | None]]:
-    """Method -> strategy -> None where they go together, else why not; asked of the code itself."""
-    found: dict[str, dict[str, str | None]] = {}
+    """Method -> strategy -> None if they work together, else the reason; the code itself decides."""
+    pairs: dict[str, dict[str, str | None]] = {}
     for (method, strategy), reason in build.matrix().items():
-        found.setdefault(method, {})[strategy] = reason
-    return found
+        pairs.setdefault(method, {})[strategy] = reason
+    return pairs
 
 
-def describe_matrix(found: dict[str, dict[str, str | None]]) -> str:
+def describe_matrix(pairs: dict[str, dict[str, str | None]]) -> str:
     """The same as a table, a mark for each pair, and the reasons below it."""
-    strategies = list(next(iter(found.values())))
+    strategies = list(next(iter(pairs.values())))
     lines = [f"{'':14}" + "".join(f"{s:>14}" for s in strategies)]
     reasons = []
-    for method, row in found.items():
+    for method, row in pairs.items():
         marks = ["yes" if row[s] is None else "option" if "; set hard." in str(row[s]) else "no" for s in strategies]
         lines.append(f"{method:14}" + "".join(f"{mark:>14}" for mark in marks))
         reasons += [f"{method} with {s}: {row[s]}" for s in strategies if row[s] is not None]
@@ -90,7 +90,7 @@ def describe_matrix(found: dict[str, dict[str, str | None]]) -> str:
 
 def _packages() -> dict[str, dict[str, Any]]:
     """Required packages by name: what is installed, what hardlab's metadata asks for, whether they agree."""
-    found = {}
+    packages = {}
     for text in importlib.metadata.requires("hardlab") or []:
         need = Requirement(text)
         if need.marker is not None:  # an extra
@@ -100,8 +100,8 @@ def _packages() -> dict[str, dict[str, Any]]:
         except importlib.metadata.PackageNotFoundError:
             version = None
         ok = version is not None and need.specifier.contains(version, prereleases=True)
-        found[need.name] = {"installed": version, "needs": str(need.specifier), "ok": ok}
-    return found
+        packages[need.name] = {"installed": version, "needs": str(need.specifier), "ok": ok}
+    return packages
 
 
 def _existing(path: Path) -> Path:

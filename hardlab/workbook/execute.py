@@ -1,4 +1,4 @@
-"""Runs a notebook and tells the truth about it: typed parameters, whole files, a marker that is written last."""
+"""Runs a notebook reliably: typed parameters, atomic files, a marker that is written last."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EXIT = {"done": 0, "failed": 1, "stopped": 75}  # 2, usage, is a HardlabError ra
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a notebook; ``skipped``: it was done before, with an intact marker."""
+    """The outcome of a notebook; ``skipped``: it was already done, with an intact marker."""
 
     name: str
     state: Literal["done", "failed", "stopped"]
@@ -55,9 +55,9 @@ class Result:
         return EXIT[self.state]
 
     def describe(self) -> str:
-        """What a person wants to know: what became of it, why, and where it lies."""
+        """The outcome in words: the state, the reason, and the path."""
         if self.skipped:
-            head = f"{self.name}: was done before in {self.seconds:.1f} s, nothing to do."
+            head = f"{self.name}: already done in {self.seconds:.1f} s, nothing to do."
         else:
             head = f"{self.name}: {self.state} after {self.seconds:.1f} s." + (f" {self.error}" if self.error else "")
         files = [self.html or self.notebook] if self.state == "done" else [self.notebook, self.log]
@@ -65,7 +65,7 @@ class Result:
 
 
 def notebooks() -> list[Path]:
-    """Our notebooks, in their order."""
+    """hardlab's notebooks, in order."""
     return sorted(NOTEBOOKS.glob("*.ipynb"))
 
 
@@ -119,7 +119,7 @@ def execute(
         out.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out))
     except OSError as e:
-        raise HardlabError(f"'{out}' cannot be written ({e.strerror}); name another folder for the output.") from None
+        raise HardlabError(f"'{out}' cannot be written ({e.strerror}); choose another output folder.") from None
     started, clock = _now(), time.monotonic()
     try:
         done.unlink(missing_ok=True)
@@ -170,7 +170,7 @@ def execute(
 def _run(
     scratch: Path, log: Path, stops: list[int], timeout: float | None, echo: Callable[[str], object] | None
 ) -> tuple[int, bool]:
-    """The child's exit code and whether it ran out of time; nobody whom it started is left when this returns."""
+    """The child's exit code and whether it timed out; no process that it started survives this call."""
     tree = ProcessTree()
     env = tree.environment() | {
         # nothing of the user's start-up files or kernels gets in, and no home folder is needed
@@ -245,7 +245,7 @@ def _fault(nb: NotebookNode, code: int, log: Path) -> str | None:
 
 
 def _annotate(nb: NotebookNode, name: str, state: str, error: str | None, typed: dict[str, Any]) -> None:
-    """Correct what papermill says where it is wrong, and say in the notebook what became of it."""
+    """Correct papermill's wrong statements, and write the outcome into the notebook."""
     about = nb.metadata.get("papermill", {})
     about.update(input_path=f"{name}.ipynb", output_path=f"{name}.ipynb", parameters=typed)
     if state != "done":
@@ -258,7 +258,7 @@ def _annotate(nb: NotebookNode, name: str, state: str, error: str | None, typed:
 
 
 def _write(path: Path, text: str, scratch: Path) -> None:
-    """The whole file or none of it; the scratch folder is on the same file system."""
+    """Write the file atomically; the scratch folder is on the same file system."""
     part = scratch / "part"
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
@@ -277,7 +277,7 @@ def _intact(marker: Path, key: str, target: Path, inputs: dict[str, str]) -> dic
 
 def _inputs(notebook: Path, typed: Mapping[str, Any]) -> dict[str, str]:
     """What lies in the folders that ``path`` parameters name (names, sizes, times), so that new runs are noticed."""
-    found = {}
+    files_by_parameter = {}
     for name, parameter in schema(notebook).items():
         if "path" not in parameter.type:
             continue
@@ -287,8 +287,8 @@ def _inputs(notebook: Path, typed: Mapping[str, Any]) -> dict[str, str]:
         for file in sorted(f for folder in folders for f in folder.rglob("*") if f.is_file()):
             about = file.stat()
             digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
-        found[name] = digest.hexdigest()
-    return found
+        files_by_parameter[name] = digest.hexdigest()
+    return files_by_parameter
 
 
 @cache

@@ -77,10 +77,10 @@ def _typeset(cell: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return nbformat.from_dict({**cell, "source": _MATH.sub(_picture, cell.source)})
 
 
-def _picture(found: re.Match[str]) -> str:
-    tex = found["block"] or found["inline"]
+def _picture(match: re.Match[str]) -> str:
+    tex = match["block"] or match["inline"]
     if tex is None:  # code
-        return found[0]
+        return match[0]
     import matplotlib
     from matplotlib.mathtext import math_to_image
 
@@ -97,4 +97,4 @@ def _picture(found: re.Match[str]) -> str:
     width, height = (float(svg.partition(f' {side}="')[2].partition("pt")[0]) for side in ("width", "height"))
     style = f"width:{width / 10:.2f}em;height:{height / 10:.2f}em;vertical-align:{-depth / 10:.2f}em"
     image = f'<img class="math" alt="{html.escape(tex)}" style="{style}" src="{source}">'
-    return f'\n\n<p style="text-align:center">{image}</p>\n\n' if found["block"] else image
+    return f'\n\n<p style="text-align:center">{image}</p>\n\n' if match["block"] else image

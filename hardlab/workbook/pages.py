@@ -1,4 +1,4 @@
-"""What the collected rows say, in Markdown: the README's blocks and docs/results.md; no number is typed."""
+"""Writes the README's blocks and docs/results.md from the collected rows; no number is typed by hand."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from hardlab.recipes import RUNGS, recipe
 from hardlab.workbook.plan import training_steps
 
 ROOT = Path(__file__).resolve().parents[2]
-HEADLINES, RESULTS, CLAIMS = "headlines", "results", "claims"  # blocks of the README, between marks
+TIMES, HEADLINES, RESULTS, CLAIMS = "times", "headlines", "results", "claims"  # blocks of the README, between marks
 NAMES = {"hexa": "HEXA", "hvs": "HVS", "hnssl": "HNSSL", "adco": "AdCo", "ppcl": "PPCL"}
 _NOTEBOOK = re.compile(r"^\| `(\w+)` \|(.*)\|[^|]*\|$", re.M)  # a row of the README's table of notebooks; time last
 IMAGENET = 1_281_167  # images of its training set
-_MANY = 190  # seeds beyond which their number says nothing but "too many"
+_MANY = 190  # beyond it a number of seeds means only "too many"
 
 
 def write(
@@ -32,33 +32,35 @@ def write(
     results: str | Path = ROOT / "docs" / "results.md",
     data_dir: str | Path = ROOT / "figures" / "data",
     executed: str | Path = ROOT / "out" / "smoke" / "notebooks",
+    benchmarks: str | Path = ROOT / "benchmarks" / "results.json",
 ) -> list[Path]:
-    """Rewrite what stands between the README's marks, and docs/results.md, from the tables in ``data_dir``.
+    """Rewrite the README's blocks and docs/results.md from the tables in ``data_dir``.
 
-    The times in the README's table of notebooks are those of ``executed``, where these notebooks were run. Returns both
-    files. Raises ``HardlabError`` where marks or tables are missing.
+    executed: folder of executed notebooks; their times go into the README's table of notebooks. benchmarks: file with
+    the minutes of `make reproduce`. Returns both files. Raises ``HardlabError`` where marks or tables are missing.
     """
     readme, results, data_dir = Path(readme), Path(results), Path(data_dir)
     if not (data_dir / "evaluation.csv").exists():
         raise HardlabError(
-            f"There is no table '{data_dir / 'evaluation.csv'}' yet; `hardlab figures --from runs --all` makes it."
+            f"There is no table '{data_dir / 'evaluation.csv'}' yet; `hardlab figures --from runs --all` creates it."
         )
     text = readme.read_text(encoding="utf-8")
-    for begin, end in map(marks, (HEADLINES, RESULTS, CLAIMS)):
+    for begin, end in map(marks, (TIMES, HEADLINES, RESULTS, CLAIMS)):
         if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
             raise HardlabError(f"'{readme}' needs the lines '{begin}' and '{end}' once each, in this order.")
-    found = claims.verdicts(data_dir)
-    text = _between(text, HEADLINES, [*_scale(found, data_dir), *_headlines(found)])
-    text = _between(text, RESULTS, _levels(claims.levels(data_dir, found), _minutes(data_dir)))
-    text = _between(text, CLAIMS, _decided(found))
+    judged = claims.verdicts(data_dir)
+    text = _between(text, TIMES, _times(Path(benchmarks)))
+    text = _between(text, HEADLINES, [*_scale(judged, data_dir), *_headlines(judged)])
+    text = _between(text, RESULTS, _levels(claims.levels(data_dir, judged), _minutes(data_dir)))
+    text = _between(text, CLAIMS, _decided(judged))
     text = _NOTEBOOK.sub(lambda row: _timed(row, Path(executed)), text)
-    write_atomic(results, ("\n".join(_results(found, data_dir)) + "\n").encode())
+    write_atomic(results, ("\n".join(_results(judged, data_dir)) + "\n").encode())
     write_atomic(readme, text.encode())
     return [readme, results]
 
 
 def marks(part: str) -> tuple[str, str]:
-    """The lines of a README before and after a part that is written here."""
+    """The lines of the README that enclose a generated block."""
     return f"<!-- {part}:begin -->", f"<!-- {part}:end -->"
 
 
@@ -74,21 +76,30 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *cells]]
 
 
-def _headlines(found: pd.DataFrame) -> list[str]:
-    """The first headline of every paper that has rows of a rung which can test it, else its first one."""
+def _times(benchmarks: Path) -> Iterator[str]:
+    """How long `make reproduce` took on each kind of machine that has been measured."""
+    with as_expected(benchmarks):
+        for row in read_json(benchmarks)["reproduce"]["rows"]:
+            if row["name"].startswith(whole := "make reproduce, "):
+                machine = row["name"].removeprefix(whole)
+                yield f"In a fresh clone, set-up included, it took {row['value']:.1f} minutes on: {machine}.\n"
+
+
+def _headlines(judged: pd.DataFrame) -> list[str]:
+    """A row per paper: its first headline measured at a rung that can test it, else its first headline."""
     rows = []
     for paper, name in NAMES.items():
-        known = found[(found["paper"] == paper) & found["headline"]]
+        known = judged[(judged["paper"] == paper) & judged["headline"]]
         measured = known[(known["n"] > 0) & ~known["verdict"].str.startswith("needs rung")]
         for r in (measured if len(measured) else known).head(1).itertuples():
             rows.append((name, r.statement, r.published, _with_seeds(r), r.verdict, tells(r)))
-    return table(("Paper", "Headline", "Published", "Ours, 95 % interval", "Verdict", "Can this scale tell?"), rows)
+    return table(("Paper", "Headline", "Published", "Ours, 95 % interval", "Verdict", "Can this scale decide?"), rows)
 
 
-def _scale(found: pd.DataFrame, data_dir: Path) -> list[str]:
+def _scale(judged: pd.DataFrame, data_dir: Path) -> list[str]:
     """One sentence on the size of the runs behind the headlines; nothing where there are none."""
     manifests = schema.read_manifests(data_dir)
-    names = {run for runs in found.loc[found["headline"], "runs"] for run in runs.split()}
+    names = {run for runs in judged.loc[judged["headline"], "runs"] for run in runs.split()}
     steps = [manifests[name].get("steps_done") or 0 for name in names]
     images = [manifests[name]["config"]["batch_size"] * n for name, n in zip(names, steps, strict=True)]
     sizes = [size for name in names if (size := manifests[name].get("parameters", {}).get("backbone"))]
@@ -96,8 +107,8 @@ def _scale(found: pd.DataFrame, data_dir: Path) -> list[str]:
         return []
     rungs = sorted({manifests[name]["config"]["rung"] for name in names})
     return [
-        f"The runs behind it, of rung {' and '.join(rungs)}, are networks of {_range(sizes, 1e6, '.1f')} million "
-        f"parameters that were trained for {_range(steps, 1, ',.0f')} steps, on as many images as "
+        f"The runs behind the table (rung {' and '.join(rungs)}) trained networks of "
+        f"{_range(sizes, 1e6, '.1f')} million parameters for {_range(steps, 1, ',.0f')} steps, on as many images as "
         f"{_range(images, IMAGENET / 100, '.2g')} % of one epoch of ImageNet.\n"
     ]
 
@@ -108,7 +119,7 @@ def _range(values: Sequence[float], unit: float, form: str) -> str:
 
 
 def tells(row: Any) -> str:
-    """Whether the scale of a row of ``claims.verdicts`` can tell its claim, and what that takes."""
+    """Whether the scale of a row of ``claims.verdicts`` can decide its claim and, if not, what would."""
     if row.verdict in claims.DECIDED:
         size = {"yes": "; the published size is excluded", "no": "; the published size is not excluded"}
         return "yes" + size.get(row.excluded, "")
@@ -130,7 +141,7 @@ def _with_seeds(row: Any) -> str:
 
 
 def _levels(levels: Iterable[claims.Level], minutes: dict[str, float]) -> list[str]:
-    """How good each arm of a headline is by every probe."""
+    """The accuracy of each arm of a headline under every probe."""
     rows = []
     for level in levels:
         cost = [minutes[run] for run in level.runs if minutes.get(run)]
@@ -157,15 +168,15 @@ def _mean(value: Interval | None) -> str:
     return f"{value.mean:.4g} ({value.lo:.4g} to {value.hi:.4g}; {value.n} seeds)"
 
 
-def _counted(found: pd.DataFrame) -> str:
-    counts = found["verdict"].value_counts()
+def _counted(judged: pd.DataFrame) -> str:
+    counts = judged["verdict"].value_counts()
     return ", ".join(f"{counts[v]} {v}" for v in claims.VERDICTS if v in counts)
 
 
-def _decided(found: pd.DataFrame) -> list[str]:
-    """How often each verdict was given, and a row a claim that was reproduced or contradicted."""
-    lines = [f"Of {len(found)} claims: {_counted(found)}."]
-    decided = found[found["verdict"].isin(claims.DECIDED)]
+def _decided(judged: pd.DataFrame) -> list[str]:
+    """The number of claims with each verdict, then a row for each reproduced or contradicted claim."""
+    lines = [f"Of {len(judged)} claims: {_counted(judged)}."]
+    decided = judged[judged["verdict"].isin(claims.DECIDED)]
     if not len(decided):
         return lines
     rows = (
@@ -178,40 +189,41 @@ def _decided(found: pd.DataFrame) -> list[str]:
 _GROUPS = {  # of docs/results.md, in this order
     "Holds": (claims.REPRODUCED, claims.WEAKLY[claims.REPRODUCED]),
     "Does not hold": (claims.CONTRADICTED, claims.WEAKLY[claims.CONTRADICTED]),
-    "Cannot be told yet": (claims.INCONCLUSIVE, claims.NOT_LEARNED, claims.NO_SEEDS, claims.NO_EVALUATION),
-    "Was seen below the rung that can tell": ("needs rung",),
-    "Was not run": (claims.NO_RUN,),
+    "Undecided": (claims.INCONCLUSIVE, claims.NOT_LEARNED, claims.NO_SEEDS, claims.NO_EVALUATION),
+    "Measured below the rung that can decide": ("needs rung",),
+    "Not run": (claims.NO_RUN,),
     "Cannot be judged": (claims.CANNOT,),
 }
 
 
-def _results(found: pd.DataFrame, data_dir: Path) -> Iterator[str]:
-    """The lines of docs/results.md: a section a paper."""
+def _results(judged: pd.DataFrame, data_dir: Path) -> Iterator[str]:
+    """The lines of docs/results.md, one section per paper."""
     minutes, manifests = _minutes(data_dir), schema.read_manifests(data_dir)
     yield "# Results, claim by claim\n"
-    yield "`hardlab report --readme` writes this page from `figures/data`; `verdicts.md` has the rules of a verdict.\n"
-    yield f"Of {len(found)} claims: {_counted(found)}.\n"
+    yield "`hardlab report --readme` writes this page from `figures/data`."
+    yield "[verdicts.md](verdicts.md) explains how a verdict is computed.\n"
+    yield f"Of {len(judged)} claims: {_counted(judged)}.\n"
     for paper, name in NAMES.items():
-        of = found[found["paper"] == paper]
-        runs = dict.fromkeys(run for names in of["runs"] for run in names.split())
+        rows = judged[judged["paper"] == paper]
+        runs = dict.fromkeys(run for names in rows["runs"] for run in names.split())
         hours = sum(minutes.get(run, 0) for run in runs) / 60
         yield f"## {name}\n"
-        yield f"{len(of)} claims, judged by {len(runs)} runs that took {hours:.1f} hours: {_counted(of)}.\n"
+        yield f"{len(rows)} claims, judged by {len(runs)} runs that took {hours:.1f} hours: {_counted(rows)}.\n"
         seen = sum(manifests[run]["config"]["batch_size"] * (manifests[run].get("steps_done") or 0) for run in runs)
-        rungs = [RUNGS.index(rung) for rung in of["rung"] if rung]
+        rungs = [RUNGS.index(rung) for rung in rows["rung"] if rung]
         if rungs and max(rungs) + 1 < len(RUNGS) and seen:
             yield _one_rung_up(paper, RUNGS[max(rungs) + 1], seen)
         for title, verdicts in _GROUPS.items():
-            rows = of[of["verdict"].str.startswith(verdicts)]
-            if not len(rows):
+            group = rows[rows["verdict"].str.startswith(verdicts)]
+            if not len(group):
                 continue
             yield f"### {title}\n"
-            yield from _section(rows)
+            yield from _section(group)
             yield ""
 
 
 def _one_rung_up(paper: str, rung: str, seen: int) -> str:
-    """What the claims of a paper cost at a rung, with as many seeds as their verdicts take; seen: images so far."""
+    """Cost of a paper's claims at ``rung``, with as many seeds as their verdicts need. seen: images so far."""
     runs: dict[str, int] = {}
     for claim in claims.load():
         if claim.paper == paper and reaches(rung, claim.testable_from):
@@ -222,10 +234,10 @@ def _one_rung_up(paper: str, rung: str, seen: int) -> str:
                         runs[one.id] = training_steps(one) * one.batch_size
     images = sum(runs.values())
     if not images:
-        return f"One rung up, `{rung}`, they take {len(runs)} runs.\n"
+        return f"One rung up, at `{rung}`, these claims need {len(runs)} runs.\n"
     return (
-        f"One rung up, `{rung}`, they take {len(runs)} runs that see {images / 1e6:,.0f} million images, "
-        f"{images / seen:,.0f} times as many as these did.\n"
+        f"One rung up, at `{rung}`, these claims need {len(runs)} runs that see {images / 1e6:,.0f} million images, "
+        f"{images / seen:,.0f} times as many as so far.\n"
     )
 
 
@@ -237,7 +249,7 @@ def _section(rows: pd.DataFrame) -> Iterator[str]:
         )
         return
     yield from table(
-        ("Claim", "Statement", "Published", "Ours", "Verdict", "Can this scale tell?", "Other probes, remarks"),
+        ("Claim", "Statement", "Published", "Ours", "Verdict", "Can this scale decide?", "Other probes, remarks"),
         (
             (
                 f"`{r.id}`",
@@ -255,12 +267,12 @@ def _section(rows: pd.DataFrame) -> Iterator[str]:
 
 
 def _remark(why: str) -> str:
-    """The reason of a verdict without commands, which `hardlab claims --why` prints."""
+    """The reason for a verdict without its commands, which `hardlab claims --why` prints."""
     return re.sub(r":? `hardlab .*?`(?:,? (?:and|then) `hardlab .*?`)*", "", why)
 
 
 def _timed(row: re.Match[str], executed: Path) -> str:
-    """A row of the table of notebooks with the seconds that its last finished run took, or as it was."""
+    """The row with the seconds of the notebook's last finished run, or the row unchanged."""
     marker = executed / f"{row[1]}.done.json"
     if not marker.exists():
         return row[0]
@@ -269,7 +281,7 @@ def _timed(row: re.Match[str], executed: Path) -> str:
 
 
 def _minutes(data_dir: Path) -> dict[str, float]:
-    """Minutes that the training of each run took, by its id: images seen over images a second."""
+    """Run id -> minutes of training: images seen over images per second."""
     return {
         name: m["steps_done"] * m["config"].get("batch_size", 0) / m["images_per_s"] / 60
         for name, m in schema.read_manifests(data_dir).items()

@@ -38,11 +38,11 @@ def schema(path: str | Path) -> dict[str, Parameter]:
     cells = _tagged(Path(path), "parameters")
     if len(cells) > 1:
         raise HardlabError(f"{path} has {len(cells)} cells tagged 'parameters'; one is allowed.")
-    found: dict[str, Parameter] = {}
+    declared: dict[str, Parameter] = {}
     try:
         body = ast.parse(cells[0], type_comments=True).body if cells else []
     except SyntaxError as e:
-        raise HardlabError(f"{path}: line {e.lineno} of the parameters cell is no Python: {e.msg}.") from None
+        raise HardlabError(f"{path}: line {e.lineno} of the parameters cell is not valid Python: {e.msg}.") from None
     for node in body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring
             continue
@@ -62,9 +62,9 @@ def schema(path: str | Path) -> dict[str, Parameter]:
         kind = comment.partition(" ")[0]  # the rest of the line explains
         if isinstance(node, ast.AnnAssign):
             kind = ast.unparse(node.annotation)
-        found[target.id] = Parameter(kind or _kind_of(default), default)
-        _fit(target.id, default, found[target.id].type)
-    return found
+        declared[target.id] = Parameter(kind or _kind_of(default), default)
+        _fit(target.id, default, declared[target.id].type)
+    return declared
 
 
 def check(path: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,13 +84,13 @@ def check(path: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def split(texts: Iterable[str]) -> dict[str, str]:
     """``["seed=1", "recipe=simclr"]`` -> the overrides, still as text."""
-    found = {}
+    values = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise HardlabError(f"'{text}' is no parameter: write name=value, for example seed=1.")
-        found[name.strip()] = value
-    return found
+            raise HardlabError(f"'{text}' is not a parameter: write name=value, for example seed=1.")
+        values[name.strip()] = value
+    return values
 
 
 def _kind_of(value: Any) -> str:
@@ -103,7 +103,7 @@ def _kinds(kind: str) -> list[ast.expr]:
         node: ast.expr = ast.parse(kind, mode="eval").body
     except SyntaxError:
         raise HardlabError(
-            f"'{kind}' is no type of a parameter; write for example int, list[str] or float|None."
+            f"'{kind}' is not a parameter type; write for example int, list[str] or float|None."
         ) from None
     members = []
     while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
@@ -163,7 +163,7 @@ def _to(value: Any, kind: ast.expr) -> Any:
             return table
     else:
         raise HardlabError(
-            f"'{written}' is no type of a parameter. Allowed: str, int, float, bool, path, dict, list, list[...], "
+            f"'{written}' is not a parameter type. Allowed: str, int, float, bool, path, dict, list, list[...], "
             f"None, {', '.join(_RANGES)}, and unions of them with |."
         )
     raise ValueError(value)
@@ -260,4 +260,4 @@ def read(path: Path) -> NotebookNode:
     except OSError as e:
         raise HardlabError(f"The notebook '{path}' cannot be read ({e.strerror}).") from None
     except Exception as e:  # nbformat has no common base for what can be wrong in a file
-        raise HardlabError(f"'{path}' is no valid notebook: {str(e).splitlines()[0]}") from None
+        raise HardlabError(f"'{path}' is not a valid notebook: {str(e).splitlines()[0]}") from None

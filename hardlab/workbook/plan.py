@@ -286,7 +286,7 @@ def training_steps(run: Run) -> int:
 
 
 def missing(plan: Sequence[Step], folder: Path) -> list[Step]:
-    """The steps that are to be run: an output is not there or older than an input, or a step before it is to be run."""
+    """The steps to run: an output is missing or older than an input, or an earlier step must run."""
     due: dict[str, Step] = {}
     maker = {o: s.name for s in plan for o in s.outputs}
     for step in plan:
@@ -299,6 +299,6 @@ def missing(plan: Sequence[Step], folder: Path) -> list[Step]:
 
 
 def write(plan: Sequence[Step], file: Path) -> None:
-    """Keep a plan where the Snakefile reads it."""
+    """Write a plan where the Snakefile reads it."""
     rows = [asdict(s) | {"log": s.log, "shell": s.shell} for s in plan]
     file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

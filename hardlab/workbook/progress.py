@@ -1,4 +1,4 @@
-"""What a person sees of a plan: the plan itself, a line for each step that is under way, and a table at the end."""
+"""Prints a plan: first its steps, then a line per running step, and a table at the end."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def describe(plan: Sequence[Step], todo: Sequence[Step], rates: Rates | None, co
         when = "done before" if step.name not in due else f"about {clock(guess[step.name])}" if rates else ""
         what = f"for {step.purpose}" if step.kind == "run" else step.purpose
         lines.append(f"{number:4}  {step.kind:9} {step.title:{wide}}  {when:12} {what}".rstrip())
-    whole = f"{len(todo)} of {len(plan)} steps are to be run"
+    whole = f"{len(todo)} of {len(plan)} steps to run"
     if rates is not None and todo:
         whole += (
             f", about {_minutes(costs.finish(todo, guess, cores))} with {cores} at a time. Measured now: a training "
             f"step of {1000 * rates.step:.0f} ms in {rates.precision}"
         )
     elif todo:
-        whole += "; how long they take on a GPU has not been measured"
+        whole += "; their time on a GPU has not been measured"
     return "\n".join([*lines, whole + "."])
 
 
@@ -63,7 +63,7 @@ class Display:
         self._due = 0.0
 
     def update(self, now: float | None = None) -> None:
-        """Look at the files; print what is new, and what is under way where it is time to."""
+        """Read the files; print what is new and, when due, what is running."""
         now = time.monotonic() if now is None else now
         for step in self.todo:
             if step.name in self.took or step.name in self.failed:
@@ -88,7 +88,7 @@ class Display:
         self._clear()
 
     def table(self, stopped: bool = False) -> str:
-        """Every step with its state, its time and what fell short."""
+        """Every step with its state, time and problem."""
         due = {s.name for s in self.todo}
         wide = max(len(s.title) for s in self.plan)
         lines = [f"   #  {'step':{wide + 10}} {'state':12} {'time':>7}  what fell short"]
@@ -102,10 +102,10 @@ class Display:
                 state, short = "FAILED", f"{self.failed[step.name]} Log: {self.folder / step.log}"
             elif step.name in self.started:
                 state = "stopped"
-                short = "goes on with the same command" if step.kind == "run" else "starts again with the same command"
+                short = "the same command continues it" if step.kind == "run" else "the same command starts it again"
             else:
                 state = "not run"
-                short = "the whole was stopped before" if stopped else self._blocked(step)
+                short = "the workbook was stopped first" if stopped else self._blocked(step)
             lines.append(
                 f"{self.number[step.name]:4}  {step.kind:9} {step.title:{wide}} {state:12} {took:>7}  {short}".rstrip()
             )
@@ -208,7 +208,7 @@ def trained_share(run: Path) -> float | None:
 
 
 def why(log: Path) -> str:
-    """What a failed step said last, as one sentence."""
+    """The last message of a failed step, as one sentence."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace").splitlines()
         lines = [line.strip() for line in text if not line.startswith("  ")]  # which names files, or is of a traceback
@@ -217,7 +217,7 @@ def why(log: Path) -> str:
     lines = [line for line in lines if line]
     said = next((line for line in reversed(lines) if line.startswith("hardlab: ")), lines[-1] if lines else "")
     said = said.removeprefix("hardlab: ").removeprefix("Error: ")[:300]
-    return f"{said}." if said and said[-1] not in ".!?" else said or "It said nothing."
+    return f"{said}." if said and said[-1] not in ".!?" else said or "Its log is empty."
 
 
 def clock(seconds: float) -> str:
@@ -234,14 +234,14 @@ def _minutes(seconds: float) -> str:
 
 def seconds_per_step(runs: Path) -> Mapping[str, float]:
     """Recipe -> seconds of a training step, from the epochs that the finished runs of a folder logged."""
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for folder in sorted(runs.iterdir()):
         try:
             about = read_manifest(folder / "manifest.json")
             rows = read_lines(folder / "metrics.jsonl")
             total = sum(r["seconds"]["total"] for r in rows if r["kind"] == "epoch")
             if about["state"] == "done" and about["steps_done"]:
-                found[about["config"]["recipe"]] = total / about["steps_done"]
+                seconds[about["config"]["recipe"]] = total / about["steps_done"]
         except (HardlabError, LookupError):
             continue
-    return found
+    return seconds

@@ -1,4 +1,4 @@
-"""What a rung's output looks like to a reader: one self-contained page."""
+"""Builds the report of a rung: one self-contained page."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _REPORT = """<h1>{{ title }}</h1>
 {% else %}<p>No run was evaluated.</p>
 {% endfor %}
 <h2>Claims of the papers</h2>
-{% if claims %}<p>{{ claims_counted }}. A verdict is computed from one value per seed by the claim's
-test, at the highest rung that has rows; <code>hardlab claims --why</code> gives the reason of each.</p>
+{% if claims %}<p>{{ claims_counted }}. The claim's test computes the verdict from one value
+per seed, at the highest rung that has rows; <code>hardlab claims --why</code> gives the reasons.</p>
 {{ claims }}
 {% else %}<p>No tables were collected.</p>
 {% endif %}
@@ -66,7 +66,7 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
     catalog = Catalog(out / "runs") if (out / "runs").is_dir() else None
     manifests = list(catalog.manifests.values()) if catalog else []
     if not catalog or not manifests:
-        raise HardlabError(f"There is nothing to report in '{out}': no run was found in its folder runs/.")
+        raise HardlabError(f"There is nothing to report in '{out}': its folder runs/ holds no run.")
     rung = catalog.runs["rung"].iloc[0]  # which also refuses a manifest that is none
     states = catalog.runs["state"].value_counts()
     body = html.JINJA.from_string(_REPORT).render(
@@ -117,7 +117,7 @@ def _cells(m: dict[str, Any]) -> dict[str, Any]:
 
 
 def _health(alarms: Any) -> str:
-    """What was wrong with a run, in the sentences of its log; nothing for a run from before there were any."""
+    """The alarms of a run, in the sentences of its log; empty for runs older than the alarms."""
     if not isinstance(alarms, list):
         return ""
     return " ".join(str(a["sentence"]) for a in alarms if isinstance(a, dict) and "sentence" in a) or "no alarm"
@@ -125,37 +125,37 @@ def _health(alarms: Any) -> str:
 
 def _results(catalog: Catalog, data_dir: Path) -> list[tuple[str, Markup]]:
     """A table per protocol and metric, and one of what is known of the selection."""
-    found = []
+    sections = []
     rows = catalog.results
     rows = rows[rows["state"] == "done"]
     what = ["protocol", "metric", "evaluated_on", "split", "options"]
-    for (protocol, metric, data, split, options), of in rows.groupby(what, sort=True):
+    for (protocol, metric, data, split, options), group in rows.groupby(what, sort=True):
         lines = []
-        for (features, recipe), values in of.groupby(["features", "recipe"], sort=True):
+        for (features, recipe), values in group.groupby(["features", "recipe"], sort=True):
             lines.append(
                 {"recipe": recipe, "features": features}
                 | _interval_cells(interval(values["value"]))
                 | {"seconds each": _number(values["cost_s"].mean())}
             )
         name = f"{protocol}, {metric} on {data} ({split}" + (f", {options})" if options != "{}" else ")")
-        found.append((name, _table(lines)))
+        sections.append((name, _table(lines)))
     selection = schema.read(data_dir, "hvs_summary")
     selection = selection[selection["quantity"].str.contains("iou")]
     lines = [
         {"recipe": r.recipe, "quantity": _quantity(r.quantity)} | _interval_cells(r) for r in selection.itertuples()
     ]
     if lines:
-        found.append(("The overlap of the selected pairs", _table(lines)))
-    return found
+        sections.append(("The overlap of the selected pairs", _table(lines)))
+    return sections
 
 
 def _claims(data_dir: Path) -> dict[str, Any]:
     """Every claim with its verdict on these tables, those with rows first; nothing where there are no tables."""
     if not any(data_dir.glob("*.csv")):
         return {"claims": None}
-    found = claims.verdicts(data_dir)
-    found = found.iloc[(found["runs"] == "").argsort(kind="stable")]
-    counts = found["verdict"].value_counts(sort=False)
+    verdicts = claims.verdicts(data_dir)
+    verdicts = verdicts.iloc[(verdicts["runs"] == "").argsort(kind="stable")]
+    counts = verdicts["verdict"].value_counts(sort=False)
     rows = [
         {
             "claim": r.id,
@@ -169,10 +169,10 @@ def _claims(data_dir: Path) -> dict[str, Any]:
             "why": r.why,
             "runs": Markup(" ").join(Markup('<a href="#{0}">{0}</a>').format(name) for name in r.runs.split()),
         }
-        for r in found.itertuples()
+        for r in verdicts.itertuples()
     ]
-    told = f"{len(found)} claims: " + ", ".join(f"{n} {v}" for v, n in counts.items())
-    return {"claims": _table(rows), "claims_counted": told}
+    counted = f"{len(verdicts)} claims: " + ", ".join(f"{n} {v}" for v, n in counts.items())
+    return {"claims": _table(rows), "claims_counted": counted}
 
 
 def _interval_cells(i: Any) -> dict[str, Any]:
@@ -186,8 +186,8 @@ def _about_notebook(path: Path, out: Path) -> dict[str, Any]:
     try:
         if markers:
             with as_expected(markers[0]):
-                found = read_json(markers[0])
-                about = {"state": str(found["state"]), "seconds": found["seconds"]}
+                marker = read_json(markers[0])
+                about = {"state": str(marker["state"]), "seconds": marker["seconds"]}
         body = Markup(html.notebook_body(nbformat.read(path, as_version=4), code=False))
     except HardlabError as e:
         about, body = {"state": "damaged", "seconds": "?"}, Markup("<p>{}</p>").format(e)
@@ -197,7 +197,7 @@ def _about_notebook(path: Path, out: Path) -> dict[str, Any]:
 
 
 def _versions(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per set of versions; several mean that the runs were not made alike."""
+    """One row per set of versions; several rows mean that the runs differ in their versions."""
     seen = {json.dumps(m.get("versions", {}) | {"python": m.get("python")}, sort_keys=True) for m in manifests}
     return [json.loads(s) for s in sorted(seen)]
 

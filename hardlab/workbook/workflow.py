@@ -52,7 +52,7 @@ def reproduce(
     out = Path(out or Path("out") / rung)
     hardlab = Path(sys.executable).with_name("hardlab")
     if not hardlab.exists():
-        raise HardlabError(f"The command '{hardlab}' is not there; `make install` puts it beside this Python.")
+        raise HardlabError(f"The command '{hardlab}' is missing; `make install` puts it beside this Python.")
     pairs = [config.from_here(pair) for pair in overrides]
     steps = plan.steps(rung, pairs, claims)
     _check_folders(steps, out)
@@ -66,12 +66,12 @@ def reproduce(
         (out / "logs").mkdir(parents=True, exist_ok=True)
         lock = open(out / ".lock", "w")  # noqa: SIM115  held until this process ends, however it ends
     except OSError as e:
-        raise HardlabError(f"'{out}' cannot be written ({e.strerror}); run this in another folder.") from None
+        raise HardlabError(f"'{out}' cannot be written ({e.strerror}); run the command in another folder.") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise HardlabError(f"Another process reproduces in '{out}'; wait for it or stop it.") from None
+            raise HardlabError(f"Another process is running the workbook in '{out}'; wait for it or stop it.") from None
         return _reproduce(steps, cores, rung, out)
 
 
@@ -96,7 +96,7 @@ def _check_folders(steps: Sequence[plan.Step], out: Path) -> None:
 def _reproduce(steps: Sequence[plan.Step], cores: int, rung: str, out: Path) -> int:
     todo = plan.missing(steps, out)
     if not todo:
-        print(f"All {len(steps)} steps of rung {rung} were done before.")
+        print(f"All {len(steps)} steps of rung {rung} are already done.")
         return _results(out)
     rates = costs.calibrate(rung)
     print(progress.describe(steps, todo, rates, cores), flush=True)
@@ -110,9 +110,9 @@ def _reproduce(steps: Sequence[plan.Step], cores: int, rung: str, out: Path) -> 
     display.close()
     print(display.table(stopped=status == STOPPED))
     if status == STOPPED:
-        print("Stopped; the same command goes on from here.")
+        print("Stopped; the same command continues from here.")
     elif status:
-        print(f"Not all of it was done. {_trouble(out, display)}", file=sys.stderr)
+        print(f"Some steps were not done. {_trouble(out, display)}", file=sys.stderr)
     elif rates is not None:
         times = {"rates": rates._asdict(), "took": display.took, "minutes": (time.monotonic() - display.begun) / 60}
         write_atomic(out / "times.json", json.dumps(times, indent=1).encode())
@@ -126,9 +126,9 @@ def _results(out: Path) -> int:
 
 
 def _trouble(out: Path, display: progress.Display) -> str:
-    """What went wrong, in a sentence with the path of the log that has the rest."""
+    """What went wrong, in a sentence with the path of the log."""
     if display.failed:
-        return f"What each step said is in {out / 'logs'}."
+        return f"The log of each step is in {out / 'logs'}."
     said = (out / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [line.strip() for line in said if re.match(r"\w*(Error|Exception)\b", line.strip())]
     return (

@@ -237,7 +237,7 @@ def test_fewer_than_three_seeds_decide_nothing_however_far_apart_the_arms_are(of
     far = frame(*([v, v + 0.01][:seeds] for v in ((9, 5, 1) if of.name != "above" else (9,))))
     found = judge(of, far)
     assert (found.verdict, np.isnan(found.p)) == (NO_SEEDS, True)
-    assert f"{seeds} seed{'s' * (seeds > 1)} with all arms: a verdict takes 3" in found.why
+    assert f"{seeds} seed{'s' * (seeds > 1)} with all arms: a verdict needs 3" in found.why
 
 
 def test_above_and_below_hold_a_value_or_a_ratio_against_a_constant() -> None:
@@ -586,7 +586,7 @@ def test_a_headline_takes_six_seeds_and_has_its_sign_flip_test(folder: Folder) -
     accuracies(folder, a[:5], [0.4, 0.4, 0.41, 0.4, 0.4])
     row = folder.verdict(claim(headline=True))
     assert (row.verdict, row.n) == (NO_SEEDS, 5)
-    assert "5 seeds with all arms: a verdict takes 6" in row.why and "seed=5" in row.why
+    assert "5 seeds with all arms: a verdict needs 6" in row.why and "seed=5" in row.why
     assert folder.verdict(claim()).verdict == REPRODUCED
     folder.run("simsiam-hvs", 5, a[5])
     folder.run("simsiam", 5, 0.4)

@@ -89,7 +89,7 @@ def test_a_folder_without_a_finished_run_is_refused_and_the_tables_stay_as_they_
             words = ["--from", tmp_path / name, "--data", tmp_path / out, "--out", tmp_path / "drawn"]
             refused = CliRunner().invoke(cli, ["figures", "hvs_f3", *map(str, words)])
             assert refused.exit_code == 1 and isinstance(refused.exception, HardlabError)
-            said = f"There is no finished run in '{tmp_path / name}', .*`hardlab pretrain`"
+            said = f"'{tmp_path / name}' has no finished run .*`hardlab pretrain`"
             assert re.match(said, str(refused.exception))
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
     assert not (tmp_path / "new").exists() and not (tmp_path / "drawn").exists()

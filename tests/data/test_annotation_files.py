@@ -266,7 +266,7 @@ def voc(tmp_path):
 @pytest.mark.parametrize(
     ("inner", "sentence"),
     [
-        (SIZE + voc_object("dgo"), "object 1 is of no class of VOC, 'dgo'; did you mean 'dog'"),
+        (SIZE + voc_object("dgo"), "object 1 has the unknown class 'dgo'; did you mean 'dog'"),
         (SIZE + "<object><name>dog</name></object>", "object 1 has no bndbox/xmin"),
         (SIZE + voc_object(box=(1, 1, 20)), "object 1 has no bndbox/ymax"),
         (SIZE + voc_object() + voc_object(box=(1, "left", 20, 20)), "bndbox/ymin of object 2 is 'left'"),
@@ -275,7 +275,7 @@ def voc(tmp_path):
         (SIZE + voc_object(box=("", 1, 20, 20)), "bndbox/xmin of object 1 is ''"),
         (SIZE + voc_object(more="<difficult>yes</difficult>"), "difficult of object 1 is 'yes'"),
         ("<size><width>80</width></size>" + voc_object(), "the image has no size/height"),
-        ("<size><width>80</width><height>-1</height></size>" + voc_object(), "no image is 80 x -1 pixels"),
+        ("<size><width>80</width><height>-1</height></size>" + voc_object(), "an image cannot be 80 x -1 pixels"),
         ("<object>", "mismatched tag"),
     ],
 )

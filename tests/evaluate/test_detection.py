@@ -118,7 +118,7 @@ class ViT(nn.Module):
         ({"neck": "fpn"}, "pyramid of 4 levels takes one anchor size each"),
         ({"anchors": ()}, "anchors of a detector must be"),
         ({"train": ("digits/train",)}, "digits has no boxes: load 'shapes'"),
-        ({"images": 13}, "13 training scenes were asked for, but there are 12"),
+        ({"images": 13}, "13 training scenes were requested, but only 12"),
         ({"iterations": 0}, "iterations must be at least 1, not 0"),
         ({"lr": 1e9, "iterations": 9, "warmup": 0}, "diverged in iteration"),
     ],

@@ -204,7 +204,7 @@ def test_copies_of_a_row_come_in_their_order_by_either_search(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"ks": (10, 301)}, "k=301 neighbours cannot be had from 300 training samples: k must be from 1 to 300"),
+        ({"ks": (10, 301)}, "k=301 does not fit 300 training samples: k must be from 1 to 300"),
         ({"ks": (0,)}, "k=0"),
         ({"ks": ()}, "ks is empty"),
         ({"temperature": 0.0}, "temperature=0.0 must be finite and at least 0.002"),

@@ -224,7 +224,7 @@ def test_published_ks_beyond_the_memory_give_no_row_and_named_ones_are_refused()
     train_f, train_y, test_f, test_y = make(n=150)
     rows = run_protocol("knn", given(train_f, train_y, test_f, test_y)).rows
     assert [r["metric"] for r in rows] == ["top1@k=10", "top1@k=20", "top1@k=100"]
-    with pytest.raises(HardlabError, match="k=200 neighbours cannot be had from 150"):
+    with pytest.raises(HardlabError, match="k=200 does not fit 150"):
         run_protocol("knn", given(train_f, train_y, test_f, test_y), ks=(200,))
     with pytest.raises(HardlabError, match="9 training samples are too few for kNN"):
         run_protocol("knn", given(train_f[:9], train_y[:9], test_f, test_y))
@@ -244,13 +244,13 @@ def test_published_ks_beyond_the_memory_give_no_row_and_named_ones_are_refused()
         ("linear", {"lr": [0.1, -1.0]}, "lr of protocol 'linear' must be a finite number above 0"),
         ("linear-hnssl", {"epochs": [30, 0.5]}, "epochs of protocol 'linear-hnssl' must be a whole number"),
         ("svm", {"c": -1.0}, "c of protocol 'svm' must be a finite number above 0"),
-        ("linear", {"augment": "rrc-flip"}, "only features are given"),
+        ("linear", {"augment": "rrc-flip"}, "only features were given"),
         ("linear", {"size": 0.5}, "size of protocol 'linear' must be a whole number from 1 to 4096, not 0.5"),
         ("svm", {"c": "big"}, "c of protocol 'svm' must be a finite number"),
         ("svm-low-shot", {"reading": "both"}, "'union' or 'own', not 'both'"),
-        ("svm-low-shot", {"shots": (500,)}, "class 0 has 38 training images: 500 of them cannot be drawn"),
+        ("svm-low-shot", {"shots": (500,)}, "class 0 has 38 training images, fewer than the 500 to draw"),
         ("svm-low-shot", {"draws": 0}, "draws of protocol 'svm-low-shot' must be a whole number from 1"),
-        ("semi-hexa-1", {}, "only features are given"),
+        ("semi-hexa-1", {}, "only features were given"),
         ("semi-hexa-1", {"head_lr": "one"}, "must be a finite number"),
         ("linear", {"optimizer": 3}, "must be 'sgd' or .*, not 3"),
         ("knn", {"ks": [5.5]}, r"ks of protocol 'knn' must be a list, each a whole number from 1"),

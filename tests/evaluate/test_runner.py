@@ -53,7 +53,7 @@ def test_several_protocols_share_one_extraction_and_a_later_call_reads_it_from_d
     monkeypatch.setattr(features, "extract", lambda *a, **k: calls.append(1) or real(*a, **k))
     first = evaluate_run(path, ["knn", "linear-lbfgs", "svm"])
     assert len(calls) == 2  # training and test images
-    digest = checkpoint.named(checkpoint.found(path / "checkpoints")[0])[1]
+    digest = checkpoint.named(checkpoint.listed(path / "checkpoints")[0])[1]
     kept = sorted(p.name for p in (path / "features").iterdir())
     assert len(kept) == 2 and all(name.startswith(f"{digest}-backbone-digits-") for name in kept)
     again = evaluate_run(path, ["knn", "linear-lbfgs", "svm"])
@@ -176,7 +176,7 @@ def test_a_vits_last_blocks_are_read_where_a_protocol_asks_for_them():
 
 
 def test_what_cannot_be_measured_is_told_in_one_sentence(path, monkeypatch, tmp_path):
-    with pytest.raises(HardlabError, match="no checkpoint of step 7; those that it kept: 5, 10"):
+    with pytest.raises(HardlabError, match="no checkpoint of step 7; it has: 5, 10"):
         evaluate_run(path, ["knn"], checkpoints=7)
     with pytest.raises(HardlabError, match=r"option of protocol 'knn'.*'epochs'"):
         evaluate_run(path, ["linear", "knn"], options={"epochs": 3})
@@ -184,7 +184,7 @@ def test_what_cannot_be_measured_is_told_in_one_sentence(path, monkeypatch, tmp_
         evaluate_run(path, ["knn"], options={"data": f"folder:{tmp_path}"})
     real, fewer = module.data.load, {"train": ["1", "2", "3"], "test": ["1", "2"]}
     monkeypatch.setattr(module.data, "load", lambda name, split, **k: real(name, split, classes=fewer[split]))
-    with pytest.raises(HardlabError, match="digits has other classes in its test split"):
+    with pytest.raises(HardlabError, match="digits has different classes in its test"):
         evaluate_run(path, ["knn"], options={"data": "digits"})
     for file in (path / "checkpoints").iterdir():
         file.unlink()

@@ -120,7 +120,7 @@ def seal(folder: Path, step: int, content: bytes) -> Path:
 
 def test_a_checkpoint_of_any_content_falls_back_on_the_one_before(path, record_property):
     folder, run = path / "checkpoints", recipes.recipe("simsiam-hvs", "smoke", QUICK)
-    newest = checkpoint.found(folder)[0]
+    newest = checkpoint.listed(folder)[0]
     step, content = checkpoint.named(newest)[0], newest.read_bytes()
     state = torch.load(io.BytesIO(content), weights_only=True)
     stopped = json.loads((path / "manifest.json").read_text()) | {"state": "stopped"}
@@ -149,9 +149,9 @@ def test_a_checkpoint_of_any_content_falls_back_on_the_one_before(path, record_p
 
 
 def test_a_finished_run_whose_last_checkpoint_is_damaged_is_not_measured_by_an_older_one(path):
-    step = checkpoint.named(checkpoint.found(path / "checkpoints")[0])[0]
+    step = checkpoint.named(checkpoint.listed(path / "checkpoints")[0])[0]
     seal(path / "checkpoints", step, b"")
-    with pytest.raises(HardlabError, match="An older checkpoint is no substitute"):
+    with pytest.raises(HardlabError, match="An older checkpoint cannot stand in for it"):
         evaluate_run(path, ["knn"])
 
 

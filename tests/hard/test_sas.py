@@ -65,7 +65,7 @@ def test_an_epoch_has_as_many_batches_of_the_kept_images_alone_and_no_image_twic
 
 
 def test_too_few_images_for_a_batch_are_refused():
-    with pytest.raises(HardlabError, match="which is no batch of 16"):
+    with pytest.raises(HardlabError, match="less than a batch of 16"):
         session(share=0.01)
 
 

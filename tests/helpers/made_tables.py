@@ -52,22 +52,22 @@ def made_up(rows: dict[str, list[dict[str, object]]], rng: np.random.Generator) 
             continue  # those have rows of their own above
         for seed in SEEDS[:2]:
             for epochs in (10, 20):
-                told = one(recipe, seed, epochs=epochs)
+                cells = one(recipe, seed, epochs=epochs)
                 value = 0.4 + 0.3 * rng.uniform() + epochs / 100
                 on = where | {"evaluated_on": "cifar10"}
                 rows["evaluation"] += [
-                    told | on | {"protocol": p, "metric": m, "value": value}
+                    cells | on | {"protocol": p, "metric": m, "value": value}
                     for p, m in METRICS[: 99 if epochs == 10 else 4]
                 ]
                 rows["configs"] += [
-                    told | {"key": k, "value": v} for k, v in (("epochs", str(epochs)), ("batch_size", "256"))
+                    cells | {"key": k, "value": v} for k, v in (("epochs", str(epochs)), ("batch_size", "256"))
                 ]
-            told = one(recipe, seed)
-            rows["costs"] += [told | {"quantity": q, "value": 2e6} for q in ("seconds.total", "parameters")]
+            cells = one(recipe, seed)
+            rows["costs"] += [cells | {"quantity": q, "value": 2e6} for q in ("seconds.total", "parameters")]
             for epoch in range(EPOCHS):
                 names = ("loss", "knn", "generated.pair_cosine")
-                rows["epochs"] += [told | {"epoch": epoch, "name": n, "value": 0.5 + 0.1 * epoch} for n in names]
-                curve = told | where | {"evaluated_on": "cifar10", "protocol": "linear", "epoch": epoch}
+                rows["epochs"] += [cells | {"epoch": epoch, "name": n, "value": 0.5 + 0.1 * epoch} for n in names]
+                curve = cells | where | {"evaluated_on": "cifar10", "protocol": "linear", "epoch": epoch}
                 rows["curves"].append(curve | {"metric": "top1-last", "value": 0.4 + epoch / 10})
                 rows["curves"].append(
                     curve | {"metric": "top1", "epoch": 3, "classifier_epoch": epoch + 1, "value": epoch / 10}
@@ -87,13 +87,13 @@ def made_up(rows: dict[str, list[dict[str, object]]], rng: np.random.Generator) 
     across = ("simsiam-hvs", "adco", "hexa-moco", "simsiam")  # of the five systems two have no run
     for seed in SEEDS[:2]:
         for at, recipe in enumerate(across):
-            told = one(recipe, seed) | {"images": 64}
+            cells = one(recipe, seed) | {"images": 64}
             rows["hardness"] += [
-                told | {"tile": t, "index": t, "label": "hourglass", "percentile": 5.0 * t, "sd": 9.0, "draws": 4}
+                cells | {"tile": t, "index": t, "label": "hourglass", "percentile": 5.0 * t, "sd": 9.0, "draws": 4}
                 for t in range(18)
             ]
             rows["transfer"] += [
-                told
+                cells
                 | {"other": other, "other_run": one(other, seed)["run"], "rho": 0.5 - 0.2 * at, "ceiling": 0.9}
                 | {"lo": -0.4, "hi": 0.6}
                 for other in across[at:]

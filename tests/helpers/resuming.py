@@ -61,7 +61,7 @@ def whole_and_parts(
 
 def learned(path: Path) -> dict[str, Any]:
     """The last checkpoint."""
-    return checkpoint.load(checkpoint.found(path / "checkpoints")[0])
+    return checkpoint.load(checkpoint.listed(path / "checkpoints")[0])
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from hardlab.types import HardlabError
 from hardlab.workbook import pages
 
 DATA = pages.ROOT / "figures" / "data"
-PARTS = (pages.HEADLINES, pages.RESULTS, pages.CLAIMS)
+PARTS = (pages.TIMES, pages.HEADLINES, pages.RESULTS, pages.CLAIMS)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,15 @@ def test_only_what_stands_between_the_marks_is_replaced(written: dict[str, str])
     text = written["readme"]
     assert text.startswith("# A\n\n") and text.endswith("after\n") and "old" not in text
     assert "| `00_x` | what it shows | 3 s |\n| `01_y` | not run | – |\n" in text
+
+
+def test_the_minutes_of_the_whole_workbook_are_those_that_were_measured(written: dict[str, str]) -> None:
+    rows = json.loads((pages.ROOT / "benchmarks" / "results.json").read_text())["reproduce"]["rows"]
+    wholes = [row for row in rows if row["name"].startswith("make reproduce")]
+    lines = [line for line in block(written["readme"], pages.TIMES).splitlines() if line]
+    assert len(lines) == len(wholes) > 0
+    for line, row in zip(lines, wholes, strict=True):
+        assert f" {row['value']:.1f} minutes " in line and line.endswith(f": {row['name'].split(', ', 1)[1]}.")
 
 
 def test_every_paper_has_a_row_with_its_first_headline_that_was_measured_and_whether_the_scale_can_tell(
@@ -111,7 +120,7 @@ def test_the_page_of_results_has_every_claim_once_in_the_section_of_its_paper(
         for r in of[of["n"] > 0].itertuples():
             (row,) = cells(text, f"`{r.id}`")
             assert row[4].startswith(r.verdict)
-        assert re.search(r"One rung up, `gpu`, they take \d+ runs that see [\d,]+ million images", text)
+        assert re.search(r"One rung up, at `gpu`, these claims need \d+ runs that see [\d,]+ million images", text)
         assert "hardlab pretrain" not in text  # commands are `hardlab claims --why`'s
 
 
@@ -146,7 +155,7 @@ def test_one_rung_up_costs_all_seeds_of_each_arm_once_and_the_parents(monkeypatc
     images += sum(of.epochs * (5000 // of.batch_size) * of.batch_size for of in parents.values())
     told = pages._one_rung_up("ppcl", "gpu", images // 7)
     assert told.startswith(
-        f"One rung up, `gpu`, they take {15 + len(parents)} runs that see {images / 1e6:,.0f} million"
+        f"One rung up, at `gpu`, these claims need {15 + len(parents)} runs that see {images / 1e6:,.0f} million"
     )
     assert ", 7 times as many" in told
 

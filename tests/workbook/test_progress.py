@@ -66,7 +66,7 @@ def test_steps_behind_one_that_failed_are_not_waited_for() -> None:
 def test_the_plan_has_a_line_for_each_step_and_says_what_is_done_before() -> None:
     lines = progress.describe(STEPS, STEPS[1:], RATES, 2).splitlines()
     assert "done before" in lines[0] and "about 0:15" in lines[1] and "for what b is for" in lines[1]
-    assert lines[-1].startswith("2 of 3 steps are to be run, about 0 min with 2 at a time.")
+    assert lines[-1].startswith("2 of 3 steps to run, about 0 min with 2 at a time.")
     assert "100 ms in fp32" in lines[-1]
     assert "has not been measured" in progress.describe(STEPS, STEPS, None, 2)
 
@@ -167,4 +167,4 @@ def test_the_table_tells_what_failed_and_what_waited_for_it(tmp_path: Path) -> N
     )
     assert lines[2].endswith("it needs b, which failed")
     assert "FAILED. The disk is full." in out.getvalue()
-    assert "stopped before" in display.table(stopped=True).splitlines()[-1]
+    assert "was stopped first" in display.table(stopped=True).splitlines()[-1]
