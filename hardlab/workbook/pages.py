@@ -51,7 +51,7 @@ def write(
     judged = claims.verdicts(data_dir)
     text = _between(text, TIMES, _times(Path(benchmarks)))
     text = _between(text, HEADLINES, [*_scale(judged, data_dir), *_headlines(judged)])
-    text = _between(text, RESULTS, _levels(claims.levels(data_dir, judged), _minutes(data_dir)))
+    text = _between(text, RESULTS, _levels(claims.levels(data_dir, judged), data_dir))
     text = _between(text, CLAIMS, _decided(judged))
     text = _NOTEBOOK.sub(lambda row: _timed(row, Path(executed)), text)
     write_atomic(results, ("\n".join(_results(judged, data_dir)) + "\n").encode())
@@ -140,22 +140,27 @@ def _with_seeds(row: Any) -> str:
     return f"{claims.ours(row)}{seeds}, rung {row.rung}" if row.n else "–"
 
 
-def _levels(levels: Iterable[claims.Level], minutes: dict[str, float]) -> list[str]:
+def _levels(levels: Iterable[claims.Level], data_dir: Path) -> list[str]:
     """The accuracy of each arm of a headline under every probe."""
+    minutes, manifests = _minutes(data_dir), schema.read_manifests(data_dir)
     rows = []
     for level in levels:
-        cost = [minutes[run] for run in level.runs if minutes.get(run)]
+        cost: dict[str, list[float]] = {}
+        for run in level.runs:
+            device = str(manifests.get(run, {}).get("device") or "")
+            if minutes.get(run):
+                cost.setdefault("" if device.endswith("cores") else f" on {device}", []).append(minutes[run])
         rows.append(
             (
                 f"`{level.name}`" if " " not in level.name else level.name,
                 *(_mean(level.by.get(probe)) for probe in claims.PROBES),
                 f"{level.rung}, {level.data}",
                 f"{level.epochs:g}" if level.epochs else "–",
-                f"{np.mean(cost):.1f}" if cost else "–",
+                ", ".join(f"{np.mean(each):.1f}{device}" for device, each in sorted(cost.items())) or "–",
             )
         )
     probes = [f"{probe}, %" for probe in claims.PROBES]
-    return table(("Arm", *probes, "Rung, data", "Epochs", "Minutes a run"), rows)
+    return table(("Arm", *probes, "Rung, data", "Epochs", "Minutes a run, on processors unless a GPU is named"), rows)
 
 
 def _mean(value: Interval | None) -> str:
