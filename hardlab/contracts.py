@@ -59,8 +59,9 @@ def make(name: str) -> Method:
     """A small method of that name, ready for its first step."""
     torch.manual_seed(0)
     backbone = registry.build("backbone", "tiny", {"width": 8})
-    method: Method = registry.build("method", name, small("method", name), backbone)
-    method.on_start(toy(), BATCH)
+    with registry.blaming("method", name):
+        method: Method = registry.build("method", name, small("method", name), backbone)
+        method.on_start(toy(), BATCH)
     return method
 
 
@@ -183,11 +184,11 @@ def goes_with_some_method(name: str) -> None:
 def says_that_it_replaces(name: str) -> None:
     """`owns_loss` is true where it puts other negatives into a method's loss."""
     for method in registry.METHODS:
-        on, hard = make(method), registry.build("strategy", name, small("strategy", name))
-        before = on.negatives
         try:
+            on, hard = make(method), registry.build("strategy", name, small("strategy", name))
+            before = on.negatives
             hard.install(on)
-        except HardlabError:
+        except HardlabError:  # it refuses the method, or the method is of a package that cannot be used
             continue
         _demand(
             on.negatives is before or hard.owns_loss,

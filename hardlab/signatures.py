@@ -60,9 +60,11 @@ def inspected(made: Any) -> dict[str, inspect.Parameter]:
 
 
 def text(module: str) -> str:
-    """The source of a module, which is not imported for it. Raises HardlabError where there is none."""
+    """The source of a module, which is not imported for it. Raises HardlabError where it has none, or ImportError."""
     spec = sys.modules[module].__spec__ if module in sys.modules else importlib.util.find_spec(module)
-    if spec is None or not str(spec.origin).endswith(".py"):
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {module!r}")
+    if not str(spec.origin).endswith(".py"):
         raise HardlabError(f"{module} has no source to tell its versions apart by: write it in a file of Python.")
     return Path(str(spec.origin)).read_text(encoding="utf-8")
 

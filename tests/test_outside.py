@@ -12,6 +12,8 @@ from click.testing import CliRunner
 
 import hardlab
 from hardlab import build, cli, contracts, recipes, registry, run_folder, signatures, train
+from hardlab.analysis import catalog
+from hardlab.config import Spec
 from hardlab.hard.base import Hard
 from hardlab.hard.hvs import HVS
 from hardlab.types import HardlabError
@@ -224,19 +226,79 @@ def test_an_installed_package_is_found_through_its_entry_points(tmp_path):
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: a-package\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text(
-        "[hardlab.strategies]\nmuch-louder = a_package:Louder\nhvs = a_package:Louder\n"
+        "[hardlab.strategies]\nmuch-louder = a_package:Louder\nhvs = a_package:Louder\nstale = another:Gone\n"
     )
     code = """
 import sys
-from hardlab import recipes
+from hardlab import errors, recipes
 run = recipes.recipe("simsiam-much-louder", "smoke", {"hard.much-louder.weight": 2})
 print(run.hard[0].source, "torch" in sys.modules, recipes.recipe("simsiam-hvs").hard[0].source)
+try:
+    recipes.recipe("simsiam-stale")
+except errors.HardlabError as e:
+    print("installed package 'a-package' cannot be used: ModuleNotFoundError" in str(e))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path)}
     )
-    digest, loaded, own = done.stdout.split()
-    assert len(digest) == 16 and loaded == "False" and own == "None"
+    digest, loaded, own, blamed = done.stdout.split()
+    assert len(digest) == 16 and loaded == "False" and own == "None" and blamed == "True"
+
+
+GONE = [  # how an entry of an installed package can be unusable, and what is said of it
+    ("nothing_of_that_name:Gone", "ModuleNotFoundError"),
+    ("nothing_of_that_name.inner:Gone", "ModuleNotFoundError"),
+    ("stale_code:Gone", "AttributeError"),
+    ("slip_code:Gone", "SyntaxError"),
+]
+
+
+@pytest.fixture
+def packaged(monkeypatch, tmp_path):
+    """Makes an entry of an installed package; two modules are there, without what the entries name."""
+    monkeypatch.syspath_prepend(tmp_path)
+    written(tmp_path, "x = 1", "stale_code.py")
+    written(tmp_path, "def", "slip_code.py")
+
+    def add(kind, name, path):
+        monkeypatch.setitem(registry.TABLES[kind], name, path)
+        monkeypatch.setitem(registry._packages, (kind, name), "a-package")
+
+    return add
+
+
+@pytest.mark.parametrize(("path", "error"), GONE)
+@pytest.mark.parametrize("kind", ["method", "strategy"])
+def test_an_entry_of_a_package_that_cannot_be_imported_is_refused_with_the_packages_name(kind, path, error, packaged):
+    packaged(kind, "gone", path)
+    told = rf"The {kind} 'gone' \({path}\) of the installed package 'a-package' cannot be used: {error}"
+    for ask in (registry.find, registry.options):
+        with pytest.raises(HardlabError, match=told):
+            ask(kind, "gone")
+    with pytest.raises(HardlabError, match=told):
+        recipes.recipe("gone" if kind == "method" else "simsiam-gone")
+
+
+def test_an_entry_that_cannot_be_imported_does_not_harm_the_others(louder, packaged, monkeypatch, tmp_path):
+    monkeypatch.setattr(registry, "METHODS", {"simsiam": registry.METHODS["simsiam"]})
+    monkeypatch.setattr(registry, "HARD", {"mochi": registry.HARD["mochi"]})
+    monkeypatch.setattr(registry, "TABLES", registry.TABLES | {"method": registry.METHODS, "strategy": registry.HARD})
+    packaged("method", "gone", "nothing_of_that_name:Gone")
+    packaged("strategy", "lost", "stale_code:Lost")
+    words = ["pretrain", "simsiam-mochi", "--dry-run", "--runs", str(tmp_path)]
+    refused = CliRunner().invoke(cli.cli, words)  # the hint tries every method
+    assert refused.exit_code == 2 and "keeps none of its own" in refused.output
+    assert "a-package" in build.refusal("gone", Spec(name="mochi"))
+    assert "a-package" in build.matrix()["simsiam", "lost"]
+    good = CliRunner().invoke(cli.cli, ["check", str(louder)])
+    assert good.exit_code == 0, good.output
+    assert "refuses It takes steps with gone: The method 'gone'" in good.output
+
+
+def test_a_run_of_a_strategy_whose_package_is_gone_is_still_told_apart(packaged):
+    packaged("strategy", "gone", "nothing_of_that_name:Gone")
+    arm = catalog.arm({"epochs": 1, "hard": [{"name": "gone", "options": {"weight": 2}, "source": "a1"}]})
+    assert arm == "gone weight=2 source=a1"
 
 
 # -------------------------------------------------------------------------------------------------- contracts, broken
