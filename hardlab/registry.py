@@ -96,7 +96,7 @@ def register(kind: str, made: type) -> str:
 def source(kind: str, name: str) -> str | None:
     """A digest of the source of an entry that is not hardlab's own, 16 hex digits: what is edited is another entry.
 
-    Of a class from a file: all of that file, and of those of its bases; of a class from a notebook: its own text.
+    Of a class from a file or a script: all of it, and of the files of its bases; of one from a notebook: its own text.
     """
     path = _path(kind, name)
     if path.startswith("hardlab."):

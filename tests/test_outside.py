@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import hardlab
-from hardlab import build, cli, contracts, recipes, registry, run_folder, signatures, train
+from hardlab import build, cli, config, contracts, recipes, registry, run_folder, signatures, train
 from hardlab.analysis import catalog
 from hardlab.config import Spec
 from hardlab.hard.base import Hard
@@ -194,6 +194,28 @@ def test_a_class_of_a_notebook_cell_is_known_by_its_own_text_alone(tmp_path):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     one, seed, two = done.stdout.split()
     assert one == seed != two and len(one) == 16
+
+
+def test_a_run_of_a_script_is_the_run_of_the_same_file_when_it_is_loaded_until_it_is_edited(tmp_path):
+    """In a process of its own, as a script is; a decorated first function is compiled in a file of torch's."""
+    main = """
+    if __name__ == "__main__":
+        from hardlab import build, recipes
+        hard = [build.spec("strategy", Louder(0.25)).model_dump()]  # as hardlab.train(run, hard=[Louder(0.25)]) does
+        print(recipes.recipe("simsiam", "smoke").with_({"hard": hard}).model_dump_json())
+    """
+    text = STRATEGY.replace("FACTOR", "1").replace("    def __init__", "    @torch.no_grad()\n    def __init__")
+    text = "import torch\n" + text + textwrap.dedent(main)
+    script = written(tmp_path, text, "script_code.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    build.load(script)
+    run = config.make(json.loads(done.stdout))
+    assert run.hard[0].options == {"weight": 0.25}
+    build.check(run)
+    script.write_text(text + "\n# edited\n")
+    build.load(script)
+    with pytest.raises(HardlabError, match="it has been edited since"):
+        build.check(run)
 
 
 def test_a_class_without_a_text_to_tell_its_versions_apart_by_is_refused():
