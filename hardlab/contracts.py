@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardlab import build, recipes, registry, train, views
-from hardlab.config import Run, Spec
+from hardlab import recipes, registry, train, views
+from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.data.base import Pixels, Source
 from hardlab.hard.base import Hard
@@ -176,9 +176,14 @@ def strategy_says_what_it_is(name: str) -> None:
 
 
 def goes_with_some_method(name: str) -> None:
-    """It goes with at least one method."""
-    reasons = {m: build.refusal(m, Spec(name=name, options=small("strategy", name))) for m in registry.METHODS}
-    _demand(None in reasons.values(), f"it refuses every method, e.g. {next(iter(reasons.items()))}")
+    """It takes steps with at least one method."""
+    reasons = []
+    for method in registry.METHODS:
+        told = _judged("", steps_with, name, method)
+        if told.holds:
+            return
+        reasons.append(f"with {method}: {told.detail}")
+    raise Broken(f"it steps with no method, {'; '.join(reasons[:1])}")
 
 
 def says_that_it_replaces(name: str) -> None:

@@ -370,11 +370,13 @@ def test_a_broken_contract_is_told(kind, change, told, tmp_path):
     assert found == [] if told is None else any(told in line for line in found), found
 
 
-def test_a_strategy_that_refuses_every_method_fails(tmp_path):
-    shy = f"    def install(self, method):\n        raise HardlabError('It is not to my taste, thank you.')\n\n{HOOK}"
+@pytest.mark.parametrize("hook", ["install(self, method)", "on_start(self, images, batch_size, parent)",
+                                  "check_steps(self, steps, epochs)", "views(self, step)"])  # fmt: skip
+def test_a_strategy_that_refuses_every_method_fails(hook, tmp_path):
+    shy = f"    def {hook}:\n        raise HardlabError('It is not to my taste, thank you.')\n\n{HOOK}"
     text = "from hardlab.types import HardlabError\n" + STRATEGY.replace("FACTOR", "1").replace(HOOK, shy)
     build.load(written(tmp_path, text, "shy_code.py"))
-    with pytest.raises(contracts.Broken, match="it refuses every method"):
+    with pytest.raises(contracts.Broken, match="it steps with no method, with byol: It is not to my taste"):
         contracts.goes_with_some_method("louder")
 
 
