@@ -17,7 +17,7 @@ from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.data.base import Pixels, Source
 from hardlab.hard.base import Hard
-from hardlab.methods.base import Method
+from hardlab.methods.base import START, Method
 from hardlab.types import Batch, HardlabError, Rendered
 
 BATCH, SIZE, COUNT = 8, 32, 512
@@ -62,11 +62,12 @@ def make(name: str) -> Method:
     with registry.blaming("method", name):
         method: Method = registry.build("method", name, small("method", name), backbone)
         method.on_start(toy(), BATCH)
+        method.on_epoch(START, toy(), look())  # k-means and the like, without which there may be no labels
     return method
 
 
 def look() -> views.Look:
-    return views.Look(views.PRESETS["simclr_cifar"], (0.5,) * 3, (0.25,) * 3)
+    return views.Look(views.PRESETS["simclr_cifar"], (0.5,) * 3, (0.5,) * 3)
 
 
 def rendered(method: Method) -> Rendered:
@@ -87,6 +88,8 @@ def run(name: str, *strategies: str) -> Run:
         "batch_size": BATCH,
         "epochs": 2,
         "precision": "fp32",
+        "pixel_mean": [0.5] * 3,  # which every method takes
+        "pixel_std": [0.5] * 3,
     })  # fmt: skip
 
 
@@ -123,7 +126,7 @@ def gives_a_loss_for_each_image(name: str) -> None:
 
 
 def reaches_all_its_weights(name: str) -> None:
-    """The loss has a finite gradient for every weight that is trained and that no player of its own moves."""
+    """The loss has a finite gradient, not all zero, for the weights that are trained and that no other player moves."""
     method = make(name)
     others = {id(p) for player in method.players() for p in player.params}
     mine = {key: p for key, p in method.named_parameters() if p.requires_grad and id(p) not in others}
@@ -131,6 +134,7 @@ def reaches_all_its_weights(name: str) -> None:
     for key, g in zip(mine, grads, strict=True):
         _demand(g is not None, f"no gradient reaches {key}")
         _demand(g is not None and g.isfinite().all(), f"the gradient of {key} is not finite")
+    _demand(any(g is not None and g.any() for g in grads), "the gradient is zero in every weight")
 
 
 def cares_for_no_order(name: str) -> None:
@@ -256,6 +260,7 @@ def _steps(name: str, *strategies: str) -> None:
     session = _opened(name, *strategies)
     method, players = session.method, session.players
     before = [[p.clone() for p in player.params] for player in players]
+    method.on_epoch(session.at, session.data, session.look)
     batches = session.batches()
     now = train.step(session, next(batches))
     session.check()

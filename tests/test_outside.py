@@ -363,11 +363,21 @@ HOOK = "    def terms(self, step):\n"
          "no gradient reaches other.0.weight"),
         ("method", ("z = self.head(self.pooled(x))", "z = self.head(self.pooled(x)); self.head[0].weight.data += 1"),
          "forward changed head.0.weight"),
+        ("method", ("losses.cosine(q, t)", "0 * losses.cosine(q, t)"), "the gradient is zero in every weight"),
     ],
 )  # fmt: skip
 def test_a_broken_contract_is_told(kind, change, told, tmp_path):
     found = broken(tmp_path, change, kind)
     assert found == [] if told is None else any(told in line for line in found), found
+
+
+def test_state_that_is_not_saved_is_told_whatever_the_method(tmp_path):
+    """A strategy that takes the loss of the method times the number of steps so far, which it does not save."""
+    forgetful = "    def after_step(self, step):\n        self.n = getattr(self, 'n', 1) + 1\n\n"
+    text = STRATEGY.replace("FACTOR", "getattr(self, 'n', 1)").replace(HOOK, forgetful + HOOK)
+    build.load(written(tmp_path, text, "forgetful_code.py"))
+    told = {m: contracts._judged("", contracts.steps_with, "louder", m) for m in registry.METHODS}
+    assert [m for m, v in told.items() if "takes another step" not in v.detail] == []
 
 
 @pytest.mark.parametrize("hook", ["install(self, method)", "on_start(self, images, batch_size, parent)",
