@@ -18,6 +18,7 @@ from hardlab.data import Images
 from hardlab.data.base import Pixels, Source
 from hardlab.hard.base import Hard
 from hardlab.methods.base import START, Method
+from hardlab.negatives import Negatives
 from hardlab.types import Batch, HardlabError, Rendered
 
 BATCH, SIZE, COUNT = 8, 32, 512
@@ -192,6 +193,29 @@ def goes_with_some_method(name: str) -> None:
 
 def says_that_it_replaces(name: str) -> None:
     """`owns_loss` is true where it puts other negatives into a method's loss."""
+    for method, _, hard, _ in _replacing(name):
+        _demand(
+            hard.owns_loss,
+            f"it replaces the negatives of {method}; set owns_loss = True, so that no two strategies do",
+        )
+
+
+def answers_for_what_it_wraps(name: str) -> None:
+    """Negatives that it puts around a method's queue refuse the same batches, and are in the snapshots."""
+    for method, on, _, before in _replacing(name):
+        now = on.negatives
+        if before is None or now is None or not len(before.stored()):
+            continue
+        shown = before.snapshot().keys() & {"negatives"}
+        _demand(shown <= now.snapshot().keys(), f"the snapshots of {method} have no negatives any more")
+        keys = len({b for _, b in on.pairs})
+        bad = next((n for n in range(1, 2 * len(before.stored())) if _refuses(before, n, keys)), None)
+        if bad is not None and not on.borrowed:  # negatives that a method has no more cannot refuse
+            _demand(_refuses(now, bad, keys), f"{method} refuses batches of {bad} images, and no more with it")
+
+
+def _replacing(name: str) -> Iterator[tuple[str, Method, Hard, Negatives | None]]:
+    """Each method in which a strategy puts other negatives: its name, itself, the strategy, the negatives before."""
     for method in registry.METHODS:
         try:
             on, hard = make(method), registry.build("strategy", name, small("strategy", name))
@@ -199,10 +223,16 @@ def says_that_it_replaces(name: str) -> None:
             hard.install(on)
         except HardlabError:  # it refuses the method, or the method is of a package that cannot be used
             continue
-        _demand(
-            on.negatives is before or hard.owns_loss,
-            f"it replaces the negatives of {method}; set owns_loss = True, so that no two strategies do",
-        )
+        if on.negatives is not before:
+            yield method, on, hard, before
+
+
+def _refuses(negatives: Negatives, batch_size: int, keys: int) -> bool:
+    try:
+        negatives.check(batch_size, keys)
+    except HardlabError:
+        return True
+    return False
 
 
 def steps_with(name: str, method: str) -> None:
@@ -214,7 +244,9 @@ METHOD: tuple[Callable[[str], None], ...] = (
     says_what_it_is, gives_a_loss_for_each_image, reaches_all_its_weights, cares_for_no_order, says_whether_rows_mix,
     trains,
 )  # fmt: skip
-STRATEGY: tuple[Callable[[str], None], ...] = (strategy_says_what_it_is, goes_with_some_method, says_that_it_replaces)
+STRATEGY: tuple[Callable[[str], None], ...] = (
+    strategy_says_what_it_is, goes_with_some_method, says_that_it_replaces, answers_for_what_it_wraps,
+)  # fmt: skip
 
 
 def sentence(contract: Callable[..., None]) -> str:

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import hardlab
@@ -402,6 +403,79 @@ def test_replacing_negatives_without_saying_so_is_told(tmp_path):
     build.load(written(tmp_path, text, "wrap_code.py"))
     with pytest.raises(contracts.Broken, match="set owns_loss = True"):
         contracts.says_that_it_replaces("louder")
+
+
+WRAPPER = '''
+import torch
+from hardlab.hard.base import Hard
+from hardlab.negatives import Negatives
+from hardlab.types import HardlabError
+
+
+class Doubled(Negatives):
+    def __init__(self, queue):
+        super().__init__()
+        self.queue = queue
+
+    def similarities(self, q, k):
+        kept = self.queue.similarities(q, k)
+        return torch.cat([kept, kept.amax(1, keepdim=True)], dim=1)
+
+
+class Wrapper(Hard):
+    """The nearest negative counts twice."""
+
+    owns_loss = True
+
+    def install(self, method):
+        if method.negatives is None or not len(method.negatives.stored()):
+            raise HardlabError("It takes the nearest of a queue, and there is none.")
+        method.negatives = Doubled(method.negatives)
+'''
+
+
+def test_negatives_that_hold_a_queue_answer_for_it_whatever_their_class(tmp_path):
+    path = written(tmp_path, WRAPPER, "wrapper_code.py")
+    build.load(path)
+    contracts.answers_for_what_it_wraps("wrapper")
+    contracts.steps_with("wrapper", "moco")
+    method = contracts.make("moco")
+    queue = method.negatives
+    registry.build("strategy", "wrapper", {}).install(method)
+    assert torch.equal(method.negatives.stored(), queue.keys) and method.negatives.snapshot().keys() == {
+        "negatives",
+        "ages",
+    }
+    keys = torch.nn.functional.normalize(torch.randn(4, method.dim), dim=1)
+    method.negatives.enqueue(keys)
+    assert torch.equal(queue.keys[:4], keys) and int(queue.next) == 4
+    words = ["pretrain", "moco-wrapper", "--code", str(path), "--dry-run", "batch_size=96", "method.queue=1000"]
+    refused = CliRunner().invoke(cli.cli, words)
+    assert refused.exit_code == 2 and "method.queue=1000 is no multiple of the 96 keys" in refused.output
+
+
+SETS = "self.queue = queue"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ([(SETS, f"{SETS}\n\n    def check(self, batch_size, keys):\n        pass")],
+         "moco refuses batches of 3 images, and no more with it"),
+        ([(SETS, f"{SETS}\n\n    def snapshot(self):\n        return {{}}")],
+         "the snapshots of moco have no negatives any more"),
+        ([(SETS, "self.hidden = (queue,)"), ("self.queue.", "self.hidden[0].")],  # no module is found in a tuple
+         "the snapshots of moco have no negatives any more"),
+    ],
+)  # fmt: skip
+def test_negatives_that_lose_what_a_queue_checks_or_shows_are_told(changes, told, tmp_path):
+    text = WRAPPER
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    build.load(written(tmp_path, text, "wrapper_code.py"))
+    with pytest.raises(contracts.Broken, match=told):
+        contracts.answers_for_what_it_wraps("wrapper")
 
 
 def test_the_command_says_what_holds_and_ends_with_1_where_something_is_broken(louder, monkeypatch):
