@@ -131,11 +131,16 @@ def strategies(run: Run, on: Method | None = None) -> list[Hard]:
 
 
 def refusal(method: str, strategy: Spec) -> str | None:
-    """Why a strategy refuses a method with its default options, or None where the two go together."""
+    """Why a strategy refuses a method with its default options, or None where the two go together.
+
+    An entry of an installed package that cannot be used goes with nothing.
+    """
     with torch.device("meta"):
-        on: Method = registry.build("method", method, {}, registry.build("backbone", "tiny", {"width": 4}))
         try:
-            registry.build("strategy", strategy.name, strategy.options).install(on)
+            with registry.blaming("method", method):
+                on: Method = registry.build("method", method, {}, registry.build("backbone", "tiny", {"width": 4}))
+            with registry.blaming("strategy", strategy.name):
+                registry.build("strategy", strategy.name, strategy.options).install(on)
         except HardlabError as e:
             return str(e)
     return None

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardlab import build, recipes, registry, train, views
-from hardlab.config import Run, Spec
+from hardlab import recipes, registry, train, views
+from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.data.base import Pixels, Source
 from hardlab.hard.base import Hard
-from hardlab.methods.base import Method
+from hardlab.methods.base import START, Method
+from hardlab.negatives import Negatives
 from hardlab.types import Batch, HardlabError, Rendered
 
 BATCH, SIZE, COUNT = 8, 32, 512
@@ -59,13 +60,15 @@ def make(name: str) -> Method:
     """A small method of that name, ready for its first step."""
     torch.manual_seed(0)
     backbone = registry.build("backbone", "tiny", {"width": 8})
-    method: Method = registry.build("method", name, small("method", name), backbone)
-    method.on_start(toy(), BATCH)
+    with registry.blaming("method", name):
+        method: Method = registry.build("method", name, small("method", name), backbone)
+        method.on_start(toy(), BATCH)
+        method.on_epoch(START, toy(), look())  # k-means and the like, without which there may be no labels
     return method
 
 
 def look() -> views.Look:
-    return views.Look(views.PRESETS["simclr_cifar"], (0.5,) * 3, (0.25,) * 3)
+    return views.Look(views.PRESETS["simclr_cifar"], (0.5,) * 3, (0.5,) * 3)
 
 
 def rendered(method: Method) -> Rendered:
@@ -86,6 +89,8 @@ def run(name: str, *strategies: str) -> Run:
         "batch_size": BATCH,
         "epochs": 2,
         "precision": "fp32",
+        "pixel_mean": [0.5] * 3,  # which every method takes
+        "pixel_std": [0.5] * 3,
     })  # fmt: skip
 
 
@@ -122,7 +127,7 @@ def gives_a_loss_for_each_image(name: str) -> None:
 
 
 def reaches_all_its_weights(name: str) -> None:
-    """The loss has a finite gradient for every weight that is trained and that no player of its own moves."""
+    """The loss has a finite gradient, not all zero, for the weights that are trained and that no other player moves."""
     method = make(name)
     others = {id(p) for player in method.players() for p in player.params}
     trained = {key: p for key, p in method.named_parameters() if p.requires_grad and id(p) not in others}
@@ -130,6 +135,7 @@ def reaches_all_its_weights(name: str) -> None:
     for key, g in zip(trained, grads, strict=True):
         _demand(g is not None, f"no gradient reaches {key}")
         _demand(g is not None and g.isfinite().all(), f"the gradient of {key} is not finite")
+    _demand(any(g is not None and g.any() for g in grads), "the gradient is zero in every weight")
 
 
 def cares_for_no_order(name: str) -> None:
@@ -175,24 +181,58 @@ def strategy_says_what_it_is(name: str) -> None:
 
 
 def goes_with_some_method(name: str) -> None:
-    """It goes with at least one method."""
-    reasons = {m: build.refusal(m, Spec(name=name, options=small("strategy", name))) for m in registry.METHODS}
-    _demand(None in reasons.values(), f"it refuses every method, e.g. {next(iter(reasons.items()))}")
+    """It takes steps with at least one method."""
+    reasons = []
+    for method in registry.METHODS:
+        told = _judged("", steps_with, name, method)
+        if told.holds:
+            return
+        reasons.append(f"with {method}: {told.detail}")
+    raise Broken(f"it steps with no method, {'; '.join(reasons[:1])}")
 
 
 def says_that_it_replaces(name: str) -> None:
     """`owns_loss` is true where it puts other negatives into a method's loss."""
-    for method in registry.METHODS:
-        on, hard = make(method), registry.build("strategy", name, small("strategy", name))
-        before = on.negatives
-        try:
-            hard.install(on)
-        except HardlabError:
-            continue
+    for method, _, hard, _ in _replacing(name):
         _demand(
-            on.negatives is before or hard.owns_loss,
+            hard.owns_loss,
             f"it replaces the negatives of {method}; set owns_loss = True, so that no two strategies do",
         )
+
+
+def answers_for_what_it_wraps(name: str) -> None:
+    """Negatives that it puts around a method's queue refuse the same batches, and are in the snapshots."""
+    for method, on, _, before in _replacing(name):
+        now = on.negatives
+        if before is None or now is None or not len(before.stored()):
+            continue
+        shown = before.snapshot().keys() & {"negatives"}
+        _demand(shown <= now.snapshot().keys(), f"the snapshots of {method} have no negatives any more")
+        keys = len({b for _, b in on.pairs})
+        bad = next((n for n in range(1, 2 * len(before.stored())) if _refuses(before, n, keys)), None)
+        if bad is not None and not on.borrowed:  # negatives that a method has no more cannot refuse
+            _demand(_refuses(now, bad, keys), f"{method} refuses batches of {bad} images, and no more with it")
+
+
+def _replacing(name: str) -> Iterator[tuple[str, Method, Hard, Negatives | None]]:
+    """Each method in which a strategy puts other negatives: its name, itself, the strategy, the negatives before."""
+    for method in registry.METHODS:
+        try:
+            on, hard = make(method), registry.build("strategy", name, small("strategy", name))
+            before = on.negatives
+            hard.install(on)
+        except HardlabError:  # it refuses the method, or the method is of a package that cannot be used
+            continue
+        if on.negatives is not before:
+            yield method, on, hard, before
+
+
+def _refuses(negatives: Negatives, batch_size: int, keys: int) -> bool:
+    try:
+        negatives.check(batch_size, keys)
+    except HardlabError:
+        return True
+    return False
 
 
 def steps_with(name: str, method: str) -> None:
@@ -204,7 +244,9 @@ METHOD: tuple[Callable[[str], None], ...] = (
     says_what_it_is, gives_a_loss_for_each_image, reaches_all_its_weights, cares_for_no_order, says_whether_rows_mix,
     trains,
 )  # fmt: skip
-STRATEGY: tuple[Callable[[str], None], ...] = (strategy_says_what_it_is, goes_with_some_method, says_that_it_replaces)
+STRATEGY: tuple[Callable[[str], None], ...] = (
+    strategy_says_what_it_is, goes_with_some_method, says_that_it_replaces, answers_for_what_it_wraps,
+)  # fmt: skip
 
 
 def sentence(contract: Callable[..., None]) -> str:
@@ -250,6 +292,7 @@ def _steps(name: str, *strategies: str) -> None:
     session = _opened(name, *strategies)
     method, players = session.method, session.players
     before = [[p.clone() for p in player.params] for player in players]
+    method.on_epoch(session.at, session.data, session.look)
     batches = session.batches()
     now = train.step(session, next(batches))
     session.check()

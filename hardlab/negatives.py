@@ -16,7 +16,15 @@ _SHOWN = 4096  # negatives of a snapshot
 
 
 class Negatives(nn.Module):
-    """What a query must not be near to; a strategy may replace those of a method by others, with their own loss."""
+    """What a query must not be near to; a strategy may replace those of a method by others, with their own loss.
+
+    Negatives that hold others as an attribute answer for them: what is kept, checked, shown and taken note of is passed
+    on, unless a subclass says otherwise.
+    """
+
+    def held(self) -> list[Negatives]:
+        """Other negatives that these hold as attributes."""
+        return [child for child in self.children() if isinstance(child, Negatives)]
 
     def similarities(self, q: Tensor, k: Tensor) -> Tensor:
         """Unit rows q, k: (N,D) -> (N,M), a column a negative, -inf where it does not count."""
@@ -24,14 +32,16 @@ class Negatives(nn.Module):
 
     def stored(self) -> Tensor:
         """(K,D) unit rows that are kept from step to step; K = 0 where all negatives come from the batch."""
-        return torch.empty(0, 0)
+        return next((kept for inner in self.held() if len(kept := inner.stored())), torch.empty(0, 0))
 
     def check(self, batch_size: int, keys: int) -> None:
         """Refuse a batch size at which steps of ``keys`` keys an image do not fit, with a ``HardlabError``."""
+        for inner in self.held():
+            inner.check(batch_size, keys)
 
     def snapshot(self) -> Mapping[str, Tensor]:
         """Arrays worth keeping at a checkpoint, ``negatives`` (n,D) among them; nothing where none are kept."""
-        return {}
+        return {name: x for inner in self.held() for name, x in inner.snapshot().items()}
 
     def loss(self, q: Tensor, k: Tensor, temperature: float) -> Tensor:
         """(N,) InfoNCE of each query with its key among these negatives."""
@@ -43,10 +53,12 @@ class Negatives(nn.Module):
 
     def enqueue(self, k: Tensor) -> None:
         """Take note of the keys of a step, after it."""
+        for inner in self.held():
+            inner.enqueue(k)
 
 
 class Around(Negatives):
-    """Negatives around others, e.g. harder ones mixed from a queue: what a subclass does not change is passed on."""
+    """Negatives around others, e.g. harder ones mixed from a queue, that are as near as those."""
 
     def __init__(self, inner: Negatives) -> None:
         super().__init__()
@@ -54,18 +66,6 @@ class Around(Negatives):
 
     def similarities(self, q: Tensor, k: Tensor) -> Tensor:
         return self.inner.similarities(q, k)
-
-    def stored(self) -> Tensor:
-        return self.inner.stored()
-
-    def check(self, batch_size: int, keys: int) -> None:
-        self.inner.check(batch_size, keys)
-
-    def snapshot(self) -> Mapping[str, Tensor]:
-        return self.inner.snapshot()
-
-    def enqueue(self, k: Tensor) -> None:
-        self.inner.enqueue(k)
 
 
 class Synthetic(Around):

@@ -7,7 +7,8 @@ import hashlib
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -66,10 +67,13 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 
-GROUPS = {"hardlab.methods": METHODS, "hardlab.strategies": HARD}
-for _group, _table in GROUPS.items():  # of installed packages; a name of hardlab's own stays hardlab's
+GROUPS = {"hardlab.methods": "method", "hardlab.strategies": "strategy"}
+_packages: dict[tuple[str, str], str] = {}  # the installed package of an entry point
+for _group, _kind in GROUPS.items():
     for _entry in importlib.metadata.entry_points(group=_group):
-        _table.setdefault(_entry.name, _entry.value)
+        if _entry.name not in TABLES[_kind]:  # a name of hardlab's own stays hardlab's
+            TABLES[_kind][_entry.name] = _entry.value
+            _packages[_kind, _entry.name] = _entry.dist.name if _entry.dist else "of unknown name"
 
 _registered: dict[tuple[str, str], type] = {}  # by this process
 
@@ -92,13 +96,14 @@ def register(kind: str, made: type) -> str:
 def source(kind: str, name: str) -> str | None:
     """A digest of the source of an entry that is not hardlab's own, 16 hex digits: what is edited is another entry.
 
-    Of a class from a file: all of that file, and of those of its bases; of a class from a notebook: its own text.
+    Of a class from a file or a script: all of it, and of the files of its bases; of one from a notebook: its own text.
     """
     path = _path(kind, name)
     if path.startswith("hardlab."):
         return None
     made = _registered.get((kind, name))
-    texts = signatures.texts(made) if made is not None else [signatures.text(path.partition(":")[0])]
+    with blaming(kind, name):
+        texts = signatures.texts(made) if made is not None else [signatures.text(path.partition(":")[0])]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
@@ -115,12 +120,32 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> HardlabError:
     return HardlabError(f"There is no {kind} {str(name)!r}.{hint} Allowed: {', '.join(names)}.")
 
 
+@contextmanager
+def blaming(kind: str, name: str) -> Iterator[None]:
+    """Inside, any error of code that an installed package offers as an entry is a HardlabError that names the package.
+
+    Errors of hardlab's own code and of files that are loaded here pass as they are.
+    """
+    try:
+        yield
+    except HardlabError:
+        raise
+    except Exception as e:
+        if (kind, name) not in _packages:
+            raise
+        raise HardlabError(
+            f"The {kind} '{name}' ({_path(kind, name)}) of the installed package '{_packages[kind, name]}' cannot be "
+            f"used: {type(e).__name__}: {e}. Update or uninstall that package."
+        ) from e
+
+
 def find(kind: str, name: str) -> Callable[..., Any]:
-    """The object behind ``name``, imported now."""
+    """The object behind ``name``, imported now. Raises HardlabError for a package's entry that cannot be imported."""
     module, _, attribute = _path(kind, name).partition(":")
     if (kind, name) in _registered:
         return _registered[kind, name]
-    return getattr(importlib.import_module(module), attribute)
+    with blaming(kind, name):
+        return getattr(importlib.import_module(module), attribute)
 
 
 def _path(kind: str, name: str) -> str:
@@ -136,7 +161,8 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
     Nothing is imported for it (``signatures``), so that a slip in an option shows before torch is loaded.
     """
     path, made = _path(kind, name), _registered.get((kind, name))
-    parameters = signatures.signature(path) if made is None else signatures.inspected(made)
+    with blaming(kind, name):
+        parameters = signatures.signature(path) if made is None else signatures.inspected(made)
     return {key: p for key, p in parameters.items() if p.default is not p.empty}
 
 

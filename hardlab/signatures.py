@@ -60,9 +60,11 @@ def inspected(made: Any) -> dict[str, inspect.Parameter]:
 
 
 def text(module: str) -> str:
-    """The source of a module, which is not imported for it. Raises HardlabError where there is none."""
+    """The source of a module, which is not imported for it. Raises HardlabError where it has none, or ImportError."""
     spec = sys.modules[module].__spec__ if module in sys.modules else importlib.util.find_spec(module)
-    if spec is None or not str(spec.origin).endswith(".py"):
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {module!r}")
+    if not str(spec.origin).endswith(".py"):
         raise HardlabError(f"{module} has no source code that identifies its version: write it in a Python file.")
     return Path(str(spec.origin)).read_text(encoding="utf-8")
 
@@ -74,17 +76,42 @@ def texts(made: type) -> list[str]:
         if cls.__module__.split(".")[0] in ("builtins", "hardlab", "torch", "typing", "abc"):
             continue
         loaded = sys.modules.get(cls.__module__)
-        in_file = cls.__module__ != "__main__" and getattr(loaded, "__spec__", None) is not None
-        words.append(text(cls.__module__) if in_file else _cell(cls))
+        if cls.__module__ != "__main__" and getattr(loaded, "__spec__", None) is not None:
+            words.append(text(cls.__module__))
+        else:
+            words.append(_script(cls) or _cell(cls))
     return list(dict.fromkeys(words))
 
 
+def _files(cls: type) -> list[str]:
+    """The names under which the functions of a class were compiled."""
+    functions = (inspect.unwrap(f) for f in vars(cls).values() if inspect.isfunction(f))
+    return [f.__code__.co_filename for f in functions]
+
+
+def _class(source: str, name: str) -> ast.ClassDef | None:
+    """The statement that defines a class."""
+    nodes = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.ClassDef) and n.name == name)
+    return next(nodes, None)
+
+
+def _script(cls: type) -> str | None:
+    """The text of the script that defines a class and runs as ``__main__``, as if it were loaded; None of a cell."""
+    script = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    if script is None or not Path(script).is_file():
+        return None
+    files = _files(cls)
+    if files and Path(script).resolve() not in [Path(f).resolve() for f in files]:
+        return None
+    source = Path(script).read_text(encoding="utf-8")
+    return source if _class(source, cls.__name__) else None
+
+
 def _cell(cls: type) -> str:
-    """The text of a class of a notebook or script, found through one of its functions."""
-    functions = [f for f in vars(cls).values() if inspect.isfunction(f)]
-    lines = linecache.getlines(functions[0].__code__.co_filename) if functions else []
-    for node in ast.walk(ast.parse("".join(lines))):
-        if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
+    """The text of a class of a notebook, found through one of its functions."""
+    for file in _files(cls):
+        node = _class("".join(linecache.getlines(file)), cls.__name__)
+        if node is not None:
             return ast.unparse(node)
     raise HardlabError(
         f"The source of {cls.__qualname__} cannot be read: define the class in a cell or file, with a function in it."

@@ -8,10 +8,13 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import hardlab
-from hardlab import build, cli, contracts, recipes, registry, run_folder, signatures, train
+from hardlab import build, cli, config, contracts, recipes, registry, run_folder, signatures, train
+from hardlab.analysis import catalog
+from hardlab.config import Spec
 from hardlab.hard.base import Hard
 from hardlab.hard.hvs import HVS
 from hardlab.types import HardlabError
@@ -194,6 +197,28 @@ def test_a_class_of_a_notebook_cell_is_known_by_its_own_text_alone(tmp_path):
     assert one == seed != two and len(one) == 16
 
 
+def test_a_run_of_a_script_is_the_run_of_the_same_file_when_it_is_loaded_until_it_is_edited(tmp_path):
+    """In a process of its own, as a script is; a decorated first function is compiled in a file of torch's."""
+    main = """
+    if __name__ == "__main__":
+        from hardlab import build, recipes
+        hard = [build.spec("strategy", Louder(0.25)).model_dump()]  # as hardlab.train(run, hard=[Louder(0.25)]) does
+        print(recipes.recipe("simsiam", "smoke").with_({"hard": hard}).model_dump_json())
+    """
+    text = STRATEGY.replace("FACTOR", "1").replace("    def __init__", "    @torch.no_grad()\n    def __init__")
+    text = "import torch\n" + text + textwrap.dedent(main)
+    script = written(tmp_path, text, "script_code.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    build.load(script)
+    run = config.make(json.loads(done.stdout))
+    assert run.hard[0].options == {"weight": 0.25}
+    build.check(run)
+    script.write_text(text + "\n# edited\n")
+    build.load(script)
+    with pytest.raises(HardlabError, match="it has been edited since"):
+        build.check(run)
+
+
 def test_a_class_without_a_text_to_tell_its_versions_apart_by_is_refused():
     bare = type("Bare", (Hard,), {"__module__": "__main__"})
     with pytest.raises(HardlabError, match="The source of Bare cannot be read"):
@@ -224,19 +249,79 @@ def test_an_installed_package_is_found_through_its_entry_points(tmp_path):
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: a-package\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text(
-        "[hardlab.strategies]\nmuch-louder = a_package:Louder\nhvs = a_package:Louder\n"
+        "[hardlab.strategies]\nmuch-louder = a_package:Louder\nhvs = a_package:Louder\nstale = another:Gone\n"
     )
     code = """
 import sys
-from hardlab import recipes
+from hardlab import errors, recipes
 run = recipes.recipe("simsiam-much-louder", "smoke", {"hard.much-louder.weight": 2})
 print(run.hard[0].source, "torch" in sys.modules, recipes.recipe("simsiam-hvs").hard[0].source)
+try:
+    recipes.recipe("simsiam-stale")
+except errors.HardlabError as e:
+    print("installed package 'a-package' cannot be used: ModuleNotFoundError" in str(e))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path)}
     )
-    digest, loaded, own = done.stdout.split()
-    assert len(digest) == 16 and loaded == "False" and own == "None"
+    digest, loaded, own, blamed = done.stdout.split()
+    assert len(digest) == 16 and loaded == "False" and own == "None" and blamed == "True"
+
+
+GONE = [  # how an entry of an installed package can be unusable, and what is said of it
+    ("nothing_of_that_name:Gone", "ModuleNotFoundError"),
+    ("nothing_of_that_name.inner:Gone", "ModuleNotFoundError"),
+    ("stale_code:Gone", "AttributeError"),
+    ("slip_code:Gone", "SyntaxError"),
+]
+
+
+@pytest.fixture
+def packaged(monkeypatch, tmp_path):
+    """Makes an entry of an installed package; two modules are there, without what the entries name."""
+    monkeypatch.syspath_prepend(tmp_path)
+    written(tmp_path, "x = 1", "stale_code.py")
+    written(tmp_path, "def", "slip_code.py")
+
+    def add(kind, name, path):
+        monkeypatch.setitem(registry.TABLES[kind], name, path)
+        monkeypatch.setitem(registry._packages, (kind, name), "a-package")
+
+    return add
+
+
+@pytest.mark.parametrize(("path", "error"), GONE)
+@pytest.mark.parametrize("kind", ["method", "strategy"])
+def test_an_entry_of_a_package_that_cannot_be_imported_is_refused_with_the_packages_name(kind, path, error, packaged):
+    packaged(kind, "gone", path)
+    told = rf"The {kind} 'gone' \({path}\) of the installed package 'a-package' cannot be used: {error}"
+    for ask in (registry.find, registry.options):
+        with pytest.raises(HardlabError, match=told):
+            ask(kind, "gone")
+    with pytest.raises(HardlabError, match=told):
+        recipes.recipe("gone" if kind == "method" else "simsiam-gone")
+
+
+def test_an_entry_that_cannot_be_imported_does_not_harm_the_others(louder, packaged, monkeypatch, tmp_path):
+    monkeypatch.setattr(registry, "METHODS", {"simsiam": registry.METHODS["simsiam"]})
+    monkeypatch.setattr(registry, "HARD", {"mochi": registry.HARD["mochi"]})
+    monkeypatch.setattr(registry, "TABLES", registry.TABLES | {"method": registry.METHODS, "strategy": registry.HARD})
+    packaged("method", "gone", "nothing_of_that_name:Gone")
+    packaged("strategy", "lost", "stale_code:Lost")
+    words = ["pretrain", "simsiam-mochi", "--dry-run", "--runs", str(tmp_path)]
+    refused = CliRunner().invoke(cli.cli, words)  # the hint tries every method
+    assert refused.exit_code == 2 and "keeps none of its own" in refused.output
+    assert "a-package" in build.refusal("gone", Spec(name="mochi"))
+    assert "a-package" in build.matrix()["simsiam", "lost"]
+    good = CliRunner().invoke(cli.cli, ["check", str(louder)])
+    assert good.exit_code == 0, good.output
+    assert "refuses It takes steps with gone: The method 'gone'" in good.output
+
+
+def test_a_run_of_a_strategy_whose_package_is_gone_is_still_told_apart(packaged):
+    packaged("strategy", "gone", "nothing_of_that_name:Gone")
+    arm = catalog.arm({"epochs": 1, "hard": [{"name": "gone", "options": {"weight": 2}, "source": "a1"}]})
+    assert arm == "gone weight=2 source=a1"
 
 
 # -------------------------------------------------------------------------------------------------- contracts, broken
@@ -279,6 +364,7 @@ HOOK = "    def terms(self, step):\n"
          "no gradient reaches other.0.weight"),
         ("method", ("z = self.head(self.pooled(x))", "z = self.head(self.pooled(x)); self.head[0].weight.data += 1"),
          "forward changed head.0.weight"),
+        ("method", ("losses.cosine(q, t)", "0 * losses.cosine(q, t)"), "the gradient is zero in every weight"),
     ],
 )  # fmt: skip
 def test_a_broken_contract_is_told(kind, change, told, tmp_path):
@@ -286,11 +372,22 @@ def test_a_broken_contract_is_told(kind, change, told, tmp_path):
     assert found == [] if told is None else any(told in line for line in found), found
 
 
-def test_a_strategy_that_refuses_every_method_fails(tmp_path):
-    shy = f"    def install(self, method):\n        raise HardlabError('It is not to my taste, thank you.')\n\n{HOOK}"
+def test_state_that_is_not_saved_is_told_whatever_the_method(tmp_path):
+    """A strategy that takes the loss of the method times the number of steps so far, which it does not save."""
+    forgetful = "    def after_step(self, step):\n        self.n = getattr(self, 'n', 1) + 1\n\n"
+    text = STRATEGY.replace("FACTOR", "getattr(self, 'n', 1)").replace(HOOK, forgetful + HOOK)
+    build.load(written(tmp_path, text, "forgetful_code.py"))
+    told = {m: contracts._judged("", contracts.steps_with, "louder", m) for m in registry.METHODS}
+    assert [m for m, v in told.items() if "takes another step" not in v.detail] == []
+
+
+@pytest.mark.parametrize("hook", ["install(self, method)", "on_start(self, images, batch_size, parent)",
+                                  "check_steps(self, steps, epochs)", "views(self, step)"])  # fmt: skip
+def test_a_strategy_that_refuses_every_method_fails(hook, tmp_path):
+    shy = f"    def {hook}:\n        raise HardlabError('It is not to my taste, thank you.')\n\n{HOOK}"
     text = "from hardlab.types import HardlabError\n" + STRATEGY.replace("FACTOR", "1").replace(HOOK, shy)
     build.load(written(tmp_path, text, "shy_code.py"))
-    with pytest.raises(contracts.Broken, match="it refuses every method"):
+    with pytest.raises(contracts.Broken, match="it steps with no method, with byol: It is not to my taste"):
         contracts.goes_with_some_method("louder")
 
 
@@ -306,6 +403,79 @@ def test_replacing_negatives_without_saying_so_is_told(tmp_path):
     build.load(written(tmp_path, text, "wrap_code.py"))
     with pytest.raises(contracts.Broken, match="set owns_loss = True"):
         contracts.says_that_it_replaces("louder")
+
+
+WRAPPER = '''
+import torch
+from hardlab.hard.base import Hard
+from hardlab.negatives import Negatives
+from hardlab.types import HardlabError
+
+
+class Doubled(Negatives):
+    def __init__(self, queue):
+        super().__init__()
+        self.queue = queue
+
+    def similarities(self, q, k):
+        kept = self.queue.similarities(q, k)
+        return torch.cat([kept, kept.amax(1, keepdim=True)], dim=1)
+
+
+class Wrapper(Hard):
+    """The nearest negative counts twice."""
+
+    owns_loss = True
+
+    def install(self, method):
+        if method.negatives is None or not len(method.negatives.stored()):
+            raise HardlabError("It takes the nearest of a queue, and there is none.")
+        method.negatives = Doubled(method.negatives)
+'''
+
+
+def test_negatives_that_hold_a_queue_answer_for_it_whatever_their_class(tmp_path):
+    path = written(tmp_path, WRAPPER, "wrapper_code.py")
+    build.load(path)
+    contracts.answers_for_what_it_wraps("wrapper")
+    contracts.steps_with("wrapper", "moco")
+    method = contracts.make("moco")
+    queue = method.negatives
+    registry.build("strategy", "wrapper", {}).install(method)
+    assert torch.equal(method.negatives.stored(), queue.keys) and method.negatives.snapshot().keys() == {
+        "negatives",
+        "ages",
+    }
+    keys = torch.nn.functional.normalize(torch.randn(4, method.dim), dim=1)
+    method.negatives.enqueue(keys)
+    assert torch.equal(queue.keys[:4], keys) and int(queue.next) == 4
+    words = ["pretrain", "moco-wrapper", "--code", str(path), "--dry-run", "batch_size=96", "method.queue=1000"]
+    refused = CliRunner().invoke(cli.cli, words)
+    assert refused.exit_code == 2 and "method.queue=1000 is no multiple of the 96 keys" in refused.output
+
+
+SETS = "self.queue = queue"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ([(SETS, f"{SETS}\n\n    def check(self, batch_size, keys):\n        pass")],
+         "moco refuses batches of 3 images, and no more with it"),
+        ([(SETS, f"{SETS}\n\n    def snapshot(self):\n        return {{}}")],
+         "the snapshots of moco have no negatives any more"),
+        ([(SETS, "self.hidden = (queue,)"), ("self.queue.", "self.hidden[0].")],  # no module is found in a tuple
+         "the snapshots of moco have no negatives any more"),
+    ],
+)  # fmt: skip
+def test_negatives_that_lose_what_a_queue_checks_or_shows_are_told(changes, told, tmp_path):
+    text = WRAPPER
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    build.load(written(tmp_path, text, "wrapper_code.py"))
+    with pytest.raises(contracts.Broken, match=told):
+        contracts.answers_for_what_it_wraps("wrapper")
 
 
 def test_the_command_says_what_holds_and_ends_with_1_where_something_is_broken(louder, monkeypatch):

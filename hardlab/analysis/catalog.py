@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,9 @@ def arm(configuration: Mapping[str, Any]) -> str:
         return arms.UNTRAINED
     names = []
     for spec in configuration["hard"]:
-        known = spec["name"] in registry.TABLES["strategy"]  # another process need not have loaded a reader's code
-        defaults = {k: p.default for k, p in registry.options("strategy", spec["name"]).items()} if known else {}
+        defaults: dict[str, Any] = {}
+        with suppress(HardlabError):  # another process need not have loaded a reader's code, or a package may be gone
+            defaults = {k: p.default for k, p in registry.options("strategy", spec["name"]).items()}
         changed = {k: v for k, v in sorted(spec["options"].items()) if k not in defaults or v != defaults[k]}
         changed |= {"source": spec["source"]} if spec.get("source") else {}
         names.append(" ".join([spec["name"], *(f"{k}={v}" for k, v in changed.items())]))
