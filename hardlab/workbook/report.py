@@ -127,13 +127,17 @@ def _results(catalog: Catalog, data_dir: Path) -> list[tuple[str, Markup]]:
     """A table per protocol and metric, and one of what is known of the selection."""
     found = []
     rows = catalog.results
-    rows = rows[rows["state"] == "done"]
+    rows = rows[rows["run"].isin(catalog.done["run"])]
+    epochs = catalog.done.set_index("run")["epochs"]
     what = ["protocol", "metric", "evaluated_on", "split", "options"]
     for (protocol, metric, data, split, options), of in rows.groupby(what, sort=True):
         lines = []
-        for (features, recipe), values in of.groupby(["features", "recipe"], sort=True):
+        # one mean is of one setting and arm: runs of other epochs, data or options are another row
+        who = ["features", "recipe", "setting", "arm"]
+        for (features, recipe, setting, arm), values in of.groupby(who, sort=True):
             lines.append(
-                {"recipe": recipe, "features": features}
+                {"recipe": recipe, "arm": arm, "epochs": epochs[values["run"].iloc[0]], "setting": setting}
+                | {"features": features}
                 | _interval_cells(interval(values["value"]))
                 | {"seconds each": _number(values["cost_s"].mean())}
             )
