@@ -532,18 +532,12 @@ class Ledger:
         if claim.measure.table != "evaluation":
             return ""
         key = (group.rung, json.dumps(group.changes, sort_keys=True))
-        seeds: list[dict[int, list[str]]] = []
-        for runs in alike:
-            of_seed: dict[int, list[str]] = {}
-            for name in (name for name, at in runs.items() if at == key):
-                of_seed.setdefault(int(self.book.runs[name]["seed"]), []).append(name)
-            seeds.append(of_seed)
-        more = set.intersection(*map(set, seeds)) - set(group.seeds)
+        partners = self.book.with_partners(alike).get(key, {})
         ways: dict[tuple[str, str], list[str]] = {}
-        for side, of_seed, measured in zip(sides, seeds, values, strict=True):
-            for seed in sorted(more):
-                if not any(name in measured for name in of_seed[seed]):
-                    ways.setdefault(self._way(claim, side), []).append(of_seed[seed][-1])
+        for at, (side, measured) in enumerate(zip(sides, values, strict=True)):
+            for seed, runs in partners.items():
+                if seed not in group.seeds and not any(name in measured for name in runs[at]):
+                    ways.setdefault(self._way(claim, side), []).append(runs[at][-1])
         return self._evaluate(ways)
 
     def _way(self, claim: Claim, side: Side) -> tuple[str, str]:
@@ -752,17 +746,21 @@ class Ledger:
                 protocols = dict.fromkeys(claim.seen(side).where["protocol"] for side in lacking)
                 what += f", each then `{evaluate_command([], *({'protocol': p} for p in protocols))}`"
             return NO_RUN, what
-        shared = set.intersection(*(set(runs.values()) for runs in trained))
+        shared = self.book.with_partners(trained)
         if not shared:
             again = " and ".join(claim.commands(claim.arms, claim.testable_from))
             took = sorted({self.book.runs[name]["precision"] for runs in trained for name in runs})
             also = f", also in precision ({' and '.join(took)})" if len(took) > 1 else ""
             return NO_RUN, f"the runs that are there differ in more than their arm{also}: {again}"
+        if not any(shared.values()):
+            (rung, changes), seed = max(shared), 1 + max(int(self.book.runs[n]["seed"]) for of in trained for n in of)
+            again = " and ".join(claim.commands(claim.arms, rung, json.loads(changes) | {"seed": seed}))
+            return NO_RUN, f"no seed has a run of every arm: {again}"
+        pairs = [runs for of_seed in shared.values() for runs in of_seed.values()]
         bare: list[Side] = []
         ways: dict[tuple[str, str], list[str]] = {}  # of evaluating, each with the runs that lack it
-        for side, runs, of in zip(sides, trained, values, strict=True):
-            there = {runs[name] for name in of if name in runs}
-            if without := [name for name, key in runs.items() if key in shared - there]:
+        for at, (side, of) in enumerate(zip(sides, values, strict=True)):
+            if without := [runs[at][-1] for runs in pairs if not any(name in of for name in runs[at])]:
                 bare.append(side)
                 ways.setdefault(self._way(claim, side), []).extend(without)
         if table == "evaluation":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hardlab.analysis.arms import STANDARD
+from hardlab.analysis.arms import STANDARD, named_once
 from hardlab.analysis.intervals import Interval, interval
-from hardlab.analysis.schema import SAME, WHO
+from hardlab.analysis.schema import WHO
 
 VALUE, GAIN = "", "gain"  # of a quantity: itself, or its difference to standard training
 MEASURED = ("protocol", "metric", "features", "evaluated_on", "options")  # of an accuracy
@@ -21,9 +21,7 @@ def summary(share: pd.DataFrame, overlap: pd.DataFrame, evaluation: pd.DataFrame
     A run's share and IoU are means over its logged epochs, each epoch with the same weight. ``options`` is blank where
     all runs were measured alike. recipe, seed and run name all that count.
     """
-    values = _values(share, overlap, evaluation)
-    # two recipes may be one and the same training, as stn-baseline is dino at most rungs: a seed counts once
-    values = values.sort_values("recipe", kind="stable").drop_duplicates([*SAME, "name", *MEASURED])
+    values = named_once(_values(share, overlap, evaluation), ["name", *MEASURED])
     everything = pd.concat([values.assign(of=VALUE), *_gains(values)])
     out = []
     keys = [*_PLACE, "arm", "name", *MEASURED, "of"]

@@ -12,11 +12,11 @@ import pandas as pd
 
 from hardlab import config
 from hardlab.analysis import claims, schema
-from hardlab.analysis.arms import reaches
+from hardlab.analysis.arms import next_rung, reaches
 from hardlab.analysis.intervals import Interval
 from hardlab.errors import HardlabError
 from hardlab.files import as_expected, read_json, write_atomic
-from hardlab.recipes import RUNGS, recipe
+from hardlab.recipes import recipe
 from hardlab.workbook.plan import training_steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -198,9 +198,8 @@ def _results(found: pd.DataFrame, data_dir: Path) -> Iterator[str]:
         yield f"## {name}\n"
         yield f"{len(of)} claims, judged by {len(runs)} runs that took {hours:.1f} hours: {_counted(of)}.\n"
         seen = sum(manifests[run]["config"]["batch_size"] * (manifests[run].get("steps_done") or 0) for run in runs)
-        rungs = [RUNGS.index(rung) for rung in of["rung"] if rung]
-        if rungs and max(rungs) + 1 < len(RUNGS) and seen:
-            yield _one_rung_up(paper, RUNGS[max(rungs) + 1], seen)
+        if seen and (above := next_rung(rung for rung in of["rung"] if rung)):
+            yield _one_rung_up(paper, above, seen)
         for title, verdicts in _GROUPS.items():
             rows = of[of["verdict"].str.startswith(verdicts)]
             if not len(rows):

@@ -348,6 +348,20 @@ def test_runs_that_were_not_evaluated_so_need_an_evaluation(folder: Folder) -> N
     assert "--protocol linear-lbfgs --data cifar100`" in folder.verdict(claim(measure=elsewhere)).why
 
 
+def test_an_evaluation_is_asked_for_of_the_seeds_that_every_arm_has_a_run_of_and_else_a_training(
+    folder: Folder,
+) -> None:
+    alone = folder.run("simsiam", 0, 0.4)
+    other = folder.run("simsiam-hvs", 1, 0.5, metric="top5")
+    row = folder.verdict(claim())
+    assert row.verdict == NO_RUN and alone not in row.why and other not in row.why
+    assert "No seed has a run of every arm" in row.why and "pretrain simsiam --rung cpu seed=2`" in row.why
+    partner = folder.run("simsiam-hvs", 0, 0.5, metric="top5")
+    row = folder.verdict(claim())
+    assert row.verdict == NO_EVALUATION
+    assert f"runs/{partner} " in row.why and other not in row.why  # seed 1 has no partner
+
+
 def test_runs_that_came_without_the_rows_are_named_with_what_makes_them(folder: Folder) -> None:
     loss = {"table": "epochs", "where": {"name": "loss"}}
     for s in range(2):

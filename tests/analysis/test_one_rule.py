@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RULE = ROOT / "hardlab" / "analysis" / "arms.py"
-OTHERS = [p for p in sorted((ROOT / "hardlab").glob("analysis/*.py")) if p != RULE]
-OTHERS += [*sorted((ROOT / "hardlab").glob("figures/*.py")), ROOT / "hardlab" / "workbook" / "report.py"]
+OTHERS = [p for p in sorted((ROOT / "hardlab").rglob("*.py")) if p != RULE]
+OTHERS += sorted((ROOT / "notebooks").glob("*.ipynb"))
 RANKED = {"rung", "setting", "seed", "run", "recipe", "epochs", "started", "data"}  # what tells one run from another
 ORDERS = {"max", "min", "sorted", "nlargest", "nsmallest"}
 
@@ -23,6 +24,19 @@ def words(node: ast.AST) -> set[str]:
     return named | {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
+def code(path: Path) -> str:
+    """The text of a module, or of the code cells of a notebook, one after another."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return text
+    return "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "code")
+
+
+def texts(node: ast.AST) -> set[str]:
+    """The text that a subscript is, if it is one."""
+    return {node.value} if isinstance(node, ast.Constant) and isinstance(node.value, str) else set()
+
+
 def looks_up(key: ast.AST) -> bool:
     """Whether a key is several values in turn, or what a table has for the item."""
     return isinstance(key, ast.Lambda) and isinstance(key.body, ast.Tuple | ast.Subscript)
@@ -32,9 +46,16 @@ def rankings(source: str) -> Iterator[tuple[int, str]]:
     """(line, why) of code that ranks runs.
 
     Comparing rungs; the largest or smallest of something by a key that looks at what tells runs apart; counting seeds,
-    runs or recipes to compare groups; keeping the last of several runs.
+    runs or recipes to compare groups; keeping one of several runs, the longest, or the first in some order; grouping
+    runs by seed by hand.
     """
     for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "iloc":
+            one = isinstance(node.slice, ast.Constant | ast.UnaryOp)  # not a slice, nor `.iloc[order]`
+            if one and "sort_values" in words(node.value) and words(node.value) & (RANKED - {"data"}):
+                yield node.lineno, "takes the first of runs in an order"
+            if one and isinstance(node.value.value, ast.Subscript) and texts(node.value.value.slice) == {"path"}:
+                yield node.lineno, "takes the first of several runs"
         if isinstance(node, ast.Attribute) and node.attr == "index" and "RUNGS" in words(node.value):
             yield node.lineno, "compares rungs"
         if not isinstance(node, ast.Call):
@@ -48,19 +69,28 @@ def rankings(source: str) -> Iterator[tuple[int, str]]:
         if called in ("transform", "agg") and "nunique" in words(node):
             told_apart = isinstance(node.func, ast.Attribute) and words(node.func.value) & (RANKED - {"epochs"})
             yield from [(node.lineno, "counts to compare groups")] if told_apart & {"seed", "recipe"} else []
-        if called == "drop_duplicates" and "keep" in keys and words(node) & {"setting", "SAME", "seed"}:
+        by = set().union(*map(words, [*node.args, *keys.values()]))
+        if called == "drop_duplicates" and "run" not in by and by & {"setting", "SAME", "seed", "recipe"}:
             yield node.lineno, "keeps one of several runs"
+        if (
+            called in ("max", "min")
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Subscript)
+        ):
+            yield from [(node.lineno, "keeps the longest")] if texts(node.func.value.slice) == {"epochs"} else []
+        if called == "setdefault" and node.args and "seed" in words(node.args[0]):
+            yield node.lineno, "groups runs by seed"
         if called in ("idxmax", "idxmin") and isinstance(node.func, ast.Attribute) and words(node.func.value) & RANKED:
             yield node.lineno, f"{called} over what tells runs apart"
 
 
-@pytest.mark.parametrize("path", OTHERS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize("path", OTHERS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_other_module_ranks_runs(path: Path) -> None:
-    assert list(rankings(path.read_text(encoding="utf-8"))) == [], "this belongs in analysis/arms.py and docs/arms.md"
+    assert list(rankings(code(path))) == [], "this belongs in analysis/arms.py and docs/arms.md"
 
 
 def test_the_rule_itself_is_found_by_this_search() -> None:
-    assert len(list(rankings(RULE.read_text(encoding="utf-8")))) >= 5
+    assert len(list(rankings(code(RULE)))) >= 5
 
 
 @pytest.mark.parametrize(
@@ -73,6 +103,14 @@ def test_the_rule_itself_is_found_by_this_search() -> None:
         'last = done.drop_duplicates(["setting", "arm", "seed"], keep="last")',
         'run = done.loc[done["epochs"].idxmax()]',
         "best = max(ranks, key=lambda name: ranks[name])",
+        "arms = [a for a in arms if RUNGS.index(a.rung) <= RUNGS.index(rung)]",
+        'about = done.sort_values(["seed", "run"]).iloc[0]',
+        'one = mine[mine["run"] == mine.sort_values(["seed", "run"])["run"].iloc[0]]',
+        'values = values.sort_values("recipe").drop_duplicates([*SAME, "name", *MEASURED])',
+        'first = done.drop_duplicates("recipe").set_index("recipe")["path"]',
+        'short = done["epochs"] < done["epochs"].max()',
+        'path = Path(done["path"].iloc[0])',
+        'of_seed.setdefault(int(self.book.runs[name]["seed"]), []).append(name)',
     ],
 )
 def test_a_planted_ranking_is_found(planted: str) -> None:
@@ -85,6 +123,9 @@ def test_a_planted_ranking_is_found(planted: str) -> None:
         "weakest = min(each, key=lambda i: i.mean)",
         'rows = rows.sort_values("seed")',
         'frame.drop_duplicates(["protocol", "value"], keep="last")',
+        'each = rows.drop_duplicates(["run", "recipe"])',
+        'last = log[log["step"] == log["step"].max()]',
+        'unit = found.sort_values("value")["unit"].iloc[0]',
         'several = evaluation.groupby(what)["options"].transform("nunique") > 1',
     ],
 )
