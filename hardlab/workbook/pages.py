@@ -246,16 +246,11 @@ def _section(rows: pd.DataFrame) -> Iterator[str]:
                 + (f"; pooled {r.pooled_lo:.3g} to {r.pooled_hi:.3g}" if np.isfinite(r.pooled_lo) else ""),
                 r.verdict + (f", q = {r.q:.2g}" if np.isfinite(r.q) else ""),
                 tells(r),
-                " ".join(text for text in (r.beside and f"{r.beside}.", _remark(r.why)) if text),
+                " ".join(text for text in (r.beside and f"{r.beside}.", r.why) if text),
             )
             for r in rows.itertuples()
         ),
     )
-
-
-def _remark(why: str) -> str:
-    """The reason of a verdict without commands, which `hardlab claims --why` prints."""
-    return re.sub(r":? `hardlab .*?`(?:,? (?:and|then) `hardlab .*?`)*", "", why)
 
 
 def _timed(row: re.Match[str], executed: Path) -> str:

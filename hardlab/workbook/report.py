@@ -171,6 +171,7 @@ def _claims(data_dir: Path) -> dict[str, Any]:
             "rung": r.rung or f"from {r.testable_from}",
             "verdict": r.verdict,
             "why": r.why,
+            "commands": Markup("<br>").join(Markup("<code>{}</code>").format(c) for c in r.commands.splitlines()),
             "runs": Markup(" ").join(Markup('<a href="#{0}">{0}</a>').format(name) for name in r.runs.split()),
         }
         for r in found.itertuples()
