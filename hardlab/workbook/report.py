@@ -144,9 +144,9 @@ def _results(catalog: Catalog, data_dir: Path) -> list[tuple[str, Markup]]:
         name = f"{protocol}, {metric} on {data} ({split}" + (f", {options})" if options != "{}" else ")")
         found.append((name, _table(lines)))
     selection = schema.read(data_dir, "hvs_summary")
-    selection = selection[selection["quantity"].str.contains("iou")]
+    selection = selection[selection["name"] != ""]  # of the views, not of an evaluation
     lines = [
-        {"recipe": r.recipe, "quantity": _quantity(r.quantity)} | _interval_cells(r) for r in selection.itertuples()
+        {"recipe": r.recipe, "quantity": r.name.replace("_", " ")} | _interval_cells(r) for r in selection.itertuples()
     ]
     if lines:
         found.append(("The overlap of the selected pairs", _table(lines)))
@@ -221,10 +221,6 @@ def _number(value: Any) -> Any:
     if value is None or (isinstance(value, float | np.floating) and not np.isfinite(value)):
         return ""
     return float(f"{value:.4g}") if isinstance(value, float | np.floating) else value
-
-
-def _quantity(name: str) -> str:
-    return name.replace("_", " ").removesuffix(" {}").replace(" {}:", ":")
 
 
 def _replace(path: Path, text: str) -> None:

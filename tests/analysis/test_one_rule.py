@@ -89,6 +89,12 @@ def test_no_other_module_ranks_runs(path: Path) -> None:
     assert list(rankings(code(path))) == [], "this belongs in analysis/arms.py and docs/arms.md"
 
 
+@pytest.mark.parametrize("path", OTHERS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_tables_are_read_by_the_schema_alone(path: Path) -> None:
+    reads = path.name != "schema.py" and "read_csv" in words(ast.parse(code(path)))
+    assert not reads, "use schema.read, which knows what each column holds"
+
+
 def test_the_rule_itself_is_found_by_this_search() -> None:
     assert len(list(rankings(code(RULE)))) >= 5
 

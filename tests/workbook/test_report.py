@@ -7,10 +7,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from hardlab import recipes
-from hardlab.analysis import claims, tables
+from hardlab.analysis import claims, schema, tables
 from hardlab.config import Run
 from hardlab.types import HardlabError
 from hardlab.workbook import report
@@ -117,6 +118,18 @@ def test_runs_of_other_epochs_are_a_row_of_their_own_and_the_same_run_twice_coun
     add_run(out / "runs", again, VALUES["simsiam"][0], "2026-01-02T00:00:00+00:00")
     rows = [r for r in Page(report.build(out).read_text()).rows if r[0] == "simsiam" and r[4:5] == ["backbone"]]
     assert sorted((r[2], r[5], r[8]) for r in rows) == [("1", "0.9", "1"), (str(again.epochs), "0.4", "3")]
+
+
+def test_the_reports_overlaps_are_the_quantities_of_views_whatever_data_are_called(out: Path) -> None:
+    rows = [
+        dict.fromkeys(schema.columns("hvs_summary"), "x") | {"quantity": quantity, "name": name, "n": 1}
+        | {"mean": 0.5, "lo": "", "hi": ""}
+        for quantity, name in (("iou_first", "iou_first"), ("knn top1 of backbone on iou-set {}: gain", ""))
+    ]  # fmt: skip
+    (out / "data").mkdir()
+    pd.DataFrame(rows).to_csv(out / "data" / "hvs_summary.csv", index=False)
+    page = Page(report.build(out).read_text())
+    assert [r[1] for r in page.rows if r[0] == "x"] == ["iou first"]
 
 
 def test_the_report_shows_figures_and_notebooks_without_their_code(out: Path) -> None:
