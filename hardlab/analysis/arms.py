@@ -51,6 +51,7 @@ LINEAR = ("linear-lbfgs", "top1")
 SYSTEMS = {"simsiam-hvs": "HVS", "hexa-moco": "HEXA", "hnssl": "HNSSL", "adco": "AdCo", "ppcl": "PPCL"}
 ROSTER = (*SYSTEMS, "simsiam", "simclr", "moco", "dino")
 SCENES = ("detection", "segmentation")  # how the names of protocols on scenes begin
+_PLACE = ("rung", "data", "method", "setting")  # of a row of a table: what arms that are paired share
 _NAMES = ("recipe", "rung", "seed", "device")  # facts of a run that make it no other arm
 _OUTSIDE = ("parent", "logs")  # of a configuration: what decides nothing, or is told by the recipe
 _DECIDES = ("augment", "backbone", "method", "hard", "optim", "batch_size")  # the outcome, but data and length
@@ -404,6 +405,21 @@ def named_once(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return values.sort_values("recipe", kind="stable").drop_duplicates([*SAME, *by])
 
 
+def gain(mine: pd.Series, other: pd.Series) -> pd.Series:
+    """Seed -> how much more one arm reached than another, for the seeds that both have."""
+    return (mine - other).dropna()
+
+
+def gains(mine: pd.DataFrame, other: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Rows by run of many settings, ``value`` less that of the other's row of the same setting, seed and ``by``.
+
+    A row without such a partner is left out.
+    """
+    same = [*_PLACE, "seed", *by]
+    both = mine.merge(other[[*same, "value"]], on=same, suffixes=("", "_other"))
+    return both.assign(value=both["value"] - both["value_other"]).drop(columns="value_other")
+
+
 def longest(runs: pd.DataFrame) -> pd.DataFrame:
     """The rows of the runs that were trained longest."""
     return runs[runs["epochs"] == runs["epochs"].max()]
@@ -662,7 +678,7 @@ class Selection:
             self._note_gap(arm, measure)
         if arm.minus and len(mine):
             other = self.values(arm._replace(recipe=arm.minus, minus=""), measure)
-            return (mine - other).dropna()
+            return gain(mine, other)
         return mine
 
     def _note_gap(self, arm: Arm, measure: Measure) -> None:

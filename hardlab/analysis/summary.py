@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hardlab.analysis.arms import STANDARD, named_once
+from hardlab.analysis.arms import STANDARD, gains, named_once
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.schema import WHO
 
@@ -70,11 +70,11 @@ def _gains(values: pd.DataFrame) -> list[pd.DataFrame]:
     mine, standard = values[values["arm"] != STANDARD], values[values["arm"] == STANDARD]
     selected = mine[mine["name"] == "iou_selected"]
     rest = mine[(mine["name"] != "iou_selected") & (mine["features"] != "pixels")]  # the same images for every arm
-    gains = _differences(rest, standard, ["name"])
-    gains = gains.assign(name=gains["name"].where(gains["name"] == "", gains["name"] + ": gain"))
+    plain = _differences(rest, standard, ["name"])
+    plain = plain.assign(name=plain["name"].where(plain["name"] == "", plain["name"] + ": gain"))
     first = mine[mine["name"] == "iou_first"]
     return [
-        gains,
+        plain,
         _differences(selected, first, ["arm"]).assign(name="iou_selected - iou_first"),
         _differences(selected, standard[standard["name"] == "iou_standard"], []).assign(
             name="iou_selected - iou_standard"
@@ -84,7 +84,4 @@ def _gains(values: pd.DataFrame) -> list[pd.DataFrame]:
 
 def _differences(mine: pd.DataFrame, other: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Per seed of one setting, mine - other."""
-    same = [*_PLACE, "seed", *MEASURED, *by]
-    both = mine.merge(other[[*same, "value"]], on=same, suffixes=("", "_other"))
-    both = both.assign(value=both["value"] - both["value_other"], of=GAIN)
-    return both[[*WHO, "name", *MEASURED, "of", "value"]]
+    return gains(mine, other, [*MEASURED, *by]).assign(of=GAIN)[[*WHO, "name", *MEASURED, "of", "value"]]

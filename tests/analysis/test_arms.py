@@ -30,6 +30,8 @@ from hardlab.analysis.arms import (
     explain_choice,
     first,
     first_of_each,
+    gain,
+    gains,
     linear,
     longest,
     measured,
@@ -285,6 +287,17 @@ def test_a_training_under_two_names_counts_once_for_each_number_and_under_the_fi
     assert sorted(zip(kept["recipe"], kept["name"], kept["seed"], strict=True)) == [
         ("dino", "loss", 0), ("stn", "iou", 0), ("stn", "loss", 1),
     ]  # fmt: skip
+
+
+def test_a_gain_is_of_the_seeds_that_both_have_and_of_one_setting() -> None:
+    mine, other = pd.Series({0: 0.5, 1: 0.6, 2: 0.9}), pd.Series({1: 0.4, 0: 0.2, 7: 0.1})
+    assert gain(mine, other).to_dict() == pytest.approx({0: 0.3, 1: 0.2})
+    columns = ["rung", "data", "method", "setting", "seed", "name", "value"]
+    place = ("cpu", "cifar10", "simsiam")
+    rows = [(*place, "s", 0, "iou", 0.5), (*place, "s", 1, "iou", 0.6), (*place, "t", 2, "iou", 0.7)]
+    peers = [(*place, "s", 0, "iou", 0.2), (*place, "s", 1, "top1", 0.1), (*place, "s", 2, "iou", 0.1)]
+    paired = gains(pd.DataFrame(rows, columns=columns), pd.DataFrame(peers, columns=columns), ["name"])
+    assert paired[columns].values.tolist() == [[*place, "s", 0, "iou", pytest.approx(0.3)]]
 
 
 def test_the_next_rung_is_above_the_highest_and_there_is_none_above_the_papers() -> None:

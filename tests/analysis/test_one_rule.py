@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,8 +38,12 @@ def texts(node: ast.AST) -> set[str]:
     return {node.value} if isinstance(node, ast.Constant) and isinstance(node.value, str) else set()
 
 
-def looks_up(key: ast.AST) -> bool:
-    """Whether a key is several values in turn, or what a table has for the item."""
+def looks_up(key: ast.AST, tree: ast.AST) -> bool:
+    """Whether a key, or the function that it names, is several values in turn, or what a table has for the item."""
+    if isinstance(key, ast.Name):
+        named = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == key.id]
+        returned = [n.value for of in named for n in ast.walk(of) if isinstance(n, ast.Return)]
+        return any(isinstance(value, ast.Tuple | ast.Subscript) for value in returned)
     return isinstance(key, ast.Lambda) and isinstance(key.body, ast.Tuple | ast.Subscript)
 
 
@@ -49,7 +54,8 @@ def rankings(source: str) -> Iterator[tuple[int, str]]:
     runs or recipes to compare groups; keeping one of several runs, the longest, or the first in some order; grouping
     runs by seed by hand.
     """
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "iloc":
             one = isinstance(node.slice, ast.Constant | ast.UnaryOp)  # not a slice, nor `.iloc[order]`
             if one and "sort_values" in words(node.value) and words(node.value) & (RANKED - {"data"}):
@@ -64,7 +70,7 @@ def rankings(source: str) -> Iterator[tuple[int, str]]:
         keys = {k.arg: k.value for k in node.keywords}
         if called in ORDERS and "key" in keys and words(keys["key"]) & (RANKED | {"nunique"}):
             yield node.lineno, f"{called} by a key that tells runs apart"
-        if called in ("max", "min") and "key" in keys and looks_up(keys["key"]):
+        if called in ("max", "min") and "key" in keys and looks_up(keys["key"], tree):
             yield node.lineno, f"{called} of several criteria, or of a table of ranks"
         if called in ("transform", "agg") and "nunique" in words(node):
             told_apart = isinstance(node.func, ast.Attribute) and words(node.func.value) & (RANKED - {"epochs"})
@@ -99,6 +105,19 @@ def test_the_rule_itself_is_found_by_this_search() -> None:
     assert len(list(rankings(code(RULE)))) >= 5
 
 
+def test_every_function_that_chooses_stands_in_the_page() -> None:
+    page, source = (ROOT / "docs" / "arms.md").read_text(encoding="utf-8"), code(RULE)
+    lines = {line for line, _ in rankings(source)}
+    chosen = {
+        node.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        if any(node.lineno <= line <= (node.end_lineno or 0) for line in lines)
+    }
+    assert {name for name in chosen if not re.search(rf"`(\w+\.)?{name}`", page)} == set()
+    assert {"stand_in", "fullest", "first", "longest", "comparable"} <= chosen
+
+
 @pytest.mark.parametrize(
     "planted",
     [
@@ -110,6 +129,7 @@ def test_the_rule_itself_is_found_by_this_search() -> None:
         'run = done.loc[done["epochs"].idxmax()]',
         "best = max(ranks, key=lambda name: ranks[name])",
         "arms = [a for a in arms if RUNGS.index(a.rung) <= RUNGS.index(rung)]",
+        "def rank(d): return d not in known, sizes[d]\nbest = max(sets, key=rank)",
         'about = done.sort_values(["seed", "run"]).iloc[0]',
         'one = mine[mine["run"] == mine.sort_values(["seed", "run"])["run"].iloc[0]]',
         'values = values.sort_values("recipe").drop_duplicates([*SAME, "name", *MEASURED])',
