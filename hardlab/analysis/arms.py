@@ -51,6 +51,7 @@ LINEAR = ("linear-lbfgs", "top1")
 SYSTEMS = {"simsiam-hvs": "HVS", "hexa-moco": "HEXA", "hnssl": "HNSSL", "adco": "AdCo", "ppcl": "PPCL"}
 ROSTER = (*SYSTEMS, "simsiam", "simclr", "moco", "dino")
 SCENES = ("detection", "segmentation")  # how the names of protocols on scenes begin
+_PLACE = ("rung", "data", "method", "setting")  # of a row of a table: what arms that are paired share
 _NAMES = ("recipe", "rung", "seed", "device")  # facts of a run that make it no other arm
 _OUTSIDE = ("parent", "logs")  # of a configuration: what decides nothing, or is told by the recipe
 _DECIDES = ("augment", "backbone", "method", "hard", "optim", "batch_size")  # the outcome, but data and length
@@ -258,6 +259,27 @@ class Book:
             for arm in arms
         ]
 
+    def with_partners(
+        self, alike: Sequence[Mapping[str, tuple[str, str]]]
+    ) -> dict[tuple[str, str], dict[int, tuple[list[str], ...]]]:
+        """Of what runs of all arms share, rung and changes, the seeds that every arm has a run of.
+
+        Each with the runs of every arm, by name. alike: what the method of that name gives, or a part of it.
+        """
+        sides: list[dict[tuple[str, str], dict[int, list[str]]]] = []
+        for runs in alike:
+            side: dict[tuple[str, str], dict[int, list[str]]] = {}
+            for name in sorted(runs):
+                side.setdefault(runs[name], {}).setdefault(int(self.runs[name]["seed"]), []).append(name)
+            sides.append(side)
+        return {
+            key: {
+                seed: tuple(side[key][seed] for side in sides)
+                for seed in sorted(set.intersection(*(set(side[key]) for side in sides)))
+            }
+            for key in sorted(set.intersection(*map(set, sides)))
+        }
+
     def paired(
         self, alike: Sequence[Mapping[str, tuple[str, str]]], values: Sequence[Mapping[str, float]], least: str
     ) -> list[Paired]:
@@ -267,19 +289,12 @@ class Book:
         count; of two runs of a seed the last by name does. A rung from ``least`` on with two seeds comes first, then
         the highest rung, the most seeds, the fewest changes, the longest training.
         """
-        sides: list[dict[tuple[str, str], dict[int, tuple[float, str]]]] = []
-        for keys, arm_values in zip(alike, values, strict=True):
-            side: dict[tuple[str, str], dict[int, tuple[float, str]]] = {}
-            for name in sorted(arm_values):
-                side.setdefault(keys[name], {})[int(self.runs[name]["seed"])] = (arm_values[name], name)
-            sides.append(side)
+        measured = [{name: keys[name] for name in own} for keys, own in zip(alike, values, strict=True)]
         groups = []
-        for rung, changes in sorted(set.intersection(*map(set, sides))):
-            parts = [side[rung, changes] for side in sides]
-            seeds = tuple(sorted(set.intersection(*map(set, parts))))
-            each = tuple(tuple(part[s][0] for s in seeds) for part in parts)
-            runs = tuple(tuple(part[s][1] for s in seeds) for part in parts)
-            groups.append(Paired(rung, seeds, each, runs, json.loads(changes)))
+        for (rung, changes), of_seed in self.with_partners(measured).items():
+            runs = tuple(tuple(each[at][-1] for each in of_seed.values()) for at in range(len(alike)))
+            numbers = tuple(tuple(own[name] for name in names) for own, names in zip(values, runs, strict=True))
+            groups.append(Paired(rung, tuple(of_seed), numbers, runs, json.loads(changes)))
         return sorted(groups, key=lambda group: self._rank(group, least), reverse=True)
 
     def _rank(self, group: Paired, least: str) -> tuple[Any, ...]:
@@ -356,6 +371,12 @@ def rungs_from(least: str) -> tuple[str, ...]:
     return RUNGS[RUNGS.index(least) :]
 
 
+def next_rung(rungs: Iterable[str]) -> str:
+    """The rung above the highest of these; "" where there is none."""
+    above = RUNGS[max((RUNGS.index(rung) for rung in rungs), default=len(RUNGS)) + 1 :]
+    return above[0] if above else ""
+
+
 def _best(rows: pd.DataFrame, by: str, rank: Callable[[str, pd.DataFrame], tuple[Any, ...]]) -> pd.DataFrame:
     """The rows of the group that ranks highest; among equals, of the last name."""
     ranks = {name: (*rank(name, group), name) for name, group in rows.groupby(by, sort=True)}
@@ -378,6 +399,44 @@ def once(runs: pd.DataFrame) -> pd.DataFrame:
     """The rows without duplicates: of runs that differ only in their name, the one that started last."""
     runs = runs.sort_values(["started", "run"], kind="stable")
     return runs.drop_duplicates([*SAME, "recipe"], keep="last").sort_values("run", ignore_index=True)
+
+
+def named_once(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Rows by run: of two recipes that are one training, as stn-baseline is dino at most rungs, the first by name.
+
+    by: the columns that tell the numbers of a run apart.
+    """
+    return values.sort_values("recipe", kind="stable").drop_duplicates([*SAME, *by])
+
+
+def gain(mine: pd.Series, other: pd.Series) -> pd.Series:
+    """Seed -> how much more one arm reached than another, for the seeds that both have."""
+    return (mine - other).dropna()
+
+
+def gains(mine: pd.DataFrame, other: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Rows by run of many settings, ``value`` less that of the other's row of the same setting, seed and ``by``.
+
+    A row without such a partner is left out.
+    """
+    same = [*_PLACE, "seed", *by]
+    both = mine.merge(other[[*same, "value"]], on=same, suffixes=("", "_other"))
+    return both.assign(value=both["value"] - both["value_other"]).drop(columns="value_other")
+
+
+def longest(runs: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the runs that were trained longest."""
+    return runs[runs["epochs"] == runs["epochs"].max()]
+
+
+def first(rows: pd.DataFrame) -> pd.Series:
+    """The row that stands for all where one run is shown: of the recipe that comes first the lowest seed, then name."""
+    return rows[rows["recipe"] == rows["recipe"].iloc[0]].sort_values(["seed", "run"], kind="stable").iloc[0]
+
+
+def first_of_each(rows: pd.DataFrame) -> pd.DataFrame:
+    """``first`` of every recipe, in the order of the recipes, which are the index."""
+    return pd.DataFrame({name: first(of) for name, of in rows.groupby("recipe", sort=False)}).T
 
 
 def headline(rows: pd.DataFrame) -> pd.DataFrame:
@@ -623,7 +682,7 @@ class Selection:
             self._note_gap(arm, measure)
         if arm.minus and len(rows):
             other = self.values(arm._replace(recipe=arm.minus, minus=""), measure)
-            return (rows - other).dropna()
+            return gain(rows, other)
         return rows
 
     def _note_gap(self, arm: Arm, measure: Measure) -> None:

@@ -47,7 +47,7 @@ SEEDS, HEADLINE_SEEDS = 3, 6  # that a verdict takes, and one on the headline of
 COLUMNS = (
     "id", "paper", "headline", "place", "statement", "published", "mean", "lo", "hi", "n", "unit", "rung",
     "testable_from", "pooled_lo", "pooled_hi", "p", "p_sign", "q", "more_seeds", "more_seeds_published", "excluded",
-    "beside", "frozen", "verdict", "why", "runs",
+    "beside", "frozen", "verdict", "why", "commands", "runs",
 )  # fmt: skip
 # linear evaluation on the data of the training, and its neighbours: each stands beside the others
 PROBES = {
@@ -241,8 +241,8 @@ class Claim(_Strict):
         return self.arm(side).pairs(rung)
 
     def commands(self, sides: Iterable[Side], rung: str, more: Mapping[str, Any] | None = None) -> list[str]:
-        """One ``hardlab pretrain ...`` an arm, in backticks; more: overrides of all of them, such as a seed."""
-        return list(dict.fromkeys(f"`{self.arm(side).command(rung, more)}`" for side in sides))
+        """One ``hardlab pretrain ...`` an arm; more: overrides of all of them, such as a seed."""
+        return list(dict.fromkeys(self.arm(side).command(rung, more) for side in sides))
 
 
 def _check_rows(claim: str, m: Measure) -> None:
@@ -363,6 +363,7 @@ class Finding(NamedTuple):
     values: np.ndarray = np.empty(0)
     threshold: float = 0.0
     p: float = np.nan
+    commands: tuple[str, ...] = ()  # that make what is lacking, in this order
 
 
 def judge(test: Test, values: pd.DataFrame, least: int = SEEDS) -> Finding:
@@ -499,25 +500,23 @@ class Ledger:
         values = [self.values(claim.seen(side), runs) for side, runs in zip(trained, alike, strict=True)]
         groups = self.book.paired(alike, values, claim.testable_from)
         if not groups:
-            verdict, why = self._wanted(claim, trained, alike, values)
-            return Judged(claim, Finding(verdict, NOTHING, why), None)
+            return Judged(claim, self._wanted(claim, trained, alike, values), None)
         group = groups[0]
         frame = self._frame(claim, group)
         finding = judge(claim.test, frame * claim.published.scale, SEEDS)
-        unmeasured = self._unmeasured(claim, group, trained, alike, values) if finding.ours.n < claim.seeds else ""
+        unmeasured = self._unmeasured(claim, group, trained, alike, values) if finding.ours.n < claim.seeds else ()
         if claim.cannot:
             finding = finding._replace(verdict=CANNOT, why=claim.cannot, p=np.nan)
         elif not reaches(group.rung, claim.testable_from):
             finding = finding._replace(verdict=f"needs rung {claim.testable_from}", p=np.nan)
         elif unmeasured:
-            finding = finding._replace(
-                verdict=NO_EVALUATION, why=f"{_too_few(finding.ours, claim.seeds)}: {unmeasured}", p=np.nan
-            )
+            why = _too_few(finding.ours, claim.seeds)
+            finding = finding._replace(verdict=NO_EVALUATION, why=why, p=np.nan, commands=unmeasured)
         elif finding.verdict != NO_SEEDS:
-            missing, unlearned = self._control(claim, group)
-            if missing or unlearned:
+            control = self._control(claim, group)
+            if control is not None:
                 finding = finding._replace(
-                    verdict=NO_EVALUATION if missing else NOT_LEARNED, why=missing or unlearned, p=np.nan
+                    verdict=control.verdict, why=control.why, p=np.nan, commands=control.commands
                 )
             elif finding.ours.n < claim.seeds:
                 why = f"{_too_few(finding.ours, claim.seeds)} on what a paper is known for; so far {finding.why}"
@@ -531,23 +530,17 @@ class Ledger:
         sides: Sequence[Side],
         alike: Sequence[Mapping[str, tuple[str, str]]],
         values: Sequence[Mapping[str, float]],
-    ) -> str:
-        """The command that gives this comparison more seeds without training: of those that every arm has a run of."""
+    ) -> tuple[str, ...]:
+        """The commands that give this comparison more seeds without training: of those that every arm has a run of."""
         if claim.measure.table != "evaluation":
-            return ""
+            return ()
         key = (group.rung, json.dumps(group.changes, sort_keys=True))
-        seeds: list[dict[int, list[str]]] = []
-        for runs in alike:
-            of_seed: dict[int, list[str]] = {}
-            for name in (name for name, at in runs.items() if at == key):
-                of_seed.setdefault(int(self.book.runs[name]["seed"]), []).append(name)
-            seeds.append(of_seed)
-        more = set.intersection(*map(set, seeds)) - set(group.seeds)
+        partners = self.book.with_partners(alike).get(key, {})
         ways: dict[tuple[str, str], list[str]] = {}
-        for side, of_seed, measured in zip(sides, seeds, values, strict=True):
-            for seed in sorted(more):
-                if not any(name in measured for name in of_seed[seed]):
-                    ways.setdefault(self._way(claim, side), []).append(of_seed[seed][-1])
+        for at, (side, measured) in enumerate(zip(sides, values, strict=True)):
+            for seed, runs in partners.items():
+                if seed not in group.seeds and not any(name in measured for name in runs[at]):
+                    ways.setdefault(self._way(claim, side), []).append(runs[at][-1])
         return self._evaluate(ways)
 
     def _way(self, claim: Claim, side: Side) -> tuple[str, str]:
@@ -555,10 +548,10 @@ class Ledger:
         where = claim.seen(side).where
         return str(where.get("protocol") or ""), str(where.get("evaluated_on") or "")
 
-    def _evaluate(self, ways: Mapping[tuple[str, str], Iterable[str]]) -> str:
-        """One ``hardlab evaluate ...`` for each way, in backticks."""
-        return " and ".join(
-            f"`{evaluate_command(dict.fromkeys(without), {'protocol': protocol, 'data': data})}`"
+    def _evaluate(self, ways: Mapping[tuple[str, str], Iterable[str]]) -> tuple[str, ...]:
+        """One ``hardlab evaluate ...`` for each way."""
+        return tuple(
+            evaluate_command(dict.fromkeys(without), {"protocol": protocol, "data": data})
             for (protocol, data), without in ways.items()
         )
 
@@ -573,13 +566,13 @@ class Ledger:
                 columns.append({int(self.book.runs[name]["seed"]): value for name, value in began.items()})
         return pd.DataFrame(dict(enumerate(columns))).reindex(group.seeds).dropna()
 
-    def _control(self, claim: Claim, group: Paired) -> tuple[str, str]:
-        """What the positive control of an accuracy lacks, and which arm does not pass it, in words; "" where none.
+    def _control(self, claim: Claim, group: Paired) -> Finding | None:
+        """What the positive control of an accuracy lacks, or which arm does not pass it; None where all is well.
 
         Every arm is to beat the untrained network and raw pixels by the same probe, outside the 95 % interval.
         """
         if claim.probe is None:
-            return "", ""
+            return None
         began, measure = self.book.untrained(group.names), claim.measure
         pixels = measure.model_copy(update={"where": measure.where | {"features": "pixels"}})
         controls = {
@@ -593,12 +586,12 @@ class Ledger:
             protocol = claim.probe[0]
             train = Arm(UNTRAINED, tuple(where.items()), sets=(self.book.runs[like]["data.name"],)).command(group.rung)
             runs = " ".join(f"runs/{name}" for name in began) or "RUN"
-            way = "" if began else f"`{train}`, two seeds or more, then "
-            return (
-                f"{' and '.join(lacking)} were not measured by this probe: {way}"
-                f"`hardlab evaluate {runs} --protocol {protocol} --pixels`",
-                "",
-            )
+            measure_them = f"hardlab evaluate {runs} --protocol {protocol} --pixels"
+            why = f"{' and '.join(lacking)} were not measured by this probe"
+            if began:
+                return Finding(NO_EVALUATION, NOTHING, why, commands=(measure_them,))
+            why += ", which takes two seeds or more of the first"
+            return Finding(NO_EVALUATION, NOTHING, why, commands=(train, measure_them))
         failures, scale = [], claim.published.scale
         sides = [side for side in claim.arms if side.recipe != UNTRAINED]
         for side, values in zip(sides, group.values, strict=True):
@@ -606,7 +599,7 @@ class Ledger:
                 if not side.fails and not evidence.surely_above(values, others):
                     reached = f"{scale * np.mean(values):.4g} against {scale * np.mean(others):.4g}"
                     failures.append(f"the arm {side.recipe} does not surely beat {name} ({reached})")
-        return "", "; ".join(failures)
+        return Finding(NOT_LEARNED, NOTHING, "; ".join(failures)) if failures else None
 
     def beside(self, claim: Claim, group: Paired) -> str:
         """The same comparison by the other probes that measured all arms in two seeds or more."""
@@ -630,13 +623,13 @@ class Ledger:
     def row(self, judged: Judged, q: float, spread: tuple[float, int]) -> dict[str, Any]:
         """A row of ``COLUMNS``: the finding, corrected, with the spread of all claims of its measure."""
         claim, finding, group = judged
-        ours, why, verdict = finding.ours, finding.why, finding.verdict
+        ours, why, verdict, commands = finding.ours, finding.why, finding.verdict, list(finding.commands)
         if group is not None and verdict.startswith("needs rung"):
-            commands = " and ".join(claim.commands(claim.arms, claim.testable_from))
-            why = f"rung {group.rung} is too small for this claim ({why}): {commands}, with {claim.seeds} seeds or more"
+            commands = claim.commands(claim.arms, claim.testable_from)
+            why = f"rung {group.rung} is too small for this claim ({why}), with {claim.seeds} seeds or more"
         elif group is not None and verdict == NO_SEEDS:
             seed = {"seed": max((-1, *group.seeds)) + 1}
-            why += f": {' and '.join(claim.commands(claim.arms, group.rung, group.changes | seed))}"
+            commands = claim.commands(claim.arms, group.rung, group.changes | seed)
         elif group is not None and group.changes and verdict not in (NO_EVALUATION, CANNOT):
             why += f"; runs with {', '.join(f'{k}={v}' for k, v in group.changes.items())}"
         if verdict in WEAKLY and not q <= evidence.LEVEL:
@@ -651,6 +644,7 @@ class Ledger:
         note, row["frozen"] = self._since(claim, group)
         parts = [part for part in (why, claim.note.rstrip("."), note) if part]
         row["why"] = ". ".join(part[:1].upper() + part[1:] for part in parts) + "."
+        row["commands"] = "\n".join(commands)
         return {k: row[k] for k in COLUMNS}
 
     def _strength(self, judged: Judged, spread: tuple[float, int]) -> dict[str, Any]:
@@ -743,39 +737,45 @@ class Ledger:
         sides: Sequence[Side],
         alike: Sequence[Mapping[str, tuple[str, str]]],
         values: Sequence[Mapping[str, float]],
-    ) -> tuple[str, str]:
-        """The verdict if there are no rows, and what to do: train, evaluate, or collect."""
+    ) -> Finding:
+        """The verdict if there are no rows, and the commands that make them: train, evaluate, or collect."""
         high, table = rungs_from(claim.testable_from), claim.measure.table
         trained = [{n: key for n, key in runs.items() if key[0] in high} for runs in alike]
         if lacking := [side for side, runs in zip(sides, trained, strict=True) if not runs]:
-            commands = " and ".join(claim.commands(lacking, claim.testable_from))
-            what = (
-                f"no rows yet, testable from rung {claim.testable_from}: {commands}, with {claim.seeds} seeds or more"
-            )
+            commands = claim.commands(lacking, claim.testable_from)
             if table == "evaluation":
                 protocols = dict.fromkeys(claim.seen(side).where["protocol"] for side in lacking)
-                what += f", each then `{evaluate_command([], *({'protocol': p} for p in protocols))}`"
-            return NO_RUN, what
-        shared = set.intersection(*(set(runs.values()) for runs in trained))
+                commands.append(evaluate_command([], *({"protocol": p} for p in protocols)))
+            why = f"no rows yet, testable from rung {claim.testable_from}, with {claim.seeds} seeds or more"
+            return Finding(NO_RUN, NOTHING, why, commands=tuple(commands))
+        shared = self.book.with_partners(trained)
         if not shared:
-            again = " and ".join(claim.commands(claim.arms, claim.testable_from))
+            again = tuple(claim.commands(claim.arms, claim.testable_from))
             took = sorted({self.book.runs[name]["precision"] for runs in trained for name in runs})
             also = f", also in precision ({' and '.join(took)})" if len(took) > 1 else ""
-            return NO_RUN, f"the existing runs differ in more than their arm{also}: {again}"
+            why = f"the existing runs differ in more than their arm{also}"
+            return Finding(NO_RUN, NOTHING, why, commands=again)
+        if not any(shared.values()):
+            rung, changes = max(shared)
+            seed = 1 + max(int(self.book.runs[name]["seed"]) for runs in trained for name in runs)
+            again = tuple(claim.commands(claim.arms, rung, json.loads(changes) | {"seed": seed}))
+            return Finding(NO_RUN, NOTHING, "no seed has a run of every arm", commands=again)
+        pairs = [runs for of_seed in shared.values() for runs in of_seed.values()]
         bare: list[Side] = []
         ways: dict[tuple[str, str], list[str]] = {}  # of evaluating, each with the runs that lack it
-        for side, runs, measured in zip(sides, trained, values, strict=True):
-            there = {runs[name] for name in measured if name in runs}
-            if without := [name for name, key in runs.items() if key in shared - there]:
+        for at, (side, measured) in enumerate(zip(sides, values, strict=True)):
+            if without := [runs[at][-1] for runs in pairs if not any(name in measured for name in runs[at])]:
                 bare.append(side)
                 ways.setdefault(self._way(claim, side), []).extend(without)
         if table == "evaluation":
-            return NO_EVALUATION, f"the runs exist but were not evaluated this way: {self._evaluate(ways)}"
+            why = "the runs exist but were not evaluated this way"
+            return Finding(NO_EVALUATION, NOTHING, why, commands=self._evaluate(ways))
         names = " ".join(dict.fromkeys(name for without in ways.values() for name in without))
-        return NO_RUN, (
-            f"the runs {names} came without rows in {table}.csv: `hardlab figures --from runs --all` where their "
-            f"folders still are, else train them again, {' and '.join(claim.commands(bare, claim.testable_from))}"
+        why = (
+            f"the runs {names} came without rows in {table}.csv: collect where their folders are, else train them again"
         )
+        again = ("hardlab figures --from runs --all", *claim.commands(bare, claim.testable_from))
+        return Finding(NO_RUN, NOTHING, why, commands=again)
 
 
 def verdicts(data_dir: Path | str, claims: Iterable[Claim] | None = None) -> pd.DataFrame:
@@ -895,7 +895,7 @@ def describe(judged: pd.DataFrame, *, why: bool = False, width: int = 110) -> st
                 ]
                 lines_of_claim += [f"Runs: {row.runs}"] if row.runs else []
             lines += textwrap.wrap(" ".join(lines_of_claim), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
-            lines += [f"        {command}" for command in re.findall(r"`([^`]+)`", row.why)]
+            lines += [f"        {command}" for command in row.commands.splitlines()]
         lines.append("")
     counts = judged["verdict"].value_counts(sort=False)
     lines += textwrap.wrap(f"{len(judged)} claims" + "".join(f", {n} {v}" for v, n in counts.items()), width)

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from hardlab import build, run_folder
+from hardlab import build, registry, run_folder
 from hardlab.analysis import viewlog
 from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.schema import WHO, who
@@ -54,20 +54,23 @@ def losses(
 
 
 def together(
-    run_dirs: Sequence[Path | str],
+    catalog: Catalog,
+    names: Sequence[str],
     rows: Sequence[int] | np.ndarray,
     draws: int = 16,
     seed: int = 0,
     root: Path | str | None = None,
 ) -> dict[str, np.ndarray]:
-    """``losses`` of the same images by several trained methods, by the name of the run's folder.
+    """``losses`` of the same images by several trained methods, by the name of the run.
 
     Raises HardlabError for runs that were not trained on the same images.
     """
-    seen = {Path(d).name: (run_folder.manifest(Path(d)) or {}).get("data", {}).get("digest") for d in run_dirs}
-    if len(set(seen.values())) > 1:
-        raise HardlabError(f"These runs were trained on different images: {', '.join(seen)}.")
-    return {Path(d).name: losses(d, rows, draws, seed, root) for d in run_dirs}
+    for name in names:
+        if name not in catalog.manifests:
+            raise registry.unknown("run", name, catalog.manifests)
+    if len({catalog.manifests[name]["data"]["digest"] for name in names}) > 1:
+        raise HardlabError(f"These runs were trained on different images: {', '.join(names)}.")
+    return {name: losses(catalog.folder / name, rows, draws, seed, root) for name in names}
 
 
 def percentiles(loss: np.ndarray) -> np.ndarray:

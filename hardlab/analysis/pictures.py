@@ -43,7 +43,7 @@ def logged_views(catalog: Catalog, root: Path | str | None) -> Table:
     candidates = done[(done["arm"] == arms.HVS) & logged]
     if not len(candidates):
         return NOTHING
-    about = arms.headline(candidates).sort_values(["seed", "run"]).iloc[0]
+    about = arms.first(arms.headline(candidates))
     log = viewlog.metrics(viewlog.read(about["path"]))
     log = log[log["step"] == log["step"].max()]
     image_rows = np.sort(log["index"].unique())

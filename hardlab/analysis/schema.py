@@ -46,8 +46,9 @@ TABLES: dict[str, Columns] = {
     "hvs_f4_left": _BY | {"series": TEXT, "epoch": WHOLE, "images": WHOLE, "iou": NUMBER},
     "hvs_f4_right": _SHARE,
     "hvs_distance": _BY | {"series": TEXT, "epoch": WHOLE, "images": WHOLE, "centre_distance": NUMBER},
-    # a row is of several seeds and runs, which are told as one text
-    "hvs_summary": _BY | {"seed": TEXT, "quantity": TEXT, "mean": NUMBER, "lo": NUMBER, "hi": NUMBER, "n": WHOLE},
+    # a row is of several seeds and runs, which are told as one text; name: of a number of the view log, else blank
+    "hvs_summary": _BY | {"seed": TEXT, "quantity": TEXT, "mean": NUMBER, "lo": NUMBER, "hi": NUMBER}
+    | {"n": WHOLE, "name": TEXT},
     "evaluation": _BY | _MEASURED | {"value": NUMBER},
     "curves": _BY | _MEASURED | {"epoch": NUMBER, "classifier_epoch": NUMBER, "value": NUMBER},
     "epochs": _BY | {"epoch": WHOLE, "name": TEXT, "value": NUMBER},

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hardlab.analysis.arms import STANDARD
+from hardlab.analysis.arms import STANDARD, gains, named_once
 from hardlab.analysis.intervals import Interval, interval
-from hardlab.analysis.schema import SAME, WHO
+from hardlab.analysis.schema import WHO
 
 VALUE, GAIN = "", "gain"  # of a quantity: itself, or its difference to standard training
 MEASURED = ("protocol", "metric", "features", "evaluated_on", "options")  # of an accuracy
@@ -21,9 +21,7 @@ def summary(share: pd.DataFrame, overlap: pd.DataFrame, evaluation: pd.DataFrame
     A run's share and IoU are means over its logged epochs, each epoch with the same weight. ``options`` is blank where
     all runs were measured alike. recipe, seed and run name all that count.
     """
-    values = _values(share, overlap, evaluation)
-    # two recipes may be one and the same training, as stn-baseline is dino at most rungs: a seed counts once
-    values = values.sort_values("recipe", kind="stable").drop_duplicates([*SAME, "name", *MEASURED])
+    values = named_once(_values(share, overlap, evaluation), ["name", *MEASURED])
     everything = pd.concat([values.assign(of=VALUE), *_gains(values)])
     out = []
     keys = [*_PLACE, "arm", "name", *MEASURED, "of"]
@@ -69,14 +67,14 @@ def _means(frame: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
 
 def _gains(values: pd.DataFrame) -> list[pd.DataFrame]:
     """Every arm's quantities less those of standard training of the same setting, seed by seed."""
-    arms, standard = values[values["arm"] != STANDARD], values[values["arm"] == STANDARD]
-    selected = arms[arms["name"] == "iou_selected"]
-    rest = arms[(arms["name"] != "iou_selected") & (arms["features"] != "pixels")]  # the same images for every arm
-    gains = _differences(rest, standard, ["name"])
-    gains = gains.assign(name=gains["name"].where(gains["name"] == "", gains["name"] + ": gain"))
-    first = arms[arms["name"] == "iou_first"]
+    mine, standard = values[values["arm"] != STANDARD], values[values["arm"] == STANDARD]
+    selected = mine[mine["name"] == "iou_selected"]
+    rest = mine[(mine["name"] != "iou_selected") & (mine["features"] != "pixels")]  # the same images for every arm
+    plain = _differences(rest, standard, ["name"])
+    plain = plain.assign(name=plain["name"].where(plain["name"] == "", plain["name"] + ": gain"))
+    first = mine[mine["name"] == "iou_first"]
     return [
-        gains,
+        plain,
         _differences(selected, first, ["arm"]).assign(name="iou_selected - iou_first"),
         _differences(selected, standard[standard["name"] == "iou_standard"], []).assign(
             name="iou_selected - iou_standard"
@@ -86,7 +84,4 @@ def _gains(values: pd.DataFrame) -> list[pd.DataFrame]:
 
 def _differences(arm: pd.DataFrame, other: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Per seed of one setting, mine - other."""
-    same = [*_PLACE, "seed", *MEASURED, *by]
-    both = arm.merge(other[[*same, "value"]], on=same, suffixes=("", "_other"))
-    both = both.assign(value=both["value"] - both["value_other"], of=GAIN)
-    return both[[*WHO, "name", *MEASURED, "of", "value"]]
+    return gains(arm, other, [*MEASURED, *by]).assign(of=GAIN)[[*WHO, "name", *MEASURED, "of", "value"]]

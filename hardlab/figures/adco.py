@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from hardlab.analysis import arms
 from hardlab.analysis.arms import Arm, Selection, linear
 from hardlab.analysis.gap_notes import gap
 from hardlab.analysis.intervals import interval
@@ -49,7 +50,7 @@ def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame, configs: pd.DataFrame) ->
             style.gap(ax, f"no finished run of\n{' or '.join(recipes)}\nwith snapshots")
             continue
         pictured = shown[shown["recipe"] == drawn[0]]
-        first = pictured[pictured["run"] == pictured.sort_values(["seed", "run"])["run"].iloc[0]]
+        first = pictured[pictured["run"] == arms.first(pictured)["run"]]
         for kind, colour, marker, label in (
             ("query", style.ORANGE, "o", "queries of six batches"), ("negative", style.BLUE, "x", "negatives"),
         ):  # fmt: skip

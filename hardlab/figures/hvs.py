@@ -227,7 +227,7 @@ def _gains(ax: Axes, chosen: pd.DataFrame, paper: pd.DataFrame) -> None:
         here: list[int] = []
         for protocol in ("knn", "linear"):
             rows = _protocol(chosen[chosen["method"] == method], protocol)
-            gain = (_per_seed(rows[rows["arm"] == HVS]) - _per_seed(rows[rows["arm"] == STANDARD])).dropna()
+            gain = arms.gain(*(_per_seed(rows[rows["arm"] == arm]) for arm in (HVS, STANDARD)))
             if not len(gain):
                 continue
             at = len(ticks)

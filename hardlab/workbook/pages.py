@@ -12,11 +12,11 @@ import pandas as pd
 
 from hardlab import config
 from hardlab.analysis import claims, schema
-from hardlab.analysis.arms import reaches
+from hardlab.analysis.arms import next_rung, reaches
 from hardlab.analysis.intervals import Interval
 from hardlab.errors import HardlabError
 from hardlab.files import as_expected, read_json, write_atomic
-from hardlab.recipes import RUNGS, recipe
+from hardlab.recipes import recipe
 from hardlab.workbook.plan import training_steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,9 +215,8 @@ def _results(judged: pd.DataFrame, data_dir: Path) -> Iterator[str]:
         yield f"## {name}\n"
         yield f"{len(rows)} claims, judged by {len(runs)} runs that took {hours:.1f} hours: {_counted(rows)}.\n"
         seen = sum(manifests[run]["config"]["batch_size"] * (manifests[run].get("steps_done") or 0) for run in runs)
-        rungs = [RUNGS.index(rung) for rung in rows["rung"] if rung]
-        if rungs and max(rungs) + 1 < len(RUNGS) and seen:
-            yield _one_rung_up(paper, RUNGS[max(rungs) + 1], seen)
+        if seen and (above := next_rung(rung for rung in rows["rung"] if rung)):
+            yield _one_rung_up(paper, above, seen)
         for title, verdicts in _GROUPS.items():
             group = rows[rows["verdict"].str.startswith(verdicts)]
             if not len(group):
@@ -264,16 +263,11 @@ def _section(rows: pd.DataFrame) -> Iterator[str]:
                 + (f"; pooled {r.pooled_lo:.3g} to {r.pooled_hi:.3g}" if np.isfinite(r.pooled_lo) else ""),
                 r.verdict + (f", q = {r.q:.2g}" if np.isfinite(r.q) else ""),
                 tells(r),
-                " ".join(text for text in (r.beside and f"{r.beside}.", _remark(r.why)) if text),
+                " ".join(text for text in (r.beside and f"{r.beside}.", r.why) if text),
             )
             for r in rows.itertuples()
         ),
     )
-
-
-def _remark(why: str) -> str:
-    """The reason for a verdict without its commands, which `hardlab claims --why` prints."""
-    return re.sub(r":? `hardlab .*?`(?:,? (?:and|then) `hardlab .*?`)*", "", why)
 
 
 def _timed(row: re.Match[str], executed: Path) -> str:

@@ -18,10 +18,10 @@ from typing import NamedTuple
 from hardlab import config, recipes
 from hardlab import data as sets
 from hardlab.analysis import claims
+from hardlab.analysis.arms import reaches
 from hardlab.analysis.schema import TABLES
 from hardlab.config import Run
 from hardlab.figures import FIGURES
-from hardlab.recipes import RUNGS
 
 Arm = tuple[str, tuple[str, ...]]  # a recipe with overrides
 SEEDS = {"smoke": 1, "cpu": 3, "gpu": 3, "paper": 3}
@@ -181,7 +181,7 @@ def _runs(rung: str, overrides: Sequence[str], with_claims: bool, place: Mapping
     wanted_by: dict[Arm, list[str]] = {}
     if with_claims:
         for claim in claims.load():
-            for named in claim.arms if RUNGS.index(claim.testable_from) <= RUNGS.index(rung) else ():
+            for named in claim.arms if reaches(rung, claim.testable_from) else ():
                 wanted_by.setdefault((named.recipe, claim.overrides(named, rung)), []).append(claim.id)
     # of arms that are one run, as `ppcl` and `ppcl` with its own share, the first names it
     runs: dict[str, tuple[Run, Arm, list[str]]] = {}

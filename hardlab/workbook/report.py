@@ -127,22 +127,26 @@ def _results(catalog: Catalog, data_dir: Path) -> list[tuple[str, Markup]]:
     """A table per protocol and metric, and one of what is known of the selection."""
     sections = []
     rows = catalog.results
-    rows = rows[rows["state"] == "done"]
+    rows = rows[rows["run"].isin(catalog.done["run"])]
+    epochs = catalog.done.set_index("run")["epochs"]
     what = ["protocol", "metric", "evaluated_on", "split", "options"]
     for (protocol, metric, data, split, options), group in rows.groupby(what, sort=True):
         lines = []
-        for (features, recipe), values in group.groupby(["features", "recipe"], sort=True):
+        # one mean is of one setting and arm: runs of other epochs, data or options are another row
+        who = ["features", "recipe", "setting", "arm"]
+        for (features, recipe, setting, arm), values in group.groupby(who, sort=True):
             lines.append(
-                {"recipe": recipe, "features": features}
+                {"recipe": recipe, "arm": arm, "epochs": epochs[values["run"].iloc[0]], "setting": setting}
+                | {"features": features}
                 | _interval_cells(interval(values["value"]))
                 | {"seconds each": _number(values["cost_s"].mean())}
             )
         name = f"{protocol}, {metric} on {data} ({split}" + (f", {options})" if options != "{}" else ")")
         sections.append((name, _table(lines)))
     selection = schema.read(data_dir, "hvs_summary")
-    selection = selection[selection["quantity"].str.contains("iou")]
+    selection = selection[selection["name"] != ""]  # of the views, not of an evaluation
     lines = [
-        {"recipe": r.recipe, "quantity": _quantity(r.quantity)} | _interval_cells(r) for r in selection.itertuples()
+        {"recipe": r.recipe, "quantity": r.name.replace("_", " ")} | _interval_cells(r) for r in selection.itertuples()
     ]
     if lines:
         sections.append(("The overlap of the selected pairs", _table(lines)))
@@ -167,6 +171,7 @@ def _claims(data_dir: Path) -> dict[str, Any]:
             "rung": r.rung or f"from {r.testable_from}",
             "verdict": r.verdict,
             "why": r.why,
+            "commands": Markup("<br>").join(Markup("<code>{}</code>").format(c) for c in r.commands.splitlines()),
             "runs": Markup(" ").join(Markup('<a href="#{0}">{0}</a>').format(name) for name in r.runs.split()),
         }
         for r in verdicts.itertuples()
@@ -216,10 +221,6 @@ def _number(value: Any) -> Any:
     if value is None or (isinstance(value, float | np.floating) and not np.isfinite(value)):
         return ""
     return float(f"{value:.4g}") if isinstance(value, float | np.floating) else value
-
-
-def _quantity(name: str) -> str:
-    return name.replace("_", " ").removesuffix(" {}").replace(" {}:", ":")
 
 
 def _replace(path: Path, text: str) -> None:

@@ -28,8 +28,15 @@ from hardlab.analysis.arms import (
     Selection,
     comparable,
     explain_choice,
+    first,
+    first_of_each,
+    gain,
+    gains,
     linear,
+    longest,
     measured,
+    named_once,
+    next_rung,
 )
 from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.gap_notes import evaluate_command
@@ -47,10 +54,11 @@ def test_runs_of_two_lengths_are_not_taken_together_and_the_shorter_ones_are_nam
     every = Catalog(tmp_path).finished("smoke", ["simsiam-hvs", "simclr"])
     kept = comparable(every)
     assert kept["run"].tolist() == [long[1], long[0], long[2], one]  # three seeds, and the longer of two such lengths
-    first, second = explain_choice(every, kept).splitlines()
-    assert first.startswith("simsiam-hvs: ") and ", 4 epochs on " in first and ", seeds 0, 1, 2; left out: " in first
-    assert {name for name in every["run"] if name in first} == {*short, *shorter}
-    assert second.startswith("simclr: ") and second.endswith("8 epochs on shapes 40 %, seed 0; left out: none")
+    simsiam, simclr = explain_choice(every, kept).splitlines()
+    assert simsiam.startswith("simsiam-hvs: ") and ", 4 epochs on " in simsiam
+    assert ", seeds 0, 1, 2; left out: " in simsiam
+    assert {name for name in every["run"] if name in simsiam} == {*short, *shorter}
+    assert simclr.startswith("simclr: ") and simclr.endswith("8 epochs on shapes 40 %, seed 0; left out: none")
     fewer = comparable(every[every["run"].isin([*long[:1], *short])])
     assert fewer["run"].tolist() == short  # the most seeds come first, then the length
 
@@ -258,3 +266,49 @@ def test_a_command_that_evaluates_survives_a_shell() -> None:
     assert (
         evaluate_command([], {"protocol": "a"}, {"protocol": "b"}) == "hardlab evaluate RUN --protocol a --protocol b"
     )
+
+
+def test_one_run_that_stands_for_several_is_the_first_recipes_lowest_seed() -> None:
+    rows = pd.DataFrame(
+        [("hexa", 1, "a", 9), ("hexa", 0, "c", 9), ("hexa", 0, "b", 9), ("adco", 0, "A", 9), ("adco", 0, "B", 10)],
+        columns=["recipe", "seed", "run", "epochs"],
+    )
+    assert first(rows)["run"] == "b"
+    assert first_of_each(rows)["run"].to_dict() == {"hexa": "b", "adco": "A"}
+    assert list(first_of_each(rows).index) == ["hexa", "adco"]  # as they stand
+    assert longest(rows)["run"].tolist() == ["B"]
+
+
+def test_a_training_under_two_names_counts_once_for_each_number_and_under_the_first() -> None:
+    same = {"setting": "s", "arm": "standard", "seed": 0}
+    rows = [{**same, "recipe": r, "name": n} for r, n in (("stn", "loss"), ("dino", "loss"), ("stn", "iou"))]
+    rows.append({**same, "recipe": "stn", "name": "loss", "seed": 1})
+    kept = named_once(pd.DataFrame(rows), ["name"])
+    assert sorted(zip(kept["recipe"], kept["name"], kept["seed"], strict=True)) == [
+        ("dino", "loss", 0), ("stn", "iou", 0), ("stn", "loss", 1),
+    ]  # fmt: skip
+
+
+def test_a_gain_is_of_the_seeds_that_both_have_and_of_one_setting() -> None:
+    mine, other = pd.Series({0: 0.5, 1: 0.6, 2: 0.9}), pd.Series({1: 0.4, 0: 0.2, 7: 0.1})
+    assert gain(mine, other).to_dict() == pytest.approx({0: 0.3, 1: 0.2})
+    columns = ["rung", "data", "method", "setting", "seed", "name", "value"]
+    place = ("cpu", "cifar10", "simsiam")
+    rows = [(*place, "s", 0, "iou", 0.5), (*place, "s", 1, "iou", 0.6), (*place, "t", 2, "iou", 0.7)]
+    peers = [(*place, "s", 0, "iou", 0.2), (*place, "s", 1, "top1", 0.1), (*place, "s", 2, "iou", 0.1)]
+    paired = gains(pd.DataFrame(rows, columns=columns), pd.DataFrame(peers, columns=columns), ["name"])
+    assert paired[columns].values.tolist() == [[*place, "s", 0, "iou", pytest.approx(0.3)]]
+
+
+def test_the_next_rung_is_above_the_highest_and_there_is_none_above_the_papers() -> None:
+    assert next_rung(["cpu", "smoke", "cpu"]) == "gpu"
+    assert next_rung(["cpu", "paper"]) == next_rung([]) == ""
+
+
+def test_partners_are_the_seeds_that_every_arm_has_a_run_of_measured_or_not() -> None:
+    runs = {"a0": 0, "a1": 1, "a1-again": 1, "b1": 1, "b2": 2, "c1": 1}
+    book = Book({name: {"seed": str(seed)} for name, seed in runs.items()})
+    usual, longer = ("cpu", "{}"), ("cpu", '{"epochs": 9}')
+    one, other = {"a0": usual, "a1-again": usual, "a1": usual}, {"b2": usual, "b1": usual, "c1": longer}
+    assert book.with_partners([one, other]) == {usual: {1: (["a1", "a1-again"], ["b1"])}}
+    assert book.with_partners([{"a0": usual}, other]) == {usual: {}}

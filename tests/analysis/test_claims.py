@@ -324,11 +324,11 @@ def test_no_rows_need_a_run_and_the_reason_is_its_command(folder: Folder) -> Non
         folder.run("simsiam", s, 0.4)
     row = folder.verdict(claim())
     assert (row.verdict, row.n, row.runs, row.rung) == (NO_RUN, 0, "", "")
-    assert "`hardlab pretrain simsiam-hvs --rung cpu`" in row.why
-    assert "`hardlab evaluate RUN --protocol linear-lbfgs`" in row.why
-    assert "pretrain simsiam --rung" not in row.why  # that arm is there
+    assert "hardlab pretrain simsiam-hvs --rung cpu" in row.commands
+    assert "hardlab evaluate RUN --protocol linear-lbfgs" in row.commands
+    assert "pretrain simsiam --rung" not in row.commands  # that arm is there
     longer = claim(arms=[{"recipe": "adco", "set": {"epochs": 10}}, "simsiam"], data=["cifar100"], testable_from="gpu")
-    assert "`hardlab pretrain adco --rung gpu epochs=10 data.name=cifar100`" in folder.verdict(longer).why
+    assert "hardlab pretrain adco --rung gpu epochs=10 data.name=cifar100" in folder.verdict(longer).commands
 
 
 def test_runs_that_were_not_evaluated_so_need_an_evaluation(folder: Folder) -> None:
@@ -337,15 +337,29 @@ def test_runs_that_were_not_evaluated_so_need_an_evaluation(folder: Folder) -> N
         folder.run("simsiam", s, 0.4)
     row = folder.verdict(claim())
     assert row.verdict == NO_EVALUATION == "needs an evaluation"
-    assert f"runs/{hvs} --protocol linear-lbfgs`" in row.why
-    assert row.why.count("runs/") == 2 and "pretrain" not in row.why
+    assert f"runs/{hvs} --protocol linear-lbfgs" in row.commands
+    assert row.commands.count("runs/") == 2 and "pretrain" not in row.commands
     text = claims.describe(claims.verdicts(folder.path, [claim()]))
     assert re.search(r"a-gain +needs an evaluation +from rung cpu\n", text)
     assert re.search(rf"\n {{8}}hardlab evaluate runs/\S+ runs/{hvs} --protocol linear-lbfgs\n", text)
     assert "1 claims, 1 needs an evaluation" in text
     assert "collects" not in row.why
     elsewhere = {"table": "evaluation", "where": GAIN["measure"]["where"] | {"evaluated_on": "cifar100"}}
-    assert "--protocol linear-lbfgs --data cifar100`" in folder.verdict(claim(measure=elsewhere)).why
+    assert "--protocol linear-lbfgs --data cifar100" in folder.verdict(claim(measure=elsewhere)).commands
+
+
+def test_an_evaluation_is_asked_for_of_the_seeds_that_every_arm_has_a_run_of_and_else_a_training(
+    folder: Folder,
+) -> None:
+    alone = folder.run("simsiam", 0, 0.4)
+    other = folder.run("simsiam-hvs", 1, 0.5, metric="top5")
+    row = folder.verdict(claim())
+    assert row.verdict == NO_RUN and alone not in row.why and other not in row.why
+    assert "No seed has a run of every arm" in row.why and "pretrain simsiam --rung cpu seed=2" in row.commands
+    partner = folder.run("simsiam-hvs", 0, 0.5, metric="top5")
+    row = folder.verdict(claim())
+    assert row.verdict == NO_EVALUATION
+    assert f"runs/{partner} " in row.commands and other not in row.commands  # seed 1 has no partner
 
 
 def test_runs_that_came_without_the_rows_are_named_with_what_makes_them(folder: Folder) -> None:
@@ -357,9 +371,9 @@ def test_runs_that_came_without_the_rows_are_named_with_what_makes_them(folder: 
     other = folder.run("simsiam", 0, 0.4, overrides={"epochs": 9}, table="epochs", epoch=0, name="loss")
     row = folder.verdict(claim(measure=loss, published={"value": None, "unit": "loss", "of": "none"}))
     assert row.verdict == NO_RUN
-    assert f"{bare} came without rows in epochs.csv: `hardlab figures --from runs --all`" in row.why
+    assert f"{bare} came without rows in epochs.csv" in row.why
     assert told not in row.why and other not in row.why
-    assert row.why.endswith("train them again, `hardlab pretrain simsiam --rung cpu`.")
+    assert row.commands == "hardlab figures --from runs --all\nhardlab pretrain simsiam --rung cpu"
 
 
 def test_rows_of_a_rung_below_are_shown_but_decide_nothing(folder: Folder) -> None:
@@ -370,7 +384,7 @@ def test_rows_of_a_rung_below_are_shown_but_decide_nothing(folder: Folder) -> No
     assert (row.verdict, row.rung, row.n) == ("needs rung cpu", "smoke", 3)
     assert row.mean == pytest.approx(10.1)
     row = folder.verdict(claim(testable_from="paper"))
-    assert row.verdict == "needs rung paper" and "`hardlab pretrain simsiam-hvs --rung paper`" in row.why
+    assert row.verdict == "needs rung paper" and "hardlab pretrain simsiam-hvs --rung paper" in row.commands
 
 
 def test_one_seed_of_a_higher_rung_does_not_hide_several_of_a_rung_that_is_enough(folder: Folder) -> None:
@@ -398,7 +412,7 @@ def test_a_single_seed_asks_for_the_next_one_trained_in_the_same_way(folder: Fol
     assert (row.verdict, row.n) == (NO_SEEDS, 1)
     # the rung's own data set counts for the claim, so it needs no override
     for name in ("ppcl", "ppcl-simclr"):
-        assert f"`hardlab pretrain {name} --rung cpu epochs=9 seed=4`" in row.why
+        assert f"hardlab pretrain {name} --rung cpu epochs=9 seed=4" in row.commands
 
 
 def test_a_ratio_to_nothing_is_no_value() -> None:
@@ -423,8 +437,8 @@ def test_runs_are_paired_only_where_they_differ_from_their_recipes_alike(folder:
         folder.run("simsiam", s, 0.4)
     row = folder.verdict(claim())
     assert row.verdict == NO_RUN  # 9 epochs against 30: no evaluation makes them comparable
-    assert "differ in more than their arm: `hardlab pretrain simsiam-hvs --rung cpu`" in row.why
-    assert "evaluate" not in row.why
+    assert "differ in more than their arm." in row.why and "hardlab pretrain simsiam-hvs --rung cpu" in row.commands
+    assert "evaluate" not in row.commands
     for s in range(3):
         folder.run("simsiam", s, 0.2, overrides={"epochs": 9})
     row = folder.verdict(claim())
@@ -437,7 +451,7 @@ def test_runs_that_became_of_different_precision_are_no_pair_and_the_reason_says
         folder.run("simsiam", s, 0.4, precision="fp32")
     row = folder.verdict(claim())
     assert row.verdict == NO_RUN
-    assert "differ in more than their arm, also in precision (bf16 and fp32): `hardlab pretrain" in row.why
+    assert "differ in more than their arm, also in precision (bf16 and fp32)." in row.why
     for s in range(3):  # as runs from before there was auto have it, beside one that auto made
         folder.run("simsiam", s, 0.2, overrides={"precision": "bf16"})
     row = folder.verdict(claim())
@@ -518,7 +532,8 @@ def test_without_tables_every_claim_needs_a_run(tmp_path: Path) -> None:
     found = claims.verdicts(tmp_path)
     assert list(found.columns) == list(claims.COLUMNS)
     assert set(found["verdict"]) == {NO_RUN}
-    assert found["why"].str.contains("hardlab pretrain").all()
+    assert found["commands"].str.contains("hardlab pretrain").all()
+    assert not found["why"].str.contains("hardlab ").any()
 
 
 # ------------------------------------------------------------------------------------------------ the rules
@@ -552,8 +567,8 @@ def test_without_its_controls_an_accuracy_needs_an_evaluation_and_another_number
     row = folder.verdict(claim())
     assert row.verdict == NO_EVALUATION
     assert row.why.startswith("The untrained network and raw pixels were not measured by this probe")
-    assert "`hardlab pretrain untrained --rung cpu`" in row.why
-    assert "`hardlab evaluate RUN --protocol linear-lbfgs --pixels`" in row.why
+    assert "hardlab pretrain untrained --rung cpu" in row.commands
+    assert "hardlab evaluate RUN --protocol linear-lbfgs --pixels" in row.commands
     loss = {"table": "epochs", "where": {"name": "loss"}}
     for s in range(3):
         folder.run("simsiam-hvs", s, 2.0 + 0.1 * s, table="epochs", epoch=0, name="loss")
@@ -586,7 +601,7 @@ def test_a_headline_takes_six_seeds_and_has_its_sign_flip_test(folder: Folder) -
     accuracies(folder, a[:5], [0.4, 0.4, 0.41, 0.4, 0.4])
     row = folder.verdict(claim(headline=True))
     assert (row.verdict, row.n) == (NO_SEEDS, 5)
-    assert "5 seeds with all arms: a verdict needs 6" in row.why and "seed=5" in row.why
+    assert "5 seeds with all arms: a verdict needs 6" in row.why and "seed=5" in row.commands
     assert folder.verdict(claim()).verdict == REPRODUCED
     folder.run("simsiam-hvs", 5, a[5])
     folder.run("simsiam", 5, 0.4)
@@ -671,14 +686,14 @@ def test_seeds_that_were_trained_and_not_evaluated_come_before_new_ones(folder: 
     bare = [folder.run(name, 2, 0.5, metric="top5") for name in ("simsiam-hvs", "simsiam")]
     row = folder.verdict(claim())
     assert (row.verdict, row.n) == (NO_EVALUATION, 2)
-    assert all(f"runs/{name}" in row.why for name in bare) and "pretrain" not in row.why
+    assert all(f"runs/{name}" in row.commands for name in bare) and "pretrain" not in row.commands
 
 
 def test_an_arm_is_trained_several_times_as_long_as_its_recipe_at_any_rung(folder: Folder) -> None:
     of = claim(arms=["simsiam-hvs", {"recipe": "simsiam", "longer": 2.5}])
     for rung in ("cpu", "gpu"):
         usual = recipe("simsiam", rung).epochs
-        assert of.commands(of.arms[1:], rung) == [f"`hardlab pretrain simsiam --rung {rung} epochs={2.5 * usual:.0f}`"]
+        assert of.commands(of.arms[1:], rung) == [f"hardlab pretrain simsiam --rung {rung} epochs={2.5 * usual:.0f}"]
     accuracies(folder, [0.5, 0.51, 0.52], [0.4, 0.4, 0.4])
     assert folder.verdict(of).verdict == NO_RUN  # as long as its recipe is another arm
     for s in range(3):

@@ -85,14 +85,16 @@ def test_a_trained_method_judges_one_batch_the_same_way_each_time(trained: dict[
         hardness.losses(path, [0, 10**6])
 
 
-def test_methods_are_compared_on_the_images_that_both_were_trained_on(trained: dict[str, Path], tmp_path: Path):
-    found = hardness.together(list(trained.values()), range(16), draws=2)
-    assert list(found) == [p.name for p in trained.values()] and {x.shape for x in found.values()} == {(2, 16)}
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "manifest.json").write_text('{"data": {"digest": "another"}}')
+def test_methods_are_compared_on_the_images_that_the_catalogue_says_both_were_trained_on(trained: dict[str, Path]):
+    names = [path.name for path in trained.values()]
+    catalog = Catalog(next(iter(trained.values())).parent)
+    found = hardness.together(catalog, names, range(16), draws=2)
+    assert list(found) == names and {x.shape for x in found.values()} == {(2, 16)}
+    with pytest.raises(HardlabError, match="simsiam-hv"):
+        hardness.together(catalog, [names[0], "simsiam-hv"], range(16))
+    catalog.manifests[names[1]]["data"]["digest"] = "another"
     with pytest.raises(HardlabError, match="not trained on the same images"):
-        hardness.together([*trained.values(), other], range(16))
+        hardness.together(catalog, names, range(16))
 
 
 def test_the_learned_negatives_are_those_of_the_checkpoint(trained: dict[str, Path]):

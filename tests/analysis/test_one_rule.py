@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RULE = ROOT / "hardlab" / "analysis" / "arms.py"
-OTHERS = [p for p in sorted((ROOT / "hardlab").glob("analysis/*.py")) if p != RULE]
-OTHERS += [*sorted((ROOT / "hardlab").glob("figures/*.py")), ROOT / "hardlab" / "workbook" / "report.py"]
+OTHERS = [p for p in sorted((ROOT / "hardlab").rglob("*.py")) if p != RULE]
+OTHERS += sorted((ROOT / "notebooks").glob("*.ipynb"))
 RANKED = {"rung", "setting", "seed", "run", "recipe", "epochs", "started", "data"}  # what tells one run from another
 ORDERS = {"max", "min", "sorted", "nlargest", "nsmallest"}
 
@@ -23,8 +25,25 @@ def words(node: ast.AST) -> set[str]:
     return named | {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
-def looks_up(key: ast.AST) -> bool:
-    """Whether a key is several values in turn, or what a table has for the item."""
+def code(path: Path) -> str:
+    """The text of a module, or of the code cells of a notebook, one after another."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return text
+    return "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "code")
+
+
+def texts(node: ast.AST) -> set[str]:
+    """The text that a subscript is, if it is one."""
+    return {node.value} if isinstance(node, ast.Constant) and isinstance(node.value, str) else set()
+
+
+def looks_up(key: ast.AST, tree: ast.AST) -> bool:
+    """Whether a key, or the function that it names, is several values in turn, or what a table has for the item."""
+    if isinstance(key, ast.Name):
+        named = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == key.id]
+        returned = [n.value for of in named for n in ast.walk(of) if isinstance(n, ast.Return)]
+        return any(isinstance(value, ast.Tuple | ast.Subscript) for value in returned)
     return isinstance(key, ast.Lambda) and isinstance(key.body, ast.Tuple | ast.Subscript)
 
 
@@ -32,9 +51,17 @@ def rankings(source: str) -> Iterator[tuple[int, str]]:
     """(line, why) of code that ranks runs.
 
     Comparing rungs; the largest or smallest of something by a key that looks at what tells runs apart; counting seeds,
-    runs or recipes to compare groups; keeping the last of several runs.
+    runs or recipes to compare groups; keeping one of several runs, the longest, or the first in some order; grouping
+    runs by seed by hand.
     """
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "iloc":
+            one = isinstance(node.slice, ast.Constant | ast.UnaryOp)  # not a slice, nor `.iloc[order]`
+            if one and "sort_values" in words(node.value) and words(node.value) & (RANKED - {"data"}):
+                yield node.lineno, "takes the first of runs in an order"
+            if one and isinstance(node.value.value, ast.Subscript) and texts(node.value.value.slice) == {"path"}:
+                yield node.lineno, "takes the first of several runs"
         if isinstance(node, ast.Attribute) and node.attr == "index" and "RUNGS" in words(node.value):
             yield node.lineno, "compares rungs"
         if not isinstance(node, ast.Call):
@@ -43,24 +70,52 @@ def rankings(source: str) -> Iterator[tuple[int, str]]:
         keys = {k.arg: k.value for k in node.keywords}
         if called in ORDERS and "key" in keys and words(keys["key"]) & (RANKED | {"nunique"}):
             yield node.lineno, f"{called} by a key that tells runs apart"
-        if called in ("max", "min") and "key" in keys and looks_up(keys["key"]):
+        if called in ("max", "min") and "key" in keys and looks_up(keys["key"], tree):
             yield node.lineno, f"{called} of several criteria, or of a table of ranks"
         if called in ("transform", "agg") and "nunique" in words(node):
             told_apart = isinstance(node.func, ast.Attribute) and words(node.func.value) & (RANKED - {"epochs"})
             yield from [(node.lineno, "counts to compare groups")] if told_apart & {"seed", "recipe"} else []
-        if called == "drop_duplicates" and "keep" in keys and words(node) & {"setting", "SAME", "seed"}:
+        by = set().union(*map(words, [*node.args, *keys.values()]))
+        if called == "drop_duplicates" and "run" not in by and by & {"setting", "SAME", "seed", "recipe"}:
             yield node.lineno, "keeps one of several runs"
+        if (
+            called in ("max", "min")
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Subscript)
+        ):
+            yield from [(node.lineno, "keeps the longest")] if texts(node.func.value.slice) == {"epochs"} else []
+        if called == "setdefault" and node.args and "seed" in words(node.args[0]):
+            yield node.lineno, "groups runs by seed"
         if called in ("idxmax", "idxmin") and isinstance(node.func, ast.Attribute) and words(node.func.value) & RANKED:
             yield node.lineno, f"{called} over what tells runs apart"
 
 
-@pytest.mark.parametrize("path", OTHERS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize("path", OTHERS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_other_module_ranks_runs(path: Path) -> None:
-    assert list(rankings(path.read_text(encoding="utf-8"))) == [], "this belongs in analysis/arms.py and docs/arms.md"
+    assert list(rankings(code(path))) == [], "this belongs in analysis/arms.py and docs/arms.md"
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_tables_are_read_by_the_schema_alone(path: Path) -> None:
+    reads = path.name != "schema.py" and "read_csv" in words(ast.parse(code(path)))
+    assert not reads, "use schema.read, which knows what each column holds"
 
 
 def test_the_rule_itself_is_found_by_this_search() -> None:
-    assert len(list(rankings(RULE.read_text(encoding="utf-8")))) >= 5
+    assert len(list(rankings(code(RULE)))) >= 5
+
+
+def test_every_function_that_chooses_stands_in_the_page() -> None:
+    page, source = (ROOT / "docs" / "arms.md").read_text(encoding="utf-8"), code(RULE)
+    lines = {line for line, _ in rankings(source)}
+    chosen = {
+        node.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        if any(node.lineno <= line <= (node.end_lineno or 0) for line in lines)
+    }
+    assert {name for name in chosen if not re.search(rf"`(\w+\.)?{name}`", page)} == set()
+    assert {"stand_in", "fullest", "first", "longest", "comparable"} <= chosen
 
 
 @pytest.mark.parametrize(
@@ -73,6 +128,15 @@ def test_the_rule_itself_is_found_by_this_search() -> None:
         'last = done.drop_duplicates(["setting", "arm", "seed"], keep="last")',
         'run = done.loc[done["epochs"].idxmax()]',
         "best = max(ranks, key=lambda name: ranks[name])",
+        "arms = [a for a in arms if RUNGS.index(a.rung) <= RUNGS.index(rung)]",
+        "def rank(d): return d not in known, sizes[d]\nbest = max(sets, key=rank)",
+        'about = done.sort_values(["seed", "run"]).iloc[0]',
+        'one = mine[mine["run"] == mine.sort_values(["seed", "run"])["run"].iloc[0]]',
+        'values = values.sort_values("recipe").drop_duplicates([*SAME, "name", *MEASURED])',
+        'first = done.drop_duplicates("recipe").set_index("recipe")["path"]',
+        'short = done["epochs"] < done["epochs"].max()',
+        'path = Path(done["path"].iloc[0])',
+        'of_seed.setdefault(int(self.book.runs[name]["seed"]), []).append(name)',
     ],
 )
 def test_a_planted_ranking_is_found(planted: str) -> None:
@@ -85,6 +149,9 @@ def test_a_planted_ranking_is_found(planted: str) -> None:
         "weakest = min(each, key=lambda i: i.mean)",
         'rows = rows.sort_values("seed")',
         'frame.drop_duplicates(["protocol", "value"], keep="last")',
+        'each = rows.drop_duplicates(["run", "recipe"])',
+        'last = log[log["step"] == log["step"].max()]',
+        'unit = found.sort_values("value")["unit"].iloc[0]',
         'several = evaluation.groupby(what)["options"].transform("nunique") > 1',
     ],
 )

@@ -75,6 +75,9 @@ def test_the_summarys_shift_of_the_mean_iou_is_paired_by_seed(runs_dir: Path, tm
     assert (gain["mean"], gain["n"]) == (pytest.approx(0.02), 2)
     assert ("hvs", "knn top1@k=20 of pixels on shapes") in summary.index
     assert ("hvs", "knn top1@k=20 of pixels on shapes: gain") not in summary.index
+    named = summary["name"].dropna()
+    assert [quantity for _, quantity in named.index] == list(named)  # of the views; accuracies have none
+    assert {q for _, q in summary.index if "top1" not in q} == set(named) >= {"iou_selected", "lowest_iou_share"}
 
 
 def test_a_folder_without_a_finished_run_is_refused_and_the_tables_stay_as_they_were(tmp_path: Path) -> None:
