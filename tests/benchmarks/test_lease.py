@@ -386,7 +386,7 @@ def test_a_whole_lease_in_small_stops_by_itself_and_a_second_one_goes_on(tmp_pat
     assert sorted(came) == sorted(done)
     assert all((tmp_path / "runs" / run / "results.jsonl").is_file() for run in came)
     if came:
-        assert f"{len(came)} runs of an earlier lease are not made again" in hold("second")
+        assert f"{len(came)} runs of an earlier call are not made again" in hold("second")
 
 
 @pytest.mark.slow
