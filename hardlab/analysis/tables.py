@@ -156,16 +156,17 @@ class Sources:
     def with_earlier(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
         """``frame`` and those rows of the earlier table that no run of the catalogue takes the place of.
 
-        A run takes the place of one that differs from it in its name alone, but only in tables that it has rows for:
-        one that comes back from another machine may lack its view log.
+        A run takes the place of one that differs from it in its name alone, but only for what it has rows of, table by
+        table and measurement by measurement: one that comes back from another machine may lack a view log or a probe.
         """
         earlier = schema.read(self.earlier, name, whole=False) if self.earlier else pd.DataFrame()
         if not len(earlier):
             return frame
         gone = earlier["run"].isin(self.done["run"])
         if len(frame) and name != "configs":  # the other tables' rows are judged by the configurations of their runs
-            made = pd.MultiIndex.from_frame(frame[[*SAME, "recipe"]])
-            gone |= pd.MultiIndex.from_frame(earlier[[*SAME, "recipe"]]).isin(made)
+            key = [*SAME, "recipe", *(c for c in ("protocol", "features", "evaluated_on") if c in earlier)]
+            made = pd.MultiIndex.from_frame(frame[key])
+            gone |= pd.MultiIndex.from_frame(earlier[key]).isin(made)
         return pd.concat([f for f in (frame, earlier[~gone]) if len(f)] or [frame], ignore_index=True)
 
     def keeps_picture(self, name: str, table: Table) -> bool:

@@ -148,6 +148,24 @@ def test_a_run_that_was_made_again_without_its_views_leaves_the_earlier_rows_of_
     assert set(before["run"]) < set(pd.read_csv(tmp_path / "out" / "configs.csv")["run"])
 
 
+def test_a_run_that_was_made_again_leaves_the_earlier_rows_of_what_it_was_not_measured_by(tmp_path: Path) -> None:
+    here = write_run(tmp_path / "here", "simsiam", 0, None, backbone_knn=0.5)
+    row = json.loads((here / "results.jsonl").read_text().splitlines()[0])
+    with (here / "results.jsonl").open("a") as file:
+        for more in ({"protocol": "linear"}, {"data": "digits"}):
+            file.write(json.dumps(row | more) + "\n")
+    write_run(tmp_path / "there", "simsiam", 0, None, backbone_knn=0.75)
+    for folder in (tmp_path / "there").iterdir():
+        folder.rename(folder.with_name("made-again"))
+    tables.collect(tmp_path / "here", tmp_path / "out")
+    tables.collect(tmp_path / "there", tmp_path / "out", add=True)
+    rows = pd.read_csv(tmp_path / "out" / "evaluation.csv")
+    rows = rows[rows["features"] == row["features"]]
+    by = {(r.protocol, r.evaluated_on): r.run for r in rows.itertuples()}
+    assert by[row["protocol"], row["data"]] == "made-again"
+    assert by["linear", row["data"]] == by[row["protocol"], "digits"] == here.name
+
+
 @pytest.mark.slow
 def test_added_tables_compute_importances_again_only_where_a_seed_is_new_or_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
