@@ -251,7 +251,7 @@ def _augments(name: str, changes: Mapping[str, Any]) -> list[Augment]:
     for key in changes:
         if key not in Augment.model_fields:
             raise registry.unknown("field of the augmentation", key, Augment.model_fields)
-    return [a.but(**changes) for a in augment.PRESETS[name]]
+    return [a.but(**changes) if changes else a for a in augment.PRESETS[name]]
 
 
 _LATER: dict[str, Any] = {

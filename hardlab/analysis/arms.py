@@ -152,11 +152,6 @@ class Paired(NamedTuple):
         """All runs, in the arms' order."""
         return tuple(dict.fromkeys(run for arm_runs in self.runs for run in arm_runs))
 
-    @property
-    def frame(self) -> pd.DataFrame:
-        """(seeds, arms)."""
-        return pd.DataFrame(dict(enumerate(self.values)), index=list(self.seeds))
-
 
 class Book:
     """What each collected run was: dotted key -> value, as text, of its whole configuration."""
@@ -181,12 +176,17 @@ class Book:
 
         A run of a version whose configuration is read no more is nobody's arm.
         """
-        facts, manifests = {}, schema.read_manifests(folder)
+        facts, manifests, read = {}, schema.read_manifests(folder), {}
         for name, manifest in manifests.items():
+            tree = config.as_ran(manifest)  # arms of two precisions are no pair
+            seed = {"seed": _text(tree.pop("seed"))}
+            text = json.dumps(tree, sort_keys=True)
             try:
-                facts[name] = _as_text(config.make(config.as_ran(manifest)))  # arms of two precisions are no pair
+                if text not in read:  # the seeds of an arm differ in nothing else
+                    read[text] = _as_text(config.make(tree))
             except HardlabError:
                 continue
+            facts[name] = read[text] | seed
         book = cls(facts)
         book.started = {name: str(m["started"]) for name, m in manifests.items() if m.get("started")}
         return book

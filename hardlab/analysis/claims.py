@@ -366,8 +366,8 @@ class Finding(NamedTuple):
     commands: tuple[str, ...] = ()  # that make what is lacking, in this order
 
 
-def judge(test: Test, values: pd.DataFrame, least: int = SEEDS) -> Finding:
-    """The verdict of a test on one row per seed, one column per arm, in the arms' order and the published unit.
+def judge(test: Test, arms: Sequence[np.ndarray], least: int = SEEDS) -> Finding:
+    """The verdict of a test on the values of each arm, (seeds,) float64 in the same order, in the published unit.
 
     A seed without a finite number (a ratio to nothing) does not count. The seeds are taken for independent, their
     differences for normal. The interval must lie strictly on the stated side of the threshold (reproduced) or on the
@@ -375,7 +375,6 @@ def judge(test: Test, values: pd.DataFrame, least: int = SEEDS) -> Finding:
     are the same to the last bit compare nothing. Of several comparisons all must hold to reproduce, and one refutes at
     a level shared among them (Bonferroni); the weakest is reported.
     """
-    arms = [values[c].to_numpy(np.float64) for c in values.columns]
     if test.name in ("ordering", "largest"):
         first = arms[:-1] if test.name == "ordering" else [arms[0]] * (len(arms) - 1)
         return _several([a - b for a, b in zip(first, arms[1:], strict=True)], least)
@@ -502,8 +501,7 @@ class Ledger:
         if not groups:
             return Judged(claim, self._wanted(claim, trained, alike, values), None)
         group = groups[0]
-        frame = self._frame(claim, group)
-        finding = judge(claim.test, frame * claim.published.scale, SEEDS)
+        finding = judge(claim.test, self._arms(claim, group), SEEDS)
         unmeasured = self._unmeasured(claim, group, trained, alike, values) if finding.ours.n < claim.seeds else ()
         if claim.cannot:
             finding = finding._replace(verdict=CANNOT, why=claim.cannot, p=np.nan)
@@ -555,16 +553,16 @@ class Ledger:
             for (protocol, data), without in ways.items()
         )
 
-    def _frame(self, claim: Claim, group: Paired) -> pd.DataFrame:
-        """(seeds, sides); an untrained network as a side is paired by its seed."""
-        columns, values = [], iter(group.values)
+    def _arms(self, claim: Claim, group: Paired) -> list[np.ndarray]:
+        """Of each side its values; an untrained network as a side is paired by its seed."""
+        arms, values = [], iter(group.values)
         for side in claim.arms:
             if side.recipe != UNTRAINED:
-                columns.append(dict(zip(group.seeds, next(values), strict=True)))
+                arms.append(dict(zip(group.seeds, next(values), strict=True)))
             else:
                 began = self.values(claim.seen(side), self.book.untrained(group.names))
-                columns.append({int(self.book.runs[name]["seed"]): value for name, value in began.items()})
-        return pd.DataFrame(dict(enumerate(columns))).reindex(group.seeds).dropna()
+                arms.append({int(self.book.runs[name]["seed"]): value for name, value in began.items()})
+        return _shared(arms, group.seeds, claim.published.scale)
 
     def _control(self, claim: Claim, group: Paired) -> Finding | None:
         """What the positive control of an accuracy lacks, or which arm does not pass it; None where all is well.
@@ -613,10 +611,11 @@ class Ledger:
             columns = []
             for runs in group.runs:
                 values = self.values(other, runs)
-                columns.append({seed: values.get(run) for seed, run in zip(group.seeds, runs, strict=True)})
-            frame = pd.DataFrame(dict(enumerate(columns)), dtype=float).dropna()
-            if len(frame) > 1 and len(columns) == len(claim.arms):
-                effect = judge(claim.test, frame * claim.published.scale).ours
+                each = zip(group.seeds, runs, strict=True)
+                columns.append({seed: values[run] for seed, run in each if run in values})
+            arms = _shared(columns, group.seeds, claim.published.scale)
+            if len(arms[0]) > 1 and len(arms) == len(claim.arms):
+                effect = judge(claim.test, arms).ours
                 sentences.append(f"{name} {effect.mean:.3g} ({effect.lo:.3g} to {effect.hi:.3g}, {effect.n} seeds)")
         return "; ".join(sentences)
 
@@ -776,6 +775,12 @@ class Ledger:
         )
         again = ("hardlab figures --from runs --all", *claim.commands(bare, claim.testable_from))
         return Finding(NO_RUN, NOTHING, why, commands=again)
+
+
+def _shared(arms: Sequence[Mapping[int, float]], seeds: Sequence[int], scale: float) -> list[np.ndarray]:
+    """Of each arm the values, times a scale, of the seeds that all of them have."""
+    common = [seed for seed in seeds if all(seed in values for values in arms)]
+    return [scale * np.array([values[seed] for seed in common], dtype=np.float64) for values in arms]
 
 
 def verdicts(data_dir: Path | str, claims: Iterable[Claim] | None = None) -> pd.DataFrame:

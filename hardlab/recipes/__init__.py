@@ -7,6 +7,7 @@ gpu: CIFAR-10, ResNet-18, the public CIFAR schedule. paper: ImageNet, ResNet-50,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from hardlab import registry
@@ -55,7 +56,14 @@ def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None =
         raise registry.unknown("recipe", name, RECIPES)
     if rung not in RUNGS:
         raise registry.unknown("rung", rung, RUNGS)
-    return made(rung).with_(overrides or {})
+    run = _made(made, rung) if name in RECIPES else made(rung)
+    return run.with_(overrides) if overrides else run
+
+
+@cache
+def _made(made: Recipe, rung: str) -> Run:
+    """A recipe of the package at a rung; one of an outside method is made anew, since its source may change."""
+    return made(rung)
 
 
 def _found(name: str) -> Recipe | None:

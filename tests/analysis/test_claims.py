@@ -1,4 +1,4 @@
-"""The ledger of claims: its data, its tests on frames with known answers, and what today's rows give."""
+"""The ledger of claims: its data, its tests on values with known answers, and what today's rows give."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def claim(**changes: Any) -> Claim:
     return Claim.model_validate(GAIN | changes)
 
 
-def frame(*arms: Sequence[float]) -> pd.DataFrame:
-    return pd.DataFrame({i: np.asarray(a, float) for i, a in enumerate(arms)})
+def per_arm(*values: Sequence[float]) -> list[np.ndarray]:
+    return [np.asarray(a, float) for a in values]
 
 
 def test(name: str, **options: Any) -> Test:
@@ -205,70 +205,70 @@ def test_a_file_with_a_slip_is_refused_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_greater_and_less_look_at_the_interval_of_the_paired_difference() -> None:
-    up = frame([5, 6, 7.1], [1, 2, 3])
+    up = per_arm([5, 6, 7.1], [1, 2, 3])
     assert judge(test("greater"), up).verdict == REPRODUCED
     assert judge(test("less"), up).verdict == CONTRADICTED
     assert judge(test("greater", margin=5), up).verdict == CONTRADICTED
-    assert judge(test("greater"), frame([1, 5, 3], [3, 1, 3])).verdict == INCONCLUSIVE
+    assert judge(test("greater"), per_arm([1, 5, 3], [3, 1, 3])).verdict == INCONCLUSIVE
     d = np.array([4, 4, 4.1])
     half = stats.t.ppf(0.975, 2) * d.std(ddof=1) / np.sqrt(3)
     assert judge(test("greater"), up).ours == pytest.approx((d.mean(), d.mean() - half, d.mean() + half, 3))
 
 
 def test_pairing_by_seed_finds_what_a_large_spread_between_seeds_would_hide() -> None:
-    paired = judge(test("greater"), frame([11, 21, 31.1], [10, 20, 30]))
+    paired = judge(test("greater"), per_arm([11, 21, 31.1], [10, 20, 30]))
     unpaired = interval([11, 21, 31.1]).lo - interval([10, 20, 30]).hi
     assert paired.verdict == REPRODUCED
     assert unpaired < 0
 
 
 def test_an_interval_that_ends_at_the_threshold_decides_nothing() -> None:
-    same = frame([3, 3, 3], [1, 1, 1])  # the interval is the point 2
+    same = per_arm([3, 3, 3], [1, 1, 1])  # the interval is the point 2
     assert judge(test("greater", margin=2), same).verdict == INCONCLUSIVE
     assert judge(test("less", margin=2), same).verdict == INCONCLUSIVE
     assert judge(test("greater", margin=2 - 1e-9), same).verdict == REPRODUCED
-    assert judge(test("above", value=3), frame([3, 3, 3])).verdict == INCONCLUSIVE
-    assert judge(test("equal_within", value=2, margin=1), frame([3, 3, 3])).verdict == INCONCLUSIVE
+    assert judge(test("above", value=3), per_arm([3, 3, 3])).verdict == INCONCLUSIVE
+    assert judge(test("equal_within", value=2, margin=1), per_arm([3, 3, 3])).verdict == INCONCLUSIVE
 
 
 @pytest.mark.parametrize("of", [test("greater"), test("above", value=0.0), test("largest"), test("ordering")])
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_fewer_than_three_seeds_decide_nothing_however_far_apart_the_arms_are(of: Test, seeds: int) -> None:
-    far = frame(*([v, v + 0.01][:seeds] for v in ((9, 5, 1) if of.name != "above" else (9,))))
+    far = per_arm(*([v, v + 0.01][:seeds] for v in ((9, 5, 1) if of.name != "above" else (9,))))
     found = judge(of, far)
     assert (found.verdict, np.isnan(found.p)) == (NO_SEEDS, True)
     assert f"{seeds} seed{'s' * (seeds > 1)} with all arms: a verdict needs 3" in found.why
 
 
 def test_above_and_below_hold_a_value_or_a_ratio_against_a_constant() -> None:
-    share = frame([0.34, 0.35, 0.36])
+    share = per_arm([0.34, 0.35, 0.36])
     assert judge(test("above", value=1 / 6), share).verdict == REPRODUCED
     assert judge(test("above", value=0.4), share).verdict == CONTRADICTED
     assert judge(test("below", value=0.4), share).verdict == REPRODUCED
     assert judge(test("above", value=0.35), share).verdict == INCONCLUSIVE
-    times = frame([3.1, 4.6, 6.2], [2, 3, 4])
+    times = per_arm([3.1, 4.6, 6.2], [2, 3, 4])
     assert judge(test("below", value=1.6, of="ratio"), times).verdict == REPRODUCED
     assert judge(test("below", value=1.1, of="ratio"), times).verdict == CONTRADICTED
     assert judge(test("below", value=1.6, of="ratio"), times).ours.mean == pytest.approx(np.mean([1.55, 4.6 / 3, 1.55]))
 
 
 def test_equality_takes_an_interval_inside_the_margin_not_the_absence_of_a_difference() -> None:
-    near, far, wide = frame([0.1, 0.0, -0.1]), frame([5, 5.1, 5.2]), frame([-9, 0, 9])
+    near, far, wide = per_arm([0.1, 0.0, -0.1]), per_arm([5, 5.1, 5.2]), per_arm([-9, 0, 9])
     within = test("equal_within", value=0.0, margin=1)
     assert judge(within, near).verdict == REPRODUCED
     assert judge(within, far).verdict == CONTRADICTED
     assert judge(within, wide).verdict == INCONCLUSIVE
     difference = test("equal_within", value=0.0, margin=1, of="difference")
-    assert judge(difference, frame([50.1, 60.0, 69.9], [50, 60, 70])).verdict == REPRODUCED
+    assert judge(difference, per_arm([50.1, 60.0, 69.9], [50, 60, 70])).verdict == REPRODUCED
 
 
 def test_an_ordering_needs_every_step_and_the_largest_every_comparison() -> None:
     a, b, c = [9, 9.1, 9.2], [5, 5.2, 5.1], [1, 1.1, 1.3]
-    assert judge(test("ordering"), frame(a, b, c)).verdict == REPRODUCED
-    assert judge(test("ordering"), frame(a, c, b)).verdict == CONTRADICTED
-    assert judge(test("largest"), frame(a, c, b)).verdict == REPRODUCED
-    assert judge(test("largest"), frame(b, a, c)).verdict == CONTRADICTED
-    wavering = judge(test("largest"), frame(a, [9, 9, 9.3], c))
+    assert judge(test("ordering"), per_arm(a, b, c)).verdict == REPRODUCED
+    assert judge(test("ordering"), per_arm(a, c, b)).verdict == CONTRADICTED
+    assert judge(test("largest"), per_arm(a, c, b)).verdict == REPRODUCED
+    assert judge(test("largest"), per_arm(b, a, c)).verdict == CONTRADICTED
+    wavering = judge(test("largest"), per_arm(a, [9, 9, 9.3], c))
     assert wavering.verdict == INCONCLUSIVE
     assert wavering.why.startswith("1 of 2 comparisons hold, the weakest")
     assert wavering.ours.mean == pytest.approx(0)  # the weakest is told
@@ -279,8 +279,8 @@ def test_one_of_many_comparisons_refutes_only_at_a_level_that_they_share() -> No
     shift = stats.t.ppf(0.975, 2) * alone.std(ddof=1) / np.sqrt(3)
     just = alone - alone.mean() - shift - 0.01  # the interval of one comparison ends at -0.01
     first, others = np.zeros(3), [-just] + [np.full(3, -5.0)] * 4
-    assert judge(test("less"), frame(first, -just)).verdict == REPRODUCED
-    assert judge(test("largest"), frame(first, *others)).verdict == INCONCLUSIVE
+    assert judge(test("less"), per_arm(first, -just)).verdict == REPRODUCED
+    assert judge(test("largest"), per_arm(first, *others)).verdict == INCONCLUSIVE
 
 
 # ------------------------------------------------------------------------------------------------ from rows
@@ -417,8 +417,8 @@ def test_a_single_seed_asks_for_the_next_one_trained_in_the_same_way(folder: Fol
 
 def test_a_ratio_to_nothing_is_no_value() -> None:
     of = test("above", of="ratio", value=1)
-    assert judge(of, frame([2, 2.1, 2.2, 1], [1, 1, 1, 0])).verdict == REPRODUCED
-    assert judge(of, frame([2, 2.1, 2.2, 1], [1, 1, 1, 0])).ours.n == 3
+    assert judge(of, per_arm([2, 2.1, 2.2, 1], [1, 1, 1, 0])).verdict == REPRODUCED
+    assert judge(of, per_arm([2, 2.1, 2.2, 1], [1, 1, 1, 0])).ours.n == 3
 
 
 def test_the_highest_rung_with_all_arms_counts(folder: Folder) -> None:
@@ -704,26 +704,26 @@ def test_an_arm_is_trained_several_times_as_long_as_its_recipe_at_any_rung(folde
 def test_a_gain_is_the_difference_of_two_differences() -> None:
     of = test("above", of="gain", value=0.0)
     arms = [9, 9.1, 9.2], [5, 5, 5], [7, 7, 7], [6, 6.1, 6.2]
-    assert judge(of, frame(*arms)).ours.mean == pytest.approx(4.1 - 0.9)
-    assert judge(of, frame(*arms)).verdict == REPRODUCED
-    assert judge(of, frame(*arms[2:], *arms[:2])).verdict == CONTRADICTED
+    assert judge(of, per_arm(*arms)).ours.mean == pytest.approx(4.1 - 0.9)
+    assert judge(of, per_arm(*arms)).verdict == REPRODUCED
+    assert judge(of, per_arm(*arms[2:], *arms[:2])).verdict == CONTRADICTED
 
 
 def test_the_p_of_a_verdict_is_the_level_at_which_it_would_just_have_been_given() -> None:
     """Against intervals at the level of p: they end at the edge, or at 0, that decides."""
     rng = np.random.default_rng(3)
     near = rng.normal(0.3, 0.2, 5)
-    p = judge(test("equal_within", value=0.0, margin=1), frame(near)).p
+    p = judge(test("equal_within", value=0.0, margin=1), per_arm(near)).p
     assert interval(near, 1 - p).hi == pytest.approx(1)
-    p = judge(test("equal_within", value=0.0, margin=1), frame(-near)).p
+    p = judge(test("equal_within", value=0.0, margin=1), per_arm(-near)).p
     assert interval(-near, 1 - p).lo == pytest.approx(-1)
     far = near + 2  # outside: at the level of p the interval reaches the edge
-    assert interval(far, 1 - judge(test("equal_within", value=0.0, margin=1), frame(far)).p).lo == pytest.approx(1)
+    assert interval(far, 1 - judge(test("equal_within", value=0.0, margin=1), per_arm(far)).p).lo == pytest.approx(1)
     a, b, c = rng.normal([[9], [7], [5]], 0.5, (3, 4))
     differences = [stats.ttest_rel(a, b).pvalue, stats.ttest_rel(a, c).pvalue]
-    assert judge(test("largest"), frame(a, b, c)).p == pytest.approx(max(differences))  # all must hold
+    assert judge(test("largest"), per_arm(a, b, c)).p == pytest.approx(max(differences))  # all must hold
     against = min(1, 2 * stats.ttest_rel(b, a).pvalue)  # one refutes, at a level that two share
-    assert judge(test("largest"), frame(b, a, c)).p == pytest.approx(against)
+    assert judge(test("largest"), per_arm(b, a, c)).p == pytest.approx(against)
 
 
 # ------------------------------------------------------------------------------------------------ frozen
