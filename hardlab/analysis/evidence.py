@@ -40,7 +40,7 @@ def sign_flip_test(values: Sequence[float] | np.ndarray, threshold: float = 0.0)
     first = (np.arange(1 << min(len(x), block))[:, None] >> np.arange(min(len(x), block)) & 1) * 2 - 1
     sums = first @ x[:block]
     for rest in product((-1, 1), repeat=max(0, len(x) - block)):
-        as_far += int(np.count_nonzero(np.abs(sums + np.dot(rest, x[block:])) >= observed - 1e-12 * scale)
+        as_far += int(np.count_nonzero(np.abs(sums + np.dot(rest, x[block:])) >= observed - 1e-12 * scale))
     return float(as_far / 2.0 ** len(x))
 
 
