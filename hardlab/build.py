@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardlab import config, data, registry
+from hardlab import compatible, config, data, registry
 from hardlab.config import Run, Spec
 from hardlab.data import Images
 from hardlab.data.base import Absent, offline
@@ -95,38 +95,16 @@ def strategies(run: Run, on: Method | None = None) -> list[Hard]:
     out: list[Hard] = [registry.build("strategy", s.name, s.options) for s in run.hard]
     for name, h in zip(names, out, strict=True):
         h.name = name
-    choosers = [s.name for s, h in zip(run.hard, out, strict=True) if h.draws]
-    if len(choosers) > 1:
-        raise HardlabError(f"Strategies {', '.join(choosers)} each choose the number of views: keep one of them.")
-    for i, h in enumerate(out):
-        if h.adds and any(earlier.draws for earlier in out[:i]):
-            raise HardlabError(
-                f"Strategy '{names[i]}' adds images, and their views are chosen too: name it before "
-                f"'{choosers[0]}', which chooses."
-            )
-        for form in sorted(h.takes - frozenset().union(*(earlier.offers for earlier in out[:i]))):
-            raise HardlabError(
-                f"Strategy '{names[i]}' takes the views that the strategy {form} made: name {form} before {names[i]} "
-                "in `hard`."
-            )
-    owners = [n for n, h in zip(names, out, strict=True) if h.owns_loss]
-    if len(owners) > 1:
-        raise HardlabError(f"Strategies {', '.join(owners)} each replace the negatives of the loss: keep one of them.")
-    regroup, own = (next((n for n, h in zip(names, out) if getattr(h, a)), None) for a in ("regroups", "owns_loss"))
-    if regroup and own:
-        raise HardlabError(
-            f"Strategy '{regroup}' changes which images are positives, and the loss of '{own}' takes one positive an "
-            "image, once: keep one of them."
-        )
+    compatible.check_order([spec.name for spec in run.hard], [h.declared() for h in out])
     if on is None:
         return out
     for spec, h in zip(run.hard, out, strict=True):
         try:
+            if (why := compatible.refusal(run.method.name, spec)) is not None:
+                raise HardlabError(why)
             h.install(on)
         except HardlabError as e:
-            partners = [name for name in registry.METHODS if refusal(name, spec) is None]
-            hint = f" It goes with {' or '.join(partners)}." if partners and run.method.name not in partners else ""
-            raise HardlabError(f"{e}{hint}") from None
+            raise HardlabError(f"{e}{compatible.hint(run.method.name, spec, refusal)}") from None
     return out
 
 
@@ -137,6 +115,8 @@ def refusal(method: str, strategy: Spec) -> str | None:
     """
     with torch.device("meta"):
         try:
+            if (why := compatible.refusal(method, strategy)) is not None:
+                return why
             with registry.blaming("method", method):
                 on: Method = registry.build("method", method, {}, registry.build("backbone", "tiny", {"width": 4}))
             with registry.blaming("strategy", strategy.name):
@@ -187,10 +167,9 @@ def spec(kind: str, given: Any) -> Spec:
 def check(run: Run) -> None:
     """Refuse what cannot be built, without building it: no weights are made and no data read. Raises HardlabError.
 
-    Which strategies go together, and with which method, their classes say, some by their options and some where they
-    are installed (``Hard.takes``, ``Hard.install``): so this needs torch, and `config` refuses before it what names,
-    options and ranges tell.
+    `config` has refused what names, options and ranges tell; ``compatible.check`` refuses what the classes declare.
     """
+    compatible.check(run)
     look(run)
     made, hard = _unmade(run)
     made.check_look(look(run))
@@ -201,11 +180,6 @@ def check(run: Run) -> None:
             warnings.simplefilter("ignore")  # torch says that nothing is copied there
             for h in hard:
                 h.start_from(run.parent.id, networks)
-    if run.data.name in data.BALANCED:
-        classes, each, side = data.BALANCED[run.data.name]
-        count = len(run.data.classes or range(classes)) * int(run.data.fraction * each + 0.5)
-        side = run.data.size or side
-        _fits(run, count, side if side <= 96 else None, run.augments()[0][0].size)
     made.check_batch(run.batch_size)
     _passes(run, made)
 
@@ -278,18 +252,4 @@ def matrix() -> dict[tuple[str, str], str | None]:
 def fits(run: Run, images: Images, look: Look) -> None:
     """Refuse, before the first step, a batch or a crop that these images cannot fill. Raises HardlabError."""
     smallest = int(next(iter(images.all(1))).sizes.min()) if images.in_memory else None  # images of one size
-    _fits(run, len(images), smallest, look.augment[0].size)
-
-
-def _fits(run: Run, count: int, smallest: int | None, size: int) -> None:
-    """smallest: a side of the images; None where sizes differ, and every crop is resized as usual. size: of crops."""
-    if count < run.batch_size:
-        raise HardlabError(
-            f"batch_size={run.batch_size} is larger than the data set: {run.data.name} has {count} images at "
-            f"fraction={run.data.fraction}; the largest batch is {count}."
-        )
-    if smallest is not None and size > smallest:
-        raise HardlabError(
-            f"augment.size={size} is larger than the images of {run.data.name} ({smallest} pixels): take at most "
-            f"{smallest}, or load them larger with data.size={size}."
-        )
+    compatible.check_sizes(run, len(images), smallest, look.augment[0].size)

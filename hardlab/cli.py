@@ -135,7 +135,7 @@ def pretrain(
     A finished run is reused; a stopped one continues exactly where it stopped. If the images have changed since, both
     are refused; --anew starts a new run.
     """
-    from hardlab import config, recipes
+    from hardlab import compatible, config, recipes
 
     _load(code)
     if list_:
@@ -157,6 +157,7 @@ def pretrain(
                 published.settings(name, {})
         elif pixels:
             raise click.UsageError("--pixels needs --protocol: name a protocol.")
+        compatible.check(run)
         from hardlab import build, machine
 
         machine.alone()
@@ -350,7 +351,7 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
 
 def _check_parameters(path: Path, told: Mapping[str, Any]) -> None:
     """Refuse before a kernel starts what the notebook would refuse later. told: all of its parameters by name."""
-    from hardlab import config, files, recipes
+    from hardlab import compatible, config, files, recipes
     from hardlab import data as sets
     from hardlab.errors import HardlabError
     from hardlab.evaluate import published
@@ -366,6 +367,7 @@ def _check_parameters(path: Path, told: Mapping[str, Any]) -> None:
         files.check_folder(path.parent / told.get("runs_dir", "."))
         given = config.parse(told.get("overrides", []))
         run = recipes.recipe(told["recipe"], rung, given)
+        compatible.check(run)
         if given or run.data.name not in sets.BUILT_IN:  # else it can be trained, and torch has no other use here
             from hardlab import build
 
@@ -552,10 +554,10 @@ def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, d
 
     OVERRIDES (key=value, e.g. epochs=10) apply to all its runs.
     """
-    from hardlab import recipes
+    from hardlab import compatible, recipes
 
-    with usage():
-        recipes.recipe("simsiam", rung, _settings(overrides, ("recipe", "rung", "seed")))  # any will do
+    with usage():  # the first run of the plan stands for all, whose checks take longer
+        compatible.check(recipes.recipe("simsiam", rung, _settings(overrides, ("recipe", "rung", "seed"))))
     from hardlab.workbook import workflow
 
     sys.exit(workflow.reproduce(rung, overrides, claims=claims, cores=cores, dry_run=dry_run))

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardlab import recipes, registry, train, views
-from hardlab.config import Run
+from hardlab import compatible, recipes, registry, train, views
+from hardlab.config import Run, Spec
 from hardlab.data import Images
 from hardlab.data.base import Pixels, Source
 from hardlab.hard.base import Hard
@@ -113,6 +113,13 @@ def says_what_it_is(name: str) -> None:
     _entry("method", name, Method)
 
 
+def says_where_its_negatives_are_from(name: str) -> None:
+    """`negatives_from` says whether it has negatives, and whether they are kept from step to step."""
+    negatives, told = make(name).negatives, registry.attribute("method", name, "negatives_from")
+    real = "" if negatives is None else "memory" if len(negatives.stored()) else "batch"
+    _demand(told == real, f"it says {told!r}, and its negatives are {real!r}: set negatives_from = {real!r}")
+
+
 def gives_a_loss_for_each_image(name: str) -> None:
     """A forward pass gives a finite float32 loss for each image, and changes nothing but statistics of BN."""
     method = make(name)
@@ -176,8 +183,9 @@ def trains(name: str) -> None:
 
 
 def strategy_says_what_it_is(name: str) -> None:
-    """It is a `Hard` with a docstring, and its options have types and defaults."""
+    """It is a `Hard` with a docstring, its options have types and defaults, and its needs exist."""
     _entry("strategy", name, Hard)
+    compatible.strategy(Spec(name=name))
 
 
 def goes_with_some_method(name: str) -> None:
@@ -241,8 +249,8 @@ def steps_with(name: str, method: str) -> None:
 
 
 METHOD: tuple[Callable[[str], None], ...] = (
-    says_what_it_is, gives_a_loss_for_each_image, reaches_all_its_weights, cares_for_no_order, says_whether_rows_mix,
-    trains,
+    says_what_it_is, says_where_its_negatives_are_from, gives_a_loss_for_each_image, reaches_all_its_weights,
+    cares_for_no_order, says_whether_rows_mix, trains,
 )  # fmt: skip
 STRATEGY: tuple[Callable[[str], None], ...] = (
     strategy_says_what_it_is, goes_with_some_method, says_that_it_replaces, answers_for_what_it_wraps,

@@ -155,6 +155,18 @@ def _path(kind: str, name: str) -> str:
     return table[name]
 
 
+def attribute(kind: str, name: str, key: str) -> Any:
+    """What the class of an entry declares under ``key``; as with ``options``, nothing is imported for it."""
+    path, made = _path(kind, name), _registered.get((kind, name))
+    with blaming(kind, name):
+        return signatures.attribute(path, key) if made is None else getattr(made, key)
+
+
+def class_name(kind: str, name: str) -> str:
+    """What the class of an entry is called."""
+    return _path(kind, name).rpartition(":")[2].rpartition(".")[2]
+
+
 def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
     """The options of an entry: its constructor's parameters that have a default, with evaluated annotations.
 

@@ -51,6 +51,33 @@ def read(path: str) -> dict[str, inspect.Parameter]:
     return source.parameters(node)
 
 
+def attribute(path: str, key: str) -> Any:
+    """The class attribute ``key`` of ``"module:class"``, from the source where it says it plainly, as ``signature``."""
+    module, _, name = path.partition(":")
+    if module not in sys.modules:
+        try:
+            return read_attribute(path, key)
+        except Unreadable:
+            pass
+    return getattr(getattr(importlib.import_module(module), name), key)
+
+
+@cache
+def read_attribute(path: str, key: str) -> Any:
+    """As ``attribute``, from the source alone. Raises Unreadable."""
+    module, _, name = path.partition(":")
+    source, node = _defined(Source.of(module), name)
+    while isinstance(node, ast.ClassDef):
+        for own in node.body:
+            if key not in _binds(own):
+                continue
+            if isinstance(own, ast.Assign | ast.AnnAssign) and own.value is not None:
+                return source.value(own.value)
+            raise Unreadable(f"{path}.{key}")
+        source, node = _base(source, node)
+    raise Unreadable(f"{path}.{key}")
+
+
 def inspected(made: Any) -> dict[str, inspect.Parameter]:
     """As ``signature``, of the function or class itself."""
     function = made.__init__ if inspect.isclass(made) else made
@@ -233,9 +260,14 @@ def _constructor(source: Source, node: ast.ClassDef) -> tuple[Source, ast.stmt]:
             raise Unreadable(f"{source.module}:{node.name}")
     if not node.bases:
         return source, ast.parse("def __init__(self): ...").body[0]
-    if len(node.bases) > 1 or not isinstance(node.bases[0], ast.Name):
+    return _constructor(*_base(source, node))
+
+
+def _base(source: Source, node: ast.ClassDef) -> tuple[Source, ast.ClassDef]:
+    """The one base of a class. Raises Unreadable where it has none, several, or one that is not written plainly."""
+    if len(node.bases) != 1 or not isinstance(node.bases[0], ast.Name):
         raise Unreadable(f"{source.module}:{node.name}")
     above, base = _defined(source, node.bases[0].id)
     if not isinstance(base, ast.ClassDef):
         raise Unreadable(f"{source.module}:{node.name}")
-    return _constructor(above, base)
+    return above, base

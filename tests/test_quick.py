@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # each takes from a tenth of a second to several on a slow machine
 HEAVY = ("torch", "torchvision", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "pyarrow", "PIL",
          "nbformat", "papermill", "snakemake", "jinja2")  # fmt: skip
-VERDICTS = ("numpy", "pandas", "pyarrow", "scipy")  # scipy.stats corrects for many tests; pandas loads pyarrow
+VERDICTS = ("numpy", "pandas", "pyarrow", "scipy")  # pandas loads pyarrow
 REFUSED = 2
 
 AT_ONCE = [
@@ -47,6 +47,15 @@ AT_ONCE = [
     ("pretrain simsiam hard=[hsv]", REFUSED),
     ("pretrain simsiam hard=[hvs,hvs]", REFUSED),
     ("pretrain simsiam hard.hvs.draws=3", REFUSED),
+    ("pretrain simsiam hard=[adco]", REFUSED),
+    ("pretrain dino-mochi --dry-run", REFUSED),
+    ("pretrain simsiam hard=[hvs,iou]", REFUSED),
+    ("pretrain moco hard=[adco,generated]", REFUSED),
+    ("pretrain supervised hard=[iou]", REFUSED),
+    ("pretrain simsiam batch_size=2001", REFUSED),
+    ("pretrain simsiam augment.size=33", REFUSED),
+    ("nb run 01_pretrain overrides=hard=[hcl]", REFUSED),
+    ("reproduce hard=[adco] --dry-run", REFUSED),
     ("pretrain simsiam-hvs hard.hvs.viwes=3", REFUSED),
     ("pretrain simsiam-hvs hard.hvs.pick=soft", REFUSED),
     ("pretrain simsiam data.name=cifr10", REFUSED),

@@ -196,6 +196,7 @@ class AdCo(Hard):
     """
 
     owns_loss = True
+    needs: Mapping[str, str] = {"negatives": "learns the negatives of a contrastive loss"}
     SMALL: Mapping[str, Any] = {"size": 64, "init": "random"}
 
     def __init__(
@@ -231,12 +232,10 @@ class AdCo(Hard):
         self.queries = LastQueries()
 
     def install(self, method: Method) -> None:
+        super().install(method)
         contrastive: Any = method
         replaced = method.negatives
-        if replaced is None:
-            raise HardlabError(
-                f"AdCo learns the negatives of a contrastive loss, and {type(method).__name__} has none."
-            )
+        assert replaced is not None  # as ``needs`` asks
         if contrastive.temperature < _COLDEST:
             raise HardlabError(f"AdCo on method.temperature={contrastive.temperature}: at least 1/70; paper: 0.12.")
         if method.borrowed:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,9 @@ class Adversarial(Hard):
     """
 
     offers = frozenset({"adversarial"})
+    when: Mapping[tuple[str, Any], Mapping[str, Any]] = {
+        ("against", "clean"): {"needs": {"batch": "attacks the negatives that the views of a batch are"}}
+    }
 
     def __init__(
         self,
@@ -68,10 +71,11 @@ class Adversarial(Hard):
         self._shown: tuple[Tensor, Tensor] | None = None
 
     def install(self, method: Method) -> None:
-        if self.against == "clean" and (method.negatives is None or len(method.negatives.stored())):
+        super().install(method)
+        if self.against == "clean" and method.borrowed:
             raise HardlabError(
-                f"An attack against=clean needs views that are each other's labels, which {type(method).__name__} "
-                "does not have here: take against=label."
+                "An attack against=clean needs views that are each other's negatives, which another strategy has "
+                "replaced: take against=label."
             )
         nets.give_auxiliary(method, _BatchNorm if self.aux_of == "all" else nn.BatchNorm2d, self.aux_momentum)
 

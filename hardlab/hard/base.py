@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 from torch import Tensor, nn
 
+from hardlab import needs
 from hardlab.data import Images
 from hardlab.methods.base import Method, Player, Step
-from hardlab.types import Progress
+from hardlab.types import HardlabError, Progress
 from hardlab.views import Look
 
 
@@ -22,9 +25,11 @@ class Hard(nn.Module):
     method has slots; local_draws: the same for small crops. adds: whether it adds images to a batch, whose views others
     may then choose. regroups: whether it changes what is a positive of what, and takes the loss again for that;
     owns_loss: whether it replaces the method's loss, or the negatives in it. offers, takes: names of forms of the views
-    in ``Step.made`` that it makes for others, and that an earlier strategy must make for it. weights: of the terms in
-    the learner's objective (1 where a term is not named). SMALL: options for tests, under which it is small. given: the
-    arguments that it was made from.
+    in ``Step.made`` that it makes for others, and that an earlier strategy must make for it. needs: what a method must
+    have, by its name in ``needs.NEEDS``, with the words that say why. when: (option, value) -> what of all this is
+    otherwise with that value; needs are added. All of these are read from the source where they stand. weights: of the
+    terms in the learner's objective (1 where a term is not named). SMALL: options for tests, under which it is small.
+    given: the arguments that it was made from.
     """
 
     draws = 0
@@ -34,6 +39,8 @@ class Hard(nn.Module):
     owns_loss = False
     offers: frozenset[str] = frozenset()
     takes: frozenset[str] = frozenset()
+    needs: Mapping[str, str] = {}
+    when: Mapping[tuple[str, Any], Mapping[str, Any]] = {}
     weights: Mapping[str, float] = {}
     SMALL: Mapping[str, Any] = {}
     given: tuple[tuple[Any, ...], dict[str, Any]]
@@ -47,8 +54,16 @@ class Hard(nn.Module):
         object.__setattr__(made, "given", (args, options))  # so that a run can say how to make it again
         return made
 
+    def declared(self) -> SimpleNamespace:
+        """What it declares, with what its options change: those that are attributes of the same name."""
+        return needs.declared(partial(getattr, self), lambda option: getattr(self, option, None))
+
     def install(self, method: Method) -> None:
-        """Swap a part of the method, or refuse with a ``HardlabError`` that gives the reason."""
+        """Swap a part of the method, or refuse with a ``HardlabError`` that gives the reason; here for its needs."""
+        own, on = type(self).__name__, type(method).__name__
+        why = needs.refusal(own, self.declared().needs, on, partial(getattr, method))
+        if why is not None:
+            raise HardlabError(why)
 
     def remark(self, method: Method) -> str | None:
         """One sentence that whoever combines it with this method should know; said when the run is opened."""

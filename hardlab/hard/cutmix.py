@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -32,6 +32,12 @@ class CutMix(Hard):
     the auxiliary BN), or ``both``. HEXA, Eqs. 8-9; CutMix (arXiv 1905.04899), Alg. A1.
     """
 
+    when: Mapping[tuple[str, Any], Mapping[str, Any]] = {
+        ("labels", "soft"): {"needs": {"memory": "mixes one-hot labels over a queue of negatives"}},
+        ("source", "adversarial"): {"takes": frozenset({"adversarial"})},
+        ("source", "both"): {"takes": frozenset({"adversarial"})},
+    }
+
     def __init__(
         self,
         alpha: Shape = 5.0,
@@ -50,16 +56,15 @@ class CutMix(Hard):
             raise HardlabError(f"CutMix with weight={weight}: at least 0; the paper uses 1.")
         self.alpha, self.beta, self.weight, self.per, self.box = alpha, beta, weight, per, box
         self.labels, self.bn, self.source = labels, bn, source
-        self.takes = frozenset() if source == "clean" else frozenset({"adversarial"})
         self.weights = {"cutmix": weight, "cutmix_adversarial": weight}
         self._shown: Tensor | None = None
 
     def install(self, method: Method) -> None:
-        kept = method.negatives is not None and len(method.negatives.stored())
-        if self.labels == "soft" and (method.borrowed or not kept):
+        super().install(method)
+        if self.labels == "soft" and method.borrowed:
             raise HardlabError(
-                f"CutMix with labels=soft needs a queue of negatives, which {type(method).__name__} does not have "
-                "here: take labels=two-term."
+                "CutMix with labels=soft needs a queue of negatives, which another strategy has replaced: take "
+                "labels=two-term."
             )
         if self.bn == "aux":
             nets.give_auxiliary(method)

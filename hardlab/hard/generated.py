@@ -35,6 +35,13 @@ class Generated(Hard):
     """
 
     adds = regroups = True
+    needs: Mapping[str, str] = {
+        "no rows": "adds images that are no row of the data set",
+        "views to compare": "adds views of one image",
+    }
+    when: Mapping[tuple[str, Any], Mapping[str, Any]] = {
+        ("positives", "pair"): {"needs": {"groups": "makes pairs of generated images positives of each other"}}
+    }
     SMALL: Mapping[str, Any] = {"width": 4}
 
     def __init__(
@@ -70,20 +77,6 @@ class Generated(Hard):
         self.averaged = deepcopy(self.generator).requires_grad_(False).eval()
         trunk = biggan.Trunk(size, width)
         self.discriminator = biggan.spectral(nn.Sequential(trunk, nn.Linear(trunk.dim, 1)))
-
-    def install(self, method: Method) -> None:
-        name = type(method).__name__
-        if method.indexed:
-            raise HardlabError(
-                f"{name} looks its labels up by the row of an image in the data set; generated images have no row."
-            )
-        if method.slots < 2:
-            raise HardlabError(f"{name} looks at one view of an image; generated images need two to be compared.")
-        if self.positives == "pair" and not method.grouped:
-            raise HardlabError(
-                f"{name} takes one positive an image, so that pairs of generated images cannot be positives of each "
-                "other; set hard.generated.positives=view."
-            )
 
     def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
         if parent is None:

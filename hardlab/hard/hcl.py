@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,6 @@ from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
 from hardlab.negatives import Around, Negatives
 from hardlab.numbers import Momentum, Weight
-from hardlab.types import HardlabError
 
 
 class Reweighted(Around):
@@ -43,12 +44,13 @@ class HCL(Hard):
     """
 
     owns_loss = True
+    needs: Mapping[str, str] = {"negatives": "weighs the negatives of a contrastive loss"}
 
     def __init__(self, beta: Weight = 1.0, tau: Momentum = 0.1) -> None:
         super().__init__()
         self.beta, self.tau = beta, tau
 
     def install(self, method: Method) -> None:
-        if method.negatives is None:
-            raise HardlabError(f"HCL weighs the negatives of a contrastive loss, and {type(method).__name__} has none.")
+        super().install(method)
+        assert method.negatives is not None  # as ``needs`` asks
         method.negatives = Reweighted(method.negatives, self.beta, self.tau)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,11 @@ class HVS(Hard):
     step, or ``reused`` from the scoring pass, which is the same where the teacher has no batch statistics. probe_size:
     score the large views at this resolution, cheaper and not exact. probe_precision: arithmetic of the scoring pass.
     """
+
+    draws = 4  # or as many as the option says
+    when: Mapping[tuple[str, Any], Mapping[str, Any]] = {
+        ("labels", "reused"): {"needs": {"two passes": "takes the labels of the scoring pass again"}}
+    }
 
     def __init__(
         self,
@@ -63,6 +68,7 @@ class HVS(Hard):
         self.probe_size, self.probe_precision = probe_size, probe_precision
 
     def install(self, method: Method) -> None:
+        super().install(method)
         name = type(method).__name__
         if self.local_draws and self.local_draws < method.locals:
             raise HardlabError(
@@ -71,10 +77,6 @@ class HVS(Hard):
             )
         if self.local_draws and not method.locals:
             raise HardlabError(f"HVS with local_draws={self.local_draws}: {name} takes no small crops in this run.")
-        if self.labels == "reused" and method.shared:
-            raise HardlabError(
-                f"HVS with labels=reused: {name} gets label and prediction in one pass, nothing is saved."
-            )
 
     def remark(self, method: Method) -> str | None:
         if not method.mixes_rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from hardlab import transfer
 from hardlab.hard.base import Hard
-from hardlab.methods.base import Method, Step
+from hardlab.methods.base import Step
 from hardlab.numbers import Epochs, Many, Share
 from hardlab.types import HardlabError, Progress
 from hardlab.views import Look, iou
@@ -26,6 +27,7 @@ class IoUPolicy(Hard):
     """
 
     draws = 2
+    needs: Mapping[str, str] = {"two views": "bounds the overlap of two views"}
 
     def __init__(
         self,
@@ -47,12 +49,6 @@ class IoUPolicy(Hard):
         self.start, self.end, self.warmup_epochs = start, end, warmup_epochs
         self.alternate, self.plain, self.tries = alternate, plain, tries
         self.bound = 1.0
-
-    def install(self, method: Method) -> None:
-        if method.slots != 2:
-            raise HardlabError(
-                f"{type(method).__name__} has {method.slots} large view(s): the IoU policy bounds the overlap of two."
-            )
 
     def before_step(self, at: Progress) -> None:
         idle = at.epoch < self.warmup_epochs or (self.alternate == "every-other" and at.step % 2 == 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardlab import losses, transfer
 from hardlab.hard.base import Hard
-from hardlab.methods.base import Method, Step
+from hardlab.methods.base import Step
 from hardlab.numbers import Weight
 from hardlab.types import HardlabError
 
@@ -23,6 +23,8 @@ class Mined(Hard):
     alpha2: weight of the term. mine: by ``threshold``, ``all`` the others (the paper's ablation), or the nearest
     alone (``top1``, the wording of Sec. 3.1). reduction: of the squares over the dimensions.
     """
+
+    needs: Mapping[str, str] = {"vectors": "measures distances between predictions and labels"}
 
     def __init__(
         self,
@@ -38,13 +40,6 @@ class Mined(Hard):
                 raise HardlabError(f"mined with {name}={value}: at least 0; the paper has 0.1, 1 and no epsilon.")
         self.weights = {"mined": alpha2}
         self.threshold, self.epsilon, self.mine, self.reduction = threshold, epsilon, mine, reduction
-
-    def install(self, method: Method) -> None:
-        if not method.vectors:
-            raise HardlabError(
-                f"mined measures distances between predictions and labels, and the labels of {type(method).__name__} "
-                "are no vectors of the same space."
-            )
 
     def terms(self, step: Step) -> Mapping[str, Tensor]:
         """The rows of all anchors with a hard negative, of every pair of the method in turn."""

@@ -19,6 +19,7 @@ class Synthesis(Hard):
     """Negatives made of those that a method keeps: what MoCHi and SynCo share; their options are said there."""
 
     owns_loss = True
+    needs: Mapping[str, str] = {"memory": "makes negatives of those that a method keeps from step to step"}
     hard: int
     warmup_epochs: float
 
@@ -27,12 +28,9 @@ class Synthesis(Hard):
         raise NotImplementedError
 
     def install(self, method: Method) -> None:
+        super().install(method)
         kept, name = method.negatives, type(self).__name__
-        if kept is None or method.borrowed or not len(kept.stored()):
-            raise HardlabError(
-                f"{name} makes negatives of those that a method keeps from step to step, and {type(method).__name__} "
-                "keeps none of its own."
-            )
+        assert kept is not None  # as ``needs`` asks
         if self.hard > len(kept.stored()):
             raise HardlabError(
                 f"{name} with hard={self.hard}: the queue has {len(kept.stored())} negatives, and no more can be taken."

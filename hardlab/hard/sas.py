@@ -32,6 +32,8 @@ class SAS(Hard):
     ``sas/subset_dataset.py`` ranks instead: docs/departures.md, Q4.
     """
 
+    needs: Mapping[str, str] = {"no rows": "leaves images out"}
+
     def __init__(
         self, share: PositiveShare = 0.5, classes: Count = 10, pick: Literal["alike", "unlike", "random"] = "alike"
     ) -> None:
@@ -39,10 +41,7 @@ class SAS(Hard):
         self.share, self.classes, self.pick = share, classes, pick
 
     def install(self, method: Method) -> None:
-        if method.indexed:
-            raise HardlabError(
-                f"SAS leaves images out, and {type(method).__name__} looks labels up that it makes of all of them."
-            )
+        super().install(method)
         self._backbone = (method.backbone,)  # in a tuple: it is the method's
 
     def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:

@@ -109,6 +109,7 @@ class STN(Hard):
 
     def install(self, method: Method) -> None:
         """Make the network, whose heads are as many as the method has crops."""
+        super().install(method)
         self.large, self.draws = method.slots, method.slots
         self.net = Localiser(method.slots + method.locals, start_of(self.mode), self.width, self.hidden)
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, groupby
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +86,8 @@ class Method(nn.Module):
     one group as positives of each other. indexed: labels belong to rows of the data set, so that an image with index -1
     has none. mixes_rows: the loss of a row depends on the other rows of the batch, as with negatives or correlations
     that are taken from it. SMALL: options for tests, under which it is small and draws nothing for one image alone.
-    negatives: those of a contrastive loss, with its ``temperature`` and the ``dim`` of its vectors.
+    negatives: those of a contrastive loss, with its ``temperature`` and the ``dim`` of its vectors. negatives_from:
+    the "batch", the "memory" of earlier ones, or "" without any.
     backbone: (N,3,S,S) -> (N,D) pooled features, with ``dim`` = D.
     """
 
@@ -98,6 +99,7 @@ class Method(nn.Module):
     vectors = False
     grouped = False
     indexed = False
+    negatives_from: Literal["", "batch", "memory"] = ""
     mixes_rows = False
     SMALL: Mapping[str, Any] = {}
 

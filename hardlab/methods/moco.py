@@ -29,6 +29,7 @@ class MoCo(Method):
     """
 
     vectors = True
+    negatives_from = "memory"
     SMALL: Mapping[str, Any] = {"queue": 64}
 
     def __init__(

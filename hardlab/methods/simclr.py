@@ -23,6 +23,7 @@ class SimCLR(Method):
     """
 
     joint = shared = grouped = vectors = mixes_rows = True
+    negatives_from = "batch"
 
     def __init__(self, backbone: nn.Module, dim: Units = 128, temperature: Temperature = 0.1) -> None:
         super().__init__(backbone)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from hardlab import config, recipes
+from hardlab import compatible, config, recipes
 from hardlab import data as sets
 from hardlab.analysis import claims
 from hardlab.analysis.arms import reaches
@@ -154,11 +154,16 @@ def check(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -
 
     Without overrides only their images are looked for: tests build every recipe as it stands.
     """
+    runs = [
+        recipes.recipe(name, rung, config.parse(_pairs(name, rung, 0, overrides, own)))
+        for name, own in _arms(rung, with_claims)
+    ]
+    for run in runs:
+        compatible.check(run)
     from hardlab import build
 
     seen: set[config.Data] = set()
-    for name, own in _arms(rung, with_claims):
-        run = recipes.recipe(name, rung, config.parse(_pairs(name, rung, 0, overrides, own)))
+    for run in runs:
         if overrides:
             build.check(run)
             build.check_images(run)

@@ -250,7 +250,6 @@ def test_what_is_saved_of_the_bank_is_saved_once():
         (lambda: AdCo(temperature=0.001), "1/70"),
         (lambda: AdCo(lr=-1.0), "lr=-1"),
         (lambda: AdCo().install(SimSiam(nets.Tiny(width=4), dim=8, hidden=4)), "SimSiam has none"),
-        (lambda: AdCo().install(SimpleNamespace(negatives=None)), "has none"),
         (lambda: AdCo().install(MoCo(nets.Tiny(width=4), queue=8, temperature=0.01)), "method.temperature=0.01"),
         (lambda: [h.install(m) for m in [moco()] for h in (AdCo(), AdCo())], "done once"),
         (lambda: moco(symmetric=True).multi_crop(5), "symmetric"),

@@ -1,0 +1,103 @@
+"""Which strategies go together, and with which method, by what their classes declare: known without loading torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from hardlab import data, needs, registry
+from hardlab.config import Run, Spec
+from hardlab.errors import HardlabError
+
+
+def strategy(spec: Spec) -> SimpleNamespace:
+    """What a strategy with these options declares. Raises HardlabError for a need that does not exist."""
+    options = {key: p.default for key, p in registry.options("strategy", spec.name).items()} | spec.options
+    declared = needs.declared(partial(registry.attribute, "strategy", spec.name), options.get)
+    for need in declared.needs:
+        if need not in needs.NEEDS:
+            raise registry.unknown(f"need of a strategy ({spec.name})", need, needs.NEEDS)
+    return declared
+
+
+def refusal(method: str, spec: Spec) -> str | None:
+    """Why a strategy does not go with a method, as far as their classes declare it; None where nothing forbids it.
+
+    An entry of an installed package that cannot be used goes with nothing.
+    """
+    who, on = (registry.class_name(kind, name) for kind, name in (("strategy", spec.name), ("method", method)))
+    try:
+        return needs.refusal(who, strategy(spec).needs, on, partial(registry.attribute, "method", method))
+    except HardlabError as e:
+        return str(e)
+
+
+def check_order(names: Sequence[str], declared: Sequence[Any]) -> None:
+    """Refuse strategies that do not go together, or not in this order. Raises HardlabError."""
+    choosers = [name for name, h in zip(names, declared, strict=True) if h.draws]
+    if len(choosers) > 1:
+        raise HardlabError(f"Strategies {', '.join(choosers)} each choose the number of views: keep one of them.")
+    for i, h in enumerate(declared):
+        if h.adds and any(earlier.draws for earlier in declared[:i]):
+            raise HardlabError(
+                f"Strategy '{names[i]}' adds images, and their views are chosen too: name it before "
+                f"'{choosers[0]}', which chooses."
+            )
+        for form in sorted(h.takes - frozenset().union(*(earlier.offers for earlier in declared[:i]))):
+            raise HardlabError(
+                f"Strategy '{names[i]}' takes the views that the strategy {form} made: name {form} before {names[i]} "
+                "in `hard`."
+            )
+    owners = [name for name, h in zip(names, declared, strict=True) if h.owns_loss]
+    if len(owners) > 1:
+        raise HardlabError(f"Strategies {', '.join(owners)} each replace the negatives of the loss: keep one of them.")
+    regroup = next((name for name, h in zip(names, declared, strict=True) if h.regroups), None)
+    if regroup and owners:
+        raise HardlabError(
+            f"Strategy '{regroup}' changes which images are positives, and the loss of '{owners[0]}' takes one "
+            "positive an image, once: keep one of them."
+        )
+
+
+def check(run: Run) -> None:
+    """Refuse a run that its classes, or the known size of its data set, forbid. Raises HardlabError.
+
+    What only built networks can tell, ``build.check`` refuses.
+    """
+    check_order([spec.name for spec in run.hard], [strategy(spec) for spec in run.hard])
+    for spec in run.hard:
+        if (why := refusal(run.method.name, spec)) is not None:
+            raise HardlabError(f"{why}{hint(run.method.name, spec, refusal)}")
+    if run.data.name in data.BALANCED:
+        classes, each, side = data.BALANCED[run.data.name]
+        count = len(run.data.classes or range(classes)) * int(run.data.fraction * each + 0.5)
+        side = run.data.size or side
+        check_sizes(run, count, side if side <= 96 else None, run.augments()[0][0].size)
+    if run.parent is not None:
+        check(run.parent)
+
+
+def hint(method: str, spec: Spec, refused: Callable[[str, Spec], str | None]) -> str:
+    """The methods that a strategy goes with, as the end of a refusal; "" where this one is among them."""
+    partners = [name for name in registry.METHODS if refused(name, spec) is None]
+    return f" It goes with {' or '.join(partners)}." if partners and method not in partners else ""
+
+
+def check_sizes(run: Run, count: int, smallest: int | None, size: int) -> None:
+    """Refuse a batch or a crop that these images cannot fill. Raises HardlabError.
+
+    count: of images. smallest: a side of them; None where sizes differ, and every crop is resized as usual. size: of
+    crops.
+    """
+    if count < run.batch_size:
+        raise HardlabError(
+            f"batch_size={run.batch_size} is larger than the data set: {run.data.name} has {count} images at "
+            f"fraction={run.data.fraction}; the largest batch is {count}."
+        )
+    if smallest is not None and size > smallest:
+        raise HardlabError(
+            f"augment.size={size} is larger than the images of {run.data.name} ({smallest} pixels): take at most "
+            f"{smallest}, or load them larger with data.size={size}."
+        )

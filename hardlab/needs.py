@@ -1,0 +1,45 @@
+"""What a strategy may need of a method, and the sentence that refuses one without it; loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+STRATEGY = ("draws", "adds", "regroups", "owns_loss", "offers", "takes", "needs", "when")
+METHOD = ("negatives_from", "slots", "vectors", "shared", "grouped", "indexed")
+# what may be needed -> whether a method has it, and the end of the sentence about one that does not
+NEEDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "negatives": (lambda m: bool(m.negatives_from), "has none"),
+    "batch": (lambda m: m.negatives_from == "batch", "takes none from the batch"),
+    "memory": (lambda m: m.negatives_from == "memory", "keeps none of its own"),
+    "vectors": (lambda m: m.vectors, "has labels that are no vectors of that space"),
+    "no rows": (lambda m: not m.indexed, "looks its labels up by the row of an image in the data set"),
+    "two views": (lambda m: m.slots == 2, "has {slots} large view(s)"),
+    "views to compare": (lambda m: m.slots >= 2, "looks at one view of an image"),
+    "groups": (lambda m: m.grouped, "takes one positive an image"),
+    "two passes": (lambda m: not m.shared, "gets label and prediction in one pass"),
+}
+
+
+def declared(attribute: Callable[[str], Any], option: Callable[[str], Any]) -> SimpleNamespace:
+    """What a strategy declares (``Hard``), with what its options change (``Hard.when``), from getters of the two."""
+    out = {key: attribute(key) for key in STRATEGY}
+    for (name, value), more in out.pop("when").items():
+        if option(name) == value:
+            added = {need: f"with {name}={value} {why}" for need, why in more.get("needs", {}).items()}
+            out |= {**more, "needs": {**out["needs"], **added}}
+    return SimpleNamespace(**out)
+
+
+def refusal(strategy: str, needs: Mapping[str, str], method: str, attribute: Callable[[str], Any]) -> str | None:
+    """Why a strategy with these needs does not go with a method, by a getter of its attributes; None where it does.
+
+    strategy, method: what the sentence calls them.
+    """
+    facts = {key: attribute(key) for key in METHOD}
+    for need, why in needs.items():
+        has, lacks = NEEDS[need]
+        if not has(SimpleNamespace(**facts)):
+            return f"{strategy} {why}, and {method} {lacks.format(**facts)}."
+    return None
