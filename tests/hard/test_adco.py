@@ -1,7 +1,6 @@
 """AdCo's learned negatives against autograd, and what they share with MoCo's queue."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch

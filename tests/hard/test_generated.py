@@ -298,7 +298,7 @@ def test_the_logs_split_the_loss_and_measure_pairs_and_weights():
 
 def test_methods_that_cannot_use_generated_images_are_refused_with_the_reason():
     simsiam = SimSiam(nets.Tiny(width=4), dim=8, hidden=4)
-    with pytest.raises(HardlabError, match="Generated with positives=pair .* one positive an image"):
+    with pytest.raises(HardlabError, match=r"Generated with positives=pair .* one positive an image"):
         strategy().install(simsiam)
     strategy(positives="view").install(simsiam)
     simsiam.indexed = True
