@@ -836,15 +836,15 @@ def levels(data_dir: Path | str, judged: pd.DataFrame) -> list[Level]:
 
 
 def _level(ledger: Ledger, name: str, runs: tuple[str, ...], features: str = "") -> Level:
-    by, have = {}, ledger.book.runs[runs[0]]
+    by, facts = {}, ledger.book.runs[runs[0]]
     for probe, (protocol, metric) in PROBES.items():
         where = {"protocol": protocol, "metric": metric} | ({"features": features} if features else {})
         values = [100 * value for value in ledger.values(Measure(where=where), runs).values()]
         if values:
             by[probe] = interval(values)
-    share = float(have.get("data.fraction", "1"))
-    data = have["data.name"] + (f", {100 * share:g} %" if share < 1 else "")
-    return Level(name, have["rung"], data, ledger.book.epochs(runs[0]), runs, by)
+    share = float(facts.get("data.fraction", "1"))
+    data = facts["data.name"] + (f", {100 * share:g} %" if share < 1 else "")
+    return Level(name, facts["rung"], data, ledger.book.epochs(runs[0]), runs, by)
 
 
 def ours(row: Any) -> str:
