@@ -250,7 +250,7 @@ def _augments(name: str, changes: Mapping[str, Any]) -> list[Augment]:
         raise registry.unknown("augmentation preset", name, augment.PRESETS)
     for key in changes:
         if key not in Augment.model_fields:
-            raise registry.unknown("field of the augmentation", key, Augment.model_fields)
+            raise registry.unknown("field", key, Augment.model_fields, "An augmentation")
     return [a.but(**changes) for a in augment.PRESETS[name]]
 
 
@@ -407,7 +407,8 @@ def make(tree: Mapping[str, Any]) -> Run:
         where = ".".join(str(p) for p in first["loc"])
         if first["type"] == "extra_forbidden":
             owner = _model_at(first["loc"][:-1])
-            raise registry.unknown(f"setting '{where}': no key", first["loc"][-1], owner.model_fields) from None
+            parent = f"Group '{where.rpartition('.')[0]}'" if "." in where else "A run"
+            raise registry.unknown("setting", first["loc"][-1], owner.model_fields, parent) from None
         raise HardlabError(f"{where}={first['input']!r}: {numbers.reason(e)}.") from None
 
 
@@ -446,11 +447,8 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         if not tree["hard"]:
             raise HardlabError(f"'{key}': this recipe has no strategy; `hardlab pretrain --list` shows those that do.")
         if not strategies:
-            raise registry.unknown(
-                "strategy in this run",
-                rest[0],
-                [s["name"] for s in named if isinstance(s, dict) and isinstance(s.get("name"), str)],
-            )
+            names = [s["name"] for s in named if isinstance(s, dict) and isinstance(s.get("name"), str)]
+            raise registry.unknown("strategy", rest[0], names, "This run")
         node, rest = strategies[0], rest[1:] or ["name"]
     else:
         node = tree[head]

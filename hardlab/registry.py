@@ -109,17 +109,19 @@ def source(kind: str, name: str) -> str | None:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
-def unknown(kind: str, name: object, allowed: Iterable[str]) -> HardlabError:
+def unknown(kind: str, name: object, allowed: Iterable[str], owner: str = "") -> HardlabError:
     """The error for a name that does not exist: the name, the nearest valid one, and all allowed names.
 
-    Case does not matter; of the names that begin with the given one, the shortest is the nearest.
+    owner: what should have the name, e.g. "Method 'simsiam'" for an option. Case does not matter; of the names that
+    begin with the given one, the shortest is the nearest.
     """
     names, wanted = sorted(allowed), str(name).lower()
     lower = {n.lower(): n for n in names}
     longer = sorted((n for n in lower if wanted and n.startswith(wanted)), key=len)
     near = longer or difflib.get_close_matches(wanted, lower, n=1, cutoff=0.5)
     hint = f" Did you mean '{lower[near[0]]}'?" if near else ""
-    return HardlabError(f"There is no {kind} {str(name)!r}.{hint} Allowed: {', '.join(names)}.")
+    missing = f"{owner} has no" if owner else "There is no"
+    return HardlabError(f"{missing} {kind} {str(name)!r}.{hint} Allowed: {', '.join(names)}.")
 
 
 @contextmanager
@@ -186,7 +188,7 @@ def check(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     out = {}
     for key, value in given.items():
         if key not in known:
-            raise unknown(f"option of {kind} '{name}'", key, known)
+            raise unknown("option", key, known, f"{kind.capitalize()} '{name}'")
         try:
             out[key] = _type(known[key].annotation).validate_python(value)
         except ValidationError as e:

@@ -254,7 +254,7 @@ def _check_rows(claim: str, m: Measure) -> None:
         raise registry.unknown("table", m.table, known)
     for column in (*m.where, m.value):
         if column not in known[m.table]:
-            raise registry.unknown(f"column of table '{m.table}'", column, known[m.table])
+            raise registry.unknown("column", column, known[m.table], f"Table '{m.table}'")
     if m.table == "evaluation":
         protocol, metric = m.where.get("protocol", ""), m.where.get("metric", "")
         if protocol not in PROTOCOLS:

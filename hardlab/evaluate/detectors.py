@@ -148,7 +148,7 @@ def detector(
     """
     for option, given in (("predict", predict), ("neck", neck), ("res5_norm", res5_norm), ("tuned", tuned)):
         if given not in CHOICES[option]:
-            raise unknown(f"value of {option}", given, CHOICES[option])
+            raise unknown("value", given, CHOICES[option], f"Option {option}")
     for option, least in (("anchors", anchors), ("scales", scales), ("roi_size and rois", (roi_size, rois))):
         if not least or min(least) < 1:
             raise HardlabError(f"{option} of a detector must be whole numbers of at least 1, not {list(least)}.")

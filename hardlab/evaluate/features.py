@@ -101,7 +101,7 @@ class Rendered:
 
     def __init__(self, augment: str, look: Look, size: int | None, crop: Crop, seed: int) -> None:
         if augment not in AUGMENTS:
-            raise unknown("augmentation of a classifier", augment, AUGMENTS)
+            raise unknown("augmentation", augment, AUGMENTS, "A classifier")
         drawn = AUGMENTS[augment]
         self.look = look if drawn is None else Look(drawn.but(size=size or look.augment[0].size), look.mean, look.std)
         self.plain = drawn is None

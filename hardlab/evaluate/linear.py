@@ -127,9 +127,9 @@ def linear_probe(
 def check_training(optimizer: str, schedule: str, epochs: int, batch_size: int, lr: float) -> None:
     """Refuse settings with which a classifier cannot be trained, before computing anything. Raises HardlabError."""
     if optimizer not in OPTIMIZERS:
-        raise unknown("optimizer of a classifier", optimizer, OPTIMIZERS)
+        raise unknown("optimizer", optimizer, OPTIMIZERS, "A classifier")
     if schedule not in SCHEDULES:
-        raise unknown("schedule of a classifier", schedule, SCHEDULES)
+        raise unknown("schedule", schedule, SCHEDULES, "A classifier")
     for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1)):
         if value < least:
             raise HardlabError(f"{name} must be at least {least}, not {value}.")

@@ -357,7 +357,7 @@ def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[st
     made = dict(published)
     for option, value in overrides.items():
         if option not in published:
-            raise unknown(f"option of protocol '{name}'", option, published)
+            raise unknown("option", option, published, f"Protocol '{name}'")
         if protocol.needs == "scenes" and option in ("data", "size", "fraction"):
             raise HardlabError(f"protocol '{name}' has sets of its own: set train, test, side or images, not {option}.")
         if value is None and published[option] is None:

@@ -281,5 +281,5 @@ def _networks(networks: Mapping[str, nn.Module], name: str | None) -> Mapping[st
     if name is None:
         return dict(list(networks.items())[:1])
     if name != "all" and name not in networks:
-        raise registry.unknown("network of this method", name, [*networks, "all"])
+        raise registry.unknown("network", name, [*networks, "all"], "This method")
     return networks if name == "all" else {name: networks[name]}

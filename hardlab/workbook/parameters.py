@@ -77,7 +77,7 @@ def check(path: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     typed = {}
     for name, value in overrides.items():
         if name not in known:
-            raise registry.unknown(f"parameter in {Path(path).name}", name, known)
+            raise registry.unknown("parameter", name, known, Path(path).name)
         typed[name] = _here(_fit(name, value, known[name].type), known[name].type)
     return typed
 
