@@ -1,4 +1,4 @@
-"""What is drawn for a view: the distributions of one, and those of the papers by name; nothing is drawn here."""
+"""Augmentations as data: the distribution of a view's parameters, and the papers' presets; `views` draws from them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ COLOUR = slice(7, 15)
 
 
 class Augment(BaseModel, frozen=True, extra="forbid"):
-    """The distribution of one view.
+    """The distribution of one view's parameters.
 
     size: pixels of a side of the output. crop: ``first`` (before the appearance), ``last`` (after it, HNSSL's order)
     or ``none`` (the whole image). scale, ratio: area share and aspect ratio of the crop. jitter: strengths of
     brightness, contrast, saturation, hue, as in torchvision's ColorJitter. flip, jitter_p, gray, blur, solarize:
     probabilities, each drawn per sample. sigma: range of the blur, in pixels of the image it blurs. kernel: taps of
-    the blur; None = a tenth of the size, made odd. threshold: where solarize begins. Raises HardlabError.
+    the blur; None = a tenth of the size, made odd. threshold: the value from which solarize inverts. HardlabError.
     """
 
     size: Pixels
@@ -51,9 +51,9 @@ class Augment(BaseModel, frozen=True, extra="forbid"):
             first = error.errors()[0]
             name, fields = str(first["loc"][0] if first["loc"] else data), sorted(cls.model_fields)
             near = difflib.get_close_matches(name, fields, 1)
-            said = f"did you mean {near[0]}? " if near and near[0] != name else ""
+            hint = f"did you mean {near[0]}? " if near and near[0] != name else ""
             raise HardlabError(
-                f"augmentation: {name} = {first['input']!r}: {reason(error)}; {said}the fields are {', '.join(fields)}"
+                f"augmentation: {name} = {first['input']!r}: {reason(error)}; {hint}the fields are {', '.join(fields)}"
             ) from None
         for name in ("scale", "ratio", "sigma"):
             low, high = getattr(made, name)

@@ -1,4 +1,4 @@
-"""BigGAN's networks without classes, DiffAugment, and how far generated images are from real ones."""
+"""BigGAN's networks without classes, DiffAugment, and distances of generated images from real ones."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ SHOWN, SAMPLES, CELLS = 64, 1000, 32  # of a report: images kept, images compare
 
 
 class SpectralNorm(nn.Module):
-    """W / sigma(W), sigma by power iteration with vectors that ``iterate`` alone moves (arXiv 1802.05957, Alg. 1).
+    """W / sigma(W), sigma by power iteration with vectors that only ``iterate`` moves (arXiv 1802.05957, Alg. 1).
 
-    torch's own parametrisation moves them in every forward in train mode; here forward stays pure, so that the order
-    and the number of looks at a network change nothing. weight: (out,...), read as (out, rest).
+    torch's own parametrisation moves them in every forward pass in train mode; here a forward pass is pure, so that the
+    order and number of passes change nothing. weight: (out,...), read as (out, rest).
     """
 
     u: Tensor
@@ -43,7 +43,7 @@ class SpectralNorm(nn.Module):
         rows = weight.detach().flatten(1)
         self.register_buffer("u", F.normalize(rows.new_empty(rows.shape[0]).normal_(), dim=0))
         self.register_buffer("v", F.normalize(rows.new_empty(rows.shape[1]).normal_(), dim=0))
-        if not weight.is_meta:  # nothing to iterate on where only shapes are checked
+        if not weight.is_meta:  # the device `meta` has shapes alone, nothing to iterate on
             self.iterate(weight, 15)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class SpectralNorm(nn.Module):
 
 
 def spectral(net: nn.Module) -> nn.Module:
-    """``net``, all of its convolutions and linear layers under spectral norm."""
+    """Put all convolutions and linear layers of ``net`` under spectral norm; returns ``net``."""
     for m in list(net.modules()):
         if isinstance(m, (nn.Conv2d, nn.Linear)) and not parametrize.is_parametrized(m):
             parametrize.register_parametrization(m, "weight", SpectralNorm(m.weight))
@@ -67,7 +67,7 @@ def spectral(net: nn.Module) -> nn.Module:
 
 
 def iterate(net: nn.Module, times: int = 1) -> None:
-    """Power iterations of every spectral norm in ``net``; due whenever its weights moved."""
+    """Run power iterations of every spectral norm in ``net``; call it after the weights have moved."""
     for m in net.modules():
         if isinstance(m, parametrize.ParametrizationList):
             cast(SpectralNorm, m[0]).iterate(m.original, times)
@@ -139,7 +139,7 @@ class Generator(nn.Module):
         return torch.tanh(self.last(F.relu(self.bn(x))))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """(n,latent) latents on the device of the network, from torch's generator or the given one."""
+        """Draw latents (n,latent) on the device of the network, from torch's generator or the given one."""
         like = self.bn.weight
         at = generator.device if generator else like.device
         return torch.randn(n, self.latent, generator=generator, device=at).to(like)
@@ -148,8 +148,8 @@ class Generator(nn.Module):
 class Trunk(nn.Module):
     """BigGAN's discriminator before its last layer: (N,3,S,S) in [-1,1] -> (N,D) features, summed over the pixels.
 
-    size: 32 (four blocks of 4 * width channels, D = 4 * width) or 64 (five blocks, D = 16 * width). BigGAN-PyTorch,
-    BigGAN.py. Spectral norm is put on by whoever plays with it (``spectral``).
+    size: 32 (four blocks of 4 * width channels, D = 4 * width) or 64 (five blocks, D = 16 * width). The caller adds
+    spectral norm (``spectral``). BigGAN-PyTorch, BigGAN.py.
     """
 
     def __init__(self, size: Pixels = 32, width: Units = 64) -> None:
@@ -193,7 +193,7 @@ def diffaugment(x: Tensor) -> Tensor:
     return moved * keep[:, None]
 
 
-# ------------------------------------------------------------------------------------------------- how good images are
+# --------------------------------------------------------------------------------------------- distances of the images
 
 
 class Probe(nn.Module):
@@ -206,7 +206,7 @@ class Probe(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (3, 16, 32, 64)
-        with torch.random.fork_rng(devices=[]):  # a report takes no numbers from the run
+        with torch.random.fork_rng(devices=[]):  # a report consumes none of the run's random numbers
             torch.manual_seed(0)
             self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1, bias=False) for a, b in pairwise(widths))
             for layer in self.layers:
@@ -234,14 +234,14 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
     left, right = root(a), root(b)
     cross = torch.linalg.svdvals(left @ right).sum()
-    apart = (a.mean(0) - b.mean(0)).square().sum()
-    return float((apart + left.square().sum() + right.square().sum() - 2 * cross).clamp_min(0))
+    between = (a.mean(0) - b.mean(0)).square().sum()
+    return float((between + left.square().sum() + right.square().sum() - 2 * cross).clamp_min(0))
 
 
 def coverage(real: Tensor, fake: Tensor, cells: int = CELLS) -> float:
-    """How much of the real images' spread the generated ones share, 0 to 1: overlap of two histograms.
+    """The overlap, 0 to 1, of the histograms of real and generated images over the cells of some real images.
 
-    real (N,D), fake (M,D). The cells are those of the points nearest to each of the first ``cells`` real rows.
+    real (N,D), fake (M,D). A row falls into the cell of the nearest of the first ``cells`` real rows.
     """
     centres = real[:cells]
     shares = [
@@ -251,7 +251,7 @@ def coverage(real: Tensor, fake: Tensor, cells: int = CELLS) -> float:
 
 
 def real_images(raw: Tensor, sizes: Tensor, look: Look, size: int) -> Tensor:
-    """(B,3,H,W) images as a data set gives them -> (B,3,size,size) in [-1,1], un-augmented."""
+    """Images (B,3,H,W) of a data set -> (B,3,size,size) in [-1,1], without augmentation."""
     x = look.plain(raw, sizes, size)
     mean, std = (transfer.constant(t, x)[:, None, None] for t in (look.mean, look.std))
     return (x * std + mean) * 2 - 1
@@ -259,9 +259,9 @@ def real_images(raw: Tensor, sizes: Tensor, look: Look, size: int) -> Tensor:
 
 @torch.no_grad()
 def spread(net: Generator, n: int = 32) -> float:
-    """Standard deviation of a pixel (of -1 to 1) over ``n`` fixed latents, mean over pixels; 0 for one image of all.
+    """Standard deviation of a pixel (-1 to 1) over ``n`` fixed latents, mean over pixels; 0 if all images are equal.
 
-    Moves no state, draws no numbers.
+    Changes no state and draws no random numbers.
     """
     with running_stats_frozen(net):
         return float(net(net.sample(n, torch.Generator().manual_seed(0))).std(0).mean())
@@ -271,17 +271,18 @@ def spread(net: Generator, n: int = 32) -> float:
 def report(
     nets: Mapping[str, Callable[[Tensor], Tensor]], like: Generator, images: Images, look: Look
 ) -> dict[str, Tensor]:
-    """What generators make of fixed latents, and how it compares with the data; moves no state, draws no numbers.
+    """Images by generators from fixed latents, and their distances from the data.
 
     nets: name -> generator. like: one of them, for latents and size. Returns for every name: ``<name>`` (64,3,S,S)
-    uint8, ``<name>_frechet`` and ``<name>_coverage`` scalars over 1000 images (or all, where there are fewer).
+    uint8, and scalars ``<name>_frechet`` and ``<name>_coverage`` over 1000 images, or all if there are fewer. Changes
+    no state and draws no random numbers.
     """
     n = min(SAMPLES, len(images))
     fixed = torch.Generator().manual_seed(0)
     z = like.sample(n, fixed)
     rows = torch.randperm(len(images), generator=fixed)[:n]
     probe = Probe().to(z.device)
-    # one batch of the whole sample would be decoded at once
+    # a batch of the whole sample would be decoded at once
     batches: list[Batch] = [b for part in rows.split(100) for b in images.batches(part[None])]
     real = torch.cat([probe(real_images(b.raw, b.sizes, look, like.size)) for b in batches])
     out = {}

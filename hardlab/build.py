@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run."""
+"""Builds the parts of a run from its configuration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hardlab.views import Look
 
 
 def device(name: str = "auto") -> torch.device:
-    """``auto`` takes the GPU where there is one. Raises HardlabError for a device that is none, or is not here."""
+    """The device of this name; ``auto`` is the GPU if there is one. HardlabError for an unknown or missing device."""
     if config.device(name) == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = torch.device(name)
@@ -41,7 +41,7 @@ def images(
     on: str | torch.device = "cpu",
     dry: bool = False,
 ) -> Images:
-    """The images of a run; the fraction applies to the training split only. dry: as of ``data.load``."""
+    """The images of a run; ``fraction`` applies to the training split only. dry: as in ``data.load``."""
     c = run.data
     return data.load(
         c.name,
@@ -65,7 +65,7 @@ def look(run: Run) -> Look:
 
 
 def _as_it_was(kind: str, spec: Spec) -> None:
-    """Refuse code of a reader's own that is no longer what the configuration was made with."""
+    """Refuse a reader's own code that has changed since the configuration was made."""
     now = registry.source(kind, spec.name)
     if spec.source is not None and spec.source != now:
         raise HardlabError(
@@ -88,7 +88,7 @@ def method(run: Run) -> Method:
 
 
 def strategies(run: Run, on: Method | None = None) -> list[Hard]:
-    """The strategies of a run, installed on a method where one is given; at most one chooses the number of views."""
+    """The strategies of a run, installed on a method if one is given; HardlabError for strategies that conflict."""
     for spec in run.hard:
         _as_it_was("strategy", spec)
     names = [s.name for s in run.hard]
@@ -109,9 +109,9 @@ def strategies(run: Run, on: Method | None = None) -> list[Hard]:
 
 
 def refusal(method: str, strategy: Spec) -> str | None:
-    """Why a strategy refuses a method with its default options, or None where the two go together.
+    """Why a strategy refuses a method with its default options, or None if it accepts it.
 
-    An entry of an installed package that cannot be used goes with nothing.
+    An entry of an installed package that cannot be loaded is refused.
     """
     with torch.device("meta"):
         try:
@@ -127,9 +127,9 @@ def refusal(method: str, strategy: Spec) -> str | None:
 
 
 def load(path: str | Path) -> list[tuple[str, str]]:
-    """Register the methods and strategies that a file defines, by its name as a module; (kind, name) of each.
+    """Run a Python file and register the methods and strategies that it defines; returns (kind, name) of each.
 
-    Raises HardlabError for a file that cannot be run or that defines none.
+    The file is loaded as a module of its own name. HardlabError for a file that cannot be run or that defines none.
     """
     path = Path(path)
     spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
@@ -154,7 +154,7 @@ def load(path: str | Path) -> list[tuple[str, str]]:
 
 
 def spec(kind: str, given: Any) -> Spec:
-    """What a run says of a method or strategy: from a name, a ``Spec``, a class, or a strategy, which is made anew."""
+    """The ``Spec`` of a method or strategy, given as a name, ``Spec``, class, or strategy (to be made again)."""
     if isinstance(given, Hard):
         args, options = given.given
         bound = inspect.signature(type(given).__init__).bind(given, *args, **options).arguments
@@ -165,9 +165,9 @@ def spec(kind: str, given: Any) -> Spec:
 
 
 def check(run: Run) -> None:
-    """Refuse what cannot be built, without building it: no weights are made and no data read. Raises HardlabError.
+    """Refuse a run that cannot be built, without making weights or reading data. Raises HardlabError.
 
-    `config` has refused what names, options and ranges tell; ``compatible.check`` refuses what the classes declare.
+    `config` has checked names, options and ranges before; ``compatible.check`` checks what the classes declare.
     """
     compatible.check(run)
     look(run)
@@ -185,9 +185,9 @@ def check(run: Run) -> None:
 
 
 def check_images(run: Run, root: str | Path | None = None) -> Images | None:
-    """Refuse what the images of a run forbid, from as little of them as tells; ``check`` comes before. HardlabError.
+    """Refuse a run that its images do not allow, reading as little of them as possible; call ``check`` before.
 
-    Returns them, or None where they are not here but would be downloaded.
+    Returns the images, or None if they would have to be downloaded first. Raises HardlabError.
     """
     try:
         data = images(run, root=root, dry=True)
@@ -197,7 +197,8 @@ def check_images(run: Run, root: str | Path | None = None) -> Images | None:
         return None
     fits(run, data, look(run))
     made, hard = _unmade(run)
-    with torch.device("meta"), suppress(NotImplementedError):  # of a reader's own code that asks for numbers there
+    # a reader's own code may ask for numbers, which the device `meta` lacks
+    with torch.device("meta"), suppress(NotImplementedError):
         made.on_start(data, run.batch_size)
         for h in hard:
             h.on_start(data, run.batch_size, None)
@@ -209,7 +210,7 @@ def check_images(run: Run, root: str | Path | None = None) -> Images | None:
 
 
 def check_monitor(run: Run, root: str | Path | None = None) -> None:
-    """Refuse a monitor that the data set has nothing for, which else shows at the end of an epoch. HardlabError."""
+    """Refuse a kNN monitor without labelled test images, which would else fail after an epoch. HardlabError."""
     if not run.logs.monitor_every or not run.epochs:
         return
     try:
@@ -226,7 +227,7 @@ def check_monitor(run: Run, root: str | Path | None = None) -> None:
 
 
 def _unmade(run: Run) -> tuple[Method, list[Hard]]:
-    """The method and the strategies of a run without their numbers."""
+    """The method and the strategies of a run on the device ``meta``, without numbers."""
     with torch.device("meta"):
         made = method(run)
         return made, strategies(run, made)
@@ -234,7 +235,7 @@ def _unmade(run: Run) -> tuple[Method, list[Hard]]:
 
 @torch.no_grad()
 def _passes(run: Run, made: Method) -> None:
-    """Refuse views that are too small for the backbone: a pass of the smallest ones, without numbers."""
+    """Refuse views that are too small for the backbone, by a forward pass of the smallest ones on ``meta``."""
     large, local = run.augments()
     size = min(crop.size for crop in (*large, *local))
     try:
@@ -245,11 +246,11 @@ def _passes(run: Run, made: Method) -> None:
 
 
 def matrix() -> dict[tuple[str, str], str | None]:
-    """(method, strategy) -> None where the pair goes together, else the reason why the strategy refuses."""
+    """(method, strategy) -> None if the two go together, else the reason why the strategy refuses."""
     return {(m, h): refusal(m, Spec(name=h)) for m in registry.METHODS for h in registry.HARD}
 
 
 def fits(run: Run, images: Images, look: Look) -> None:
-    """Refuse, before the first step, a batch or a crop that these images cannot fill. Raises HardlabError."""
+    """Refuse a batch or a crop that is larger than these images allow. Raises HardlabError."""
     smallest = int(next(iter(images.all(1))).sizes.min()) if images.in_memory else None  # images of one size
     compatible.check_sizes(run, len(images), smallest, look.augment[0].size)

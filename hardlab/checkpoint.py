@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, with the digest of their bytes in the name, never pickled code."""
+"""Checkpoints: written atomically, named after the digest of their bytes, and free of pickled code."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
 
 class Refused(HardlabError):
-    """A whole checkpoint that must not be used, nor one before it."""
+    """An intact checkpoint that must not be used; earlier checkpoints must not be used either."""
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write the state of ``step`` and drop all but the newest ``keep`` checkpoints; returns the new path."""
+    """Write the state of ``step`` and delete all but the newest ``keep`` checkpoints; returns the new path."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
@@ -41,14 +41,14 @@ def listed(folder: Path) -> list[Path]:
 
 
 def named(path: Path) -> tuple[int, str]:
-    """The step and the digest (16 hex digits) that the name of a checkpoint tells."""
+    """The step and the digest (16 hex digits) in the name of a checkpoint."""
     match = _NAME.fullmatch(path.name)
     assert match is not None
     return int(match[1]), match[2]
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint whose bytes match its name, tensors and plain values only. Raises HardlabError for any other."""
+    """Load a checkpoint of tensors and plain values. Raises HardlabError if its bytes do not match its name."""
     match = _NAME.fullmatch(path.name)
     try:
         content = path.read_bytes()
@@ -68,10 +68,10 @@ def load(path: Path) -> dict[str, Any]:
 def newest(
     folder: Path, accept: Callable[[dict[str, Any]], None] = lambda state: None
 ) -> tuple[dict[str, Any], Path, list[str]] | None:
-    """The newest whole checkpoint, its path, and a complaint for each damaged one before it; None if there is none.
+    """The newest intact checkpoint, its path, and a complaint for each newer, damaged one; None if there is none.
 
-    accept: puts a state to use; a checkpoint that it raises for counts as damaged, but for ``Refused``, which is passed
-    on. Raises HardlabError where all are damaged.
+    accept: restores a state. A checkpoint for which it raises counts as damaged, except that ``Refused`` is passed on.
+    Raises HardlabError if all checkpoints are damaged.
     """
     complaints: list[str] = []
     for path in listed(folder):
@@ -87,7 +87,7 @@ def newest(
 
 
 def take(path: Path, accept: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """The checkpoint at ``path``, put to use by ``accept``; HardlabError that names it where either fails."""
+    """Load the checkpoint at ``path`` and restore it by ``accept``; HardlabError, which names it, if either fails."""
     state = load(path)
     try:
         if "step" in state and state["step"] != named(path)[0]:
@@ -98,8 +98,8 @@ def take(path: Path, accept: Callable[[dict[str, Any]], None]) -> dict[str, Any]
     except HardlabError as e:
         raise HardlabError(f"{path}: {e}") from e
     except Exception as e:  # a state of another version, or made up, lacks or mistakes nearly anything
-        said = str(e).strip().splitlines()
-        why = type(e).__name__ + (f": {said[0].rstrip('.:')}" if said else "")
+        lines = str(e).strip().splitlines()
+        why = type(e).__name__ + (f": {lines[0].rstrip('.:')}" if lines else "")
         raise HardlabError(
             f"{path} does not fit this run: it is damaged, or was written by another version of hardlab ({why})."
         ) from e

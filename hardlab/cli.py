@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-# what a command needs is imported inside its function, torch only after every check that does without it, so that help,
-# lists and refusals answer at once; tests/test_quick.py names what they may not load
+# each command imports what it needs inside its function, and torch only after all checks that do not need it, so that
+# help, lists and refusals answer at once; tests/test_quick.py names what they may not load
 
 
 def _known_rung(context: click.Context, option: click.Parameter, value: str) -> str:
@@ -349,45 +349,45 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
     sys.exit(result.status)
 
 
-def _check_parameters(path: Path, told: Mapping[str, Any]) -> None:
-    """Refuse before a kernel starts what the notebook would refuse later. told: all of its parameters by name."""
+def _check_parameters(path: Path, values: Mapping[str, Any]) -> None:
+    """Refuse, before a kernel starts, what the notebook would refuse later. values: all of its parameters by name."""
     from hardlab import compatible, config, files, recipes
     from hardlab import data as sets
     from hardlab.errors import HardlabError
     from hardlab.evaluate import published
     from hardlab.workbook import execute
 
-    if config.device(told.get("device", "auto")).startswith("cuda"):
+    if config.device(values.get("device", "auto")).startswith("cuda"):
         from hardlab import build
 
-        build.device(told["device"])
-    config.threads(told.get("threads"))
-    rung = told.get("rung") or recipes.RUNGS[0]
-    if "seed" in told and "recipe" in told:  # it trains
-        files.check_folder(path.parent / told.get("runs_dir", "."))
-        given = config.parse(told.get("overrides", []))
-        run = recipes.recipe(told["recipe"], rung, given)
+        build.device(values["device"])
+    config.threads(values.get("threads"))
+    rung = values.get("rung") or recipes.RUNGS[0]
+    if "seed" in values and "recipe" in values:  # it trains
+        files.check_folder(path.parent / values.get("runs_dir", "."))
+        given = config.parse(values.get("overrides", []))
+        run = recipes.recipe(values["recipe"], rung, given)
         compatible.check(run)
-        if given or run.data.name not in sets.BUILT_IN:  # else it can be trained, and torch has no other use here
+        if given or run.data.name not in sets.BUILT_IN:  # other runs can be trained, so torch is not needed
             from hardlab import build
 
             build.check(run)
             build.check_images(run)
         return
     _known_rung(click.get_current_context(), click.Option(["--rung"]), rung)
-    names = [told["recipe"]] if "recipe" in told else told.get("recipes", [])
+    names = [values["recipe"]] if "recipe" in values else values.get("recipes", [])
     for name in names:
         recipes.recipe(name, rung)
-    for protocol in told.get("protocols", ()):
-        published.settings(protocol, config.parse(told.get("settings", [])))
-    # of the tables its runs may be elsewhere; a default is meant from the notebook's own folder
-    if path.parent == execute.NOTEBOOKS and "data_dir" not in told:
+    for protocol in values.get("protocols", ()):
+        published.settings(protocol, config.parse(values.get("settings", [])))
+    # tables may come from runs elsewhere; a default path is relative to the notebook's own folder
+    if path.parent == execute.NOTEBOOKS and "data_dir" not in values:
         from hardlab.analysis.catalog import Catalog
 
-        folder = path.parent / told["runs_dir"]
+        folder = path.parent / values["runs_dir"]
         runs = Catalog(folder).runs
-        there = runs[(runs["rung"] == rung) & (runs["state"] == "done")]
-        if not len(there[there["recipe"].isin(names)] if names else there):
+        finished = runs[(runs["rung"] == rung) & (runs["state"] == "done")]
+        if not len(finished[finished["recipe"].isin(names)] if names else finished):
             one = names[0] if names else "RECIPE"
             raise HardlabError(
                 f"There is no finished run of rung {rung}{' of ' + ', '.join(names) if names else ''} in '{folder}': "

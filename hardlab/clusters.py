@@ -12,7 +12,7 @@ TILE = 2**25  # bytes of similarities at once
 
 
 def nearest(x: Tensor, centroids: Tensor) -> Tensor:
-    """Index of the centroid with the highest dot product; x: (N,D), centroids: (K,D) -> (N,)."""
+    """The index of the centroid with the highest dot product; x: (N,D), centroids: (K,D) -> (N,)."""
     rows = max(1, TILE // (4 * len(centroids)))
     return torch.cat([(part @ centroids.T).argmax(1) for part in x.split(rows)])
 
@@ -20,7 +20,7 @@ def nearest(x: Tensor, centroids: Tensor) -> Tensor:
 def kmeans(x: Tensor, k: int, iterations: int) -> tuple[Tensor, Tensor]:
     """Spherical k-means from random rows: unit x (N,D) -> unit centroids (k,D), nearest centroid of each row (N,).
 
-    A cluster that runs empty keeps its centroid. The start is drawn from torch's global generator.
+    An empty cluster keeps its centroid. The start is drawn from torch's global generator.
     """
     if len(x) < k:
         raise HardlabError(f"k-means into {k} clusters needs as many images; {len(x)} have an embedding.")

@@ -18,7 +18,7 @@ def strategy(spec: Spec) -> SimpleNamespace:
     declared = needs.declared(partial(registry.attribute, "strategy", spec.name), options.get)
     for need in declared.needs:
         if need not in needs.NEEDS:
-            raise registry.unknown(f"need of a strategy ({spec.name})", need, needs.NEEDS)
+            raise registry.unknown("need", need, needs.NEEDS, f"The strategy {spec.name!r}")
     return declared
 
 

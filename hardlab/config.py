@@ -1,4 +1,4 @@
-"""The whole configuration of a run: frozen, strict, with a stable identity."""
+"""The whole configuration of a run: frozen, strictly checked, with a stable hash."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class _Strict(BaseModel):
 
 
 class Spec(_Strict):
-    """An entry of a registry by name, with its options; where its code is not hardlab's, with a digest of that."""
+    """A registry entry by name, with its options, and a digest of its source unless the code is hardlab's own."""
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
@@ -79,7 +79,7 @@ class Spec(_Strict):
 
 
 def _traced(kind: str, spec: Spec) -> Spec:
-    """With the digest of its source, where it is not hardlab's own and has none yet."""
+    """Add the digest of the source, unless the code is hardlab's own or the digest is known."""
     if spec.source is not None and spec.name not in registry.TABLES[kind]:
         raise HardlabError(
             f"The {kind} '{spec.name}' is your own code and is not loaded: load its file first, with "
@@ -91,7 +91,7 @@ def _traced(kind: str, spec: Spec) -> Spec:
 
 
 def _typed(kind: str) -> AfterValidator:
-    """The entry of a ``Spec`` exists; its options get their types, so that equal values are one run."""
+    """Validate a ``Spec``: its entry exists; its options are converted to their types, so equal values are one run."""
 
     def typed(spec: Spec) -> Spec:
         spec = spec if kind == "backbone" else _traced(kind, spec)
@@ -106,19 +106,19 @@ Strategy = Annotated[Spec, _typed("strategy")]
 
 
 def whole_path(name: str) -> str:
-    """A data set's name; a folder has one, however and from wherever it is spelled."""
+    """The name of a data set; a folder gets its absolute path, so that it has the same name from everywhere."""
     kind, _, path = name.partition(":")
     return f"folder:{os.path.realpath(os.path.expanduser(path))}" if kind == "folder" and path.strip() else name
 
 
 class Data(_Strict):
-    """Which images: a data set by name, a stratified share of it, optionally a class list."""
+    """The images of a run: a data set by name, a stratified share of it, optionally a list of classes."""
 
     name: str
     fraction: PositiveShare = 1.0
     subset_seed: Seed = 0
     classes: tuple[str, ...] | None = None
-    size: Pixels | None = None  # resize on loading; None = as stored
+    size: Pixels | None = None  # pixels of a side after loading; None = as stored
     on_broken: Literal["error", "skip"] = "error"
 
     @field_validator("name")
@@ -128,7 +128,7 @@ class Data(_Strict):
 
 
 class Optim(_Strict):
-    """The learner's optimiser; ``lr`` is per 256 images, as the papers give it."""
+    """The learner's optimiser; ``lr`` is per 256 images, as in the papers."""
 
     name: Literal["sgd", "lars", "larc", "adam", "adamw"] = "sgd"
     lr: Rate = 0.05
@@ -138,13 +138,13 @@ class Optim(_Strict):
     weight_decay_end: Decay | None = None
     warmup_epochs: Epochs = 0.0
     final_lr: RateOrZero = 0.0
-    warmup_from: RateOrZero = 0.0  # the rate at which the warm-up starts, per 256 images
+    warmup_from: RateOrZero = 0.0  # learning rate at the start of the warm-up, per 256 images
     schedule: Literal["cosine", "constant"] = "cosine"
     trust: Positive = 1e-3  # LARS, LARC
-    trust_by: Literal["scale", "clip"] = "scale"  # LARC: the ratio scales the rate, or bounds it
+    trust_by: Literal["scale", "clip"] = "scale"  # LARC: whether the ratio scales the rate or bounds it
     exclude_bias_norm: bool = False  # no decay and no LARS adaptation on biases and norm parameters
     clip: Positive | None = None  # gradient norm
-    clip_by: Literal["all", "tensor"] = "all"  # of all gradients together, or of each tensor by itself
+    clip_by: Literal["all", "tensor"] = "all"  # norm of all gradients together, or of each tensor
 
 
 class Local(_Strict):
@@ -156,7 +156,7 @@ class Local(_Strict):
 
 
 def _view(given: Any) -> Any:
-    """A preset that exists, with the fields that replace its own in their types and ranges."""
+    """Check the name of a preset and convert the fields that replace its own; errors say what is allowed."""
     made = _augments(given.name, given.options)[0]
     return given.model_copy(update={"options": {key: getattr(made, key) for key in given.options}})
 
@@ -166,20 +166,20 @@ LocalView = Annotated[Local, AfterValidator(_view)]
 
 
 class Logs(_Strict):
-    """How often something is written; none of it changes what is learned."""
+    """How often a run writes each of its logs; nothing here changes what is learned."""
 
     step_every: Count = 10
-    views_every: Count = 10  # HVS paper, App. D: a sampled slice of the run
-    views_rows: Count = 256  # images of a logged step
+    views_every: Count = 10  # steps between two logs of views; HVS paper, App. D
+    views_rows: Count = 256  # images per logged step
     monitor_every: Natural = 0  # epochs between kNN monitors; 0 = never
     checkpoint_every: Count = 1  # epochs
-    keep: Count = 2  # newest checkpoints that stay
+    keep: Count = 2  # number of newest checkpoints to keep
 
 
 class Run(_Strict):
     """Everything that decides the outcome of a run."""
 
-    recipe: str = Field(pattern=r"^[\w-]+$")  # it names the run's folder
+    recipe: str = Field(pattern=r"^[\w-]+$")  # part of the folder's name
     rung: Literal["smoke", "cpu", "gpu", "paper"]
     seed: Seed = 0
     data: Data
@@ -192,11 +192,11 @@ class Run(_Strict):
     batch_size: Batch
     pixel_mean: tuple[Share, Share, Share] = (0.485, 0.456, 0.406)  # torchvision's ImageNet statistics
     pixel_std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: machine.choose; the manifest says what it became
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: machine.choose; the manifest records the choice
     channels_last: bool = True
     logs: Logs = Logs()
     local: LocalView | None = None
-    parent: Run | None = None  # a run that is trained first, because a strategy starts from its networks
+    parent: Run | None = None  # a run to train first, because a strategy starts from its networks
 
     @model_validator(mode="after")
     def _names(self) -> Run:
@@ -209,9 +209,9 @@ class Run(_Strict):
         return self
 
     def augments(self) -> tuple[list[Augment], list[Augment]]:
-        """The distributions of the large views and of the small crops: presets, with the fields that this run replaces.
+        """The augmentations of the large views and of the small crops: presets with the fields that this run replaces.
 
-        Raises HardlabError for small crops that are larger than the large ones.
+        Raises HardlabError for small crops that are larger than the large views.
         """
         large = _augments(self.augment.name, self.augment.options)
         local = _augments(self.local.name, self.local.options) if self.local else []
@@ -226,7 +226,7 @@ class Run(_Strict):
     def hash(self) -> str:
         """Hex sha256 of the canonical JSON of this configuration.
 
-        A setting that came later counts only where it is set, so that the runs made before it keep their names.
+        A setting that was added in a later version counts only if it is set, so that earlier runs keep their names.
         """
         tree = without_later_defaults(self.model_dump(mode="json"))
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
@@ -250,7 +250,7 @@ def _augments(name: str, changes: Mapping[str, Any]) -> list[Augment]:
         raise registry.unknown("augmentation preset", name, augment.PRESETS)
     for key in changes:
         if key not in Augment.model_fields:
-            raise registry.unknown("field of the augmentation", key, Augment.model_fields)
+            raise registry.unknown("field", key, Augment.model_fields, "An augmentation")
     return [a.but(**changes) if changes else a for a in augment.PRESETS[name]]
 
 
@@ -261,13 +261,13 @@ _LATER: dict[str, Any] = {
 
 
 def precision_of(manifest: Mapping[str, Any]) -> Literal["fp32", "bf16"]:
-    """What a run computes in; a manifest from before there was ``auto`` says it in the configuration alone."""
+    """The precision of a run; a manifest from before ``auto`` existed has it in the configuration alone."""
     precision: Literal["fp32", "bf16"] = manifest.get("precision") or manifest["config"]["precision"]
     return precision
 
 
 def of(manifest: Mapping[str, Any]) -> Run:
-    """The configuration in a run's manifest. Raises HardlabError that names the run."""
+    """The configuration in a run's manifest. Raises HardlabError, which names the run, if there is none."""
     try:
         return make(manifest["config"])
     except HardlabError as e:
@@ -276,12 +276,12 @@ def of(manifest: Mapping[str, Any]) -> Run:
 
 
 def as_ran(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a run with the precision that it took, whether or not it was asked for by name."""
+    """The configuration of a run with the precision that it used, also if the setting was ``auto``."""
     return {**manifest["config"], "precision": precision_of(manifest)}
 
 
 def without_later_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as plain values, without the settings that came later and are left at their defaults."""
+    """A configuration as plain values, without settings of later versions that have their defaults."""
     out: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
     for key, default in _LATER.items():
         head, _, last = key.rpartition(".")
@@ -327,13 +327,13 @@ def _number(text: str) -> float | int:
 
 
 def value(text: str) -> Any:
-    """What text on a command line stands for: a number, true, false, null, a list, a mapping, or else itself.
+    """The value of text on a command line: a number, true, false, null, a list, a mapping, or else the text itself.
 
-    Lists, mappings and quoted text are read as JSON or YAML. HardlabError where they cannot be.
+    Lists, mappings and quoted text are read as JSON or YAML; HardlabError if they are neither.
     """
     if text.lstrip()[:1] in ("[", "{", '"', "'"):
         try:
-            with suppress(ValueError):  # of what is JSON every escape is as JSON means it
+            with suppress(ValueError):  # JSON first, so that escapes have JSON's meaning
                 return json.loads(text)
             return yaml.load(text, _Flow)
         except (yaml.YAMLError, ValueError, RecursionError):
@@ -345,7 +345,7 @@ def value(text: str) -> Any:
 
 
 def written(value_: Any) -> str:
-    """The text that ``value`` reads as this: numbers, truth values, null, text, lists and mappings of them."""
+    """The inverse of ``value``: text for a number, truth value, null, text, list or mapping."""
     if isinstance(value_, str):
         try:
             same = value(value_) == value_ and value_.isprintable()
@@ -370,20 +370,20 @@ def parse(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
 
 
 def from_here(pair: str) -> str:
-    """An override ``key=value`` for a process that works in another folder: a folder of images by its whole path."""
+    """An override ``key=value`` for a process in another working directory: folders of images get absolute paths."""
     key, _, value = pair.partition("=")
     return f"{key}={whole_path(value)}" if key in ("data", "data.name") else pair
 
 
 def device(name: str) -> str:
-    """The name itself; HardlabError where no device is called so. Whether it is there only torch can say."""
+    """The name of a device, unchanged; HardlabError if it is none. Only torch knows whether the device exists."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name):
         raise HardlabError(f"There is no device '{name}': use auto, cpu, cuda or cuda:0.")
     return name
 
 
 def threads(count: int | None, name: str = "threads") -> int | None:
-    """The number itself; HardlabError for less than one, and for more than this machine could start."""
+    """A number of threads, unchanged; HardlabError for less than 1, and for more than this machine can start."""
     most = max(64, 4 * (os.cpu_count() or 1))
     if count is not None and not 1 <= count <= most:
         raise HardlabError(f"{name}={count}: it must be a whole number from 1 to {most} on this machine.")
@@ -391,15 +391,15 @@ def threads(count: int | None, name: str = "threads") -> int | None:
 
 
 def environment() -> None:
-    """Refuse numbers of threads in the environment at which OpenMP crashes. Raises HardlabError."""
+    """Refuse numbers of threads in the environment with which OpenMP crashes. Raises HardlabError."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        for text in os.environ.get(name, "").split(","):  # a list is of nested levels
+        for text in os.environ.get(name, "").split(","):  # a list is for nested levels
             if text.strip().isdecimal():
                 threads(int(text), name)
 
 
 def make(tree: Mapping[str, Any]) -> Run:
-    """A checked ``Run`` from nested plain values; the first mistake is told in one sentence."""
+    """Make a checked ``Run`` from nested plain values; HardlabError with one sentence for the first mistake."""
     try:
         return Run.model_validate(tree)
     except ValidationError as e:
@@ -407,12 +407,13 @@ def make(tree: Mapping[str, Any]) -> Run:
         where = ".".join(str(p) for p in first["loc"])
         if first["type"] == "extra_forbidden":
             owner = _model_at(first["loc"][:-1])
-            raise registry.unknown(f"setting '{where}': no key", first["loc"][-1], owner.model_fields) from None
+            parent = f"Group '{where.rpartition('.')[0]}'" if "." in where else "A run"
+            raise registry.unknown("setting", first["loc"][-1], owner.model_fields, parent) from None
         raise HardlabError(f"{where}={first['input']!r}: {numbers.reason(e)}.") from None
 
 
 def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:
-    """The model that a location of a validation error points into."""
+    """The model that the location of a validation error points into."""
     named: dict[str, type[BaseModel]] = {
         "data": Data, "optim": Optim, "local": Local, "logs": Logs,
         "augment": Spec, "backbone": Spec, "method": Spec, "hard": Spec,
@@ -446,11 +447,8 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         if not tree["hard"]:
             raise HardlabError(f"'{key}': this recipe has no strategy; `hardlab pretrain --list` shows those that do.")
         if not strategies:
-            raise registry.unknown(
-                "strategy in this run",
-                rest[0],
-                [s["name"] for s in named if isinstance(s, dict) and isinstance(s.get("name"), str)],
-            )
+            names = [s["name"] for s in named if isinstance(s, dict) and isinstance(s.get("name"), str)]
+            raise registry.unknown("strategy", rest[0], names, "This run")
         node, rest = strategies[0], rest[1:] or ["name"]
     else:
         node = tree[head]
@@ -463,7 +461,7 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _as_entry(value: Any) -> Any:
-    """An entry named anew, as a table with options, so that later keys find it."""
+    """A new entry as a table with options, so that later keys can set them."""
     if isinstance(value, str):
         return {"name": value, "options": {}}
     return {"options": {}, **value} if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""What is demanded of every method and strategy, whoever wrote it; `hardlab check` and the tests run it."""
+"""The contracts that every method and strategy must keep, whoever wrote it; `hardlab check` and the tests run them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ BATCH, SIZE, COUNT = 8, 32, 512
 
 
 class Broken(Exception):
-    """A contract does not hold; the text says what was seen."""
+    """A contract is broken; the message says what was observed."""
 
 
 class Verdict(NamedTuple):
-    """Whether a contract holds; None where a strategy refuses the method, with its reason in ``detail``."""
+    """Whether a contract holds; None if a strategy refuses the method, for the reason in ``detail``."""
 
     contract: str
     holds: bool | None
@@ -51,7 +51,7 @@ def toy() -> Images:
 
 
 def small(kind: str, name: str) -> dict[str, Any]:
-    """The options of an entry under which it is small enough for tests: it says them itself."""
+    """The options that make an entry small enough for tests, which the entry itself declares."""
     made: Any = registry.find(kind, name)
     return dict(made.SMALL)
 
@@ -72,10 +72,10 @@ def look() -> views.Look:
 
 
 def rendered(method: Method) -> Rendered:
-    """A batch of noise under as many views as the method takes."""
+    """A batch of noise images, with as many views as the method takes."""
     raw = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    batch, here = Batch(raw, torch.full((BATCH, 2), SIZE), torch.arange(BATCH)), look()
-    return here.render(here.views(batch, method.slots, torch.Generator().manual_seed(1)), method.plain)
+    batch, renderer = Batch(raw, torch.full((BATCH, 2), SIZE), torch.arange(BATCH)), look()
+    return renderer.render(renderer.views(batch, method.slots, torch.Generator().manual_seed(1)), method.plain)
 
 
 def run(name: str, *strategies: str) -> Run:
@@ -95,7 +95,7 @@ def run(name: str, *strategies: str) -> Run:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two nested states are equal, to the bit."""
+    """Whether two nested states are equal to the last bit."""
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, Mapping):
@@ -155,8 +155,8 @@ def cares_for_no_order(name: str) -> None:
     for given in (v, moved):
         torch.manual_seed(0)  # the same latents, where a method draws some
         losses.append(method(given).loss.detach())
-    apart = float((losses[0][order] - losses[1]).abs().max())
-    _demand(apart <= 1e-4 * (1 + float(losses[0].abs().max())), f"the losses differ by {apart:g}")
+    difference = float((losses[0][order] - losses[1]).abs().max())
+    _demand(difference <= 1e-4 * (1 + float(losses[0].abs().max())), f"the losses differ by {difference:g}")
 
 
 def says_whether_rows_mix(name: str) -> None:
@@ -192,10 +192,10 @@ def goes_with_some_method(name: str) -> None:
     """It takes steps with at least one method."""
     reasons = []
     for method in registry.METHODS:
-        told = _judged("", steps_with, name, method)
-        if told.holds:
+        verdict = _judged("", steps_with, name, method)
+        if verdict.holds:
             return
-        reasons.append(f"with {method}: {told.detail}")
+        reasons.append(f"with {method}: {verdict.detail}")
     raise Broken(f"it steps with no method, {'; '.join(reasons[:1])}")
 
 
@@ -223,13 +223,13 @@ def answers_for_what_it_wraps(name: str) -> None:
 
 
 def _replacing(name: str) -> Iterator[tuple[str, Method, Hard, Negatives | None]]:
-    """Each method in which a strategy puts other negatives: its name, itself, the strategy, the negatives before."""
+    """Every method whose negatives a strategy replaces: its name, the method, the strategy, the method's negatives."""
     for method in registry.METHODS:
         try:
             on, hard = make(method), registry.build("strategy", name, small("strategy", name))
             before = on.negatives
             hard.install(on)
-        except HardlabError:  # it refuses the method, or the method is of a package that cannot be used
+        except HardlabError:  # it refuses the method, or the method's package cannot be used
             continue
         if on.negatives is not before:
             yield method, on, hard, before
@@ -262,7 +262,7 @@ def sentence(contract: Callable[..., None]) -> str:
 
 
 def verdicts(kind: str, name: str) -> Iterator[Verdict]:
-    """All contracts of an entry: of a method with itself and every strategy, of a strategy with every method."""
+    """The verdict on each contract of an entry: a method with every strategy, a strategy with every method."""
     for contract in METHOD if kind == "method" else STRATEGY:
         yield _judged(sentence(contract), contract, name)
     pairs = [(s, name) for s in registry.HARD] if kind == "method" else [(name, m) for m in registry.METHODS]
@@ -278,7 +278,7 @@ def _judged(contract_name: str, contract: Callable[..., None], *about: str) -> V
         return Verdict(contract_name, None if refused else False, str(e) or "it refuses without a reason")
     except Broken as e:
         return Verdict(contract_name, False, str(e))
-    except Exception as e:  # whatever code of others does is an answer
+    except Exception as e:  # any error in other people's code is a verdict
         return Verdict(contract_name, False, f"{type(e).__name__}: {e}")
     return Verdict(contract_name, True)
 
@@ -296,7 +296,7 @@ def _opened(name: str, *strategies: str) -> train.Session:
 
 
 def _steps(name: str, *strategies: str) -> None:
-    """Two steps, with all that a run asks of a method and its strategies."""
+    """Two training steps that call every hook of a method and its strategies, and save and load between them."""
     session = _opened(name, *strategies)
     method, players = session.method, session.players
     before = [[p.clone() for p in player.params] for player in players]
@@ -310,10 +310,10 @@ def _steps(name: str, *strategies: str) -> None:
         _demand(moved == due, f"the weights of {player.name} {'stayed' if due else 'moved and were not due'}")
     lost = [key for key, p in method.named_parameters() if not p.isfinite().all()]
     _demand(not lost, f"not finite after a step: {', '.join(lost)}")
-    said: dict[str, Any] = {**method.logs(now)}
+    logged: dict[str, Any] = {**method.logs(now)}
     for h in session.hard:
-        said |= h.numbers(now)
-    for key, x in said.items():
+        logged |= h.numbers(now)
+    for key, x in logged.items():
         _demand(np.isfinite(float(x)) or "pseudo" in key, f"logs: {key} is {float(x)}")
     shown = {**method.snapshot(session.data, session.look)}
     for h in session.hard:

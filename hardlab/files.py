@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and that end in one sentence where they are read and found damaged."""
+"""Atomic writing of files, and reading that reports a damaged file in one sentence."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ TEXT, NUMBER, FINITE, WHOLE, FLAG, TABLE, NUMBERS = (
     "numbers",
 )
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_LARGEST = 2**63  # what a column of whole numbers holds
+_LARGEST = 2**63  # no column of whole numbers holds more
 _MAYBE = " or nothing"
-_REST = "*"  # the kind of all values whose names are not given
+_REST = "*"  # the kind of all other values
 Kinds = Mapping[str, str]
-SNAPSHOT = "-" + 8 * "[0-9]" + ".npz"  # how the name of a snapshot ends, for `glob`
+SNAPSHOT = "-" + 8 * "[0-9]" + ".npz"  # the end of a snapshot's name, for `glob`
 STATES = ("running", "done", "stopped", "failed")
 MANIFEST: Kinds = (
     dict.fromkeys(("id", "config_hash", "commit", "python", "device", "precision", "started", "state"), TEXT)
@@ -59,11 +59,11 @@ _LOGGED: Kinds = (
     | dict.fromkeys(("step", "epoch"), WHOLE)
     | dict.fromkeys(("loss", "images_per_s", "peak_memory_mb", "knn"), NUMBER)
     | dict.fromkeys(("terms", "lr", "seconds"), NUMBERS)
-    | {_REST: NUMBER}  # what a method or a strategy logs
+    | {_REST: NUMBER}  # the numbers that a method or a strategy logs
 )
 _ROW = ("protocol", "metric", "value", "features", "data", "split")
 _LINES: Mapping[str, tuple[Kinds, Mapping[str | None, tuple[str, ...]]]] = {
-    # what the values of a line are, and by its ``kind`` which of them must be there
+    # the kinds of a line's values, and the values that each ``kind`` of line must have
     "metrics.jsonl": (
         _LOGGED,
         {
@@ -78,7 +78,7 @@ _LINES: Mapping[str, tuple[Kinds, Mapping[str | None, tuple[str, ...]]]] = {
 
 
 def make_folder(path: Path) -> None:
-    """``path`` is a folder, with those above it; ``HardlabError`` where none can be made."""
+    """Make the folder ``path`` and those above it; ``HardlabError`` if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -86,16 +86,16 @@ def make_folder(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse what ``make_folder`` could not make a folder, or nobody could write into, without making it."""
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        why = "Permission denied" if there.is_dir() else "Not a directory"
-        raise HardlabError(f"'{path}' cannot be created ({why}: {there}); choose another output folder.")
+    """Refuse a path that cannot become a writable folder, without making it. Raises HardlabError."""
+    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        why = "Permission denied" if nearest.is_dir() else "Not a directory"
+        raise HardlabError(f"'{path}' cannot be created ({why}: {nearest}); choose another output folder.")
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """``path`` holds ``content`` or what it held before, whatever happens meanwhile."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")  # nobody else's to remove
+    """Write ``content`` to ``path`` atomically: after any failure the file has its old content."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")  # unique to this thread
     try:
         with open(scratch, "wb") as f:
             f.write(content)
@@ -109,21 +109,21 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 class DamagedFile(HardlabError):
-    """A file does not hold what it should."""
+    """A file does not have the expected content."""
 
 
 def damaged(path: Path, why: Exception | str) -> DamagedFile:
-    """The sentence for a file that does not hold what it should; why: of an error, its kind and its first line."""
+    """The error for a file without the expected content. why: a reason; of an exception, its type and first line."""
     if isinstance(why, Exception):
-        said = (str(why).strip().splitlines() or [""])[0].rstrip(".")
-        if len(said) > 300:
-            said = f"{said[:150]} ... {said[-140:]}"
-        why = said if isinstance(why, HardlabError) else f"{type(why).__name__}: {said}".rstrip(": ")
+        message = (str(why).strip().splitlines() or [""])[0].rstrip(".")
+        if len(message) > 300:
+            message = f"{message[:150]} ... {message[-140:]}"
+        why = message if isinstance(why, HardlabError) else f"{type(why).__name__}: {message}".rstrip(": ")
     return DamagedFile(f"'{path}' cannot be read, it is damaged or not what it should be ({why}).")
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises HardlabError that names the file."""
+    """The content of a JSON file. Raises HardlabError, which names the file."""
     try:
         return _parsed(path.read_bytes())
     except (OSError, ValueError, RecursionError) as e:
@@ -131,7 +131,7 @@ def read_json(path: Path) -> Any:
 
 
 def _parsed(content: bytes) -> Any:
-    """What JSON in UTF-8 says. Raises ValueError, also for half of a surrogate pair, which fits into no table."""
+    """Parse JSON in UTF-8. Raises ValueError, also for half of a surrogate pair, which no table can hold."""
     text = content.decode()
     value = json.loads(text)
     if _SURROGATE.search(text):
@@ -140,15 +140,15 @@ def _parsed(content: bytes) -> Any:
 
 
 def read_manifest(path: Path, need: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A run's manifest, its values of the kinds that they should be, those of ``need`` among them.
+    """Read a run's manifest and check the kinds of its values. need: keys that it must have.
 
-    Raises HardlabError that names the file.
+    Raises HardlabError, which names the file.
     """
     return checked_manifest(read_json(path), path, need)
 
 
 def checked_manifest(about: Any, path: Path, need: tuple[str, ...] = ()) -> dict[str, Any]:
-    """``about`` itself; HardlabError where it is no manifest. path: the file that it was read from."""
+    """Return ``about`` if it is a manifest, else raise HardlabError. path: the file that it was read from."""
     fault = _fault(about, MANIFEST, need) or _fault(about.get("data", {}), _DATA)
     if not fault and (settings := about.get("config")) is not None:
         fault = _fault(settings, _CONFIG)
@@ -165,9 +165,9 @@ def checked_manifest(about: Any, path: Path, need: tuple[str, ...] = ()) -> dict
 
 
 def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file, none where there is no file; those of a run are checked by the file's name.
+    """The objects of a JSON-lines file, none if the file is missing; the name of a run's file says what to check.
 
-    appended: a last line without its end, which a kill leaves, is no line. Raises HardlabError that names the line.
+    appended: ignore a last line without a line end, which a killed process leaves. HardlabError names a damaged line.
     """
     try:
         content = path.read_bytes()
@@ -180,7 +180,7 @@ def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:
 
 
 def read_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    """The object in a line of a JSON-lines file, checked by the name of ``path``; HardlabError names the line."""
+    """Parse a line of a JSON-lines file and check it by the name of ``path``; HardlabError names a damaged line."""
     kinds, needs = _LINES.get(path.name, ({}, {}))
     try:
         row = _parsed(line)
@@ -188,12 +188,12 @@ def read_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
         raise DamagedFile(f"Line {number} of '{path}' is not JSON: {type(e).__name__}: {e}.") from e
     if fault := _fault(row, kinds) or _lack(row, needs):
         raise DamagedFile(f"Line {number} of '{path}' is damaged: {fault}.")
-    found: dict[str, Any] = row
-    return found
+    checked: dict[str, Any] = row
+    return checked
 
 
 def _fault(row: Any, kinds: Kinds, need: Iterable[str] = ()) -> str:
-    """Why an object is not of these kinds; empty where it is."""
+    """What is wrong with an object of these kinds, "" if nothing. need: keys that it must have."""
     if not isinstance(row, dict):
         return f"{_short(row)} is no table of names and values"
     if lack := _missing(row, need):
@@ -208,7 +208,7 @@ def _fault(row: Any, kinds: Kinds, need: Iterable[str] = ()) -> str:
 
 
 def _lack(row: Mapping[str, Any], needs: Mapping[str | None, Iterable[str]]) -> str:
-    """Why a line is none of those in ``needs``, by kind; empty where it is one, or where there are none."""
+    """What a line lacks to be of its kind, "" if nothing. needs: kind -> the keys that it must have."""
     kind = row.get("kind")
     if not needs or kind in needs:
         return _missing(row, needs[kind] if needs else ())
@@ -235,7 +235,7 @@ def _is(value: Any, kind: str) -> bool:
 
 
 def numbers(value: Any) -> bool:
-    """Whether a value is a table of numbers."""
+    """Whether a value is a table of names and numbers."""
     return _is(value, NUMBERS)
 
 
@@ -245,7 +245,7 @@ def _short(value: Any) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds. Raises HardlabError that names the file."""
+    """The content of a YAML file. Raises HardlabError, which names the file."""
     import yaml
 
     try:
@@ -259,7 +259,7 @@ def read_yaml(path: Path) -> Any:
 
 @contextmanager
 def as_expected(*paths: Path) -> Iterator[None]:
-    """What was read of ``paths`` is used inside; where it is not what it should be, a HardlabError names them."""
+    """Turn errors that unexpected content of the files ``paths`` causes inside into a HardlabError that names them."""
     try:
         yield
     except HardlabError:
@@ -272,7 +272,7 @@ def as_expected(*paths: Path) -> Iterator[None]:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, all read, which checks their sums. Raises HardlabError that names the file."""
+    """Read all arrays of an .npz file, which verifies their checksums. Raises HardlabError, which names the file."""
     import numpy as np
 
     try:

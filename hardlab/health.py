@@ -1,4 +1,4 @@
-"""Signs of trouble in a run, said in plain words: collapse, players that are dead, numbers that are none."""
+"""Detects trouble in a run and describes it in plain words: collapse, dead players, numbers that are not finite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from hardlab.methods.base import Method
 from hardlab.types import Out
 
-PATIENCE = 5  # logged steps in a row that must show a sign before it is said: ``PATIENCE * logs.step_every`` steps
+PATIENCE = 5  # consecutive logged steps that must show a sign before an alarm: ``PATIENCE * logs.step_every`` steps
 Row = Mapping[str, Any]  # a logged step, as in metrics.jsonl; ``waiting`` (see ``Monitor``) beside it
 
 # An untrained network of any recipe is at 0.05 (BigGAN's trunk) to 1, runs that learn stay above 0.05; a point is 0.
@@ -40,7 +40,7 @@ def collapse_signals(out: Out) -> dict[str, float]:
 
     std: mean over dimensions, times sqrt(D): 1 for directions uniform on the sphere, 0 for a point (SimSiam, Sec. 4.1).
     rank: exp of the entropy of the singular values (Roy & Vetterli 2007). alignment, uniformity: Wang & Isola
-    (arXiv 2005.10242), Sec. 4.1; alignment only where there are two slots.
+    (arXiv 2005.10242), Sec. 4.1; alignment only if there are two slots.
     """
     first, *others = out.q.values()
     z = F.normalize(first.float(), dim=1)
@@ -62,14 +62,14 @@ def collapse_signals(out: Out) -> dict[str, float]:
 
 
 class Watch:
-    """The first loss or gradient that is not finite, remembered on the device until somebody asks."""
+    """Remembers the first loss or gradient that is not finite, on the device until ``complaint`` is called."""
 
     def __init__(self) -> None:
         self.players: list[str] = []
         self.first: Tensor | None = None  # whether the loss and all are finite, step, player, rows of the data set
 
     def note(self, player: str, step: int, loss: Tensor, grads: Sequence[Tensor | None], index: Tensor) -> None:
-        """Look at a player's loss () and gradients, at the rows (B,) of the batch, without waiting for any of them."""
+        """Check a player's loss () and gradients for the batch of the rows ``index`` (B,), without synchronising."""
         if player not in self.players:
             self.players.append(player)
         loss = loss.detach().float().sum()
@@ -79,7 +79,7 @@ class Watch:
         self.first = now if self.first is None else torch.where(self.first[1] == 1, now, self.first)
 
     def complaint(self) -> str | None:
-        """What was not finite, when and on which images, in a sentence, or None; one synchronisation."""
+        """A sentence on what was not finite, when and for which images, or None; synchronises once."""
         if self.first is None:
             return None
         loss, everything, step, player, *rows = self.first.tolist()
@@ -93,12 +93,13 @@ class Watch:
 
 @torch.no_grad()
 def loss_of_guess(method: Method, out: Out) -> float | None:
-    """The loss of predictions that are equally near to all labels: log(1 + M) with M negatives a query; else None."""
+    """The loss of a guess among M negatives per query, log(1 + M), or None for a loss that is not contrastive."""
     a, b = method.pairs[0]
     if method.negatives is None or a not in out.q or b not in out.t:
         return None
     q, t = out.q[a].detach().float(), out.t[b].detach().float()
-    with torch.random.fork_rng([q.device] if q.is_cuda else []):  # negatives may be drawn, and logging draws nothing
+    # negatives may be random, and logging must leave the run's random numbers alone
+    with torch.random.fork_rng([q.device] if q.is_cuda else []):
         counted = torch.isfinite(method.negatives.similarities(q, t)).sum(1).double().mean()
     return math.log1p(float(counted))
 
@@ -182,17 +183,17 @@ RULES: Mapping[str, Callable[[Row], str | None]] = {
 
 
 class Monitor:
-    """Looks at the logged steps of a run and says once what is wrong with it.
+    """Watches the logged steps of a run and raises each alarm once.
 
-    A rule speaks when ``PATIENCE`` logged steps in a row show its sign, so one batch alone never raises an alarm.
-    ``waiting`` of a row is the share of the time since ``PATIENCE`` rows before it that was spent waiting for data,
-    where that time is over a second. rows: those of the run so far, for one that goes on.
+    A rule raises its alarm when ``PATIENCE`` consecutive logged steps show its sign, so a single batch never does.
+    ``waiting`` of a row is the share of the time over the last ``PATIENCE`` rows that was spent waiting for data, if
+    that time is over a second. rows: earlier rows of a run that continues.
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self.streaks: Counter[str] = Counter()
         self.alarms: list[dict[str, Any]] = []
-        self.guess: float | None = None  # the same throughout a run
+        self.guess: float | None = None  # constant during a run
         self.clocks: deque[tuple[float, float]] = deque(maxlen=PATIENCE + 1)  # seconds: waited for data, and in all
         self.last: Mapping[str, float] = {}
         for row in rows:
@@ -202,19 +203,19 @@ class Monitor:
                 self._keep({k: row.get(k) for k in ("step", "rule", "sentence")})
 
     def look(self, row: Row, seconds: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
-        """What this logged step is the first to show: ``step``, ``rule`` and ``sentence`` each, as in the manifest.
+        """Check a logged step; returns its new alarms: ``step``, ``rule`` and ``sentence``, as in the manifest.
 
-        seconds: those of the epoch under way by part (``meters.Epoch``), where the rows are of this process.
+        seconds: the time of the current epoch by part (``meters.Epoch``), for rows of this process.
         """
         if seconds is not None:
             row = {**row, "waiting": self._waiting(seconds)}
         alarms = []
         for rule, sign in RULES.items():
-            says = sign(row)
-            self.streaks[rule] = self.streaks[rule] + 1 if says else 0
-            if says and self.streaks[rule] >= PATIENCE:
-                said = f"At step {row.get('step')}, and {PATIENCE - 1} logged steps before it, {says}."
-                alarm = {"step": row.get("step"), "rule": rule, "sentence": said}
+            complaint = sign(row)
+            self.streaks[rule] = self.streaks[rule] + 1 if complaint else 0
+            if complaint and self.streaks[rule] >= PATIENCE:
+                sentence = f"At step {row.get('step')}, and {PATIENCE - 1} logged steps before it, {complaint}."
+                alarm = {"step": row.get("step"), "rule": rule, "sentence": sentence}
                 if self._keep(alarm):
                     alarms.append(alarm)
         return alarms
@@ -226,7 +227,7 @@ class Monitor:
         return True
 
     def _waiting(self, seconds: Mapping[str, float]) -> float:
-        """Share of the time since ``PATIENCE`` rows ago; seconds start again at 0 with each epoch."""
+        """The share of waiting in the time since ``PATIENCE`` rows ago; seconds restart at 0 with each epoch."""
         waited, total = self.clocks[-1] if self.clocks else (0.0, 0.0)
         before = self.last if seconds["total"] >= self.last.get("total", 0.0) else {}
         waited += seconds.get("data", 0.0) - before.get("data", 0.0)

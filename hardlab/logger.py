@@ -1,4 +1,4 @@
-"""What a run writes as it goes: its manifest, rows of the log, view log, snapshots, checkpoints, lines of progress."""
+"""Writes a run's files during training: manifest, log, view log, snapshots, checkpoints; prints its progress."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hardlab.types import Candidates
 
 
 class Logger:
-    """Writes what a session does into its folder; between two logged steps nothing is read from the device.
+    """Records a session in its folder; between two logged steps it reads nothing from the device.
 
-    root: where data sets lie. parent: folder of the run's parent.
+    root: the folder of the data sets. parent: the folder of the run's parent.
     """
 
     def __init__(
@@ -27,12 +27,12 @@ class Logger:
         self.session, self.folder, self.root, self.say = session, folder, root, say
         self._begin(parent)
         self.rate = meters.Rate(session.total - session.done, session.run.batch_size)
-        self.loss: float | None = None  # of the last logged step, for lines of progress: another would be waited for
+        self.loss: float | None = None  # of the last logged step, for progress lines: reading another would synchronise
         self.signs = health.Monitor(run_folder.metrics(folder.path))
         folder.update(health=self.signs.alarms)
 
     def _begin(self, parent: Path | None) -> None:
-        """Forget what was logged after the checkpoint, and write the manifest."""
+        """Delete what was logged after the checkpoint, and write the manifest."""
         s = self.session
         skipped = [Path(p).name for p in s.data.skipped[:20]]
         if harmed := self.folder.rewind(s.done):
@@ -61,7 +61,7 @@ class Logger:
             )
 
     def step(self, now: Step) -> None:
-        """After a step: its views, its row and a line of progress, each where it is due."""
+        """Record a step: its views, its row and a line of progress, each if it is due."""
         s, run, logs = self.session, self.session.run, self.session.run.logs
         epoch = now.at.epoch
         if now.at.step % logs.views_every == 0:
@@ -83,7 +83,7 @@ class Logger:
             self.say(f"{run.id} | {where} | {loss}{self.rate.describe()}")
 
     def epoch(self, now: Step) -> None:
-        """After the last step of an epoch: its row, with the accuracy where that is monitored."""
+        """Record the end of an epoch: its row, with the accuracy if that is monitored."""
         s, run = self.session, self.session.run
         s.check()
         done = now.at.epoch + 1
@@ -92,7 +92,7 @@ class Logger:
         self.folder.update(epochs_done=done, steps_done=s.done)
 
     def save(self) -> None:
-        """A checkpoint, with the snapshots of all parts and the view log up to it."""
+        """Save a checkpoint, the snapshots of all parts, and the view log so far."""
         s, folder = self.session, self.folder
         s.check()
         folder.flush_views(s.done)
@@ -102,7 +102,7 @@ class Logger:
         checkpoint.save(folder.checkpoints, s.done, s.dump(), s.run.logs.keep)
 
     def flush(self) -> None:
-        """The view log up to here."""
+        """Write the view log so far."""
         self.folder.flush_views(self.session.done)
 
     def stop(self) -> NoReturn:
@@ -113,7 +113,7 @@ class Logger:
         raise Stopped
 
     def finish(self) -> None:
-        """After the last step: the manifest says that the run is done."""
+        """Record the end of the run in the manifest."""
         s = self.session
         self.folder.update(
             state="done",
@@ -165,7 +165,7 @@ class Logger:
 
 
 def _seen(now: Step) -> Candidates:
-    """What a selection saw, or, without one, the only pair there was, as trained on."""
+    """The candidates of the selection, or, without a selection, the pair that was trained on."""
     if now.seen is not None:
         return now.seen
     v = now.out.views

@@ -1,4 +1,4 @@
-"""Per-sample losses: pure functions, (N,...) in and (N,) out; only the trainer takes a mean."""
+"""Per-sample losses as pure functions, (N,...) in and (N,) out; only the trainer takes means."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cross_entropy(logits: Tensor, p: Tensor) -> Tensor:
 
 
 def max_normalise(x: Tensor) -> Tensor:
-    """Rows divided by their largest absolute entry, which takes part in the gradient; (N,D) -> (N,D) in [-1, 1].
+    """Divide rows by their largest absolute entry, which has a gradient too; (N,D) -> (N,D) in [-1, 1].
 
     HNSSL (arXiv 2202.13072), Eq. 2; 1e-6 keeps a row of zeros finite.
     """
@@ -46,10 +46,11 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def sup_con(z: Tensor, group: Tensor, temperature: float) -> Tensor:
-    """Contrastive loss of rows with several positives, the mean outside the logarithm.
+    """Contrastive loss of rows with several positives, with the mean outside the logarithm.
 
-    z: (M,D) unit rows; group: (M,), rows of one group are positives of each other -> (M,), 0 for a row without any.
-    The denominator holds all rows but the anchor. SupCon (arXiv 2004.11362), Eq. 2; PPCL (arXiv 2202.06464), Eq. 7.
+    z: (M,D) unit rows; group: (M,), rows of one group are positives of each other -> (M,), 0 for a row without
+    positives. The denominator contains all rows but the anchor. SupCon (arXiv 2004.11362), Eq. 2; PPCL (arXiv
+    2202.06464), Eq. 7.
     """
     own = torch.eye(len(z), dtype=torch.bool, device=z.device)
     logits = (z @ z.T).float().masked_fill(own, -torch.inf) / temperature  # (M,M)

@@ -1,4 +1,4 @@
-"""What this machine's kernels do (fast bfloat16, narrow layers), measured once and kept; bfloat16 can be overruled."""
+"""Properties of this machine's kernels (fast bfloat16, narrow layers), measured once and cached."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 SWITCH = "HARDLAB_BF16"
-_KERNELS = (  # what chooses other kernels on the same processor
+_KERNELS = (  # environment variables that select other kernels on the same processor
     "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS", "DNNL_CPU_ISA_HINTS",
     "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS",
 )  # fmt: skip
-_REPEATS = (5, 25)  # pairs of steps that are timed: at least, and at most
-_UNCLEAR = (0.8, 1.25)  # ratios that may still be another process's doing
+_REPEATS = (5, 25)  # fewest and most pairs of steps to time
+_UNCLEAR = (0.8, 1.25)  # ratios that other processes may have caused
 
 _NARROW = """
 import resource, torch
@@ -49,26 +49,26 @@ Precision = Literal["fp32", "bf16"]
 
 
 def processor() -> str:
-    """The name of this machine's processor and its number of cores."""
+    """The name of this machine's processor and its number of cores, as text."""
     return f"{_name()}, {os.cpu_count()} cores"
 
 
 def resolve(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
-    """What a run computes in on a device: what was asked for, or what ``auto`` becomes there."""
+    """The precision of a run on a device: the given one, or the choice of ``auto`` there."""
     return choose(device)[0] if precision == "auto" else precision
 
 
 def choose(device: torch.device) -> tuple[Precision, str]:
-    """What ``auto`` becomes on a device, and why, in a few words."""
-    asked = _overruled()
-    if asked is not None:
-        return "bf16" if asked else "fp32", f"{SWITCH}={int(asked)}"
+    """The precision that ``auto`` chooses on a device, and the reason in a few words."""
+    override = _overruled()
+    if override is not None:
+        return "bf16" if override else "fp32", f"{SWITCH}={int(override)}"
     if device.type == "cuda":
         import torch
 
         with torch.cuda.device(device):
-            there = torch.cuda.is_bf16_supported(including_emulation=False)
-        return ("bf16", "the GPU has it") if there else ("fp32", "the GPU has no bf16")
+            supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16", "the GPU has it") if supported else ("fp32", "the GPU has no bf16")
     if device.type != "cpu":
         return "fp32", f"bf16 is not tried on {device.type}"
     ratio = _ratio()
@@ -76,21 +76,21 @@ def choose(device: torch.device) -> tuple[Precision, str]:
 
 
 def fast_bfloat16() -> bool:
-    """Whether torch's kernels are faster in bfloat16 than in float32 on this processor; ``HARDLAB_BF16`` overrules."""
-    asked = _overruled()
-    return _ratio() < 1 if asked is None else asked
+    """Whether torch is faster in bfloat16 than in float32 on this processor; ``HARDLAB_BF16`` overrules."""
+    override = _overruled()
+    return _ratio() < 1 if override is None else override
 
 
 def _overruled() -> bool | None:
-    said = os.environ.get(SWITCH, "")
-    if said not in ("", "0", "1"):
-        raise HardlabError(f"{SWITCH}={said}: set 1 (bf16 is fast here), 0 (it is not) or nothing (measure it).")
-    return bool(int(said)) if said else None
+    setting = os.environ.get(SWITCH, "")
+    if setting not in ("", "0", "1"):
+        raise HardlabError(f"{SWITCH}={setting}: set 1 (bf16 is fast here), 0 (it is not) or nothing (measure it).")
+    return bool(int(setting)) if setting else None
 
 
 @cache
 def _ratio() -> float:
-    """Time of a small training step in bf16 over that in fp32, measured once a machine and kept in the user's cache."""
+    """Time of a small training step in bf16 over that in fp32, measured once per machine and cached."""
     what = _facts()
     path = _place("bf16", what)
     try:
@@ -98,20 +98,20 @@ def _ratio() -> float:
         if ratio > 0:
             return ratio
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        pass  # not measured yet, or not whole
+        pass  # not measured yet, or damaged
     ratio = measure(_step())
     _keep(path, what | {"ratio": ratio})
     return ratio
 
 
 def measure(step: Callable[[bool], float]) -> float:
-    """Seconds of ``step(True)`` over those of ``step(False)``: the least of several, in turn, after one of each.
+    """Seconds of ``step(True)`` over those of ``step(False)``: the minima of several, alternating, after a warm-up.
 
-    The nearer to 1, the more are timed. Infinite where torch has no kernels for the former.
+    The nearer the ratio is to 1, the more steps are timed. Infinite if torch has no kernels for ``step(True)``.
     """
     try:
         for low in (False, True):
-            step(low)  # kernels are made
+            step(low)  # the first call compiles kernels
         least = {False: float("inf"), True: float("inf")}
         for timed in range(1, _REPEATS[1] + 1):
             for low in least:
@@ -125,9 +125,9 @@ def measure(step: Callable[[bool], float]) -> float:
 
 
 def _step() -> Callable[[bool], float]:
-    """A small network forward and backward, in bf16 or not: the processor time it took on one thread, in seconds.
+    """A function that trains a small network for a step, in bf16 or not, and returns its processor time in seconds.
 
-    Processor time, so that other processes do not count; random numbers of its own, so that a run's stay as they are.
+    It runs on one thread. Processor time excludes other processes; own random numbers leave those of a run alone.
     """
     import torch
     from torch.nn import functional
@@ -162,11 +162,12 @@ def _step() -> Callable[[bool], float]:
 
 
 def set_memory_format(net: nn.Module, device: torch.device, channels_last: bool = True) -> None:
-    """Put ``net``, which learns on ``device``, into channels_last, the faster layout, unless that would crash there.
+    """Convert ``net``, to be trained on ``device``, to channels_last, the faster layout, unless that would crash.
 
     Up to torch 2.15 at least, gradients of a strided 1x1 convolution with fewer than 8 input channels in channels_last
-    write outside their memory on processors without AVX-512. A network with input channels that are no multiple of 8
-    (3, colours, go through wider kernels, which are right) is asked about, and stays contiguous where that happens.
+    write outside their memory on processors without AVX-512. If a layer's number of input channels is no multiple of 8
+    (3 colours use wider kernels, which are correct), this machine is tested, and ``net`` stays contiguous if it is
+    affected.
     """
     import torch
     from torch import nn
@@ -188,24 +189,24 @@ def _contiguous(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Ten
 
 @cache
 def narrow_channels_last_breaks() -> bool:
-    """Whether gradients of narrow convolutions in channels_last crash or are wrong here; asked once a machine.
+    """Whether gradients of narrow convolutions in channels_last crash or are wrong here; tested once per machine.
 
-    A process that is too slow or cannot be started counts as a crash, and is asked again next time.
+    A test process that is too slow or cannot start counts as a crash, and is tried again next time.
     """
     what = _facts() | {"probe": _NARROW}
     path = _place("narrow", what)
     try:
         return bool(json.loads(path.read_text())["breaks"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not asked yet, or not whole
-    said = probe(_NARROW)
-    if said:
-        _keep(path, what | {"breaks": said[-1] != "right"})
-    return said[-1:] != ["right"]
+        pass  # not tested yet, or damaged
+    printed = probe(_NARROW)
+    if printed:
+        _keep(path, what | {"breaks": printed[-1] != "right"})
+    return printed[-1:] != ["right"]
 
 
 def probe(code: str, timeout: float = 60) -> list[str]:
-    """The lines that a process of its own printed, though it may have crashed; none where it was too slow."""
+    """Run Python code in a new process; returns the lines that it printed, even if it crashed; none on a timeout."""
     try:
         child = subprocess.run(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=timeout
@@ -216,7 +217,7 @@ def probe(code: str, timeout: float = 60) -> list[str]:
 
 
 def _facts() -> dict[str, object]:
-    """What decides which kernels torch uses here; an answer that was measured holds as long as this is the same."""
+    """All that decides which kernels torch uses here; a cached measurement holds as long as this is the same."""
     import torch
 
     return {
@@ -228,13 +229,13 @@ def _facts() -> dict[str, object]:
 
 
 def _place(question: str, facts: dict[str, object]) -> Path:
-    """Where the answer to a question is kept."""
+    """The path of the cached answer to a question."""
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     return _cache() / f"{question}-{key}.json"
 
 
 def _cache() -> Path:
-    """Beside the data sets of the user's cache, and none of them."""
+    """The folder of cached measurements, beside the data sets in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path(os.path.expanduser("~")) / ".cache") / "hardlab" / ".machine"
 
@@ -246,12 +247,12 @@ def _keep(path: Path, measured: dict[str, object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, (json.dumps(measured, indent=1) + "\n").encode())
     except (OSError, HardlabError):
-        pass  # a cache that cannot be written: the next process measures again
+        pass  # without a writable cache, the next process measures again
 
 
 @cache
 def _name() -> str:
-    """The processor's name: as Linux or macOS tell it, else its architecture (with the maker's numbers on ARM)."""
+    """The processor's name from Linux or macOS, else its architecture (with the maker's numbers on ARM)."""
     if name := _cpuinfo("model name"):
         return name
     if platform.system() == "Darwin":
@@ -279,11 +280,11 @@ _PROCESSES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_
 
 
 def alone(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse to be one of several processes that were started to train together. Raises HardlabError."""
+    """Refuse to run as one of several processes that were started to train together. Raises HardlabError."""
     for name in _PROCESSES:
-        said = environment.get(name, "").strip()
-        if said not in ("", "0", "1"):
+        value = environment.get(name, "").strip()
+        if value not in ("", "0", "1"):
             raise HardlabError(
-                f"{name}={said} in the environment says that several processes train together, and hardlab trains in "
+                f"{name}={value} in the environment says that several processes train together, and hardlab trains in "
                 f"one: each of them would train the same run. Start it by itself, or set {name}=1."
             )

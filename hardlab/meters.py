@@ -1,4 +1,4 @@
-"""What a run counts as it goes: means of an epoch, seconds by part, images a second."""
+"""Running statistics of a run: means over an epoch, seconds by part, images per second."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-SAY_EVERY = 5.0  # seconds between two lines of progress
+SAY_EVERY = 5.0  # seconds between two progress lines
 
 
 class Epoch:
-    """Sums over the steps of the epoch under way: the terms of the loss, on the device, and seconds by part."""
+    """Sums over the steps of the current epoch: the terms of the loss, on the device, and seconds by part."""
 
     def __init__(self) -> None:
         self.clear()
@@ -25,26 +25,26 @@ class Epoch:
         self.seconds: dict[str, float] = defaultdict(float)
 
     def add(self, means: Mapping[str, Tensor]) -> None:
-        """Count a step with its terms, 0-dim each; nothing is read from the device."""
+        """Add a step's terms, 0-dim tensors, without reading from the device."""
         self.steps += 1
         for name, value in means.items():
             self.terms[name] = self.terms.get(name, 0.0) + value.double()
 
     def means(self) -> dict[str, float]:
-        """Term -> its mean over the steps, of which those without it count as 0."""
+        """Term -> its mean over the steps; a step without it counts as 0."""
         return {name: float(total) / self.steps for name, total in self.terms.items()}
 
     @contextmanager
     def time(self, part: str) -> Iterator[None]:
-        """Add the seconds inside to those of ``part`` and to the total."""
+        """Add the seconds spent inside to those of ``part`` and to the total."""
         start = time.perf_counter()
         yield
-        took = time.perf_counter() - start
-        self.seconds[part] += took
-        self.seconds["total"] += took
+        seconds = time.perf_counter() - start
+        self.seconds[part] += seconds
+        self.seconds["total"] += seconds
 
     def around(self, part: str, items: Iterable[Any]) -> Iterator[Any]:
-        """The same items, with the time spent waiting for each."""
+        """Yield the items, and add the time spent waiting for each to ``part``."""
         iterator = iter(items)
         while True:
             with self.time(part):
@@ -54,7 +54,7 @@ class Epoch:
             yield item
 
     def dump(self) -> dict[str, float]:
-        """For a checkpoint, so that the row of an epoch that was broken off is of all its steps."""
+        """The sums as plain numbers for a checkpoint, so that a resumed epoch's row covers all its steps."""
         flat = {f"term:{name}": float(total) for name, total in self.terms.items()}
         flat |= {f"seconds:{part}": s for part, s in self.seconds.items()}
         return flat | ({"steps": self.steps} if self.steps else {})
@@ -73,7 +73,7 @@ class Epoch:
 
 
 class Rate:
-    """Images a second over this process's steps, and the time that is left."""
+    """Images per second over the steps of this process, and the estimated time left."""
 
     def __init__(self, left: int, batch_size: int) -> None:
         self.left, self.batch_size, self.done = left, batch_size, 0

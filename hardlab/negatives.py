@@ -1,4 +1,4 @@
-"""Negatives of a contrastive loss: the batch's own, a queue, and whatever a strategy puts in their place."""
+"""Negatives of a contrastive loss: those of the batch, a queue, and what strategies replace them with."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from hardlab import losses
 from hardlab.types import HardlabError
 
-_SHOWN = 4096  # negatives of a snapshot
+_SHOWN = 4096  # most negatives in a snapshot
 
 
 class Negatives(nn.Module):
-    """What a query must not be near to; a strategy may replace those of a method by others, with their own loss.
+    """The negatives of a contrastive loss; a strategy may replace a method's negatives by its own.
 
-    Negatives that hold others as an attribute answer for them: what is kept, checked, shown and taken note of is passed
-    on, unless a subclass says otherwise.
+    Negatives that hold others as attributes delegate to them: ``stored``, ``check``, ``snapshot`` and ``enqueue`` are
+    passed on unless a subclass overrides them.
     """
 
     def held(self) -> list[Negatives]:
@@ -27,38 +27,41 @@ class Negatives(nn.Module):
         return [child for child in self.children() if isinstance(child, Negatives)]
 
     def similarities(self, q: Tensor, k: Tensor) -> Tensor:
-        """Unit rows q, k: (N,D) -> (N,M), a column a negative, -inf where it does not count."""
+        """Similarities (N,M) of unit rows q (N,D) to the negatives; -inf for a negative that does not count.
+
+        k: (N,D) unit rows, the keys of the queries.
+        """
         raise NotImplementedError
 
     def stored(self) -> Tensor:
-        """(K,D) unit rows that are kept from step to step; K = 0 where all negatives come from the batch."""
+        """The unit rows (K,D) that stay from step to step; K = 0 if all negatives come from the batch."""
         return next((kept for inner in self.held() if len(kept := inner.stored())), torch.empty(0, 0))
 
     def check(self, batch_size: int, keys: int) -> None:
-        """Refuse a batch size at which steps of ``keys`` keys an image do not fit, with a ``HardlabError``."""
+        """Raise ``HardlabError`` for a batch size that does not fit, with ``keys`` keys per image in each step."""
         for inner in self.held():
             inner.check(batch_size, keys)
 
     def snapshot(self) -> Mapping[str, Tensor]:
-        """Arrays worth keeping at a checkpoint, ``negatives`` (n,D) among them; nothing where none are kept."""
+        """Arrays to save at a checkpoint, ``negatives`` (n,D) among them; empty if none are stored."""
         return {name: x for inner in self.held() for name, x in inner.snapshot().items()}
 
     def loss(self, q: Tensor, k: Tensor, temperature: float) -> Tensor:
-        """(N,) InfoNCE of each query with its key among these negatives."""
+        """InfoNCE (N,) of each query and its key against these negatives."""
         return losses.info_nce((q * k).sum(1), self.similarities(q, k), temperature)
 
     def nearest(self, q: Tensor, k: Tensor) -> Tensor:
-        """(N,) similarity of each query to the nearest of these negatives."""
+        """The similarity (N,) of each query to the nearest of these negatives."""
         return self.similarities(q, k).amax(1)
 
     def enqueue(self, k: Tensor) -> None:
-        """Take note of the keys of a step, after it."""
+        """Take in the keys of a step after it."""
         for inner in self.held():
             inner.enqueue(k)
 
 
 class Around(Negatives):
-    """Negatives around others, e.g. harder ones mixed from a queue, that are as near as those."""
+    """Negatives that wrap others and, unless a subclass overrides it, have the same similarities."""
 
     def __init__(self, inner: Negatives) -> None:
         super().__init__()
@@ -69,9 +72,10 @@ class Around(Negatives):
 
 
 class Synthetic(Around):
-    """Stored negatives and, beside them, some that are made of the ``hard`` nearest to each query, while ``on``.
+    """Stored negatives, and synthetic ones made from the ``hard`` nearest to each query while ``on``.
 
-    What is made takes no gradient. ``nearest`` looks at the stored ones alone, so that what is logged draws nothing.
+    Synthetic negatives have no gradient. ``nearest`` uses the stored ones alone, so that logging draws no random
+    numbers.
     """
 
     def __init__(self, inner: Negatives, hard: int) -> None:
@@ -79,7 +83,10 @@ class Synthetic(Around):
         self.hard, self.on = hard, True
 
     def make(self, q: Tensor, hard: Tensor) -> Tensor:
-        """Unit rows q (N,D), their nearest negatives (N,H,D), nearest first -> (N,S,D), of any length."""
+        """Make synthetic negatives (N,S,D), of any length, from unit rows q (N,D) and their nearest negatives.
+
+        hard: (N,H,D), nearest first.
+        """
         raise NotImplementedError
 
     def similarities(self, q: Tensor, k: Tensor) -> Tensor:
@@ -96,9 +103,9 @@ class Synthetic(Around):
 
 
 class LastQueries(nn.Module):
-    """The queries of the last six batches and their rows in the data set, beside which negatives are looked at.
+    """The queries of the last six batches and their rows in the data set, to compare negatives with.
 
-    vectors: (6,B,D), rows: (6,B), -1 where there is no such image. Both are made by ``start``. AdCo (arXiv
+    vectors: (6,B,D). rows: (6,B), -1 for images that are not in the data set. ``start`` makes both. AdCo (arXiv
     2011.08435), Fig. 2.
     """
 
@@ -108,7 +115,7 @@ class LastQueries(nn.Module):
         super().__init__()
         self.vectors: Tensor
         self.rows: Tensor
-        self.register_buffer("vectors", None)  # they depend on the size of a batch
+        self.register_buffer("vectors", None)  # their size depends on the batch size
         self.register_buffer("rows", None)
 
     def start(self, batch_size: int, dim: int, device: torch.device | None = None) -> None:
@@ -117,21 +124,23 @@ class LastQueries(nn.Module):
 
     @torch.no_grad()
     def note(self, step: int, q: Tensor, rows: Tensor) -> None:
-        """Overwrite the oldest batch; q: (N,D), rows: (N,), of which the first B are kept: what a strategy added to
-        the batch stands behind them. Nothing before ``start``."""
+        """Overwrite the oldest batch with queries q (N,D) and rows (N,); does nothing before ``start``.
+
+        The first B are kept: images that a strategy added to the batch come after them.
+        """
         if self.vectors is not None:
             b = self.vectors.shape[1]
             self.vectors[step % self.BATCHES] = q[:b]
             self.rows[step % self.BATCHES] = rows[:b]
 
     def seen(self) -> dict[str, Tensor]:
-        """For a snapshot: ``queries`` (n,D) and ``query_rows`` (n,) of the batches that there were."""
-        there = self.vectors.flatten(0, 1).any(1)
-        return {"queries": self.vectors.flatten(0, 1)[there], "query_rows": self.rows.flatten()[there]}
+        """``queries`` (n,D) and ``query_rows`` (n,) of the batches so far, for a snapshot."""
+        filled = self.vectors.flatten(0, 1).any(1)
+        return {"queries": self.vectors.flatten(0, 1)[filled], "query_rows": self.rows.flatten()[filled]}
 
 
 class OtherKeys(Negatives):
-    """The other images of the batch, in both views: SimCLR's 2(N-1) negatives of an anchor.
+    """SimCLR's 2(N-1) negatives of an anchor: the other images of the batch, in both views.
 
     q, k: (N,D) unit rows, q_i and k_i positives -> (N,2N), -inf at the anchor itself and at its positive.
     SimCLR (arXiv 2002.05709), Sec. 2.1.
@@ -143,7 +152,7 @@ class OtherKeys(Negatives):
 
 
 class Queue(Negatives):
-    """The keys of the last steps, first in, first out; it starts full of random unit vectors.
+    """A first-in, first-out queue of the keys of the last steps, initially full of random unit vectors.
 
     q, k: (N,dim) unit rows -> (N,size) similarities of q to the queue; the keys k are not in it yet.
     MoCo (arXiv 1911.05722), Sec. 3.2.
@@ -154,7 +163,7 @@ class Queue(Negatives):
         self.keys: Tensor
         self.next: Tensor
         self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
-        self.register_buffer("next", torch.zeros((), dtype=torch.long))  # the row that is overwritten next
+        self.register_buffer("next", torch.zeros((), dtype=torch.long))  # the row to overwrite next
 
     def similarities(self, q: Tensor, k: Tensor) -> Tensor:
         return q @ self.keys.T
@@ -171,17 +180,17 @@ class Queue(Negatives):
             )
 
     def snapshot(self) -> Mapping[str, Tensor]:
-        """Up to 4096 keys, evenly taken, and their ages in keys."""
+        """Up to 4096 keys, evenly spaced, and their ages in keys."""
         every = math.ceil(len(self.keys) / _SHOWN)
         return {"negatives": self.keys[::every], "ages": self.ages()[::every]}
 
     @torch.no_grad()
     def enqueue(self, k: Tensor) -> None:
-        """Overwrite the oldest rows with the keys k (N,dim), in place and without waiting for the device."""
+        """Overwrite the oldest rows with the keys k (N,dim), in place and without synchronising."""
         rows = (self.next + torch.arange(len(k), device=k.device)) % len(self.keys)
         self.keys.index_copy_(0, rows, k.to(self.keys.dtype))
         self.next.add_(len(k)).remainder_(len(self.keys))
 
     def ages(self) -> Tensor:
-        """(size,) how many keys came in after each row; a random row of the start counts as one as old as its place."""
+        """The age (size,) of each row: the number of keys enqueued after it; initial rows are as old as their place."""
         return (self.next - 1 - torch.arange(len(self.keys), device=self.keys.device)) % len(self.keys)

@@ -1,4 +1,4 @@
-"""Backbones and heads. A backbone maps (N,3,S,S) to pooled features (N,D) and carries ``dim`` = D."""
+"""Backbones and heads. A backbone maps (N,3,S,S) to pooled features (N,D) and has the attribute ``dim`` = D."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class WidthResNet(ResNet):
             self.add_module(f"layer{stage + 1}", self._make_layer(block, planes, blocks, stride=1 + (stage > 0)))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dim = self.inplanes
-        nn.Linear(self.dim, 1000)  # drawn and dropped, so that a seed means the same weights as in torchvision
+        nn.Linear(self.dim, 1000)  # drawn and discarded, so that a seed gives the same weights as in torchvision
         self.fc = nn.Identity()
         _init(self, zero_init_residual)
         if small_images:
@@ -162,9 +162,9 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """DINO's vision transformer, with the keys of its code: (N,3,S,S) -> (N,dim), the last [CLS] after the norm.
 
-    dim, depth, heads: of the blocks. patch: its side in pixels. size: of the images that the position embedding is
-    laid out for; others take it interpolated (bicubic). drop_path: of the last block, falling linearly to 0 at the
-    first; a teacher sets it to 0. DINO (arXiv 2104.14294), Sec. 3.2; vision_transformer.py of its code.
+    dim, depth, heads: of the blocks. patch: its side in pixels. size: image size of the position embedding, which is
+    interpolated (bicubic) for other sizes. drop_path: of the last block, falling linearly to 0 at the first; a teacher
+    sets it to 0. DINO (arXiv 2104.14294), Sec. 3.2; vision_transformer.py of its code.
     """
 
     def __init__(self, dim: int, depth: int, heads: int, patch: int, size: int, drop_path: float) -> None:
@@ -187,7 +187,7 @@ class ViT(nn.Module):
                 nn.init.zeros_(m.bias)
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """(1, 1 + rows * columns, dim): the position embedding of [CLS] and of a grid of patches."""
+        """The position embedding (1, 1 + rows * columns, dim) of [CLS] and a grid of patches."""
         if (rows, columns) == (self.side, self.side):
             return self.pos_embed
         grid = self.pos_embed[:, 1:].view(1, self.side, self.side, self.dim).permute(0, 3, 1, 2)
@@ -247,10 +247,10 @@ def mlp(*dims: int, bn_output: bool = False, affine_output: bool = True, bias_ou
 
 
 class SplitBN(nn.BatchNorm2d):
-    """BatchNorm whose batch is normalised in ``groups`` groups, image i in group i % groups, as on so many GPUs.
+    """BatchNorm that normalises a batch in ``groups`` groups, image i in group i % groups, as several GPUs would.
 
-    (N,C,H,W) -> (N,C,H,W), N a multiple of groups. The running statistics take the mean of the groups' own;
-    evaluation is plain BatchNorm, and so are the keys. ``SplitBatchNorm`` of MoCo's CIFAR notebook.
+    (N,C,H,W) -> (N,C,H,W), N a multiple of groups. The running statistics average those of the groups; in eval mode,
+    and in its keys, it is plain BatchNorm. ``SplitBatchNorm`` of MoCo's CIFAR notebook.
     """
 
     groups: int
@@ -276,7 +276,7 @@ class SplitBN(nn.BatchNorm2d):
 
 
 def split_bn(net: nn.Module, groups: int) -> nn.Module:
-    """Turn every BatchNorm2d of ``net`` into a ``SplitBN`` of ``groups`` groups, in place; returns ``net``."""
+    """Replace every BatchNorm2d of ``net`` by a ``SplitBN`` of ``groups`` groups, in place; returns ``net``."""
     for m in net.modules():
         if isinstance(m, nn.BatchNorm2d):
             m.__class__ = SplitBN
@@ -285,16 +285,16 @@ def split_bn(net: nn.Module, groups: int) -> nn.Module:
 
 
 def whole_bn(net: nn.Module) -> nn.Module:
-    """Undo ``split_bn`` in place, for batches of any size after pre-training; returns ``net``."""
+    """Undo ``split_bn`` in place, so that batches may have any size after pre-training; returns ``net``."""
     for m in net.modules():
         if isinstance(m, SplitBN):
-            m.__class__ = nn.BatchNorm2d  # type: ignore[assignment]  # what split_bn took it from
+            m.__class__ = nn.BatchNorm2d  # type: ignore[assignment]  # the type before split_bn
     return net
 
 
 @contextmanager
 def running_stats_frozen(net: nn.Module) -> Iterator[None]:
-    """Batch statistics are used inside, and no BN buffer of ``net`` moves."""
+    """Inside, ``net`` uses batch statistics, and none of its BN buffers moves."""
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for m in norms:
         m.track_running_stats = False
@@ -306,10 +306,10 @@ def running_stats_frozen(net: nn.Module) -> Iterator[None]:
 
 
 def give_auxiliary(net: nn.Module, kind: type[nn.Module] = _BatchNorm, momentum: float = 0.1) -> None:
-    """A second set of BN parameters and statistics, ``<norm>.aux``, for each norm of ``net`` that has none yet.
+    """Give each norm of ``net`` a second set of BN parameters and statistics, ``<norm>.aux``, if it has none yet.
 
-    It starts as a copy of the main set, whose keys stay as they are. Parts of ``net`` that take no gradient, like
-    momentum networks, keep one set. kind: of norm. momentum: of the second running statistics. AdvProp
+    It starts as a copy of the main set, whose keys stay the same. Parts of ``net`` without gradient, such as momentum
+    networks, keep a single set. kind: the class of norms. momentum: of the second running statistics. AdvProp
     (arXiv 1911.09665), Sec. 4.1.
     """
     trained = [part for part in net.children() if any(p.requires_grad for p in part.parameters())]
@@ -322,7 +322,7 @@ def give_auxiliary(net: nn.Module, kind: type[nn.Module] = _BatchNorm, momentum:
 
 @contextmanager
 def auxiliary(net: nn.Module) -> Iterator[None]:
-    """Inside, the norms of ``net`` that have a second set use that one, and the main set is not touched."""
+    """Inside, norms of ``net`` with a second set use it, and the main set does not change."""
     # an attribute of each norm, so that no other network and no thread with a network of its own notices
     norms = [m for m in net.modules() if "aux" in m._modules and "forward" not in m.__dict__]
     for m in norms:
@@ -335,7 +335,7 @@ def auxiliary(net: nn.Module) -> Iterator[None]:
 
 
 def auxiliary_gap(net: nn.Module) -> float:
-    """Mean absolute difference of the running means of the two sets, over all channels; 0 without second sets."""
+    """Mean absolute difference of the two sets' running means over all channels; 0 without second sets."""
     gaps = [
         (m.running_mean - m.aux.running_mean).abs()  # type: ignore[operator, union-attr]
         for m in net.modules()

@@ -1,7 +1,7 @@
-"""What numbers an option may have: types that name a range, for configurations, constructors and protocols alike.
+"""Types that name a range of numbers, for options of configurations, constructors and protocols.
 
-Every number is finite. Text that spells a number is that number, a truth value is none, and minus zero is zero, so that
-values which mean the same are the same.
+Every number is finite. Text that spells a number becomes that number, a truth value is refused, and minus zero becomes
+zero, so that values with the same meaning are equal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hardlab.errors import HardlabError
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``; above, below: without that end itself. whole: only integers."""
+    """Numbers from ``low`` to ``high``. above, below: exclude that end. whole: only integers."""
 
     low: float
     high: float
@@ -40,23 +40,23 @@ class Range:
         return after and before
 
     def __call__(self, value: Any, typed: ValidatorFunctionWrapHandler) -> Any:
-        """What pydantic calls; ValueError says what is allowed."""
+        """Validate a value for pydantic; ValueError says what is allowed."""
         try:
             made = None if isinstance(value, bool) else typed(value)
         except (ValidationError, OverflowError):
             made = None
         if made is None or made not in self:
             raise ValueError(f"it must be {self}")
-        return made if self.whole else made + 0.0  # which makes 0.0 of -0.0
+        return made if self.whole else made + 0.0  # turns -0.0 into 0.0
 
 
 def real(low: float, high: float, above: bool = False, below: bool = False) -> WrapValidator:
-    """For ``Annotated[float, ...]``; the ends as in ``Range``."""
+    """A range of real numbers for ``Annotated[float, ...]``; above, below as in ``Range``."""
     return WrapValidator(Range(low, high, above, below))
 
 
 def whole(low: int, high: int) -> WrapValidator:
-    """For ``Annotated[int, ...]``."""
+    """A range of integers for ``Annotated[int, ...]``."""
     return WrapValidator(Range(low, high, whole=True))
 
 
@@ -89,7 +89,7 @@ PixelsOrNone = Annotated[int, whole(0, 4096)]
 
 
 def described(annotation: Any) -> str:
-    """What a type allows, in words, e.g. "a list of a whole number from 1 to 64, or null"."""
+    """The values that a type allows, in words, e.g. "a list of a whole number from 1 to 64, or null"."""
     made, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is type(None):
         return "null"
@@ -106,14 +106,14 @@ def described(annotation: Any) -> str:
 
 
 def reason(error: ValidationError) -> str:
-    """Why pydantic refuses, as the end of a sentence: what is allowed."""
+    """Why pydantic refuses a value, as the end of a sentence that says what is allowed."""
     first = error.errors()[0]
     why = first.get("ctx", {}).get("error", first["msg"])
     return str(why)
 
 
 def fit(what: str, annotation: Any, value: Any) -> Any:
-    """The value in its type. HardlabError where it does not fit: ``what`` it is, what is allowed, and the value."""
+    """Convert a value to its type. HardlabError says ``what`` it is, what is allowed, and the value."""
     try:
         return adapter(annotation).validate_python(value)
     except ValidationError:
@@ -121,5 +121,5 @@ def fit(what: str, annotation: Any, value: Any) -> Any:
 
 
 def adapter(annotation: Any) -> TypeAdapter[Any]:
-    """What checks a value of an annotated type."""
+    """The pydantic validator of an annotated type."""
     return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))

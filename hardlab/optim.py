@@ -14,7 +14,7 @@ from hardlab.config import Optim
 
 
 class LARS(Optimizer):
-    """Layer-wise adaptive rate scaling with momentum (arXiv 1708.03888), in the order of google-research/simclr.
+    """Layer-wise adaptive rate scaling with momentum (arXiv 1708.03888), as in google-research/simclr.
 
     Groups with ``adapt=False`` (biases and norm parameters) take plain momentum steps. trust: the coefficient eta.
     """
@@ -81,14 +81,14 @@ class LARC(SGD):
                     ratio = (ratio / group["lr"]).clamp_max(1)
                 scaled = p.grad.add(p, alpha=decay).mul_(ratio)
                 p.grad.copy_(torch.where((norm_p > 0) & (norm_g > 0), scaled, p.grad))
-            group["weight_decay"] = 0.0  # it is in the gradient already
+            group["weight_decay"] = 0.0  # the gradient already includes it
         super().step()
         for group, decay in zip(self.param_groups, decays):
             group["weight_decay"] = decay
 
 
 def groups(params: Iterable[Tensor], config: Optim, constant: Iterable[Tensor] = ()) -> list[dict]:
-    """Parameter groups of a learner: weights, then biases and norm parameters, each with or without a schedule.
+    """Parameter groups of a learner: weights, then biases and norm parameters, each with and without a schedule.
 
     constant: parameters whose rate is not scheduled (SimSiam's predictor, ``fix_pred_lr``).
     """
@@ -127,7 +127,7 @@ def cosine(step: int, total: int, warmup: int, base: float, final: float = 0.0, 
 
 
 def set_schedule(opt: Optimizer, config: Optim, batch_size: int, step: int, total: int, warmup: int) -> float:
-    """Write the rates (and the decay, where it has an end) of this step into ``opt``; returns the scheduled rate."""
+    """Set the learning rates of this step, and the decay if it is scheduled, in ``opt``; returns the scheduled rate."""
     base = config.lr * batch_size / 256
     start = config.warmup_from * batch_size / 256
     final = base if config.schedule == "constant" else config.final_lr
@@ -143,16 +143,16 @@ def set_schedule(opt: Optimizer, config: Optim, batch_size: int, step: int, tota
 
 
 def restore(opt: Optimizer, saved: dict[str, Any]) -> None:
-    """``opt.load_state_dict``, which does not look at what it is given: ValueError for what would fail in a step."""
+    """``opt.load_state_dict`` with the checks that it lacks: ValueError for a state that would fail in a step."""
     for group, given in zip(opt.param_groups, saved["param_groups"], strict=True):
         for key, value in group.items():
-            there: Any = given.setdefault(key, value)  # of a torch that had no such setting
+            stored: Any = given.setdefault(key, value)  # saved by a torch without this setting
             if type(value) in (int, float):
-                fits = type(there) in (int, float) and math.isfinite(there)
+                fits = type(stored) in (int, float) and math.isfinite(stored)
             else:
-                fits = key == "params" or (type(there) is type(value) and (value is None or there == value))
+                fits = key == "params" or (type(stored) is type(value) and (value is None or stored == value))
             if not fits:
-                raise ValueError(f"its optimiser's {key} is {str(there)[:40]}")
+                raise ValueError(f"its optimiser's {key} is {str(stored)[:40]}")
         for p, number in zip(group["params"], given["params"], strict=True):
             for key, value in saved["state"].get(number, {}).items():
                 if isinstance(value, Tensor) and (value.is_complex() or (value.ndim and value.shape != p.shape)):
@@ -163,7 +163,7 @@ def restore(opt: Optimizer, saved: dict[str, Any]) -> None:
 
 
 def clip(params: Iterable[Tensor], norm: float, by: str = "all") -> None:
-    """Scale gradients down to a norm: of ``all`` together, or of each ``tensor`` by itself (DINO's code)."""
+    """Clip gradients to a norm: that of ``all`` together, or that of each ``tensor`` (DINO's code)."""
     if by == "all":
         torch.nn.utils.clip_grad_norm_(params, norm)
         return

@@ -1,4 +1,4 @@
-"""Whoever optimises parameters in a run: the learner, and the players of its method and of its strategies."""
+"""The players of a run, which optimise parameters: the learner, and those of its method and strategies."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hardlab.types import HardlabError
 
 
 def assemble(run: Run, method: Method, hard: Sequence[Hard]) -> list[Player]:
-    """The learner first, then the players of the method and of the strategies in the order of play.
+    """All players of a run in the order of play: the learner, then those of the method and of the strategies.
 
-    Raises HardlabError where two owners move one tensor, or two players have one name.
+    Raises HardlabError if two owners train the same tensor, or two players have the same name.
     """
-    theirs = [method.players(), *(h.players(method) for h in hard)]
-    others = [p for owner in theirs for p in owner]
+    owners = [method.players(), *(h.players(method) for h in hard)]
+    others = [p for owner in owners for p in owner]
     taken = {id(t) for p in others for t in p.params}
     own: list[Tensor] = [p for p in method.parameters() if p.requires_grad and id(p) not in taken]
     weights = {name: w for h in hard for name, w in h.weights.items()}
@@ -32,7 +32,7 @@ def assemble(run: Run, method: Method, hard: Sequence[Hard]) -> list[Player]:
     opt = optim.build(own, run.optim, run.batch_size, method.constant_rate())
     players = [Player("learner", own, opt, objective), *others]
     # one owner may give a tensor two objectives in turn, as PPCL does with its generator
-    owned = [{id(t) for p in owner for t in p.params} for owner in ([players[0]], *theirs)]
+    owned = [{id(t) for p in owner for t in p.params} for owner in ([players[0]], *owners)]
     if len(set().union(*owned)) != sum(map(len, owned)) or len({p.name for p in players}) != len(players):
         raise HardlabError("Two strategies of this run train the same tensor or player: keep one of them.")
     return players
@@ -45,10 +45,10 @@ def play(
     watch: health.Watch,
     time: Callable[[str], AbstractContextManager[None]],
 ) -> None:
-    """One optimiser step (or several, or none) of each player, the learner of ``players`` first.
+    """Take the optimiser steps of each player that are due, the learner's first.
 
-    config: the learner's, which says how gradients are clipped. watch: is shown every loss and gradient. time: a
-    context for each part by its name.
+    players: as ``assemble`` returns. config: the learner's optimiser, which says how to clip gradients. watch: checks
+    every loss and gradient. time: returns a context that times a part, given by its name.
     """
     learner, *others = players
     together = [p for p in others if p.joint and p.times(step.at.step)]
@@ -63,7 +63,7 @@ def play(
         return grads
 
     early = {}
-    for p in (learner, *together):  # of one graph, so all before anybody moves
+    for p in (learner, *together):  # they share a graph, so all gradients come before any step
         with timed(p):
             early[p.name] = gradients(p, retain=bool(together) and p is not together[-1])
     fixed = {id(p) for p in step.method.still(step.at)}

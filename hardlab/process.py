@@ -1,4 +1,4 @@
-"""Training in a process of its own: what a notebook starts, and what runs in it."""
+"""Training in a separate process: the function that starts it from a notebook, and its entry point."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hardlab.types import HardlabError
 
 
 def keep_pages() -> None:
-    """Tell glibc to keep freed memory: blocks over 32 MiB would be page-faulted again at every step."""
+    """Let glibc keep freed memory: otherwise blocks over 32 MiB cause page faults at every step."""
     if sys.platform == "linux":
         try:
             libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped on its own
-            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's top is not given back
+            libc.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: keep the top of the heap
         except OSError:  # another C library: nothing to tune
             pass
 
@@ -38,16 +38,16 @@ def launch(
     threads: int | None = None,
     anew: bool = False,
 ) -> Path:
-    """Train in a process of its own and follow it line by line; a finished run is found at once.
+    """Train a run in a separate process and print its progress; a finished run returns at once.
 
-    A notebook's kernel that is interrupted or terminated passes the request on, so that training saves first.
-    anew: as for ``train.train``. Returns the run's folder; raises ``Stopped``, or ``HardlabError`` with what the
-    process said.
+    If the notebook's kernel is interrupted or terminated, the process gets the same signal and saves before it stops.
+    root: the folder of the data sets. anew: as in ``train.train``. Returns the run's folder; raises ``Stopped``, or
+    ``HardlabError`` with the last message of the process.
     """
     config.device(device)
     config.threads(threads)
     runs_dir = Path(runs_dir)
-    with suppress(files.DamagedFile):  # of which the process says more
+    with suppress(files.DamagedFile):  # the process reports it
         if not anew and train.finished(run_folder.manifest(runs_dir / run.id), run, root):
             return runs_dir / run.id
     command = [sys.executable, "-m", "hardlab.process", "--runs", str(runs_dir), "--device", device]
@@ -75,7 +75,7 @@ def launch(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``python -m hardlab.process --runs DIR``: reads the configuration as JSON from standard input."""
+    """``python -m hardlab.process --runs DIR``: train the run whose configuration is JSON on standard input."""
     parser = argparse.ArgumentParser(prog="python -m hardlab.process", description=main.__doc__)
     parser.add_argument("--runs", required=True, type=Path)
     parser.add_argument("--root", default=None)

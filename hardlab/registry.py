@@ -1,4 +1,4 @@
-"""Literal tables of everything that has a name; imported lazily, iterated by the contract tests."""
+"""Literal tables of everything that has a name: entries are imported on use, and the contract tests iterate them."""
 
 from __future__ import annotations
 
@@ -68,20 +68,21 @@ TABLES: dict[str, dict[str, str]] = {
 
 
 GROUPS = {"hardlab.methods": "method", "hardlab.strategies": "strategy"}
-_packages: dict[tuple[str, str], str] = {}  # the installed package of an entry point
+_packages: dict[tuple[str, str], str] = {}  # the installed package that offers an entry
 for _group, _kind in GROUPS.items():
     for _entry in importlib.metadata.entry_points(group=_group):
-        if _entry.name not in TABLES[_kind]:  # a name of hardlab's own stays hardlab's
+        if _entry.name not in TABLES[_kind]:  # no package may replace hardlab's own entries
             TABLES[_kind][_entry.name] = _entry.value
             _packages[_kind, _entry.name] = _entry.dist.name if _entry.dist else "of unknown name"
 
-_registered: dict[tuple[str, str], type] = {}  # by this process
+_registered: dict[tuple[str, str], type] = {}  # entries registered in this process
 
 
 def register(kind: str, made: type) -> str:
-    """Give a class of one's own a name, its own in small letters, for this process; a later one takes its place.
+    """Register a class of your own for this process under its name in lower case, and return that name.
 
-    kind: ``method`` or ``strategy``. A class that has a name keeps it. Raises HardlabError for the name of another.
+    kind: ``method`` or ``strategy``. A class that has a name keeps it; a new one replaces an earlier registered class
+    of the same name. Raises HardlabError for the name of another entry.
     """
     path, table = f"{made.__module__}:{made.__qualname__}", TABLES[kind]
     known = next((name for name, value in table.items() if value == path), None)
@@ -94,9 +95,10 @@ def register(kind: str, made: type) -> str:
 
 
 def source(kind: str, name: str) -> str | None:
-    """A digest of the source of an entry that is not hardlab's own, 16 hex digits: what is edited is another entry.
+    """A digest, 16 hex digits, of the source of an entry that is not hardlab's own, so that edited code differs.
 
-    Of a class from a file or a script: all of it, and of the files of its bases; of one from a notebook: its own text.
+    For a class from a file or script it covers the whole file and the files of its bases; for a class from a notebook,
+    its own text. None for hardlab's own entries.
     """
     path = _path(kind, name)
     if path.startswith("hardlab."):
@@ -107,24 +109,26 @@ def source(kind: str, name: str) -> str | None:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
-def unknown(kind: str, name: object, allowed: Iterable[str]) -> HardlabError:
-    """The one sentence for a name that does not exist: the value, the nearest valid one, and all that is allowed.
+def unknown(kind: str, name: object, allowed: Iterable[str], owner: str = "") -> HardlabError:
+    """The error for a name that does not exist: the name, the nearest valid one, and all allowed names.
 
-    Case does not matter, and the shortest of the names that begin as the value does is the nearest.
+    owner: what should have the name, e.g. "Method 'simsiam'" for an option. Case does not matter; of the names that
+    begin with the given one, the shortest is the nearest.
     """
-    names, said = sorted(allowed), str(name).lower()
+    names, wanted = sorted(allowed), str(name).lower()
     lower = {n.lower(): n for n in names}
-    longer = sorted((n for n in lower if said and n.startswith(said)), key=len)
-    near = longer or difflib.get_close_matches(said, lower, n=1, cutoff=0.5)
+    longer = sorted((n for n in lower if wanted and n.startswith(wanted)), key=len)
+    near = longer or difflib.get_close_matches(wanted, lower, n=1, cutoff=0.5)
     hint = f" Did you mean '{lower[near[0]]}'?" if near else ""
-    return HardlabError(f"There is no {kind} {str(name)!r}.{hint} Allowed: {', '.join(names)}.")
+    missing = f"{owner} has no" if owner else "There is no"
+    return HardlabError(f"{missing} {kind} {str(name)!r}.{hint} Allowed: {', '.join(names)}.")
 
 
 @contextmanager
 def blaming(kind: str, name: str) -> Iterator[None]:
-    """Inside, any error of code that an installed package offers as an entry is a HardlabError that names the package.
+    """Turn errors inside, from an entry of an installed package, into a HardlabError that names the package.
 
-    Errors of hardlab's own code and of files that are loaded here pass as they are.
+    Errors of hardlab's own code and of loaded files pass unchanged.
     """
     try:
         yield
@@ -140,7 +144,7 @@ def blaming(kind: str, name: str) -> Iterator[None]:
 
 
 def find(kind: str, name: str) -> Callable[..., Any]:
-    """The object behind ``name``, imported now. Raises HardlabError for a package's entry that cannot be imported."""
+    """Import the object of a name. Raises HardlabError for an entry of a package that cannot be imported."""
     module, _, attribute = _path(kind, name).partition(":")
     if (kind, name) in _registered:
         return _registered[kind, name]
@@ -168,9 +172,9 @@ def class_name(kind: str, name: str) -> str:
 
 
 def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
-    """The options of an entry: its constructor's parameters that have a default, with evaluated annotations.
+    """The options of an entry: its constructor's parameters with a default, annotations evaluated.
 
-    Nothing is imported for it (``signatures``), so that a slip in an option shows before torch is loaded.
+    ``signatures`` reads them without an import, so that a wrong option shows before torch is loaded.
     """
     path, made = _path(kind, name), _registered.get((kind, name))
     with blaming(kind, name):
@@ -181,7 +185,7 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
 def _type(annotation: Any) -> TypeAdapter[Any]:
     try:
         return _adapter(annotation)
-    except TypeError:  # what it is annotated with has no hash
+    except TypeError:  # an annotation without a hash
         return _adapter.__wrapped__(annotation)
 
 
@@ -191,12 +195,12 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 def check(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Typed options of an entry. Unknown names and values of the wrong type, or out of range, are refused first."""
+    """The options of an entry, converted to their types. HardlabError for unknown names and values that do not fit."""
     known = options(kind, name)
     out = {}
     for key, value in given.items():
         if key not in known:
-            raise unknown(f"option of {kind} '{name}'", key, known)
+            raise unknown("option", key, known, f"{kind.capitalize()} '{name}'")
         try:
             out[key] = _type(known[key].annotation).validate_python(value)
         except ValidationError as e:
@@ -205,5 +209,5 @@ def check(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(kind: str, name: str, given: Mapping[str, Any], *args: Any) -> Any:
-    """Make the entry ``name`` from positional parts and checked options."""
+    """Make an instance of the entry ``name`` from positional arguments and checked options."""
     return find(kind, name)(*args, **check(kind, name, given))

@@ -1,4 +1,4 @@
-"""A run's folder: manifest, metrics, view log, lock. The only writer of ``runs/<id>/``."""
+"""A run's folder with its manifest, metrics, view log and lock; only this module writes to ``runs/<id>/``."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from hardlab.methods.base import Method
 from hardlab.types import Candidates, HardlabError
 from hardlab.views import PARAMS
 
-HELD = 256  # steps of the view log that lie on the device before they are copied to the host
-REPLACED = ".replaced"  # where a folder of runs keeps those that were started anew
+HELD = 256  # steps of the view log to keep on the device before copying them to the host
+REPLACED = ".replaced"  # where a folder of runs keeps runs that were started again
 _PACKAGES = ("hardlab", "torch", "torchvision", "numpy", "pyarrow", "pydantic")
 
 
@@ -40,21 +40,21 @@ def now() -> str:
 
 
 def commit() -> tuple[str, bool]:
-    """(hex id, whether the tree is dirty) of the checkout that hardlab runs from; ("unknown", False) outside one."""
+    """The commit (hex) of hardlab's checkout and whether it has changes; ("unknown", False) outside a checkout."""
     at = Path(__file__).parent
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=at, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        # only what can change a result counts: the package itself
+        # only changes of the package itself can change a result
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "."))
     except (OSError, subprocess.CalledProcessError):
         return "unknown", False
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak of the device's memory on a GPU, of the process's resident memory elsewhere."""
+    """Peak memory in MB: of the device for a GPU, else the resident memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -71,21 +71,21 @@ def versions() -> dict[str, str]:
 
 
 class OtherImages(checkpoint.Refused):
-    """A run's images are not those that it was trained on."""
+    """The images of a run differ from those that it was trained on."""
 
 
 def check_images(name: str, seen: Mapping[str, Any], images: Images) -> None:
-    """Raise ``OtherImages`` where ``images`` are not those that the run of this name was trained on.
+    """Raise ``OtherImages`` if ``images`` are not those that the run of this name was trained on.
 
-    seen: ``data`` of its manifest, or of a checkpoint; of one without a digest nothing is known.
+    seen: ``data`` of its manifest or of a checkpoint; without a digest there is nothing to compare.
     """
     then, now = seen.get("digest"), images.digest()
     if then is None or then == now:
         return
     if not isinstance(then, str) or len(then) != len(now) or set(then) - set("0123456789abcdef"):
         raise HardlabError(f"The record of the images of {name} is damaged: its digest is {str(then)[:40]!r}.")
-    was, there = seen.get("count"), len(images)
-    counts = f"{there} images, not {was}" if was is not None and was != there else f"{there} images, not the same"
+    was, count = seen.get("count"), len(images)
+    counts = f"{count} images, not {was}" if was is not None and was != count else f"{count} images, not the same"
     raise OtherImages(
         f"{name} was trained on other images than {seen.get('name', images.name)} holds now ({counts}; digest "
         f"{now[:8]}, then {then[:8]}): put the old ones back, or start a new run with `hardlab pretrain --anew` (in "
@@ -94,9 +94,9 @@ def check_images(name: str, seen: Mapping[str, Any], images: Images) -> None:
 
 
 class Folder:
-    """``runs/<id>/`` opened for training: locked, so that two runs never mix their files.
+    """``runs/<id>/`` opened for training, with a lock so that two processes never mix their files.
 
-    wait: called again and again while another process trains in it; without it that is a HardlabError.
+    wait: called repeatedly while another process has the lock; without it, that is a HardlabError.
     """
 
     def __init__(self, runs_dir: Path, run: Run, wait: Callable[[], None] | None = None) -> None:
@@ -106,17 +106,17 @@ class Folder:
                 raise HardlabError(f"Another process is training in {self.path}; wait for it or stop it.")
             wait()
         self.checkpoints = self.path / "checkpoints"
-        self.complaint = ""  # of a manifest that is damaged: the checkpoints tell where the run was
+        self.complaint = ""  # the error of a damaged manifest: the checkpoints say where the run was
         try:
             self.manifest: dict[str, Any] = manifest(self.path) or {}
         except HardlabError as e:
             self.manifest, self.complaint = {}, str(e)
-        self._seen: list[tuple[Candidates, torch.Tensor, int, int]] = []  # on the device, of the first images
+        self._seen: list[tuple[Candidates, torch.Tensor, int, int]] = []  # on the device, for the first images
         self._rows: list[pa.Table] = []
         self._crops: list[pa.Table] = []
 
     def _locked(self) -> bool:
-        """Whether this process has the lock now; False where another one has it."""
+        """Take the lock; returns False if another process has it."""
         while True:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -136,10 +136,10 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(self._lock.name).st_ino == os.fstat(self._lock.fileno()).st_ino:
                     return True
-            self._lock.close()  # of a folder that was removed before it was locked
+            self._lock.close()  # the folder was removed before it was locked
 
     def set_aside(self) -> Path | None:
-        """Move all that the run has into ``.replaced/<id>-<n>`` and begin an empty folder; returns where it is now."""
+        """Move the run to ``.replaced/<id>-<n>`` and start an empty folder; returns the path of the moved run."""
         if {p.name for p in self.path.iterdir()} <= {"lock"}:
             return None
         kept = self.path.parent / REPLACED
@@ -156,7 +156,7 @@ class Folder:
         return aside
 
     def close(self) -> None:
-        if not self.manifest and not self.complaint:  # refused before it began: nothing stays behind
+        if not self.manifest and not self.complaint:  # refused before it began: leave nothing behind
             with contextlib.suppress(OSError):
                 (self.path / "lock").unlink()
                 self.path.rmdir()
@@ -170,7 +170,7 @@ class Folder:
         parent: str | None,
         parameters: dict[str, int],
     ) -> None:
-        """Write the manifest of a run that starts or goes on; one that is damaged stays beside it."""
+        """Write the manifest of a run that starts or continues; a damaged one is kept beside it."""
         head, dirty = commit()
         if self.complaint:
             with contextlib.suppress(OSError):
@@ -216,9 +216,10 @@ class Folder:
             raise HardlabError(f"{self.path / 'metrics.jsonl'} could not be written ({e.strerror}).") from e
 
     def rewind(self, step: int) -> int:
-        """Forget everything that was logged after ``step``, so that a resumed run logs it once.
+        """Delete everything that was logged after ``step``, so that a resumed run logs it once.
 
-        Returns how many lines of the log were damaged; the log as it was is then kept as ``metrics.jsonl.damaged``.
+        Returns the number of damaged lines in the log; if there are any, the old log is kept as
+        ``metrics.jsonl.damaged``.
         """
         path, harmed = self.path / "metrics.jsonl", 0
         if path.exists():
@@ -244,13 +245,13 @@ class Folder:
     def log_views(self, seen: Candidates, index: torch.Tensor, epoch: int, step: int, rows: int) -> None:
         """Keep every candidate of the first ``rows`` images of this step for the next segment, on their device.
 
-        Rows without a place in the data set (generated images, which are the last of a batch) are left out; a candidate
-        of more than two views is kept under its first two, and one of a single view as a pair with itself.
+        Generated images, which have no row in the data set and come last in a batch, are left out. A candidate of more
+        than two views is logged as its first two, and one of a single view as a pair with itself.
         """
         rows = min(rows, len(seen.best))
 
         def kept(t: torch.Tensor) -> torch.Tensor:
-            return t[:rows].detach().clone()  # a view would keep all of it
+            return t[:rows].detach().clone()  # a view would keep the whole tensor
 
         local = None if seen.local is None else kept(seen.local)
         few = Candidates(kept(seen.params), seen.pairs, kept(seen.loss), kept(seen.best), local)
@@ -259,7 +260,7 @@ class Folder:
             self.collect_views()
 
     def collect_views(self) -> None:
-        """Copy what the device holds of the view log to the host; waits for the device."""
+        """Copy the part of the view log on the device to the host, which synchronises."""
         for seen, index, epoch, step in self._seen:
             self._collect(seen, index, epoch, step)
         self._seen = []
@@ -289,7 +290,7 @@ class Folder:
             self._crops.append(_crops(seen, real, index, epoch, step))
 
     def snapshot(self, name: str, step: int, arrays: Mapping[str, torch.Tensor]) -> None:
-        """Keep the arrays of one part of the run as ``snapshots/<name>-<step>.npz``, whole or not at all."""
+        """Write the arrays of one part of the run to ``snapshots/<name>-<step>.npz``, atomically."""
         if not arrays:
             return
         sink = io.BytesIO()
@@ -298,7 +299,7 @@ class Folder:
         checkpoint.write_atomic(self.path / "snapshots" / f"{name}-{step:08d}.npz", sink.getvalue())
 
     def flush_views(self, step: int) -> None:
-        """Write what was kept as one segment, whole or not at all."""
+        """Write the kept candidates as one segment, atomically."""
         self.collect_views()
         for name, tables in (("views", self._rows), ("crops", self._crops)):
             if not tables:
@@ -312,7 +313,7 @@ class Folder:
 
 
 def _crops(seen: Candidates, real: torch.Tensor, index: torch.Tensor, epoch: int, step: int) -> pa.Table:
-    """A row per small crop of each logged image: its parameters, and the numbers of the candidates that hold it."""
+    """A row per small crop of each logged image: its parameters and the numbers of the candidates that contain it."""
     assert seen.local is not None
     params = seen.local.cpu()[real].float()  # (b,L,P)
     b, crops, _ = params.shape
@@ -330,7 +331,7 @@ def _crops(seen: Candidates, real: torch.Tensor, index: torch.Tensor, epoch: int
 
 
 def _table(columns: Mapping[str, pa.Array | np.ndarray]) -> pa.Table:
-    """A table of columns without gaps; pyarrow's own conversions would import pandas for it."""
+    """A table of columns without missing values; pyarrow's own conversion would import pandas."""
 
     def column(x: pa.Array | np.ndarray) -> pa.Array:
         if isinstance(x, pa.Array):
@@ -342,7 +343,7 @@ def _table(columns: Mapping[str, pa.Array | np.ndarray]) -> pa.Table:
 
 
 def driver() -> str | None:
-    """The version of the GPU's driver, or None where it cannot be asked."""
+    """The version of the GPU's driver, or None if it is unknown."""
     try:
         answer = subprocess.run(
             ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
@@ -354,7 +355,7 @@ def driver() -> str | None:
 
 
 def _step_of(line: bytes, path: Path, number: int) -> int | None:
-    """The step of a line of the log; None where it is damaged, or cut short, as the last one of a killed process."""
+    """The step of a line of the log; None if it is damaged or cut off, like the last one of a killed process."""
     try:
         step: int = files.read_line(line, path, number)["step"]
     except HardlabError:
@@ -363,31 +364,31 @@ def _step_of(line: bytes, path: Path, number: int) -> int | None:
 
 
 def _number(stem: str) -> int:
-    """The step that the name of a segment or snapshot ends in; of somebody else's file none."""
+    """The step at the end of a segment's or snapshot's name; None for other files."""
     last = stem.rpartition("-")[2]
     return int(last) if last.isdecimal() else -1
 
 
 def manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of a run's folder, or None where there is none yet. Raises HardlabError for one that is damaged."""
+    """The manifest of a run's folder, or None if there is none yet. Raises HardlabError for a damaged one."""
     file = path / "manifest.json"
     return files.read_manifest(file) if file.exists() else None
 
 
 def metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl``, all or of one kind (``step``, ``epoch``). HardlabError for a damaged line."""
+    """The rows of ``metrics.jsonl``, all or those of one kind (``step``, ``epoch``). HardlabError for damaged lines."""
     return [r for r in files.read_lines(path / "metrics.jsonl") if kind is None or r["kind"] == kind]
 
 
 def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str, Any]]:
-    """Configuration, trained method and manifest of a run's folder; the manifest with ``checkpoint``, the file's name.
+    """Configuration, trained method and manifest of a run's folder; ``checkpoint`` in the manifest names the file.
 
-    step: of the checkpoint; None = the newest whole one.
+    step: of the checkpoint; None = the newest intact one.
     """
     run, about = read_run(path)
     method = build.method(run)
-    build.strategies(run, method)  # what a strategy changed in the network is part of its state
-    known = method.state_dict()  # banks sized by the data are training state, made in on_start alone
+    build.strategies(run, method)  # the state includes the strategies' changes of the network
+    known = method.state_dict()  # banks sized by the data are training state, which only on_start makes
 
     def load(saved: dict[str, Any]) -> None:
         method.load_state_dict({k: v for k, v in saved["method"].items() if k in known})
@@ -399,9 +400,9 @@ def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str
 def open_whole(
     path: Path, step: int | None = None, root: str | Path | None = None
 ) -> tuple[Run, Method, list[Hard], Images]:
-    """As ``open_run``, with all that training had: the images, the method's banks of them, the strategies' own parts.
+    """As ``open_run``, with the whole state of training: the method's banks and the strategies' networks too.
 
-    root: where the data sets lie. Returns configuration, method, strategies, training images.
+    root: the folder of the data sets. Returns configuration, method, strategies, training images.
     """
     run, about = read_run(path)
     images = build.images(run, root=root)
@@ -430,7 +431,7 @@ def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
 
 
 def _restored(path: Path, about: Mapping[str, Any], step: int | None, load: Callable[[dict[str, Any]], None]) -> Path:
-    """The checkpoint that ``load`` has taken in; step: None = the newest whole one."""
+    """The path of the checkpoint that ``load`` restored. step: None = the newest intact one."""
     if step is None:
         state = checkpoint.newest(path / "checkpoints", load)
         if state is None:
@@ -440,7 +441,7 @@ def _restored(path: Path, about: Mapping[str, Any], step: int | None, load: Call
         return state[1]
     kept = {checkpoint.named(p)[0]: p for p in checkpoint.listed(path / "checkpoints")}
     if step not in kept:
-        there = ", ".join(map(str, sorted(kept))) or "none"
-        raise HardlabError(f"{path} has no checkpoint of step {step}; it has: {there}.")
+        steps = ", ".join(map(str, sorted(kept))) or "none"
+        raise HardlabError(f"{path} has no checkpoint of step {step}; it has: {steps}.")
     checkpoint.take(kept[step], load)
     return kept[step]

@@ -1,4 +1,4 @@
-"""A run in memory: what a step reads, and everything that it changes."""
+"""A run in memory: all that a training step reads and changes."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Say = Callable[[str], None]
 
 
 def say(line: str) -> None:
-    """A line of progress; that nobody listens any more is no reason to fail."""
+    """Print a progress line; a closed output stream is not an error."""
     with suppress(BrokenPipeError):
         print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(eq=False)
 class Session:
-    """A run in memory, on its way from the first step to the last.
+    """A run in memory between its first step and its last.
 
-    done: steps taken. epoch: sums of the epoch under way. watch: for numbers that are none. checkpoints: the folder of
-    the run's checkpoints, where it has one.
+    done: steps taken. epoch: sums of the current epoch. watch: detects numbers that are not finite. checkpoints: the
+    folder of the run's checkpoints, if it has one.
     """
 
     run: Run
@@ -72,14 +72,14 @@ class Session:
         return self.data.batches(rows[passed:])
 
     def check(self) -> None:
-        """Raise HardlabError where a loss or gradient so far was not finite."""
+        """Raise HardlabError if a loss or gradient so far was not finite."""
         complaint = self.watch.complaint()
         if complaint is not None:
             good = checkpoint.listed(self.checkpoints) if self.checkpoints else []
             raise HardlabError(f"{complaint} The last good checkpoint is {good[0].name if good else 'none'}.")
 
     def dump(self) -> dict[str, Any]:
-        """Everything that a step changes: weights, strategies, optimisers, sums, random numbers."""
+        """The state that steps change: weights, strategies, optimisers, sums, random number generators."""
         return {
             "config_hash": self.run.hash,
             "data": {"name": self.run.data.name, "count": len(self.data), "digest": self.data.digest()},
@@ -95,7 +95,7 @@ class Session:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Put back what ``dump`` gave. Raises OtherImages, and HardlabError or any other for what it did not give."""
+        """Restore a state from ``dump``. Raises OtherImages, and HardlabError or other errors for any other state."""
         if saved["config_hash"] != self.run.hash:
             raise HardlabError("it belongs to another configuration and was left alone.")
         run_folder.check_images(self.run.id, saved.get("data", {}), self.data)
@@ -112,7 +112,7 @@ class Session:
             torch.cuda.set_rng_state_all(saved["rng_cuda"])
         self.epoch.restore(saved["sums"])
         self.done = saved["step"]
-        self.precision = saved.get("precision", self.precision)  # of old checkpoints the manifest's
+        self.precision = saved.get("precision", self.precision)  # old checkpoints leave it to the manifest
         if self.precision not in ("fp32", "bf16"):
             raise HardlabError(f"its precision '{self.precision}' is unknown.")
 
@@ -129,8 +129,8 @@ def open(
 ) -> Session:
     """Open the run at its start, or at the newest intact checkpoint in ``folder``; writes nothing.
 
-    data: in place of the images that the run names. root: where data sets lie. parent: folder of the run's parent.
-    Raises HardlabError.
+    data: images instead of those that the run names. root: the folder of the data sets. parent: the folder of the
+    run's parent. say: prints progress lines. Raises HardlabError.
     """
     machine.alone()
     on = build.device(device)
@@ -152,25 +152,26 @@ def open(
     for net in (method, *hard):
         machine.set_memory_format(net, on, run.channels_last)
     generator = torch.Generator(on).manual_seed(run.seed)
-    here = machine.resolve(run.precision, on)
-    session = Session(run, on, here, data, look, method.train(), hard, players.assemble(run, method, hard), generator)
+    preferred = machine.resolve(run.precision, on)
+    parties = players.assemble(run, method, hard)
+    session = Session(run, on, preferred, data, look, method.train(), hard, parties, generator)
     if folder is not None:
         session.checkpoints = folder.checkpoints
-        session.precision = folder.manifest.get("precision", here)
-        if checkpoint.listed(folder.checkpoints):  # without one it starts, on whatever images there are
+        session.precision = folder.manifest.get("precision", preferred)
+        if checkpoint.listed(folder.checkpoints):  # without a checkpoint, the run starts on the images that exist
             run_folder.check_images(run.id, folder.manifest.get("data", {}), data)
         newest = checkpoint.newest(folder.checkpoints, session.restore)
         if newest is not None:
             for complaint in newest[2]:
                 say(f"{run.id}: {complaint}")
             say(f"{run.id}: continues at step {session.done} of {session.total}.")
-        if session.precision != here:
-            say(f"{run.id}: stays in {session.precision}, as it began; a new run would take {here} here.")
+        if session.precision != preferred:
+            say(f"{run.id}: stays in {session.precision}, as it began; a new run would take {preferred} here.")
     return session
 
 
 def epoch_order(seed: int, epoch: int, count: int, batch_size: int) -> Tensor:
-    """(S,B) rows of an epoch's S whole batches; a function of (seed, epoch) alone, so that resuming is exact."""
+    """The rows (S,B) of an epoch's S full batches, a function of (seed, epoch) alone, so that resuming is exact."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     steps = count // batch_size
     return torch.randperm(count, generator=generator)[: steps * batch_size].view(steps, batch_size)

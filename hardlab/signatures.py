@@ -1,4 +1,4 @@
-"""Signatures read from source: the options of a class are known without importing it, and torch with it."""
+"""Reads signatures from source code, so that the options of a class are known without importing it and torch."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from typing import Any
 
 from hardlab.errors import HardlabError
 
-# where the vocabulary of annotations comes from: light modules, whose names are taken as they are
+# the modules from which annotations may take names: light ones, which are imported
 _VOCABULARY = {"typing", "collections", "pydantic", "annotated_types", "math", "types", "hardlab.numbers"}
 
 
 class Unreadable(Exception):
-    """The source does not say it plainly; whoever asks must import it."""
+    """The source alone does not determine the signature: import the module."""
 
 
 def signature(path: str) -> dict[str, inspect.Parameter]:
     """The parameters of ``"module:attribute"``, a function or the constructor of a class, with evaluated annotations.
 
-    A module that is not loaded yet is read and stays unloaded. It is imported only where its source does not say
-    plainly what a signature is: a decorated function, a base class of another library, an annotation or default that
-    is computed. ``self`` is left out; a parameter without annotation has ``Any``.
+    A module that is not loaded yet is read, not imported. It is imported only if its source does not determine the
+    signature: a decorated function, a base class from another library, a computed annotation or default. ``self`` is
+    left out; a parameter without annotation has ``Any``.
     """
     module, _, attribute = path.partition(":")
     if module not in sys.modules:
@@ -87,7 +87,7 @@ def inspected(made: Any) -> dict[str, inspect.Parameter]:
 
 
 def text(module: str) -> str:
-    """The source of a module, which is not imported for it. Raises HardlabError where it has none, or ImportError."""
+    """The source of a module, without importing it. Raises HardlabError if it has none, or ImportError."""
     spec = sys.modules[module].__spec__ if module in sys.modules else importlib.util.find_spec(module)
     if spec is None:
         raise ModuleNotFoundError(f"No module named {module!r}")
@@ -97,7 +97,7 @@ def text(module: str) -> str:
 
 
 def texts(made: type) -> list[str]:
-    """The sources of a class and of those of its bases that are neither hardlab's nor an installed library's."""
+    """The sources of a class and its bases, except for bases from hardlab or an installed library."""
     words: list[str] = []
     for cls in made.__mro__:
         if cls.__module__.split(".")[0] in ("builtins", "hardlab", "torch", "typing", "abc"):
@@ -111,19 +111,19 @@ def texts(made: type) -> list[str]:
 
 
 def _files(cls: type) -> list[str]:
-    """The names under which the functions of a class were compiled."""
+    """The file names under which the functions of a class were compiled."""
     functions = (inspect.unwrap(f) for f in vars(cls).values() if inspect.isfunction(f))
     return [f.__code__.co_filename for f in functions]
 
 
 def _class(source: str, name: str) -> ast.ClassDef | None:
-    """The statement that defines a class."""
+    """The source text of the statement that defines a class."""
     nodes = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.ClassDef) and n.name == name)
     return next(nodes, None)
 
 
 def _script(cls: type) -> str | None:
-    """The text of the script that defines a class and runs as ``__main__``, as if it were loaded; None of a cell."""
+    """The text of the script, running as ``__main__``, that defines a class; None for a class from a notebook cell."""
     script = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if script is None or not Path(script).is_file():
         return None
@@ -135,7 +135,7 @@ def _script(cls: type) -> str | None:
 
 
 def _cell(cls: type) -> str:
-    """The text of a class of a notebook, found through one of its functions."""
+    """The text of a class from a notebook cell, located through one of its functions."""
     for file in _files(cls):
         node = _class("".join(linecache.getlines(file)), cls.__name__)
         if node is not None:
@@ -146,11 +146,11 @@ def _cell(cls: type) -> str:
 
 
 class Source(Mapping[str, Any]):
-    """The top-level names of a module, evaluated on demand: literals, aliases, and imports of the vocabulary."""
+    """The top-level names of a module, evaluated on demand: literals, aliases, and imports from the light modules."""
 
     def __init__(self, module: str) -> None:
         try:
-            spec = importlib.util.find_spec(module)  # imports the packages above it
+            spec = importlib.util.find_spec(module)  # imports the parent packages
         except ModuleNotFoundError:
             spec = None
         if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
@@ -190,13 +190,13 @@ class Source(Mapping[str, Any]):
         raise Unreadable(f"{self.module}:{name}")
 
     def origin(self, node: ast.ImportFrom, name: str) -> tuple[str, str]:
-        """The module that ``from ... import`` names, and what ``name`` is called there."""
+        """The module of a ``from ... import`` statement, and the name of ``name`` in it."""
         alias = next(a for a in node.names if name in (a.asname, a.name))
         relative = "." * node.level + (node.module or "")
         return importlib.util.resolve_name(relative, self.package), alias.name
 
     def value(self, node: ast.expr) -> Any:
-        """What an expression is; text is an annotation that waits to be read."""
+        """The value of an expression; text is a postponed annotation."""
         try:
             return eval(compile(ast.Expression(node), self.module, "eval"), {}, self)
         except Unreadable:
@@ -205,7 +205,7 @@ class Source(Mapping[str, Any]):
             raise Unreadable(f"{self.module}: {ast.unparse(node)}: {e}") from e
 
     def parameters(self, node: ast.stmt) -> dict[str, inspect.Parameter]:
-        """The parameters of a function; annotations of those without a default, which are no options, are not read."""
+        """The parameters of a function; those without a default are no options, so their annotations are skipped."""
         if not isinstance(node, ast.FunctionDef) or node.decorator_list:
             raise Unreadable(self.module)
         a = node.args
@@ -229,7 +229,7 @@ class Source(Mapping[str, Any]):
 
 
 def _binds(node: ast.stmt) -> list[str]:
-    """The names that a statement at the top of a module gives a meaning."""
+    """The names that a top-level statement of a module binds."""
     if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         return [node.name]
     if isinstance(node, ast.Import | ast.ImportFrom):
@@ -239,7 +239,7 @@ def _binds(node: ast.stmt) -> list[str]:
 
 
 def _defined(source: Source, name: str) -> tuple[Source, ast.stmt]:
-    """Where a class or function is written, through the imports that lead there."""
+    """The source and statement that define a class or function, found by following imports."""
     node = source.nodes.get(name)
     if isinstance(node, ast.ImportFrom):
         origin, original = source.origin(node, name)
@@ -250,7 +250,7 @@ def _defined(source: Source, name: str) -> tuple[Source, ast.stmt]:
 
 
 def _constructor(source: Source, node: ast.ClassDef) -> tuple[Source, ast.stmt]:
-    """``__init__`` of a class or of the one base that it has; a class with none of its own takes nothing."""
+    """``__init__`` of a class or of its only base; None for a class without ``__init__`` and base."""
     if node.decorator_list or node.keywords:
         raise Unreadable(f"{source.module}:{node.name}")
     for own in node.body:

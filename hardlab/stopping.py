@@ -1,4 +1,4 @@
-"""Stopping on SIGINT, SIGTERM and SIGUSR1, between two steps and never within one."""
+"""Stopping on SIGINT, SIGTERM and SIGUSR1, always between two steps."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPED = 75  # exit status of a process that was asked to stop and can go on (EX_TEMPFAIL)
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last as batch systems send it
+STOPPED = 75  # exit status of a process that stopped on request and can continue (EX_TEMPFAIL)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # batch systems send the last
 
 
 class Stopped(Exception):
-    """The run was asked to stop; its state is saved."""
+    """The run stopped on request, and its state is saved."""
 
 
 @contextmanager
 def requests() -> Iterator[list[int]]:
-    """A list that fills with the signals which ask this process to stop; untouched outside the main thread."""
+    """Collect the signals that ask this process to stop in a list; outside the main thread it stays empty."""
     asked: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -35,16 +35,17 @@ def train(
 ) -> Path:
     """Train ``run`` to its end in ``runs_dir/<id>``, from the newest intact checkpoint; returns that folder.
 
-    A finished run is found and returned at once; a run's parent is trained first. ``run_folder.OtherImages`` where the
-    run that is there was trained on other images than its data set holds now. Ctrl-C, SIGTERM and SIGUSR1 save and
-    raise ``Stopped``. A loss or gradient that is not finite ends the run before anything of it is logged or saved.
-    wait: where another process trains this very run, wait for it instead of raising; so a parent that several runs
-    start from is trained once. anew: start a new run, and set the one that is there aside, a parent only where its
-    images are others; nothing is removed.
+    A finished run returns at once; a run's parent is trained first. Ctrl-C, SIGTERM and SIGUSR1 save and raise
+    ``Stopped``. A loss or gradient that is not finite ends the run before it is logged or saved. HardlabError, which is
+    ``run_folder.OtherImages`` if an existing run was trained on other images than its data set has now.
+
+    root: the folder of the data sets. say: prints progress lines. wait: wait while another process trains this run,
+    instead of raising, so that a parent of several runs is trained once. anew: move an existing run aside and start
+    again; the parent too, if its images have changed.
     """
     parent = None
     if run.parent is not None:
-        if not (Path(runs_dir) / run.parent.id).exists():  # a slip shows before the hours that the parent takes
+        if not (Path(runs_dir) / run.parent.id).exists():  # refuse before training the parent for hours
             build.check_images(run, root)
         again: dict[str, Any] = {"root": root, "device": device, "say": say, "wait": True}
         try:
@@ -83,9 +84,9 @@ def train(
 
 
 def loop(session: Session, log: Logger, asked: Sequence[int] = ()) -> None:
-    """Steps to the end of the run, with its logs and checkpoints.
+    """Take steps to the end of the run, with logs and checkpoints.
 
-    asked: signals that came to stop it, which is heeded after a step. Raises ``Stopped`` then, all being saved.
+    asked: signals that ask to stop, checked after each step. Raises ``Stopped`` after saving if there is one.
     """
     s, run = session, session.run
     for epoch in range(s.done // s.per_epoch, run.epochs):
@@ -96,7 +97,7 @@ def loop(session: Session, log: Logger, asked: Sequence[int] = ()) -> None:
         for batch in s.epoch.around("data", s.batches()):
             now = step(s, batch)
             log.step(now)
-            if asked and s.done % s.per_epoch:  # at the end of an epoch its row comes first
+            if asked and s.done % s.per_epoch:  # at the end of an epoch, log its row first
                 log.stop()
         log.epoch(now)
         last = epoch + 1 == run.epochs
@@ -112,7 +113,7 @@ def loop(session: Session, log: Logger, asked: Sequence[int] = ()) -> None:
 
 
 def step(session: Session, batch: Batch) -> Step:
-    """Train on one batch, without waiting for the device. Returns everything in the step, for logs and notebooks."""
+    """Train on one batch without synchronising; returns the whole step, for logs and notebooks."""
     s, run, method, time = session, session.run, session.method, session.epoch.time
     warmup = round(run.optim.warmup_epochs * s.per_epoch)
     lr = optim.set_schedule(s.players[0].opt, run.optim, run.batch_size, s.done, s.total, warmup)
@@ -144,7 +145,7 @@ def _untimed(part: str) -> AbstractContextManager[None]:
 def forward(now: Step, hard: Sequence[Hard], time: Callable[[str], AbstractContextManager[None]] = _untimed) -> None:
     """The first half of a step: choose and render views, predict, and compute the terms of the loss.
 
-    time: a context for each part by its name.
+    time: returns a context that times a part, given by its name.
     """
     for h in hard:
         with time(h.name), now.autocast():
@@ -162,9 +163,9 @@ def forward(now: Step, hard: Sequence[Hard], time: Callable[[str], AbstractConte
 
 
 def finished(manifest: Mapping[str, Any] | None, run: Run, root: str | Path | None = None, say: Say = say) -> bool:
-    """Whether a run is done, of the images that its data set holds now. Raises ``run_folder.OtherImages`` for others.
+    """Whether a run is done. Raises ``run_folder.OtherImages`` if its data set has other images now.
 
-    Images that are not here any more cannot be compared, which is said.
+    If the images are missing, they cannot be compared, and a progress line says so.
     """
     if not manifest or manifest.get("state") != "done":
         return False
@@ -178,7 +179,7 @@ def finished(manifest: Mapping[str, Any] | None, run: Run, root: str | Path | No
 
 
 def _patience(run: Run, say: Say, asked: list[int]) -> Callable[[], None]:
-    """Sleep for a second per call, saying why on the first; raises ``Stopped`` once ``asked`` to stop."""
+    """A function that sleeps for a second and says why on its first call; it raises ``Stopped`` if ``asked`` to."""
     reasons: list[str] = []
 
     def wait() -> None:
@@ -205,9 +206,9 @@ class _Module(types.ModuleType):
         hard: Sequence[Any] | None = None,
         **options: Any,
     ) -> Path:
-        """As ``train``, with a method or strategies in place of the run's own: names, classes, or strategies as made.
+        """As ``train``, with another method or other strategies: names, classes, or instances of strategies.
 
-        Code of one's own is known by a digest of its source, which is part of the run's hash and of its manifest.
+        A digest of your own code's source is part of the run's hash and manifest.
         """
         changes: dict[str, Any] = {}
         if method is not None:

@@ -1,4 +1,4 @@
-"""Between host and device: what can be read without waiting, and how numbers get to a device without waiting."""
+"""Transfers between host and device that do not synchronise."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def on_host(x: Tensor) -> bool:
-    """Whether the values of ``x`` can be read at once; those on a GPU only when it has done all it was given before.
+    """Whether the values of ``x`` can be read at once; reading from a GPU waits until it has done all earlier work.
 
-    Where it is False, code takes a way whose shapes do not depend on values.
+    If False, code must use shapes that do not depend on values.
     """
     return x.device.type == "cpu"
 
 
 def constant(values: Sequence[Any], like: Tensor) -> Tensor:
-    """Numbers as a tensor on the device of ``like``, of its type; ``like.new_tensor(values)`` would wait there."""
+    """Numbers as a tensor with the device and type of ``like``; ``like.new_tensor(values)`` would synchronise."""
     return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""The nouns that every module shares, with their shapes."""
+"""The types that all modules share, with their shapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hardlab.errors import HardlabError as HardlabError
 
 
 class Batch(NamedTuple):
-    """What a data set hands to the trainer.
+    """A batch of images from a data set.
 
     raw: (B,3,H,W) uint8 on the device, padded on the right and below where images differ in size.
     sizes: (B,2) int64, the true (height, width) of each image inside ``raw``.
@@ -23,20 +23,20 @@ class Batch(NamedTuple):
 
     raw: Tensor
     sizes: Tensor
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which is not needed
 
 
 @dataclass(frozen=True)
 class Drawn:
     """B images under V views each, drawn and not rendered.
 
-    raw: (B,3,H,W) uint8, or float in [0,1] where a gradient to the pixels is wanted.
+    raw: (B,3,H,W) uint8, or float in [0,1] for a gradient to the pixels.
     sizes: (B,2) true height and width.
     index: (B,) data-set row; -1 = generated.
     group: (B,) rows of one group are positives of each other.
     params: (B,V,P) float32, columns ``hardlab.views.PARAMS``: crop box, flip, jitter, ... as drawn.
     local_params: (B,L,P) of the small crops, the slots V, V + 1, ...
-    grouped: whether a group has several rows; known without a look at ``group``.
+    grouped: whether a group has several rows, known without reading ``group``.
     """
 
     raw: Tensor
@@ -49,12 +49,12 @@ class Drawn:
 
     @property
     def positives(self) -> Tensor | None:
-        """The groups, or None where every row is alone in its own."""
+        """The groups, or None if every row is a group of its own."""
         return self.group if self.grouped else None
 
     @property
     def crops(self) -> int:
-        """L, the number of small crops."""
+        """The number L of small crops."""
         return 0 if self.local_params is None else self.local_params.shape[1]
 
     def take(self, which: Tensor, crops: int = 0) -> Self:
@@ -64,9 +64,9 @@ class Drawn:
         return replace(self, params=self.params[rows, large], local_params=local)
 
     def append(self, more: Drawn) -> Drawn:
-        """These images and then those of ``more``, which has as many views and is its own groups.
+        """These images followed by those of ``more``, which has as many views and its own groups.
 
-        ``raw`` is padded to the larger of the two, and float where one of them is.
+        ``raw`` is padded to the larger of the two, and float if one of them is.
         """
         height, width = (max(a, b) for a, b in zip(self.raw.shape[2:], more.raw.shape[2:], strict=True))
         raw = [self.raw, more.raw]
@@ -83,7 +83,7 @@ class Drawn:
         )
 
     def _columns(self, which: Tensor, crops: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows (B,1), and the columns of ``which`` that name large slots and small ones, the latter counted from 0."""
+        """Rows (B,1), and the columns of ``which`` for large slots and for small crops, the latter counted from 0."""
         last = which.shape[1] - crops
         rows = torch.arange(len(which), device=which.device)[:, None]
         return rows, which[:, :last], which[:, last:] - self.params.shape[1]
@@ -99,7 +99,7 @@ class Rendered(Drawn):
 
     x: (B,V,3,S,S) float32, augmented and normalised. local: pixels of the small crops, L of (B,3,s,s).
     plain: (B,3,S,S) the whole images without augmentation, slot -1, for methods that ask for it.
-    labels: slot -> (B,...) pseudo-labels that somebody has computed already.
+    labels: slot -> (B,...) pseudo-labels that have been computed already.
     """
 
     x: Tensor = field(kw_only=True)
@@ -117,13 +117,13 @@ class Rendered(Drawn):
         return self.x[:, i] if i < v else self.local[i - v]
 
     def take(self, which: Tensor, crops: int = 0) -> Self:
-        """As ``Drawn.take``, pixels too, labels not; local slots must be of one size to be exchanged."""
+        """As ``Drawn.take``, with the pixels but without labels; small crops must have one size to be exchanged."""
         rows, large, small = self._columns(which, crops)
         local = torch.stack(self.local, 1)[rows, small].unbind(1) if self.local else ()
         return replace(super().take(which, crops), x=self.x[rows, large], local=tuple(local), labels={})
 
     def append(self, more: Drawn) -> Rendered:
-        """As ``Drawn.append``; ``more`` is rendered too."""
+        """As ``Drawn.append``; ``more`` must be rendered too."""
         if not isinstance(more, Rendered):
             raise TypeError("rendered views take further images only as rendered: call look.render first")
         return Rendered(
@@ -143,7 +143,7 @@ class Rendered(Drawn):
 
 
 def unit(raw: Tensor) -> Tensor:
-    """Pixels as a data set gives them, uint8 or float, as float in [0,1]."""
+    """Pixels of a data set, uint8 or float, as float in [0,1]."""
     return raw if raw.is_floating_point() else raw.float() / 255
 
 
@@ -152,9 +152,9 @@ def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 class Out(NamedTuple):
-    """What one forward pass of a method says.
+    """The result of a method's forward pass.
 
-    views: what was looked at. q: slot -> (B,D), with gradient. t: slot -> (B,...) pseudo-label.
+    views: its input. q: slot -> (B,D), with gradient. t: slot -> (B,...) pseudo-label.
     loss: (B,) per-sample loss, the mean over the method's pairs.
     """
 
@@ -165,11 +165,11 @@ class Out(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Everything a selection saw; the view log keeps it.
+    """All candidates of a view selection, for the view log.
 
-    params: (B,V,P) of all candidate views, as scored. pairs: (C,S) slots of each candidate, the first two are the
-    pair of large views where there are more. loss: (B,C) per candidate. best: (B,) the chosen candidate.
-    local: (B,L,P) of the small crops, the slots V, V + 1, ..., where candidates are sets with such.
+    params: (B,V,P) of all candidate views, as scored. pairs: (C,S) slots of each candidate; of more than two, the
+    first two are the pair of large views. loss: (B,C) per candidate. best: (B,) the chosen candidate. local: (B,L,P)
+    of the small crops, the slots V, V + 1, ..., if candidates include them.
     """
 
     params: Tensor
@@ -180,7 +180,10 @@ class Candidates(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where a run is: ``step`` steps of ``total`` are done, in epoch ``epoch`` of ``epochs``, ``share`` of it all."""
+    """The progress of a run: ``step`` of ``total`` steps are done, in epoch ``epoch`` of ``epochs``.
+
+    share: the part of all steps that is done.
+    """
 
     step: int
     total: int
@@ -193,5 +196,5 @@ class Progress(NamedTuple):
 
     @property
     def epochs_done(self) -> float:
-        """Epochs with their fraction, for warm-ups given in epochs."""
+        """The number of epochs done, with fractions, for warm-ups given in epochs."""
         return self.share * self.epochs

@@ -1,7 +1,7 @@
-"""Views of an image: what is drawn (a row of parameters per view) and what it looks like (pixels, given the row).
+"""Views of images: drawing a row of parameters per view, and rendering the pixels from it.
 
-Drawing and rendering are apart, so that a view can be logged, chosen, recoloured, rendered smaller or differentiated
-through. The distribution is torchvision's (``RandomResizedCrop``, ``ColorJitter``, ...), the pixels are those of
+The two are separate, so that a view can be logged, chosen, recoloured, rendered smaller or differentiated through. The
+distribution is torchvision's (``RandomResizedCrop``, ``ColorJitter``, ...), and the pixels are those of
 ``torchvision.transforms.v2.functional`` on float images; both are computed for a whole batch at once.
 """
 
@@ -25,13 +25,13 @@ from hardlab.types import Batch, Drawn, HardlabError, Rendered
 _AT = {name: i for i, name in enumerate(PARAMS)}
 _FACTORS = slice(7, 11)
 
-_TRIES = 10  # torchvision's RandomResizedCrop gives up after as many
+_TRIES = 10  # tries before torchvision's RandomResizedCrop gives up
 _ORDERS = torch.tensor(list(permutations(range(4))))  # (24,4) over brightness, contrast, saturation, hue
-_HUE_AT = (_ORDERS == 3).int().argmax(1)  # (24,) how many of the three blends come before hue
-_BLENDS = _ORDERS[_ORDERS != 3].view(24, 3)  # (24,3) the blends in their order
-_NO_HUE, _NO_JITTER = 4, 5  # in place of 0-3 where there is nothing to turn, nothing to do
+_HUE_AT = (_ORDERS == 3).int().argmax(1)  # (24,) the number of blends before hue
+_BLENDS = _ORDERS[_ORDERS != 3].view(24, 3)  # (24,3) the order of the three blends
+_NO_HUE, _NO_JITTER = 4, 5  # stages without a change of hue, without jitter
 _NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # brightness, contrast, saturation, hue of a view without jitter
-# pixels rendered at once: on a CPU they stay in a core's cache from crop to end, elsewhere memory stays bounded
+# pixels to render at once: on a CPU they stay in a core's cache from start to end, elsewhere this bounds memory
 _TILE, _TILE_GPU = 256 * 32 * 32, 2**25
 
 
@@ -80,7 +80,7 @@ class Look:
         """Draw the parameters of ``views`` views of each image.
 
         sizes: (B,2) true height and width. Returns (B,V,P) float32 on the device of ``sizes``, columns ``PARAMS``.
-        The numbers come from ``generator``, on its own device. Raises HardlabError.
+        generator: source of the random numbers, on its own device. Raises HardlabError.
         """
         if sizes.ndim != 2 or sizes.shape[1] != 2 or sizes.is_floating_point():
             raise HardlabError(f"sizes must be (B,2) whole numbers, got {tuple(sizes.shape)} {sizes.dtype}")
@@ -98,7 +98,7 @@ class Look:
         fits = (width > 0) & (width <= w) & (height > 0) & (height <= h)
         first = fits.int().argmax(-1, keepdim=True)
         fits, height, width = (t.gather(-1, first) for t in (fits, height, width))
-        # torchvision's way out after ten misses: the largest central crop of an allowed aspect ratio
+        # torchvision's fallback after ten misses: the largest central crop with an allowed aspect ratio
         height = torch.where(fits, height, torch.where(w / h < thin, (w / thin).round().clamp_min(1), h))
         width = torch.where(fits, width, torch.where(w / h > fat, (h * fat).round().clamp_min(1), w))
         if self.crop == "none":
@@ -113,13 +113,13 @@ class Look:
         """Render views: crop, flip, resize, jitter, gray, blur, solarize, normalise.
 
         raw: (B,3,H,W) uint8, or float in [0,1] (a gradient flows to it). params: (B,V,P). size: another resolution than
-        the augmentation's. Returns (B,V,3,S,S) float, each slot contiguous. Nothing waits for the device of ``params``,
-        so that values which lie on a GPU go unchecked. Raises HardlabError.
+        the augmentation's. Returns (B,V,3,S,S) float, each slot contiguous. It does not synchronise, so parameters on a
+        GPU are not checked. Raises HardlabError.
         """
         return self._render(raw, params, size)
 
     def _render(self, raw: Tensor, params: Tensor, size: int | None, bare: bool = False) -> Tensor:
-        """As ``apply``; bare: all views are without jitter, gray, blur and solarize, and nobody needs to look."""
+        """As ``apply``. bare: the caller knows that no view has jitter, gray, blur or solarize."""
         size = self.augment[0].size if size is None else size
         params = params.detach()
         self._check(raw, params, size)
@@ -135,7 +135,7 @@ class Look:
         return x.view(v, b, 3, size, size).transpose(0, 1)
 
     def views(self, batch: Batch, n: int, generator: torch.Generator | None = None, local: int = 0) -> Drawn:
-        """``n`` views and ``local`` small crops of each image of the batch.
+        """Draw ``n`` views and ``local`` small crops of each image of the batch.
 
         Every image is a group of its own. Raises HardlabError.
         """
@@ -147,9 +147,9 @@ class Look:
         return Drawn(batch.raw, batch.sizes, batch.index, group, params, torch.cat(small, 1) if small else None)
 
     def render(self, v: Drawn, plain: bool = False, size: int | None = None) -> Rendered:
-        """The same views with pixels; a no-op where they are rendered.
+        """Render the views; a no-op if they are rendered already.
 
-        plain: the un-augmented images as well. size: of the large views, where it is not the augmentation's.
+        plain: render the un-augmented images as well. size: another size of the large views than the augmentation's.
         """
         if not isinstance(v, Rendered):
             x = self.apply(v.raw, v.params, size)
@@ -163,14 +163,14 @@ class Look:
         return self.local[i % len(self.local)]
 
     def plain(self, raw: Tensor, sizes: Tensor, size: int | None = None) -> Tensor:
-        """(B,3,S,S) whole images, resized and normalised, without augmentation."""
+        """Whole images (B,3,S,S), resized and normalised, without augmentation."""
         params = torch.zeros(len(raw), 1, len(PARAMS), device=raw.device)
         params[:, 0, 0:2] = params[:, 0, 4:6] = sizes.to(params)
         params[..., 7:10] = 1
         return self._render(raw, params, size, bare=True)[:, 0]
 
     def central(self, raw: Tensor, sizes: Tensor, size: int | None = None, share: float = 224 / 256) -> Tensor:
-        """(B,3,S,S) centred squares of ``share`` of the shorter side, else plain: resize 256, centre crop 224."""
+        """As ``plain``, of the centred squares with ``share`` of the shorter side: resize to 256, centre crop 224."""
         params = torch.zeros(len(raw), 1, len(PARAMS), device=raw.device)
         params[:, 0, 0:2] = sizes.to(params)
         side = (params[..., 0:2].amin(-1, keepdim=True) * share).round().clamp_min(1)  # (B,1,1)
@@ -180,13 +180,13 @@ class Look:
         return self._render(raw, params, size, bare=True)[:, 0]
 
     def recolour(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """(B,V,P) with a fresh appearance (jitter, gray, blur, solarize) and the same crops and flips."""
+        """Parameters (B,V,P) with a fresh appearance (jitter, gray, blur, solarize) and the same crops and flips."""
         fresh = params.clone()
         fresh[..., COLOUR] = self._appearance(len(params), params.shape[1], generator, params.device)
         return fresh
 
     def recoloured(self, v: Drawn, generator: torch.Generator | None = None) -> Drawn:
-        """The same crops, each with a fresh appearance."""
+        """The same views, large and small, each with a fresh appearance."""
         local = v.local_params
         if local is not None:
             crops = [self._local(i).recolour(p, generator) for i, p in enumerate(local.split(1, 1))]
@@ -194,7 +194,7 @@ class Look:
         return replace(v.drawn(), params=self.recolour(v.params, generator), local_params=local)
 
     def _appearance(self, b: int, v: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        """(B,V,8) the columns ``COLOUR``."""
+        """Draw the columns ``COLOUR`` (B,V,8)."""
         u = _uniform(b, v, 10, generator, device)
         *ranges, jitter, gray, blur, sharp, soft, solarize = self._rows(self._colours, v, device)
         low, high = torch.cat(ranges[:4], -1), torch.cat(ranges[4:], -1)  # (V,4)
@@ -225,10 +225,10 @@ class Look:
             raise HardlabError(f"a crop must lie within its image, and that within {tuple(raw.shape[2:])}; got {bad}")
 
     def _tile(self, out: Tensor, raw: Tensor, params: Tensor, rows: Tensor, bare: bool) -> None:
-        """Render ``rows`` (n,) of params (V*B,P), a row being a view of image row % B, into those of out (V*B,3,S,S).
+        """Render ``rows`` (n,) of params (V*B,P) into those of out (V*B,3,S,S); row r is a view of image r % B.
 
-        Where the host knows the parameters, it has each kind of work done for the rows that need it. Where a device
-        has them, asking would wait for it, which takes longer than to do all work for all rows.
+        If the parameters are on the host, each operation runs only for the rows that need it. On a device, reading them
+        would take longer than running all operations for all rows.
         """
         size = out.shape[-1]
         look, cubic = self.augment[0], self.interpolation == "bicubic"
@@ -252,7 +252,7 @@ class Look:
 
         def crop(x: Tensor) -> Tensor:  # (3,n,H,W) -> (3,n,S,S)
             x = torch.stack([torch.bmm(torch.bmm(down, c), across) for c in x])
-            return x.clamp_(0, 1) if cubic else x  # the cubic kernel overshoots: clamped as in the 8-bit pipelines
+            return x.clamp_(0, 1) if cubic else x  # the cubic kernel overshoots: clamp as 8-bit pipelines do
 
         def appear(x: Tensor, extent: Tensor) -> Tensor:
             if bare:
@@ -277,7 +277,7 @@ class Look:
 
 
 def _stage(p: Tensor) -> Tensor:
-    """(N,) how many of the three blends come before hue: 0 to 3, or ``_NO_HUE`` or ``_NO_JITTER``."""
+    """The number (N,) of the three blends before hue: 0 to 3, or ``_NO_HUE`` or ``_NO_JITTER``."""
     stage = _HUE_AT.to(p.device, non_blocking=True)[p[:, _AT["order"]].long()]
     stage = stage.masked_fill(p[:, _AT["hue"]] == 0, _NO_HUE)
     return stage.masked_fill((p[:, _FACTORS] == transfer.constant(_NEUTRAL, p)).all(1), _NO_JITTER)
@@ -305,18 +305,18 @@ def _resample(
     centre = (torch.arange(size, device=start.device, dtype=start.dtype) + 0.5) * scale  # (N,S) in the crop's pixels
     if flip is not None:
         centre = torch.where(flip[:, None] > 0, length - centre, centre)
-    # only so many taps of a row can differ from 0
+    # only so many taps per row can differ from 0
     taps = min(n, math.ceil(reach * (4 if cubic else 2)))
     first = (start + (centre - wide + 0.5).floor()).clamp(0, n - taps)[:, :, None]  # (N,S,1)
     pixel = first + torch.arange(taps, device=start.device)
-    here = pixel - start[:, :, None]  # (N,S,taps)
-    d = (here + 0.5 - centre[:, :, None]).abs() / scale.clamp_min(1.0)[:, :, None]
+    distance = pixel - start[:, :, None]  # (N,S,taps)
+    d = (distance + 0.5 - centre[:, :, None]).abs() / scale.clamp_min(1.0)[:, :, None]
     if cubic:
         near, far = (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2
         weight = torch.where(d < 1, near, torch.where(d < 2, far, 0.0))
     else:
         weight = (1 - d).clamp_min(0)
-    weight = weight * ((here >= 0) & (here < length[:, :, None]))
+    weight = weight * ((distance >= 0) & (distance < length[:, :, None]))
     weight = weight / weight.sum(-1, keepdim=True)
     return weight.new_zeros(len(start), size, n).scatter_(2, pixel.long(), weight)
 
@@ -346,9 +346,10 @@ def _jitter(x: Tensor, p: Tensor, ends: list[int], pixels: Tensor) -> Tensor:
 
 
 def _jitter_all(x: Tensor, p: Tensor, stage: Tensor, pixels: Tensor) -> Tensor:
-    """As ``_jitter``, for rows in any order whose stages (N,) only their device knows; not in place.
+    """As ``_jitter``, for rows in any order with stages (N,) on the device; not in place.
 
-    All blends that may come before hue, hue, all that may come after it; those that do not change nothing.
+    It applies all blends that may come before hue, then hue, then all that may come after it; for a row whose order
+    differs, a blend has no effect.
     """
     flat = x.flatten(2)
     blends = _BLENDS.to(p.device, non_blocking=True)[p[:, _AT["order"]].long()]  # (N,3)
@@ -367,9 +368,9 @@ def _jitter_all(x: Tensor, p: Tensor, stage: Tensor, pixels: Tensor) -> Tensor:
 
 
 def _finish(x: Tensor, p: Tensor, known: Tensor, extent: Tensor, kernel: int, threshold: float) -> Tensor:
-    """Gray, blur and solarize where they are due: x (3,N,h,w), of which ``extent`` (N,2) is image.
+    """Apply gray, blur and solarize to the rows that have them: x (3,N,h,w), of which ``extent`` (N,2) is image.
 
-    known: (N,P), the same as ``p``, on the host where that has them; x is changed in place then.
+    known: (N,P), the same as ``p``, on the host if it has them; x is then changed in place.
     """
     h, w = x.shape[2:]
     x = x.flatten(2)
@@ -377,7 +378,7 @@ def _finish(x: Tensor, p: Tensor, known: Tensor, extent: Tensor, kernel: int, th
 
     def blur(part: Tensor, rows: Tensor) -> Tensor:
         sigma, ends = p[rows, _AT["sigma"]], extent[rows]
-        sigma = torch.where(sigma > 0, sigma, 1.0)  # of rows that stay as they are, and must not spoil a gradient
+        sigma = torch.where(sigma > 0, sigma, 1.0)  # for unchanged rows, which must not spoil a gradient
         down, across = _blur(sigma, ends[:, 0], h, kernel), _blur(sigma, ends[:, 1], w, kernel).mT
         return torch.stack([torch.bmm(torch.bmm(down, c.view(-1, h, w)), across).flatten(1) for c in part])
 
@@ -387,7 +388,7 @@ def _finish(x: Tensor, p: Tensor, known: Tensor, extent: Tensor, kernel: int, th
 
 
 def _some(x: Tensor, which: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """x (3,N,P) with ``change`` made to the rows where ``which`` (N,) says so; in place where the host can read it."""
+    """Apply ``change`` to the rows of x (3,N,P) where ``which`` (N,) is true; in place if the host can read it."""
     if not transfer.on_host(which):
         return torch.where(which[:, None], change(x, torch.arange(len(which), device=which.device)), x)
     rows = which.nonzero()[:, 0].to(x.device, non_blocking=True)
@@ -415,7 +416,7 @@ def _hue(x: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _blur(sigma: Tensor, length: Tensor, n: int, kernel: int) -> Tensor:
-    """(N,n,n) matrices of a Gaussian of ``kernel`` taps on the first ``length`` pixels, mirrored at both ends."""
+    """Matrices (N,n,n) of a Gaussian of ``kernel`` taps on the first ``length`` pixels, mirrored at both ends."""
     tap = torch.arange(kernel, device=sigma.device) - kernel // 2
     weight = torch.softmax(-0.5 * (tap / sigma[:, None]) ** 2, 1)  # (N,K)
     last = (length.long() - 1)[:, None, None]
@@ -427,8 +428,8 @@ def _blur(sigma: Tensor, length: Tensor, n: int, kernel: int) -> Tensor:
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of two crop boxes, in pixels of the source image: (...,P),(...,P) -> (...)."""
     low, high = torch.maximum(a[..., 2:4], b[..., 2:4]), torch.minimum(_far(a), _far(b))
-    both = (high - low).clamp_min(0).prod(-1)
-    return both / (a[..., 4:6].prod(-1) + b[..., 4:6].prod(-1) - both)
+    overlap = (high - low).clamp_min(0).prod(-1)
+    return overlap / (a[..., 4:6].prod(-1) + b[..., 4:6].prod(-1) - overlap)
 
 
 def _far(p: Tensor) -> Tensor:
@@ -437,8 +438,8 @@ def _far(p: Tensor) -> Tensor:
 
 def centre_distance(a: Tensor, b: Tensor) -> Tensor:
     """Distance of the centres of two crops in image diagonals (HVS's text; its code takes the top-left corners)."""
-    apart = (a[..., 2:4] + a[..., 4:6] / 2) - (b[..., 2:4] + b[..., 4:6] / 2)
-    return apart.norm(dim=-1) / a[..., :2].norm(dim=-1)
+    offset = (a[..., 2:4] + a[..., 4:6] / 2) - (b[..., 2:4] + b[..., 4:6] / 2)
+    return offset.norm(dim=-1) / a[..., :2].norm(dim=-1)
 
 
 def colour_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -182,7 +182,7 @@ def test_a_dry_run_refuses_a_run_that_is_there_of_other_images_but_for_a_new_one
         ("nb run 02_evaluate runs_dir=nowhere", "no folder of runs"),
         ("nb run 02_evaluate runs_dir=.", "no finished run of rung smoke"),
         ("nb run 02_evaluate protocols=knnn", "Did you mean 'knn'"),
-        ("nb run 02_evaluate settings=epoch=3", "no option of protocol 'knn' 'epoch'"),
+        ("nb run 02_evaluate settings=epoch=3", "Protocol 'knn' has no option 'epoch'"),
         ("nb run 05_negatives_tsne recipes=adcoo", "Did you mean 'adco'"),
         ("nb run 05_negatives_tsne runs_dir=.", "no finished run of rung smoke of adco-queue, adco"),
         ("nb run 04_fanova recipe=simsiam-hsv", "Did you mean 'simsiam-hvs'"),

@@ -1,1 +1,1 @@
-"""What is read off a run: the view log, the overlap of the selected views, and tables for the figures."""
+"""Analysis of finished runs: the view log, the overlap of the selected views, and tables for the figures."""

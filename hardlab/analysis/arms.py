@@ -1,8 +1,8 @@
-"""Which runs may be compared: the one rule, explained in docs/arms.md.
+"""The one rule for which runs may be compared, explained in docs/arms.md.
 
-Runs are an arm by their recipe and what is set beside it (``Book.matching``). Of an arm's runs those of one rung, one
-data set and one setting share a mean, and arms stand side by side, or are paired by seed (``Book.together``). Which
-ones is decided here and nowhere else, by what was run and never by what came out.
+An arm is all runs of a recipe with the same overrides (``Book.matching``). Runs of an arm share a mean if they have the
+same rung, data set and setting; arms stand side by side (``Book.together``) or are paired by seed (``Book.paired``).
+Only this module chooses runs, by their configurations and never by their results.
 """
 
 from __future__ import annotations
@@ -51,22 +51,21 @@ LINEAR = ("linear-lbfgs", "top1")
 SYSTEMS = {"simsiam-hvs": "HVS", "hexa-moco": "HEXA", "hnssl": "HNSSL", "adco": "AdCo", "ppcl": "PPCL"}
 ROSTER = (*SYSTEMS, "simsiam", "simclr", "moco", "dino")
 SCENES = ("detection", "segmentation")  # how the names of protocols on scenes begin
-_PLACE = ("rung", "data", "method", "setting")  # of a row of a table: what arms that are paired share
-_NAMES = ("recipe", "rung", "seed", "device")  # facts of a run that make it no other arm
-_OUTSIDE = ("parent", "logs")  # of a configuration: what decides nothing, or is told by the recipe
-_DECIDES = ("augment", "backbone", "method", "hard", "optim", "batch_size")  # the outcome, but data and length
+_PLACE = ("rung", "data", "method", "setting")  # columns that paired arms share
+_NAMES = ("recipe", "rung", "seed", "device")  # keys that make a run no other arm
+_OUTSIDE = ("parent", "logs")  # groups of a configuration that decide nothing, or follow from the recipe
+_DECIDES = ("augment", "backbone", "method", "hard", "optim", "batch_size")  # decide the outcome, with data and length
 
 
 Over = Literal["mean", "first", "last", "rise", "later", "late", "early", "spread", "jitter", "tail"]
 
 
 class Measure(BaseModel):
-    """What is read of a run.
+    """A quantity of a run, read from a table.
 
-    table: where. where: columns of it whose values are fixed. rows: of evaluations (protocol, metric) pairs instead,
-    the first that was measured counts. value: the column that is read. over: how the epochs of a run become one number,
-    a key of ``claims.OVER``. on: the data set that an accuracy was transferred to; "" is the one trained on. per: the
-    unit of a cost.
+    table: its name. where: column -> value of the rows to read. rows: for evaluations, (protocol, metric) pairs, of
+    which the first that was measured counts. value: the column to read. over: how the epochs of a run become one
+    number, a key of ``claims.OVER``. on: the data set of a transfer, "" for the training set. per: the unit of a cost.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -80,19 +79,19 @@ class Measure(BaseModel):
     per: float = 1.0
 
     def transferred(self, on: str) -> Measure:
-        """The same on another data set, by its name in the papers."""
+        """The same measure on another data set, given by its name in the papers."""
         return self.model_copy(update={"on": on})
 
 
 class Arm(NamedTuple):
-    """Runs of ours, whatever their seeds.
+    """Our runs of one recipe with the same overrides, of any seeds.
 
-    recipe: its name. changes: what is set beside it, as on the command line, e.g. (("method.tau", 0.999),); a run with
-    another method or strategies, or other values of these, is another arm. wider: factor of the channels of the rung's
-    network. trained: data set and share, e.g. ("CIFAR-10", "20 %"). budget: 0 a training as long as those of most
-    recipes, -1 the longest that is longer. minus: a second recipe; the value is then the difference, paired by seed.
-    sets: the loaders' names of the data sets that count; none given = any. longer: how many times as long as its recipe
-    it is trained.
+    recipe: its name. changes: overrides as on the command line, e.g. (("method.tau", 0.999),); a run with other values
+    of these, another method or other strategies belongs to another arm. wider: factor of the channels of the rung's
+    network. trained: data set and share, e.g. ("CIFAR-10", "20 %"). budget: 0 for the training length of most recipes,
+    -1 for the longest run that is longer. minus: a second recipe; the value is then the difference, paired by seed.
+    sets: the loaders' names of the data sets that count; empty = any. longer: training length as a multiple of the
+    recipe's.
     """
 
     recipe: str
@@ -105,7 +104,7 @@ class Arm(NamedTuple):
     longer: float = 1.0
 
     def overrides(self, rung: str) -> dict[str, Any]:
-        """Every override of its recipe, except data and a published length."""
+        """All overrides of the recipe at a rung, except data and a published length."""
         changed = dict(self.changes)
         if self.longer != 1:
             changed["epochs"] = round(self.longer * _usual(self.recipe, rung).epochs)
@@ -117,7 +116,7 @@ class Arm(NamedTuple):
         return changed
 
     def pairs(self, rung: str, more: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-        """Its overrides at a rung with data and length, as on the command line. more: further ones, such as a seed."""
+        """All overrides at a rung, data and length included, as on the command line. more: others, such as a seed."""
         changed, run = self.overrides(rung), _usual(self.recipe, rung)
         if self.sets and run.data.name not in self.sets:
             changed["data.name"] = self.sets[0]
@@ -131,14 +130,15 @@ class Arm(NamedTuple):
         return tuple(f"{k}={config.written(v)}" for k, v in {**changed, **(more or {})}.items())
 
     def command(self, rung: str, more: Mapping[str, Any] | None = None) -> str:
-        """The command that trains it at a rung."""
+        """The command that trains this arm at a rung."""
         return shlex.join(["hardlab", "pretrain", self.recipe, "--rung", rung, *self.pairs(rung, more)])
 
 
 class Paired(NamedTuple):
     """Runs of several arms that differ only in their arm, paired by seed.
 
-    values, runs: of each arm, in the seeds' order. changes: in what all of these runs differ from their recipes.
+    values, runs: of each arm, in the order of ``seeds``. changes: settings in which all of these runs differ from
+    their recipes.
     """
 
     rung: str
@@ -149,12 +149,12 @@ class Paired(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All runs, in the arms' order."""
+        """The names of all runs, arm by arm."""
         return tuple(dict.fromkeys(run for arm_runs in self.runs for run in arm_runs))
 
 
 class Book:
-    """What each collected run was: dotted key -> value, as text, of its whole configuration."""
+    """The whole configuration of each collected run: dotted key -> value as text."""
 
     def __init__(self, facts: Mapping[str, Mapping[str, str]] | None = None) -> None:
         self.runs = {
@@ -164,7 +164,7 @@ class Book:
 
     @classmethod
     def of_configs(cls, configs: pd.DataFrame | None) -> Book:
-        """From the table of configurations."""
+        """Make a book from the table of configurations."""
         if configs is None:
             return cls()
         each = configs.groupby("run", sort=False)
@@ -172,9 +172,9 @@ class Book:
 
     @classmethod
     def of_folder(cls, folder: Path | str) -> Book:
-        """From the manifests of a folder of tables, as today's version reads them.
+        """Make a book from the manifests in a folder of tables, read by the current version.
 
-        A run of a version whose configuration is read no more is nobody's arm.
+        A run whose configuration the current version cannot read belongs to no arm.
         """
         facts, manifests, read = {}, schema.read_manifests(folder), {}
         for name, manifest in manifests.items():
@@ -191,46 +191,46 @@ class Book:
         book.started = {name: str(m["started"]) for name, m in manifests.items() if m.get("started")}
         return book
 
-    # ------------------------------------------------------------------------------------------ who is an arm
+    # ------------------------------------------------------------------------------------- which runs are an arm
 
     def matching(
-        self, arm: Arm, among: Mapping[str, str] | None = None, spoken: Iterable[str] = ()
+        self, arm: Arm, among: Mapping[str, str] | None = None, other_keys: Iterable[str] = ()
     ) -> dict[str, dict[str, Any]]:
         """The runs of an arm, each with its differences from the recipe beyond what the arm sets.
 
-        A run with another method, other strategies, or other values of what the arm sets is another arm; so is one
-        that differs in what is ``spoken`` of, keys that other arms of a comparison set. Its seed, logs and parent do
-        not matter. among: run -> rung of those that are asked about; by default all of the recipe. Of a run whose
-        configuration is not known only what the arm sets is asked.
+        A run with another method, other strategies, or other values of the arm's overrides belongs to another arm, and
+        so does a run that differs in a key of ``other_keys``, the overrides of other arms in the comparison. Seed, logs
+        and parent do not matter. among: run -> rung of the runs to match; by default all of the recipe. A run of
+        unknown configuration is matched by the arm's overrides alone.
         """
         if among is None:
             among = {name: facts["rung"] for name, facts in self.runs.items() if facts["recipe"] == arm.recipe}
         matches = {}
         for name, rung in among.items():
-            have, overrides = self.runs.get(name, {}), arm.overrides(rung)
-            if arm.sets and have.get("data.name") not in arm.sets:
+            facts, overrides = self.runs.get(name, {}), arm.overrides(rung)
+            if arm.sets and facts.get("data.name") not in arm.sets:
                 continue
             changes = self._changes(name, arm.recipe, rung, json.dumps(overrides, sort_keys=True))
             changes = {k: v for k, v in changes.items() if not (arm.sets and k == "data.name")}
-            own = {"method", "hard", *map(_key, (*overrides, *spoken))}
+            own = {"method", "hard", *map(_key, (*overrides, *other_keys))}
             if not any(k == o or k.startswith(f"{o}.") for k in changes for o in own):
                 matches[name] = {k: _typed(v) for k, v in changes.items()}
         return matches
 
-    def _changes(self, name: str, of: str, rung: str, overrides: str) -> dict[str, str | None]:
-        """Key -> value of a run where it differs from a recipe with overrides (JSON); "method.name" tells a whole one.
+    def _changes(self, name: str, recipe: str, rung: str, overrides: str) -> dict[str, str | None]:
+        """The keys in which a run differs from a recipe with overrides (JSON), with the run's values.
 
-        Of others only what the overrides set can be compared.
+        If the configuration of the run lacks "method.name", it is incomplete, and only the overrides are compared.
         """
-        have, wanted = self.runs.get(name, {}), _flat(of, rung, overrides)
-        keys = {k for k, _ in have.items() ^ wanted.items()}  # which differ as texts
-        if "method.name" not in have:
+        facts, expected = self.runs.get(name, {}), _flat(recipe, rung, overrides)
+        keys = {k for k, _ in facts.items() ^ expected.items()}  # which differ as text
+        if "method.name" not in facts:
             keys = {_key(k) for k in json.loads(overrides) if not k.startswith("hard.")}
         keys = {k for k in keys if k not in _NAMES and k.partition(".")[0] not in _OUTSIDE}
-        return {k: have.get(k) for k in keys if not _same(have.get(k), wanted.get(k))}
+        return {k: facts.get(k) for k in keys if not _same(facts.get(k), expected.get(k))}
 
     def only(self, rows: pd.DataFrame, arm: Arm) -> pd.DataFrame:
-        """The rows of an arm's runs."""
+        """The rows of runs that belong to an arm."""
         rows = rows[rows["recipe"] == arm.recipe]
         if arm.recipe not in RECIPES:
             return rows
@@ -238,23 +238,24 @@ class Book:
         matching = self.matching(arm, dict(zip(known["run"], known["rung"], strict=True)))
         return rows[rows["run"].isin(list(matching))]
 
-    # ------------------------------------------------------------------------------------------ who stands together
+    # ------------------------------------------------------------------------------------- which arms are compared
 
     def together(self, arms: Sequence[Arm], rows: pd.DataFrame) -> list[pd.DataFrame]:
-        """Of each arm the rows of one mean, to stand side by side.
+        """The rows of each arm that share a mean, so that the arms can stand side by side.
 
-        Of the highest rung that the arms have, there of the data set of most recipes, and of each arm one setting.
+        They are of the highest rung that the arms have, of the data set of most recipes there, and, for each arm, of
+        one setting.
         """
         shared = one_data(highest_rung(rows[rows["recipe"].isin([a.recipe for a in arms])]))
         return [self.one_setting(self.only(shared, arm), shared) for arm in arms]
 
     def alike(self, arms: Sequence[Arm]) -> list[dict[str, tuple[str, str]]]:
-        """Of each arm its runs, with their rung and changes (JSON): runs of two arms that share these compare."""
-        spoken = {key for arm in arms for key, _ in arm.changes}
+        """The runs of each arm with their rung and changes (JSON): runs of two arms compare if these are equal."""
+        other_keys = {key for arm in arms for key, _ in arm.changes}
         return [
             {
                 name: (self.runs[name]["rung"], json.dumps(changes, sort_keys=True))
-                for name, changes in self.matching(arm, spoken=spoken).items()
+                for name, changes in self.matching(arm, other_keys=other_keys).items()
             }
             for arm in arms
         ]
@@ -262,9 +263,9 @@ class Book:
     def with_partners(
         self, alike: Sequence[Mapping[str, tuple[str, str]]]
     ) -> dict[tuple[str, str], dict[int, tuple[list[str], ...]]]:
-        """Of what runs of all arms share, rung and changes, the seeds that every arm has a run of.
+        """The seeds that every arm has at each rung with the same changes.
 
-        Each with the runs of every arm, by name. alike: what the method of that name gives, or a part of it.
+        Returns (rung, changes) -> seed -> the names of each arm's runs. alike: as ``alike`` returns, or a part of it.
         """
         sides: list[dict[tuple[str, str], dict[int, list[str]]]] = []
         for runs in alike:
@@ -285,28 +286,29 @@ class Book:
     ) -> list[Paired]:
         """The comparable runs of several arms, paired by seed, the best group first; empty if there are none.
 
-        alike: what the method of that name gives. values: of each arm run -> value. Seeds that some arm lacks do not
-        count; of two runs of a seed the last by name does. A rung from ``least`` on with two seeds comes first, then
-        the highest rung, the most seeds, the fewest changes, the longest training.
+        alike: as the method ``alike`` returns. values: run -> value for each arm. A seed counts only if every arm has
+        it; of two runs of a seed the last by name counts. Groups rank by these criteria in turn: a rung of at least
+        ``least`` with two seeds, the highest rung, the most seeds, the fewest changes, the longest training.
         """
         measured = [{name: keys[name] for name in own} for keys, own in zip(alike, values, strict=True)]
         groups = []
-        for (rung, changes), of_seed in self.with_partners(measured).items():
-            runs = tuple(tuple(each[at][-1] for each in of_seed.values()) for at in range(len(alike)))
+        for (rung, changes), seeds in self.with_partners(measured).items():
+            runs = tuple(tuple(each[at][-1] for each in seeds.values()) for at in range(len(alike)))
             numbers = tuple(tuple(own[name] for name in names) for own, names in zip(values, runs, strict=True))
-            groups.append(Paired(rung, tuple(of_seed), numbers, runs, json.loads(changes)))
+            groups.append(Paired(rung, tuple(seeds), numbers, runs, json.loads(changes)))
         return sorted(groups, key=lambda group: self._rank(group, least), reverse=True)
 
     def _rank(self, group: Paired, least: str) -> tuple[Any, ...]:
-        """One seed of a rung does not hide several of a lower one."""
+        """The sort key of ``paired``: a single seed of a rung does not hide several of a lower one."""
         rung, seeds = RUNGS.index(group.rung), len(group.seeds)
         longest = max((self.epochs(name) for name in group.names), default=0)
         return (reaches(group.rung, least) and seeds > 1, rung, seeds, -len(group.changes), longest, group.names)
 
     def one_setting(self, rows: pd.DataFrame, peers: pd.DataFrame) -> pd.DataFrame:
-        """Of one setting: as long as most recipes of ``peers`` were trained, then shared with the most of them.
+        """The rows of one setting of an arm.
 
-        Then of the most seeds, the nearest to its recipe, the longest.
+        Settings rank by these criteria in turn: the training length of most recipes in ``peers``, the most peers of
+        the same setting, the most seeds, the fewest changes from the recipe, the longest training.
         """
         if not len(rows):
             return rows
@@ -321,39 +323,41 @@ class Book:
 
     def untrained(self, runs: Iterable[str]) -> list[str]:
         """The untrained networks that these runs started from: same rung, data and backbone."""
-        began = {self._began(name) for name in runs}
-        return [
-            name for name, facts in self.runs.items() if facts.get("recipe") == UNTRAINED and self._began(name) in began
-        ]
+        starts = {self._began(name) for name in runs}
+        untrained = [name for name, facts in self.runs.items() if facts.get("recipe") == UNTRAINED]
+        return [name for name in untrained if self._began(name) in starts]
 
     def _began(self, run: str) -> frozenset[tuple[str, str]]:
-        have = self.runs.get(run, {})
-        return frozenset((k, v) for k, v in have.items() if k == "rung" or k.partition(".")[0] in ("data", "backbone"))
+        facts = self.runs.get(run, {})
+        return frozenset((k, v) for k, v in facts.items() if k == "rung" or k.partition(".")[0] in ("data", "backbone"))
 
-    # ------------------------------------------------------------------------------------------ what a run was
+    # ------------------------------------------------------------------------------------- the configuration of a run
 
     def changes(self, run: str, rung: str, name: str) -> int:
         """The number of outcome-relevant keys, except data and length, in which a run differs from its recipe."""
-        have = self.runs.get(run, {})
-        if "method.name" not in have or name not in RECIPES:
+        facts = self.runs.get(run, {})
+        if "method.name" not in facts or name not in RECIPES:
             return 0
-        wanted = _flat(name, rung, "{}")
-        return sum(not _same(have[k], wanted.get(k)) for k in have if k.partition(".")[0] in _DECIDES)
+        expected = _flat(name, rung, "{}")
+        return sum(not _same(facts[k], expected.get(k)) for k in facts if k.partition(".")[0] in _DECIDES)
 
     def schedule(self, run: str, rung: str, own: str, name: str) -> dict[str, Any]:
-        """How long a run of the recipe ``own`` was trained, and a warm-up that it sets: what ``name`` lacks of that."""
-        have, lacks = self.runs.get(run, {}), {}
+        """The length and warm-up of a run of the recipe ``own`` that differ from the defaults: overrides for ``name``.
+
+        name: the recipe of a run that shall be trained as long.
+        """
+        facts, lacks = self.runs.get(run, {}), {}
         for key, usual in (("epochs", name), ("optim.warmup_epochs", own)):
-            if key in have and usual in RECIPES and not _same(have[key], _flat(usual, rung, "{}").get(key)):
-                lacks[key] = json.loads(have[key])
+            if key in facts and usual in RECIPES and not _same(facts[key], _flat(usual, rung, "{}").get(key)):
+                lacks[key] = json.loads(facts[key])
         return lacks
 
     def epochs(self, run: str) -> float:
-        """Epochs of a run; 0 if its configuration is unknown."""
+        """The number of epochs of a run; 0 if its configuration is unknown."""
         return float(self.runs.get(run, {}).get("epochs", "0"))
 
     def lengths(self, rows: pd.DataFrame) -> dict[float, int]:
-        """Epochs -> number of recipes trained for so many."""
+        """Number of epochs -> number of recipes trained for as many."""
         each = rows.drop_duplicates(["run", "recipe"])
         return each.groupby(each["run"].map(self.epochs))["recipe"].nunique().to_dict()
 
@@ -362,23 +366,23 @@ class Book:
 
 
 def reaches(rung: str, least: str) -> bool:
-    """Whether a rung is as large as another."""
+    """Whether a rung is at least as large as ``least``."""
     return RUNGS.index(rung) >= RUNGS.index(least)
 
 
 def rungs_from(least: str) -> tuple[str, ...]:
-    """The rungs that are as large as this one."""
+    """The rungs that are at least as large as ``least``."""
     return RUNGS[RUNGS.index(least) :]
 
 
 def next_rung(rungs: Iterable[str]) -> str:
-    """The rung above the highest of these; "" where there is none."""
+    """The rung above the highest of these; "" if there is none."""
     above = RUNGS[max((RUNGS.index(rung) for rung in rungs), default=len(RUNGS)) + 1 :]
     return above[0] if above else ""
 
 
 def _best(rows: pd.DataFrame, by: str, rank: Callable[[str, pd.DataFrame], tuple[Any, ...]]) -> pd.DataFrame:
-    """The rows of the group that ranks highest; among equals, of the last name."""
+    """The rows of the group that ranks highest; of equals, the last by name."""
     ranks = {name: (*rank(name, group), name) for name, group in rows.groupby(by, sort=True)}
     return rows[rows[by] == max(ranks, key=lambda name: ranks[name])] if ranks else rows
 
@@ -396,31 +400,31 @@ def one_data(rows: pd.DataFrame, by: str = "data") -> pd.DataFrame:
 
 
 def once(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows without duplicates: of runs that differ only in their name, the one that started last."""
+    """The rows without repeated runs: of runs that differ only in their name, the one that started last is kept."""
     runs = runs.sort_values(["started", "run"], kind="stable")
     return runs.drop_duplicates([*SAME, "recipe"], keep="last").sort_values("run", ignore_index=True)
 
 
 def named_once(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Rows by run: of two recipes that are one training, as stn-baseline is dino at most rungs, the first by name.
+    """The rows without repeated trainings: of two recipes that are one training, the first by name is kept.
 
-    by: the columns that tell the numbers of a run apart.
+    For example, stn-baseline and dino are one training at most rungs. by: the columns that identify a number of a run.
     """
     return values.sort_values("recipe", kind="stable").drop_duplicates([*SAME, *by])
 
 
-def gain(mine: pd.Series, other: pd.Series) -> pd.Series:
-    """Seed -> how much more one arm reached than another, for the seeds that both have."""
-    return (mine - other).dropna()
+def gain(arm: pd.Series, other: pd.Series) -> pd.Series:
+    """Seed -> ``arm`` minus ``other``, for the seeds that both have."""
+    return (arm - other).dropna()
 
 
-def gains(mine: pd.DataFrame, other: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Rows by run of many settings, ``value`` less that of the other's row of the same setting, seed and ``by``.
+def gains(arm: pd.DataFrame, other: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The rows of ``arm``, ``value`` minus that of the row of ``other`` with the same setting, seed and ``by``.
 
-    A row without such a partner is left out.
+    Rows without a partner are left out.
     """
     same = [*_PLACE, "seed", *by]
-    both = mine.merge(other[[*same, "value"]], on=same, suffixes=("", "_other"))
+    both = arm.merge(other[[*same, "value"]], on=same, suffixes=("", "_other"))
     return both.assign(value=both["value"] - both["value_other"]).drop(columns="value_other")
 
 
@@ -430,17 +434,17 @@ def longest(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def first(rows: pd.DataFrame) -> pd.Series:
-    """The row that stands for all where one run is shown: of the recipe that comes first the lowest seed, then name."""
+    """The row that represents all if only one run is shown: of the first recipe, the lowest seed, then name."""
     return rows[rows["recipe"] == rows["recipe"].iloc[0]].sort_values(["seed", "run"], kind="stable").iloc[0]
 
 
 def first_of_each(rows: pd.DataFrame) -> pd.DataFrame:
-    """``first`` of every recipe, in the order of the recipes, which are the index."""
-    return pd.DataFrame({name: first(of) for name, of in rows.groupby("recipe", sort=False)}).T
+    """``first`` of every recipe, with the recipes, in their order, as the index."""
+    return pd.DataFrame({name: first(group) for name, group in rows.groupby("recipe", sort=False)}).T
 
 
 def headline(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one setting: of the highest rung, then SimSiam (as in HVS), then the most arms and seeds."""
+    """The rows of one setting: at the highest rung SimSiam's (as in HVS), then the one with most arms and seeds."""
     if not len(rows):
         return rows
     strongest = highest_rung(rows)
@@ -451,24 +455,24 @@ def headline(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline_of_each_method(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the rung and the data of ``headline``, that of every method."""
+    """The rows of one setting per method, with the rung and data set of ``headline``."""
     peers = same_data(rows, headline(rows))
     methods = sorted(peers["method"].unique(), reverse=True)
     return pd.concat([headline(peers[peers["method"] == m]) for m in methods]) if methods else rows
 
 
 def same_data(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the rung and data set of those that were chosen."""
+    """The rows with the rung and data set of ``chosen``."""
     if not len(chosen):
         return rows
     return rows[(rows["rung"] == chosen["rung"].iloc[0]) & (rows["data"] == chosen["data"].iloc[0])]
 
 
 def comparable(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that may share one mean: per recipe one setting and arm, one run per seed.
+    """The runs that may share a mean: one setting and arm per recipe, one run per seed.
 
-    Of the data set of the most of these recipes, then of the most seeds, then the longest training, then the one that
-    started last; of runs of one seed the last.
+    Settings rank by these criteria in turn: the data set of most recipes, the most seeds, the longest training, the
+    latest start. Of several runs of a seed, the last to start is kept.
     """
     kept, recipes = [], runs.groupby("data")["recipe"].nunique()
     for _, group in runs.groupby("recipe", sort=False):
@@ -481,7 +485,7 @@ def comparable(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def explain_choice(runs: pd.DataFrame, kept: pd.DataFrame) -> str:
-    """A line per recipe on what ``comparable`` kept (setting, data, epochs, seeds) and which runs it left out."""
+    """One line per recipe: what ``comparable`` kept (setting, data, epochs, seeds) and which runs it left out."""
     lines = []
     for name, group in kept.groupby("recipe", sort=False):
         others = runs[(runs["recipe"] == name) & ~runs["run"].isin(group["run"])]
@@ -494,7 +498,7 @@ def explain_choice(runs: pd.DataFrame, kept: pd.DataFrame) -> str:
 
 
 def one_with_most(runs: pd.DataFrame, counts: Mapping[str, int]) -> pd.Series | None:
-    """A run of the highest rung with the most counted items, e.g. snapshots; None if there is none."""
+    """The run of the highest rung with the largest count, e.g. of snapshots; None if there is none."""
     strongest = highest_rung(runs[runs["run"].map(counts) > 0])
     if not len(strongest):
         return None
@@ -503,10 +507,10 @@ def one_with_most(runs: pd.DataFrame, counts: Mapping[str, int]) -> pd.Series | 
 
 
 def same_images(runs: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
-    """The runs of these recipes that were trained on the same images, by digest.
+    """The runs of these recipes that were trained on the same images, compared by digest.
 
-    Of the highest rung and the images of the most recipes and runs; of each recipe the setting that was trained as
-    long as most others, then that of the most seeds.
+    They are of the highest rung and of the images that most recipes and runs share; of each recipe, the setting with
+    the training length of most others, then the most seeds.
     """
     shared = one_data(highest_rung(runs[runs["recipe"].isin(recipes)]), by="digest")
     lengths = shared.groupby("epochs")["recipe"].nunique()
@@ -522,7 +526,7 @@ def same_images(runs: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
 
 
 def usual(options: Sequence[str]) -> str:
-    """The settings that most rows of an evaluation have; among equals, the first by name."""
+    """The options of most rows of an evaluation; of equals, the first by name."""
     counts = Counter(options)
     return min(counts, key=lambda o: (-counts[o], o), default="")
 
@@ -531,7 +535,7 @@ def usual(options: Sequence[str]) -> str:
 
 
 def flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and values of a configuration, the strategies by their place in the list."""
+    """Dotted keys and values of a configuration; strategies are numbered by their position in the list."""
     if isinstance(value, Mapping) and (value or not key):
         return [pair for k, v in value.items() for pair in flat(v, f"{key}.{k}" if key else k)]
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
@@ -569,7 +573,7 @@ def _flat(name: str, rung: str, overrides: str) -> dict[str, str]:
 
 
 def _whole(facts: Mapping[str, str]) -> dict[str, str]:
-    """The configuration with all default options filled in, so setting a default is no difference."""
+    """The configuration with all default options filled in, so that setting a default makes no difference."""
     out = {k: v for k, v in facts.items() if v not in ("{}", "[]")}
     for kind, at in (("method", "method"), *(("strategy", f"hard.{i}") for i in range(9))):
         if f"{at}.name" in facts:
@@ -584,7 +588,7 @@ def _defaults(kind: str, name: str) -> dict[str, str]:
 
 
 def _key(override: str) -> str:
-    """``backbone.width`` of the command line is ``backbone.options.width`` of a configuration."""
+    """The key in a configuration for a key on the command line: ``backbone.width`` -> ``backbone.options.width``."""
     head, _, last = override.partition(".")
     options_of = ("augment", "backbone", "method")
     return f"{head}.options.{last}" if head in options_of and last not in ("", "name") else override
@@ -606,12 +610,12 @@ def _number(value: str | None) -> object:
 
 
 def measured(*rows: tuple[str, str], on: str = "") -> Measure:
-    """An accuracy by the first of these (protocol, metric) pairs that was measured."""
+    """A measure of accuracy: the first of these (protocol, metric) pairs that was measured."""
     return Measure(rows=rows, on=on)
 
 
 def linear(*protocols: str, on: str = "", metric: str = "top1") -> Measure:
-    """Linear accuracy by the paper's protocol, by the public default for CIFAR, or at the optimum.
+    """A measure of linear accuracy: the paper's protocol, the public default for CIFAR, or the converged optimum.
 
     The last is the primary one below rung ``paper`` (``Selection``).
     """
@@ -623,10 +627,10 @@ KNN = measured(("knn", "top1@k=20"))
 
 
 class Selection:
-    """The rows of one figure, and what was taken from them.
+    """The rows that one figure may show, and a record of those that it shows.
 
-    evaluation, configs, costs: whole tables. recipes: those that the figure may show; the rung and the data set that
-    most of them were trained at are chosen once for the whole figure, so that all its numbers belong together.
+    evaluation, configs, costs: whole tables. recipes: those that the figure may show. The rung and data set of most of
+    them are chosen once for the whole figure, so that all its numbers belong together.
     """
 
     def __init__(
@@ -660,7 +664,7 @@ class Selection:
         self.protocols: dict[str, str] = {}
 
     def runs(self, arm: Arm, rows: pd.DataFrame | None = None) -> pd.DataFrame:
-        """The rows of an arm, of one setting."""
+        """The rows of an arm in one setting."""
         rows = self.book.only(self.rows if rows is None else rows, arm)
         if arm.trained is not None:
             rows = rows[rows["data"].isin(trained_on(*arm.trained))]
@@ -676,7 +680,7 @@ class Selection:
         return self.book.one_setting(rows, self.rows[self.rows["data"].isin(rows["data"])])
 
     def values(self, arm: Arm, measure: Measure) -> pd.Series:
-        """Seed -> value, accuracies in percent; empty where there is no such run."""
+        """Seed -> value, accuracies in percent; empty if there is no run."""
         rows = self._values(arm, measure)
         if not len(rows):
             self._note_gap(arm, measure)
@@ -686,7 +690,7 @@ class Selection:
         return rows
 
     def _note_gap(self, arm: Arm, measure: Measure) -> None:
-        """Note the command for an arm's missing value (train or evaluate); none for data without a loader."""
+        """Note the command that trains or evaluates for a missing value, unless the data set has no loader."""
         wanted = [measure.on] if measure.on else []
         wanted += [arm.trained[0]] if arm.trained else []
         if any(not set(DATA.get(name, (name,))) & set(DATASETS) for name in wanted):
@@ -703,7 +707,7 @@ class Selection:
             gap("" if runs else self.command(arm), evaluate)
 
     def command(self, arm: Arm) -> str:
-        """The command that trains an arm at the rung shown, like the runs that it will stand beside."""
+        """The command that trains an arm at the rung shown, on the data and for the length of the other arms."""
         rung = str(self.rows["rung"].iloc[0]) if len(self.rows) else "cpu"
         beside = self.rows
         if arm.trained is not None:  # of the same images, else of as large a share of others
@@ -736,7 +740,7 @@ class Selection:
         return self._note(runs, pd.to_numeric(keys.set_index("seed")["value"]) if len(keys) else pd.Series(dtype=float))
 
     def _measured(self, measure: Measure) -> pd.DataFrame:
-        """The rows of one of the measure's protocols; at home of one for each data set and share, which compare."""
+        """The rows of one of the measure's protocols; on training data, of one protocol per data set and share."""
         if measure.on:  # what was trained on the very set is no transfer to it
             names = DATA.get(measure.on, (measure.on,))
             rows = self.rows[self.rows["evaluated_on"].isin(names) & ~_own(self.rows).isin(names)]
@@ -747,9 +751,9 @@ class Selection:
         return pd.concat(each) if each else self._one_probe(self.rows.iloc[:0], measure)
 
     def _one_probe(self, rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
-        """The rows of that protocol that the most arms and runs have, of equals the first.
+        """The rows of the protocol that most arms and runs have; of equals, the first.
 
-        Below rung ``paper`` the primary probe comes before those that no more arms have.
+        Below rung ``paper`` the primary probe wins against protocols that have no more arms.
         """
         best = primary = rows.iloc[:0]
         for protocol, metric in measure.rows:
@@ -769,14 +773,14 @@ class Selection:
         return best
 
     def protocol(self, measure: Measure) -> str:
-        """The one that the other arms were measured by, or the paper's."""
+        """The protocol that measured the other arms, or the paper's."""
         measured = self._measured(measure)
         return str(measured["protocol"].iloc[0]) if len(measured) else measure.rows[0][0]
 
     def stand_in(self, share: str, taken: set[str]) -> str:
-        """What stands in for a data set without a run: one that is not taken, of the same share, of the most arms.
+        """The data set that replaces one without a run: not taken, of the same share, and with the most arms.
 
-        A set of which no share is taken comes first; "" where there is none.
+        A set of which no share is taken comes first; "" if there is none.
         """
         arms = self.rows[~self.rows["data"].isin(taken)].groupby("data")[["recipe", "run"]].nunique()
         known = {split_share(d)[0] for d in taken}
@@ -793,32 +797,32 @@ class Selection:
 
     @property
     def by(self) -> list[str]:
-        """The protocols whose rows were shown."""
+        """The protocols of the rows shown."""
         shown = set(self.frame["protocol"]) if "protocol" in self.frame else set()  # a cost has no protocol
         return sorted(shown & self.protocols.keys())
 
     def interval(self, arm: Arm, measure: Measure) -> Interval:
-        """Mean and 95 % interval over the seeds."""
+        """The mean over the seeds with its 95 % interval."""
         return interval(self.values(arm, measure))
 
     @property
     def frame(self) -> pd.DataFrame:
-        """All rows that were shown, for a caption."""
+        """All rows shown, for a caption."""
         return pd.concat(self.used) if self.used else self.rows.iloc[:0]
 
 
 def fullest(selections: Mapping[str, Selection]) -> str:
-    """The name of the one that shows the most recipes; among equals, the first."""
+    """The name of the selection that shows the most recipes; of equals, the first."""
     return max(selections, key=lambda name: selections[name].rows["recipe"].nunique())
 
 
 def one_protocol(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one evaluation protocol, so that a curve does not mix two: the first by name."""
+    """The rows of the first evaluation protocol by name, so that a curve does not mix two."""
     return rows[rows["protocol"] == rows["protocol"].min()] if len(rows) else rows
 
 
 def _of_one(rows: pd.DataFrame, any_data: bool) -> pd.DataFrame:
-    """Of the highest rung and one data set, or of any where the figure says of each arm which."""
+    """The rows of the highest rung and of one data set; of any data set if the figure names it for each arm."""
     rows = highest_rung(rows)
     return rows if any_data else one_data(rows)
 
@@ -830,21 +834,21 @@ def _where(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
 
 
 def trained_on(data: str, share: str = "100 %") -> list[str]:
-    """Names of a data set and share in the column ``data``."""
+    """The names in the column ``data`` of a data set, given by its name in the papers, and a share."""
     return [name if share == "100 %" else f"{name} {share}" for name in DATA.get(data, (data,))]
 
 
 def split_share(where: str) -> tuple[str, str]:
-    """A name of the column ``data``, or of the papers, and the share, of which all is not written."""
+    """Split a name in the column ``data``, or in a paper, into data set and share; a missing share means 100 %."""
     name, _, share = where.partition(" ")
     return name, share or "100 %"
 
 
 def _own(rows: pd.DataFrame) -> pd.Series:
-    """The data set that each row's network was trained on, whatever share of it."""
+    """The data set that each row's network was trained on, without the share."""
     return rows["data"].astype(str).str.split().str[0]
 
 
 def at_home(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows measured on the set that their network was trained on, so no transfer."""
+    """The rows measured on the data set that their network was trained on, as opposed to a transfer."""
     return rows[rows["evaluated_on"] == _own(rows)]

@@ -1,4 +1,4 @@
-"""A folder of runs: its runs, their results and curves; each manifest is read once."""
+"""A folder of runs as tables: the runs, their results and curves; each manifest is read once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RUNS = (
 
 
 class Catalog:
-    """The runs of a folder. Raises ``HardlabError`` where there is no such folder or a manifest cannot be read."""
+    """The runs of a folder. Raises ``HardlabError`` if the folder does not exist or a manifest cannot be read."""
 
     def __init__(self, runs_dir: Path | str) -> None:
         self.folder = Path(runs_dir)
@@ -45,21 +45,21 @@ class Catalog:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """A row per run folder: the columns ``RUNS``."""
+        """A row per run, with the columns ``RUNS``."""
         rows = [_row(self.folder / name, manifest) for name, manifest in self.manifests.items()]
         return pd.DataFrame(rows, columns=list(RUNS))
 
     @cached_property
     def done(self) -> pd.DataFrame:
-        """The rows of ``runs`` that are done, of runs of one recipe that differ in their name alone the last."""
+        """The finished runs; of runs of one recipe that differ in nothing but their name, the last to start."""
         return arms.once(self.runs[self.runs["state"] == "done"])
 
     @cached_property
     def results(self) -> pd.DataFrame:
-        """A row per line of every ``results.jsonl``, with ``WHO`` and the state of its run in front.
+        """A row per line of every ``results.jsonl``, with the columns ``WHO`` and the state of its run in front.
 
-        ``data`` is what the network was trained on, ``evaluated_on`` what the row was measured on; ``options`` is
-        JSON. Where the same thing was measured twice the later line stands.
+        ``data`` is the training set, ``evaluated_on`` the set of the evaluation, ``options`` JSON. Of repeated
+        measurements the last line counts.
         """
         what = [c for c in schema.columns("evaluation") if c != "value"]
         columns = [*what, "value", "state", "n_train", "n_test", "cost_s"]
@@ -70,8 +70,8 @@ class Catalog:
     def curves(self) -> pd.DataFrame:
         """A row per line of every ``curves.jsonl``, as ``results``, with ``step``, ``epoch``, ``classifier_epoch``.
 
-        ``classifier_epoch`` is NaN in the rows of a learning curve over checkpoints. Sorted by run, measurement and
-        both.
+        ``classifier_epoch`` is NaN in a learning curve over checkpoints. Rows are sorted by run, measurement, step and
+        ``classifier_epoch``.
         """
         what = [c for c in schema.columns("evaluation") if c != "value"]
         at = ["step", "epoch", "classifier_epoch"]
@@ -84,13 +84,13 @@ class Catalog:
         return [measurement(line, about) for about in each for line in self.lines(about["run"], file)]
 
     def lines(self, run: str, file: str) -> list[dict[str, Any]]:
-        """The objects of a JSON-lines file of a run; none where it has no such file."""
+        """The objects in a JSON-lines file of a run; none if the run has no such file."""
         return read_lines(self.folder / run / file)
 
     def finished(self, rung: str, recipes: Sequence[str], need: Sequence[str] | None = None) -> pd.DataFrame:
-        """The rows of ``runs`` that are done, of these recipes at a rung, in the recipes' order, then by seed, start.
+        """The finished runs of these recipes at a rung, in the order of the recipes, then by seed and start.
 
-        need: the recipes that must be there; by default all. Raises ``HardlabError`` that names those without a run.
+        need: the recipes that must have a run; by default all. Raises ``HardlabError`` that names those without one.
         """
         lacking = self.missing(rung, recipes if need is None else need)
         if lacking:
@@ -103,18 +103,18 @@ class Catalog:
         return table.sort_values(["place", "seed", "started"], ignore_index=True).drop(columns="place")
 
     def missing(self, rung: str, recipes: Sequence[str]) -> dict[str, str]:
-        """The recipes without a finished run at a rung, each with the command that trains it."""
-        there = set(self._finished(rung, recipes)["recipe"])
-        return {name: f"hardlab pretrain {name} --rung {rung}" for name in recipes if name not in there}
+        """The recipes without a finished run at a rung: recipe -> the command that trains it."""
+        finished = set(self._finished(rung, recipes)["recipe"])
+        return {name: f"hardlab pretrain {name} --rung {rung}" for name in recipes if name not in finished}
 
     def _finished(self, rung: str, recipes: Sequence[str]) -> pd.DataFrame:
         table = self.runs
         return table[(table["rung"] == rung) & (table["state"] == "done") & table["recipe"].isin(recipes)]
 
     def top1(self, names: Iterable[str], by: Sequence[str] = ("recipe",)) -> pd.DataFrame:
-        """Top-1 of the frozen backbones of the runs of these names: a row per protocol and ``by``, mean, lo, hi, n.
+        """Top-1 of the frozen backbones of these runs: a row per protocol and ``by``, with mean, lo, hi, n.
 
-        One number a protocol: kNN at k = 20, the linear probe after its last epoch. Empty where nothing was evaluated.
+        One number per protocol: kNN at k = 20, the linear probe after its last epoch. Empty if nothing was evaluated.
         """
         rows = self.results
         rows = rows[rows["run"].isin(set(names)) & (rows["features"] == "backbone")]
@@ -137,15 +137,15 @@ def measurement(line: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, 
 def arm(configuration: Mapping[str, Any]) -> str:
     """How a run differs from its baseline: ``standard``, ``untrained``, or its strategies, e.g. ``hvs draws=8``.
 
-    Options that are at the strategy's defaults are left out. Code of a reader's own is told by the digest of its source
-    as well: what was edited is another arm.
+    Default options are left out. A reader's own code adds the digest of its source, so that edited code is another
+    arm.
     """
     if configuration["epochs"] == 0:
         return arms.UNTRAINED
     names = []
     for spec in configuration["hard"]:
         defaults: dict[str, Any] = {}
-        with suppress(HardlabError):  # another process need not have loaded a reader's code, or a package may be gone
+        with suppress(HardlabError):  # a reader's code may not be loaded, or a package uninstalled
             defaults = {k: p.default for k, p in registry.options("strategy", spec["name"]).items()}
         changed = {k: v for k, v in sorted(spec["options"].items()) if k not in defaults or v != defaults[k]}
         changed |= {"source": spec["source"]} if spec.get("source") else {}
@@ -154,7 +154,7 @@ def arm(configuration: Mapping[str, Any]) -> str:
 
 
 def setting(configuration: Mapping[str, Any]) -> str:
-    """Eight hex digits of everything a run shares with its baseline: all that matters but strategies and seed."""
+    """Eight hex digits of all that a run shares with its baseline: its whole configuration but strategies and seed."""
     whole = config.without_later_defaults(configuration)
     same = {k: v for k, v in whole.items() if k not in ("recipe", "seed", "hard", "logs")}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]

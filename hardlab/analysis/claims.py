@@ -100,7 +100,7 @@ class _Strict(BaseModel):
 
 
 class Published(_Strict):
-    """The number in the paper, None where it gives none; a unit of ``points`` or ``%`` scales ours by 100."""
+    """The number in the paper, None if it gives none. unit: ``points`` and ``%`` scale ours by 100. of: its context."""
 
     value: float | None
     unit: str
@@ -115,10 +115,10 @@ class Published(_Strict):
 
 
 class Side(_Strict):
-    """Runs of a recipe, with overrides; ``where``, ``value`` and ``over`` replace those of the claim's measure.
+    """Runs of a recipe with overrides; ``where``, ``value`` and ``over`` replace those of the claim's measure.
 
-    longer: how many times as long as its recipe it is trained. fails: the paper says that it does not learn, so no
-    control asks it to.
+    longer: training length as a multiple of the recipe's. fails: the paper says that it does not learn, so the positive
+    control skips it.
     """
 
     recipe: str
@@ -159,9 +159,9 @@ class Test(_Strict):
 class Claim(_Strict):
     """A statement of a paper: its place, published value, measure, and the rung from which it is testable.
 
-    data: the sets that count for it, the first for the command; none given = any. headline: what a paper is known for,
-    which takes ``HEADLINE_SEEDS``. note: what a reader must know of the test. cannot: why no run can judge it. Raises
-    HardlabError on load for names that do not exist.
+    data: the sets that count for it, of which commands use the first; empty = any. headline: whether it is a main
+    result of the paper, which needs ``HEADLINE_SEEDS``. note: what a reader must know about the test. cannot: why no
+    run can judge it. Raises HardlabError on load for names that do not exist.
     """
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
@@ -203,14 +203,14 @@ class Claim(_Strict):
         return self
 
     def seen(self, side: Side) -> Measure:
-        """The measure as this arm has it."""
+        """The measure with this arm's changes."""
         m = self.measure
         changed = {"where": m.where | side.where, "value": side.value or m.value, "over": side.over or m.over}
         return m.model_copy(update=changed)
 
     @property
     def digest(self) -> str:
-        """Of all that its test is made of, 12 hex digits: what is measured, of which runs, against which threshold."""
+        """A digest, 12 hex digits, of the whole test: the measure, the runs and the threshold."""
         test = {"measure", "arms", "test", "testable_from", "data", "headline", "cannot"}
         tree = self.model_dump(mode="json", include=test, exclude_defaults=True)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
@@ -222,18 +222,18 @@ class Claim(_Strict):
 
     @property
     def probe(self) -> tuple[str, str] | None:
-        """Protocol and metric of an accuracy on frozen features, which a network earns by having learned."""
+        """Protocol and metric of an accuracy on frozen features, which needs a positive control; None for others."""
         where = self.measure.where
         protocol, metric = where.get("protocol", ""), where.get("metric", "")
         return (protocol, metric) if protocol.startswith(("knn", "linear")) else None
 
     def size(self) -> float | None:
-        """The published size of what the test looks at, where a number is given and it is a comparison."""
+        """The published size of the tested comparison; None without a number, or if the test compares nothing."""
         compares = self.test.name in ("greater", "less") or self.test.of != "value"
         return self.published.value if compares else None
 
     def arm(self, side: Side) -> Arm:
-        """The runs that this side is about."""
+        """The arm of a side."""
         return Arm(side.recipe, tuple(side.set.items()), sets=self.data, longer=side.longer)
 
     def overrides(self, side: Side, rung: str) -> tuple[str, ...]:
@@ -254,7 +254,7 @@ def _check_rows(claim: str, m: Measure) -> None:
         raise registry.unknown("table", m.table, known)
     for column in (*m.where, m.value):
         if column not in known[m.table]:
-            raise registry.unknown(f"column of table '{m.table}'", column, known[m.table])
+            raise registry.unknown("column", column, known[m.table], f"Table '{m.table}'")
     if m.table == "evaluation":
         protocol, metric = m.where.get("protocol", ""), m.where.get("metric", "")
         if protocol not in PROTOCOLS:
@@ -315,7 +315,7 @@ def needed(rung: str) -> dict[tuple[str, tuple[str, ...]], set[tuple[str, str]]]
 
 
 class Frozen(_Strict):
-    """When a claim's test last changed, and what changed."""
+    """A version of a claim's test: its digest, since when it stands, and what changed."""
 
     digest: str
     since: datetime
@@ -354,7 +354,8 @@ def freeze(changed: str, now: datetime, path: Path = FROZEN) -> list[str]:
 class Finding(NamedTuple):
     """A verdict, the quantity it rests on, and the reason in one sentence.
 
-    values: one a seed of what decided. threshold: what they were held against. p: of the verdict, two-sided.
+    values: one per seed, of the comparison that decided. threshold: the number that they are compared with. p: of the
+    verdict, two-sided.
     """
 
     verdict: str
@@ -369,11 +370,11 @@ class Finding(NamedTuple):
 def judge(test: Test, arms: Sequence[np.ndarray], least: int = SEEDS) -> Finding:
     """The verdict of a test on the values of each arm, (seeds,) float64 in the same order, in the published unit.
 
-    A seed without a finite number (a ratio to nothing) does not count. The seeds are taken for independent, their
-    differences for normal. The interval must lie strictly on the stated side of the threshold (reproduced) or on the
-    other side (contradicted); else it is inconclusive, and with fewer than ``least`` seeds nothing is said. Arms that
-    are the same to the last bit compare nothing. Of several comparisons all must hold to reproduce, and one refutes at
-    a level shared among them (Bonferroni); the weakest is reported.
+    A seed without a finite number (a ratio to 0) does not count. The test assumes independent seeds and normal
+    differences. If the interval lies strictly on the stated side of the threshold, the claim is reproduced; on the
+    other side, contradicted; otherwise the result is inconclusive. With fewer than ``least`` seeds there is no verdict,
+    and none for arms that are equal to the last bit. Of several comparisons all must hold to reproduce the claim, and
+    one contradicts it, at a level corrected for their number (Bonferroni); the weakest is reported.
     """
     if test.name in ("ordering", "largest"):
         first = arms[:-1] if test.name == "ordering" else [arms[0]] * (len(arms) - 1)
@@ -417,7 +418,7 @@ def judge(test: Test, arms: Sequence[np.ndarray], least: int = SEEDS) -> Finding
 
 
 def _several(differences: Sequence[np.ndarray], least: int) -> Finding:
-    """All differences should be above 0; reports the one with the smallest mean."""
+    """The verdict that all differences are above 0; reports the one with the smallest mean."""
     each = [interval(d) for d in differences]
     at = int(np.argmin([i.mean for i in each]))
     weakest, values = each[at], differences[at]
@@ -477,7 +478,7 @@ class Judged(NamedTuple):
 
     @property
     def spread_of(self) -> tuple[Any, ...] | None:
-        """The key by which spreads are pooled: differences of one measure at one rung."""
+        """The key for pooling spreads: differences of one measure at one rung."""
         compares = self.claim.test.of in ("value", "difference") and len(self.claim.arms) > 1
         if self.group is None or not compares or self.claim.probe is None:
             return None
@@ -493,7 +494,7 @@ class Ledger:
         self._tables: dict[str, _Rows] = {}
 
     def judge(self, claim: Claim) -> Judged:
-        """What the rows say about a claim, before correction for the number of claims."""
+        """Judge a claim by the rows, without correction for the number of claims."""
         trained = [side for side in claim.arms if side.recipe != UNTRAINED]
         alike = self.book.alike([claim.arm(side) for side in trained])
         values = [self.values(claim.seen(side), runs) for side, runs in zip(trained, alike, strict=True)]
@@ -529,7 +530,7 @@ class Ledger:
         alike: Sequence[Mapping[str, tuple[str, str]]],
         values: Sequence[Mapping[str, float]],
     ) -> tuple[str, ...]:
-        """The commands that give this comparison more seeds without training: of those that every arm has a run of."""
+        """The commands that add seeds to this comparison by evaluating existing runs of all arms."""
         if claim.measure.table != "evaluation":
             return ()
         key = (group.rung, json.dumps(group.changes, sort_keys=True))
@@ -542,7 +543,7 @@ class Ledger:
         return self._evaluate(ways)
 
     def _way(self, claim: Claim, side: Side) -> tuple[str, str]:
-        """How an arm is evaluated: the protocol, and the data set where it is not the run's own."""
+        """How to evaluate an arm: the protocol, and the data set if it is not the run's own."""
         where = claim.seen(side).where
         return str(where.get("protocol") or ""), str(where.get("evaluated_on") or "")
 
@@ -565,9 +566,9 @@ class Ledger:
         return _shared(arms, group.seeds, claim.published.scale)
 
     def _control(self, claim: Claim, group: Paired) -> Finding | None:
-        """What the positive control of an accuracy lacks, or which arm does not pass it; None where all is well.
+        """The reason why the positive control of an accuracy is missing or failed; None if it passed.
 
-        Every arm is to beat the untrained network and raw pixels by the same probe, outside the 95 % interval.
+        Every arm must beat the untrained network and raw pixels by the same probe, outside the 95 % interval.
         """
         if claim.probe is None:
             return None
@@ -600,7 +601,7 @@ class Ledger:
         return Finding(NOT_LEARNED, NOTHING, "; ".join(failures)) if failures else None
 
     def beside(self, claim: Claim, group: Paired) -> str:
-        """The same comparison by the other probes that measured all arms in two seeds or more."""
+        """The same comparison by other probes that measured all arms with two seeds or more, as text."""
         if claim.probe not in PROBES.values() or "evaluated_on" in claim.measure.where:
             return ""
         sentences = []
@@ -620,7 +621,7 @@ class Ledger:
         return "; ".join(sentences)
 
     def row(self, judged: Judged, q: float, spread: tuple[float, int]) -> dict[str, Any]:
-        """A row of ``COLUMNS``: the finding, corrected, with the spread of all claims of its measure."""
+        """A row of ``COLUMNS`` with the corrected finding. spread: of all claims of its measure, and its freedom."""
         claim, finding, group = judged
         ours, why, verdict, commands = finding.ours, finding.why, finding.verdict, list(finding.commands)
         if group is not None and verdict.startswith("needs rung"):
@@ -647,7 +648,7 @@ class Ledger:
         return {k: row[k] for k in COLUMNS}
 
     def _strength(self, judged: Judged, spread: tuple[float, int]) -> dict[str, Any]:
-        """A finding's sign-flip test, interval by the pooled spread, seeds still needed, and excluded size."""
+        """A finding's sign-flip test, interval by the pooled spread, missing seeds, and excluded size."""
         claim, finding, _ = judged
         evidence_columns: dict[str, Any] = {}
         if judged.tested:
@@ -674,7 +675,7 @@ class Ledger:
         return {"excluded": "no" if ours.lo <= size <= ours.hi else "yes"}
 
     def _since(self, claim: Claim, group: Paired | None) -> tuple[str, str]:
-        """A remark where a test was set after its runs began, with what was changed then; and since when it stands."""
+        """Since when a test stands, and a remark on the last change if it came after the runs began."""
         tests = frozen().get(claim.id, ())
         if not tests or tests[-1].digest != claim.digest:
             return "", ""
@@ -691,7 +692,7 @@ class Ledger:
         return self._tables[name]
 
     def values(self, m: Measure, runs: Iterable[str]) -> dict[str, float]:
-        """Run -> the measure's value, for those of the runs that have one."""
+        """Run -> value of the measure, for the runs that have one."""
         rows = self._table(m.table)
         row_numbers = {name: list(rows.of_run.get(name, ())) for name in sorted(runs)}
         for column, wanted in m.where.items():
@@ -715,9 +716,9 @@ class Ledger:
     def _as_trained(
         self, rows: _Rows, row_numbers: Mapping[str, list[int]], where: Mapping[str, str]
     ) -> dict[str, list[int]]:
-        """Of the network of the paper's headline, with the settings most runs have, on the set it was trained on.
+        """The rows of the paper's main network, with the options of most runs, on the run's own training set.
 
-        Unless the claim says another, or the protocol brings its own.
+        The claim may name another data set, and a protocol may have its own.
         """
         from hardlab.evaluate.published import PROTOCOLS
 
@@ -737,7 +738,7 @@ class Ledger:
         alike: Sequence[Mapping[str, tuple[str, str]]],
         values: Sequence[Mapping[str, float]],
     ) -> Finding:
-        """The verdict if there are no rows, and the commands that make them: train, evaluate, or collect."""
+        """The verdict without rows, and the commands that make them: train, evaluate, or collect."""
         high, table = rungs_from(claim.testable_from), claim.measure.table
         trained = [{n: key for n, key in runs.items() if key[0] in high} for runs in alike]
         if lacking := [side for side, runs in zip(sides, trained, strict=True) if not runs]:
@@ -784,10 +785,10 @@ def _shared(arms: Sequence[Mapping[int, float]], seeds: Sequence[int], scale: fl
 
 
 def verdicts(data_dir: Path | str, claims: Iterable[Claim] | None = None) -> pd.DataFrame:
-    """A row per claim: ``COLUMNS``, ours in the published unit. Tables that are not in ``data_dir`` have no rows.
+    """A row per claim with ``COLUMNS``, ours in the published unit. Tables missing in ``data_dir`` count as empty.
 
-    claims: all by default. They are the family that q corrects for and whose spreads are pooled, so to see a few of
-    them take their rows of the whole.
+    claims: by default all. q is corrected for these claims, and their spreads are pooled, so to see a few, select their
+    rows from the verdicts of all.
     """
     ledger = Ledger(data_dir)
     every = [ledger.judge(claim) for claim in (load() if claims is None else claims)]
@@ -802,7 +803,7 @@ def verdicts(data_dir: Path | str, claims: Iterable[Claim] | None = None) -> pd.
 
 
 def _once(every: Iterable[Judged], key: tuple[Any, ...]) -> list[np.ndarray]:
-    """The differences behind these claims, once per set of runs; differences that are all equal are left out."""
+    """The differences behind these claims, once per set of runs, without differences that are all equal."""
     each = {
         claim.group.names: claim.finding.values for claim in every if claim.group is not None and claim.spread_of == key
     }
@@ -810,7 +811,7 @@ def _once(every: Iterable[Judged], key: tuple[Any, ...]) -> list[np.ndarray]:
 
 
 class Level(NamedTuple):
-    """An arm's runs, and its accuracy in percent under each of ``PROBES`` that measured it."""
+    """An arm's runs, and its accuracy in percent by each of ``PROBES`` that measured it."""
 
     name: str
     rung: str
@@ -821,7 +822,7 @@ class Level(NamedTuple):
 
 
 def levels(data_dir: Path | str, judged: pd.DataFrame) -> list[Level]:
-    """The arms behind the headlines in rows of ``verdicts``, the untrained network and raw pixels before them."""
+    """The arms behind the headlines in rows of ``verdicts``, after the untrained network and raw pixels."""
     ledger = Ledger(data_dir)
     book = ledger.book
     arms: dict[tuple[str, str], list[str]] = {}
@@ -841,19 +842,19 @@ def levels(data_dir: Path | str, judged: pd.DataFrame) -> list[Level]:
 
 
 def _level(ledger: Ledger, name: str, runs: tuple[str, ...], features: str = "") -> Level:
-    by, have = {}, ledger.book.runs[runs[0]]
+    by, facts = {}, ledger.book.runs[runs[0]]
     for probe, (protocol, metric) in PROBES.items():
         where = {"protocol": protocol, "metric": metric} | ({"features": features} if features else {})
         values = [100 * value for value in ledger.values(Measure(where=where), runs).values()]
         if values:
             by[probe] = interval(values)
-    share = float(have.get("data.fraction", "1"))
-    data = have["data.name"] + (f", {100 * share:g} %" if share < 1 else "")
-    return Level(name, have["rung"], data, ledger.book.epochs(runs[0]), runs, by)
+    share = float(facts.get("data.fraction", "1"))
+    data = facts["data.name"] + (f", {100 * share:g} %" if share < 1 else "")
+    return Level(name, facts["rung"], data, ledger.book.epochs(runs[0]), runs, by)
 
 
 def ours(row: Any) -> str:
-    """Mean, interval and unit of a row of ``verdicts``; empty where there is nothing."""
+    """Mean, interval and unit of a row of ``verdicts`` as text; "" without a mean."""
     if not row.n:
         return ""
     inner = f" ({row.lo:.3g} to {row.hi:.3g})" if row.n > 1 else " (one seed)"
@@ -861,7 +862,7 @@ def ours(row: Any) -> str:
 
 
 def strength(row: Any) -> str:
-    """The strength of the evidence in a row of ``verdicts``, in sentences; empty if nothing was tested."""
+    """The strength of the evidence in a row of ``verdicts``, in sentences; "" if nothing was tested."""
     sentences = []
     if np.isfinite(row.p):
         sign = f", {row.p_sign:.2g} by changes of sign" if np.isfinite(row.p_sign) else ""
@@ -878,14 +879,14 @@ def strength(row: Any) -> str:
 
 
 def links(names: str, runs_dir: Path | str) -> str:
-    """HTML: each of these runs as a link to its manifest in the folder of the runs."""
+    """HTML links from the names of runs to their manifests in the folder of runs."""
     return " ".join(f'<a href="{Path(runs_dir) / name / "manifest.json"}">{name}</a>' for name in names.split())
 
 
 def describe(judged: pd.DataFrame, *, why: bool = False, width: int = 110) -> str:
-    """Rows of ``verdicts`` as text: two lines a claim, its reason and its runs on request; a count at the end.
+    """Rows of ``verdicts`` as text: two lines per claim, on request its reason and runs, and a count at the end.
 
-    Where runs are lacking, the commands that make them stand below, each on a line of its own, however long.
+    The commands that make missing runs follow, each on one line, however long.
     """
     lines = []
     for paper, rows in judged.groupby("paper", sort=False):

@@ -1,7 +1,7 @@
-"""How strong the evidence of a few seeds is: tests of a mean, a pooled spread, power, and correction for many tests.
+"""The strength of the evidence of a few seeds: tests of a mean, pooled spread, power, correction for multiple tests.
 
-Values are one a seed, differences paired by seed. scipy.stats takes half a second to import, longer than all verdicts
-take, so what is used of it stands here in a few lines; the tests hold each to scipy.stats.
+There is one value per seed; differences are paired by seed. scipy.stats takes half a second to import, longer than all
+verdicts take to compute, so these few lines stand in for it; the tests hold each to scipy.stats.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ from scipy.special import nctdtr, stdtr, stdtrit
 from hardlab.analysis.intervals import Interval, interval
 
 LEVEL, POWER = 0.05, 0.8
-FEW = 5  # seeds below which a spread pooled over the claims of one measure says more than their own
-FLIPS = 6  # seeds from which a sign-flip test can fall below 5 %: the least two-sided p is 2 / 2**6 = 0.031
-MOST = 200  # seeds that are asked for at most
+FEW = 5  # with fewer seeds, a spread pooled over the claims of one measure is more reliable than their own
+FLIPS = 6  # with so many seeds a sign-flip test can fall below 5 %: the smallest two-sided p is 2 / 2**6 = 0.031
+MOST = 200  # most seeds that `seeds_for` asks for
 
 
 def t_test(values: Sequence[float] | np.ndarray, threshold: float = 0.0) -> float:
-    """Two-sided p of Student's t-test that the mean is the threshold, as ``interval`` has it; NaN below two values."""
+    """Two-sided p of Student's t-test that the mean is ``threshold``; NaN below two values.
+
+    It agrees with ``interval``: p < 0.05 if the 95 % interval does not contain the threshold.
+    """
     x = np.asarray(values, dtype=np.float64) - threshold
     if len(x) < 2:
         return float("nan")
-    if np.ptp(x) == 0:  # values without a spread lie on the threshold, or surely off it
+    if np.ptp(x) == 0:  # equal values lie on the threshold, or certainly off it
         return 1.0 if x[0] == 0 else 0.0
     return float(2 * stdtr(len(x) - 1, -abs(x.mean()) / (x.std(ddof=1) / np.sqrt(len(x)))))
 
 
 def sign_flip_test(values: Sequence[float] | np.ndarray, threshold: float = 0.0) -> float:
-    """Exact two-sided p under all changes of sign, which asks for symmetry alone; NaN below ``FLIPS`` values."""
+    """Exact two-sided p under all sign flips, which assumes symmetry alone; NaN below ``FLIPS`` values."""
     x = np.asarray(values, dtype=np.float64) - threshold
     if len(x) < FLIPS:
         return float("nan")
@@ -45,7 +48,7 @@ def sign_flip_test(values: Sequence[float] | np.ndarray, threshold: float = 0.0)
 
 
 def pooled_spread(groups: Iterable[Sequence[float] | np.ndarray]) -> tuple[float, int]:
-    """Standard deviation of values within their groups, and its degrees of freedom; (NaN, 0) without any."""
+    """Standard deviation of values within their groups, and its degrees of freedom; (NaN, 0) without values."""
     each = [np.asarray(g, dtype=np.float64) for g in groups if len(g) > 1]
     free = sum(len(x) - 1 for x in each)
     if not free:
@@ -55,16 +58,16 @@ def pooled_spread(groups: Iterable[Sequence[float] | np.ndarray]) -> tuple[float
 
 
 def pooled_interval(values: Sequence[float] | np.ndarray, spread: float, free: int) -> Interval:
-    """Mean and 95 % t-interval by a spread that others were pooled for, with its degrees of freedom."""
+    """Mean and 95 % t-interval from a pooled spread with ``free`` degrees of freedom."""
     x = np.asarray(values, dtype=np.float64)
     half = float(stdtrit(free, 1 - LEVEL / 2)) * spread / np.sqrt(len(x))
     return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), len(x))
 
 
 def seeds_for(size: float, spread: float, power: float = POWER, level: float = LEVEL) -> int:
-    """Seeds with which a paired t-test finds a difference of this size and spread so often; at most ``MOST``.
+    """The number of seeds for a paired t-test to detect a difference of this size with this power; at most ``MOST``.
 
-    0 where nothing can be said: no size, or no spread.
+    0 if the size or the spread is unknown.
     """
     if not (np.isfinite(size) and np.isfinite(spread) and spread > 0 and size != 0):
         return 0
@@ -75,7 +78,7 @@ def seeds_for(size: float, spread: float, power: float = POWER, level: float = L
 
 
 def corrected(ps: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg q of each p, in their order; NaN stays NaN and is no test."""
+    """Benjamini-Hochberg q of each p, in the same order; NaN stays NaN and does not count as a test."""
     p = np.asarray(ps, dtype=np.float64)
     q = np.full(p.shape, np.nan)
     order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
@@ -85,9 +88,9 @@ def corrected(ps: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def surely_above(values: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray) -> bool:
-    """Whether the 95 % interval of the difference of two means of unpaired values lies above 0 (Welch).
+    """Whether the 95 % interval (Welch) of the difference of two means of unpaired values lies above 0.
 
-    Values that are all alike, such as an accuracy on raw pixels, have no spread and may be single.
+    Equal values, such as accuracies on raw pixels, have no spread, so a single one is enough.
     """
     x, y = np.asarray(values, dtype=np.float64), np.asarray(others, dtype=np.float64)
     if len(x) < 2 or not len(y):

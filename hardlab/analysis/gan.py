@@ -1,4 +1,4 @@
-"""A generator and its average through training: the same latents at every snapshot, and how hard their images are."""
+"""A generator and its average during training: images of the same latents at every snapshot, and their hardness."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hardlab.files import SNAPSHOT, as_expected, read_arrays
 
 
 class Shot(NamedTuple):
-    """What both generators made of the same latents: ``g`` and ``g_ema`` (N,3,S,S) uint8; scores: frechet, coverage."""
+    """Images of the same latents by both generators, ``g`` and ``g_ema`` (N,3,S,S) uint8; scores: frechet, coverage."""
 
     step: int
     g: np.ndarray
@@ -24,7 +24,7 @@ class Shot(NamedTuple):
 
 
 def shots(run_dir: Path | str) -> list[Shot]:
-    """The snapshots of a GAN or of the strategy ``generated``, oldest first. Raises HardlabError for none."""
+    """The snapshots of a GAN or of the strategy ``generated``, oldest first. Raises HardlabError if there are none."""
     snapshots = []
     for file in sorted((Path(run_dir) / "snapshots").glob(f"*{SNAPSHOT}"), key=lambda f: int(f.stem[-8:])):
         kept = read_arrays(file)
@@ -41,7 +41,7 @@ def shots(run_dir: Path | str) -> list[Shot]:
 
 
 def grid(series: Sequence[Shot], latents: Sequence[int] = (0, 1, 2), columns: int = 8) -> np.ndarray:
-    """PPCL's Figure 6: for each latent a row of G and one of its average, a column per snapshot, evenly taken.
+    """PPCL's Figure 6: for each latent a row of G and one of its average, a column per snapshot, evenly spaced.
 
     Returns (2 * latents * S, columns * S, 3) uint8.
     """
@@ -52,17 +52,17 @@ def grid(series: Sequence[Shot], latents: Sequence[int] = (0, 1, 2), columns: in
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """At most ``most`` of the numbers below ``count``, the first and the last among them."""
+    """At most ``most`` of the numbers below ``count``, evenly spaced, including the first and the last."""
     return sorted({round(float(x)) for x in np.linspace(0, count - 1, min(count, most))})
 
 
 def twins(series: Sequence[Shot]) -> pd.DataFrame:
-    """How alike the two images of a latent are, by their pixels: a row per snapshot.
+    """The pixel similarity of the two images of a latent: a row per snapshot.
 
     correlation: of the pixels of G(z) and of its average's image, mean over latents, with lo, hi (95 % of 1000
-    bootstrap samples of latents); others: the same between different latents, which a collapsed generator also scores
-    high in. Images of one grey level have no correlation and do not count; NaN where none is left. difference: root
-    mean square, in grey levels. Then the snapshot's own scores.
+    bootstrap samples of latents). others: the same between different latents, which is high too if the generator has
+    collapsed. Images of a single grey level have no correlation and do not count; NaN if none is left. difference:
+    root mean square, in grey levels. The snapshot's own scores follow.
     """
     out = []
     for shot in series:
@@ -83,10 +83,11 @@ def twins(series: Sequence[Shot]) -> pd.DataFrame:
 
 
 def hardness(run_dir: Path | str) -> pd.DataFrame:
-    """What the main model made of generated images: a row per logged step.
+    """The learner's loss on generated images: a row per logged step.
 
-    real, generated: its mean loss on either part of the batch; gap: the second minus the first; then all else that the
-    strategy logged, e.g. pair_cosine, of the pair in the main network's space. Raises HardlabError for other runs.
+    real, generated: its mean loss on each part of the batch; gap: the second minus the first; then all other numbers
+    that the strategy logged, e.g. pair_cosine, of a pair's predictions. Raises HardlabError for runs without the
+    strategy.
     """
     rows = run_folder.metrics(Path(run_dir), "step")
     kept = [r for r in rows if "generated.loss_generated" in r]

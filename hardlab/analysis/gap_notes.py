@@ -1,4 +1,4 @@
-"""The commands whose runs fill the gaps of a figure, noted while it is made."""
+"""Records the commands that fill the gaps of a figure while the figure is made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _GAPS: ContextVar[dict[str, dict[str, None]] | None] = ContextVar("gaps", defaul
 
 @contextmanager
 def noting() -> Iterator[dict[str, dict[str, None]]]:
-    """What fills the gaps of the figures made inside: a training, "" where the runs are there -> its evaluations."""
+    """Record the gaps of figures made inside: training command -> evaluation commands; "" if the runs exist."""
     notes: dict[str, dict[str, None]] = {}
     token = _GAPS.set(notes)
     try:
@@ -22,16 +22,16 @@ def noting() -> Iterator[dict[str, dict[str, None]]]:
 
 
 def gap(train: str, evaluate: str = "") -> None:
-    """Note the commands that fill a gap of the figure that is being made."""
+    """Record the commands that fill a gap of the figure that is being made."""
     notes = _GAPS.get()
     if notes is not None:
         notes.setdefault(train, {}).update({evaluate: None} if evaluate else {})
 
 
 def evaluate_command(runs: Iterable[str], *options: Mapping[str, str]) -> str:
-    """The command that evaluates these runs, quoted for a shell; without any, RUN stands in their place.
+    """The command that evaluates these runs, quoted for a shell; without runs it says RUN.
 
-    options: values by option, empty ones left out; of several mappings, one after the other.
+    options: option -> value, in order; empty values are left out.
     """
     where = [f"runs/{name}" for name in runs] or ["RUN"]
     words = [word for each in options for key, value in each.items() if value for word in (f"--{key}", value)]

@@ -1,6 +1,7 @@
-"""One axis of hardness for all methods: the percentile of an image's loss within its batch.
+"""A common scale of hardness for all methods: the percentile of an image's loss within its batch.
 
-What is hard for one trained method, is it hard for another? And the ledger: every candidate that any run looked at.
+It answers whether an image that is hard for one trained method is hard for another. The ledger lists every candidate
+that any run scored.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ def losses(
     seed: int = 0,
     root: Path | str | None = None,
 ) -> np.ndarray:
-    """(draws, B) the trained method's loss of each image of one fixed batch, under so many draws of its own views.
+    """The trained method's loss (draws, B) of each image of one fixed batch, under several draws of its own views.
 
-    The network is as evaluated (running statistics), its negatives and clusters as they were at the last checkpoint;
-    terms that strategies add are left out. The draws depend on ``seed`` and the run's name: two runs that shared their
-    views would agree on hard views, not on hard images. Raises HardlabError for a run that is not whole, and for rows
-    that its data set does not have.
+    The network is in eval mode (running statistics), with the negatives and clusters of the last checkpoint; terms that
+    strategies add are left out. The draws depend on ``seed`` and the run's name, because two runs with the same views
+    would agree on hard views instead of hard images. Raises HardlabError for an incomplete run, and for rows that its
+    data set does not have.
     """
     path = Path(run_dir)
-    # with the strategies, which may keep what the loss needs: AdCo the negatives
+    # with the strategies, whose state the loss may need, such as AdCo's negatives
     run, method, _, images = run_folder.open_whole(path, root=root)
     if len(rows) < 2 or min(rows) < 0 or max(rows) >= len(images):
         raise HardlabError(f"A batch for {path.name} needs at least 2 rows from 0 to {len(images) - 1}.")
@@ -61,7 +62,7 @@ def together(
     seed: int = 0,
     root: Path | str | None = None,
 ) -> dict[str, np.ndarray]:
-    """``losses`` of the same images by several trained methods, by the name of the run.
+    """``losses`` of the same images under several trained methods: name of the run -> (draws, B).
 
     Raises HardlabError for runs that were not trained on the same images.
     """
@@ -74,12 +75,12 @@ def together(
 
 
 def percentiles(loss: np.ndarray) -> np.ndarray:
-    """(...,B) losses -> (...,B) percentiles within the batch, 0 to 100: 100 (rank - 1/2) / B, ties share their mean."""
+    """Losses (...,B) -> percentiles (...,B) within the batch, 0 to 100: 100 (rank - 1/2) / B; ties share their mean."""
     return 100 * (stats.rankdata(loss, axis=-1) - 0.5) / loss.shape[-1]
 
 
 def panel(losses_by_name: Mapping[str, np.ndarray], rows: Sequence[int] | np.ndarray) -> pd.DataFrame:
-    """Name -> (R,B) losses of the same rows -> a row per image, a column per name: its mean percentile over draws."""
+    """The mean percentile over draws: a row per image, a column per name. losses_by_name: name -> (R,B)."""
     return pd.DataFrame(
         {name: percentiles(image_losses).mean(0) for name, image_losses in losses_by_name.items()},
         index=pd.Index(rows, name="row"),
@@ -89,9 +90,9 @@ def panel(losses_by_name: Mapping[str, np.ndarray], rows: Sequence[int] | np.nda
 def transfer(losses_by_name: Mapping[str, np.ndarray], resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Does hardness transfer? Spearman's rank correlation of mean percentiles between every two methods.
 
-    found: name -> (R,B) losses of the same images. Returns a row per pair: a, b, rho, lo, hi (95 % bootstrap over
-    images), n. Where a is b, rho is that of the odd with the even draws, stepped up to all of them (Spearman-Brown):
-    the most that another method could agree with it is about the root of the product of the two.
+    losses_by_name: name -> (R,B) losses of the same images. Returns a row per pair: a, b, rho, lo, hi (95 % bootstrap
+    over images), n. For a = b, rho is the reliability: the correlation of odd with even draws, corrected to all draws
+    (Spearman-Brown). The root of the product of two reliabilities is about the highest rho that a pair can reach.
     """
     names, rng = list(losses_by_name), np.random.default_rng(seed)
     n = {image_losses.shape[1] for image_losses in losses_by_name.values()}
@@ -117,7 +118,7 @@ def transfer(losses_by_name: Mapping[str, np.ndarray], resamples: int = 1000, se
 
 
 def ledger(runs_dir: Path | str) -> pd.DataFrame:
-    """Every logged candidate of all finished runs: its run, parameters, overlap, loss, and whether it was taken.
+    """Every logged candidate of all finished runs: run, parameters, overlap, loss, and whether it was chosen.
 
     Columns: ``schema.WHO``, those of the view log and its metrics (iou, centre_distance, colour_distance), and
     ``percentile`` of the loss among all candidates of its run that were logged at the same step. E.g.
@@ -136,7 +137,7 @@ def ledger(runs_dir: Path | str) -> pd.DataFrame:
     if not out:
         raise HardlabError(f"'{runs_dir}' has no finished run with a view log; `hardlab pretrain` makes one.")
     frame = pd.concat(out, ignore_index=True)
-    # the same few words in every row: a category costs a byte or two
+    # every row has the same few words: a category costs a byte or two
     return frame.astype({k: "category" for k in WHO if k != "seed"})
 
 

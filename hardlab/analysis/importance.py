@@ -1,8 +1,8 @@
-"""Functional ANOVA over the view log: how much of a loss's variance each parameter of the views, or pair, explains.
+"""Functional ANOVA over the view log: the share of the loss's variance that each parameter, or pair of them, explains.
 
 A tree is a sum of boxes with values. Its marginals are exact: a leaf adds its value, weighted by its extent in all
-other dimensions, to the interval it covers in this one, so that a first-order marginal is one pass over the leaves, a
-cumulative sum, and nothing else. fANOVA: Hutter, Hoos and Leyton-Brown (ICML 2014); HVS paper, Sec. 5.2 and Fig. 9.
+other dimensions, to the interval it covers in this one, so a first-order marginal takes one pass over the leaves and a
+cumulative sum. fANOVA: Hutter, Hoos and Leyton-Brown (ICML 2014); HVS paper, Sec. 5.2 and Fig. 9.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ _STRIPE = 2**20  # numbers of a pair's marginal that are looked at together
 def metrics(log: pd.DataFrame) -> pd.DataFrame:
     """The metrics of HVS Fig. 9, a row per logged pair: ``METRICS``.
 
-    log: ``viewlog.metrics``. iou, centre_distance, colour_distance: as there. brightness, contrast, saturation, hue:
-    how far the two views' strengths are apart. all: the bar "all parameters jointly", which in the paper's code is the
-    sum of the first three and of the number of flags that differ (departure V12).
+    log: as ``viewlog.metrics`` returns, with its iou, centre_distance and colour_distance. brightness, contrast,
+    saturation, hue: the absolute difference of the two views' strengths. all: the bar "all parameters jointly", which
+    in the paper's code is the sum of the first three and of the number of flags that differ (departure V12).
     """
-    apart = {f: (log[f"a_{f}"].astype(float) - log[f"b_{f}"]).abs() for f in FACTORS}
+    differences = {f: (log[f"a_{f}"].astype(float) - log[f"b_{f}"]).abs() for f in FACTORS}
     flags = sum(((log[f"a_{f}"] > 0) != (log[f"b_{f}"] > 0)).astype(float) for f in FLAGS)
     three = log[list(METRICS[:3])].astype(float)
-    return three.assign(**apart, all=three.sum(axis=1) + flags)
+    return three.assign(**differences, all=three.sum(axis=1) + flags)
 
 
 def parameters(log: pd.DataFrame) -> pd.DataFrame:
-    """Every parameter that was drawn for either view, a row per logged pair; those that never change are left out."""
+    """Every parameter drawn for either view, a row per logged pair; constant parameters are left out."""
     drawn = log[[f"{side}_{p}" for side in "ab" for p in DRAWN]].astype(float)
     return drawn.loc[:, drawn.nunique() > 1]
 
 
 def images(log: pd.DataFrame) -> np.ndarray:
-    """(N,) number of the sampled image that a pair is of: what ``importance`` resamples as a whole."""
+    """The number (N,) of each pair's sampled image, for ``importance`` to resample whole images."""
     return log.groupby([k for k in viewlog.KEY if k in log.columns], observed=True, sort=False).ngroup().to_numpy()
 
 
 class NothingToExplain(HardlabError):
-    """There is no variance to be shared out: the response is the same everywhere, or no tree cuts it."""
+    """There is no variance to explain: the response is constant, or no tree makes a cut."""
 
 
 class Boxes(NamedTuple):
@@ -70,7 +70,7 @@ class Boxes(NamedTuple):
 
 
 def tree_boxes(tree: Any, lo: np.ndarray, hi: np.ndarray) -> Boxes:
-    """The leaves of a fitted scikit-learn tree as boxes, the domain [lo, hi] (d,) scaled to the unit cube."""
+    """The leaves of a fitted scikit-learn tree as boxes, with the domain [lo, hi] (d,) scaled to the unit cube."""
     t = tree.tree_
     children = np.stack([t.children_left, t.children_right])
     return _leaves(children, t.feature, t.threshold, t.value[:, 0, 0], lo, hi)
@@ -96,13 +96,13 @@ def _leaves(
 
 
 def _edges(boxes: Boxes, j: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The grid that the boxes cut dimension j into: lengths (E,) and each box's first and one-past-last cell (L,)."""
+    """The grid of the boxes' edges in dimension j: lengths (E,), and each box's first and one-past-last cell (L,)."""
     edges = np.unique(np.concatenate([boxes.lo[:, j], boxes.hi[:, j]]))
     return np.diff(edges), np.searchsorted(edges, boxes.lo[:, j]), np.searchsorted(edges, boxes.hi[:, j])
 
 
 def main_effects(boxes: Boxes, mean: float) -> np.ndarray:
-    """(d,) variance of each first-order marginal around the function's mean."""
+    """The variance (d,) of each first-order marginal around the function's mean."""
     width, volume = boxes.width, boxes.width.prod(1)
     out = np.empty(boxes.lo.shape[1])
     for j in range(len(out)):
@@ -143,10 +143,10 @@ def pair_effect(boxes: Boxes, mean: float, j: int, k: int) -> float:
 
 
 def decompose(boxes: Boxes, pairs: Sequence[tuple[int, int]] = (), total: float | None = None) -> dict[tuple, float]:
-    """Shares of the variance: (j,) of a main effect, (j, k) of an interaction.
+    """Shares of the variance: key (j,) for a main effect, (j, k) for an interaction.
 
-    total: the function's variance; None where the boxes are one tree, whose variance is that of its leaves.
-    Raises NothingToExplain where the function is constant.
+    total: the function's variance; None if the boxes are a single tree, whose variance is that of its leaves. Raises
+    NothingToExplain if the function is constant.
     """
     volume = boxes.width.prod(1)
     mean = float(volume @ boxes.value)
@@ -175,19 +175,22 @@ def importance(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Share of the variance of ``y`` (N,) that each column of ``x`` (N,d) explains, alone and, if asked, in pairs.
+    """The share of the variance of ``y`` (N,) that each column of ``x`` (N,d) explains, alone and in pairs.
 
-    backend: ``forest``, ours, exact on each tree; ``fanova``, the original package (quadratic in N: thousands of rows
-    at most; between the values of a flag it cuts elsewhere than half-way); ``xgboost``, the same decomposition of a
-    boosted ensemble. leaf: fewest rows in a leaf (for xgboost: the least child weight); it moves the answer, because
-    noise sits in a tree's total variance. Returns a row per effect:
-    effect, order, share, lo, hi (95 % t-interval over the n trees: the forest's own noise), n. bootstrap: so many
-    resamples of the rows, of whole ``groups`` (N,) where given, add boot_lo and boot_hi: the share and the 2.5 and
-    97.5 % quantiles of the resamples around their mean (they hold rows twice, which shifts their level, not their
-    spread), by forests of ``refit_trees`` (default: ``trees``). Trees and resamples that miss
-    all variance, as of a rare value, have no shares; n tells how many trees have. Shares do not depend on the units of
-    x and y. Raises HardlabError for columns that are not finite, no column, and fewer than 2 rows, NothingToExplain for
-    a constant response and for leaves so large that no tree makes a cut.
+    Returns a row per effect: effect, order, share, lo, hi (95 % t-interval over the n trees: the forest's own noise),
+    n, and with ``bootstrap`` boot_lo, boot_hi. Shares do not depend on the units of x and y. A tree or resample without
+    variance, because it misses a rare value, has no shares; n is the number of trees that have.
+
+    backend: ``forest``, ours, exact on each tree; ``fanova``, the original package (quadratic in N: at most thousands
+    of rows; it does not cut half-way between the values of a flag); ``xgboost``, the same decomposition of a boosted
+    ensemble. leaf: fewest rows in a leaf (for xgboost: the least child weight); it changes the shares, because a tree's
+    total variance includes noise. pairs: whether to add the interactions of every two columns. bootstrap: the number
+    of resamples of the rows, or of whole ``groups`` (N,); boot_lo and boot_hi are the share plus the 2.5 and 97.5 %
+    quantiles of the resamples around their mean (resamples repeat rows, which shifts their level, not their spread).
+    refit_trees: trees of each resample's forest (default: ``trees``).
+
+    Raises HardlabError for columns that are not finite, no column, and fewer than 2 rows; NothingToExplain for a
+    constant response, and for leaves so large that no tree makes a cut.
     """
     names = list(x.columns)
     rows, response = x.to_numpy(np.float64), np.asarray(y, np.float64)
@@ -238,7 +241,7 @@ def importance(
 
 
 def _tame(columns: np.ndarray) -> np.ndarray:
-    """(N,d) columns that trees can tell apart, which compare in float32 or with squares: others go to [0, 1]."""
+    """Map to [0, 1] those columns (N,d) whose values trees cannot distinguish in float32 or by squares."""
     lo, hi = columns.min(0), columns.max(0)
     size = np.maximum(np.abs(lo), np.abs(hi))
     half = hi / 2 - lo / 2
@@ -251,7 +254,7 @@ def _tame(columns: np.ndarray) -> np.ndarray:
 
 
 def _resamples(rows: int, groups: np.ndarray | None, count: int, seed: int) -> Iterator[np.ndarray]:
-    """``count`` times the rows of as many groups as there are, drawn with replacement."""
+    """The rows of ``count`` resamples: as many groups as there are, drawn with replacement."""
     group_of_row = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
     order = np.argsort(group_of_row, kind="stable")
     size = np.bincount(group_of_row)
@@ -264,13 +267,13 @@ def _resamples(rows: int, groups: np.ndarray | None, count: int, seed: int) -> I
 
 
 def _domain(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The box that the rows fill; a column that never changes gets a width, so that volumes stay above zero."""
+    """The bounding box of the rows; a constant column gets a width, so that volumes stay above zero."""
     lo, hi = rows.min(0), rows.max(0)
     return lo, np.where(hi > lo, hi, lo + 1)
 
 
 def _listed(boxes: Boxes, pairs: list[tuple[int, int]], total: float | None = None) -> list[float]:
-    """The shares of each effect; NaN where the function is constant."""
+    """The share of each effect; NaN if the function is constant."""
     try:
         return list(decompose(boxes, pairs, total).values())
     except NothingToExplain:
@@ -306,7 +309,7 @@ def _xgboost(
     max_features: float,
     seed: int,
 ) -> list[list[float]]:
-    """One boosted ensemble per tree of the forest would be dear: a fifth as many, each of 100 rounds."""
+    """A fifth as many boosted ensembles as the forest has trees, each of 100 rounds: one per tree would be slow."""
     import xgboost
     from scipy.stats import qmc
 
@@ -338,7 +341,7 @@ def _xgboost(
 
 
 def _half_way(frame: pd.DataFrame, seen: list[np.ndarray], halves: list[np.ndarray]) -> np.ndarray:
-    """Each node's cut, moved half-way to the value before it: the same rows on each side."""
+    """Move each node's cut half-way to the value before it, which leaves the same rows on each side."""
     out = np.zeros(len(frame))
     for j, (values, half) in enumerate(zip(seen, halves, strict=True)):
         splits = (frame["Feature"] == f"f{j}").to_numpy()
@@ -379,11 +382,11 @@ def _package(
     max_features: float,
     seed: int,
 ) -> list[list[float]]:
-    """fanova 2.0.19, tamed: its logging set-up is undone, and it is given the bounds it would get wrong."""
+    """fanova 2.0.19, with its changes to logging undone and with explicit bounds, which it would get wrong itself."""
     handlers, level = logging.root.handlers[:], logging.root.level
     logging.getLogger("fanova").setLevel(logging.ERROR)
-    had = hasattr(np, "float")
-    if not had:
+    existed = hasattr(np, "float")
+    if not existed:
         np.float = float  # type: ignore[attr-defined]  # noqa: NPY001  gone since numpy 1.24, and fanova still uses it
     try:
         import ConfigSpace
@@ -417,5 +420,5 @@ def _package(
         return [[np.nan] * (rows.shape[1] + len(pairs))] * trees
     finally:
         logging.root.handlers[:], logging.root.level = handlers, level
-        if not had:
+        if not existed:
             del np.float  # type: ignore[attr-defined]  # noqa: NPY001

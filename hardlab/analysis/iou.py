@@ -1,4 +1,4 @@
-"""The overlap of the views that are selected: HVS Figures 3 and 4, and what chance would give."""
+"""The overlap (IoU) of the selected views: HVS Figures 3 and 4, with the values expected by chance."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pandas as pd
 from hardlab.analysis import viewlog
 from hardlab.errors import HardlabError
 
-Of = Literal["chosen", "first", "others"]
+Pair = Literal["chosen", "first", "others"]
 
 
 def lowest_iou_share(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Per run and epoch, how often the selected pair is the one with the lowest IoU (HVS Fig. 3 left, Fig. 4 right).
 
-    Takes a view log with at least two candidates per image. Returns run, epoch, images, share, chance = 1/C, control,
-    tied. Where several pairs of an image share the lowest IoU (small crops: no overlap at all), a selection of one of
-    T such pairs counts 1/T, its expectation under random tie-breaking: so a selection that ignores the IoU scores
-    exactly ``chance`` in expectation, whatever the ties. ``tied`` is the share of images with such a tie, ``control``
-    what one pair drawn per image by a hash of ``seed``, step and index scores: chance as measured on these images.
+    frame: a view log with at least two candidates per image. Returns run, epoch, images, share, chance = 1/C, control,
+    tied. If T pairs of an image tie for the lowest IoU (small crops often do not overlap), selecting one of them
+    counts 1/T, the expectation of random tie-breaking, so a selection that ignores the IoU has the expected share
+    ``chance``. tied: the share of images with a tie. control: the share for one pair drawn per image by a hash of
+    ``seed``, step and index, that is chance measured on these images. HardlabError for a log without selection.
     """
     keys, values = viewlog.wide(_with_iou(frame), "iou", "chosen")
     iou = values["iou"]
@@ -44,25 +44,25 @@ def lowest_iou_share(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def mean_iou(frame: pd.DataFrame, of: Of = "chosen", metric: str = "iou") -> pd.DataFrame:
+def mean_iou(frame: pd.DataFrame, pair: Pair = "chosen", metric: str = "iou") -> pd.DataFrame:
     """Per run and epoch, the mean IoU of one pair per image: run, epoch, images, iou (HVS Fig. 4 left).
 
-    metric: another of ``viewlog.metrics`` instead of the IoU. of: "chosen", the selected pair; "first", the pair (0,1);
-    "others", the mean over the pairs that were not selected.
-    The last two stand in for standard training where only a log with selection is at hand (as the authors' scripts do).
+    pair: "chosen", the selected pair; "first", the pair (0,1); "others", the mean over the pairs that were not
+    selected. The last two stand in for standard training if only a log with selection exists (as in the authors'
+    scripts). metric: another of ``viewlog.metrics`` instead of the IoU.
     """
-    per_image = _one_per_image(frame, of, metric)
+    per_image = _one_per_image(frame, pair, metric)
     return _per_epoch(per_image.assign(images=1), {"images": "sum", metric: "mean"})
 
 
 def iou_histogram(
-    frame: pd.DataFrame, bins: int = 20, range: tuple[float, float] = (0.1, 1.0), of: Of = "chosen"
+    frame: pd.DataFrame, bins: int = 20, range: tuple[float, float] = (0.1, 1.0), pair: Pair = "chosen"
 ) -> pd.DataFrame:
     """Per run, the density of the IoU of one pair per image: run, lo, hi, density, images, outside (HVS Fig. 3 right).
 
     The density integrates to one over ``range``; ``outside`` is the share of images that lie outside it.
     """
-    per_image = _one_per_image(frame, of)
+    per_image = _one_per_image(frame, pair)
     parts = []
     for run, rows in per_image.groupby("run", observed=True, sort=True):
         values = rows["iou"].to_numpy()
@@ -92,22 +92,22 @@ def _draw(keys: pd.DataFrame, count: int, seed: int) -> np.ndarray:
     return ((bits ^ bits >> np.uint64(31)) % np.uint64(count)).astype(np.intp)
 
 
-def _one_per_image(frame: pd.DataFrame, of: Of, metric: str = "iou") -> pd.DataFrame:
+def _one_per_image(frame: pd.DataFrame, pair: Pair, metric: str = "iou") -> pd.DataFrame:
     """Keys of the sampled images with one column, the metric."""
     keys, values = viewlog.wide(_with_iou(frame), metric, "chosen", "a", "b")
     of_pairs, chosen = values[metric], values["chosen"]
-    if of == "chosen":
+    if pair == "chosen":
         return keys.assign(**{metric: of_pairs[chosen]})
-    if of == "first":
+    if pair == "first":
         first = (values["a"] == 0) & (values["b"] == 1)
         if (first.sum(1) != 1).any():
             raise HardlabError("The pair (0,1) is not among the candidates of every image of this view log.")
         return keys.assign(**{metric: of_pairs[first]})
-    if of == "others":
+    if pair == "others":
         if of_pairs.shape[1] < 2:
             raise HardlabError("This view log has one pair per image: there is no pair that was not selected.")
         return keys.assign(**{metric: np.where(chosen, 0, of_pairs).sum(1) / (of_pairs.shape[1] - 1)})
-    raise HardlabError(f"There is no pair '{of}' to take the IoU of. Allowed: chosen, first, others.")
+    raise HardlabError(f"There is no pair '{pair}' to take the IoU of. Allowed: chosen, first, others.")
 
 
 def _with_iou(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,7 @@
-"""What negatives look like: AdCo's learned ones and MoCo's queue, beside the queries of the last six batches.
+"""Negatives under the microscope: AdCo's learned ones and MoCo's queue, with the queries of the last six batches.
 
-Everything is read from ``snapshots/`` of finished runs; the nearest real images need the checkpoint of the same step.
-``scores`` and ``picture`` are what ``tables.collect`` writes of a run, as negatives.csv and adco_f2.csv.
+Everything is read from the ``snapshots/`` of finished runs; finding the nearest real images also needs the checkpoint
+of the same step. ``tables.collect`` writes ``scores`` to negatives.csv and ``picture`` to adco_f2.csv.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from hardlab.errors import HardlabError
 from hardlab.evaluate.knn import neighbours
 from hardlab.files import SNAPSHOT, as_expected, read_arrays
 
-_NEIGHBOURS = 5  # whose mean position a point without a place of its own starts from
-_FEW = 100  # points below which early exaggeration outweighs what keeps them apart
+_NEIGHBOURS = 5  # a point without an earlier place starts at the mean place of so many neighbours
+_FEW = 100  # with fewer points, early exaggeration outweighs the repulsion between them
 POINTS = 400  # negatives, and as many queries, in the layout of AdCo's Figure 2
 
 
 class Bank(NamedTuple):
-    """One snapshot: unit rows ``negatives`` (K,D) and ``queries`` (Q,D), the queries' ``rows`` (Q,) in the data set.
+    """One snapshot: unit rows ``negatives`` (K,D) and ``queries`` (Q,D), with the queries' ``rows`` (Q,) in the data.
 
-    norms: (K,) before normalisation. ages: (K,) how many keys came in since, or None where a row stays the same
-    negative for the whole run, as AdCo's do.
+    norms: (K,) before normalisation. ages: (K,) in keys enqueued since, or None if a row stays the same negative
+    during the whole run, as in AdCo.
     """
 
     step: int
@@ -43,7 +43,7 @@ class Bank(NamedTuple):
 
 
 class Reals(NamedTuple):
-    """Un-augmented images in the space of the negatives: unit rows ``vectors`` (M,D), ``rows`` and ``labels`` (M,)."""
+    """Un-augmented images embedded like the negatives: unit rows ``vectors`` (M,D), ``rows`` and ``labels`` (M,)."""
 
     vectors: np.ndarray
     rows: np.ndarray
@@ -51,9 +51,9 @@ class Reals(NamedTuple):
 
 
 def banks(run_dir: Path | str) -> list[Bank]:
-    """The snapshots of a run's negatives, oldest first, those before the first query left out.
+    """The snapshots of a run's negatives from the first query on, oldest first.
 
-    Raises HardlabError for a run that kept none.
+    Raises HardlabError for a run without snapshots of negatives.
     """
     snapshots = []
     for file in sorted((Path(run_dir) / "snapshots").glob(f"*{SNAPSHOT}"), key=lambda f: int(f.stem[-8:])):
@@ -86,8 +86,9 @@ def _bank(step: int, kept: dict[str, np.ndarray]) -> Bank:
 def microscope(bank: Bank, quantile: float = 0.95) -> pd.DataFrame:
     """A row per negative: norm, age, hardness, distance, outlier, query.
 
-    hardness: cosine with its nearest query, whose row in the data set is ``query``; distance: Euclidean, to the same.
-    outlier: whether it is farther from all queries than the ``quantile`` of queries are from all others.
+    query: row in the data set of the nearest query. hardness, distance: cosine with and Euclidean distance to that
+    query. outlier: whether that distance exceeds the ``quantile`` of the queries' distances to their nearest other
+    query.
     """
     nearest = (bank.negatives @ bank.queries.T).argmax(1)
     hardness = (bank.negatives * bank.queries[nearest]).sum(1)
@@ -105,11 +106,12 @@ def microscope(bank: Bank, quantile: float = 0.95) -> pd.DataFrame:
 
 
 def outliers(run_dirs: Sequence[Path | str], quantile: float = 0.95, resamples: int = 1000) -> pd.DataFrame:
-    """The outlier score of AdCo's Figure 2 as a number: a row per run and snapshot, with run and step.
+    """The outlier score of AdCo's Figure 2: a row per run and snapshot, with run and step.
 
-    share: of the negatives that are outliers (see ``microscope``); a sample of the queries themselves would score
-    ``chance``, 1 - quantile. lo, hi: 95 % bootstrap over negatives and over the queries' distances. Medians: norm, age
-    in keys, hardness, distance, and query_distance, of a query to its nearest other one; negatives, queries: how many.
+    share: of the negatives that are outliers (``microscope``); chance: 1 - quantile, the expected share for a sample
+    of the queries themselves. lo, hi: 95 % bootstrap over negatives and over the queries' distances. norm, age,
+    hardness, distance: medians over the negatives. query_distance: median distance of a query to its nearest other
+    one. negatives, queries: numbers of each.
     """
     out = []
     for run_dir in run_dirs:
@@ -128,9 +130,9 @@ def outliers(run_dirs: Sequence[Path | str], quantile: float = 0.95, resamples: 
 
 
 def reals(run_dir: Path | str, step: int, count: int = 2000, root: Path | str | None = None) -> Reals:
-    """The images of the queries and others, ``count`` in all, as the run's network put them at a checkpoint.
+    """Embed the images of the queries and further ones, ``count`` in all, with the network of a checkpoint.
 
-    Raises HardlabError where the checkpoint or the images are not there.
+    Raises HardlabError if the checkpoint or the images are missing.
     """
     run, method, about = run_folder.open_run(Path(run_dir), step)
     images, look = build.images(run, root=root), build.look(run)
@@ -146,17 +148,17 @@ def reals(run_dir: Path | str, step: int, count: int = 2000, root: Path | str | 
 
 
 def nearest_real(bank: Bank, real: Reals) -> pd.DataFrame:
-    """A row per negative: the nearest real image's row in the data set, its label, and the cosine with it."""
+    """A row per negative: the nearest real image's row in the data set, its label, and its cosine."""
     similarity = bank.negatives @ real.vectors.T
     best = similarity.argmax(1)
     return pd.DataFrame({"image": real.rows[best], "label": real.labels[best], "cosine": similarity.max(1)})
 
 
 def false_negatives(bank: Bank, real: Reals, hardest: int = 10, resamples: int = 1000) -> pd.DataFrame:
-    """How many negatives would be positives if labels were known; labels serve this analysis alone.
+    """The share of false negatives, which have the label of their query; training never uses these labels.
 
-    A negative has the label of its nearest real image. Returns two rows, of the ``hardest`` negatives of each query and
-    of all: share that has the query's label, lo, hi (95 % bootstrap over queries), n queries.
+    A negative has the label of its nearest real image. Returns two rows, for the ``hardest`` negatives of each query
+    and for all negatives: share, lo, hi (95 % bootstrap over queries), n queries.
     """
     known = {int(row): label for row, label in zip(real.rows, real.labels, strict=True)}
     use = np.array([int(row) in known for row in bank.rows], bool)
@@ -175,11 +177,11 @@ def false_negatives(bank: Bank, real: Reals, hardest: int = 10, resamples: int =
 
 
 def scores(run_dir: Path | str, root: Path | str | None = None) -> pd.DataFrame:
-    """A row per snapshot with the columns ``SCORES``: those of ``outliers``; of the last one also what labels tell.
+    """A row per snapshot with the columns ``SCORES``: those of ``outliers``, and for the last one scores from labels.
 
-    false_hardest, false_all: share of false negatives among the ten hardest of each query, and among all;
-    nearest_real: median cosine of a negative with its nearest real image. They are NaN for other snapshots, and where
-    the checkpoint or the images (``root``: where data sets lie) are not there.
+    false_hardest, false_all: share of false negatives among the ten hardest of each query, and among all.
+    nearest_real: median cosine of a negative with its nearest real image. These three are NaN for other snapshots, and
+    if the checkpoint or the images are missing. root: the folder of the data sets.
     """
     table = outliers([run_dir], resamples=0).drop(columns=["run", "lo", "hi"])
     last = banks(run_dir)[-1]
@@ -194,10 +196,10 @@ def scores(run_dir: Path | str, root: Path | str | None = None) -> pd.DataFrame:
 
 
 def picture(run_dir: Path | str) -> pd.DataFrame:
-    """AdCo Fig. 2 of the last snapshot: kind, x, y, distance of at most ``POINTS`` negatives and as many queries.
+    """AdCo Fig. 2 for the last snapshot: kind, x, y, distance, step for up to ``POINTS`` negatives and queries each.
 
-    distance: of a negative to the nearest of these queries, of a query to the nearest of these negatives, 1 - cosine.
-    step: of the snapshot. x and y are NaN where there is nothing to lay out, as where the network collapsed to a point.
+    distance: 1 - cosine of a negative with the nearest of these queries, or of a query with the nearest of these
+    negatives. x and y are NaN if there is nothing to lay out, for example after a collapse to a point.
     """
     last = banks(run_dir)[-1]
     some = [x[np.linspace(0, len(x) - 1, min(POINTS, len(x))).round().astype(int)] for x in last[1:3]]
@@ -213,10 +215,10 @@ def picture(run_dir: Path | str) -> pd.DataFrame:
 
 
 def layouts(series: Sequence[Bank], perplexity: float = 30, iterations: int = 250, seed: int = 0) -> list[np.ndarray]:
-    """t-SNE of each snapshot, (K+Q,2), negatives first; each starts from the last, so that pictures can be compared.
+    """t-SNE layouts (K+Q,2) of the snapshots, negatives first; each starts from the one before, to be comparable.
 
-    A negative that stays the same one starts from its own last place, any other point from the mean place of its
-    nearest neighbours in the last snapshot. The first layout starts from the first two principal components.
+    A negative that stays the same starts at its last place, any other point at the mean place of its nearest
+    neighbours in the last snapshot. The first layout starts from the first two principal components.
     """
     out: list[np.ndarray] = []
     for i, bank in enumerate(series):
@@ -232,7 +234,7 @@ def _placed(last: Bank, places: np.ndarray, bank: Bank, points: np.ndarray) -> n
     start = places[nearest].mean(1)
     if bank.ages is None and len(last.negatives) == len(bank.negatives):
         start[: len(bank.negatives)] = places[: len(bank.negatives)]
-    # two points at one place would never part
+    # two points at the same place would never separate
     return start + np.random.default_rng(0).normal(0, 1e-3 * places.std(), start.shape)
 
 
@@ -244,12 +246,12 @@ def tsne(
     seed: int = 0,
     jobs: int = 1,
 ) -> np.ndarray:
-    """(N,2) layout of unit vectors ``points`` (N,D) by openTSNE with exact neighbours, the same each time with one job.
+    """Lay out unit vectors ``points`` (N,D) in the plane, (N,2), by openTSNE with exact neighbours.
 
-    start: (N,2) places to start from instead of the first two principal components and 250 steps of early exaggeration,
-    which fewer than ``_FEW`` points do without, as do those that would fall onto one place. The perplexity is at most a
-    third of the other points. HardlabError for fewer than 4 points, numbers that are not finite, points that are all
-    the same, and layouts without extent.
+    With one job the result is deterministic. start: places (N,2) to start from, instead of the first two principal
+    components and 250 steps of early exaggeration. Fewer than ``_FEW`` points, and points that would collapse to one
+    place, skip the exaggeration. The perplexity is at most a third of the number of other points. HardlabError for
+    fewer than 4 points, numbers that are not finite, points that are all equal, and layouts without extent.
     """
     import openTSNE
 
@@ -269,36 +271,36 @@ def tsne(
     index = openTSNE.nearest_neighbors.PrecomputedNeighbors(rows, distances)
     near = openTSNE.affinity.PerplexityBasedNN(knn_index=index, perplexity=wanted, n_jobs=jobs)
     first = openTSNE.initialization.pca(points, random_state=seed) if start is None else start
-    # a tree costs n log n, interpolation on a grid n: openTSNE's own border
+    # a tree costs n log n, interpolation on a grid n; openTSNE's threshold
     gradient = "bh" if len(points) < 10_000 else "fft"
-    # clusters form while attraction is exaggerated; in a layout that goes on from another it would tear them apart
+    # clusters form while attraction is exaggerated; in a layout that continues another it would tear them apart
     for exaggerated in (True, False) if start is None and len(points) >= _FEW else (False,):
         layout = openTSNE.TSNEEmbedding(first, near, negative_gradient_method=gradient, random_state=seed, n_jobs=jobs)
         with _scipy_transforms(jobs):
             if exaggerated:
                 layout = layout.optimize(250, exaggeration=12, momentum=0.5)
             flat = np.asarray(layout.optimize(iterations, momentum=0.8))
-        if np.isfinite(flat).all() and flat.std() > 1e-3:  # points that fell onto one place never part
+        if np.isfinite(flat).all() and flat.std() > 1e-3:  # points at the same place never separate
             return flat
     raise HardlabError(f"t-SNE of {len(points)} points fell onto one place: take more points or another seed.")
 
 
 def _nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (N,k) of the ``k`` points nearest to each of the unit vectors ``points`` (N,D) but itself, and distances."""
+    """Rows (N,k) of the ``k`` nearest other points of each unit vector in ``points`` (N,D), and their distances."""
     vectors = torch.from_numpy(points).float()
     nearest = neighbours(vectors, vectors, k + 1)[1]
     others = nearest != torch.arange(len(nearest))[:, None]
     others[others.all(1), -1] = False  # more than k copies of a point hide it from itself
     rows = nearest[others].view(-1, k).numpy()
-    apart = [np.linalg.norm(points[near] - point, axis=1) for point, near in zip(points, rows, strict=True)]
-    return rows, np.stack(apart)
+    distances = [np.linalg.norm(points[near] - point, axis=1) for point, near in zip(points, rows, strict=True)]
+    return rows, np.stack(distances)
 
 
 @contextmanager
 def _scipy_transforms(jobs: int) -> Iterator[None]:
-    """Give openTSNE scipy's Fourier transforms for numpy's, which give the same and take longer.
+    """Let openTSNE use scipy's Fourier transforms, which are faster than numpy's and give the same result.
 
-    Its wheels are built without FFTW, which it would take instead; such a build is left as it is.
+    Its wheels are built without FFTW; a build with FFTW is left as it is.
     """
     from openTSNE._matrix_mul import matrix_mul
 
@@ -320,18 +322,18 @@ def _scipy_transforms(jobs: int) -> Iterator[None]:
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    """Rows (N,D) of length 1; a row of zeros stays as it is."""
+    """Rows (N,D) scaled to length 1; a row of zeros stays as it is."""
     length = np.linalg.norm(x, axis=1, keepdims=True)
     return x / np.where(length > 0, length, 1)
 
 
 def _distance(cosine: np.ndarray) -> np.ndarray:
-    """Euclidean distance of unit vectors."""
+    """The Euclidean distance of unit vectors with this cosine."""
     return np.sqrt(np.maximum(2 - 2 * cosine, 0))
 
 
 def _between_queries(bank: Bank) -> np.ndarray:
-    """(Q,) distance of each query to its nearest other one."""
+    """The distance (Q,) of each query to its nearest other one."""
     if len(bank.queries) < 2:
         raise HardlabError(f"The snapshot of step {bank.step} has one query: outliers are told by at least 2.")
     similarity = bank.queries @ bank.queries.T

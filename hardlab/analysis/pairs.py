@@ -1,4 +1,4 @@
-"""What the view logs of runs tell of their pairs: rows for the tables ``importance`` and ``predictability``."""
+"""Rows for the tables ``importance`` and ``predictability``, from the pairs in the view logs of runs."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ import pandas as pd
 from hardlab.analysis import importance, predict, viewlog
 from hardlab.analysis.schema import TREES
 
-LEAVES = (1, 10, 100)  # fewest rows in a leaf; the package fanova grows its trees to the end, as does the first
+LEAVES = (1, 10, 100)  # fewest rows in a leaf; the first grows trees to the end, as the package fanova does
 SHARES = ("name", "leaf", "share", "lo", "hi", "n")
-LEAST = 200  # images of a log that says something of leaves of 100 rows and of six pairs
-COLLAPSED = 1e-4  # the loss's standard deviation below which there is nothing to explain
-LEAST_CHOSEN = 20  # images in which each pair must have been chosen, to be learned and found again
+LEAST = 200  # images in a log that is large enough for leaves of 100 rows and for six pairs
+COLLAPSED = 1e-4  # a smaller standard deviation of the loss leaves nothing to explain
+LEAST_CHOSEN = 20  # images in which each pair must have been chosen, so that it can be learned and tested
 
 
 class Effort(NamedTuple):
-    """How much of a run's log is looked at: pairs for the importance, images and settings for the prediction."""
+    """How much of a run's log to use: pairs for the importance, images and settings for the prediction."""
 
     rows: int
     images: int
     grid: tuple[dict[str, Any], ...]
 
 
-# the tables are collected often: seconds for a small run, about ten for one that counts
+# tables are collected often: these take seconds for a smoke run, about ten seconds for a real one
 SMOKE = Effort(2000, 500, ({"max_depth": 3, "n_estimators": 30},))
 FULL = Effort(30_000, 30_000, predict.GRID)
 
 
 def read(run_dir: Path | str) -> pd.DataFrame | None:
-    """The view log of a run that chose among pairs, with its metrics; None for others, and for fewer than ``LEAST``."""
+    """The view log of a run that selects pairs, with its metrics.
+
+    None for runs without a selection, and for logs of fewer than ``LEAST`` images.
+    """
     if not viewlog.segments(run_dir):
         return None
     log = viewlog.read(run_dir)
@@ -44,17 +47,17 @@ def read(run_dir: Path | str) -> pd.DataFrame | None:
 
 
 def importances(log: pd.DataFrame, effort: Effort) -> pd.DataFrame:
-    """Share of the loss's variance per metric of HVS Fig. 9 and leaf size: name, leaf, share, lo, hi (over trees), n.
+    """The share of the loss's variance per metric of HVS Fig. 9 and leaf size: name, leaf, share, lo, hi, n.
 
-    n: rows that were looked at, drawn evenly over the run. Without rows where the network collapsed.
+    lo, hi: over trees. n: rows used, drawn evenly over the run. Empty if the network collapsed.
     """
     return shares(log, effort.rows, LEAVES, TREES)
 
 
 def shares(log: pd.DataFrame, count: int, leaves: Sequence[int], trees: int) -> pd.DataFrame:
-    """What ``importances`` gives, of ``count`` rows, these leaf sizes and so many trees.
+    """As ``importances``, from ``count`` rows, for these leaf sizes, with so many trees.
 
-    Without rows where the network collapsed, and for a leaf size at which no tree can cut these few rows.
+    Empty if the network collapsed; a leaf size at which no tree can cut these few rows is left out.
     """
     rows = log.sample(min(count, len(log)), random_state=0)
     if len(rows) < 2 or rows["loss"].std() < COLLAPSED:
@@ -72,9 +75,9 @@ def shares(log: pd.DataFrame, count: int, leaves: Sequence[int], trees: int) -> 
 
 
 def predictabilities(logs: dict[str, pd.DataFrame], effort: Effort) -> pd.DataFrame:
-    """A row per held-out run of ``predict.predictability``, with its name in ``run``; none for a single run.
+    """The rows of ``predict.predictability``, one per held-out run, with its name in ``run``; none for a single run.
 
-    Runs that choose among the same pairs learn from each other alone.
+    logs: run -> view log. Only runs that choose among the same pairs are trained and tested on each other.
     """
     alike: dict[tuple[tuple[int, int], ...], dict[str, pd.DataFrame]] = {}
     for name, log in logs.items():
@@ -84,7 +87,7 @@ def predictabilities(logs: dict[str, pd.DataFrame], effort: Effort) -> pd.DataFr
 
 
 def _predicted(some: dict[str, pd.DataFrame], effort: Effort) -> pd.DataFrame:
-    """The rows of runs that choose among the same pairs."""
+    """The rows for runs that all choose among the same pairs."""
     fewest = [log.groupby("candidate")["chosen"].sum().min() for log in some.values()]
     if len(some) < 2 or min(fewest) < LEAST_CHOSEN:
         return pd.DataFrame()

@@ -1,4 +1,4 @@
-"""Pictures of runs beside the rows that name their tiles: views of the log, snapshots of strategies."""
+"""Pictures from runs, with the rows that label their tiles: logged views and snapshots of strategies."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hardlab.errors import HardlabError
 from hardlab.files import SNAPSHOT, as_expected, read_arrays
 from hardlab.views import PARAMS
 
-PICTURES = 10  # images whose views are kept: HVS Fig. 6 shows ten rows, Fig. 2 the first three of them
-CELL = 96  # pixels; views larger than this are kept in this size
+PICTURES = 10  # images with their views: HVS Fig. 6 shows ten rows, Fig. 2 the first three of them
+CELL = 96  # pixels; larger views are shrunk to this side
 
 
 class Table(NamedTuple):
-    """Rows of a table, and its picture (H,W,3) uint8, where it has one and the pixels are at hand."""
+    """Rows of a table and its picture (H,W,3) uint8, None if it has none or the images are missing."""
 
     frame: pd.DataFrame
     picture: np.ndarray | None = None
@@ -34,9 +34,9 @@ NOTHING = Table(pd.DataFrame())
 
 
 def logged_views(catalog: Catalog, root: Path | str | None) -> Table:
-    """Images of the last logged step of one HVS run: rows of its log, numbered by ``row``, and their pixels.
+    """Images of the last logged step of one HVS run: the rows of its log, numbered by ``row``, and a picture.
 
-    Pixels: (rows*S, (1+N)*S, 3) uint8, the image, then its N views.
+    Picture: (rows*S, (1+N)*S, 3) uint8; each line shows an image and its N views.
     """
     done = catalog.done
     logged = np.array([bool(viewlog.segments(p)) for p in done["path"]], dtype=bool)
@@ -56,7 +56,7 @@ def logged_views(catalog: Catalog, root: Path | str | None) -> Table:
 
 
 def _pixels(manifest: Mapping[str, Any], views: pd.DataFrame, root: Path | str | None) -> np.ndarray | None:
-    """The images of these views and the views themselves; None where the run's images are not on this machine."""
+    """The images and their views as one picture; None if the run's images are not on this machine."""
     run = config.of(manifest)
     try:
         images = build.images(run, root=root)
@@ -88,7 +88,7 @@ def _pixels(manifest: Mapping[str, Any], views: pd.DataFrame, root: Path | str |
 
 
 def attacked(catalog: Catalog) -> Table:
-    """HEXA Fig. 1a: views, their adversaries, the difference made visible, mixtures; of four images."""
+    """HEXA Fig. 1a: views of four images, their adversaries, the amplified difference, and mixtures."""
     at = _snapshots(catalog, ("hexa-plus-moco", "hexa-moco", "hexa-deepcluster"), "adversarial")
     if at is None:
         return NOTHING
@@ -102,7 +102,7 @@ def attacked(catalog: Catalog) -> Table:
 
 
 def transformed(catalog: Catalog) -> Table:
-    """HVS Fig. 11: what the spatial transformer makes of four images at the end, large views before small ones."""
+    """HVS Fig. 11: four images and their crops by the trained spatial transformer, large views before small ones."""
     at = _snapshots(catalog, ("stn-translation-scale-sym", "stn-translation-scale", "stn-affine"), "stn")
     if at is None:
         return NOTHING
@@ -115,7 +115,7 @@ def transformed(catalog: Catalog) -> Table:
 
 
 def generated(catalog: Catalog) -> Table:
-    """PPCL Fig. 6: what G and its average make of three fixed latents, at up to eight checkpoints."""
+    """PPCL Fig. 6: images of three fixed latents by G and its average, at up to eight checkpoints."""
     at = _snapshots(catalog, ("ppcl", "ppcl-hard"), "generated")
     if at is None:
         return NOTHING
@@ -128,7 +128,7 @@ def generated(catalog: Catalog) -> Table:
 
 
 class _Snapshots(NamedTuple):
-    """The row of a run, its manifest and its snapshots of one part, oldest first."""
+    """A run's row, its manifest, and its snapshots of one part, oldest first."""
 
     about: dict[str, Any]
     manifest: Mapping[str, Any]
@@ -136,7 +136,7 @@ class _Snapshots(NamedTuple):
 
 
 def _snapshots(catalog: Catalog, recipes: Sequence[str], part: str) -> _Snapshots | None:
-    """Of the runs of the first of these recipes with the most snapshots of ``part``, one of the chosen setting."""
+    """The snapshots of ``part`` from one run: of the first recipe that has some, the run with the most."""
     for recipe in recipes:
         runs = catalog.done[catalog.done["recipe"] == recipe]
         kept = {r.run: sorted((Path(r.path) / "snapshots").glob(f"{part}{SNAPSHOT}")) for r in runs.itertuples()}
@@ -147,13 +147,13 @@ def _snapshots(catalog: Catalog, recipes: Sequence[str], part: str) -> _Snapshot
 
 
 def epoch_of(manifest: Mapping[str, Any], step: int) -> float:
-    """The epoch, counted from the start of training, that a run had reached at a step."""
+    """The number of epochs that a run had completed at a step, fractions included."""
     epochs: int = manifest["epochs_done"]
     return step / max(1, manifest["steps_done"]) * epochs
 
 
 def _labels(at: _Snapshots, labels: Sequence[Sequence[str]], files: Sequence[Path]) -> pd.DataFrame:
-    """A row per tile of a grid; files: the snapshots of its columns, or of all of them."""
+    """A row per tile of a grid. files: the snapshot of each column, or a single one for all."""
     epochs = [epoch_of(at.manifest, int(file.stem.rpartition("-")[2])) for file in files]
     rows = [
         {**who(at.about), "row": r, "tile": c, "epoch": epochs[c % len(epochs)], "label": label}
@@ -164,7 +164,7 @@ def _labels(at: _Snapshots, labels: Sequence[Sequence[str]], files: Sequence[Pat
 
 
 def grid(tiles: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Rows of pictures (3,h,w) uint8 of any size, each brought to the size of the largest, as one (H,W,3) picture."""
+    """Join rows of pictures (3,h,w) uint8, each scaled to the size of the largest, into one (H,W,3) picture."""
     size = min(CELL, max(t.shape[-1] for row in tiles for t in row))
     fit = [
         [np.asarray(Image.fromarray(t.transpose(1, 2, 0)).resize((size, size), Image.Resampling.BILINEAR)) for t in row]

@@ -1,4 +1,4 @@
-"""Can the chosen pair be predicted from what was drawn, without the network? HVS, Sec. 5.2: trees get at most 41 %."""
+"""Predicting the chosen pair from the drawn parameters, without the network; HVS, Sec. 5.2: trees reach 41 %."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ GRID: tuple[dict[str, Any], ...] = (
     {"max_depth": 5, "n_estimators": 60},
 )
 FIXED: dict[str, Any] = {"learning_rate": 0.1, "subsample": 0.8, "colsample_bytree": 0.5, "max_bin": 64}
-TUNED_ON = 3000  # images of the search at most; the best setting learns from all of them
-PAIR = ("iou", "centre_distance", "colour_distance")  # what two views have in common
+TUNED_ON = 3000  # most images in the search; the best setting is trained on all of them
+PAIR = ("iou", "centre_distance", "colour_distance")  # metrics of a pair of views
 
 
 def features(log: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """A row per image: every parameter of each of its views and every metric of each pair.
+    """Features of each image: every parameter of each of its views and every metric of each pair.
 
-    log: ``viewlog.metrics`` of a run with selection. Returns (G,F) features, (G,) number of the chosen candidate, and
-    (G,) number of the one with the lowest IoU.
+    log: ``viewlog.metrics`` of a run with selection. Returns features (G,F), the number (G,) of the chosen candidate,
+    and the number (G,) of the one with the lowest IoU.
     """
     wide = viewlog.wide(log, "chosen", "a", "b", *PAIR, *(f"{s}_{p}" for s in "ab" for p in DRAWN))
     a, b = wide.values["a"][0], wide.values["b"][0]  # the pairs are the same for every image
@@ -41,13 +41,13 @@ def features(log: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
 def predictability(
     logs: Sequence[pd.DataFrame], *, grid: Sequence[dict[str, Any]] = GRID, folds: int = 5
 ) -> pd.DataFrame:
-    """Accuracy of boosted trees on each seed's images, trained and tuned on the other seeds.
+    """The accuracy of boosted trees on each seed's images, trained and tuned on the other seeds.
 
     logs: one per seed, ``viewlog.metrics`` of runs with selection. Returns a row per held-out seed: accuracy,
     lowest_iou (the accuracy of the rule "the pair with the lowest IoU"), chance, train and test images, the tuned
-    settings, and what is used: each kind of feature, whichever view or pair it is of, with its share of the gain.
-    Raises HardlabError for fewer than 2 logs, logs of other pairs than the first, a pair that was chosen in fewer
-    images than there are folds, and where xgboost is not installed.
+    settings, and the features used: each kind of feature, over all views and pairs, with its share of the gain. Raises
+    HardlabError for fewer than 2 logs, logs with different pairs, a pair that was chosen in fewer images than there
+    are folds, and a missing xgboost.
     """
     try:
         import xgboost
@@ -102,7 +102,7 @@ def predictability(
 
 
 def candidates(log: pd.DataFrame) -> list[tuple[int, int]]:
-    """The two slots of each candidate, in the order of their number."""
+    """The two slots of each candidate, in the order of the candidates."""
     each = log[["candidate", "a", "b"]].drop_duplicates().sort_values("candidate")
     return list(zip(each["a"].tolist(), each["b"].tolist(), strict=True))
 
@@ -112,14 +112,14 @@ def _views(pairs: list[tuple[int, int]]) -> int:
 
 
 def _some(count: int) -> np.ndarray:
-    """The rows of the search: at most ``TUNED_ON``."""
+    """The rows used in the search: at most ``TUNED_ON``, evenly spaced."""
     return np.random.default_rng(0).permutation(count)[:TUNED_ON]
 
 
 def _tuned(
     model: Any, train: pd.DataFrame, labels: np.ndarray, grid: Sequence[dict[str, Any]], folds: int
 ) -> dict[str, Any]:
-    """The settings of the grid that predict best in cross-validation."""
+    """The settings of the grid with the best accuracy in cross-validation."""
     if len(grid) == 1:
         return dict(grid[0])
     from sklearn.model_selection import GridSearchCV, StratifiedKFold

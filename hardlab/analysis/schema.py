@@ -1,4 +1,4 @@
-"""The tables that figures, claims and the report read: their columns, what those hold, and how they are read."""
+"""The tables that figures, claims and the report read: columns, types, and the functions that read them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pandas as pd
 from hardlab import files
 from hardlab.errors import HardlabError
 
-# what a column holds: `text` is read as it is written ("0e12345678" is no number), a blank of the others is NaN
+# types of columns: `text` is read as written ("0e12345678" is no number); a blank of another type is NaN
 TEXT, NUMBER, WHOLE, FLAG = "text", "number", "whole", "flag"
 Columns = dict[str, str]
 
 
 WHO = ("rung", "data", "method", "setting", "arm", "recipe", "seed", "run")  # every table of runs starts with these
-SAME = ("setting", "arm", "seed")  # runs that share these are one training, whatever it is called
+SAME = ("setting", "arm", "seed")  # runs that share these are one training under different names
 _BY: Columns = dict.fromkeys(WHO, TEXT) | {"seed": WHOLE}
-# of a view, as `views.PARAMS`: the names are repeated so that reading a table needs no torch
+# the parameters of a view, repeated from `views.PARAMS` so that reading a table needs no torch
 PARAMS = (
     "image_h", "image_w", "top", "left", "height", "width", "flip", "brightness", "contrast", "saturation", "hue",
     "order", "gray", "sigma", "solarize",
@@ -46,7 +46,7 @@ TABLES: dict[str, Columns] = {
     "hvs_f4_left": _BY | {"series": TEXT, "epoch": WHOLE, "images": WHOLE, "iou": NUMBER},
     "hvs_f4_right": _SHARE,
     "hvs_distance": _BY | {"series": TEXT, "epoch": WHOLE, "images": WHOLE, "centre_distance": NUMBER},
-    # a row is of several seeds and runs, which are told as one text; name: of a number of the view log, else blank
+    # a row combines several seeds and runs, listed as text; name: that of a number in the view log, else blank
     "hvs_summary": _BY | {"seed": TEXT, "quantity": TEXT, "mean": NUMBER, "lo": NUMBER, "hi": NUMBER}
     | {"n": WHOLE, "name": TEXT},
     "evaluation": _BY | _MEASURED | {"value": NUMBER},
@@ -57,7 +57,7 @@ TABLES: dict[str, Columns] = {
     "predictability": _BY
     | {"accuracy": NUMBER, "lowest_iou": NUMBER, "chance": NUMBER, "n_train": WHOLE, "n_test": WHOLE}
     | {"settings": TEXT, "uses": TEXT},
-    "configs": _BY | {"key": TEXT, "value": TEXT},  # 0.10 is not 0.1 there
+    "configs": _BY | {"key": TEXT, "value": TEXT},  # text: the papers print 0.10, not 0.1
     "hexa_f1": _TILE,
     "hvs_f11": _TILE,
     "ppcl_f6": _TILE,
@@ -68,7 +68,7 @@ TABLES: dict[str, Columns] = {
     "transfer": _BY | {"other": TEXT, "other_run": TEXT, "rho": NUMBER, "lo": NUMBER, "hi": NUMBER}
     | {"ceiling": NUMBER, "images": WHOLE},
 }  # fmt: skip
-# what the papers print, transcribed by hand: 68.80 is not 68.8 there
+# the papers' printed numbers, transcribed by hand as text: 68.80, not 68.8
 PUBLISHED: Columns = dict.fromkeys(("paper", "item", "row", "column", "value", "unit", "place"), TEXT)
 PAPER = "paper"
 
@@ -79,15 +79,15 @@ def columns(name: str) -> list[str]:
 
 
 def empty(name: str) -> pd.DataFrame:
-    """The table without rows."""
+    """The table ``name`` without rows."""
     return pd.DataFrame(columns=columns(name))
 
 
 def read(folder: Path | str, name: str, *, whole: bool = True) -> pd.DataFrame:
-    """The table ``name`` of a folder; one without rows where the file is not there.
+    """Read the table ``name`` of a folder; a missing file gives a table without rows.
 
-    whole: refuse a file that lacks a column; else, of a table of an earlier version, what is there. Raises
-    HardlabError, which names the file, where it holds no table.
+    whole: refuse a file that lacks a column; otherwise, as for tables of an earlier version, read the columns that
+    exist. Raises HardlabError, which names the file, if the file holds no such table.
     """
     path = Path(folder) / f"{name}.csv"
     if not path.exists():
@@ -99,9 +99,9 @@ def read(folder: Path | str, name: str, *, whole: bool = True) -> pd.DataFrame:
         frame = pd.read_csv(
             path, encoding="utf-8", dtype=texts, keep_default_na=False, na_values=blank, low_memory=False
         )
-    except (OSError, ValueError) as e:  # pandas' own errors, of bytes that are no text too, are ValueErrors
+    except (OSError, ValueError) as e:  # as are pandas' own errors, also for bytes that are no text
         raise HardlabError(f"The table '{path}' cannot be read: {type(e).__name__}: {' '.join(str(e).split())}.") from e
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first fields of longer lines for names of rows
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first fields of longer lines as names of rows
         raise HardlabError(f"The table '{path}' cannot be read: its lines have more fields than its head.")
     for column, kind in kinds.items():
         if (
@@ -119,9 +119,9 @@ def read(folder: Path | str, name: str, *, whole: bool = True) -> pd.DataFrame:
 
 
 def read_manifests(folder: Path | str) -> dict[str, dict[str, Any]]:
-    """Run -> manifest, from the ``manifests.jsonl`` of a folder of tables; empty where there is none.
+    """Run -> manifest, from the ``manifests.jsonl`` of a folder of tables; empty if there is none.
 
-    Raises HardlabError that names the file, and the line where it is not JSON.
+    Raises HardlabError, which names the file and a line that is not JSON.
     """
     path = Path(folder) / "manifests.jsonl"
     lines = files.read_lines(path, appended=False)
@@ -132,5 +132,5 @@ def read_manifests(folder: Path | str) -> dict[str, dict[str, Any]]:
 
 
 def who(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a run, what the rows of every table start with."""
+    """The first columns of every table, ``WHO``, for a run."""
     return {k: about[k] for k in WHO}

@@ -1,4 +1,4 @@
-"""One batch of images judged by several trained methods: what each finds hard, and whether they agree."""
+"""One batch of images judged by several trained methods: which images each finds hard, and whether they agree."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from hardlab.data import Images
 from hardlab.errors import HardlabError
 from hardlab.recipes import recipe
 
-BATCH = 256  # images of the one batch, evenly over the data set
-SHOWN = 18  # of them, evenly from the easiest to the hardest: as many as a page's width has room for
-DRAWS = 16  # of each method's own views
-RESAMPLES = 500  # of the images, for the intervals
+BATCH = 256  # images in the batch, spread evenly over the data set
+SHOWN = 18  # images shown, spread evenly from the easiest to the hardest: as many as fit the width of a page
+DRAWS = 16  # draws of each method's own views
+RESAMPLES = 500  # bootstrap samples of the images, for the intervals
 
 
 class SharedBatch(NamedTuple):
-    """Rows of ``hardness.csv`` and of ``transfer.csv``, and the images of the first, (h, SHOWN*h, 3) uint8."""
+    """The rows of ``hardness.csv`` and ``transfer.csv``, and the images shown, (h, SHOWN*h, 3) uint8."""
 
     hardness: pd.DataFrame
     transfer: pd.DataFrame
@@ -42,8 +42,8 @@ NOTHING = SharedBatch(pd.DataFrame(), pd.DataFrame(), None)
 def judge(catalog: Catalog, root: Path | str | None = None, batch: int = BATCH, draws: int = DRAWS) -> SharedBatch:
     """Judge one batch by every method of ``ROSTER`` that was trained on the same images (``arms.same_images``).
 
-    Rows of two runs are of the same seed, or of the same recipe. Nothing where fewer than two of ``SYSTEMS`` are
-    there, their checkpoints are gone, or the images are not on this machine.
+    Two runs are compared if they share the seed or the recipe. The result is empty if fewer than two of ``SYSTEMS``
+    have runs with checkpoints, or the images are not on this machine.
     """
     chosen = _chosen(catalog)
     if not _several(chosen):
@@ -70,7 +70,7 @@ def _several(chosen: pd.DataFrame) -> bool:
 
 
 def _chosen(catalog: Catalog) -> pd.DataFrame:
-    """A run per recipe and seed, all trained on the same images."""
+    """One run per recipe and seed, all trained on the same images."""
     runs, manifests = catalog.done[catalog.done["recipe"].isin(ROSTER)], catalog.manifests
     whole = [
         bool(checkpoint.listed(Path(r.path) / "checkpoints")) and _as_it_is(manifests[r.run]) for r in runs.itertuples()
@@ -81,10 +81,10 @@ def _chosen(catalog: Catalog) -> pd.DataFrame:
 
 
 def _as_it_is(manifest: Mapping[str, Any]) -> bool:
-    """Whether a run is its recipe's method and strategies, not one with other options of them, e.g. of an ablation."""
+    """Whether a run has its recipe's method and strategies with unchanged options, unlike e.g. an ablation."""
     try:
         run = config.of(manifest)
-    except HardlabError:  # a configuration that this version does not read
+    except HardlabError:  # this version cannot read the configuration
         return False
     same = recipe(run.recipe, run.rung)
     return (run.method, run.hard, run.backbone) == (same.method, same.hard, same.backbone)
@@ -101,9 +101,9 @@ def _images(manifest: Mapping[str, Any], root: Path | str | None) -> Images | No
 def _shown(
     chosen: pd.DataFrame, losses: dict[str, np.ndarray], rows: np.ndarray, images: Images
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Rows of ``hardness.csv``, and the places in the batch of the images shown, easiest first."""
+    """The rows of ``hardness.csv``, and the positions in the batch of the images shown, easiest first."""
     percentile = {name: hardness.percentiles(group) for name, group in losses.items()}
-    # each method has one vote, however many seeds it has
+    # each method has one vote, whatever its number of seeds
     votes = [np.mean([percentile[r].mean(0) for r in group["run"]], 0) for _, group in chosen.groupby("recipe")]
     by_mean = np.argsort(np.mean(votes, 0), kind="stable")
     order = by_mean[np.unique(np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).round().astype(int))]
@@ -121,7 +121,7 @@ def _shown(
 
 
 def _transfer(chosen: pd.DataFrame, losses: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Rank correlations of runs of the same seed, of one recipe's seeds, and of each run with itself."""
+    """Rank correlations between runs of the same seed, between seeds of a recipe, and of each run with itself."""
     about = chosen.set_index("run")
     out = []
 
@@ -150,7 +150,7 @@ def _transfer(chosen: pd.DataFrame, losses: dict[str, np.ndarray]) -> pd.DataFra
 
 
 def _strip(images: Images, rows: np.ndarray) -> np.ndarray:
-    """The images side by side, each fitted into a square."""
+    """The images side by side, each fitted into a square, (h, N*h, 3) uint8."""
     batch = next(iter(images.batches(torch.as_tensor(rows)[None])))
     size = min(CELL, int(batch.sizes.max()))
     out = np.full((size, len(rows) * size, 3), 255, np.uint8)

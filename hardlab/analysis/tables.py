@@ -1,4 +1,4 @@
-"""From finished runs to the tidy tables that figures and claims are read from: a builder for each table."""
+"""Builds the tidy tables that figures and claims read from finished runs: one builder for each table."""
 
 from __future__ import annotations
 
@@ -36,23 +36,22 @@ def collect(
     add: bool = False,
     only: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write every table of ``schema.TABLES`` as CSV, the manifests of the runs, and the pictures; gives the paths.
+    """Write every table of ``schema.TABLES`` as CSV, the runs' manifests and the pictures; returns the paths.
 
-    Only runs whose manifest says ``done`` count, and of runs of one recipe that differ in nothing but their name the
-    one that started last. Rows are sorted, so the files are byte-identical when nothing changed. ``root`` is where the
-    data sets lie; the pictures are left out where the run's images are not there or are not those it was trained on.
-    add: rows and manifests of runs that are in ``out_dir`` and not in ``runs_dir`` stay (they were made on another
-    machine; ``Sources.with_earlier`` has the rule), and importances and predictions of runs that have not changed are
-    not computed again. only: tables to make instead of all; importances and what goes across the papers take the
-    longest. Raises ``HardlabError`` before anything is written where there is no finished run to collect and nothing is
-    added.
+    Only finished runs count; of runs of one recipe that differ in nothing but their name, only the one that started
+    last. Rows are sorted, so the files are byte-identical if nothing changed. root: the folder of the data sets; a
+    picture is left out if the run's images are missing or are not those it was trained on. add: keep the rows and
+    manifests of runs in ``out_dir`` that are not in ``runs_dir``, since they may come from another machine
+    (``Sources.with_earlier`` has the rule), and do not compute importances and predictions of unchanged runs again.
+    only: the tables to write instead of all; importances and the comparison across the papers take the longest. Raises
+    ``HardlabError`` before anything is written if there is no finished run and ``add`` is off.
     """
     for name in only or ():
         if name not in BUILDERS:
             raise unknown("table", name, BUILDERS)
     out = Path(out_dir)
     sources = Sources(Catalog(runs_dir), out if add else None, root)
-    if not len(sources.done) and not add:  # tables without rows would take the place of those that are there
+    if not len(sources.done) and not add:  # tables without rows would overwrite the existing ones
         raise HardlabError(
             f"'{runs_dir}' has no finished run (no manifest.json with state 'done'): `hardlab pretrain` makes "
             f"one; '{out}' stays as it was."
@@ -65,7 +64,7 @@ def collect(
         made |= {name: Table(schema.read(out, name, whole=False)) for name in together}
     made |= {name: Table(sources.with_earlier(pd.DataFrame(), name)) for name in kept if name != "hardness"}
     written = [_write(out / f"{name}.csv", table.frame, schema.columns(name)) for name, table in made.items()]
-    # the tables name their runs; here is what each of them was
+    # the tables name their runs; the manifests say what each run was
     manifests = {**sources.manifests, **{run: sources.catalog.manifests[run] for run in sources.done["run"]}}
     lines = [json.dumps(manifests[name]) + "\n" for name in sorted(manifests)]
     write_atomic(out / "manifests.jsonl", "".join(lines).encode())
@@ -77,7 +76,7 @@ def collect(
 
 
 class Overlaps(NamedTuple):
-    """What the view logs tell of views: the tables hvs_f4_right, hvs_f4_left, hvs_f3_right and hvs_distance."""
+    """The overlap of views in the view logs: the tables hvs_f4_right, hvs_f4_left, hvs_f3_right and hvs_distance."""
 
     share: pd.DataFrame
     mean: pd.DataFrame
@@ -86,9 +85,9 @@ class Overlaps(NamedTuple):
 
 
 class Sources:
-    """What the tables of one collection are made from, each read once.
+    """The inputs of one collection of tables, each read once.
 
-    earlier: a folder of tables, whose rows of runs that are not in the catalogue stay.
+    earlier: a folder of tables; its rows of runs that are not in the catalogue are kept.
     """
 
     def __init__(self, catalog: Catalog, earlier: Path | None = None, root: Path | str | None = None) -> None:
@@ -100,12 +99,12 @@ class Sources:
 
     @cached_property
     def manifests(self) -> dict[str, dict[str, Any]]:
-        """Those that were collected before."""
+        """Run -> manifest, as collected before."""
         return schema.read_manifests(self.earlier) if self.earlier else {}
 
     @cached_property
     def overlaps(self) -> Overlaps:
-        """From the logs of standard training and of HVS; those of other arms do not choose by the loss alone."""
+        """From the view logs of standard training and HVS; other arms do not select by the loss alone."""
         shares, means, histograms, distances = [], [], [], []
         needed = [
             c
@@ -117,13 +116,13 @@ class Sources:
                 continue
             log = viewlog.metrics(viewlog.read(about["path"], needed))
             if about["arm"] == STANDARD:
-                series: dict[str, iou.Of] = {"standard": "chosen"}
+                series: dict[str, iou.Pair] = {"standard": "chosen"}
             else:
                 series = {"selected": "chosen", "first": "first", "others": "others"}
                 shares.append(iou.lowest_iou_share(log).assign(**who(about)))
             for name, frames in series.items():
                 means.append(iou.mean_iou(log, frames).assign(**who(about), series=name))
-                histograms.append(iou.iou_histogram(log, of=frames).assign(**who(about), series=name))
+                histograms.append(iou.iou_histogram(log, pair=frames).assign(**who(about), series=name))
                 if "centre_distance" in log:
                     apart = iou.mean_iou(log, frames, "centre_distance")
                     distances.append(apart.assign(**who(about), series=name))
@@ -150,29 +149,29 @@ class Sources:
         return shared_batch.judge(self.catalog, self.root)
 
     def of_runs(self, name: str, rows_of_run: Callable[[Sources, Mapping[str, Any]], pd.DataFrame]) -> pd.DataFrame:
-        """What a function gives of every run, and the earlier rows of the table."""
+        """The rows that a function returns for every run, with the earlier rows of the table."""
         return self.with_earlier(_stack([rows_of_run(self, about) for about in self.done.to_dict("records")]), name)
 
     def with_earlier(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
-        """``frame`` and those rows of the earlier table that no run of the catalogue takes the place of.
+        """``frame`` and the rows of the earlier table that no run of the catalogue replaces.
 
-        A run takes the place of one that differs from it in its name alone, but only for what it has rows of, table by
-        table and measurement by measurement: one that comes back from another machine may lack a view log or a probe.
+        A run replaces the rows of an earlier run that differs from it in its name alone, but only in the tables and
+        measurements in which it has rows itself: a run from another machine may lack a view log or a probe.
         """
         earlier = schema.read(self.earlier, name, whole=False) if self.earlier else pd.DataFrame()
         if not len(earlier):
             return frame
-        gone = earlier["run"].isin(self.done["run"])
-        if len(frame) and name != "configs":  # the other tables' rows are judged by the configurations of their runs
+        replaced = earlier["run"].isin(self.done["run"])
+        if len(frame) and name != "configs":  # rows of other tables are matched by the configurations of their runs
             key = [*SAME, "recipe", *(c for c in ("protocol", "features", "evaluated_on") if c in earlier)]
             made = pd.MultiIndex.from_frame(frame[key])
-            gone |= pd.MultiIndex.from_frame(earlier[key]).isin(made)
-        return pd.concat([f for f in (frame, earlier[~gone]) if len(f)] or [frame], ignore_index=True)
+            replaced |= pd.MultiIndex.from_frame(earlier[key]).isin(made)
+        return pd.concat([f for f in (frame, earlier[~replaced]) if len(f)] or [frame], ignore_index=True)
 
     def keeps_picture(self, name: str, table: Table) -> bool:
-        """Whether an earlier picture stays, for want of another."""
-        there = self.earlier is not None and (self.earlier / f"{name}_pixels.png").exists()
-        return there and table.picture is None
+        """Whether an earlier picture is kept because the table has no new one."""
+        exists = self.earlier is not None and (self.earlier / f"{name}_pixels.png").exists()
+        return exists and table.picture is None
 
 
 # ---------------------------------------------------------------------------------------------- builders
@@ -194,7 +193,7 @@ def _summary(sources: Sources) -> Table:
 
 
 def _configs(sources: Sources) -> Table:
-    """The whole configuration of every run, also of evaluated ones that were collected before there was this table."""
+    """The whole configuration of every run, including evaluated runs that were collected before this table existed."""
     rows = sources.of_runs("configs", lambda s, about: _settings(about, s.catalog.manifests[about["run"]]))
     evaluation, earlier = sources.evaluation, sources.manifests
     lacking = (set(evaluation["run"]) - set(rows["run"] if len(rows) else ())) & earlier.keys()
@@ -203,7 +202,7 @@ def _configs(sources: Sources) -> Table:
 
 
 def _settings(about: Mapping[str, Any], manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """Dotted keys of a run's configuration, as it ran, and values as JSON, and the device that it ran on."""
+    """Dotted keys of a run's configuration as it ran, with values as JSON, and the device that it ran on."""
     settings = {k: v for k, v in flat(config.as_ran(manifest)) if not k.startswith(("parent.", "logs."))}
     settings |= {"device": manifest.get("device")}
     rows = [{**who(about), "key": k, "value": v if isinstance(v, str) else json.dumps(v)} for k, v in settings.items()]
@@ -211,7 +210,7 @@ def _settings(about: Mapping[str, Any], manifest: Mapping[str, Any]) -> pd.DataF
 
 
 def _curves(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
-    """The learning curves of a run: the lines of its ``curves.jsonl``, of a classifier's epochs some, top-1 alone."""
+    """The learning curves of a run from its ``curves.jsonl``; of a classifier's epochs only some, and only top-1."""
     lines = sources.catalog.lines(about["run"], "curves.jsonl")
     trained: dict[str, set[int]] = {}  # the epochs of each protocol's classifier
     for line in lines:
@@ -230,7 +229,7 @@ def _curves(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _some(epochs: list[int]) -> list[int]:
-    """At most ``KEPT_EPOCHS`` of them, evenly from the first to the last."""
+    """At most ``KEPT_EPOCHS`` of the epochs, evenly spaced from the first to the last."""
     if len(epochs) <= KEPT_EPOCHS:
         return epochs
     return [epochs[i] for i in np.linspace(0, len(epochs) - 1, KEPT_EPOCHS).round().astype(int)]
@@ -276,7 +275,7 @@ def _costs(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _of_negatives(about: Mapping[str, Any]) -> bool:
-    """Whether a run's negatives are its own subject: of MoCo alone or of AdCo, not of MoCo with harder views."""
+    """Whether to score a run's negatives: MoCo without strategies, or AdCo, but not MoCo with harder views."""
     if about["method"] != "moco" or not (about["arm"] == STANDARD or str(about["arm"]).startswith("adco")):
         return False
     try:
@@ -286,7 +285,7 @@ def _of_negatives(about: Mapping[str, Any]) -> bool:
 
 
 def _scores(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
-    """The negatives of a run as numbers, a row per snapshot."""
+    """The scores of a run's negatives, a row per snapshot."""
     if not _of_negatives(about):
         return pd.DataFrame()
     scores = negatives.scores(about["path"], sources.root)
@@ -295,7 +294,7 @@ def _scores(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _layout(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
-    """AdCo Fig. 2: negatives and the queries of the last six batches in the plane."""
+    """AdCo Fig. 2: a layout in the plane of the negatives and the queries of the last six batches."""
     if not _of_negatives(about):
         return pd.DataFrame()
     shown = negatives.picture(about["path"])
@@ -304,9 +303,9 @@ def _layout(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _pairs(sources: Sources) -> dict[str, pd.DataFrame]:
-    """What makes a pair hard, and whether the choice can be predicted from the other seeds' runs.
+    """Which parameters make a pair hard, and whether runs of other seeds predict the selected pair.
 
-    Earlier rows of seeds that are all the same as then are taken over: forests take minutes.
+    Earlier rows are reused if all seeds of a setting are unchanged, because forests take minutes.
     """
     done, names = sources.done, ("importance", "predictability")
     earlier = {n: schema.read(sources.earlier, n, whole=False) if sources.earlier else schema.empty(n) for n in names}
@@ -361,7 +360,7 @@ def _stack(parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _write(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> Path:
-    """Sorted rows, six significant digits, one kind of line end; whole or not at all."""
+    """Write sorted rows with six significant digits and Unix line ends, atomically."""
     frame = frame.reindex(columns=list(columns))
     frame = frame.sort_values(list(columns), kind="stable")
     write_atomic(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
@@ -369,7 +368,7 @@ def _write(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> Path:
 
 
 def _write_picture(path: Path, picture: np.ndarray | None) -> list[Path]:
-    """The files written: none where there is no picture, and the one before goes, which is of other rows."""
+    """Write the picture, or delete the earlier one, which shows other rows, if there is none; returns the paths."""
     if picture is None:
         path.unlink(missing_ok=True)
         return []

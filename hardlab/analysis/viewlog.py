@@ -1,4 +1,4 @@
-"""The view log: every candidate pair of a sampled slice of training, its parameters, its loss, and which was taken."""
+"""The view log: all candidate pairs of sampled steps, with their parameters and losses, and which pair was chosen."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SCHEMA = pa.schema(
 BOX = tuple(f"{slot}_{name}" for slot in "ab" for name in ("top", "left", "height", "width"))
 IMAGE = ("a_image_h", "a_image_w")
 COLOUR = ("brightness", "contrast", "saturation", "hue")
-KEY = ("run", "epoch", "step", "index")  # what names one sampled image
+KEY = ("run", "epoch", "step", "index")  # columns that identify a sampled image
 
 
 class Wide(NamedTuple):
-    """One row per sampled image.
+    """A view log with one row per sampled image.
 
-    keys: (G,) frame of run, epoch, step, index. values: column -> (G,C), candidates in the order of their number.
+    keys: frame (G,) of run, epoch, step, index. values: column -> (G,C), candidates in the order of their number.
     """
 
     keys: pd.DataFrame
@@ -45,15 +45,15 @@ class Wide(NamedTuple):
 
 
 def segments(run_dir: Path | str) -> list[Path]:
-    """The view-log files of a run, oldest first; empty where the run wrote none."""
+    """The view-log files of a run, oldest first; empty if the run wrote none."""
     return sorted((Path(run_dir) / "views").glob("step-*.parquet"))
 
 
 def read(source: Path | str | Sequence[Path | str], columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """The view log of one run or of several, a row per candidate pair, with the folder's name in a column ``run``.
+    """The view log of one or several runs, a row per candidate pair, with the folder's name in the column ``run``.
 
-    ``columns`` limits what is read (default: all of ``SCHEMA``). Raises ``HardlabError`` for a run without a log, an
-    unknown column, and segments that are broken, empty of a column, or of another type; they are named.
+    columns: those to read (default: all of ``SCHEMA``). Raises ``HardlabError`` for a run without a log, an unknown
+    column, and segments that are damaged, lack a column, or have another type; it names the segments.
     """
     names = list(SCHEMA.names if columns is None else columns)
     if wrong := [name for name in names if name not in SCHEMA.names]:
@@ -70,7 +70,7 @@ def read(source: Path | str | Sequence[Path | str], columns: Sequence[str] | Non
             )
         try:
             table = _table(files, names)
-        except (pa.ArrowException, OSError, ValueError) as e:  # damage behind a whole footer shows in the reading
+        except (pa.ArrowException, OSError, ValueError) as e:  # damage behind an intact footer shows on reading
             faults = [fault for f in files if (fault := _fault(f, names))] or [_first_line(e)]
             raise HardlabError(
                 f"{len(faults)} of the {len(files)} view-log segments of '{run}' cannot be used: {'; '.join(faults)}."
@@ -79,7 +79,7 @@ def read(source: Path | str | Sequence[Path | str], columns: Sequence[str] | Non
     if not frames:
         raise HardlabError("No run was given, so there is no view log to read.")
     frame = pd.concat([f for _, f in frames], ignore_index=True) if len(frames) > 1 else frames[0][1]
-    # a run's name is the same for all its rows: a category costs a byte a row instead of a pointer
+    # all rows of a run have its name: a category costs a byte per row instead of a pointer
     codes = np.repeat(np.arange(len(frames)), [len(f) for _, f in frames])
     labels = [name for name, _ in frames]
     if len(set(labels)) < len(labels):
@@ -91,11 +91,11 @@ def read(source: Path | str | Sequence[Path | str], columns: Sequence[str] | Non
 
 
 def metrics(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with the pair metrics of the HVS paper (Sec. 5.1, App. D) as float64 columns.
+    """Add the pair metrics of the HVS paper (Sec. 5.1, App. D) to a view log, as float64 columns.
 
     iou: of the two crop boxes in image coordinates. centre_distance: between their centres / the image's diagonal (the
-    paper's text; its code took the top left corners). colour_distance: Euclidean, over brightness, contrast,
-    saturation and hue, where a view without jitter stands at 1, 1, 1, 0. A metric without its columns is left out.
+    paper's text; its code takes the top left corners). colour_distance: Euclidean, over brightness, contrast,
+    saturation and hue; a view without jitter counts as 1, 1, 1, 0. A metric whose columns are missing is left out.
     """
     new = {}
     if set(BOX) <= set(frame.columns):
@@ -113,9 +113,9 @@ def metrics(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def wide(frame: pd.DataFrame, *columns: str) -> Wide:
-    """The named columns as (images, candidates) arrays, whatever the order of the rows.
+    """The named columns as (images, candidates) arrays; the order of the rows does not matter.
 
-    Raises ``HardlabError`` where images of one run have different numbers of candidates, or not exactly one is chosen.
+    Raises ``HardlabError`` if images of one run differ in the number of candidates, or not exactly one is chosen.
     """
     if not len(frame):
         raise HardlabError("The view log is empty: there is no pair to look at.")
@@ -139,7 +139,7 @@ def wide(frame: pd.DataFrame, *columns: str) -> Wide:
 
 
 def slots(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per view instead of one per pair: run, epoch, step, index, slot, chosen, and ``PARAMS``, no prefix."""
+    """One row per view instead of per pair: run, epoch, step, index, slot, chosen, and ``PARAMS`` without prefix."""
     keys = [k for k in frame.columns if k in (*KEY, "row")]
     parts = []
     for slot in "ab":
@@ -155,7 +155,7 @@ def slots(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _table(files: Sequence[Path], names: list[str]) -> pa.Table:
-    """Columns of segments, with the sums of their pages checked."""
+    """Columns of segments, with the checksums of their pages verified."""
     checked = pa.dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
     form = pa.dataset.ParquetFileFormat(default_fragment_scan_options=checked)
     return pa.dataset.dataset([str(f) for f in files], schema=SCHEMA, format=form).to_table(names)
@@ -166,7 +166,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _fault(path: Path, names: list[str] | None = None) -> str:
-    """Why a segment cannot be used, by its footer or, where ``names`` are given, by these columns; empty if it can."""
+    """Why a segment cannot be used, from its footer or, if ``names`` are given, these columns; "" if it can."""
     try:
         schema = pa.parquet.read_schema(path)
         if names is not None:
@@ -180,7 +180,7 @@ def _fault(path: Path, names: list[str] | None = None) -> str:
 
 
 def _in_order(frame: pd.DataFrame, keys: list[str], count: int) -> bool:
-    """Whether the rows are whole images, one after the other, with their candidates 0 to count - 1 in order."""
+    """Whether the rows are complete images, one after the other, with candidates 0 to count - 1 in order."""
     if len(frame) % count:
         return False
     if (frame["candidate"].to_numpy().reshape(-1, count) != np.arange(count)).any():

@@ -37,8 +37,8 @@ SETS: dict[str, str] = {
     "voc2012": "hardlab.data.annotation_files:voc2012",
     "coco": "hardlab.data.annotation_files:coco",
 }
-BUILT_IN = ("shapes", "digits")  # drawn, or part of scikit-learn: always there
-# of balanced sets: classes, training images of each, pixels of a side; so known before anything is loaded
+BUILT_IN = ("shapes", "digits")  # drawn, or part of scikit-learn: always available
+# balanced sets: number of classes, training images per class, pixels of a side, known without loading the data
 BALANCED = {
     "shapes": (10, 500, 32),
     "cifar10": (10, 5000, 32),
@@ -48,7 +48,7 @@ BALANCED = {
 
 
 def __getattr__(name: str) -> Any:
-    """``Images`` comes with torch, which the names of the sets do without."""
+    """Load ``Images`` on first use: it needs torch, the names of the sets do not."""
     if name != "Images":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from hardlab.data.base import Images
@@ -75,17 +75,17 @@ def load(
 ) -> Images:
     """Load a data set by its name in SETS, or ``folder:<path>`` for a folder of images.
 
-    root: where its files are; without it ``HARDLAB_DATA``, else the user's cache. Nothing is downloaded where
+    root: the folder of its files; default: ``HARDLAB_DATA``, else the user's cache. Nothing is downloaded if
     ``HARDLAB_OFFLINE`` is set.
-    classes: a list of class names, or the path of a text file with one a line; label i is its i-th line.
-    fraction: share of each class, chosen by ``subset_seed`` alone and before broken images are looked for.
-    on_broken: "error" raises HardlabError naming the path, when the image is decoded; "skip" decodes every file once
-    at load (remembered in the data root), leaves the broken ones out, lists them in ``.skipped``, and raises
-    HardlabError where they are more than ``broken_share`` of all.
-    size: fit every image to size x size pixels (centred square); without it, the set's own size, and images with a
-    side above ``max_side`` are shrunk to it. Images of one size up to 96 pixels (below 2 GiB together) are held on
-    ``device``; others are decoded by ``workers`` processes.
-    dry: as little as tells how many images of which sizes and labels there are: large ones are not decoded, and a set
+    classes: a list of class names, or the path of a text file with one per line; label i is its i-th line.
+    fraction: share of each class, chosen by ``subset_seed`` alone, before looking for broken images.
+    on_broken: "error" raises HardlabError naming the path when the image is decoded; "skip" decodes every file once
+    at load (cached in the data root), leaves broken ones out, lists them in ``.skipped``, and raises HardlabError if
+    they are more than ``broken_share`` of all.
+    size: fit every image to size x size pixels (centred square); default: the set's own size, with images that have
+    a side above ``max_side`` shrunk to it. Images of one size up to 96 pixels (below 2 GiB together) stay in memory
+    on ``device``; others are decoded by ``workers`` processes.
+    dry: read just enough to know the number, sizes and labels of the images: large ones are not decoded, and a set
     that would have to be downloaded raises ``data.base.Absent``.
     options: those of the set's own function, such as count, seed and objects of "shapes".
     """

@@ -26,10 +26,10 @@ _FEW = 0.01  # share of images of another size than their annotation says; voc20
 _MOST = 10**5  # pixels: drawing a polygon takes memory by its length
 
 
-class Found(NamedTuple):
-    """The objects of one image: labels (n,), boxes (n,4), a flag (n,), the size as the annotation says, outlines.
+class ImageObjects(NamedTuple):
+    """The objects of one image: labels (n,), boxes (n,4), a flag (n,), the size that the annotation states, outlines.
 
-    called: how sentences name the objects; what an image is called, where there is none.
+    called: the name of each object in messages.
     """
 
     labels: np.ndarray
@@ -41,16 +41,16 @@ class Found(NamedTuple):
 
 
 def _with_objects(
-    classes: list[str], names: list[str], paths: list[Path], found: list[Found], flag: str, dropped: list[str]
+    classes: list[str], names: list[str], paths: list[Path], images: list[ImageObjects], flag: str, dropped: list[str]
 ) -> Source:
-    """A source whose label is the class of the largest object (-1: none) and whose multi_hot names every class seen.
+    """A source whose label is the class of the largest object (-1: no object), with ``multi_hot`` for all classes.
 
-    ``flag`` names the objects that do not count (difficult, crowd): they give the label only where nothing else is.
-    Masks are there where each object has an outline.
+    flag: the name of the flag of objects that do not count (difficult, crowd); such an object gives the label only if
+    the image has no other. The source has masks if every object has an outline.
     """
-    targets = np.full(len(found), -1, np.int64)
-    multi_hot = np.zeros((len(found), len(classes)), np.int8)
-    for i, o in enumerate(found):
+    targets = np.full(len(images), -1, np.int64)
+    multi_hot = np.zeros((len(images), len(classes)), np.int8)
+    for i, o in enumerate(images):
         if not len(o.labels):
             continue
         x0, y0, x1, y1 = o.boxes.T
@@ -59,13 +59,13 @@ def _with_objects(
         targets[i] = o.labels[np.argmax(np.where(counts, area, area - area.max() - 1) if counts.any() else area)]
         multi_hot[i, o.labels[~counts]] = -1
         multi_hot[i, o.labels[counts]] = 1
-    outlined = [outline is not None for o in found for outline in o.outlines]
+    outlined = [outline is not None for o in images for outline in o.outlines]
     if any(outlined) and not all(outlined):
-        which = next(c for o in found for c, outline in zip(o.called, o.outlines) if outline is None)
+        which = next(c for o in images for c, outline in zip(o.called, o.outlines) if outline is None)
         dropped = [*dropped, f"the masks of all objects, because {which} has no outline"]
 
     def annotate(i: int) -> dict[str, np.ndarray]:
-        o = found[i]
+        o = images[i]
         height, width = _size_of(paths[i], o.size)
         out = {"labels": o.labels, "boxes": o.boxes, flag: o.flags, "full": np.array([height, width])}
         if all(outlined) and flag == "crowd":
@@ -77,30 +77,30 @@ def _with_objects(
     )
 
 
-def _size_of(path: Path, said: Size | None) -> Size:
-    """Height and width of the file; HardlabError where the annotation says otherwise: boxes would be stretched."""
+def _size_of(path: Path, stated: Size | None) -> Size:
+    """Height and width of the file; HardlabError if the annotation states another size, which would stretch boxes."""
     try:
         size = _header(path)
     except Exception as e:  # foreign bytes can make a decoder raise nearly anything
         raise HardlabError(f"broken image {shown(path)}: {e or type(e).__name__}") from e
-    return _same(path, said, size)
+    return _same(path, stated, size)
 
 
-def _same(path: Path, said: Size | None, size: Size) -> Size:
-    if said is not None and said != size:
+def _same(path: Path, stated: Size | None, size: Size) -> Size:
+    if stated is not None and stated != size:
         raise _OtherSize(
-            f"{shown(path)} is {size[1]} x {size[0]} pixels, but its annotation says {said[1]} x {said[0]}: its boxes "
-            "belong to another image."
+            f"{shown(path)} is {size[1]} x {size[0]} pixels, but its annotation says {stated[1]} x {stated[0]}: "
+            "its boxes belong to another image."
         )
     return size
 
 
 class _OtherSize(HardlabError):
-    """An image is not of the size that its annotation says."""
+    """The size of an image is not the one that its annotation states."""
 
 
 def _left_out(images: Sequence[str], count: int, dropped: list[str]) -> None:
-    """Count images of another size, which are left out as broken ones are; HardlabError where they are many."""
+    """Record the images of another size, which are left out like broken ones; HardlabError if there are many."""
     if len(images) > _FEW * count:
         raise HardlabError(f"{images[0]} {len(images)} of {count} images have this fault.")
     dropped += [f"the image and its objects, because {why}" for why in images]
@@ -112,12 +112,12 @@ def _header(path: Path) -> Size:
 
 
 def _sizes(paths: Sequence[Path]) -> list[Size | None]:
-    """Heights and widths of the files, by their headers; None of those that cannot be read. Kept in the data root."""
+    """Heights and widths from the files' headers, None for unreadable files; cached in the data root."""
 
     def header(path: Path) -> Size:
         try:
             return _header(path)
-        except Exception:  # broken files are told, or left out, where they are decoded
+        except Exception:  # decoding reports broken files or leaves them out
             return 0, 0
 
     def read() -> dict[str, np.ndarray]:
@@ -131,19 +131,19 @@ def _sizes(paths: Sequence[Path]) -> list[Size | None]:
     return [(height, width) if height else None for height, width in sizes]
 
 
-def _known(path: Path, said: Size | None, size: Size | None) -> Size | None:
-    """The size of an image, as its annotation or its file says; HardlabError where these differ."""
-    return said if size is None else _same(path, said, size)
+def _known(path: Path, stated: Size | None, size: Size | None) -> Size | None:
+    """The size of an image from its annotation or its file; HardlabError if the two differ."""
+    return stated if size is None else _same(path, stated, size)
 
 
 def _fault(box: Iterable[float], size: Size | None) -> str:
-    """Why an object with such a box (x0, y0, x1, y1) cannot be seen; empty where it can."""
+    """Why an object with this box (x0, y0, x1, y1) is invisible; empty if it is visible."""
     x0, y0, x1, y1 = box
-    said = f"its box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
+    description = f"its box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
     if not (x1 > x0 and y1 > y0):
-        return f"{said} has no area"
+        return f"{description} has no area"
     if x1 <= 0 or y1 <= 0 or (size is not None and (x0 >= size[1] or y0 >= size[0])):
-        return f"{said} lies outside the image" + (f" of {size[1]} x {size[0]} pixels" if size else "")
+        return f"{description} lies outside the image" + (f" of {size[1]} x {size[0]} pixels" if size else "")
     return ""
 
 
@@ -169,8 +169,8 @@ VOC_CLASSES = [
 # fmt: on
 
 
-def _voc_objects(path: str, image: Path, size_of_file: Size | None, dropped: list[str]) -> Found:
-    """The objects of an annotation; those without area in the image are told in ``dropped``. Raises HardlabError."""
+def _voc_objects(path: str, image: Path, size_of_file: Size | None, dropped: list[str]) -> ImageObjects:
+    """The objects of an annotation; ``dropped`` gains a sentence for each without area in the image. HardlabError."""
     place = f"{shown(path)} is not a VOC annotation"
     try:
         if not Path(path).is_file():
@@ -181,15 +181,15 @@ def _voc_objects(path: str, image: Path, size_of_file: Size | None, dropped: lis
     if tree.tag != "annotation":
         raise HardlabError(f"{place}: it begins with <{tree.tag}>, not <annotation>.")
 
-    def number(of: ElementTree.Element, what: str, whose: str) -> float:
-        text = of.findtext(what)
+    def number(element: ElementTree.Element, what: str, owner: str) -> float:
+        text = element.findtext(what)
         if text is None:
-            raise HardlabError(f"{place}: {whose} has no {what}.")
+            raise HardlabError(f"{place}: {owner} has no {what}.")
         try:
             value: Any = float(text)
         except ValueError:
             value = text
-        return _number(f"{place}: {what} of {whose}", value)
+        return _number(f"{place}: {what} of {owner}", value)
 
     size = None
     if tree.find("size") is not None:
@@ -201,35 +201,35 @@ def _voc_objects(path: str, image: Path, size_of_file: Size | None, dropped: lis
     size = _known(image, size, size_of_file)
     labels, boxes, difficult, called = [], [], [], []
     for i, o in enumerate(tree.findall("object"), 1):
-        name, whose = o.findtext("name", "").strip(), f"object {i}"
+        name, owner = o.findtext("name", "").strip(), f"object {i}"
         if name not in VOC_CLASSES:
-            raise HardlabError(f"{place}: {whose} has the unknown class {name!r}{nearest(name, VOC_CLASSES)}")
+            raise HardlabError(f"{place}: {owner} has the unknown class {name!r}{nearest(name, VOC_CLASSES)}")
         flag = o.findtext("difficult", "0").strip()
         if flag not in ("0", "1"):
-            raise HardlabError(f"{place}: difficult of {whose} is {flag!r}, not 0 or 1.")
-        x0, y0, x1, y1 = (number(o, f"bndbox/{c}", whose) for c in ("xmin", "ymin", "xmax", "ymax"))
+            raise HardlabError(f"{place}: difficult of {owner} is {flag!r}, not 0 or 1.")
+        x0, y0, x1, y1 = (number(o, f"bndbox/{c}", owner) for c in ("xmin", "ymin", "xmax", "ymax"))
         # VOC counts pixels from 1 and includes the last; here they count from 0 and the end is exclusive
         box = (x0 - 1, y0 - 1, x1, y1)
         if why := _fault(box, size):
-            dropped.append(f"{whose} ({name}) of {shown(path)}: {why}")
+            dropped.append(f"{owner} ({name}) of {shown(path)}: {why}")
             continue
         labels.append(VOC_CLASSES.index(name))
         boxes.append(box)
         difficult.append(flag == "1")
-        called.append(f"{whose} of {shown(path)}")
-    return _found(labels, boxes, difficult, size, [None] * len(labels), called)
+        called.append(f"{owner} of {shown(path)}")
+    return _image_objects(labels, boxes, difficult, size, [None] * len(labels), called)
 
 
-def _found(
+def _image_objects(
     labels: list[int],
     boxes: list[Any],
     flags: list[bool],
     size: Size | None,
     outlines: list[Outline],
     called: list[str],
-) -> Found:
+) -> ImageObjects:
     corners = np.array(boxes, np.float32).reshape(-1, 4)
-    return Found(np.array(labels, np.int64), corners, np.array(flags, bool), size, outlines, called)
+    return ImageObjects(np.array(labels, np.int64), corners, np.array(flags, bool), size, outlines, called)
 
 
 def _voc(year: str, split: str, root: str | None, allowed: Mapping[str, str]) -> Source:
@@ -238,19 +238,19 @@ def _voc(year: str, split: str, root: str | None, allowed: Mapping[str, str]) ->
     d = open_set(f"voc{year}", datasets.VOCDetection, root, expected, year=year, image_set=own)
     paths, dropped = [Path(p) for p in d.images], list[str]()
     _once((p.name for p in paths), f"the list {own}.txt of voc{year} names {{}} twice.")
-    found, kept, other = [], list[Path](), list[str]()
+    images, kept, other = [], list[Path](), list[str]()
     for annotation, path, size_of_file in zip(d.annotations, paths, _sizes(paths), strict=True):
         try:
-            found.append(_voc_objects(annotation, path, size_of_file, dropped))
+            images.append(_voc_objects(annotation, path, size_of_file, dropped))
             kept.append(path)
         except _OtherSize as e:
             other.append(str(e))
     _left_out(other, len(paths), dropped)
-    return _with_objects(VOC_CLASSES, [p.name for p in kept], kept, found, "difficult", dropped)
+    return _with_objects(VOC_CLASSES, [p.name for p in kept], kept, images, "difficult", dropped)
 
 
 def _once(names: Iterable[Any], sentence: str) -> None:
-    """HardlabError with the first of ``names`` that is there more than once."""
+    """Raise HardlabError with the first of ``names`` that occurs more than once."""
     for name, count in Counter(names).items():
         if count > 1:
             raise HardlabError(sentence.format(_short(name)))
@@ -276,10 +276,10 @@ def coco(split: str, root: str | None, size: int | None) -> Source:
     """COCO 2017: train (118,287 images) or val (5,000), 80 classes; test means val, as the test labels are secret.
 
     Read from ``coco/`` in the data root (or the data root itself): annotations/instances_{train,val}2017.json and
-    {train,val}2017/. Never downloaded (19 GB). Images without an object have the label -1. Objects without area in the
-    image, those of whose polygons none has three points, and up to a hundredth of the images whose file is of another
-    size than the listing says are left out and counted; an image that the listing gives no size has that of its file;
-    any other fault of the listing raises HardlabError with the annotation's id.
+    {train,val}2017/. Never downloaded (19 GB). An image without objects has the label -1. An image without a size in
+    the listing has the size of its file. Left out and counted: objects without area in the image, objects without a
+    polygon of three points, and up to a hundredth of the images, if their files differ in size from the listing. Any
+    other fault of the listing raises HardlabError with the annotation's id.
     """
     own = own_split("coco", split, {"train": "train2017", "val": "val2017", "test": "val2017"})
     where = data_root(root)
@@ -292,11 +292,11 @@ def coco(split: str, root: str | None, size: int | None) -> Source:
             f"coco was not found: put annotations/instances_{own}.json and {own}/*.jpg under {where / 'coco'}"
         )
     try:
-        said = json.loads(listing.read_text(encoding="utf-8"))
+        content = json.loads(listing.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
         raise HardlabError(f"{listing} is not a listing of COCO instances: {e!r}") from e
     try:
-        return _listed(said, top / own)
+        return _listed(content, top / own)
     except _NotCoco as e:
         raise HardlabError(f"{listing} is not a listing of COCO instances: {e}") from e
     except HardlabError as e:
@@ -304,14 +304,14 @@ def coco(split: str, root: str | None, size: int | None) -> Source:
 
 
 class _NotCoco(Exception):
-    """The listing is of another form."""
+    """The file is not a listing of COCO instances."""
 
 
-def _entries(said: Any, part: str, needed: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The entries of one part of a listing, whose ``needed`` values (whole numbers, texts) name one each."""
-    if not isinstance(said, dict) or not isinstance(said.get(part), list):
+def _entries(content: Any, part: str, needed: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The entries of one part of a listing; each ``needed`` key holds a whole number or text that occurs once."""
+    if not isinstance(content, dict) or not isinstance(content.get(part), list):
         raise _NotCoco(f"it has no list of {part}.")
-    for i, entry in enumerate(said[part]):
+    for i, entry in enumerate(content[part]):
         if not isinstance(entry, dict):
             raise _NotCoco(f"entry {i} of {part} is {_short(entry)}.")
         for key in needed:
@@ -320,15 +320,17 @@ def _entries(said: Any, part: str, needed: tuple[str, ...]) -> list[dict[str, An
             if not fits or isinstance(value, bool):
                 raise _NotCoco(f"{key} of entry {i} of {part} is {_short(value)}.")
     for key in needed:
-        _once((e[key] for e in said[part]), f"{key} {{}} is there twice among its {part}.")
+        _once((e[key] for e in content[part]), f"{key} {{}} is there twice among its {part}.")
+    if not needed:
+        return content[part]
     # numbers before texts: they do not compare
-    return sorted(said[part], key=lambda e: (isinstance(e[needed[0]], str), e[needed[0]])) if needed else said[part]
+    return sorted(content[part], key=lambda e: (isinstance(e[needed[0]], str), e[needed[0]]))
 
 
-def _listed(said: Any, folder: Path) -> Source:
-    categories = _entries(said, "categories", ("id", "name"))
-    images = _entries(said, "images", ("id", "file_name"))
-    annotations = _entries(said, "annotations", ())
+def _listed(content: Any, folder: Path) -> Source:
+    categories = _entries(content, "categories", ("id", "name"))
+    images = _entries(content, "images", ("id", "file_name"))
+    annotations = _entries(content, "annotations", ())
     _once((a["id"] for a in annotations if isinstance(a.get("id"), (int, str))), "annotation {} is there twice.")
     label = {c["id"]: i for i, c in enumerate(categories)}
     of_image: dict[Any, list[tuple[str, dict[str, Any]]]] = {i["id"]: [] for i in images}
@@ -340,11 +342,11 @@ def _listed(said: Any, folder: Path) -> Source:
             if not isinstance(a.get(key), (int, str)) or a[key] not in known:
                 raise HardlabError(f"{called} has the {key} {_short(a.get(key))}, but there is no such {what}.")
         of_image[a["image_id"]].append((called, a))
-    found, dropped, names, other = [], list[str](), list[str](), list[str]()
+    objects, dropped, names, other = [], list[str](), list[str](), list[str]()
     paths = [folder / image["file_name"] for image in images]
     for image, path, size_of_file in zip(images, paths, _sizes(paths), strict=True):
         try:
-            size = _known(path, _said_size(image), size_of_file)
+            size = _known(path, _stated_size(image), size_of_file)
         except _OtherSize as e:
             other.append(str(e))
             continue
@@ -364,12 +366,12 @@ def _listed(said: Any, folder: Path) -> Source:
             crowds.append(crowd)
             outlines.append(outline)
             named.append(called)
-        found.append(_found(labels, boxes, crowds, size, outlines, named))
+        objects.append(_image_objects(labels, boxes, crowds, size, outlines, named))
     _left_out(other, len(paths), dropped)
-    return _with_objects([c["name"] for c in categories], names, [folder / n for n in names], found, "crowd", dropped)
+    return _with_objects([c["name"] for c in categories], names, [folder / n for n in names], objects, "crowd", dropped)
 
 
-def _said_size(image: dict[str, Any]) -> Size | None:
+def _stated_size(image: dict[str, Any]) -> Size | None:
     sides = [image.get("height"), image.get("width")]
     if all(side is None for side in sides):
         return None
@@ -380,7 +382,7 @@ def _said_size(image: dict[str, Any]) -> Size | None:
 
 
 def _object(called: str, a: dict[str, Any], size: Size | None) -> tuple[tuple[float, ...], bool, Outline, str]:
-    """Corners, crowd, outline of an annotation, and why it is dropped, if it is. HardlabError for what is none."""
+    """Corners, crowd flag and outline of an annotation, and why it is dropped, or "". HardlabError if it is invalid."""
     bbox = a.get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4:
         raise HardlabError(f"{called} has the bbox {_short(bbox)}, not [x, y, width, height].")
@@ -395,22 +397,24 @@ def _object(called: str, a: dict[str, Any], size: Size | None) -> tuple[tuple[fl
     return box, bool(crowd), outline, _fault(box, size) or why
 
 
-def _outline(called: str, said: Any) -> tuple[Outline, str]:
-    """A COCO segmentation, its polygons as arrays, which take a tenth of the memory of lists; and why it shows nothing.
+def _outline(called: str, segmentation: Any) -> tuple[Outline, str]:
+    """A COCO segmentation, polygons as arrays (a tenth of the memory of lists), and why it shows nothing, or "".
 
     Polygons of fewer than three points enclose nothing and are left out, as by Detectron2.
     """
-    if said is None or said == []:
+    if segmentation is None or segmentation == []:
         return None, ""
-    if isinstance(said, dict):
-        counts, size = said.get("counts"), said.get("size")
-        if not isinstance(counts, (list, str)) or not isinstance(size, list) or len(size) != 2:
-            raise HardlabError(f"{called} has the segmentation {_short(said)}, not polygons or counts and size.")
-        return said, ""
-    if not isinstance(said, list) or not all(isinstance(p, list) for p in said):
-        raise HardlabError(f"{called} has the segmentation {_short(said)}, not polygons or counts and size.")
+    if isinstance(segmentation, dict):
+        counts, size = segmentation.get("counts"), segmentation.get("size")
+        valid = isinstance(counts, (list, str)) and isinstance(size, list) and len(size) == 2
+    else:
+        valid = isinstance(segmentation, list) and all(isinstance(p, list) for p in segmentation)
+    if not valid:
+        raise HardlabError(f"{called} has the segmentation {_short(segmentation)}, not polygons or counts and size.")
+    if isinstance(segmentation, dict):
+        return segmentation, ""
     polygons = []
-    for p in said:
+    for p in segmentation:
         numbers = [_number(f"a coordinate of {called}", v) for v in p]
         if len(numbers) % 2:
             raise HardlabError(f"{called} has a polygon of {len(p)} coordinates: x and y in turn are an even number.")
@@ -419,8 +423,8 @@ def _outline(called: str, said: Any) -> tuple[Outline, str]:
     return polygons, "" if polygons else "none of its polygons has three points"
 
 
-def _masks(o: Found, height: int, width: int) -> np.ndarray:
-    """(n,H,W) bool, drawn by COCO's own code; HardlabError where pycocotools is missing."""
+def _masks(o: ImageObjects, height: int, width: int) -> np.ndarray:
+    """Masks (n,H,W) bool, drawn by COCO's own code; HardlabError if pycocotools is missing."""
     try:
         from pycocotools import mask as rle
     except ImportError:
@@ -437,7 +441,7 @@ def _masks(o: Found, height: int, width: int) -> np.ndarray:
 
 
 def _runs(called: str, outline: dict[str, Any], height: int, width: int) -> dict[str, Any]:
-    """Run lengths as numbers; HardlabError where they do not fill the image: pycocotools would write beyond it."""
+    """Run lengths as numbers; HardlabError if they do not fill the image: pycocotools would write beyond it."""
     counts, size = outline["counts"], outline["size"]
     if size != [height, width]:
         raise HardlabError(f"{called} has a mask of size {_short(size)}, but its image is {height} high, {width} wide.")

@@ -1,4 +1,4 @@
-"""What every data set becomes: an ``Images``, in memory or decoded batch by batch, and where its files live."""
+"""``Images``, the form of every data set, in memory or decoded batch by batch; and the folder of its files."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ from hardlab.types import Batch, HardlabError
 
 SMALL_SIDE = 96  # images up to this side are held in memory ...
 SMALL_BYTES = 2 * 1024**3  # ... as long as the whole set stays below this
-_BLOCK = 4096  # bytes read at a time of files that are not read as a whole
-_DECODER = 1  # part of the cache key: raise it when `decode` gives other pixels
+_BLOCK = 4096  # bytes of a block of files that are not read as a whole
+_DECODER = 1  # part of the cache key: raise it when a change of `decode` changes pixels
 _PROBES = 32  # headers read to guess whether a folder holds small images of one size
 
 Annotate = Callable[[int], dict[str, np.ndarray]]
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Say what was meant: ``"; did you mean 'x'?"`` with the closest of ``allowed``, or nothing where that is empty."""
+    """Suggest the closest of ``allowed``: ``"; did you mean 'x'?"``, or "" if there is none."""
     by_lower = {a.lower(): a for a in allowed}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 def choose(what: str, name: str, allowed: Sequence[str]) -> str:
-    """Return ``name``; HardlabError with the nearest of ``allowed`` where it is none of them."""
+    """Return ``name``; HardlabError with the nearest of ``allowed`` if it is none of them."""
     if name in allowed:
         return name
     raise HardlabError(f"unknown {what} {name!r}: allowed are {', '.join(allowed)}{nearest(name, allowed)}")
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """A path as a sentence may hold it: line ends, and bytes that are no characters, are written as escapes."""
+    """A path for a message: line ends, and bytes that are no characters, are written as escapes."""
     text = os.fspath(path)
     return text if text.isprintable() else repr(text)[1:-1]
 
@@ -74,7 +74,7 @@ _STAYS: ContextVar[bool] = ContextVar("_STAYS", default=False)
 
 @contextmanager
 def staying_offline() -> Iterator[None]:
-    """Inside nothing is downloaded."""
+    """Download nothing inside."""
     before = _STAYS.set(True)
     try:
         yield
@@ -83,21 +83,21 @@ def staying_offline() -> Iterator[None]:
 
 
 def offline() -> bool:
-    """Whether nothing may be downloaded: inside ``staying_offline``, or by ``HARDLAB_OFFLINE`` (but empty and 0)."""
+    """Whether downloads are forbidden: inside ``staying_offline``, or by ``HARDLAB_OFFLINE`` (unless empty or 0)."""
     return _STAYS.get() or os.environ.get("HARDLAB_OFFLINE", "") not in ("", "0")
 
 
 class Absent(HardlabError):
-    """A data set is not here, and nothing may be downloaded."""
+    """A data set is missing, and downloads are forbidden."""
 
 
 def cached(
     path: Path, make: Callable[[], dict[str, np.ndarray]], fits: Callable[[dict[str, np.ndarray]], bool]
 ) -> dict[str, np.ndarray]:
-    """Read the arrays in ``path`` (.npz), or make them and keep them there.
+    """Read the arrays in ``path`` (.npz), or make them and cache them there.
 
-    Written to a scratch name and renamed, so that a reader never sees half a file; a damaged file, or one whose arrays
-    are not what ``fits`` expects, is made again; where nothing can be written nothing is kept.
+    The file is written atomically. It is made again if it is damaged or ``fits`` rejects its arrays, and not cached if
+    it cannot be written.
     """
     try:
         arrays = read_arrays(path)
@@ -113,7 +113,7 @@ def cached(
             scratch = f.name
             np.savez(f, **arrays)  # type: ignore[arg-type]
         os.replace(scratch, path)
-    except OSError:  # a read-only or full disk costs time on the next load, not this run
+    except OSError:  # a read-only or full disk costs time on the next load, but does not end this run
         if scratch is not None and os.path.exists(scratch):
             os.unlink(scratch)
     return arrays
@@ -121,14 +121,13 @@ def cached(
 
 @dataclass
 class Source:
-    """What a factory hands to ``load``: pixels or paths, with labels.
+    """The result of a data set's function: pixels or paths, with labels.
 
-    pixels: (N,H,W,3) uint8, or None where ``paths`` names N files. names: what row i is called in the digest and in
+    pixels: (N,H,W,3) uint8, or None if ``paths`` names N files. names: the name of each row, in the digest and in
     messages. targets: (N,) int64, -1 = no label. multi_hot: (N,C) int8, 1 present, 0 absent, -1 present only as
-    difficult or crowd (not counted by the VOC protocol). annotate(i): labels (n,), boxes (n,4), what else
-    is known of each object, and full (2,) = height and width of the image that the boxes belong to. side: what the
-    images are fitted to where no size is asked for, None = nothing. dropped: why which objects of the annotations are
-    missing, a sentence each.
+    difficult or crowd (not counted by the VOC protocol). annotate(i): labels (n,), boxes (n,4), other annotations of
+    each object, and full (2,) = height and width of the image that the boxes refer to. side: the size to which images
+    are fitted by default, None = none. dropped: a sentence for each missing object of the annotations, with the reason.
     """
 
     classes: tuple[str, ...]
@@ -146,7 +145,7 @@ class Source:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn any PIL image into 8-bit RGB: 16-bit grey is scaled, transparency dropped, an animation's first frame kept.
+    """Convert any PIL image to 8-bit RGB: scale 16-bit grey, drop transparency, keep an animation's first frame.
 
     ValueError for floating-point images, which have no agreed range.
     """
@@ -184,7 +183,7 @@ def decode(path: str | os.PathLike[str], max_side: int, size: int | None = None)
 
 
 def opened(path: str | os.PathLike[str]) -> Image.Image:
-    """The image in a file, its pixels not yet read; OSError for what is no file, such as a pipe without an end."""
+    """Open the image in a file without reading its pixels; OSError for what is no file, such as an endless pipe."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError("it is a folder, a pipe or a device, not a file")
     return Image.open(path)
@@ -198,9 +197,9 @@ def _try_decode(path: Path, max_side: int, size: int | None) -> np.ndarray | Har
 
 
 def _content(paths: Sequence[str], blocks: int | None) -> np.ndarray:
-    """The sha256 of what the files hold, one after the other, as 32 bytes.
+    """The sha256 of the concatenated content of the files, 32 bytes.
 
-    blocks: how many to read of a file that has more, evenly spaced from the first to the last; None = all of it.
+    blocks: how many blocks to read of a file that has more, evenly spaced from the first to the last; None = all.
     """
 
     def of_file(path: str) -> bytes:
@@ -219,19 +218,19 @@ def _content(paths: Sequence[str], blocks: int | None) -> np.ndarray:
 
     h = hashlib.sha256()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(paths), 4096):  # in pieces: a task waits in memory for each path
+        for start in range(0, len(paths), 4096):  # in pieces, because every queued path takes memory
             for digest in pool.map(of_file, paths[start : start + 4096]):
                 h.update(digest)
     return np.frombuffer(h.digest(), np.uint8)
 
 
 def file_list(paths: Iterable[str | os.PathLike[str]], *options: object) -> str:
-    """A digest of the file list: path, length and times of change of each file, and the options."""
+    """A digest of a file list: path, length and times of change of each file, and the options."""
     h = hashlib.sha256(repr((_DECODER, options)).encode())
     for path in paths:
         try:
             s = os.stat(path)
-            stamp = (s.st_size, s.st_mtime_ns, s.st_ctime_ns)  # the latter nobody sets back
+            stamp = (s.st_size, s.st_mtime_ns, s.st_ctime_ns)  # unlike mtime, ctime cannot be set back
         except OSError:
             stamp = (-1, -1, -1)
         h.update(os.fsencode(path) + repr(stamp).encode())
@@ -239,13 +238,13 @@ def file_list(paths: Iterable[str | os.PathLike[str]], *options: object) -> str:
 
 
 def _common_size(paths: Sequence[Path], max_side: int) -> tuple[int, int] | None:
-    """(width, height) shared by a sample of the files, read from their headers; None where they differ or are large."""
+    """(width, height) shared by a sample of the files' headers; None if they differ or are large."""
     sizes = set()
     for path in paths[:: max(1, len(paths) // _PROBES)]:
         try:
             with opened(path) as image:
                 sizes.add(image.size)
-        except Exception:  # broken files are the business of the decoding pass
+        except Exception:  # the decoding pass handles broken files
             continue
     if len(sizes) != 1:
         return None
@@ -254,8 +253,10 @@ def _common_size(paths: Sequence[Path], max_side: int) -> tuple[int, int] | None
 
 
 def _decode_all(paths: Sequence[Path], max_side: int, size: int | None, keep: bool) -> dict[str, np.ndarray]:
-    """Decode every file; pixels (n,H,W,3) of the good ones (none without ``keep``, or where sizes differ), ``broken``
-    (m,) rows, ``why`` (m,) messages."""
+    """Decode every file: ``pixels`` (n,H,W,3) of the good ones, ``broken`` (m,) rows, ``why`` (m,) messages.
+
+    pixels is missing without ``keep``, or if sizes differ.
+    """
     good: list[np.ndarray] = []
     broken: list[int] = []
     why: list[str] = []
@@ -277,7 +278,7 @@ def _decode_all(paths: Sequence[Path], max_side: int, size: int | None, keep: bo
 
 
 def _fitted(masks: Tensor, height: int, width: int, scale: Tensor, margin: Tensor) -> Tensor:
-    """Masks (n,H,W) bool at the size of the image as loaded: resized by ``scale`` (x, y), less the margins (x, y)."""
+    """Masks (n,H,W) bool at the size of the loaded image: resized by ``scale`` (x, y), without the margins (x, y)."""
     tall, wide = (max(1, round(side * by)) for side, by in zip(masks.shape[1:], scale.flip(0).tolist()))
     soft = F.interpolate(masks[:, None].float(), (tall, wide), mode="bilinear", antialias=True)[:, 0]
     left, top = margin.round().int().tolist()
@@ -287,11 +288,10 @@ def _fitted(masks: Tensor, height: int, width: int, scale: Tensor, margin: Tenso
 class Images(ABC):
     """A data set of N uint8 images with labels, read in any order.
 
-    name, split: what was loaded. classes: class names in label order. targets: (N,) int64, -1 where there is no label.
-    names: what each row is called. multi_hot: (N,C) int8 of sets with several labels an image (1, 0, -1 = difficult
-    only), else None.
-    in_memory: whether all pixels lie on the device. skipped: paths of broken images left out under policy "skip".
-    dropped: why which objects are missing of the annotations of the whole set, a sentence each.
+    name, split: of the data set. classes: class names in label order. targets: (N,) int64, -1 for no label. names: the
+    name of each row. multi_hot: (N,C) int8 for sets with several labels per image (1, 0, -1 = difficult only), else
+    None. in_memory: whether all pixels are on the device. skipped: paths of broken images left out under policy
+    "skip". dropped: a sentence for each missing object of the set's annotations, with the reason.
     """
 
     in_memory: bool
@@ -317,8 +317,8 @@ class Images(ABC):
         self.dropped = list(source.dropped)
         self.device = torch.device(device)
         self._annotate = source.annotate
-        self._label_map = label_map  # label of the annotations -> label here, -1 = a class left out
-        self._size = size  # every image was fitted to a square of this side
+        self._label_map = label_map  # label in the annotations -> label here, -1 = a class left out
+        self._size = size  # side of the square to which every image was fitted
         self._digest: str | None = None
 
     def __len__(self) -> int:
@@ -329,10 +329,10 @@ class Images(ABC):
         return f"{self.name}/{self.split}: {len(self)} images, {len(self.classes)} classes, {where}"
 
     def digest(self) -> str:
-        """Hex sha256 of what is seen, in order: pixels, or names and files, labels, class names; found once.
+        """Hex sha256 of the data in order: pixels, or names and files, with labels and class names; computed once.
 
-        Of files together above ``SMALL_BYTES``, which would take minutes to read, blocks of each are: its length, its
-        first and last 4096 bytes, and as many between them as that number of bytes allows, one at least.
+        If the files have more than ``SMALL_BYTES`` together, which would take minutes to read, it covers of each file
+        the length, the first and last 4096 bytes, and as many blocks between them as that total allows, at least one.
         """
         if self._digest is None:
             self._digest = self._what_is_seen()
@@ -359,10 +359,10 @@ class Images(ABC):
     def scene(self, index: int) -> dict[str, Tensor]:
         """One image with its objects.
 
-        image (3,H,W) uint8; labels (n,) int64; boxes (n,4) float32 x0,y0,x1,y1 in pixels of ``image`` as it is
-        here (shrunk or fitted), x1 and y1 exclusive; objects of classes left out or under
-        one pixel are missing; and, by set, masks (n,H,W) bool, difficult (n,) bool or crowd (n,) bool. HardlabError
-        where the set has no annotations.
+        image (3,H,W) uint8; labels (n,) int64; boxes (n,4) float32 x0,y0,x1,y1 in pixels of the loaded (shrunk or
+        fitted) image, x1 and y1 exclusive; and, depending on the set, masks (n,H,W) bool, difficult (n,) bool or crowd
+        (n,) bool. Objects of other classes, or smaller than a pixel, are left out. HardlabError if the set has no
+        annotations.
         """
         if self._annotate is None:
             raise HardlabError(f"{self.name} has no boxes: load 'shapes', 'voc2007', 'voc2012' or 'coco' for scenes")
@@ -386,7 +386,7 @@ class Images(ABC):
 
 
 class Pixels(Images):
-    """Images of one size held as one (N,3,H,W) uint8 tensor: on the device, or on the host where they are too many."""
+    """Images of one size in one (N,3,H,W) uint8 tensor, on the device, or on the host if they are too many."""
 
     def __init__(self, *args: Any, pixels: np.ndarray, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -410,7 +410,7 @@ class Pixels(Images):
 
 
 class _Rows(Dataset):
-    """Decodes a row of the order in a worker; what is broken comes back as a value, so its sentence stays whole."""
+    """Decodes a row of the order in a worker; returns errors as values, so that their messages stay intact."""
 
     def __init__(self, paths: np.ndarray, max_side: int, size: int | None):
         self.paths, self.max_side, self.size = paths, max_side, size
@@ -439,7 +439,7 @@ class Files(Images):
         super().__init__(name, split, source, skipped, **kwargs)
         assert source.paths is not None
         self.workers = workers
-        # one array of bytes: a list of a million str would be copied, page by page, into every worker
+        # an array of bytes: a list of a million str would be copied, page by page, into every worker
         self._rows = _Rows(np.array([os.fsencode(p) for p in source.paths]), max_side, self._size)
 
     def _what_is_seen(self) -> str:
@@ -458,7 +458,7 @@ class Files(Images):
     def _batches(self, rows: Sequence[Tensor]) -> Iterator[Batch]:
         loader = DataLoader(
             self._rows,
-            batch_size=None,  # one row of the order is one item
+            batch_size=None,  # one row of the order per item
             sampler=[row.tolist() for row in rows],
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
@@ -474,9 +474,11 @@ class Files(Images):
 
 
 def class_list(classes: Sequence[str] | str | os.PathLike[str], known: Sequence[str]) -> list[str]:
-    """The class names of a subset: a list, or a text file with one a line (what follows the first word is ignored
-    where only the first word is a class; blank lines and # lines are skipped). HardlabError for an unknown class, a
-    class named twice or none at all."""
+    """The class names of a subset, from a list or a text file with one per line.
+
+    In a file, blank lines and # lines are skipped, and text after the first word is ignored if only the first word is
+    a class. HardlabError for an unknown class, a class named twice, or no class.
+    """
     if isinstance(classes, (str, os.PathLike)):
         try:
             if os.path.exists(classes) and not os.path.isfile(classes):  # a pipe would be waited for
@@ -502,8 +504,8 @@ def class_list(classes: Sequence[str] | str | os.PathLike[str], known: Sequence[
 def stratified(targets: np.ndarray, fraction: float, seed: int, classes: Sequence[str] = ()) -> np.ndarray:
     """Rows, ascending, of a class-balanced subset: round(fraction * n) of each class of n images.
 
-    The choice depends on nothing but the labels, the seed and the fraction, and a smaller fraction is part of a larger
-    one. HardlabError where a class would be left without an image.
+    The choice depends only on the labels, the seed and the fraction; the rows of a smaller fraction are a subset of
+    those of a larger one. HardlabError if a class would have no image.
     """
     if not 0 < fraction <= 1:
         raise HardlabError(f"fraction must be above 0 and at most 1, not {fraction}")
@@ -539,7 +541,7 @@ def take(source: Source, rows: np.ndarray) -> Source:
 
 
 def only_classes(source: Source, names: Sequence[str]) -> tuple[Source, np.ndarray]:
-    """The source with the classes ``names`` alone, label i = names[i]; and the map old label -> new, -1 = left out."""
+    """The source with only the classes ``names``, label i = names[i]; and the map old label -> new, -1 = left out."""
     old = [source.classes.index(n) for n in names]
     label_map = np.full(len(source.classes), -1, np.int64)
     label_map[old] = np.arange(len(old))
@@ -568,9 +570,9 @@ def build(
     size: int | None,
     dry: bool = False,
 ) -> Images:
-    """Turn a source into Images: choose classes and fraction, find broken files, decide where the pixels live.
+    """Turn a source into Images: choose classes and fraction, find broken files, place the pixels.
 
-    dry: large images are not looked at, whatever ``on_broken`` is.
+    dry: do not decode large images, whatever ``on_broken`` says. The other parameters are those of ``data.load``.
     """
     label_map, size = np.arange(len(source.classes)), size or source.side
     if classes is not None:
@@ -616,7 +618,7 @@ def build(
 
 
 def _whole(arrays: dict[str, np.ndarray], count: int, keep: bool) -> bool:
-    """Whether these are what ``_decode_all`` makes of ``count`` files."""
+    """Whether the arrays have the form of ``_decode_all`` for ``count`` files."""
     pixels, broken, why = (arrays[name] for name in ("pixels", "broken", "why"))
     plausible = broken.dtype == np.int64 and len(broken) == len(why) and all(0 <= i < count for i in broken.tolist())
     held = pixels.dtype == np.uint8 and pixels.ndim == 4 and len(pixels) in ((0, count - len(broken)) if keep else (0,))

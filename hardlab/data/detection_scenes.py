@@ -1,4 +1,4 @@
-"""Scenes as a detector takes them: pixels in [0,1], boxes, labels and masks, of one or several sets, in batches."""
+"""Scenes for a detector: pixels in [0,1], boxes, labels and masks from one or several sets, in batches."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from hardlab.data import Images, load
 from hardlab.types import HardlabError
 
 Target = dict[str, Tensor]
-Example = tuple[Tensor, Target]  # pixels (3,H,W) in [0,1]; boxes, labels from 1, and what else the set knows
+Example = tuple[Tensor, Target]  # pixels (3,H,W) in [0,1]; boxes, labels from 1, other annotations
 
 
 class Scenes:
-    """Scenes of one or several sets, one after the other, as a detector takes them.
+    """Scenes of one or several sets in sequence, in the form that a detector takes.
 
     Example i: pixels (3,H,W) float32 in [0,1]; boxes (n,4), labels (n,) from 1 on, and masks (n,H,W), difficult (n,),
-    crowd (n,) where the set has them. rows: which scenes; None = all. HardlabError where a set has no boxes, no masks
-    though ``masks`` asks for them, or other classes than the first one.
+    crowd (n,) if the set has them. rows: the scenes to use; None = all. HardlabError if a set has no boxes, lacks masks
+    that ``masks`` asks for, or has other classes than the first one.
     """
 
     def __init__(self, sets: Sequence[Images], *, masks: bool = False, rows: Sequence[int] | None = None) -> None:
@@ -53,7 +53,7 @@ class Scenes:
         return torch.nonzero(targets >= 0)[:, 0].tolist()
 
     def batches(self, order: list[list[int]]) -> Iterator[tuple[Example, ...]]:
-        """The examples of each list of indices; decoded by other processes where the sets are not in memory."""
+        """The examples of each list of indices; worker processes decode them if the sets are not in memory."""
         workers = 0 if all(s.in_memory for s in self.sets) else min(8, os.cpu_count() or 1)
         loader = DataLoader(
             _ErrorsAsValues(self),
@@ -70,7 +70,7 @@ class Scenes:
 
 
 class _ErrorsAsValues(Dataset):
-    """Scenes whose mistakes come back as values: an exception out of another process would bring its traceback."""
+    """Scenes that return errors as values: an exception from a worker process would carry its traceback."""
 
     def __init__(self, scenes: Scenes) -> None:
         self.scenes = scenes
@@ -90,7 +90,7 @@ def open_scenes(
     objects: int,
     dry: bool = False,
 ) -> list[Images]:
-    """The sets called "name/split"; HardlabError for another form. dry: as of ``data.load``."""
+    """Load the sets named "name/split"; HardlabError for another form of name. dry: as in ``data.load``."""
     sets = []
     for name in names:
         what, slash, split = name.rpartition("/")
@@ -104,7 +104,7 @@ def open_scenes(
 
 
 def without_crowd(target: Target) -> Target:
-    """The objects that are no crowd."""
+    """The target without crowds."""
     if "crowd" not in target:
         return target
     single = ~target["crowd"]

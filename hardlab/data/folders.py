@@ -18,7 +18,7 @@ from hardlab.types import HardlabError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 SPLITS = ("train", "val", "test")
-_OTHER = {"test": "val", "val": "test"}  # which folder stands in where a split is missing
+_OTHER = {"test": "val", "val": "test"}  # the folder that replaces a missing split
 _NOT_OURS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 ARCHIVE = "cifar10-jpeg.tar.xz"
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -27,9 +27,9 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 def folder(split: str, root: str | None, size: int | None) -> Source:
     """Images in ``<root>/<split>/<class>/**``, or ``<root>/<split>/*`` without labels; split train, val or test.
 
-    val and test stand in for each other where only one exists. Classes are the sorted names of the folders with images,
-    of all splits together, so that a label means the same in each; rows are sorted by path. Folders and files that
-    begin with a dot are not read; links to folders elsewhere are followed, each folder once.
+    val and test replace each other if only one exists. Classes are the sorted names of the folders with images in any
+    split, so that a label means the same in all; rows are sorted by path. Folders and files that begin with a dot are
+    not read; links to folders elsewhere are followed, each folder once.
     """
     if root is None:
         raise HardlabError("which folder? call load('folder:<path>') or load('folder', root=<path>)")
@@ -44,28 +44,28 @@ def read_folder(root: Path, split: str) -> Source:
         raise HardlabError(f"{root} {state} train/<class>/, val/<class>/, test/<class>/")
     if split not in SPLITS:
         raise HardlabError(f"unknown split {split!r} of {root}: it has {', '.join(present)}{nearest(split, present)}")
-    there = split if split in present else _OTHER.get(split, split)
-    if there not in present:
+    chosen = split if split in present else _OTHER.get(split, split)
+    if chosen not in present:
         raise HardlabError(f"{root} has no split {split!r}: it has {', '.join(present)}")
-    files = sorted(_images_under(root / there))
+    files = sorted(_images_under(root / chosen))
     if not files:
-        raise HardlabError(f"{root / there} holds no image ({', '.join(SUFFIXES)})")
+        raise HardlabError(f"{root / chosen} holds no image ({', '.join(SUFFIXES)})")
     names = {f.split("/", 1)[0] for f in files if "/" in f}
-    # of every split: a class that is missing in one of them must not shift the labels there
+    # from all splits: a class that is missing in one of them must not shift its labels
     for other in present:
-        if other != there:
+        if other != chosen:
             names |= {c for c in _entries(root / other)[0] if c not in names and _holds_images(root / other, c)}
     classes = sorted(names)
     label = {c: i for i, c in enumerate(classes)}
     targets = [label[f.split("/", 1)[0]] if "/" in f else -1 for f in files]
-    return Source(tuple(classes), np.array(targets, np.int64), files, paths=[root / there / f for f in files])
+    return Source(tuple(classes), np.array(targets, np.int64), files, paths=[root / chosen / f for f in files])
 
 
 def _entries(where: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders that people put into ``where``, those of its own first and links after, and of its images.
+    """Names of the subfolders of ``where``, real ones before links, and of its images.
 
-    What begins with a dot (``.ipynb_checkpoints``, ``._x.jpg``) and ``__MACOSX`` is a program's. HardlabError for a
-    folder that cannot be read, whose images would be missing without a word.
+    ``__MACOSX`` and names that begin with a dot (``.ipynb_checkpoints``, ``._x.jpg``) are ignored: programs made them.
+    HardlabError for a folder that cannot be read, because its images would be missing silently.
     """
     folders: list[str] = []
     links: list[str] = []
@@ -96,8 +96,8 @@ def _images_under(top: Path) -> list[str]:
 def _walk(top: Path, below: str, seen: set[str]) -> Iterator[str]:
     """Images under ``top/below``, as paths below ``top``.
 
-    ``seen`` holds the folders that were walked: each is walked once, whatever links lead to it. A link to a folder that
-    holds ``top``, or that lies in it, leads to nothing that is not in the data already.
+    seen: the folders that were walked, so that each is walked once even if several links lead to it. A link to a
+    folder that contains ``top``, or lies in it, is skipped: it leads to no further images.
     """
     where = os.path.realpath(top / below)
     home = os.path.realpath(top)
@@ -152,7 +152,7 @@ def cifar10_jpeg(split: str, root: str | None, size: int | None) -> Source:
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:
-    """One file or folder; tarfile.TarError for what is neither, and for one that would lie outside ``into``."""
+    """Extract one file or folder; tarfile.TarError for other members, and for a path outside ``into``."""
     path = (into / member.name).resolve()
     source = tar.extractfile(member) if member.isfile() else None
     if not path.is_relative_to(into) or (source is None and not member.isdir()):
@@ -164,9 +164,10 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    """Unpack beside the target and rename: a target that exists is whole, whoever else unpacks at the same time.
+    """Unpack beside the target, then rename, so that an existing target is complete even if two processes unpack it.
 
-    Nothing stays of an archive without images in ``train/<class>/``, at its top or in the one folder at its top.
+    An archive must have images in ``train/<class>/``, at its top or in the only folder at its top; otherwise nothing is
+    left behind.
     """
     if target.is_dir() and not (target / "train").is_dir():
         raise HardlabError(f"{target} has no train/ folder, so {archive} cannot be unpacked there: remove it.")

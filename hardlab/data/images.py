@@ -1,4 +1,4 @@
-"""The sets of scikit-learn and torchvision, read by their own loaders; what they lack is asked for in one sentence."""
+"""The data sets of scikit-learn and torchvision, read by their own loaders; one sentence says what is missing."""
 
 from __future__ import annotations
 
@@ -47,11 +47,15 @@ def _halves(targets: np.ndarray, split: str, share: float) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-_FAILURES = (RuntimeError, OSError, ValueError, AssertionError)  # what torchvision raises for missing or damaged files
+# errors that torchvision raises for missing or damaged files
+_FAILURES = (RuntimeError, OSError, ValueError, AssertionError)
 
 
 def open_set(name: str, cls: Callable[..., Any], root: str | None, expected: str, **options: Any) -> Any:
-    """A torchvision data set: from disk, else downloaded where allowed, else a sentence on what is missing."""
+    """Open a torchvision data set from disk, or download it if allowed; HardlabError says what is missing.
+
+    expected: the files that should be in the data root, for the message.
+    """
     where = data_root(root)
     missing = f"{name} was not found or is damaged: put {expected} under {where}"
     try:
@@ -71,7 +75,7 @@ def open_set(name: str, cls: Callable[..., Any], root: str | None, expected: str
 
 
 def own_split(name: str, split: str, allowed: Mapping[str, str]) -> str:
-    """The set's own name of a split of ours."""
+    """The set's own name for one of our splits; HardlabError for an unknown split."""
     return allowed[choose(f"split of {name}", split, tuple(allowed))]
 
 

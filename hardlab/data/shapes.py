@@ -12,7 +12,7 @@ from hardlab.types import HardlabError
 
 CLASSES = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "ell", "hourglass", "bar")
 SPLITS = {"train": 5000, "test": 1000}  # split -> images by default
-VERSION = 1  # raise it with any change of a pixel: part of the cache key
+VERSION = 1  # part of the cache key: raise it with any change of a pixel
 _CHUNK = 128  # images rendered at once: keeps the working set in the cache
 _LINES, _BLOBS, _WAVES, _PLACES = 3, 4, 3, 12
 _DRAWS = 512  # uniform numbers reserved for the scene of one image, before its pixel noise
@@ -77,7 +77,7 @@ def _colour_near(draw: _Draws, colour: np.ndarray, spread: float) -> np.ndarray:
 
 
 def _far_colour(draw: _Draws, colour: np.ndarray) -> np.ndarray:
-    """The farther from ``colour`` of four random ones: an object is seldom invisible, and its class has no say."""
+    """The farthest from ``colour`` of four random colours, so that objects of any class are seldom invisible."""
     options = np.stack([draw(k=3) for _ in range(4)])  # (4,n,1,1,3)
     best = ((options - colour) ** 2).sum(-1).argmax(0)  # (n,1,1)
     return np.take_along_axis(options, best[None, ..., None], 0)[0]
@@ -110,10 +110,10 @@ def _clutter(draw: _Draws, canvas: np.ndarray, x: Plane, y: Plane, like: np.ndar
 
 
 def _places(draw: _Draws, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Centres and radius of ``count`` objects, each (n,count), in image units, and which of them found a free place."""
+    """Centres and radii (n,count) of ``count`` objects, in image units, and which objects found a free place."""
     n = len(draw.u)
     cx, cy, radius = np.zeros((n, count)), np.zeros((n, count)), np.zeros((n, count))
-    there = np.zeros((n, count), bool)
+    placed = np.zeros((n, count), bool)
     for k in range(count):
         # the first is always the largest; several need to be smaller to find a place
         low, high = (0.3, 0.45) if count == 1 else (0.2, 0.26) if k == 0 else (0.14, 0.2)
@@ -122,16 +122,18 @@ def _places(draw: _Draws, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
             margin = 0.8 * radius[:, k]
             tx = margin + (1 - 2 * margin) * draw()[:, 0, 0]
             ty = margin + (1 - 2 * margin) * draw()[:, 0, 0]
-            apart = np.hypot(tx[:, None] - cx[:, :k], ty[:, None] - cy[:, :k]) > radius[:, k, None] + radius[:, :k]
-            free = ~there[:, k] & (apart | ~there[:, :k]).all(1)
+            separate = np.hypot(tx[:, None] - cx[:, :k], ty[:, None] - cy[:, :k]) > radius[:, k, None] + radius[:, :k]
+            free = ~placed[:, k] & (separate | ~placed[:, :k]).all(1)
             cx[free, k], cy[free, k] = tx[free], ty[free]
-            there[:, k] |= free
-    return cx, cy, radius, there
+            placed[:, k] |= free
+    return cx, cy, radius, placed
 
 
 def _render(u: np.ndarray, noise: np.ndarray, kinds: np.ndarray, size: int) -> tuple[np.ndarray, ...]:
-    """Scenes from their random numbers: pixels (n,S,S,3) uint8, ids (n,S,S) uint8 (0 = background, k+1 = object k)
-    and labels (n,objects), -1 where an object found no free place."""
+    """Render scenes from random numbers: pixels (n,S,S,3) uint8, ids (n,S,S) uint8, labels (n,objects).
+
+    ids: 0 = background, k + 1 = object k. A label is -1 if the object found no free place.
+    """
     n, count = kinds.shape
     draw = _Draws(u)
     centres = (np.arange(size) + 0.5) / size
@@ -141,7 +143,7 @@ def _render(u: np.ndarray, noise: np.ndarray, kinds: np.ndarray, size: int) -> t
     canvas = _background(draw, x, y, base)
     _clutter(draw, canvas, x, y, first, 1 / size)
     ids = np.zeros((n, size, size), np.uint8)
-    cx, cy, radius, there = _places(draw, count)
+    cx, cy, radius, placed = _places(draw, count)
     for k in range(count):
         colour = first if k == 0 else _far_colour(draw, base)
         turn, aspect, shear = draw(-0.7, 0.7), draw(0.8, 1.25), draw(-0.2, 0.2)
@@ -150,7 +152,7 @@ def _render(u: np.ndarray, noise: np.ndarray, kinds: np.ndarray, size: int) -> t
         ox, oy = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
         ox, oy = ox * np.sqrt(aspect) + shear * oy, oy / np.sqrt(aspect)
         distance = np.choose(kinds[:, k, None, None], _distances(ox, oy))
-        alpha = np.clip(0.5 - distance * r * size, 0, 1) * there[:, k, None, None]
+        alpha = np.clip(0.5 - distance * r * size, 0, 1) * placed[:, k, None, None]
         pattern = _texture(draw, ox, oy)[..., None]
         second = _colour_near(draw, colour, 0.5)
         shade = 1 + draw(-0.25, 0.25) * dx + draw(-0.25, 0.25) * dy  # light from one side
@@ -158,12 +160,15 @@ def _render(u: np.ndarray, noise: np.ndarray, kinds: np.ndarray, size: int) -> t
         ids[alpha >= 0.5] = k + 1
     canvas += (noise - 0.5) * draw(0.04, 0.22)[..., None]
     pixels = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return pixels, ids, np.where(there, kinds, -1)
+    return pixels, ids, np.where(placed, kinds, -1)
 
 
 def _generate(count: int, size: int, seed: int, split: int, objects: int) -> dict[str, np.ndarray]:
-    """Arrays of ``count`` scenes; scene i has its own stream of a counter-based generator, so it depends on neither
-    ``count`` nor the order in which scenes are made."""
+    """Generate the arrays of ``count`` scenes.
+
+    Scene i has its own stream of a counter-based generator, so it depends neither on ``count`` nor on the order in
+    which scenes are made.
+    """
 
     def stream(use: int, i: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=seed, counter=[0, i, split, use]))

@@ -19,8 +19,8 @@ class AveragePrecision:
     """Average precision of detections by pycocotools, image by image.
 
     kinds: "bbox" and "segm". recalls: how many recall levels precision is averaged over: 101 as COCO, 11 as VOC 2007.
-    small: area in pixels up to which an object counts for AP_S. Difficult objects are ignored as by VOC, crowds as by
-    COCO: they can be found, several times, or missed.
+    small: area in pixels up to which an object counts for AP_S. Difficult objects are ignored as in VOC, and crowds as
+    in COCO: they may be detected, even several times, or missed.
     """
 
     def __init__(self, kinds: Sequence[str] = ("bbox",), *, recalls: int = 101, small: float = 32.0**2) -> None:
@@ -33,8 +33,12 @@ class AveragePrecision:
         self.found: list[dict[str, Any]] = []
 
     def add(self, predicted: Target, true: Target) -> None:
-        """One image. found: boxes (n,4) xyxy, labels (n,), scores (n,), with "segm" masks (n,H,W) bool. true: boxes,
-        labels, and where known masks, difficult (m,), crowd (m,); areas are those of the masks where there are any."""
+        """Add the detections and annotations of one image.
+
+        predicted: boxes (n,4) xyxy, labels (n,), scores (n,), and for "segm" masks (n,H,W) bool. true: boxes, labels,
+        and, if known, masks, difficult (m,), crowd (m,). Areas are those of the masks if there are any. HardlabError
+        for numbers that are not finite.
+        """
         for what, objects in (("detections", predicted), ("annotations", true)):
             if not all(objects[k].isfinite().all() for k in ("boxes", "scores") if k in objects):
                 raise HardlabError(
@@ -67,7 +71,7 @@ class AveragePrecision:
         return out
 
     def compute(self) -> dict[str, float]:
-        """AP, AP50, AP75 and, where there are small objects, AP_S of the boxes; mask-AP, ... of the masks; in [0,1]."""
+        """AP, AP50, AP75 and, if there are small objects, AP_S of the boxes; mask-AP, ... of the masks; in [0,1]."""
         if not any(not t["iscrowd"] for t in self.true):
             raise HardlabError("no image of the test set has a box that counts: average precision is not defined.")
         out = {}
@@ -86,7 +90,7 @@ class AveragePrecision:
 
     def _precision(self, kind: str) -> np.ndarray:
         coco, evaluation = _pycocotools()
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints whatever it does
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             sides = []
             for entries in (self.true, self.found):
                 side = coco()
@@ -109,7 +113,7 @@ class AveragePrecision:
 
 
 def _pycocotools() -> tuple[Callable[[], Any], Callable[..., Any]]:
-    """pycocotools' data set and an evaluation that knows difficult objects; HardlabError where it is missing."""
+    """pycocotools' data set, and its evaluation extended by difficult objects; HardlabError if it is missing."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -134,7 +138,7 @@ def _pycocotools() -> tuple[Callable[[], Any], Callable[..., Any]]:
 def score(
     model: FasterRCNN, scenes: Scenes, *, batch_size: int = 16, recalls: int = 101, small: float = 32.0**2
 ) -> dict[str, float]:
-    """Average precision of a detector on scenes, as ``AveragePrecision`` gives it; the model ends in eval mode."""
+    """The average precision of a detector on scenes, as in ``AveragePrecision``; leaves the model in eval mode."""
     device = next(model.parameters()).device
     total = AveragePrecision(("bbox", "segm") if scenes.masks else ("bbox",), recalls=recalls, small=small)
     model.eval()

@@ -1,4 +1,4 @@
-"""Detection and instance segmentation: a copy of a backbone is tuned as a detector on scenes, then scored."""
+"""Detection and instance segmentation: fine-tunes a copy of a backbone as a detector on scenes, then scores it."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def tune(
 ) -> list[float]:
     """Train a detector by SGD on scenes and their mirror images; returns the loss of every iteration.
 
-    BN takes the statistics of the batch, which on one device are what SyncBN computes over several. Norm parameters do
-    not decay, crowds are left out and difficult objects kept, as in Detectron2. The order and the flips come from
-    ``generator``, the sampling of regions from torch's global one. HardlabError where the loss is no number.
+    BN uses batch statistics, which on one device equal those of SyncBN over several. As in Detectron2, norm parameters
+    do not decay, crowds are left out and difficult objects are kept. generator: draws the order and the flips; regions
+    are sampled from torch's global generator. HardlabError if the loss is not finite.
     """
     for name, value in (("iterations", iterations), ("batch_size", batch_size)):
         if value < 1:
@@ -61,7 +61,7 @@ def tune(
     order = torch.cat(passes)[:wanted].view(iterations, batch_size)
     device = learned[0].device
     model.train()
-    for module in model.modules():  # a stage that is not tuned keeps its statistics as well
+    for module in model.modules():  # a frozen stage keeps its statistics as well
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
             module.eval()
@@ -87,7 +87,7 @@ def tune(
 
 
 class Detection(NamedTuple):
-    """What ``detect`` gives: metrics in [0,1], scenes learned from and tested on, loss of every iteration, test set."""
+    """The result of ``detect``: metrics in [0,1], numbers of training and test scenes, loss per iteration, test set."""
 
     metrics: dict[str, float]
     n_train: int
@@ -105,12 +105,11 @@ def detect(
     root: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Detection:
-    """Tune a copy of a backbone as a detector and test it; ``net`` stays as it is.
+    """Fine-tune a copy of a backbone as a detector and test it; ``net`` does not change.
 
     net: a run's backbone, on the device to use. mean, std: of its pixels. options: all those of an entry of
-    ``published.DETECTION``. Everything random comes from ``seed``: the same scenes, regions and new layers for every
-    backbone.
-    HardlabError for a backbone without stages, sets without boxes or masks, and options that do not fit.
+    ``published.DETECTION``. seed: decides everything random, so that every backbone gets the same scenes, regions and
+    new layers. HardlabError for a backbone without stages, sets without boxes or masks, and options that do not fit.
     """
     o = dict(options)
     masks = o["predict"] == "masks"
@@ -136,9 +135,9 @@ def detect(
 
 
 def check(net: nn.Module, root: str | os.PathLike[str] | None = None, **options: Any) -> None:
-    """Refuse what ``detect`` would refuse of a backbone, which may be on the device ``meta``, and of the sets.
+    """Refuse a backbone, which may be on the device ``meta``, and data sets that ``detect`` would refuse.
 
-    ``data.base.Absent`` for sets that would have to be downloaded first.
+    Raises HardlabError, and ``data.base.Absent`` for sets that would have to be downloaded first.
     """
     stages(net)
     _sets(options, root, dry=True)
@@ -147,7 +146,7 @@ def check(net: nn.Module, root: str | os.PathLike[str] | None = None, **options:
 def _sets(
     o: Mapping[str, Any], root: str | os.PathLike[str] | None, dry: bool = False
 ) -> tuple[dict[str, list[Images]], list[int]]:
-    """The sets to train and to test on, and the rows of training scenes with an object. HardlabError."""
+    """The training and test sets, and the rows of training scenes with an object. Raises HardlabError."""
     sides = ("train", "test")
     opened = {side: open_scenes(o[side], root, o["max_side"], o["side"], o["objects"], dry) for side in sides}
     train, test = (Scenes(opened[side], masks=o["predict"] == "masks") for side in sides)

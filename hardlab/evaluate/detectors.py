@@ -26,9 +26,9 @@ CHOICES = {"predict": ("boxes", "masks"), "neck": ("c4", "fpn"), "res5_norm": ("
 
 
 def stages(net: nn.Module) -> list[nn.Module]:
-    """The spatial stages of a backbone, the stem with the first; HardlabError where it has none.
+    """The spatial stages of a backbone, the stem with the first; HardlabError if it has none.
 
-    A ResNet of torchvision gives C2 to C5, ``tiny`` its three stages. The modules are those of ``net``, not copies.
+    A ResNet of torchvision has C2 to C5, ``tiny`` its three stages. The modules are those of ``net``, not copies.
     """
     if isinstance(net, ResNet):
         first = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1)
@@ -40,7 +40,7 @@ def stages(net: nn.Module) -> list[nn.Module]:
 
 
 def _shapes(parts: Sequence[nn.Module]) -> list[tuple[int, int]]:
-    """(channels, stride) after each stage; no statistic moves."""
+    """(channels, stride) after each stage, without changing statistics."""
     side, shapes = 64, []
     x = torch.zeros(1, 3, side, side, device=next(parts[0].parameters()).device)
     with torch.no_grad():
@@ -142,13 +142,13 @@ def detector(
 
     neck: "c4" proposes on the second last stage and uses the last one as head, with BN on its output unless
     ``res5_norm="none"`` (MoCo, arXiv 1911.05722, App. B); "fpn" is torchvision's pyramid and two-layer head. tuned:
-    "heads" leaves the backbone as it is, BN in eval mode. anchors: sides in pixels, three shapes each; with "fpn" one a
-    level. rois: regions an image that the head learns from. scales, max_side: as ``min_size`` and ``max_size`` of
+    "heads" freezes the backbone, BN in eval mode. anchors: sides in pixels, three shapes each; with "fpn" one per
+    level. rois: regions per image to train the head on. scales, max_side: ``min_size`` and ``max_size`` of
     torchvision. No weights are loaded. HardlabError for a backbone without stages and for options that do not fit.
     """
     for option, given in (("predict", predict), ("neck", neck), ("res5_norm", res5_norm), ("tuned", tuned)):
         if given not in CHOICES[option]:
-            raise unknown(f"value of {option}", given, CHOICES[option])
+            raise unknown("value", given, CHOICES[option], f"Option {option}")
     for option, least in (("anchors", anchors), ("scales", scales), ("roi_size and rois", (roi_size, rois))):
         if not least or min(least) < 1:
             raise HardlabError(f"{option} of a detector must be whole numbers of at least 1, not {list(least)}.")
@@ -189,7 +189,7 @@ def _c4(
     shapes = _shapes(parts)
     (channels, stride), width = shapes[-2], shapes[-1][0]
     trunk = nn.Sequential(*parts[:-1])
-    trunk.out_channels = channels  # type: ignore[assignment]  # where torchvision looks for it
+    trunk.out_channels = channels  # type: ignore[assignment]  # the attribute that torchvision reads
     head = nn.Sequential(parts[-1], nn.BatchNorm2d(width)) if res5_norm == "bn" else parts[-1]
     predictor = FastRCNNPredictor(width, classes + 1)
     generator = AnchorGenerator((tuple(anchors),), ((0.5, 1.0, 2.0),))

@@ -1,4 +1,4 @@
-"""Frozen features of a data set: what every evaluation protocol starts from."""
+"""Frozen features of a data set, the input of most evaluation protocols."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from hardlab.views import Augment, Look
 if TYPE_CHECKING:
     from hardlab.data import Images
 
-# name -> what a classifier's training images go through: nothing, or torchvision's crop and flip alone
+# name -> augmentation of a classifier's training images: none, or torchvision's crop and flip alone
 AUGMENTS: dict[str, Augment | None] = {
     "none": None,
     "rrc-flip": Augment(size=224, scale=(0.08, 1.0), flip=0.5, jitter_p=0.0, gray=0.0),
 }
 Crop = Literal["whole", "centre"]
-MOST_CLASSES = 10**6  # a table of scores has a column for each
+MOST_CLASSES = 10**6  # a table of scores has a column per class
 
 
 class Features(NamedTuple):
-    """Frozen features of a data set's two halves.
+    """Frozen features of the training and test images of a data set.
 
-    train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). train_hot (N,C), test_hot (Q,C): int8 of sets with several
-    labels an image, 1, 0, -1 = difficult only; else None. classes: their names.
+    train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). train_hot (N,C), test_hot (Q,C): int8 for sets with several
+    labels per image (1, 0, -1 = difficult only), else None. classes: their names.
     """
 
     train_f: Tensor
@@ -55,10 +55,10 @@ def extract(
 ) -> tuple[Tensor, Tensor]:
     """Features (N,D) float32 and targets (N,) of every image, by a frozen ``encode`` of un-augmented pixels.
 
-    encode: (B,3,S,S) channels_last -> (B,D), usually ``method.backbone``; every module that runs in it is in eval mode
-    meanwhile, and back in its own mode afterwards. size: side S of the pixels; None = the look's own. precision: what
-    the network computes in, "fp32" or "bf16" (autocast). crop: the whole image, or the centred square of 224 / 256 of
-    its shorter side. rows: some rows (N,) instead of all; then row i is that of ``rows[i]``. On the batches' device.
+    encode: (B,3,S,S) channels_last -> (B,D), usually ``method.backbone``; every module that it runs is in eval mode
+    meanwhile. size: side S of the pixels; None = the look's own. precision: of the network, "fp32" or "bf16"
+    (autocast). crop: the whole image, or the centred square of 224 / 256 of its shorter side. rows: rows (N,) of the
+    data set instead of all. The results are on the device of the batches. HardlabError.
     """
     if precision not in ("fp32", "bf16"):
         raise HardlabError(f"precision is 'fp32' or 'bf16', not {precision!r}.")
@@ -69,7 +69,7 @@ def extract(
     features: Tensor | None = None
     render = look.plain if crop == "whole" else look.central
     batches = data.all(batch_size) if rows is None else data.batches(rows.split(batch_size))
-    place = torch.arange(len(data))  # of each row of the data set in the answer
+    place = torch.arange(len(data))  # the position of each row of the data set in the result
     if rows is not None:
         place[rows] = torch.arange(len(rows))
     for batch in batches:
@@ -84,7 +84,7 @@ def extract(
 
 
 def _encoded(encode: Callable[[Tensor], Tensor], x: Tensor, precision: str) -> Tensor:
-    """(B,3,S,S) -> (B,D) float32, frozen."""
+    """Encode (B,3,S,S) as (B,D) float32 without gradient."""
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), _eval_mode(encode), torch.autocast(x.device.type, torch.bfloat16, precision == "bf16"):
         f = encode(x)
@@ -94,14 +94,14 @@ def _encoded(encode: Callable[[Tensor], Tensor], x: Tensor, precision: str) -> T
 
 
 class Rendered:
-    """Training pixels (B,3,S,S) of batches, under an augmentation of ``AUGMENTS`` or plain.
+    """Renders training pixels (B,3,S,S) of batches, with an augmentation of ``AUGMENTS`` or plain.
 
     look: whose mean, deviation and plain rendering are used. size: S; None = the look's own. seed: of the draws.
     """
 
     def __init__(self, augment: str, look: Look, size: int | None, crop: Crop, seed: int) -> None:
         if augment not in AUGMENTS:
-            raise unknown("augmentation of a classifier", augment, AUGMENTS)
+            raise unknown("augmentation", augment, AUGMENTS, "A classifier")
         drawn = AUGMENTS[augment]
         self.look = look if drawn is None else Look(drawn.but(size=size or look.augment[0].size), look.mean, look.std)
         self.plain = drawn is None
@@ -117,7 +117,7 @@ class Rendered:
     def features(
         self, encode: Callable[[Tensor], Tensor], data: Images, precision: str = "fp32"
     ) -> Callable[[Sequence[Tensor]], Iterator[Tensor]]:
-        """A function: rows of each batch -> their frozen features (B,D), of newly drawn views at every call."""
+        """A function from the rows of each batch to their frozen features (B,D), with new views at every call."""
 
         def fresh(order: Sequence[Tensor]) -> Iterator[Tensor]:
             for batch in data.batches(order):
@@ -129,16 +129,16 @@ class Rendered:
 def pixels(
     data: Images, look: Look, *, batch_size: int = 500, size: int | None = None, crop: Crop = "whole"
 ) -> tuple[Tensor, Tensor]:
-    """The plain pixels as features (N,3*S*S), channel by channel, with targets (N,): the baseline without a network."""
+    """Plain pixels as features (N,3*S*S), channel by channel, with targets (N,): the baseline without a network."""
     return extract(lambda x: x.flatten(1), data, look, batch_size=batch_size, size=size, crop=crop)
 
 
 def unit(f: Tensor) -> Tensor:
-    """Rows (N,D) of any scale and type -> float32 of length 1; a row of zeros stays as it is."""
+    """Scale rows (N,D) of any scale and type to length 1 in float32; a row of zeros stays as it is."""
     x = f.float().contiguous()
     length = x.norm(dim=1, keepdim=True)
     out = x / length.clamp_min(1e-12)
-    # whose squares leave float32, above or below
+    # squares that overflow or underflow float32
     odd = ~((length[:, 0] > 1e-12) & (length[:, 0] < 1e18))
     if odd.any():
         rows = f[odd].double()
@@ -149,13 +149,13 @@ def unit(f: Tensor) -> Tensor:
 
 
 def largest(f: Tensor) -> float:
-    """The greatest absolute value in a tensor of finite numbers."""
+    """The largest absolute value in a tensor of finite numbers."""
     low, high = f.aminmax()
     return max(abs(float(low)), abs(float(high)))
 
 
 def check_features(train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Tensor | None = None) -> int:
-    """The number of classes C of what a protocol is given; HardlabError where it cannot be evaluated.
+    """Check the input of a protocol and return its number of classes C. Raises HardlabError.
 
     train_f (N,D), test_f (Q,D) finite; train_y (N,), test_y (Q,) int64 in 0..C-1, where C is the largest training label
     plus one, at most ``MOST_CLASSES``, and every test label occurs in training.
@@ -167,7 +167,7 @@ def check_features(train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Ten
             raise HardlabError(
                 f"{part} features {tuple(f.shape)} of {f.dtype} are not real numbers, 1 or more a sample."
             )
-        # a mask takes thirty times as long, and is needed where a sum of large numbers overflows
+        # a mask takes thirty times as long, and is needed only if a sum of large numbers overflows
         if not f.sum(dtype=torch.float32).isfinite() and not f.isfinite().all():
             raise HardlabError(f"{part} features hold NaN or infinity: the network that made them has diverged.")
         if y is None:
@@ -197,7 +197,7 @@ def check_features(train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Ten
 
 @contextmanager
 def _eval_mode(encode: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Eval mode for whatever module runs inside, whether ``encode`` is the module, its method, or a closure over it."""
+    """Put every module that runs inside in eval mode: ``encode`` may be a module, its method, or a closure over it."""
     switched: list[nn.Module] = []
 
     def off(module: nn.Module, _: Any = None) -> None:
@@ -209,7 +209,7 @@ def _eval_mode(encode: Callable[[Tensor], Tensor]) -> Iterator[None]:
     if isinstance(owner, nn.Module):
         for module in owner.modules():
             off(module)
-    hook = register_module_forward_pre_hook(off)  # a closure does not tell what it will call
+    hook = register_module_forward_pre_hook(off)  # a closure does not say which modules it calls
     try:
         yield
     finally:

@@ -20,14 +20,14 @@ from hardlab.views import Look
 
 
 class Part(NamedTuple):
-    """Rows (N,) of a data set that a classifier learns from or is tested on."""
+    """Rows (N,) of a data set to train or test a classifier on."""
 
     images: Images
     rows: Tensor
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64."""
+        """The labels (N,) int64 of the rows."""
         return self.images.targets[self.rows]
 
 
@@ -63,8 +63,8 @@ def finetune(
     """Train a copy of ``net`` and a linear classifier; weights of the latter start at N(0, 0.01²), its bias at 0.
 
     lr of the network and head_lr of the classifier (None = the same) are per 256 images and follow one schedule, set
-    once an epoch. size, crop: of the pixels, as in ``extract``. Everything random comes from ``seed``; ``net`` stays as
-    it is. HardlabError where a label is missing, where the classes of the two parts differ, or where training diverges.
+    once per epoch. size, crop: of the pixels, as in ``extract``. seed: decides everything random. ``net`` does not
+    change. HardlabError if a label is missing, the classes of the two parts differ, or training diverges.
     """
     classes = _classes(train, test)
     check_training(optimizer, schedule, epochs, batch_size, lr)
@@ -77,7 +77,7 @@ def finetune(
     set_memory_format(tuned, device)
     base = lr * batch_size / 256
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)  # of the network's own noise, such as drop-path
+        torch.manual_seed(seed)  # for the network's own noise, such as drop-path
         head = _head(extract(net, test.images, look, size=size, rows=test.rows[:1])[0].shape[1], classes, generator)
         head.to(device)
         opt = OPTIMIZERS[optimizer](
@@ -102,7 +102,7 @@ def finetune(
 
 
 def _classes(train: Part, test: Part) -> int:
-    """The number of classes; HardlabError where the two parts cannot be learned from and tested on."""
+    """The number of classes; HardlabError if the two parts do not allow training and testing."""
     for what, part in (("training", train), ("test", test)):
         if (part.labels < 0).any():
             raise HardlabError(
@@ -132,7 +132,7 @@ def _epoch(
     pixels: Rendered,
     precision: str,
 ) -> float:
-    """The mean loss of an epoch, in which the network and its classifier learn."""
+    """Train the network and its classifier for an epoch; returns the mean loss."""
     total = torch.zeros((), device=head.weight.device)
     net.train()
     for batch in images.batches(order):

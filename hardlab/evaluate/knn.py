@@ -19,9 +19,9 @@ from hardlab.machine import fast_bfloat16, processor
 from hardlab.types import HardlabError
 
 _QUERIES, _ROWS = 384, 60_000  # a tile of similarities
-_ROUGH = 16  # rows for each candidate, below which a rough search saves nothing
-_PART = 3_000  # rows of one convolution: what it returns is copied into the tile while it is in the cache
-_BLOCKS = (8, 5)  # rows whose maximum is looked at before they are, and such blocks whose maximum is, before they are
+_ROUGH = 16  # with fewer rows per candidate, a rough search saves nothing
+_PART = 3_000  # rows of one convolution, so that its result is still in the cache when copied into the tile
+_BLOCKS = (8, 5)  # rows per block whose maximum is checked first, and blocks per block of blocks
 
 
 def knn(
@@ -35,9 +35,9 @@ def knn(
 ) -> dict[int, float]:
     """Top-1 accuracy for each k of ``ks``: neighbours vote with weight exp(cosine / temperature).
 
-    train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). HardlabError where a k is larger than N. (HVS; Wu et al.
-    2018, section 3.4.) Of neighbours equally near the lower row counts as nearer, of classes equally strong the lower
-    class wins, so the answer does not depend on tiles or threads.
+    train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). Ties go to the neighbour with the lower row and to the lower
+    class, so the result does not depend on tiles or threads. HardlabError if a k is larger than N. HVS; Wu et al. 2018,
+    Sec. 3.4.
     """
     classes = check_features(train_f, train_y, test_f, test_y)
     ks = _checked(ks, len(train_f), temperature)
@@ -68,33 +68,33 @@ def knn_predict(
 def neighbours(memory: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k rows of ``memory`` (N,D) most similar to each of ``queries`` (Q,D), both of unit length.
 
-    Returns cosines (Q,k), falling, and rows (Q,k) int64; of equal cosines the lower row comes first. Where bfloat16
-    products are fast they choose the candidates, and a query whose k nearest may lie outside these is searched in full.
+    Returns cosines (Q,k), descending, and rows (Q,k) int64; of equal cosines the lower row comes first. If bfloat16
+    products are fast, they choose candidates, and queries whose k nearest may be others are searched in full.
     """
     cosine, rows = queries.new_empty((len(queries), k)), queries.new_empty((len(queries), k), dtype=torch.long)
-    # made once: new numbers are page-faulted in at every use
+    # allocated once: new memory causes page faults at every use
     tile = memory.new_empty(min(len(queries), _QUERIES) * min(len(memory), _ROWS))
     left = torch.arange(len(queries), device=queries.device)
     if _rough_pays(memory, k):
         left = _nearest_of_rough(memory, queries, tile, cosine, rows)
-    for part in left.split(_QUERIES) if len(left) else ():  # of nothing, split makes one part, which no product takes
+    for part in left.split(_QUERIES) if len(left) else ():  # split makes one empty part of an empty tensor
         cosine[part], rows[part] = _nearest_of_all(memory, queries[part], k, tile)
     return cosine, rows
 
 
 def _checked(ks: Sequence[int], n: int, temperature: float) -> list[int]:
-    """``ks``, once each."""
+    """The values of ``ks``, once each; HardlabError for values that do not fit n training samples."""
     if not ks:
         raise HardlabError("ks is empty: name at least one number of neighbours.")
-    asked: list[Any] = list(ks)
-    for k in asked:
+    values: list[Any] = list(ks)
+    for k in values:
         if isinstance(k, bool) or not isinstance(k, Integral):
             raise HardlabError(f"k={k!r} is not a number of neighbours: k must be a whole number from 1 to {n}.")
         if not 1 <= int(k) <= n:
             raise HardlabError(f"k={k} does not fit {n} training samples: k must be from 1 to {n}.")
     if not 0.002 <= temperature < math.inf:  # exp(1/T) leaves float64 below
         raise HardlabError(f"temperature={temperature} must be finite and at least 0.002 (published: 0.07).")
-    return [int(k) for k in dict.fromkeys(asked)]
+    return [int(k) for k in dict.fromkeys(values)]
 
 
 def _votes(
@@ -116,21 +116,21 @@ def _rough_pays(memory: Tensor, k: int) -> bool:
 
 
 def _spare(k: int) -> int:
-    """How many candidates to take for ``k`` neighbours."""
+    """The number of candidates for ``k`` neighbours."""
     return k + k // 2 + 32
 
 
 def _nearest_of_rough(memory: Tensor, queries: Tensor, tile: Tensor, cosine: Tensor, rows: Tensor) -> Tensor:
-    """Fill ``cosine`` and ``rows`` (Q,k) by way of candidates from bfloat16 products; the queries left over (L,).
+    """Fill ``cosine`` and ``rows`` (Q,k) from candidates by bfloat16 products; returns the remaining queries (L,).
 
-    The candidates are multiplied again in float32. A query is left over unless its k-th among them is ahead of all that
-    is no candidate by more than the error of such a product: what rounding takes from the two vectors (Cauchy and
-    Schwarz) and from their product. When most of the first queries are left over, none of the others is tried.
+    Candidates are multiplied again in float32. A query remains unless its k-th candidate is ahead of all rows that are
+    no candidates by more than the error of a bfloat16 product, which comes from rounding the two vectors (by Cauchy and
+    Schwarz) and their product. If most of the first queries remain, the others are not tried.
     """
     k, taken = cosine.shape[1], _spare(cosine.shape[1])
     mean = memory.mean(0)
     rounded, longest, lost = _rounded(memory, mean)
-    summed = 2**-22 * memory.shape[1]  # what sums in float32 may lose, of vectors of unit length
+    summed = 2**-22 * memory.shape[1]  # bound of the rounding error of float32 sums, for unit vectors
     left = []
     for place in torch.arange(len(queries)).split(max(1, min(_QUERIES, 2 * len(tile) // len(memory)))):
         query = queries[place]
@@ -140,7 +140,7 @@ def _nearest_of_rough(memory: Tensor, queries: Tensor, tile: Tensor, cosine: Ten
         value, at = candidates.topk(taken, dim=1, sorted=False)
         near, last = rows_of(at), value.amin(1).float()
         exact = _dot_products(memory, query, near)
-        value, at = exact.topk(k + 1, dim=1)  # one more than asked shows a tie across the border
+        value, at = exact.topk(k + 1, dim=1)  # one more than needed, to detect a tie at the border
         # the mean, taken off above, adds the same to all products of a query
         error = (query - short).norm(dim=1) * longest + short.float().norm(dim=1) * lost + 2**-8 * last.abs()
         left.append(place[last + error + summed + query @ mean >= value[:, k - 1]])
@@ -154,9 +154,9 @@ def _nearest_of_rough(memory: Tensor, queries: Tensor, tile: Tensor, cosine: Ten
 
 
 def _rounded(memory: Tensor, mean: Tensor) -> tuple[Tensor, float, float]:
-    """Rows (N,D) less their ``mean`` (D,), in bfloat16; the greatest length of one, and of what rounding took from one.
+    """Rows (N,D) minus their ``mean`` (D,) in bfloat16, the largest length of a row, and the largest rounding error.
 
-    What all rows share adds the same to each product of a query; without it products are smaller, and so are errors.
+    The mean adds the same to all products of a query; without it, products and their errors are smaller.
     """
     out = torch.empty_like(memory, dtype=torch.bfloat16)
     longest, lost = [], []
@@ -169,18 +169,18 @@ def _rounded(memory: Tensor, mean: Tensor) -> tuple[Tensor, float, float]:
 
 
 def _dot_products(memory: Tensor, queries: Tensor, rows: Tensor) -> Tensor:
-    """(Q,C) products of each query with its ``rows`` (Q,C); as a sampled product, it copies no rows."""
+    """Products (Q,C) of each query with its ``rows`` (Q,C), computed as a sampled product, which copies no rows."""
     border = torch.arange(0, rows.numel() + 1, rows.shape[1])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse", UserWarning)  # torch calls its CSR layout beta
-        wanted = torch.sparse_csr_tensor(
+        pattern = torch.sparse_csr_tensor(
             border, rows.flatten(), queries.new_zeros(rows.numel()), (len(queries), len(memory)), check_invariants=False
         )
-        return torch.sparse.sampled_addmm(wanted, queries, memory.T, beta=0.0).values().view(rows.shape)
+        return torch.sparse.sampled_addmm(pattern, queries, memory.T, beta=0.0).values().view(rows.shape)
 
 
 def _nearest_of_all(memory: Tensor, queries: Tensor, k: int, tile: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and rows (Q,k) by products of every row in float32; Q is at most a tile's worth."""
+    """Cosines and rows (Q,k) by float32 products with all rows; the Q queries must fit a tile."""
     best = queries.new_empty((len(queries), 0))
     rows = best.long()
     for start in range(0, len(memory), _ROWS):
@@ -196,7 +196,7 @@ def _nearest_of_all(memory: Tensor, queries: Tensor, k: int, tile: Tensor) -> tu
 
 @cache
 def _by_convolution() -> bool:
-    """Whether oneDNN multiplies float32 matrices faster than MKL, which keeps its best for Intel's processors."""
+    """Whether oneDNN multiplies float32 matrices faster than MKL, which is slow on other processors than Intel's."""
     return torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and "Intel" not in processor()
 
 
@@ -214,9 +214,9 @@ def _cosines(memory: Tensor, queries: Tensor, tile: Tensor) -> Tensor:
 
 
 def _top(similar: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The largest k of each column of ``similar`` (N,Q): values (Q,k), falling, and rows; the lower row first."""
+    """The k largest of each column of ``similar`` (N,Q): values (Q,k), descending, and rows; ties: lower row first."""
     n, columns = len(similar), similar.T
-    k, more = min(k, n), min(k + 1, n)  # one more than asked shows a tie across the border
+    k, more = min(k, n), min(k + 1, n)  # one more than needed, to detect a tie at the border
     candidates, rows = _promising(similar, more, _BLOCKS)
     value, at = candidates.topk(more, dim=1)
     row = rows(at)
@@ -233,10 +233,10 @@ def _top(similar: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _promising(values: Tensor, k: int, sizes: Sequence[int]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Candidates (Q,C) among which the k largest of each column of ``values`` (N,Q) are, and where places (Q,M) lie.
+    """Candidates (Q,C) that contain the k largest of each column of ``values`` (N,Q), and a function to locate them.
 
-    Exact by blocks: the k largest lie in the k blocks of the largest maxima. These blocks are found in the same way,
-    by blocks of the next of ``sizes``. The second answer turns places among the candidates into rows of ``values``.
+    The k largest lie in the k blocks with the largest maxima. The same method finds these blocks, with blocks of the
+    next of ``sizes``. The function turns places (Q,M) among the candidates into rows of ``values``.
     """
     n, q = values.shape
     blocks = n // sizes[0] if sizes else 0
@@ -260,7 +260,7 @@ def _promising(values: Tensor, k: int, sizes: Sequence[int]) -> tuple[Tensor, Ca
 
 
 def _in_order(value: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (Q,k) falling, of equal ones the lower row first; and their rows."""
+    """Values (Q,k) in descending order, ties by the lower row first, and their rows."""
     row, order = row.sort(dim=1)
     value, order = value.gather(1, order).sort(dim=1, descending=True, stable=True)
     return value, row.gather(1, order)

@@ -1,4 +1,4 @@
-"""Which images may show their labels to a semi-supervised protocol: lists of names, class-balanced."""
+"""The labelled images of semi-supervised protocols: class-balanced lists of names."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from hardlab.data import Images
 from hardlab.data.base import data_root, stratified
 from hardlab.types import HardlabError
 
-LISTS = Path(__file__).with_name("lists")  # of the built-in sets, <set>-<percent>.txt
+LISTS = Path(__file__).with_name("lists")  # lists for the built-in sets, <set>-<percent>.txt
 
 
 def labelled(images: Images, share: float, listing: str | None = None, root: str | Path | None = None) -> Tensor:
-    """Rows (N,) of the images whose labels may be seen, rising.
+    """The rows (N,), ascending, of the images whose labels a protocol may use.
 
-    share: of the labels, 1 = all. listing: a file with a name a line (SimCLR's format: the names of the files, without
-    folders); None takes the list that the repository keeps of a whole built-in set, SimCLR's ``1percent.txt`` or
-    ``10percent.txt`` beside ImageNet, and for any other set ``share`` of each class, the same images at every call.
-    Raises HardlabError.
+    share: of the labels, 1 = all. listing: a file with a name per line (SimCLR's format: file names without folders).
+    None means the repository's list for a whole built-in set, SimCLR's ``1percent.txt`` or ``10percent.txt`` beside
+    ImageNet, and for any other set ``share`` of each class, the same images at every call. Raises HardlabError.
     """
     if not 0 < share <= 1:
         raise HardlabError(f"labels={share} is not a share of the labels: it must be above 0 and at most 1.")
@@ -42,18 +41,18 @@ def labelled(images: Images, share: float, listing: str | None = None, root: str
 
 def _read(images: Images, path: Path) -> Tensor:
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if path.exists() and not path.is_file():  # a pipe would block
             raise OSError("it is not a file")
-        wanted = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as e:
         raise HardlabError(f"the list of labelled images {path} cannot be read ({e}).") from e
-    wanted = [w for w in wanted if w and not w.startswith("#")]
+    names = [w for w in names if w and not w.startswith("#")]
     row = {name: i for i, name in enumerate(images.names)}
-    if not all(w in row for w in wanted):  # SimCLR's lists leave the folders out
+    if not all(w in row for w in names):  # SimCLR's lists leave the folders out
         row |= {os.path.basename(name): i for i, name in enumerate(images.names)}
-    for w in wanted:
+    for w in names:
         if w not in row:
             raise HardlabError(f"{path.name} names {w!r}, which {images.name}, split {images.split}, does not hold.")
-    if not wanted:
+    if not names:
         raise HardlabError(f"the list of labelled images {path} is empty.")
-    return torch.tensor(sorted({row[w] for w in wanted}))
+    return torch.tensor(sorted({row[w] for w in names}))

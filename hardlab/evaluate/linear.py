@@ -35,7 +35,7 @@ OPTIMIZERS: Mapping[str, Callable[[list[dict[str, Any]], float, float], Optimize
     "adamw": lambda groups, lr, decay: AdamW(groups, lr, weight_decay=decay),
     "adamax": lambda groups, lr, decay: Adamax(groups, lr, weight_decay=decay),
 }
-# name -> share of the epochs that are done, in [0,1) -> factor of the learning rate, set once per epoch
+# name -> function from the share of epochs done, in [0,1), to a factor of the learning rate, set once per epoch
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
@@ -47,8 +47,8 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = {
 # orders (rows of each batch) -> features (B,D) of a fresh view of those rows
 Fresh = Callable[[Sequence[Tensor]], Iterable[Tensor]]
 Penalty = float | Tensor  # one for all columns, or (D,)
-_SMALLEST, _GREATEST = 1e-6, 1e6  # between which features may be without being scaled
-_SHORT = 1e-3  # the largest gradient of the whitened features at which an optimum counts as reached
+_SMALLEST, _GREATEST = 1e-6, 1e6  # features within these limits need no scaling
+_SHORT = 1e-3  # an optimum counts as reached if the gradient of the whitened features is not larger
 _TILE = 2**20  # numbers in a tile of features: 4 MiB, still in cache when the gradient reads it again
 
 
@@ -56,8 +56,8 @@ class Probe(NamedTuple):
     """A trained linear classifier: scores of f (N,D) are ``f @ weight.T + bias``.
 
     weight (C,D), bias (C,). top1, top5: accuracy on the test features after each epoch (``lbfgs``: at the optimum);
-    top5 is empty below 6 classes. objective: mean cross entropy on the training features, with the penalty where there
-    is one, in the state returned. steps: updates made.
+    top5 is empty below 6 classes. objective: final mean cross entropy on the training features plus the penalty, if
+    there is one. steps: number of updates.
     """
 
     weight: Tensor
@@ -88,9 +88,9 @@ def linear_probe(
 
     train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). The defaults are the public ones for CIFAR (moco's colab
     notebook, PatrickHua/SimSiam, hvp): SGD with momentum 0.9, rate ``lr * batch_size / 256``, no decay, cosine.
-    final_lr: what the schedule falls to instead of 0, scaled like ``lr``. fresh: gives the features that an epoch
-    learns from, of newly augmented views; None = the cached ``train_f``. Everything random comes from ``seed``.
-    HardlabError where the probe diverges, and where the features are too small for any step to tell.
+    final_lr: the end of the schedule instead of 0, scaled like ``lr``. fresh: returns an epoch's features of newly
+    augmented views; None = the cached ``train_f``. seed: decides everything random. HardlabError if the probe
+    diverges, or the features are too small to train on.
     """
     classes = check_features(train_f, train_y, test_f, test_y)
     check_training(optimizer, schedule, epochs, batch_size, lr)
@@ -125,11 +125,11 @@ def linear_probe(
 
 
 def check_training(optimizer: str, schedule: str, epochs: int, batch_size: int, lr: float) -> None:
-    """Refuse settings that a classifier cannot be trained with, before anything is computed. Raises HardlabError."""
+    """Refuse settings with which a classifier cannot be trained, before computing anything. Raises HardlabError."""
     if optimizer not in OPTIMIZERS:
-        raise unknown("optimizer of a classifier", optimizer, OPTIMIZERS)
+        raise unknown("optimizer", optimizer, OPTIMIZERS, "A classifier")
     if schedule not in SCHEDULES:
-        raise unknown("schedule of a classifier", schedule, SCHEDULES)
+        raise unknown("schedule", schedule, SCHEDULES, "A classifier")
     for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1)):
         if value < least:
             raise HardlabError(f"{name} must be at least {least}, not {value}.")
@@ -138,15 +138,15 @@ def check_training(optimizer: str, schedule: str, epochs: int, batch_size: int, 
 
 
 def held_out(labels: Tensor, share: float = 0.1) -> tuple[Tensor, Tensor]:
-    """Rows to learn from and rows to choose a setting on: ``share`` of each class, at least one where it has two.
+    """Split rows into those to train on and those to choose a setting on: ``share`` of each class, at least one of two.
 
-    labels (N,); both answers are rising rows of it, the same at every call. HardlabError where nothing can be held out.
+    labels (N,). Both results are ascending and the same at every call. HardlabError if nothing can be held out.
     """
     out = []
     for c in labels.unique():
         rows = (labels == c).nonzero()[:, 0]
         count = min(len(rows) - 1, max(1, round(share * len(rows))))
-        # evenly over the class: sets are often sorted, and a few neighbours would be a poor sample
+        # evenly over the class: sets are often sorted, and a few adjacent rows would be a poor sample
         out.append(rows[torch.arange(count, device=rows.device) * len(rows) // max(1, count)])
     chosen = torch.cat(out).sort().values
     if not len(chosen):
@@ -170,12 +170,12 @@ def lbfgs(
 
     train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). Minimises mean cross entropy + |weight|² / (2 c N), the
     objective of scikit-learn's ``LogisticRegression(C=c)``, until no entry of the gradient that L-BFGS sees exceeds
-    ``tolerance`` or float32 shows no progress. HardlabError where that takes more than ``max_iter`` iterations, where
-    float32 stops short of the optimum, and where features are so small that their penalty leaves the class frequencies.
+    ``tolerance`` or float32 shows no progress. HardlabError if that takes more than ``max_iter`` iterations, float32
+    stops short of the optimum, or features are so small that the penalty leaves only the class frequencies.
 
-    L-BFGS works on centred, whitened features. The objective stays what it is, because the bias takes up the mean and
-    the penalty is on the weight of the features as given; only its valley becomes round, whatever correlates. Columns
-    of another order of magnitude than 1, or far from 0, are scaled and moved on the way; so is their penalty.
+    L-BFGS works on centred, whitened features. The objective is unchanged, because the bias absorbs the mean and the
+    penalty applies to the weight of the original features; whitening only improves the conditioning. Columns of another
+    order of magnitude than 1, or far from 0, are scaled and shifted for the computation, and so is their penalty.
     """
     classes = check_features(train_f, train_y, test_f, test_y)
     if not (0 < c < math.inf and 0 < tolerance < math.inf and max_iter >= 1):
@@ -184,7 +184,7 @@ def lbfgs(
     penalty: Penalty = common
     frame = _frame(train_f, common)
     if frame is not None:
-        each = common / frame.scale.square()  # of the weight in the frame
+        each = common / frame.scale.square()  # the penalty of the weight in the frame
         if each.min() > 1e6:
             raise HardlabError(
                 f"the regression learned nothing but the class frequencies: the penalty of c={c} is too strong for "
@@ -242,14 +242,14 @@ def lbfgs(
 
 
 class _Frame(NamedTuple):
-    """What columns of features are computed with, (x - shift) / scale: both (D,) float64, scale powers of two."""
+    """The transform (x - shift) / scale of columns of features: both (D,) float64, scale powers of two."""
 
     shift: Tensor
     scale: Tensor
 
 
 def _frame(x: Tensor, penalty: float) -> _Frame | None:
-    """The frame of (N,D) features that float32 cannot hold as they are; None for all others."""
+    """The frame for features (N,D) that need one in float32; None for all others."""
     low, high = (side.double() for side in x.aminmax(dim=0))
     middle, reach = low / 2 + high / 2, high / 2 - low / 2
     far = bool((middle.abs()[reach > 0] > 100 * reach[reach > 0]).any())
@@ -263,10 +263,10 @@ def _frame(x: Tensor, penalty: float) -> _Frame | None:
 
 
 def _metric(x: Tensor, ridge: Penalty, frame: _Frame | None = None) -> tuple[Tensor, Tensor]:
-    """Mean (D,) of (N,D) features and lower Cholesky root (D,D) of their covariance + ridge, from some of the rows.
+    """Mean (D,) of features (N,D) and lower Cholesky root (D,D) of their covariance + ridge, from some of the rows.
 
-    Only the path of the optimiser depends on them, not the optimum. ridge is ten times the penalty: the curvature of
-    the cross entropy is about a tenth of the covariance. frame: as in ``_framed``.
+    Only the path of the optimiser depends on them, not the optimum. ridge is ten times the penalty, because the
+    curvature of the cross entropy is about a tenth of the covariance. frame: as in ``_framed``.
     """
     d = x.shape[1]
     some = x[:: max(1, len(x) // max(4096, 4 * d))]
@@ -282,7 +282,7 @@ def _metric(x: Tensor, ridge: Penalty, frame: _Frame | None = None) -> tuple[Ten
         cov.diagonal().clamp_(min=1e-8)
     spread = cov.diagonal().sqrt()
     correlation = cov / torch.outer(spread, spread)
-    correlation.diagonal().add_(1e-5)  # its smallest eigenvalues are below what a sample and float32 can tell
+    correlation.diagonal().add_(1e-5)  # a sample in float32 cannot resolve its smallest eigenvalues
     return mean, spread[:, None] * torch.linalg.cholesky(correlation)
 
 
@@ -304,7 +304,7 @@ def _cross_entropy(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> tuple[
     log_p = torch.addmm(bias[:, None], weight, x.T).log_softmax(0)  # (C,N): few classes would make slow, short rows
     true = y[None]
     loss = -log_p.gather(0, true).sum(dtype=torch.float64)
-    error = log_p.exp_()  # in place: nothing needs the logarithm any more
+    error = log_p.exp_()  # in place: the logarithm is not needed any more
     error.scatter_add_(0, true, error.new_full((1, 1), -1.0).expand_as(true))
     return loss, error @ x, error.sum(1)
 
@@ -318,9 +318,9 @@ def accuracy(
     top5: list[float],
     frame: _Frame | None = None,
 ) -> None:
-    """Append the accuracy on (Q,D) features to ``top1``, and to ``top5`` where there are more than 5 classes.
+    """Append the accuracy on (Q,D) features to ``top1``, and to ``top5`` if there are more than 5 classes.
 
-    frame: as in ``_framed``. HardlabError where scores leave float32: of infinities none is the largest.
+    frame: as in ``_framed``. HardlabError if scores overflow float32, because infinities cannot be ranked.
     """
     one = five = 0
     for tile, true in _tiles(x, y, len(bias), frame):
@@ -336,7 +336,7 @@ def accuracy(
 
 
 def _framed(x: Tensor, frame: _Frame | None) -> Tensor:
-    """Features (N,D) in float32, in the frame where there is one."""
+    """Features (N,D) in float32, transformed by the frame if there is one."""
     return x.float() if frame is None else ((x.double() - frame.shift) / frame.scale).float()
 
 

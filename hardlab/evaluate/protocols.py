@@ -1,4 +1,4 @@
-"""Running one of the published evaluation protocols."""
+"""Runs one of the published evaluation protocols."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from hardlab.views import Look
 
 
 class Row(TypedDict):
-    """One number that a protocol gave. cost_s: seconds the whole protocol took, features not counted."""
+    """One number from a protocol. cost_s: seconds of the whole protocol without the extraction of features."""
 
     protocol: str
     metric: str
@@ -43,11 +43,11 @@ class Row(TypedDict):
 
 @dataclass(frozen=True)
 class Task:
-    """A network and a data set. A protocol asks for what it needs, and only that is computed.
+    """A network and a data set to evaluate; only what a protocol asks for is computed.
 
-    features(blocks): frozen features of plain images; of a ViT, the last ``blocks`` side by side. net, look, train,
-    test: the network and the images, None where features are all there is. size: pixels; None = the look's own. crop,
-    precision: as in ``extract``. root: of the data sets.
+    features(blocks): frozen features of plain images; for a ViT, of the last ``blocks`` side by side. net, look, train,
+    test: the network and the images, None if only features exist. size: pixels; None = the look's own. crop,
+    precision: as in ``extract``. root: the folder of the data sets.
     """
 
     features: Callable[[int], Features]
@@ -61,21 +61,21 @@ class Task:
     root: str | Path | None = None
 
     def network(self) -> tuple[nn.Module, Look, Images, Images]:
-        """The network, its look, and both halves of the data; HardlabError where there is none."""
+        """The network, its look, training and test images; HardlabError if there is no network."""
         if self.net is None or self.look is None or self.train is None or self.test is None:
             raise HardlabError("this protocol needs the network, but only features were given.")
         return self.net, self.look, self.train, self.test
 
 
 def given(*parts: Any) -> Task:
-    """The task of features that exist already: the fields of ``Features`` in order."""
+    """A task from existing features: the fields of ``Features`` in order."""
     return Task(lambda blocks: Features(*parts))
 
 
 class Measured(NamedTuple):
-    """What a protocol found: numbers by metric, and per epoch of its classifier the accuracies by name.
+    """The result of a protocol: numbers by metric, and accuracies by name for each epoch of its classifier.
 
-    data: the set that it was tested on, where that is its own and not the task's.
+    data: the test set, if it is the protocol's own and not the task's.
     """
 
     values: dict[str, float]
@@ -100,7 +100,7 @@ def encoder(net: nn.Module, blocks: int) -> Callable[[Tensor], Tensor]:
 
 
 def _knn(task: Task, seed: int, *, ks: Sequence[int], temperature: float) -> Measured:
-    """Of the published ks those that the training set is too small for give no row; one asked for by name must fit."""
+    """Skip published values of k for which the training set is too small; a k that the user sets must fit."""
     f, ks = task.features(1), tuple(ks)
     if ks == KS:
         ks = tuple(k for k in KS if k <= len(f.train_f))
@@ -120,7 +120,7 @@ def _linear(
     blocks: int,
     **options: Any,
 ) -> Measured:
-    """The last epoch is the main number; the best is chosen on the test set and stands beside it."""
+    """The last epoch is the main number; the best epoch, chosen on the test set, is reported beside it."""
     f = task.features(blocks)
 
     def fresh(features: Tensor | None = None) -> Fresh | None:
@@ -144,21 +144,21 @@ def _linear(
     return Measured(values, len(f.train_f), len(f.test_f), {"top1": probe.top1, "top5": probe.top5})
 
 
-Halves = tuple[Tensor, Tensor, Tensor, Tensor]  # features and labels to learn from and to be tested on
+Halves = tuple[Tensor, Tensor, Tensor, Tensor]  # features and labels for training and for testing
 
 
 def _held(f: Features, rest: Tensor, kept: Tensor) -> Halves:
-    """The training half parted in rows to learn from and rows to be tested on."""
+    """Split the training half into rows to train on and rows to test on."""
     return f.train_f[rest], f.train_y[rest], f.train_f[kept], f.train_y[kept]
 
 
 def _chosen(
     grid: Mapping[str, Any], labels: Tensor, score: Callable[[Mapping[str, Any], Tensor, Tensor], float]
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """One value of each setting, and numbers for the rows where it was chosen: by accuracy on a held-out tenth.
+    """Choose one value of each setting by accuracy on a held-out tenth; also returns the chosen values as numbers.
 
-    grid: of each setting a value, or several. score(settings, rows to learn from, rows to be tested on); of equal
-    settings the first ones win.
+    grid: setting -> a value, or several. score(settings, rows to train on, rows to test on); of equal scores the first
+    wins.
     """
     values = {name: list(given) if isinstance(given, (list, tuple)) else [given] for name, given in grid.items()}
     every = [dict(zip(values, one, strict=True)) for one in itertools.product(*values.values())]
@@ -172,7 +172,7 @@ def _chosen(
 def _or_zero(
     score: Callable[[Mapping[str, Any], Tensor, Tensor], float], settings: Mapping[str, Any], rest: Tensor, kept: Tensor
 ) -> float:
-    """0 for settings at which training diverges or has no end: others of the grid may do."""
+    """The score, or 0 if training diverges or does not converge: other settings of the grid may work."""
     try:
         return score(settings, rest, kept)
     except HardlabError as e:
@@ -200,7 +200,7 @@ def _lbfgs(task: Task, seed: int, *, c: float | Sequence[float], **options: Any)
 
 
 def _hot(f: Features) -> tuple[np.ndarray, np.ndarray]:
-    """The labels of both halves, (N,C) and (Q,C): those of several classes where the set has them."""
+    """The labels of both halves, (N,C) and (Q,C), with several classes per image if the set has them."""
     if f.train_hot is not None and f.test_hot is not None:
         return f.train_hot.cpu().numpy(), f.test_hot.cpu().numpy()
     classes = check_features(*f[:4])
@@ -226,7 +226,7 @@ def _svm(task: Task, seed: int, *, c: float | Sequence[float]) -> Measured:
 def _low_shot(
     task: Task, seed: int, *, shots: Sequence[int], draws: int, reading: svm.Reading, c: float | Sequence[float]
 ) -> Measured:
-    """Of the published shots those that the rarest class is too small for give no row; others must fit."""
+    """Skip published numbers of shots for which the rarest class is too small; others must fit."""
     f = task.features(1)
     train_hot, test_hot = _hot(f)
     svm.check(train_hot)
@@ -255,7 +255,7 @@ def _tuned(
     updates: int = 0,
     **options: Any,
 ) -> Measured:
-    """updates: the length where epochs is None, in whole epochs."""
+    """updates: the length of training, rounded to whole epochs, if epochs is None."""
     net, look, train, test = task.network()
     rows = labelled(train, labels, listing, task.root)
     seen: dict[str, Any] = {"seed": seed, "size": task.size, "crop": task.crop, "precision": task.precision}
@@ -294,14 +294,14 @@ _KINDS: Mapping[str, Callable[..., Measured]] = {
     "tuning": _tuned,
     "detection": _detected,
 }
-# what came after the first results, or says where: part of a row's options only where it is set
+# settings that came after the first results, or say where: part of a row's options only if they are set
 _SILENT: Mapping[str, Any] = {"final_lr": 0.0, "augment": "none", "blocks": 1, **dict.fromkeys(UNSET)}
 
 
 def run_protocol(name: str, task: Task, seed: int = 0, **overrides: Any) -> Outcome:
-    """Evaluate a task by a named protocol; one row per metric, and the options that it ran with in each.
+    """Evaluate a task by a named protocol; returns a row per metric, each with the options of the protocol.
 
-    overrides: settings other than the published ones; where it is measured is the task's. HardlabError for an unknown
+    overrides: settings that replace published ones; the task decides network and data. HardlabError for an unknown
     protocol or setting, and for data that cannot be evaluated.
     """
     options = settings(name, overrides, task.train.name if task.train else "")
@@ -309,25 +309,26 @@ def run_protocol(name: str, task: Task, seed: int = 0, **overrides: Any) -> Outc
 
     def features(blocks: int) -> Features:
         nonlocal extracted
-        began = time.perf_counter()
-        given = task.features(blocks)
-        extracted += time.perf_counter() - began
-        return given
+        start = time.perf_counter()
+        extra = task.features(blocks)
+        extracted += time.perf_counter() - start
+        return extra
 
     started = time.perf_counter()
     timed = replace(task, features=features)
-    found = _KINDS[find(name).kind](timed, seed, **{k: v for k, v in options.items() if k not in PLACE})
+    measured = _KINDS[find(name).kind](timed, seed, **{k: v for k, v in options.items() if k not in PLACE})
     cost = time.perf_counter() - started - extracted
-    told = {k: v for k, v in options.items() if k not in ("data", "network") and (k not in _SILENT or v != _SILENT[k])}
-    plain = json.loads(json.dumps(told))  # as the file will give them back: lists, not tuples
+    silent = {"data", "network", *(k for k, default in _SILENT.items() if options.get(k, default) == default)}
+    recorded = {k: v for k, v in options.items() if k not in silent}
+    plain = json.loads(json.dumps(recorded))  # as the file will give them back: lists, not tuples
 
     def row(metric: str, value: float) -> Row:
         return Row(
             protocol=name,
             metric=metric,
             value=value,
-            n_train=found.n_train,
-            n_test=found.n_test,
+            n_train=measured.n_train,
+            n_test=measured.n_test,
             seed=seed,
             cost_s=cost,
             options=plain,
@@ -335,7 +336,7 @@ def run_protocol(name: str, task: Task, seed: int = 0, **overrides: Any) -> Outc
 
     curves = [
         {**row(metric, value), "classifier_epoch": epoch}
-        for metric, values in found.curves.items()
+        for metric, values in measured.curves.items()
         for epoch, value in enumerate(values, 1)
     ]
-    return Outcome([row(metric, value) for metric, value in found.values.items()], curves, found.data)
+    return Outcome([row(metric, value) for metric, value in measured.values.items()], curves, measured.data)

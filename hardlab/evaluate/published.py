@@ -1,4 +1,4 @@
-"""The published evaluation protocols as data, and the settings that one may be run with."""
+"""The published evaluation protocols as data, and the settings that each allows."""
 
 from __future__ import annotations
 
@@ -114,12 +114,12 @@ DETECTION: Mapping[str, Mapping[str, Any]] = {
 
 
 class Protocol(NamedTuple):
-    """A published way of measuring a network.
+    """A published way of evaluating a network.
 
-    kind: what does it, in ``protocols``. settings: as published; any of them may be set
-    otherwise, nothing else may. needs: frozen ``features``; frozen features of augmented ``views``, which is the same
-    where augment=none; the whole ``network``; or the network and ``scenes`` of sets of the protocol's own. used_by: who
-    measures so. by_data: settings that differ on some sets.
+    kind: the function in ``protocols``. settings: as published; exactly these may be overridden. needs: frozen
+    ``features``; frozen features of augmented ``views`` (the same if augment=none); the whole ``network``; or the
+    network and ``scenes`` from sets of the protocol's own. used_by: the papers that use it. by_data: settings that
+    differ on some sets.
     """
 
     kind: str
@@ -130,7 +130,7 @@ class Protocol(NamedTuple):
 
 
 def _probe(used_by: str, **changes: Any) -> Protocol:
-    """A linear probe: the public CIFAR default with some settings changed; ImageNet's augment unless told otherwise."""
+    """A linear probe: the public CIFAR default with some settings changed, and by default ImageNet's augmentation."""
     return Protocol("linear", {**_LINEAR, "augment": "rrc-flip", **changes}, used_by, "views")
 
 
@@ -276,9 +276,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
         )
     },
 }  # fmt: skip
-# where a protocol is measured, known to all of them: None = as the run has it
+# settings of all protocols that say where to evaluate; None = as in the run
 PLACE: Mapping[str, Any] = dict.fromkeys(("data", "size", "network", "fraction"))
-# of the settings that are None as published
+# types of the settings whose published value is None
 UNSET = (*PLACE, "head_lr", "listing", "epochs")
 _Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
 _Sides = Annotated[tuple[Pixels, ...], Field(min_length=1)]
@@ -286,7 +286,7 @@ _Names = Annotated[tuple[str, ...], Field(min_length=1)]
 _Rates = Annotated[tuple[Rate, ...], Field(min_length=1)]
 _Costs = Annotated[tuple[Positive, ...], Field(min_length=1)]
 _ELSEWHERE = "data=cifar10, size=224, network=backbone, fraction=0.1"
-# what a setting may be; of those with a list and a value, several values are a grid to choose from
+# types of settings; several values, where the type also allows one, are a grid to choose from
 TYPES: Mapping[str, Any] = {
     "data": str,
     "size": Pixels,
@@ -340,24 +340,24 @@ TYPES: Mapping[str, Any] = {
 
 
 def find(name: str) -> Protocol:
-    """The protocol of a name; HardlabError with the nearest name for an unknown one."""
+    """The protocol of this name; HardlabError with the nearest name for an unknown one."""
     if name not in PROTOCOLS:
         raise unknown("evaluation protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
 
 
 def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[str, Any]:
-    """The settings that a protocol runs with on a data set: the published ones, and what is set otherwise.
+    """The settings of a protocol on a data set: the published ones, replaced by ``overrides``.
 
-    Those of ``PLACE`` come with every protocol, None where the run decides. HardlabError for an unknown protocol or
-    setting, or a value of the wrong kind.
+    Every protocol has those of ``PLACE`` too; None means as in the run. HardlabError for an unknown protocol or
+    setting, or a value of the wrong type.
     """
     protocol = find(name)
     published = {**PLACE, **protocol.settings, **protocol.by_data.get(data, {})}
     made = dict(published)
     for option, value in overrides.items():
         if option not in published:
-            raise unknown(f"option of protocol '{name}'", option, published)
+            raise unknown("option", option, published, f"Protocol '{name}'")
         if protocol.needs == "scenes" and option in ("data", "size", "fraction"):
             raise HardlabError(f"protocol '{name}' has sets of its own: set train, test, side or images, not {option}.")
         if value is None and published[option] is None:
@@ -367,7 +367,7 @@ def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[st
 
 
 def describe() -> str:
-    """The protocols with their settings and who uses them, two lines each and one per data set that has its own."""
+    """The protocols, who uses them, and their settings: two lines each, and one per data set with its own settings."""
     lines = []
     for name, protocol in PROTOCOLS.items():
         lines += [f"{name}: {protocol.used_by}", f"    {_plainly(protocol.settings)}"]
@@ -382,6 +382,6 @@ def _plainly(settings: Mapping[str, Any]) -> str:
 
 
 def on_features(name: str, options: Mapping[str, Any]) -> bool:
-    """Whether a protocol with these settings needs no more than frozen features."""
+    """Whether a protocol with these settings needs only frozen features."""
     needs = find(name).needs
     return needs == "features" or (needs == "views" and options["augment"] == "none")

@@ -1,4 +1,4 @@
-"""The files that rows of results are kept in: each measurement once, the file whole or as it was."""
+"""Files of results: each measurement is stored once, and files are replaced atomically."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hardlab.files import DamagedFile, read_lines, write_atomic
 from hardlab.types import HardlabError
 
 KEY = ("protocol", "features", "metric", "options", "data", "split", "seed", "n_train")
-CURVE_KEY = (*KEY, "step", "classifier_epoch")  # of ``curves.jsonl``
+CURVE_KEY = (*KEY, "step", "classifier_epoch")  # the key of ``curves.jsonl``
 
 
 def append_rows(path: Path | str, rows: Iterable[Mapping[str, Any]], key: Sequence[str] = KEY) -> None:
-    """Add rows to a ``results.jsonl``; an earlier row that measured the same thing (equal in ``key``) gives way.
+    """Add rows to a ``results.jsonl``; a row replaces an earlier one with an equal ``key``.
 
-    The file is replaced as a whole, so a reader sees the old rows or the new; of two processes that add at once the
-    second waits. HardlabError where the file cannot be written, holds something else, or a value is not finite.
+    The file is replaced atomically, and of two processes that add rows at once the second waits. HardlabError if the
+    file cannot be written, holds something else, or a value is not finite.
     """
     path = Path(path)
     new = [dict(row) for row in rows]
@@ -34,7 +34,7 @@ def append_rows(path: Path | str, rows: Iterable[Mapping[str, Any]], key: Sequen
         except DamagedFile as e:
             raise HardlabError(f"{e} Repair or remove that line; nothing was written.") from e
         for row in new:
-            kept.pop(_key(row, key), None)  # so that the replacement stands last
+            kept.pop(_key(row, key), None)  # so that the new row comes last
             kept[_key(row, key)] = row
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept.values()).encode())
 
@@ -44,7 +44,7 @@ def _key(row: Mapping[str, Any], key: Sequence[str]) -> str:
 
 
 def _locked(path: Path) -> IO[str]:
-    """``path`` opened for reading, made where it is missing, and locked until it is closed."""
+    """Open ``path`` for reading, create it if it is missing, and lock it until it is closed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
@@ -53,6 +53,6 @@ def _locked(path: Path) -> IO[str]:
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 file.seek(0)
                 return file
-            file.close()  # whoever held the lock has put a new file in its place
+            file.close()  # the last holder of the lock has replaced the file
     except OSError as e:
         raise HardlabError(f"{path} cannot be opened for writing ({e.strerror}).") from e

@@ -1,4 +1,4 @@
-"""Evaluating a run: its networks under named protocols, rows into ``results.jsonl`` and ``curves.jsonl``."""
+"""Evaluates a run's networks by named protocols; writes rows to its ``results.jsonl`` and ``curves.jsonl``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hardlab.views import Look
 
 
 def monitor(backbone: nn.Module, look: Look, train: Images, test: Images, precision: str = "fp32") -> float:
-    """Top-1 of the 20-nearest-neighbour classifier, the cheap signal during training; in [0, 1]."""
+    """Top-1 in [0,1] of a 20-nearest-neighbour classifier, a cheap measure during training."""
     train_f, train_y = features.extract(backbone, train, look, precision=precision)
     test_f, test_y = features.extract(backbone, test, look, precision=precision)
     return knn.knn(train_f, train_y, test_f, test_y, ks=(20,))[20]
@@ -44,20 +44,22 @@ def evaluate_run(
     root: str | Path | None = None,
     device: str = "auto",
 ) -> list[dict[str, Any]]:
-    """Rows of every protocol on the run's network, and on raw pixels where asked; appended to its results.
+    """Evaluate a run's network, and raw pixels if asked, by each protocol; returns the rows and adds them to its files.
 
-    options: settings of all the protocols other than the published ones; ``network`` names one of the method's networks
-    (``all``: each of them) instead of the first; ``data``, ``size`` and ``fraction`` another set, or a set otherwise.
-    pixels: protocols that need no more than features are measured on plain pixels as well. checkpoints: ``newest``
-    gives rows of ``results.jsonl`` and needs a run that is done; a step, or ``all`` that were kept, gives learning
-    curves, in ``curves.jsonl``, which also has the accuracies by the classifier's epoch. The classifier sees the labels
-    of the images that the run trained on, where its protocol does not say otherwise, and is tested on the whole test
-    split. Features are kept in the run's folder, by the checkpoint's digest, and shared by protocols. Raises
-    ``run_folder.OtherImages`` where the run's own set is asked for and holds other images than it was trained on.
+    names: the protocols. options: settings that replace published ones in all protocols; ``network`` names one of the
+    method's networks, or ``all``, instead of the first; ``data``, ``size`` and ``fraction`` choose other images.
+    pixels: also measure plain pixels by the protocols that need only features. checkpoints: ``newest`` adds rows to
+    ``results.jsonl`` and needs a finished run; a step, or ``all`` kept checkpoints, adds learning curves to
+    ``curves.jsonl``, which also gets the accuracies by epoch of the classifier.
+
+    Unless its protocol says otherwise, a classifier sees the labels of the images that the run trained on; it is tested
+    on the whole test split. Protocols share features, which are cached in the run's folder by the checkpoint's digest.
+    Raises HardlabError, which is ``run_folder.OtherImages`` if the run's own data set has other images than those it
+    was trained on.
     """
     machine.alone()
     options = dict(options or {})
-    wanted = {name: published.settings(name, options) for name in names}  # a slip shows before anything is read
+    wanted = {name: published.settings(name, options) for name in names}  # refuse before reading anything
     steps: list[int | None] = [checkpoints] if isinstance(checkpoints, int) else [None]
     if checkpoints == "all":
         steps = [checkpoint.named(p)[0] for p in reversed(checkpoint.listed(path / "checkpoints"))] or [None]
@@ -112,9 +114,9 @@ def check(
     options: Mapping[str, Any] | None = None,
     root: str | Path | None = None,
 ) -> None:
-    """Refuse protocols that a run's images cannot be measured by, from as little of them as tells. HardlabError.
+    """Refuse protocols that cannot evaluate a run's images, reading as little of them as possible. HardlabError.
 
-    A set that is not here but would be downloaded is not asked.
+    A set that would have to be downloaded first is not checked.
     """
     on, sets = torch.device("cpu"), Sets(root, dry=True)
     for name in names:
@@ -153,7 +155,7 @@ def check_run(
     which: str = "newest",
     root: str | Path | None = None,
 ) -> None:
-    """Refuse what ``evaluate_run`` would refuse of this run before it measures anything. HardlabError."""
+    """Refuse, before measuring anything, what ``evaluate_run`` would refuse for this run. Raises HardlabError."""
     run, about = run_folder.read_run(path)
     kept = [checkpoint.named(p)[0] for p in checkpoint.listed(path / "checkpoints")]
     if which.isdecimal() and int(which) not in kept:
@@ -172,7 +174,7 @@ def _unfinished(path: Path, about: Mapping[str, Any]) -> HardlabError:
 
 
 def _called(name: str | None, train: Images, test: Images) -> str:
-    """What rows call a data set: another folder by its own name and its images, so that two of them stand apart."""
+    """The name of a data set in rows; another folder gets its name and a digest, so that folders are distinct."""
     if name is None or not name.startswith("folder:"):
         return train.name
     images = hashlib.sha256(f"{train.digest()} {test.digest()}".encode()).hexdigest()[:8]
@@ -180,14 +182,14 @@ def _called(name: str | None, train: Images, test: Images) -> str:
 
 
 class Sets:
-    """The data sets of an evaluation, each loaded once. root: where they are. dry: as of ``data.load``."""
+    """The data sets of an evaluation, each loaded once. root: their folder. dry: as in ``data.load``."""
 
     def __init__(self, root: str | Path | None, dry: bool = False) -> None:
         self.root, self.dry = root, dry
         self.held: dict[tuple[str | None, float | None], tuple[Images, Images]] = {}
 
     def of(self, run: Run, name: str | None, fraction: float | None, on: torch.device) -> tuple[Images, Images]:
-        """Training and test images of a run's set, or of another one; HardlabError where their classes differ."""
+        """Training and test images of a run's data set, or of another one; HardlabError if their classes differ."""
         if (name, fraction) not in self.held:
             if name is None:
                 evaluated = run if fraction is None else run.with_({"data.fraction": fraction})
@@ -214,9 +216,9 @@ class Sets:
 
 
 class Store:
-    """Features of one checkpoint, held, and kept as ``<digest>-<network>-<data>-<split>-<size>-<data's digest>.npz``.
+    """Features of one checkpoint, in memory and as ``<digest>-<network>-<data>-<split>-<size>-<data's digest>.npz``.
 
-    Those of plain pixels are not kept. A damaged file is made again.
+    Plain pixels are not written to files. A damaged file is made again.
     """
 
     def __init__(self, folder: Path, digest: str, look: Look) -> None:
@@ -224,7 +226,7 @@ class Store:
         self.held: dict[tuple[str, Images, int | None, int], Tensor] = {}
 
     def features(self, kind: str, net: nn.Module | None, images: Images, size: int | None, blocks: int) -> Tensor:
-        """(N,D) of all rows of ``images``, in order; net None = their pixels. blocks: of a ViT, side by side."""
+        """Features (N,D) of all ``images`` in order; net None = plain pixels. blocks: of a ViT, side by side."""
         key = (kind, images, size, blocks)
         if key in self.held:
             return self.held[key]
@@ -270,14 +272,14 @@ def _task(
 
 
 def _crop(images: Images) -> Crop:
-    """Large images are resized to 256 and cropped to 224, as published; small ones are taken whole."""
+    """How to crop images: large ones are resized to 256 and cropped to 224, as published; small ones stay whole."""
     return "whole" if images.in_memory else "centre"
 
 
-def _networks(networks: Mapping[str, nn.Module], asked: str | None) -> Mapping[str, nn.Module]:
-    """The first one, the one asked for, or all."""
-    if asked is None:
+def _networks(networks: Mapping[str, nn.Module], name: str | None) -> Mapping[str, nn.Module]:
+    """The first network (None), the one of this name, or all."""
+    if name is None:
         return dict(list(networks.items())[:1])
-    if asked != "all" and asked not in networks:
-        raise registry.unknown("network of this method", asked, [*networks, "all"])
-    return networks if asked == "all" else {asked: networks[asked]}
+    if name != "all" and name not in networks:
+        raise registry.unknown("network", name, [*networks, "all"], "This method")
+    return networks if name == "all" else {name: networks[name]}

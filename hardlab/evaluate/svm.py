@@ -1,4 +1,4 @@
-"""Linear SVMs on frozen features, one class against the rest, full and low-shot, and their average precision."""
+"""Linear one-vs-rest SVMs on frozen features, full and low-shot, and their average precision."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ READINGS = ("union", "own")
 
 
 def normalised(features: Tensor) -> np.ndarray:
-    """(N,D) float64 features of unit length, f / (|f| + 1e-5); HardlabError where they are not finite.
+    """Features (N,D) of about unit length in float64, f / (|f| + 1e-5); HardlabError if they are not finite.
 
-    The published 1e-5 means features of about unit size: those of which no number is between 1e-3 and 1e100 are scaled
-    to a largest number of 1 before.
+    The published 1e-5 assumes features of about unit size, so features without a number between 1e-3 and 1e100 are
+    first scaled to a largest number of 1.
     """
     f = features.double().cpu().numpy()
     top = float(np.abs(f).max(initial=0.0))
@@ -33,15 +33,15 @@ def normalised(features: Tensor) -> np.ndarray:
 
 
 def one_hot(labels: Tensor, classes: int) -> np.ndarray:
-    """(N,C) int8 of single labels (N,) in 0..C-1."""
+    """One-hot labels (N,C) int8 from labels (N,) in 0..C-1."""
     return (labels.cpu().numpy()[:, None] == np.arange(classes)).astype(np.int8)
 
 
 def fit(x: np.ndarray, hot: np.ndarray, cost: float | Sequence[float] = COST, seed: int = 0) -> Any:
     """The SVM of one class: squared hinge, twice the weight on positives, tol 1e-4, at most 2000 passes of LIBLINEAR.
 
-    x (N,D) normalised; hot (N,): 1, 0, or -1 = difficult only, which is left out. cost: C, or several of which
-    threefold cross-validation takes the one of the highest average precision (Goyal et al. 2019; PCL's code).
+    x (N,D) normalised; hot (N,): 1, 0, or -1 = difficult only, which is left out. cost: C, or several, of which
+    threefold cross-validation chooses the one with the highest average precision (Goyal et al. 2019; PCL's code).
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.model_selection import cross_val_score
@@ -86,7 +86,7 @@ def scores(
     seed: int = 0,
     rows: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Decision values (Q,C) of one SVM a class; rows: of each class, the training rows that its SVM sees."""
+    """Decision values (Q,C) of one SVM per class. rows: for each class, the training rows of its SVM."""
     check(train_hot)
     out = np.empty((len(test_x), train_hot.shape[1]))
     for c in range(train_hot.shape[1]):
@@ -96,7 +96,7 @@ def scores(
 
 
 def check(hot: np.ndarray) -> None:
-    """Refuse labels (N,C) of which a class has no positive or no negative image. Raises HardlabError."""
+    """Refuse labels (N,C) if a class has no positive or no negative image. Raises HardlabError."""
     for c in range(hot.shape[1]):
         for what, members in (("shows", hot[:, c] > 0), ("lacks", hot[:, c] == 0)):
             if not members.any():
@@ -106,33 +106,33 @@ def check(hot: np.ndarray) -> None:
 def draw(hot: np.ndarray, k: int, reading: Reading, seed: int) -> list[np.ndarray]:
     """The training rows of each class in one low-shot draw of ``k`` from labels (N,C).
 
-    union: k images a class, all of them seen by every SVM (PCL). own: k positives and 19 k negatives of the class, or
-    as many as there are (Goyal et al.). HardlabError where a class has fewer than k images.
+    reading: "union", k images per class, all used by every SVM (PCL); "own", k positives and 19 k negatives of the
+    class, or as many as exist (Goyal et al.). HardlabError if a class has fewer than k images.
     """
     if reading not in READINGS:
         raise HardlabError(f"the reading of low-shot is 'union' or 'own', not {reading!r}.")
-    asked: Any = k
-    if isinstance(asked, bool) or not isinstance(asked, Integral) or k < 1:
+    count: Any = k
+    if isinstance(count, bool) or not isinstance(count, Integral) or k < 1:
         raise HardlabError(f"shots={k!r}: the images drawn of each class must be a whole number of at least 1.")
     rng = np.random.default_rng([seed, k])
     positive, negative = [], []
     for c in range(hot.shape[1]):
-        shown = np.flatnonzero(hot[:, c] > 0)
-        if len(shown) < k:
-            raise HardlabError(f"class {c} has {len(shown)} training images, fewer than the {k} to draw.")
-        positive.append(rng.choice(shown, k, replace=False))
-        lacking = np.flatnonzero(hot[:, c] == 0)
-        negative.append(rng.choice(lacking, min(19 * k, len(lacking)), replace=False))
+        positives = np.flatnonzero(hot[:, c] > 0)
+        if len(positives) < k:
+            raise HardlabError(f"class {c} has {len(positives)} training images, fewer than the {k} to draw.")
+        positive.append(rng.choice(positives, k, replace=False))
+        negatives = np.flatnonzero(hot[:, c] == 0)
+        negative.append(rng.choice(negatives, min(19 * k, len(negatives)), replace=False))
     if reading == "union":
         return [np.unique(np.concatenate(positive))] * hot.shape[1]
     return [np.concatenate(both) for both in zip(positive, negative, strict=True)]
 
 
 def class_ap(hot: np.ndarray, predicted: np.ndarray) -> float:
-    """Area under the falling envelope of precision over recall: the AP of VOC from 2010 on, of Goyal's and PCL's code.
+    """Area under the falling envelope of precision over recall: the AP of VOC since 2010, of Goyal's and PCL's code.
 
-    hot (Q,): 1, 0, or -1 = difficult only, which does not count; found (Q,) scores. Images of equal score enter
-    together, so their order is nothing. NaN where no image shows the class.
+    hot (Q,): 1, 0, or -1 = difficult only, which does not count. predicted: scores (Q,). Images of equal score enter
+    together, so their order does not matter. NaN if no image shows the class.
     """
     known = hot >= 0
     precision, recall = _curve(hot[known] > 0, predicted[known])
@@ -141,10 +141,10 @@ def class_ap(hot: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def image_ap(hot: np.ndarray, predicted: np.ndarray) -> float:
-    """AdCo's number: average precision over the classes of each image (Q,C), without an envelope, then over the images.
+    """AdCo's metric: average precision over the classes of each image (Q,C), without envelope, then over the images.
 
-    VOC_CLF/utils.py, get_ap_score. Classes that are only difficult count as absent there; so do images without a class,
-    which are left out here, where scikit-learn would call their precision 0.
+    VOC_CLF/utils.py, get_ap_score. There, classes that are only difficult count as absent. Images without a class are
+    left out here; scikit-learn would give them a precision of 0.
     """
     each = []
     for one, score in zip(hot > 0, predicted, strict=True):
@@ -155,7 +155,7 @@ def image_ap(hot: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def _curve(positive: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall at each distinct score, falling; empty where nothing is positive."""
+    """Precision and recall at each distinct score, descending; empty if nothing is positive."""
     if not positive.any():
         return np.empty(0), np.empty(0)
     order = np.argsort(-predicted, kind="stable")

@@ -1,4 +1,4 @@
-"""Figures as functions of tables: the same bytes for the same rows, whatever the order, folder, time zone or locale."""
+"""Figures as functions of tables: the same rows give the same bytes in any row order, folder, time zone or locale."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ FIGURES = {
 
 
 def find(name: str) -> str:
-    """The name itself; ``HardlabError`` with the nearest one where there is no such figure."""
+    """The name of an existing figure, unchanged; ``HardlabError`` with the nearest name for any other."""
     if name not in FIGURES:
         raise unknown("figure", name, FIGURES)
     return name
 
 
 def __getattr__(name: str) -> Any:
-    """``draw``, ``gaps`` and ``make`` come with matplotlib and pandas, which the names of the figures do without."""
+    """Load ``draw``, ``gaps`` and ``make`` on first use: they need matplotlib and pandas, the figures' names do not."""
     if name not in ("draw", "gaps", "make"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from hardlab.figures import drawing

@@ -16,7 +16,7 @@ LINEAR = linear("linear-adco")
 
 
 def f1(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
-    """AdCo Figure 1: accuracy over the length of training; a point is `hardlab pretrain adco epochs=20`, evaluated."""
+    """AdCo Figure 1: accuracy over the length of training; each point is a run such as `adco epochs=20`, evaluated."""
     figure, (ax, right) = style.new(2.6, 2)
     ax.set(title="ours", xlabel="epochs of training", ylabel="linear top-1 (%)")
     right.set(title="published, ImageNet", xlabel="epochs of training")
@@ -77,6 +77,6 @@ def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame, configs: pd.DataFrame) ->
 
 
 def _with_half(values: pd.Series, digits: int) -> str:
-    """Mean and half of its interval over seeds."""
+    """The mean over seeds and half of its 95 % interval, as text."""
     mean, lo, hi, n = interval(values)
     return f"{mean:.{digits}f}" + (f" ± {(hi - lo) / 2:.{digits}f}" if n > 1 else "")

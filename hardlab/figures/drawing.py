@@ -1,4 +1,4 @@
-"""From a figure's name to its files."""
+"""Draws a figure, given by its name, into files."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from hardlab.files import make_folder, write_atomic
 
 
 def make(name: str, data_dir: Path | str) -> Figure:
-    """The figure ``name`` from the tables in ``data_dir``.
+    """Make the figure ``name`` from the tables in ``data_dir``.
 
-    A parameter ``x`` of a figure function is the table ``x.csv``; ``x_pixels`` is the picture ``x_pixels.png`` as
-    (H,W,3) uint8 or None. A table that is not there is an empty one, which the figure shows as a gap.
+    A parameter ``x`` of a figure function receives the table ``x.csv``, and ``x_pixels`` the picture ``x_pixels.png``
+    as (H,W,3) uint8 or None. A missing table is passed as an empty one, which the figure shows as a gap.
     """
     with style.applied():
         figure = _made(name, data_dir)
         if figure.get_layout_engine() is not None:
-            for _ in range(2):  # labels move with the ticks that the first pass of the layout chose
+            for _ in range(2):  # a second pass: labels move with the ticks that the first pass of the layout chose
                 FigureCanvasAgg(figure).draw()
             figure.set_layout_engine("none")
     return figure
 
 
 def gaps(name: str, data_dir: Path | str) -> list[str]:
-    """The commands that fill the gaps of a figure, a line a training, at the rung that it shows, else at ``cpu``.
+    """The commands that fill the gaps of a figure, one line per training, at the rung that it shows or at ``cpu``.
 
-    RUN stands for the folder that the command before made. What no run of ours can fill is not among them.
+    RUN stands for the folder that the preceding command makes. Gaps that no run can fill have no command.
     """
     with gap_notes.noting() as notes, style.applied():
         _made(name, data_dir)
@@ -60,7 +60,7 @@ def _made(name: str, data_dir: Path | str) -> Figure:
 
 
 def draw(name: str, data_dir: Path | str, out_dir: Path | str) -> list[Path]:
-    """Write ``<name>.svg`` and ``<name>.png`` into ``out_dir``, whole or not at all; same tables, same bytes."""
+    """Write ``<name>.svg`` and ``<name>.png`` into ``out_dir`` atomically; the same tables give the same bytes."""
     figure = make(name, data_dir)
     out = Path(out_dir)
     make_folder(out)
@@ -85,12 +85,12 @@ def _read(data_dir: Path, parameter: str, precisions: Mapping[str, str]) -> Any:
 
 
 def _rows(data_dir: Path, name: str, precisions: Mapping[str, str]) -> pd.DataFrame:
-    """A table in an order of its own: a figure is the same whatever the order of the file.
+    """A table in a fixed order, so that a figure does not depend on the order of the file.
 
-    Rows of runs have the ``precision`` of their run beside them, "" where it is not known.
+    Rows of runs gain the column ``precision``, "" if it is unknown.
     """
     frame = schema.read(data_dir, name)
-    if "run" in frame:  # a row may be of several
+    if "run" in frame:  # a row may combine several runs
         each = {names: {precisions[n] for n in names.split() if n in precisions} for names in frame["run"].unique()}
         frame["precision"] = frame["run"].map(
             {names: " and ".join(sorted(each_precision)) for names, each_precision in each.items()}

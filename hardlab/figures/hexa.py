@@ -22,7 +22,7 @@ SCHEMES = {"adv": "+Adv", "cmx": "+Cmx", "adv-cmx": "+Adv\n+Cmx", "adv-cmxa": "+
 
 
 def f1(hexa_f1: pd.DataFrame, hexa_f1_pixels: np.ndarray | None) -> Figure:
-    """HEXA Figure 1: (a) views, adversaries, their difference and mixtures; (b) where they lie, a sketch."""
+    """HEXA Figure 1: (a) views, adversaries, their difference and mixtures; (b) a sketch of where they lie."""
     figure, (a, b) = style.new(2.9, 2)
     a.set_title("(a) standard and hard views")
     if hexa_f1_pixels is None or not len(hexa_f1):
@@ -49,7 +49,7 @@ def f1(hexa_f1: pd.DataFrame, hexa_f1_pixels: np.ndarray | None) -> Figure:
 
 
 def _space(ax: Axes) -> None:
-    """Two images' standard views, the adversaries at the clusters' rims and the mixtures between the clusters."""
+    """Draw two images' standard views, adversaries at the rims of the clusters, and mixtures between the clusters."""
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     ax.axis("off")
     rng = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def f2(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
 def _scheme(
     name: str, evaluation: pd.DataFrame, configs: pd.DataFrame
 ) -> tuple[Selection, list[tuple[str, Arm | None]]]:
-    """The arms of all schemes on one base method."""
+    """The arms of all schemes on one base method: label -> arm."""
     arms: list[tuple[str, Arm | None]] = [("Std", Arm(name))]
     for scheme, label in SCHEMES.items():
         recipe = {"adv": f"hexa-{name}", "adv-cmx": f"hexa-plus-{name}"}.get(scheme, f"hexa-{name}-{scheme}")
@@ -147,7 +147,7 @@ def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figu
 
 
 def _one(rows: pd.DataFrame, recipes: tuple[str, ...], configs: pd.DataFrame) -> pd.DataFrame:
-    """The strongest rows of these recipes, of one protocol."""
+    """The strongest rows of these recipes, measured by one protocol."""
     return one_protocol(plots.strongest(rows, recipes, configs))
 
 
@@ -163,7 +163,7 @@ def _classifier(ax: Axes, rows: pd.DataFrame, configs: pd.DataFrame) -> pd.DataF
 
 
 def _points(values: Mapping[tuple[str, str], str]) -> str:
-    """Published points in words: they are too far from ours to share an axis."""
+    """Published points as text, because they are too far from ours to share an axis."""
     points: dict[str, list[str]] = {}
     for (name, epoch), value in values.items():
         points.setdefault(name, []).append(f"{float(value):g} at {float(epoch):g}")
@@ -197,7 +197,7 @@ BETAS = ((1.0, 1.0), (3.0, 3.0), (5.0, 3.0), (3.0, 5.0), (5.0, 1.0))
 
 def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """HEXA Figure 5: (a) densities of Beta distributions; (b) accuracy of each."""
-    from scipy import stats  # half a second to import
+    from scipy import stats  # takes half a second to import
 
     figure, (a, b) = style.new(2.6, 2)
     x = np.linspace(0.001, 0.999, 200)

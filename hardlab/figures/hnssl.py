@@ -17,7 +17,7 @@ ARMS = (
 
 
 def f1() -> Figure:
-    """HNSSL Figure 1: the two networks, what each sees, and the two terms."""
+    """HNSSL Figure 1: the two networks, the images that each sees, and the two terms of the loss."""
     figure, (ax,) = style.new(2.9)
     method, mined = options("method", "hnssl"), options("strategy", "mined")
     tau, a1 = method["tau"].default, method["alpha1"].default
@@ -69,12 +69,12 @@ def f2(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
 
 
 def _done(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the table of epochs, which counts from 0: by epochs done, as checkpoints are named."""
+    """The rows of the table of epochs, which counts from 0, numbered by epochs done, as checkpoints are."""
     return rows.assign(epoch=rows["epoch"] + 1)
 
 
 def _with_caption(figure: Figure, drawn: pd.DataFrame) -> Figure:
-    """With the legend and the caption of both curves."""
+    """Add the legend and the caption of both curves."""
     if len(drawn):
         figure.axes[0].legend(loc="best")
     plots.add_caption(

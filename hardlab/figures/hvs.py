@@ -1,4 +1,4 @@
-"""The figures of Hard View Selection (arXiv 2310.03940), from tables of our runs, published values beside them."""
+"""The figures of Hard View Selection (arXiv 2310.03940) from tables of our runs, beside the published values."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from hardlab.recipes import recipe
 from hardlab.registry import options
 
 ABOVE = 1.17  # of an axes' height: titles stand over the ticks of a published curve
-# one number a protocol, fixed beforehand: k = 20 is the authors' usual choice, the last epoch is no choice at all
+# one number per protocol, fixed beforehand: k = 20 is the authors' usual choice, the last epoch needs no choice
 HEADLINE = {"knn": "top1@k=20", "linear": "top1-last", "linear-lbfgs": "top1"}
 BAND = "band: 95 % t-interval over seeds"
 
 
 def f2(hvs_f2: pd.DataFrame, hvs_f2_pixels: np.ndarray | None) -> Figure:
-    """HVS Figure 2: three images with their crops, and the views; the selected pair in solid frames."""
+    """HVS Figure 2: three images with their crops and views; solid frames mark the selected pair."""
     return _pictures(hvs_f2, hvs_f2_pixels, rows=3)
 
 
 def f6(hvs_f2: pd.DataFrame, hvs_f2_pixels: np.ndarray | None) -> Figure:
-    """HVS Figure 6: as Figure 2, with ten images."""
+    """HVS Figure 6: Figure 2 for ten images."""
     return _pictures(hvs_f2, hvs_f2_pixels, rows=10)
 
 
@@ -66,7 +66,7 @@ def f3(hvs_f3_left: pd.DataFrame, hvs_f3_right: pd.DataFrame, paper: pd.DataFram
 
 
 def f4(hvs_f4_left: pd.DataFrame, hvs_f4_right: pd.DataFrame, paper: pd.DataFrame) -> Figure:
-    """HVS Figure 4. Left: mean IoU of the trained pair. Right: Figure 3 left under one colour draw for all views."""
+    """HVS Figure 4. Left: mean IoU of the trained pair. Right: Figure 3 left with one colour draw for all views."""
     chosen = arms.headline(hvs_f4_left[hvs_f4_left["arm"] == HVS])
     left, right = (f[f["setting"].isin(chosen["setting"])] for f in (hvs_f4_left, hvs_f4_right))
     left = left[left["arm"] != STATIC]
@@ -116,7 +116,7 @@ def results(evaluation: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     rows = arms.at_home(rows)
     probe = "linear, L-BFGS"
     if rows["protocol"].eq("linear").any():
-        rows, probe = rows[rows["protocol"] != "linear-lbfgs"], "linear, SGD"  # one kind of linear classifier a figure
+        rows, probe = rows[rows["protocol"] != "linear-lbfgs"], "linear, SGD"  # one kind of linear probe per figure
     trained = rows[rows["arm"].isin([STANDARD, HVS, STATIC]) & rows["features"].ne("pixels")]
     compared = trained.loc[trained["arm"] != STANDARD, "method"]  # other papers' baselines are not in this comparison
     chosen = arms.headline_of_each_method(trained[trained["method"].isin(compared)] if len(compared) else trained)
@@ -148,7 +148,7 @@ def _published(paper: pd.DataFrame, item: str, row: str) -> pd.DataFrame:
 
 
 def _beside(ax: Axes, published: pd.DataFrame, last: int, label: str = "published (top axis)") -> None:
-    """A published curve on an axis of its own epochs, laid so that both trainings begin and end at the same place."""
+    """Plot a published curve on its own axis of epochs, so that both trainings span the whole width."""
     ax.set_xlim(0, max(last, 1))
     if not len(published):
         return
@@ -165,14 +165,14 @@ def _chance(frame: pd.DataFrame) -> str:
 
 
 def _standard(frame: pd.DataFrame) -> tuple[str, str, str]:
-    """Series, colour and label of standard training: real baseline runs, or else the pair (0,1) of the HVS log."""
+    """Series, colour and label of standard training: baseline runs if there are any, else the pair (0,1) of HVS."""
     if frame["series"].eq("standard").any():
         return "standard", style.ORANGE, "standard"
     return "first", style.ORANGE, "pair (0,1) of the HVS log"
 
 
 def _histogram(ax: Axes, frame: pd.DataFrame, series: str, colour: str, label: str) -> bool:
-    """The mean density over seeds as steps, with its interval; False where there is no such series."""
+    """Plot the mean density over seeds as steps, with its interval; returns False if there is no such series."""
     rows = frame[frame["series"] == series]
     if not len(rows):
         return False
@@ -189,12 +189,12 @@ def _histogram(ax: Axes, frame: pd.DataFrame, series: str, colour: str, label: s
 
 
 def _protocol(rows: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    """The rows of one kind of protocol, on the data set that the networks were trained on."""
+    """The rows of one kind of protocol, measured on the data set that the networks were trained on."""
     return rows[rows["protocol"].str.startswith(protocol)]
 
 
 def _accuracies(ax: Axes, selected: pd.DataFrame, peers: pd.DataFrame) -> None:
-    """Per method and arm the seeds as dots and their interval; untrained network and raw pixels as lines."""
+    """Plot the seeds of each method and arm as dots with their interval, untrained network and raw pixels as lines."""
     looks = {
         STANDARD: (style.ORANGE, "standard"),
         HVS: (style.BLUE, "+ HVS"),
@@ -221,10 +221,10 @@ def _accuracies(ax: Axes, selected: pd.DataFrame, peers: pd.DataFrame) -> None:
 
 
 def _gains(ax: Axes, chosen: pd.DataFrame, paper: pd.DataFrame) -> None:
-    """HVS minus standard, paired by seed, and the published gain at 100 epochs on ImageNet."""
+    """Plot HVS minus standard training, paired by seed, and the published gain at 100 epochs on ImageNet."""
     ticks: list[str] = []
     for method in sorted(chosen["method"].unique(), reverse=True):
-        here: list[int] = []
+        places: list[int] = []
         for protocol in ("knn", "linear"):
             rows = _protocol(chosen[chosen["method"] == method], protocol)
             gain = arms.gain(*(_per_seed(rows[rows["arm"] == arm]) for arm in (HVS, STANDARD)))
@@ -244,11 +244,11 @@ def _gains(ax: Axes, chosen: pd.DataFrame, paper: pd.DataFrame) -> None:
                     label="published gain (ImageNet, 100 epochs)" if at == 0 else "_",
                 )  # fmt: skip
             ticks.append("kNN" if protocol == "knn" else protocol)
-            here.append(at)
-        if here:
+            places.append(at)
+        if places:
             name = style.METHODS.get(method, method)
             ax.text(
-                sum(here) / len(here),
+                sum(places) / len(places),
                 -0.13,
                 name,
                 transform=ax.get_xaxis_transform(),
@@ -270,7 +270,7 @@ def _per_seed(rows: pd.DataFrame) -> pd.Series:
 
 
 def _pictures(log: pd.DataFrame, pixels: np.ndarray | None, rows: int) -> Figure:
-    """Rows of an image with all its crops and its views as the network saw them."""
+    """Draw one row per image: the image with all its crops, then its views as the network saw them."""
     if not len(log):
         figure, (ax,) = style.new(1.6)
         style.gap(ax, "no finished run with HVS and a view log")
@@ -318,7 +318,7 @@ def _pictures(log: pd.DataFrame, pixels: np.ndarray | None, rows: int) -> Figure
 
 
 def _losses(ax: Axes, pairs: pd.DataFrame) -> None:
-    """What was selected, in words."""
+    """Write which pair was selected, with its loss and IoU."""
     chosen, others = pairs[pairs["chosen"]].iloc[0], pairs[~pairs["chosen"]]
     lines = [f"views {chosen['a'] + 1} and {chosen['b'] + 1}", f"loss {chosen['loss']:.2f}"]
     if len(others):
@@ -328,7 +328,7 @@ def _losses(ax: Axes, pairs: pd.DataFrame) -> None:
 
 
 def f1() -> Figure:
-    """HVS Figure 1: views are drawn, every pair is scored without gradient, the hardest one is trained on."""
+    """HVS Figure 1: draw views, score every pair without gradient, train on the hardest one."""
     figure, (ax,) = style.new(2.7)
     n = options("strategy", "hvs")["draws"].default
     pairs = list(itertools.combinations(range(1, n + 1), 2))
@@ -403,7 +403,7 @@ def f7(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
 
 
 def f8(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
-    """HVS Figure 8: the number of views."""
+    """HVS Figure 8: accuracy over the number of views."""
     figure, axes = style.new(2.5, 3)
     values = published(paper, "hvs", "Figure 8")
     named = (("2\n(base)", Arm("simsiam")), ("4", Arm("simsiam-hvs")), ("8", Arm("simsiam-hvs-8")))
@@ -437,11 +437,14 @@ IMPORTANT = {
 }  # fmt: skip
 
 
-LEAF_MARKS = {10: ("o", -0.13, style.BLUE), 100: ("s", 0.13, style.ORANGE)}  # the bars are of leaves of one row
+LEAF_MARKS = {
+    10: ("o", -0.13, style.BLUE),
+    100: ("s", 0.13, style.ORANGE),
+}  # the bars show leaves of one row
 
 
 def f9(importance: pd.DataFrame, paper: pd.DataFrame) -> Figure:
-    """HVS Figure 9: share of the loss's variance that each metric of a pair explains, by fANOVA."""
+    """HVS Figure 9: the share of the loss's variance that each metric of a pair explains (fANOVA)."""
     figure, (ax, right) = style.new(3.1, 2)
     printed = {row: float(v) for (row, _), v in published(paper, "hvs", "Figure 9").items()}
     ax.set(xlabel="share of the variance (%)", title="published; ours: trees grown to the end")
@@ -527,7 +530,7 @@ def f10() -> Figure:
 
 
 def f11(hvs_f11: pd.DataFrame, hvs_f11_pixels: np.ndarray | None) -> Figure:
-    """HVS Figure 11: what the spatial transformer makes of images."""
+    """HVS Figure 11: images and their crops by the spatial transformer."""
     return plots.tiles(
         "Views of the spatial transformer",
         hvs_f11,

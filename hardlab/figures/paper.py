@@ -1,4 +1,4 @@
-"""What the papers print, transcribed in paper.csv."""
+"""The numbers that the papers print, transcribed in paper.csv."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import pandas as pd
 
 
 def published(paper: pd.DataFrame, who: str, item: str) -> Mapping[tuple[str, str], str]:
-    """(row, column) -> value as it is printed."""
+    """The printed values of a table or figure: (row, column) -> value as text."""
     rows = paper[(paper["paper"] == who) & (paper["item"] == item)]
     return dict(zip(zip(rows["row"], rows["column"], strict=True), rows["value"].astype(str), strict=True))

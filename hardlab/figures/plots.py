@@ -1,4 +1,4 @@
-"""The few kinds of plot that the papers' figures are: arms, accuracy over budgets, curves, tiles, schemes."""
+"""The kinds of plot in the papers' figures: arms, accuracy over budgets, curves, tiles, schemes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def arms(
     values: Mapping[str, float] | None = None,
     missing: str = "no finished run\nof these arms",
 ) -> None:
-    """Arms side by side: ours as dots with intervals, published ``values`` as open diamonds; gaps are marked."""
+    """Plot arms side by side: ours as dots with intervals, published ``values`` as open diamonds, gaps marked.
+
+    named: (label, arm) of each place, None for an arm that has no run of ours. values: label -> published number.
+    """
     values = values or {}
     series = [ours.values(arm, measure) if arm else pd.Series(dtype=float) for _, arm in named]
     if not values and not any(len(f) for f in series):
@@ -70,9 +73,10 @@ def budgets(
     beside: tuple[Axes, Mapping[str, Mapping[float, float]]] | None = None,
     missing: str = "no finished run\nof these arms",
 ) -> None:
-    """Accuracy over the epochs of training, runs of their own for each budget.
+    """Plot accuracy over the epochs of training, with separate runs for each budget.
 
-    beside: an axes of their own for published points, name -> epochs -> value; they are too far off to share one.
+    named: (label, recipe) of each line. beside: other axes for the published points, which are too far off to share
+    one, and those points: name -> epochs -> value.
     """
     printed, values = beside or (None, {})
     for n, (name, recipe) in enumerate(named):
@@ -111,9 +115,10 @@ def curves(
     missing: str = "",
     protocol: str = "",
 ) -> pd.DataFrame:
-    """A line a recipe over the epochs, from rows with recipe, run, epoch; gives the rows that were drawn.
+    """Plot a line per recipe over the epochs from rows with recipe, run and epoch; returns the rows drawn.
 
-    protocol: of learning curves, by which all checkpoints of a run are evaluated.
+    named: (label, recipe) of each line. y: the column to plot. protocol: the one that evaluated all checkpoints, for
+    learning curves.
     """
     drawn = []
     evaluate = evaluate_command([], {"protocol": protocol, "checkpoint": "all"}) if protocol else ""
@@ -124,7 +129,7 @@ def curves(
             drawn.append(rows)
         else:
             gap(Arm(recipe).command(frame["rung"].iloc[0] if len(frame) else "cpu"), evaluate)
-    # one tick will do: with one epoch only, there are no two whole numbers
+    # one tick is enough: a single epoch spans no two whole numbers
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 2.5, 5, 10]))
     if not drawn:
         style.gap(ax, missing or "no finished run\nof these arms")
@@ -136,21 +141,21 @@ def curves(
 
 
 def strongest(frame: pd.DataFrame, recipes: Sequence[str], configs: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Of the highest rung, the data set of most of these recipes, and of each, as it is, one setting."""
+    """The rows of these recipes, unchanged, at the highest rung, on the data set of most of them, one setting each."""
     each = Book.of_configs(configs).together([Arm(r) for r in recipes], frame)
     return pd.concat(each) if any(map(len, each)) else frame.iloc[:0]
 
 
 def by(*shown: Selection) -> str:
-    """The protocols that the arms of a figure were measured by, for its caption."""
+    """The protocols that measured the arms of a figure, as text for its caption."""
     names = sorted({protocol for ours in shown for protocol in ours.by})
     return f"by {' and '.join(names)} · " if names else ""
 
 
 def tiles(title: str, labels: pd.DataFrame, pixels: np.ndarray | None, recipe: str, by_epoch: bool = False) -> Figure:
-    """A grid of pictures with its rows' and columns' names: label by column, or the epoch, and then label by row.
+    """Draw a grid of pictures with a label per column, or the epoch per column and a label per row.
 
-    recipe: one whose runs keep such pictures.
+    labels: a row per tile. pixels: (H,W,3) uint8. recipe: one whose runs keep such pictures, named if there is none.
     """
     if pixels is None or not len(labels):
         gap(Arm(recipe).command("cpu"))
@@ -184,7 +189,7 @@ def tiles(title: str, labels: pd.DataFrame, pixels: np.ndarray | None, recipe: s
 
 
 class Box(NamedTuple):
-    """A box of a scheme: its centre and size in units of the axes, its text and colour."""
+    """A box of a scheme: centre and size in units of the axes, text and colour."""
 
     x: float
     y: float
@@ -195,7 +200,7 @@ class Box(NamedTuple):
 
 
 def scheme(ax: Axes, boxes: Mapping[str, Box], arrows: Sequence[tuple[str, str, str, str]]) -> None:
-    """Boxes and arrows (from, to, text, style), style "-" or "--" (no gradient) or "r" (reversed gradient)."""
+    """Draw boxes and arrows (from, to, text, style) with style "-", "--" (no gradient) or "r" (reversed gradient)."""
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.axis("off")
     for box in boxes.values():
@@ -227,7 +232,7 @@ def scheme(ax: Axes, boxes: Mapping[str, Box], arrows: Sequence[tuple[str, str, 
 
 
 def _edges(a: Box, b: Box) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Where an arrow leaves the first box and meets the second."""
+    """The points at which an arrow leaves the first box and meets the second."""
     if abs(b.x - a.x) > (a.width + b.width) / 2:
         side = 1 if b.x > a.x else -1
         return (a.x + side * a.width / 2, a.y), (b.x - side * b.width / 2, b.y)
@@ -236,14 +241,14 @@ def _edges(a: Box, b: Box) -> tuple[tuple[float, float], tuple[float, float]]:
 
 
 def add_caption(figure: Figure, frame: pd.DataFrame, scale: str, extra: str = "") -> None:
-    """The caption: what of ours is shown, or that nothing is; then what the marks mean."""
+    """Add a caption that says which of our runs are shown, if any, and what the marks mean."""
     about = style.about(frame) if len(frame) else "no finished run of these arms has a row here"
     lines = [scale, about, *([extra] if extra else [])]
     style.caption(figure, "\n".join(lines))
 
 
 def cells(ax: Axes, blocks: Sequence[tuple[float, float, float, float, str, str]]) -> None:
-    """Filled rectangles (left, bottom, width, height, colour, text) in units of the axes."""
+    """Draw filled rectangles (left, bottom, width, height, colour, text) in units of the axes."""
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.axis("off")
     for left, bottom, width, height, colour, text in blocks:

@@ -24,7 +24,7 @@ SHARES = ("100 %", "20 %", "10 %")
 
 
 def f1(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """PPCL Figure 1: the framework, and how alike the generated pairs are over training."""
+    """PPCL Figure 1: the framework, and the similarity of the generated pairs over training."""
     figure, (a, b) = style.new(3.0, 2)
     a.set_title("(a) who trains whom")
     box = plots.Box
@@ -66,13 +66,13 @@ def f1(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
 
 
 def f2(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
-    """PPCL Figure 2: SimCLR, with a GAN, with the proposed generation."""
+    """PPCL Figure 2: SimCLR alone, with a GAN, and with the proposed generation."""
     named = (("SimCLR", "ppcl-simclr"), ("SimCLR + GAN", "ppcl-gan"), ("proposed", "ppcl"))
     return _panels("Figure 2", named, ("CIFAR-10 100 %", "CIFAR-100 100 %"), evaluation, configs, paper)
 
 
 def f4(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
-    """PPCL Figure 4: the components one by one."""
+    """PPCL Figure 4: an ablation of the components."""
     named = (
         ("SimCLR", "ppcl-simclr"),
         ("G", "ppcl-gan"),
@@ -91,7 +91,7 @@ def _panels(
     configs: pd.DataFrame,
     paper: pd.DataFrame,
 ) -> Figure:
-    """A column for each training set: ours above the printed accuracies, which are too far off to share an axis."""
+    """Draw a column per training set: ours above the printed accuracies, which are too far off to share an axis."""
     figure, axes = style.new(3.6, len(data), rows=2)
     ours = Selection([r for _, r in named], evaluation, configs, any_data=True)
     values, note = published(paper, "ppcl", item), ""
@@ -118,7 +118,7 @@ def _panels(
 
 
 def _published_for(paper: pd.DataFrame, data: str, named: tuple[tuple[str, str], ...]) -> str:
-    """What Table 1 prints for the data set and share that ours were trained on, in words."""
+    """The numbers of Table 1 for the data set and share of our runs, as text."""
     values, rows = published(paper, "ppcl", "Table 1"), {recipe: row for row, recipe in ARMS}
     where = next((f"{d} {share}" for d in SETS for share in SHARES if data in trained_on(d, share)), "")
     values_by_name = [f"{n} {values[rows[r], where]}" for n, r in named if (rows.get(r), where) in values]
@@ -126,7 +126,7 @@ def _published_for(paper: pd.DataFrame, data: str, named: tuple[tuple[str, str],
 
 
 def f3() -> Figure:
-    """PPCL Figure 3: what the mini-batch of each arm holds, from the strategies of the recipes."""
+    """PPCL Figure 3: the mini-batch of each arm, read from the strategies of the recipes."""
     figure, (ax,) = style.new(2.5)
     blocks, height, first, second = [], 0.12, 0.16, 0.45
     for n, (name, arm) in enumerate(ARMS):
@@ -134,7 +134,7 @@ def f3() -> Figure:
         bottom = y - height / 2
         ax.text(0.0, y, name, fontsize=7, va="center")
         blocks.append((first, bottom, 0.28, height, "#CFE6F5", "N real images"))
-        hard, says = recipe(arm, "gpu").hard, ""
+        hard, remark = recipe(arm, "gpu").hard, ""
         if not hard:
             ax.text(second + 0.01, y, "nothing more", fontsize=7, va="center", color=style.GREY)
         elif hard[0].name == "double":
@@ -152,8 +152,8 @@ def f3() -> Figure:
                 ax.text(second + 0.285, y, "...", fontsize=7, va="center")
             else:
                 blocks.append((second, bottom, 0.28, height, "#D5EFE3", "N images G(z)"))
-            says = "G is frozen" if o.get("learn", "joint") == "frozen" else "G ascends the loss"
-        ax.text(0.78, y, says, fontsize=7, va="center")
+            remark = "G is frozen" if o.get("learn", "joint") == "frozen" else "G ascends the loss"
+        ax.text(0.78, y, remark, fontsize=7, va="center")
     plots.cells(ax, blocks)
     style.caption(
         figure,
@@ -164,7 +164,7 @@ def f3() -> Figure:
 
 
 def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
-    """PPCL Figure 5: longer training."""
+    """PPCL Figure 5: accuracy over the length of training."""
     figure, (ax, right) = style.new(2.8, 2)
     ax.set(title="ours", xlabel="epochs of training", ylabel="linear top-1 (%)")
     right.set(title="published, CIFAR-10", xlabel="epochs of training")
@@ -184,7 +184,7 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
 
 
 def f6(ppcl_f6: pd.DataFrame, ppcl_f6_pixels: np.ndarray | None) -> Figure:
-    """PPCL Figure 6: generated pairs of fixed latents over training."""
+    """PPCL Figure 6: generated pairs of the same latents over training."""
     return plots.tiles(
         "Pairs of three fixed latents",
         ppcl_f6,

@@ -1,7 +1,7 @@
-"""The published tables, from their description (``published_tables.yaml``): every printed number, ours under it.
+"""The published tables, made from their descriptions (``published_tables.yaml``): ours under every printed number.
 
-Three kinds: tables of results (``Compared``), of a recipe's settings (``Settings``) and of an evaluation's
-(``Evaluated``). A run that is missing is a marked gap.
+There are three kinds: results (``Compared``), settings of a recipe (``Settings``) and settings of an evaluation
+(``Evaluated``). A missing run is a marked gap.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SCALES = {
     "A": "ours on an analogue: other data, same comparison",
     "X": "ours: the same code path on other data",
 }
-Table = Callable[[str], pd.DataFrame]  # a table of rows by its name
+Table = Callable[[str], pd.DataFrame]  # gives a table of rows by its name
 
 
 class _Strict(BaseModel):
@@ -50,11 +50,11 @@ class _Strict(BaseModel):
 
 
 class Row(_Strict):
-    """One line: the published row of this name, and the arm of ours that stands under it.
+    """One line of a table: the published row of this name, and our arm under it.
 
-    says: instead of the name. called: instead of what the arm is called. rule: a line above it, unless it is the first.
-    signed: the printed number is a difference; so is any "as printed". recipe and minus may hold ``{base}``, which each
-    column fills in. The others are those of ``arms.Arm``.
+    says: text shown instead of the name. called: text shown instead of the arm's name. rule: whether a line separates
+    it from the row above. signed: whether the printed number is a difference; "as printed" implies it. recipe and
+    minus may hold ``{base}``, which each column fills in. The other fields are those of ``arms.Arm``.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Row(_Strict):
         return {"name": value} if isinstance(value, str) else value
 
     def arm(self, column: Column | None = None) -> Arm | None:
-        """Ours, as a column asks for it; None where nothing of ours belongs here."""
+        """Our arm for a column, or None if the cell has none."""
         if not self.recipe:
             return None
         base = column.base if column else ""
@@ -93,9 +93,9 @@ class Row(_Strict):
 class Column(_Strict):
     """A column of results.
 
-    name: of the published column, or several, of which a row has one. head: its title. ours: the name of a measure.
-    below: the title of ours. to: the data set of the papers that is transferred to. trained, budget: what it asks of
-    each arm, as in ``arms.Arm``. base: what ``{base}`` is in the rows' recipes.
+    name: the published column, or several of which each row has one. head: its title. ours: the name of our measure.
+    below: the title of our measure. to: the data set, by its name in the papers, of a transfer. trained, budget: which
+    runs of each arm, as in ``arms.Arm``. base: the value of ``{base}`` in the rows' recipes.
     """
 
     name: tuple[str, ...] = ()
@@ -118,11 +118,11 @@ class Column(_Strict):
 
 
 class Compared(_Strict):
-    """Printed results beside ours.
+    """A table of printed results, with ours under them.
 
-    scale: how ours compares, a key of ``SCALES``. rows: lists of rows that tables share are taken as their rows.
-    printed_rows: only those that the table has. turned: rows are drawn as columns. any_data: the columns say which
-    data an arm was trained on. says_devices, says_protocols: in the caption.
+    scale: how our experiments compare with the paper's, a key of ``SCALES``. rows: rows, or lists of rows that tables
+    share. printed_rows: keep only the rows that the published table has. turned: draw rows as columns. any_data: the
+    columns say which data an arm was trained on. says_devices, says_protocols: name these in the caption.
     """
 
     kind: Literal["results"] = "results"
@@ -144,7 +144,10 @@ class Compared(_Strict):
 
 
 class Settings(_Strict):
-    """Hyperparameters: printed, of our recipe for the paper, of our runs. keys: printed -> ours, "" = no choice."""
+    """A table of hyperparameters: printed, in our recipe for the paper, in our runs. keys: printed -> ours or "".
+
+    "" means that our implementation has no such setting.
+    """
 
     kind: Literal["settings"]
     title: str
@@ -153,7 +156,7 @@ class Settings(_Strict):
 
 
 class Protocol(_Strict):
-    """A column of ``Evaluated``: an evaluation protocol, on a data set of its own settings; "" = there is none."""
+    """A column of ``Evaluated``: an evaluation protocol and the data set whose settings apply; "" = none."""
 
     name: str
     protocol: str
@@ -162,7 +165,7 @@ class Protocol(_Strict):
 
 
 class Evaluated(_Strict):
-    """Settings of an evaluation, as printed and as the protocol has them. keys: printed -> a setting's name."""
+    """A table of an evaluation's settings, printed and in our protocol. keys: printed -> name of our setting."""
 
     kind: Literal["protocol"]
     title: str
@@ -180,7 +183,7 @@ Described = Annotated[
 
 
 class Tables(_Strict):
-    """The file: measures by name, and a description by the figure's name."""
+    """The content of the file: measures by name, and table descriptions by the figure's name."""
 
     measures: dict[str, Measure]
     tables: dict[str, Described]
@@ -195,7 +198,7 @@ class Tables(_Strict):
 
 @cache
 def load(path: Path = SOURCE) -> Tables:
-    """All descriptions, checked. Raises HardlabError for one that does not fit, or names what does not exist."""
+    """All descriptions, checked. Raises HardlabError for an invalid one, or one that names what does not exist."""
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise damaged(path, "it is no table")
@@ -214,7 +217,7 @@ def load(path: Path = SOURCE) -> Tables:
 
 
 def _named(table: Compared | Settings | Evaluated, measures: Mapping[str, Measure]) -> list[tuple[str, str, Any]]:
-    """(kind, name, table of names) of all that a description names."""
+    """(kind, name, existing names) for each name in a description."""
     from hardlab.evaluate.published import PROTOCOLS
 
     if isinstance(table, Settings):
@@ -238,7 +241,7 @@ def find(name: str) -> Compared | Settings | Evaluated:
 
 
 def make(name: str, read: Table) -> Figure:
-    """The published table ``name``; read: gives a table of rows by its name."""
+    """Make the published table ``name``. read: returns a table of rows by its name."""
     who, _, number = name.partition("_t")
     table, item = find(name), f"Table {number}"
     printed = published(read("paper"), who, item)
@@ -252,8 +255,8 @@ def make(name: str, read: Table) -> Figure:
 def _compared(table: Compared, printed: Mapping[tuple[str, str], str], read: Table) -> Figure:
     rows = table.rows
     if table.printed_rows:
-        there = {name for name, _ in printed}
-        rows = tuple(r for r in rows if (r.name in there if there else r.recipe))
+        printed_names = {name for name, _ in printed}
+        rows = tuple(r for r in rows if (r.name in printed_names if printed_names else r.recipe))
     measures = {c.ours: load().measures[c.ours] for c in table.columns if c.ours}
     each = [arm for r in rows for c in table.columns if (arm := r.arm(c))]
     recipes = list(dict.fromkeys(name for arm in each for name in (arm.recipe, arm.minus) if name))
@@ -279,14 +282,14 @@ def _compared(table: Compared, printed: Mapping[tuple[str, str], str], read: Tab
 
 
 def _devices(configs: pd.DataFrame, costs: pd.DataFrame | None, recipes: Sequence[str]) -> str:
-    """What the runs were trained on whose costs are shown."""
+    """The devices of the runs whose costs are shown."""
     runs = costs.loc[costs["recipe"].isin(recipes), "run"] if costs is not None else []
     devices = configs.loc[(configs["key"] == "device") & configs["run"].isin(runs), "value"].unique()
     return " and ".join(sorted(devices))
 
 
 def _protocol(protocol: str, rows: pd.DataFrame) -> str:
-    """A protocol's name, with the settings that rows of it have otherwise than published, and on which sets."""
+    """A protocol's name with the settings that differ from the published ones, and the data sets where they do."""
     from hardlab.evaluate.published import settings
 
     candidates = rows[rows["protocol"] == protocol]
@@ -297,12 +300,12 @@ def _protocol(protocol: str, rows: pd.DataFrame) -> str:
             if v != usual.get(k):
                 changed.setdefault(f"{k}={v}", set()).add(str(on))
     every = set(candidates["evaluated_on"])
-    said = [c if on == every else f"{c} on {' and '.join(sorted(on))}" for c, on in sorted(changed.items())]
-    return f"{protocol} ({', '.join(said)})" if said else protocol
+    parts = [c if on == every else f"{c} on {' and '.join(sorted(on))}" for c, on in sorted(changed.items())]
+    return f"{protocol} ({', '.join(parts)})" if parts else protocol
 
 
 def _called(row: Row) -> str:
-    """What the arm of a row is called, as the command line has it."""
+    """The name of a row's arm, written as on the command line."""
     if row.called is not None or not row.recipe:
         return row.called or ""
     words = [f"{k}={v}" for k, v in row.set.items()]
@@ -323,7 +326,7 @@ def _cell(
 
 
 def in_words(ours: Selection, arm: Arm, measure: Measure) -> str:
-    """Mean and half of the interval of an arm."""
+    """The mean of an arm and half of its interval, as text."""
     mean, lo, hi, n = ours.interval(arm, measure)
     if n == 0:
         return GAP
@@ -333,12 +336,13 @@ def in_words(ours: Selection, arm: Arm, measure: Measure) -> str:
         return f"{mean:.3g}" + (f"±{(hi - lo) / 2:.2g}" if n > 1 else "")
     sign = "+" if arm.minus else ""
     wide = (hi - lo) / 2
-    half = f"±{wide:.{0 if wide >= 99.95 else 1}f}" if n > 1 else ""  # more than four signs do not fit beside a column
+    # four characters fit beside a column
+    half = f"±{wide:.{0 if wide >= 99.95 else 1}f}" if n > 1 else ""
     return f"{mean:{sign}.1f}{half}"
 
 
 def _settings(table: Settings, printed: Mapping[tuple[str, str], str], configs: pd.DataFrame) -> Figure:
-    """Printed, in our recipe for the paper's rung, and in our runs."""
+    """Make a table of settings: printed, in our recipe at rung ``paper``, and in our runs."""
     name, values = table.recipe, {k: v for (k, _), v in printed.items()}
     known = {k: v for k, v in table.keys.items() if k in values} if values else table.keys
     ours = recipe_settings(name, "paper")
@@ -360,7 +364,7 @@ def _settings(table: Settings, printed: Mapping[tuple[str, str], str], configs: 
 
 
 def recipe_settings(name: str, rung: str) -> dict[str, str]:
-    """Dotted keys of the recipe at a rung, defaults of options and presets included, as texts."""
+    """The settings of a recipe at a rung, with default options and presets: dotted key -> text."""
     run = recipe(name, rung)
     flat: dict[str, object] = {f"optim.{k}": v for k, v in run.optim.model_dump().items()}
     flat |= {"epochs": run.epochs, "batch_size": run.batch_size, "precision": run.precision}
@@ -385,7 +389,7 @@ def _text(value: object) -> str:
 
 
 def _evaluated(table: Evaluated, printed: Mapping[tuple[str, str], str], evaluation: pd.DataFrame) -> Figure:
-    """As printed, and as the protocol has them on each data set."""
+    """Make a table of an evaluation's settings: printed, and in our protocol on each data set."""
     from hardlab.evaluate.published import settings
 
     def setting(column: Protocol, key: str) -> str:

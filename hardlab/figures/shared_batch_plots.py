@@ -1,4 +1,7 @@
-"""Across the papers: what each of their systems finds hard on one batch, and whether they agree. No paper has these."""
+"""Comparison across the papers: which images of one batch each system finds hard, and whether they agree.
+
+No paper has these figures.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def _no_figure(title: str) -> Figure:
 
 
 def hardness(hardness: pd.DataFrame, hardness_pixels: np.ndarray | None) -> Figure:
-    """Same image, five methods: the loss percentile of each image of a batch under each method, easiest image first."""
+    """Draw the loss percentile of each image of a batch under each method, easiest image first."""
     if not len(hardness):
         return _no_figure("Same image, five methods")
     names, count = _rows(hardness), int(hardness["tile"].max()) + 1
@@ -78,7 +81,7 @@ def hardness(hardness: pd.DataFrame, hardness_pixels: np.ndarray | None) -> Figu
 
 
 def transfer(transfer: pd.DataFrame) -> Figure:
-    """Does hardness transfer: rank correlation of the mean loss percentiles of every two methods, and its ceiling."""
+    """Draw the rank correlation of mean loss percentiles between every two methods, and its ceiling."""
     if not len(transfer):
         return _no_figure("Does hardness transfer?")
     names = _rows(transfer)
@@ -107,13 +110,13 @@ def transfer(transfer: pd.DataFrame) -> Figure:
 
 
 def _rows(frame: pd.DataFrame) -> list[str]:
-    """The five systems, run or not, and what else was run."""
-    there = set(frame["recipe"]) | set(frame.get("other", ()))
-    return [name for name in ROSTER if name in SYSTEMS or name in there]
+    """The recipes to show: the five systems, whether run or not, and the others that were run."""
+    run = set(frame["recipe"]) | set(frame.get("other", ()))
+    return [name for name in ROSTER if name in SYSTEMS or name in run]
 
 
 def _about(frame: pd.DataFrame) -> str:
-    """Rung, data and seeds; the methods are the rows."""
+    """Rung, data and seeds for a caption; the rows name the methods."""
     seeds = sorted(frame["seed"].unique())
     each = frame.groupby("recipe")["seed"].nunique()  # some methods may lack seeds that others have
     count = f"{each.min()} to {each.max()} " if each.min() < each.max() else ""
@@ -126,7 +129,7 @@ def _same(transfer: pd.DataFrame) -> pd.Series:
 
 
 def _half(rows: pd.DataFrame) -> float:
-    """Half of the 95 % interval of a cell, in the median over the images: over seeds, or else over draws."""
+    """Half of a cell's 95 % interval over seeds, or over draws if there is one seed; the median over the images."""
     if rows["run"].nunique() > 1:
         each = [interval(group) for _, group in rows.groupby("tile")["percentile"]]
         return float(np.median([(i.hi - i.lo) / 2 for i in each]))
@@ -134,7 +137,7 @@ def _half(rows: pd.DataFrame) -> float:
 
 
 def _cells(ax: Axes, top: float, values: np.ndarray) -> None:
-    """A line of coloured squares with their numbers."""
+    """Draw a line of coloured squares with their numbers."""
     colours = matplotlib.colormaps[PERCENTILES]
     for at, value in enumerate(values):
         ax.add_patch(Rectangle((at, top), 1, 1, facecolor=colours(value / 100), edgecolor="white", linewidth=0.5))
@@ -151,7 +154,7 @@ def _no_run(ax: Axes, left: float, top: float, width: float, height: float, text
 
 
 def _agreement(ax: Axes, transfer: pd.DataFrame, a: str, b: str, i: int, j: int) -> None:
-    """One square of the matrix."""
+    """Draw one square of the matrix."""
     either = {a, b}
     rows = transfer[[{r, o} == either for r, o in zip(transfer["recipe"], transfer["other"], strict=True)]]
     if not len(rows):

@@ -1,4 +1,4 @@
-"""One look for all figures, and the few things that all of them draw."""
+"""The style of all figures, and the elements that they share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from hardlab.analysis.intervals import interval
 
 WIDTH = 5.5  # inches: the text width of the usual one-column proceedings, so that point sizes are final sizes
-# Okabe and Ito's palette: told apart with any colour vision, and in grey by line style as well
+# Okabe and Ito's palette: distinct with any colour vision; in grey the line styles differ as well
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
 GREY, LIGHT, INK = "#707070", "#D9D9D9", "#202020"
 METHODS = {"simsiam": "SimSiam", "simclr": "SimCLR", "dino": "DINO", "moco": "MoCo", "byol": "BYOL"} | {
@@ -44,14 +44,14 @@ _RC: dict[str, Any] = {
     "hatch.linewidth": 0.5,
     "figure.dpi": 100,
     "savefig.dpi": 300,
-    "svg.hashsalt": "hardlab",  # ids in the file are a hash of the drawing, not of the clock
+    "svg.hashsalt": "hardlab",  # ids in the file are hashes of the drawing, not of the clock
     "svg.fonttype": "path",  # the same letters where DejaVu is not installed
 }
 
 
 @contextmanager
 def applied() -> Iterator[None]:
-    """The style and nothing else: whatever the caller set in matplotlib is out of force inside, and back afterwards."""
+    """Apply this style alone inside the context; the caller's settings of matplotlib are restored afterwards."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_RC)  # type: ignore[arg-type]
@@ -59,18 +59,18 @@ def applied() -> Iterator[None]:
 
 
 def new(height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of text width and its axes, row by row."""
+    """Make a figure of text width, with its axes row by row. height: inches."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, list(np.ravel(figure.subplots(rows, columns)))
 
 
 def caption(figure: Figure, text: str) -> None:
-    """A small line under the axes: rung, data, seeds, and what the bands are."""
+    """Write small text under the axes: rung, data, seeds, and the meaning of the bands."""
     figure.supxlabel(text, fontsize=7, color=GREY)
 
 
 def gap(ax: Axes, text: str) -> None:
-    """Mark an axes as not measured; no value is made up for it."""
+    """Mark axes as not measured, without inventing a value."""
     ax.set(xticks=[], yticks=[])
     ax.patch.set(hatch="////", edgecolor=LIGHT, facecolor="white")
     ax.text(
@@ -80,12 +80,12 @@ def gap(ax: Axes, text: str) -> None:
 
 
 def series(ax: Axes, frame: pd.DataFrame, x: str, y: str, colour: str, label: str, line: str = "-") -> None:
-    """The mean over seeds with its 95 % t-interval as a band, and each seed as a thin line."""
+    """Plot the mean over seeds with its 95 % t-interval as a band, and each seed as a thin line."""
     rows = [(at, *interval(group[y])) for at, group in frame.groupby(x, sort=True)]
     at, mean, lo, hi, n = np.array(rows, dtype=float).T
     if n.max() > 1:
         ax.fill_between(at, lo, hi, color=colour, alpha=0.18, linewidth=0)
-        if len(at) <= 3:  # a band between so few points shows little, and none of a single one
+        if len(at) <= 3:  # a band between so few points shows little, and a single point has none
             ax.errorbar(at, mean, (mean - lo, hi - mean), fmt="none", ecolor=colour, elinewidth=0.8, capsize=2)
         for _, one in frame.groupby("run", sort=True):
             ax.plot(one[x], one[y], color=colour, linewidth=0.5, alpha=0.45, linestyle=line)
@@ -94,7 +94,7 @@ def series(ax: Axes, frame: pd.DataFrame, x: str, y: str, colour: str, label: st
 
 
 def legend(ax: Axes, bottom: float, values: Iterable[float], lines: int, columns: int = 2) -> None:
-    """Limits that show ``values`` from ``bottom`` on, with room above them for a legend of so many lines."""
+    """Set limits that show ``values`` from ``bottom`` on, with room above them for a legend of ``lines`` lines."""
     highest = max(values)
     ax.set_ylim(bottom, bottom + 1.08 * (highest - bottom) / (1 - 0.12 * lines))
     ax.legend(loc="upper left", ncols=columns, columnspacing=1, handlelength=1.4, borderaxespad=0.2).set_in_layout(
@@ -103,7 +103,7 @@ def legend(ax: Axes, bottom: float, values: Iterable[float], lines: int, columns
 
 
 def legend_above(figure: Figure) -> None:
-    """One legend over all axes, every label once."""
+    """Put one legend above all axes, with every label once."""
     handles = {
         label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
@@ -112,14 +112,14 @@ def legend_above(figure: Figure) -> None:
 
 
 def about(frame: pd.DataFrame) -> str:
-    """Rung, methods, data, seeds and, where the rows tell it, epochs, for a caption."""
+    """Rung, methods, data, seeds and, if the rows have them, epochs, as text for a caption."""
     seeds = sorted(frame["seed"].unique())
     each = frame.groupby(["setting", "recipe"])["seed"].nunique()  # some arms may lack seeds that others have
     count = f"{each.min()} to {each.max()}" if each.min() < each.max() else f"{len(seeds)}"
     seeds_in_words = f"{count} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"one seed ({seeds[0]})"
     *most, last = [METHODS.get(m, m) for m in sorted(frame["method"].unique(), reverse=True)]
     methods = f"{', '.join(most)} and {last}" if most else last
-    # some arms may have been trained for longer than others; nothing is told where that of one is not known
+    # some arms may have been trained for longer than others; left out if the epochs of one are unknown
     known = "epochs" in frame and "epoch" not in frame and frame["epochs"].notna().all()
     epochs = sorted(frame["epochs"].unique()) if known else []
     length = f" · epochs: {', '.join(f'{e:.0f}' for e in epochs)}" if epochs else ""
@@ -131,7 +131,7 @@ def about(frame: pd.DataFrame) -> str:
 
 
 def precisions(frame: pd.DataFrame) -> str:
-    """Which recipes computed in what, for a caption, where the rows are not all of one precision; else nothing."""
+    """The precision of each recipe, as text for a caption, if the rows differ in it; else ""."""
     if "precision" not in frame:
         return ""
     known = frame[frame["precision"].ne("")]
@@ -148,7 +148,7 @@ def _one(frame: pd.DataFrame, column: str) -> str:
 
 
 def dots(ax: Axes, at: float, values: pd.Series, colour: str, label: str) -> None:
-    """Values of seeds side by side, their mean as a bar across and its interval as an upright line."""
+    """Plot the values of seeds side by side, their mean as a horizontal bar and its interval as a vertical line."""
     mean, lo, hi, n = interval(values)
     if n > 1:
         ax.plot([at, at], [lo, hi], color=colour, linewidth=1.2)

@@ -1,4 +1,4 @@
-"""A table of text as a figure: what is printed in black, what is ours in blue under it."""
+"""A table of text as a figure: printed values in black, ours in blue under them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LETTER = 0.0625  # inches a character takes at most, on average
 
 
 class Cell(NamedTuple):
-    """What a cell shows."""
+    """The content of a cell: the printed text and ours."""
 
     printed: str
-    ours: str  # "" where nothing of ours belongs here
+    ours: str  # "" if there is nothing of ours
 
 
 def typeset(
@@ -31,9 +31,9 @@ def typeset(
     cells: Sequence[Sequence[Cell]],
     caption: str,
 ) -> Figure:
-    """Lines of text in inches. names: (published, ours, rule) of each line. heads: (published, ours, _) of each column.
+    """Typeset a table. names: (published, ours, rule) of each line. heads: (published, ours, _) of each column.
 
-    A line has a second one for ours where any of its cells has something of ours; what is ours alone has one.
+    A line gets a second one for ours if any of its cells has a value of ours; a line of ours alone stays single.
     """
     first = LETTER * max(len(line) for n in names for line in (n[0], f"  {n[1]}"))
     first = min(max(first, 0.6), style.WIDTH - 0.42 * len(heads))
@@ -87,10 +87,10 @@ def typeset(
 
 
 def _even(text: str, width: int) -> list[str]:
-    """As few lines as the width allows, of about one length, broken between the parts of a list: no last word alone."""
+    """Break text into as few lines as the width allows, of similar length, between the parts of a list if possible."""
     text = re.sub(r"\((\d+) (epochs?\))", "(\\1\N{NO-BREAK SPACE}\\2", text)
     parts = text.split(" \N{MIDDLE DOT} ")
-    if max(map(len, parts)) <= 0.75 * width:  # longer ones would leave short lines before them
+    if max(map(len, parts)) <= 0.75 * width:  # longer parts would leave short lines before them
         text = "\N{NO-BREAK SPACE}\N{MIDDLE DOT} ".join(p.replace(" ", "\N{NO-BREAK SPACE}") for p in parts)
     least = min(width, max(width // 2, *map(len, text.split(" "))))
     wrapped = {w: textwrap.wrap(text, w, break_on_hyphens=False) for w in range(least, width + 1)}

@@ -1,1 +1,1 @@
-"""Hard-example strategies: each acts at one of the five places of docs/architecture.md."""
+"""Hard-example strategies: each acts at one or more of the six places in docs/architecture.md."""

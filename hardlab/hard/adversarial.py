@@ -22,14 +22,14 @@ from hardlab.views import Look
 
 
 class Adversarial(Hard):
-    """Adds weight * loss(q(x + delta; aux BN), clean labels), delta being what a few ascent steps on x found.
+    """Adds weight * loss(q(x + delta; aux BN), clean labels), with delta from a few steps of gradient ascent on x.
 
-    Works on every view that predicts, small crops too. epsilon: bound on delta; eta: length of a step; both in grey
-    levels (0-255). steps: of projected gradient ascent. norm: ``linf`` (sign steps), or ``l2`` over a whole view.
-    start: from the ``clean`` pixels or a ``random`` point of the ball. aim: ``away`` from the own label, or ``towards``
-    that of a random other image. attack_bn: the norms used while attacking, with batch statistics that are not kept.
-    aux_of: which norms get a second set, ``all`` or those of images only (``2d``, CLAE). aux_momentum: of its running
-    statistics. against: the ``label`` (HEXA), or the ``clean`` view itself, first slot only (CLAE, SimCLR only).
+    It attacks every view that predicts, small crops included. epsilon: bound on delta; eta: length of a step; both in
+    grey levels (0-255). steps: of projected gradient ascent. norm: ``linf`` (sign steps), or ``l2`` over a whole view.
+    start: at the ``clean`` pixels or a ``random`` point of the ball. aim: ``away`` from the own label, or ``towards``
+    that of a random other image. attack_bn: the norms used during the attack, with batch statistics that are not kept.
+    aux_of: which norms get a second set, ``all`` or those of images only (``2d``, CLAE). aux_momentum: of the second
+    running statistics. against: the ``label`` (HEXA), or the ``clean`` view itself, first slot only (CLAE, for SimCLR).
     HEXA, Eqs. 5-7, Algs. 1-2; CLAE (arXiv 2010.12050), Alg. 1; AdvProp (arXiv 1911.09665), Sec. 4.
     """
 
@@ -80,7 +80,7 @@ class Adversarial(Hard):
         nets.give_auxiliary(method, _BatchNorm if self.aux_of == "all" else nn.BatchNorm2d, self.aux_momentum)
 
     def views(self, step: Step) -> None:
-        """Offer the adversarial views, which are made once, whoever asks; the step's own views stay as they are."""
+        """Offer the adversarial views, made once when first asked for; the step's own views do not change."""
         step.made["adversarial"] = cache(lambda: self.perturb(step))
 
     def terms(self, step: Step) -> Mapping[str, Tensor]:
@@ -113,7 +113,7 @@ class Adversarial(Hard):
             stack.enter_context(nets.running_stats_frozen(method))
             if self.attack_bn == "aux":
                 stack.enter_context(nets.auxiliary(method))
-            # kept in the graph's mode: a pass without gradient would leave its casts in autocast's cache
+            # with gradient: a pass without gradient would leave its casts in autocast's cache
             q = {0: method.query(v.slot(0)).detach()} if self.against == "clean" else {}
             for _ in range(self.steps):
                 x = [part.requires_grad_() for part in moved(delta)]
@@ -131,7 +131,7 @@ class Adversarial(Hard):
     def _compared(
         self, v: Rendered, q: Mapping[int, Tensor], t: Mapping[int, Tensor], method: Method
     ) -> tuple[Mapping[int, Tensor], Mapping[int, Tensor]]:
-        """Predictions of the views ``v`` and the labels they are held against."""
+        """Predictions of the views ``v`` and the labels to compare them with."""
         if self.against == "clean":
             pair = {0: q[0], 1: method.query(v.slot(0))}
             return pair, pair
@@ -151,10 +151,10 @@ class Adversarial(Hard):
         return delta * (self.epsilon / _length(delta)).clamp(max=1)
 
     def after_step(self, step: Step) -> None:
-        del step.made["adversarial"]  # its memory is worth more than its content now
+        del step.made["adversarial"]  # free its memory
 
     def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
-        """Eight views of the last step and their adversaries in [0,1], and the noise between, stretched (Fig. 1a)."""
+        """Eight views of the last step and their adversaries in [0,1], and their amplified difference (Fig. 1a)."""
         if self._shown is None:
             return {}
         clean, made = (in_unit_range(x, look) for x in self._shown)
@@ -171,7 +171,7 @@ def first_images(v: Rendered) -> Tensor:
 
 
 def in_unit_range(x: Tensor, look: Look) -> Tensor:
-    """Normalised pixels (N,3,S,S) as they were before, in [0,1]."""
+    """Undo the normalisation of pixels (N,3,S,S), to [0,1]."""
     mean, std = (x.new_tensor(c)[:, None, None] for c in (look.mean, look.std))
     return (x * std + mean).clamp(0, 1)
 

@@ -1,4 +1,4 @@
-"""What every hard-example strategy is: six places to act, and by default it does nothing."""
+"""The base class of hard-example strategies: hooks at the six places to act, which do nothing by default."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from hardlab.views import Look
 
 
 class Hard(nn.Module):
-    """The baseline: every hook leaves things as they are.
+    """The base class of strategies, whose hooks change nothing.
 
-    name: what it is called in the run, in metrics and files. draws: large views per image to draw, 0 = as many as the
-    method has slots; local_draws: the same for small crops. adds: whether it adds images to a batch, whose views others
-    may then choose. regroups: whether it changes what is a positive of what, and takes the loss again for that;
+    name: its name in the run, in metrics and files. draws: large views to draw per image, 0 = as many as the method has
+    slots; local_draws: the same for small crops. adds: whether it adds images to a batch, whose views others may then
+    choose. regroups: whether it changes which rows are positives of each other, and calls the method's loss for that.
     owns_loss: whether it replaces the method's loss, or the negatives in it. offers, takes: names of forms of the views
-    in ``Step.made`` that it makes for others, and that an earlier strategy must make for it. needs: what a method must
-    have, by its name in ``needs.NEEDS``, with the words that say why. when: (option, value) -> what of all this is
-    otherwise with that value; needs are added. All of these are read from the source where they stand. weights: of the
-    terms in the learner's objective (1 where a term is not named). SMALL: options for tests, under which it is small.
-    given: the arguments that it was made from.
+    in ``Step.made`` that it makes for other strategies, and that an earlier strategy must make for it. needs: what a
+    method must have, by its name in ``needs.NEEDS``, with the words that complete a refusal. when: (option, value) ->
+    which of these that value changes; its needs are added. All of them are read from the source. weights: of its terms
+    in the learner's objective (1 by default). SMALL: options that make it small enough for tests. given: the arguments
+    of its constructor.
     """
 
     draws = 0
@@ -66,63 +66,63 @@ class Hard(nn.Module):
             raise HardlabError(why)
 
     def remark(self, method: Method) -> str | None:
-        """One sentence that whoever combines it with this method should know; said when the run is opened."""
+        """A sentence to print when a run with this method is opened, or None."""
         return None
 
     def check_steps(self, steps: int, epochs: int) -> None:
         """Refuse a length of training with a ``HardlabError``; called before the first step."""
 
     def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
-        """Called once before training and before a checkpoint is restored. parent: folder of the run's parent.
+        """Called once, before training and before a checkpoint is restored. parent: the folder of the run's parent.
 
-        A dry run calls it without a parent, for its refusals, on a device without numbers.
+        A dry run calls it without a parent, on the device ``meta``, to see whether it refuses.
         """
 
     def start_from(self, parent: str, networks: Mapping[str, Tensor]) -> None:
-        """Take over networks of the run's parent, from its name and the state of its method, or refuse them."""
+        """Copy networks from the state of the parent's method, or refuse them. parent: its name for messages."""
 
     def order(self, rows: Tensor, epoch: int, images: Images, look: Look) -> Tensor:
-        """Which images meet in the batches of an epoch: rows (S,B) of the data set -> as many of them.
+        """Choose which images meet in the batches of an epoch: rows (S,B) of the data set -> rows (S,B).
 
-        Called when an epoch begins and when a run goes on within one: a function of these arguments and of state that
-        stays as it is during an epoch.
+        It is called when an epoch begins and when a run resumes within one, so it must be a function of these arguments
+        and of state that does not change during an epoch.
         """
         return rows
 
     def before_step(self, at: Progress) -> None:
-        """Take this step's scheduled numbers: functions of ``at`` alone."""
+        """Set this step's scheduled numbers, functions of ``at`` alone."""
 
     def views(self, step: Step) -> None:
-        """Choose, add to, or render ``step.views``, which as a rule nobody rendered yet."""
+        """Choose, add to, or render ``step.views``, which usually are not rendered yet."""
 
     def around(self, step: Step) -> AbstractContextManager[object]:
-        """A context for the method's forward pass of this step."""
+        """A context around the method's forward pass of this step."""
         return nullcontext()
 
     def terms(self, step: Step) -> Mapping[str, Tensor]:
-        """Extra losses, name -> (n,)."""
+        """Additional terms of the loss: name -> (n,)."""
         return {}
 
     def players(self, method: Method) -> list[Player]:
-        """Whoever optimises parameters of its own."""
+        """The players of this strategy, which optimise parameters of their own."""
         return []
 
     def after_step(self, step: Step) -> None:
-        """State that moves after the optimisers."""
+        """Update state after the optimisers' steps."""
 
     def logs(self, step: Step) -> Mapping[str, float]:
-        """Further numbers for ``metrics.jsonl``, computed at logged steps alone; others go through ``note``."""
+        """Numbers for ``metrics.jsonl`` that are computed only at logged steps; ``note`` records others."""
         return {}
 
     def note(self, step: Step, **numbers: Tensor | float) -> None:
-        """Keep numbers of this step, scalars on the device, for ``metrics.jsonl``."""
+        """Record numbers of this step, scalars on the device, for ``metrics.jsonl``."""
         step.numbers |= {f"{self.name}.{key}": value for key, value in numbers.items()}
 
     def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
-        """Arrays worth keeping at a checkpoint (negatives, images of fixed latents), in ``snapshots/``."""
+        """Arrays to save in ``snapshots/`` at a checkpoint, such as negatives or images of fixed latents."""
         return {}
 
     def numbers(self, step: Step) -> dict[str, Tensor | float]:
-        """All numbers of this strategy at a logged step: those noted on the way, then those of ``logs``."""
+        """All numbers of this strategy at a logged step: those from ``note``, then those from ``logs``."""
         noted = {key: x for key, x in step.numbers.items() if key.startswith(f"{self.name}.")}
         return noted | {f"{self.name}.{key}": x for key, x in self.logs(step).items()}

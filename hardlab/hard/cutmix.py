@@ -24,8 +24,8 @@ from hardlab.views import Look
 class CutMix(Hard):
     """Adds weight * [lambda loss(q(x_mix), t) + (1 - lambda) loss(q(x_mix), t[pi])], lambda the share of own pixels.
 
-    Works on every view that predicts, all with one permutation pi and one box in relative coordinates. alpha, beta: of
-    the Beta distribution of the share before rounding and clipping. per: one box a ``batch`` (CutMix's code) or a
+    It mixes every view that predicts, all with one permutation pi and one box in relative coordinates. alpha, beta: of
+    the Beta distribution of the share before rounding and clipping. per: one box per ``batch`` (CutMix's code) or per
     ``sample``. box: its centre is uniform and the box ``clipped`` at the border (CutMix's code), or it lies ``inside``.
     labels: the ``two-term`` loss (Eq. 9), or ``soft``: one softmax over both keys and the queue (Eq. 1 with soft y,
     MoCo only). bn: of the clean mixtures. source: mix ``clean`` views, those of the strategy ``adversarial`` (through
@@ -86,7 +86,7 @@ class CutMix(Hard):
     def _term(
         self, step: Step, name: str, v: Rendered, aux: bool, other: Tensor, share: Tensor, place: Tensor
     ) -> Tensor:
-        """(B,) loss of the mixtures of ``v``, the mean over the method's pairs."""
+        """The loss (B,) of the mixtures of ``v``, the mean over the method's pairs."""
         method, t = step.method, step.out.t
         pixels, kept = [], []
         for x in (v.x, *v.local):
@@ -107,27 +107,27 @@ class CutMix(Hard):
             losses = [self._soft(method, q[a], t[b], swapped[b], lam[a], same) for a, b in method.pairs]
             return torch.stack(losses).mean(0)
         own: dict[tuple[int, int], Tensor] = {}
-        theirs: dict[tuple[int, int], Tensor] = {}
+        others: dict[tuple[int, int], Tensor] = {}
         method.score(q, t, group=v.positives, known=own)
-        method.score(q, swapped, known=theirs)  # groups are of the own labels
-        return torch.stack([lam[a] * own[a, b] + (1 - lam[a]) * theirs[a, b] for a, b in method.pairs]).mean(0)
+        method.score(q, swapped, known=others)  # groups belong to the own labels
+        return torch.stack([lam[a] * own[a, b] + (1 - lam[a]) * others[a, b] for a, b in method.pairs]).mean(0)
 
     @staticmethod
-    def _soft(method: Method, q: Tensor, own: Tensor, theirs: Tensor, lam: Tensor, same: Tensor) -> Tensor:
-        """Cross-entropy of one softmax over the two keys and the queue; same: (N,) the two keys are one."""
+    def _soft(method: Method, q: Tensor, own: Tensor, pasted: Tensor, lam: Tensor, same: Tensor) -> Tensor:
+        """Cross-entropy of one softmax over the two keys and the queue. same: (N,) whether the two keys are equal."""
         with torch.autocast(q.device.type, enabled=False):
-            a, b = (q * own).sum(1), (q * theirs).sum(1)
+            a, b = (q * own).sum(1), (q * pasted).sum(1)
             queue, temperature = cast(Negatives, method.negatives), cast(float, method.temperature)
             columns = [a[:, None], b.masked_fill(same, -torch.inf)[:, None], queue.similarities(q, own)]
             return torch.logsumexp(torch.cat(columns, 1) / temperature, 1) - (lam * a + (1 - lam) * b) / temperature
 
     def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
-        """Eight mixtures of the last step in [0,1], of the images that strategy adversarial keeps (Fig. 1a)."""
+        """Eight mixtures of the last step in [0,1], of the images that strategy adversarial saves (Fig. 1a)."""
         return {} if self._shown is None else {"mixed": in_unit_range(self._shown, look)}
 
 
 def boxes(share: Tensor, place: Tensor, size: int, box: Literal["clipped", "inside"]) -> Tensor:
-    """Where the other image is pasted: share lambda_0 (n,) and place (n,2) in [0,1) -> (n,size,size) bool.
+    """Masks (n,size,size) bool of the pasted boxes, from the share lambda_0 (n,) and place (n,2) in [0,1).
 
     The side is size * sqrt(1 - lambda_0). CutMix's ``rand_bbox``, or a box of that side that lies inside.
     """

@@ -1,4 +1,4 @@
-"""SimCLR-DD (arXiv 2202.06464, Fig. 3): twice the real images in a step, the control of strategies that add images."""
+"""SimCLR-DD (arXiv 2202.06464, Fig. 3): twice the real images per step, the control for strategies that add images."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from hardlab.types import Batch, Progress, Rendered
 
 
 class Double(Hard):
-    """Adds as many further images of the same data set to each step, each under as many views.
+    """Doubles each batch by further images of the same data set, with as many views.
 
-    They come in an order of their own, every image once an epoch; an image may meet itself in a step, as a negative.
-    The number of steps stays, so a run sees every image twice as often. PPCL, Sec. 4.1.
+    The further images come in an order of their own, each once per epoch; an image may meet itself as a negative. The
+    number of steps is unchanged, so a run sees every image twice as often. PPCL, Sec. 4.1.
     """
 
     adds = True
 
     def __init__(self) -> None:
         super().__init__()
-        self._more: Iterator[Batch] | None = None  # found again from the progress where a run goes on
+        self._more: Iterator[Batch] | None = None  # a resumed run restores it from the progress
         self._epoch = -1
-        self._seed: int | None = None  # on the host, once a run is opened: a device would be waited for
+        self._seed: int | None = None  # on the host, because reading from a device synchronises
 
     def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
         self.images, self.batch_size = images, batch_size
         self.seed: Tensor
-        self.register_buffer("seed", torch.randint(2**62, ()))  # of the order of the further images
+        self.register_buffer("seed", torch.randint(2**62, ()))  # seed of the order of the further images
 
     def before_step(self, at: Progress) -> None:
         if at.epoch == self._epoch:

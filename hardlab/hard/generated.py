@@ -1,4 +1,4 @@
-"""PPCL (arXiv 2202.06464): generated images beside the real ones, made hard by ascending the contrastive loss."""
+"""PPCL (arXiv 2202.06464): adds generated images, made hard by ascending the contrastive loss."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from hardlab.views import Look
 class Generated(Hard):
     """Adds as many generated images as the batch has real ones; the generator plays against the learner.
 
-    positives: ``pair`` makes G(z) and its average's image of the same z positives of each other (Eq. 5, 7); ``view``
-    takes an image from G for each z, whose only positive is its other view (Sec. 3.1). learn: ``joint`` ascends the
-    learner's loss and plays on against the discriminator (Eq. 4, Alg. 1), ``gan`` only the latter, ``frozen`` neither.
-    combine: the two objectives of G in ``steps`` of their own or as their ``sum``, the ascent's with ``weight``.
+    positives: ``pair`` makes the images of the same z by G and its average positives of each other (Eq. 5, 7);
+    ``view`` takes one image of G per z, whose only positive is its other view (Sec. 3.1). learn: ``joint`` ascends the
+    learner's loss and also trains against the discriminator (Eq. 4, Alg. 1), ``gan`` only the latter, ``frozen``
+    neither. combine: the two objectives of G in separate ``steps`` or as their ``sum``, the ascent's with ``weight``.
     count: of generated images, None = as many as real ones. every: n, steps between two moves of G. keep: m of Eq. 6.
     ascent_lr: eta_w. d_steps, generator_lr, discriminator_lr, diffaugment, size, width, latent: of the GAN, as in
     method ``gan``. The networks come from the run's parent, trained by that method; without one they are random.
@@ -120,7 +120,7 @@ class Generated(Hard):
         step.views = self._mixed(v, made, step.look)
 
     def _images(self, real: int) -> Tensor:
-        """(count,3,S,S) in [-1,1]: G(z) of each z, or G(z_1), G_ema(z_1), G(z_2), ...; gradient through G alone."""
+        """Images (count,3,S,S) in [-1,1]: G(z) for each z, or G(z_1), G_ema(z_1), G(z_2), ...; gradient through G."""
         n = real if self.count is None else self.count
         if self.positives == "view":
             return self.generator(self.generator.sample(n))
@@ -130,7 +130,7 @@ class Generated(Hard):
         return torch.stack([self.generator(z), twins], 1).flatten(0, 1)
 
     def _mixed(self, v: Drawn, made: Tensor, look: Look) -> Drawn:
-        """The batch with generated images behind it, drawn like the real ones and grouped by their latents."""
+        """The batch followed by generated images, with views drawn like the real ones, grouped by their latents."""
         n, size, device = len(made), made.shape[-1], v.raw.device
         images = Batch((made + 1) / 2, torch.full((n, 2), size, device=device), torch.full((n,), -1, device=device))
         fresh = look.views(images, v.params.shape[1], local=v.crops)
@@ -143,7 +143,7 @@ class Generated(Hard):
         if self.learn == "frozen" or self.count == 0:
             return []
         weights_of_g: list[Tensor] = list(self.generator.parameters())
-        theirs: list[Tensor] = list(self.discriminator.parameters())
+        of_discriminator: list[Tensor] = list(self.discriminator.parameters())
 
         def adam(params: list[Tensor], lr: float) -> torch.optim.Adam:
             return torch.optim.Adam(params, lr, betas=(0.0, 0.999))
@@ -160,8 +160,8 @@ class Generated(Hard):
             *(first if self.learn == "joint" and not summed else []),
             Player(
                 "discriminator",
-                theirs,
-                adam(theirs, self.discriminator_lr),
+                of_discriminator,
+                adam(of_discriminator, self.discriminator_lr),
                 self._tell_apart,
                 lambda step: self.d_steps * self.due(step),
             ),
@@ -175,13 +175,13 @@ class Generated(Hard):
         ]
 
     def due(self, step: int) -> int:
-        """1 in every n-th step, when the networks of this strategy move; else 0."""
+        """1 at every n-th step, when the networks of this strategy move, else 0."""
         return int((step + 1) % self.every == 0)
 
     def contrastive(self, step: Step) -> Tensor:
-        """The learner's loss on this step's real images and fresh generated ones, with a gradient to G (Eq. 7, 8).
+        """The learner's loss on this step's real images and new generated ones, with a gradient to G (Eq. 7, 8).
 
-        The learner is as it trains (batch statistics), but neither its weights nor its running statistics move.
+        The learner is in train mode (batch statistics), but neither its weights nor its running statistics move.
         """
         (v, _), method, look = step.kept[self.name], step.method, step.look
         fresh = look.views(Batch(v.raw, v.sizes, v.index), v.params.shape[1], local=v.crops)
@@ -201,7 +201,7 @@ class Generated(Hard):
         return -self.discriminator(self.augment(fake)).mean()
 
     def _real(self, step: Step, mirror: bool = True) -> Tensor:
-        """(B,3,S,S) this step's real images in [-1,1], as a GAN sees them: half of them mirrored."""
+        """This step's real images (B,3,S,S) in [-1,1], as a GAN sees them: half of them mirrored."""
         v, _ = step.kept[self.name]
         x = biggan.real_images(v.raw, v.sizes, step.look, self.generator.size)
         return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x) if mirror else x
@@ -213,34 +213,37 @@ class Generated(Hard):
             ema(self.averaged, self.generator, self.keep, buffers=True)
             biggan.iterate(self.averaged)  # an average of unit vectors is none
 
-    # ------------------------------------------------------------------------------------------------- what it says
+    # ------------------------------------------------------------------------------------------ logs and snapshots
 
     @torch.no_grad()
     def logs(self, step: Step) -> Mapping[str, float]:
-        """Loss of real and of generated images, likeness of pairs, D's scores, their spread and its loss on plain
-        images, spread of the generated images, and how far G is from its average."""
+        """Loss of real and of generated images, similarity of pairs, and the state of the GAN.
+
+        d_*: D's scores, their spread and its loss on plain images. g_spread: of the generated images. weights_apart:
+        distance of G from its average.
+        """
         if self.count == 0:
             return {}
         (_, made), loss, q = step.kept[self.name], step.out.loss, step.out.q[0]
         real = len(loss) - len(made)
-        apart = [(a - b).square().sum() for a, b in zip(self.generator.parameters(), self.averaged.parameters())]
+        squares = [(a - b).square().sum() for a, b in zip(self.generator.parameters(), self.averaged.parameters())]
         d_real, d_made = self.discriminator(self._real(step, mirror=False)), self.discriminator(made)
-        said = {
+        numbers = {
             "loss_real": loss[:real].mean(),
             "loss_generated": loss[real:].mean(),
             "d_real": d_real.mean(),
             "d_generated": d_made.mean(),
-            "weights_apart": torch.stack(apart).sum().sqrt(),
+            "weights_apart": torch.stack(squares).sum().sqrt(),
         }
-        if len(made) > 2:  # of one latent, and its average's image beside it, there is nothing to tell
-            said["g_spread"] = made.std(0).mean()
+        if len(made) > 2:  # a single latent has no spread
+            numbers["g_spread"] = made.std(0).mean()
         if self.learn != "frozen":
-            said["d_spread"] = torch.cat([d_real, d_made]).std()
-            said["d_loss"] = losses.hinge_real(d_real).mean() + losses.hinge_fake(d_made).mean()
+            numbers["d_spread"] = torch.cat([d_real, d_made]).std()
+            numbers["d_loss"] = losses.hinge_real(d_real).mean() + losses.hinge_fake(d_made).mean()
         if self.positives == "pair":
             unit = F.normalize(q[real:].float(), dim=1)
-            said["pair_cosine"] = (unit[0::2] * unit[1::2]).sum(1).mean()
-        return {k: float(x) for k, x in said.items()}
+            numbers["pair_cosine"] = (unit[0::2] * unit[1::2]).sum(1).mean()
+        return {k: float(x) for k, x in numbers.items()}
 
     def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
         return biggan.report({"g": self.generator, "g_ema": self.averaged}, self.generator, images, look)

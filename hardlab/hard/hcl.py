@@ -1,4 +1,4 @@
-"""HCL (arXiv 2010.04592): negatives near the anchor count more, and the share of false ones is taken off."""
+"""HCL (arXiv 2010.04592): negatives near the anchor count more, and the share of false ones is subtracted."""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ class HVS(Hard):
     """Scores every candidate of ``draws`` views without gradient and keeps one per image. HVS, Sec. 3.2, Eq. 2.
 
     draws: N, the large views per image; a candidate is a pair of them, for DINO a crop set. local_draws: M, the small
-    crops per image, 0 = as many as the method takes. limit: of more candidates than this, as many are drawn at each
+    crops per image, 0 = as many as the method takes. limit: if there are more candidates, so many are drawn at each
     step for the whole batch (Sec. 4). pick: ``hardest``, or ``easiest`` (App. F.2, collapses). colour: ``static``
-    scores all views under one colour draw per image and gives the chosen ones their own (Sec. 5.1). statistics: of BN
-    while scoring: ``joint`` over all views (the official code), ``per-view``, or ``running``. update_bn: whether
-    scoring moves the running statistics (the official code does). labels: of the chosen views: made ``again`` in the
-    step, or ``reused`` from the scoring pass, which is the same where the teacher has no batch statistics. probe_size:
-    score the large views at this resolution, cheaper and not exact. probe_precision: arithmetic of the scoring pass.
+    scores all views with one colour draw per image and gives the chosen ones their own (Sec. 5.1). statistics: of BN
+    during scoring: ``joint`` over all views (the official code), ``per-view``, or ``running``. update_bn: whether
+    scoring moves the running statistics (the official code does). labels: of the chosen views: computed ``again`` in
+    the step, or ``reused`` from the scoring pass, which is equal if the teacher has no batch statistics. probe_size:
+    score the large views at this resolution, cheaper but inexact. probe_precision: precision of the scoring pass.
     """
 
     draws = 4  # or as many as the option says
@@ -117,7 +117,7 @@ class HVS(Hard):
         n, chosen = len(every), set()
         if n <= self.limit:
             return list(every)
-        for last in range(n - self.limit, n):  # Floyd's sampling: uniform, distinct, and no list of all of them
+        for last in range(n - self.limit, n):  # Floyd's algorithm: uniform and distinct, without listing all candidates
             i = int(torch.randint(last + 1, ()))
             chosen.add(last if i in chosen else i)
         return [every[i] for i in sorted(chosen)]
@@ -125,7 +125,7 @@ class HVS(Hard):
     def embed(
         self, v: Rendered, method: Method, picks: Sequence[tuple[int, ...]]
     ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """Predictions and labels of all slots that the candidates are made of, by one pass over the views."""
+        """Predictions and labels of all slots in the candidates, by one pass over the views."""
         q_slots = {pick[a] for pick in picks for a, _ in method.pairs}
         t_slots = {b if b < 0 else pick[b] for pick in picks for _, b in method.pairs}
         with ExitStack() as stack:
@@ -143,7 +143,7 @@ class HVS(Hard):
 
 
 def _one_colour(v: Drawn) -> Drawn:
-    """All views of an image under the appearance of its first one."""
+    """Give all views of an image the appearance of its first one."""
     first = v.params[:, :1, COLOUR]
     params = v.params.clone()
     params[..., COLOUR] = first
@@ -155,7 +155,7 @@ def _one_colour(v: Drawn) -> Drawn:
 
 
 def _gather(t: Mapping[int, Tensor], slot: Tensor) -> Tensor:
-    """Row i of the label of slot[i]; slot: (B,)."""
+    """Row i of the label of slot[i], for slot (B,)."""
     out = torch.empty_like(next(iter(t.values())))
     for i, label in t.items():
         out = torch.where((slot == i).view(-1, *[1] * (label.ndim - 1)), label, out)
@@ -163,7 +163,7 @@ def _gather(t: Mapping[int, Tensor], slot: Tensor) -> Tensor:
 
 
 def first_max(loss: Tensor) -> Tensor:
-    """(B,C) -> (B,): the highest column, the earlier one on ties (argmax promises no order); NaN counts as highest."""
+    """The highest column (B,) of each row of (B,C), the first of equals (unlike argmax); NaN counts as highest."""
     loss = torch.nan_to_num(loss, nan=torch.inf)
     columns = torch.arange(loss.shape[1], device=loss.device)
     return torch.where(loss == loss.amax(1, keepdim=True), columns, loss.shape[1]).amin(1)

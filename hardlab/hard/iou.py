@@ -21,9 +21,9 @@ class IoUPolicy(Hard):
     """Redraws the two large views of an image until their IoU is at most a bound. HVS, Sec. 5.2 (Q2), Table 4.
 
     start, end: the bound b(epoch) moves linearly from one to the other; start > end is the inverse schedule.
-    warmup_epochs: epochs at the start without a bound; the line begins after them. alternate: ``every-other`` step
-    without the policy (the text), or ``random``, each pair without it with probability ``plain`` (the code). tries:
-    redraws of a pair before the last one is taken. Small crops stay as they are drawn.
+    warmup_epochs: epochs without a bound, after which the schedule starts. alternate: ``every-other`` step without the
+    policy (the text), or ``random``, each pair without it with probability ``plain`` (the code). tries: redraws of a
+    pair before the last one is accepted. Small crops are not redrawn.
     """
 
     draws = 2
@@ -90,11 +90,11 @@ class IoUPolicy(Hard):
     def redraw(
         self, params: Tensor, sizes: Tensor, look: Look, due: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Fresh pairs within the bound in place of ``params`` (n,2,P), for images of ``sizes`` (n,2).
+        """Draw new pairs within the bound instead of ``params`` (n,2,P), for images of ``sizes`` (n,2).
 
-        due: (n,) whose pairs are replaced, None = all. Returns the pairs, the draws each took (n,) and whether all were
-        spent in vain (n,). A round draws once more than all rounds before it for the rows that are left, so that 512
-        tries are ten calls and not 512. On a GPU every round is for all rows: it alone knows which are left.
+        due: (n,) whether to replace a pair, None = all. Returns the pairs, the number of draws (n,) for each, and
+        whether all of them failed (n,). Each round draws once more than all rounds before it for the remaining rows, so
+        that 512 tries take ten calls. On a GPU every round draws for all rows, since only the GPU knows the remaining.
         """
         params, known = params.clone(), transfer.on_host(params)
         left = torch.ones_like(sizes[:, 0], dtype=torch.bool) if due is None else due.clone()

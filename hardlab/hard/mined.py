@@ -18,10 +18,10 @@ from hardlab.types import HardlabError
 class Mined(Hard):
     """L2 = -log(sum over j in H_i of d_ij + epsilon), H_i the other images with d_ij <= threshold. HNSSL, Eqs. 3-5.
 
-    d_ij: squared distance of label i and prediction j, both max-normalised, so the gradient goes where the method's
-    labels let it: in HNSSL through the prediction only. An anchor without a hard negative has no row in the term.
-    alpha2: weight of the term. mine: by ``threshold``, ``all`` the others (the paper's ablation), or the nearest
-    alone (``top1``, the wording of Sec. 3.1). reduction: of the squares over the dimensions.
+    d_ij: squared distance of label i and prediction j, both max-normalised; labels have a gradient only if the method
+    gives them one, which HNSSL does not. An anchor without a hard negative has no row in the term. alpha2: weight of
+    the term. mine: by ``threshold``, ``all`` other images (the paper's ablation), or the nearest alone (``top1``, the
+    wording of Sec. 3.1). reduction: of the squares over the dimensions.
     """
 
     needs: Mapping[str, str] = {"vectors": "measures distances between predictions and labels"}
@@ -42,7 +42,7 @@ class Mined(Hard):
         self.threshold, self.epsilon, self.mine, self.reduction = threshold, epsilon, mine, reduction
 
     def terms(self, step: Step) -> Mapping[str, Tensor]:
-        """The rows of all anchors with a hard negative, of every pair of the method in turn."""
+        """The term's rows: all anchors with a hard negative, for each pair of the method."""
         out = step.out
         same = out.views.group[:, None] == out.views.group
         totals, some, seen = [], [], []  # seen: distances and hard sets, for the logs
@@ -61,9 +61,10 @@ class Mined(Hard):
         return {"mined": self.loss(torch.cat(totals), torch.cat(some))}
 
     def loss(self, total: Tensor, some: Tensor) -> Tensor:
-        """(N,) sums of distances, and whether there are any -> (n,) of the rows with some; on a GPU their mean, (1,).
+        """Losses (n,) of the rows with hard negatives; on a GPU their mean (1,), 0 if there are none.
 
-        Which rows these are only the GPU knows, and asking would wait for it. The mean of none is 0.
+        total: (N,) sums of distances. some: (N,) whether a row has hard negatives. Choosing rows on a GPU would
+        synchronise.
         """
         if transfer.on_host(total):
             return -(total[some] + self.epsilon).log()
@@ -71,7 +72,10 @@ class Mined(Hard):
         return torch.where(some, rows, 0.0).sum()[None] / some.sum().clamp_min(1)
 
     def hard(self, d: Tensor, same: Tensor) -> Tensor:
-        """(N,N) distances of label i and prediction j, and which of them are of one image -> (N,N) bool, the sets."""
+        """The sets of hard negatives (N,N) bool, from the distances d (N,N) of label i and prediction j.
+
+        same: (N,N) whether the two belong to the same image.
+        """
         if self.mine == "all":
             return ~same
         if self.mine == "threshold":

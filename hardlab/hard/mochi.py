@@ -1,4 +1,4 @@
-"""MoCHi (arXiv 2010.01028): harder negatives, mixed from those that are nearest to the query and from the query."""
+"""MoCHi (arXiv 2010.01028): harder negatives, mixed from the negatives nearest to the query, and the query itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hardlab.types import HardlabError, Progress
 
 
 class Synthesis(Hard):
-    """Negatives made of those that a method keeps: what MoCHi and SynCo share; their options are said there."""
+    """The common part of MoCHi and SynCo, which document their options: negatives made from a method's stored ones."""
 
     owns_loss = True
     needs: Mapping[str, str] = {"memory": "makes negatives of those that a method keeps from step to step"}
@@ -24,7 +24,7 @@ class Synthesis(Hard):
     warmup_epochs: float
 
     def around_stored(self, inner: Negatives) -> Synthetic:
-        """The negatives that make more of ``inner``."""
+        """Wrap ``inner`` by negatives that add synthetic ones."""
         raise NotImplementedError
 
     def install(self, method: Method) -> None:
@@ -68,10 +68,10 @@ class Mixed(Synthetic):
 
 
 class MoCHi(Synthesis):
-    """Adds negatives to a queue, each time anew. MoCHi, Sec. 4.
+    """Adds new synthetic negatives to those of a queue at each step. MoCHi, Sec. 4.
 
-    hard: N, the nearest negatives that they are made of. pairs: s, mixtures of two of those. queries: s', mixtures of
-    one of those and the query. warmup_epochs: none are made before.
+    hard: N, the number of nearest negatives to mix. pairs: s, mixtures of two of those. queries: s', mixtures of one of
+    those and the query. warmup_epochs: epochs without synthetic negatives.
     """
 
     SMALL: Mapping[str, Any] = {"hard": 16, "pairs": 8, "queries": 4, "warmup_epochs": 0}

@@ -1,4 +1,4 @@
-"""SAS (arXiv 2302.09195): the images most like the others of their class teach most; the rest can be left out."""
+"""SAS (arXiv 2302.09195): trains on the images that are most similar to the others of their class."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ NONE = -1
 class SAS(Hard):
     """Trains on a share of the images, the same in every epoch, for as many steps as on all.
 
-    share: of the images of each class. classes: latent ones, k-means of the features of a proxy: the parent's backbone,
-    or, without a parent, the backbone as initialised. pick: ``alike`` maximises the similarity of the kept images to
-    those that are left out (the paper), ``unlike`` minimises it, ``random`` keeps any of each class. The authors'
-    ``sas/subset_dataset.py`` ranks instead: docs/departures.md, Q4.
+    share: of the images of each class. classes: number of latent classes, clusters by k-means of the features of a
+    proxy: the parent's backbone, or, without a parent, the initial backbone. pick: ``alike`` maximises the similarity
+    of the kept images to those left out (the paper), ``unlike`` minimises it, ``random`` keeps any of each class. The
+    authors' ``sas/subset_dataset.py`` ranks instead: docs/departures.md, Q4.
     """
 
     needs: Mapping[str, str] = {"no rows": "leaves images out"}
@@ -55,7 +55,7 @@ class SAS(Hard):
         if self.classes > len(images):
             raise HardlabError(f"SAS with classes={self.classes}: more clusters than the {len(images)} images.")
         self.register_buffer("rows", torch.full((count,), NONE))  # chosen before the first step
-        self.register_buffer("seed", torch.randint(2**62, ()))  # of the order of the images
+        self.register_buffer("seed", torch.randint(2**62, ()))  # seed of the order of the images
         self.batch_size = batch_size
         self._proxy = (copy.deepcopy(self._backbone[0]).eval(),)
         if parent is not None:
@@ -72,7 +72,7 @@ class SAS(Hard):
             proxy.load_state_dict(state)
         except RuntimeError:
             raise HardlabError(f"{parent} has another backbone than this run, so it cannot be the proxy.") from None
-        self._proxy = (proxy.eval(),)  # needed once, and no part of what is saved
+        self._proxy = (proxy.eval(),)  # needed once, so not saved
 
     def order(self, rows: Tensor, epoch: int, images: Images, look: Look) -> Tensor:
         if (self.rows == NONE).any():
@@ -87,7 +87,7 @@ class SAS(Hard):
 
     @torch.no_grad()
     def chosen(self, images: Images, look: Look) -> Tensor:
-        """(count,) rows of the data set, the share of each latent class."""
+        """The rows (count,) of the data set to keep, the share of each latent class."""
         device, (proxy,) = self.rows.device, self._proxy
         parts = [proxy.to(device)(look.plain(b.raw, b.sizes)).float() for b in images.all(self.batch_size)]
         z = F.normalize(torch.cat(parts), dim=1).cpu()
@@ -98,7 +98,7 @@ class SAS(Hard):
         return torch.cat(subsets).sort().values
 
     def subset(self, z: Tensor, size: int) -> Tensor:
-        """``size`` of the unit rows z (N,D): greedily the best for F(S) = sum of z_i z_j over i outside and j in S."""
+        """Choose ``size`` of the unit rows z (N,D), greedily for F(S) = sum of z_i z_j over i outside and j in S."""
         if self.pick == "random":
             return torch.randperm(len(z))[:size]
         s = z @ z.T
@@ -108,13 +108,13 @@ class SAS(Hard):
         for _ in range(size):
             best = int(gain.argmax())
             out.append(best)
-            gain -= 2 * sign * s[best]  # it is outside no more, and similarity to it counts no more
+            gain -= 2 * sign * s[best]  # it is not outside any more, so similarity to it does not count
             gain[best] = -torch.inf
         return torch.tensor(out, dtype=torch.long)
 
 
 def _shares(sizes: list[int], count: int) -> list[int]:
-    """``count`` split in proportion to ``sizes``, each at most its size; the largest remainders are rounded up."""
+    """Split ``count`` in proportion to ``sizes``, each part at most its size; the largest remainders round up."""
     exact = [count * size / sum(sizes) for size in sizes]
     out = [int(x) for x in exact]
     for i in sorted(range(len(sizes)), key=lambda i: out[i] - exact[i])[: count - sum(out)]:

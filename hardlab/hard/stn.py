@@ -29,7 +29,7 @@ _SHOWN = 8  # fixed images of a snapshot
 
 
 class Localiser(nn.Module):
-    """A small CNN with one head per crop: images (N,3,S,S) -> (N,crops,numbers); at first all are ``start``.
+    """A small CNN with one head per crop: images (N,3,S,S) -> (N,crops,numbers), initially ``start`` for all images.
 
     The layers of the authors' STN code; the paper says a small CNN with a linear layer.
     """
@@ -58,7 +58,7 @@ class Localiser(nn.Module):
 
 
 class STN(Hard):
-    """Crops come from a network that ascends the loss; flips and appearance stay random. HVS, App. E, Table 5.
+    """Takes crops from a network that ascends the loss; flips and appearance stay random. HVS, App. E, Table 5.
 
     mode: which transforms theta (2,3) may hold; ``-sym`` scales both axes alike. limit: ``image`` divides each row of
     theta by its L1 norm where that exceeds 1, so that a crop lies in the image (the code); ``sphere`` keeps the numbers
@@ -108,7 +108,7 @@ class STN(Hard):
         self._opt: Optimizer | None = None
 
     def install(self, method: Method) -> None:
-        """Make the network, whose heads are as many as the method has crops."""
+        """Make the network, with one head for each of the method's crops."""
         super().install(method)
         self.large, self.draws = method.slots, method.slots
         self.net = Localiser(method.slots + method.locals, start_of(self.mode), self.width, self.hidden)
@@ -119,10 +119,10 @@ class STN(Hard):
                 group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * at.share))
 
     def views(self, step: Step) -> None:
-        """Render the views that the network chose, with a gradient to it.
+        """Render the views that the network chooses, with a gradient to it.
 
         In ``params`` a crop's columns become the bounding box of its affine crop within the image, of at least one
-        pixel, so that overlaps can be analysed; they do not render the view again.
+        pixel, so that overlaps can be analysed; they cannot reproduce the view.
         """
         v, look = step.views, step.look
         theta = self.theta(v.raw, v.sizes, look)
@@ -132,7 +132,7 @@ class STN(Hard):
         x = []
         for i, (part, p) in enumerate(zip(self._looks(look), drawn.split(1, 1), strict=True)):
             size = part.augment[0].size
-            whole = p.clone()  # the crop is made already; flip and appearance are as drawn
+            whole = p.clone()  # already cropped; flip and appearance are as drawn
             whole[..., 2:4] = 0
             whole[..., 0:2] = whole[..., 4:6] = size
             x.append(part.apply(sample(raw, v.sizes, theta[:, i], size), whole)[:, 0])
@@ -143,9 +143,9 @@ class STN(Hard):
         step.views = Rendered.of(boxes, torch.stack(x[:n]).transpose(0, 1), x[n:])
 
     def theta(self, raw: Tensor, sizes: Tensor, look: Look) -> Tensor:
-        """(B,crops,2,3): where each crop looks, from the plain images."""
+        """The transforms theta (B,crops,2,3) of all crops, predicted from the plain images."""
         assert self.net is not None, "install comes first"
-        with torch.autocast(raw.device.type, enabled=False):  # bf16 cannot tell neighbouring pixels apart
+        with torch.autocast(raw.device.type, enabled=False):  # bf16 cannot resolve neighbouring pixels
             numbers = self.net(look.plain(raw, sizes, self.input_size))
             if self.limit == "sphere":
                 numbers = self.confine(numbers)
@@ -157,7 +157,7 @@ class STN(Hard):
         return theta
 
     def confine(self, numbers: Tensor) -> Tensor:
-        """(B,crops,k) moved to within the radius of their slot around the identity's numbers, where they are not."""
+        """Project numbers (B,crops,k) onto the ball around the identity's numbers, with the radius of their slot."""
         centre = transfer.constant(start_of(self.mode), numbers)
         radius = numbers.new_full((numbers.shape[1], 1), self.local_radius)
         radius[: self.large] = self.radius
@@ -165,7 +165,7 @@ class STN(Hard):
         return centre + offset * (radius / offset.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
 
     def cost(self, theta: Tensor, look: Look) -> Tensor:
-        """The penalty of (B,crops,2,3), a scalar, without its weight."""
+        """The penalty of theta (B,crops,2,3), a scalar, without its weight."""
         if self.penalty == "none":
             return theta.new_zeros(())
         if self.penalty == "identity":
@@ -173,25 +173,25 @@ class STN(Hard):
         looks = enumerate(self._looks(look))
         low, high = transfer.constant([part.augment[i % len(part.augment)].scale for i, part in looks], theta).T
         area = theta[..., :2].det().abs()  # (B,crops), as a share of the image's
-        wanted = self._between(area, low, high)
+        target = self._between(area, low, high)
         if self.penalty == "area":
-            return F.mse_loss(area, wanted)
+            return F.mse_loss(area, target)
         stays = (1 - theta[..., 2].abs() / 2).prod(-1)
         # the eighth root, which narrows the range to shifts near the centre, is the authors'
-        return F.huber_loss(area, wanted) + F.huber_loss(stays, self._between(area, low**0.125, high**0.125))
+        return F.huber_loss(area, target) + F.huber_loss(stays, self._between(area, low**0.125, high**0.125))
 
     def _between(self, like: Tensor, low: Tensor, high: Tensor) -> Tensor:
         share = torch.rand_like(like) if self.target == "uniform" else torch.full_like(like, 0.5)
         return low + (high - low) * share
 
     def _looks(self, look: Look) -> list[Look]:
-        """What renders each crop, the large ones first."""
+        """The look of each crop, the large ones first."""
         assert self.net is not None
         small = len(self.net.heads) - self.large
         return [look] * self.large + [look.local[i % len(look.local)] for i in range(small)]
 
     def players(self, method: Method) -> list[Player]:
-        """The network, which minimises the negated loss of the learner and the penalty on one graph with it."""
+        """The network as a player: it minimises the learner's negated loss, on the learner's graph, and the penalty."""
         assert self.net is not None
         params: list[Tensor] = list(self.net.parameters())
         kind: Callable[..., Optimizer] = AdamW if self.optim == "adamw" else SGD
@@ -204,10 +204,10 @@ class STN(Hard):
         return cost - step.out.loss.mean()
 
     def after_step(self, step: Step) -> None:
-        step.kept[self.name] = tuple(x.detach() for x in step.kept[self.name])  # lets the graph go
+        step.kept[self.name] = tuple(x.detach() for x in step.kept[self.name])  # releases the graph
 
     def logs(self, step: Step) -> Mapping[str, float]:
-        """penalty (weighted); area of the large and the local crops; spread: std of theta over images, 0 = static."""
+        """penalty (weighted); areas of the large and the small crops; spread: std of theta over images, 0 = static."""
         theta, cost = step.kept[self.name]
         area = theta[..., :2].det().abs()
         numbers = {
@@ -219,7 +219,7 @@ class STN(Hard):
 
     @torch.no_grad()
     def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
-        """theta (8,crops,2,3) of the first images and their crops ``view_<slot>`` in [0,1], not augmented (Fig. 11)."""
+        """theta (8,crops,2,3) of the first images, and their crops ``view_<slot>`` in [0,1] without augmentation."""
         assert self.net is not None
         batch = next(iter(images.all(min(_SHOWN, len(images)))))
         self.net.eval()
@@ -235,7 +235,7 @@ class STN(Hard):
 
 
 def start_of(mode: str) -> list[float]:
-    """The numbers of a mode at which theta is the identity."""
+    """The numbers of a mode for which theta is the identity."""
     if mode == "affine":
         return [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     words = mode.replace("scale-sym", "scale_sym").split("-")

@@ -1,4 +1,4 @@
-"""SynCo (arXiv 2410.02401): six ways to make a harder negative of one that is near the query."""
+"""SynCo (arXiv 2410.02401): six kinds of synthetic negatives, made from the negatives nearest to the query."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from hardlab.numbers import Count, Epochs, ManyOrNone, Weight
 
 
 class SixKinds(Synthetic):
-    """counts: of each kind, in the order of the authors' ``synco/builder.py``; sigma, delta, eta: of ``SynCo``."""
+    """Synthetic negatives of six kinds.
+
+    counts: of each kind, in the order of the authors' ``synco/builder.py``. sigma, delta, eta: as in ``SynCo``.
+    """
 
     def __init__(
         self, inner: Negatives, hard: int, counts: tuple[int, ...], sigma: float, delta: float, eta: float
@@ -49,11 +52,11 @@ def _towards(n: Tensor, other: Tensor, share: Tensor) -> Tensor:
 
 
 class SynCo(Synthesis):
-    """Adds negatives of six kinds to a queue, each time anew; all numbers as in the authors' ``main_synco.py``.
+    """Adds new negatives of six kinds to those of a queue at each step; defaults as in the authors' ``main_synco.py``.
 
-    hard: N, the nearest negatives that they are made of. interpolated, extrapolated (away from the query), mixed (of
+    hard: N, the number of nearest negatives to start from. interpolated, extrapolated (away from the query), mixed (of
     two), noised (deviation ``sigma``), perturbed (by ``delta`` times the gradient of the similarity), adversarial (by
-    ``eta`` times its sign): how many of each. warmup_epochs: none are made before.
+    ``eta`` times its sign): numbers of each kind. warmup_epochs: epochs without synthetic negatives.
     """
 
     SMALL: Mapping[str, Any] = {

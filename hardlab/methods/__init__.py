@@ -1,1 +1,1 @@
-"""Self-supervised base methods: who predicts, what is predicted, how wrong per sample."""
+"""Self-supervised base methods: each defines who predicts, what is predicted, and the loss per sample."""

@@ -1,4 +1,4 @@
-"""Barlow Twins (arXiv 2103.03230): dimension by dimension, two views correlate, and no dimension repeats another."""
+"""Barlow Twins (arXiv 2103.03230): each dimension correlates between two views, and with no other dimension."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from hardlab.numbers import Layers, Positive, Units, Weight
 class BarlowTwins(Method):
     """sum_d (1 - C_dd)^2 + redundancy * sum_{d != e} C_de^2, C the correlations of both views over the batch.
 
-    C is a mean over the batch; each image is given its share in it, so that the mean over the batch is the paper's
+    C is a mean over the batch; the loss of an image is its share in it, so that the mean over the batch is the paper's
     loss. layers: of the projector, each of ``dim`` units. redundancy: lambda, as in the authors' ``main.py``. scale: of
-    the whole loss; weights do not feel it under LARS, biases and norm parameters do. Barlow Twins, Eqs. 1, 2, Sec. 2.2.
+    the whole loss; LARS makes weights, but not biases and norm parameters, independent of it. Barlow Twins, Eqs. 1, 2,
+    Sec. 2.2.
     """
 
     shared = vectors = mixes_rows = True

@@ -1,4 +1,4 @@
-"""What every self-supervised method is: a predictor of pseudo-labels, with a loss per sample."""
+"""The base class of self-supervised methods: a predictor of pseudo-labels with a loss per sample."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ START = Progress(0, 1, 0, 1)
 
 @dataclass(eq=False)
 class Step:
-    """One training step on its way through the hooks, each of which reads what those before it wrote.
+    """A training step that passes through all hooks; each hook reads what earlier ones wrote.
 
-    method, look: who learns, and how views are drawn and rendered. drawn: the views of the batch as drawn. at: where
-    the run is. low: whether networks compute in bf16. views: what is looked at, as the strategies so far have chosen,
-    added to or rendered it. out: of the forward pass. terms: the losses by name, (n,) each, ``base`` first. made:
-    further forms of the views by the name of the strategy that offers them, each made when it is first asked for.
-    kept: what a strategy keeps for its own later hooks, by its name. numbers: by ``<strategy>.<name>``, on the device
-    until they are logged. rates: learning rates by player. seen: what a selection saw, for the view log.
+    method, look: the learner, and what draws and renders views. drawn: the views of the batch as drawn. at: the
+    progress of the run. low: whether networks compute in bf16. views: the current views, after the strategies so far
+    have chosen, added to or rendered them. out: the result of the forward pass. terms: name -> loss (n,), ``base``
+    first. made: further forms of the views by the name of the strategy that offers them, each made on first use. kept:
+    strategy -> values for its own later hooks. numbers: ``<strategy>.<name>`` -> number, on the device until logged.
+    rates: player -> learning rate. seen: the candidates of a selection, for the view log.
     """
 
     method: Method
@@ -51,21 +51,21 @@ class Step:
         self.views = self.drawn
 
     def autocast(self) -> torch.autocast:
-        """The precision of the networks; a fresh context each time."""
+        """A new autocast context with the precision of the networks."""
         # the weight cache of one that also ran without gradient would cut the graph
         return torch.autocast(self.drawn.raw.device.type, torch.bfloat16, enabled=self.low)
 
     def means(self) -> dict[str, Tensor]:
-        """Term -> its mean (), on the device; a term without rows is left out."""
+        """Term -> its mean (), on the device, without terms that have no rows."""
         return {name: t.detach().mean() for name, t in self.terms.items() if len(t)}
 
 
 class Player(NamedTuple):
-    """Whoever optimises parameters of its own.
+    """One that optimises parameters of its own.
 
-    objective: scalar to minimise (to ascend, negate). times: steps taken at training step ``step``, 0 = not due.
-    joint: it differentiates the learner's own graph, so its gradients are taken before anybody moves; any other
-    player's objective builds a graph of its own, after the learner's step.
+    objective: scalar to minimise (negate it to ascend). times: number of steps at training step ``step``, 0 = not due.
+    joint: it differentiates the learner's graph, so its gradients are computed before any player moves; the objective
+    of any other player builds its own graph, after the learner's step.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Player(NamedTuple):
 
 
 class Method(nn.Module):
-    """Backbone and heads; forward is pure, state moves in ``after_step`` and ``on_epoch`` only.
+    """Backbone and heads; ``forward`` is pure, and state changes only in ``after_step`` and ``on_epoch``.
 
     pairs: (predicting slot, slot whose label is predicted); slot -1 is the un-augmented image. slots: large views.
     locals: small crops, set by ``multi_crop``. joint: all slots go through a network as one batch (one per size), so
@@ -85,9 +85,9 @@ class Method(nn.Module):
     in the space of the predictions, so that distances between the two mean something. grouped: ``loss`` takes rows of
     one group as positives of each other. indexed: labels belong to rows of the data set, so that an image with index -1
     has none. mixes_rows: the loss of a row depends on the other rows of the batch, as with negatives or correlations
-    that are taken from it. SMALL: options for tests, under which it is small and draws nothing for one image alone.
-    negatives: those of a contrastive loss, with its ``temperature`` and the ``dim`` of its vectors. negatives_from:
-    the "batch", the "memory" of earlier ones, or "" without any.
+    from it. SMALL: options that make it small enough for tests, and that draw no random numbers for a single image.
+    negatives: those of a contrastive loss, with its ``temperature`` and the ``dim`` of its vectors. negatives_from: the
+    "batch", the "memory" of earlier batches, or "" without negatives.
     backbone: (N,3,S,S) -> (N,D) pooled features, with ``dim`` = D.
     """
 
@@ -108,63 +108,64 @@ class Method(nn.Module):
         self.backbone = backbone
         self.features: int = cast(int, backbone.dim)
         self.negatives: Negatives | None = None
-        self.borrowed = False  # whether the negatives are another's
+        self.borrowed = False  # whether the negatives belong to a strategy
 
     @property
     def plain(self) -> bool:
-        """Whether a pair has the un-augmented image, slot -1."""
+        """Whether a pair contains the un-augmented image, slot -1."""
         return any(min(pair) < 0 for pair in self.pairs)
 
     # -------------------------------------------------------------------------------- set-up, before the first step
 
     def multi_crop(self, local: int) -> None:
-        """Take ``local`` small crops beside the large views, or refuse with a ``HardlabError``."""
+        """Use ``local`` small crops beside the large views, or refuse with a ``HardlabError``."""
         if local:
             raise HardlabError(f"{type(self).__name__} has no multi-crop form: leave out local.count={local}.")
 
     def check_batch(self, batch_size: int) -> None:
-        """Refuse a batch size that cannot be trained on with a ``HardlabError``; no data are needed to know it."""
+        """Refuse, with a ``HardlabError`` and without data, a batch size that does not work."""
 
     def check_look(self, look: Look) -> None:
-        """Refuse images as this look makes them with a ``HardlabError``."""
+        """Refuse, with a ``HardlabError``, images that are rendered by this look."""
 
     def on_start(self, images: Images, batch_size: int) -> None:
-        """Called once before training and before a checkpoint is restored: sizes that depend on the data; or refuse."""
+        """Called once, before training and restoring a checkpoint, to make tensors sized by the data; or refuse."""
 
     def constant_rate(self) -> Iterable[nn.Parameter]:
         """Parameters whose learning rate is not scheduled."""
         return ()
 
     def players(self) -> list[Player]:
-        """Whoever else optimises parameters of its own."""
+        """Further players, which optimise parameters of their own."""
         return []
 
     def borrow_negatives(self, negatives: Negatives) -> None:
-        """Take ``negatives`` in place of the own ones, which go; they stay part of whoever lends them.
+        """Use a strategy's ``negatives`` instead of the method's own; they stay part of the strategy.
 
-        Negatives that wrap the own ones and have no state to keep elsewhere are assigned to ``negatives`` instead.
+        Negatives that wrap the method's own, and have no state of their own, are assigned to ``negatives`` instead.
         """
         del self.negatives
-        object.__setattr__(self, "negatives", negatives)  # beside the tree of modules: the lender trains and saves them
+        # outside the tree of modules: the strategy trains and saves them
+        object.__setattr__(self, "negatives", negatives)
         self.borrowed = True
 
     def networks(self) -> Mapping[str, nn.Module]:
-        """The networks whose pooled features can be evaluated, the one of the paper's headline first."""
+        """The networks whose pooled features can be evaluated; first the one of the paper's main result."""
         return {"backbone": self.backbone}
 
     # ------------------------------------------------------------------------------------------------ one forward
 
     def pooled(self, x: Tensor | Sequence[Tensor], net: nn.Module | None = None) -> Tensor:
-        """Images, or a list of them by size, -> (N,D) features of ``net`` (the backbone), one pass per size."""
+        """Images, or a list of them by size -> features (N,D) of ``net`` (the backbone), by one pass per size."""
         net = self.backbone if net is None else net
         return net(x) if isinstance(x, Tensor) else torch.cat([net(part) for part in x])
 
     def query(self, x: Any) -> Tensor:
-        """Images (N,3,S,S), or a list of them by size, -> (N,D), with gradient."""
+        """Predict: images (N,3,S,S), or a list of them by size -> (N,D), with gradient."""
         return self.both(x, None)[0]
 
     def target(self, x: Any, index: Tensor | None) -> Tensor:
-        """Images and their rows (N,) in the data set -> (N,...) pseudo-label."""
+        """Compute pseudo-labels: images and their rows (N,) in the data set -> (N,...)."""
         return self.both(x, index)[1]
 
     def both(self, x: Any, index: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -172,11 +173,11 @@ class Method(nn.Module):
         return self.query(x), self.target(x, index)
 
     def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
-        """(N,D), (N,...) -> (N,): how wrong each prediction is."""
+        """The loss (N,) of predictions (N,D) and pseudo-labels (N,...). group: (N,) groups of positives."""
         raise TypeError(f"{type(self).__name__} defines no per-sample loss")
 
     def candidates(self, n: int, local: int = 0) -> Sequence[tuple[int, ...]]:
-        """The slot tuples that a view selection may pick from ``n`` large and ``local`` small views: all pairs."""
+        """The tuples of slots that a selection may choose from ``n`` large and ``local`` small views: all pairs."""
         return list(combinations(range(n), self.slots))
 
     def embed(
@@ -184,8 +185,8 @@ class Method(nn.Module):
     ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Predictions (B,D) of ``q_slots`` and labels of ``t_slots``, each slot encoded once.
 
-        joint: one batch of all slots (shared BN statistics) or one forward per slot; None = the method's own way.
-        Labels that the views bring along are taken as they are, unless prediction and label come out of one pass.
+        joint: one batch of all slots (shared BN statistics) or one forward per slot; None = as the method does.
+        Labels that come with the views are not computed again, unless prediction and label share a pass.
         """
         q_wanted, t_wanted = sorted(set(q_slots)), sorted(set(t_slots))
         joint = self.joint if joint is None else joint
@@ -207,9 +208,9 @@ class Method(nn.Module):
         group: Tensor | None = None,
         known: dict[tuple[int, int], Tensor] | None = None,
     ) -> Tensor:
-        """(B,) mean loss over the method's pairs, read on the slots ``pick`` in place of 0, 1, ...
+        """The mean loss (B,) over the method's pairs, for the slots ``pick`` instead of 0, 1, ...
 
-        known: losses (B,) by pair of slots, read and filled, where many picks have pairs in common.
+        known: cache of losses (B,) by pair of slots, for many picks with common pairs.
         """
         known = {} if known is None else known
 
@@ -217,54 +218,54 @@ class Method(nn.Module):
             return i if pick is None or i < 0 else pick[i]
 
         device = next(iter(q.values())).device.type
-        with torch.autocast(device, enabled=False):  # similarities in float32 even where the network ran in bf16
+        with torch.autocast(device, enabled=False):  # similarities in float32 even if the network ran in bf16
             for a, b in ((at(a), at(b)) for a, b in self.pairs):
                 if (a, b) not in known:
                     known[a, b] = self.loss(_full(q[a]), _full(t[b]), group)
         return torch.stack([known[at(a), at(b)] for a, b in self.pairs]).mean(0)
 
     def right(self, q: Tensor, t: Tensor) -> Tensor:
-        """(N,D), (N,...) -> (N,) in [0,1]: does the own label rank first? Here, among the labels of the batch."""
+        """Whether the own label ranks first, (N,D), (N,...) -> (N,) in [0,1]; by default among the batch's labels."""
         similarity = F.normalize(q, dim=1) @ F.normalize(t, dim=1).T
         return (similarity.argmax(1) == torch.arange(len(q), device=q.device)).float()
 
     @torch.no_grad()
     def accuracy(self, q: Mapping[int, Tensor], t: Mapping[int, Tensor]) -> Tensor:
-        """(B,) share of the method's pairs whose own label ranks first: the top-1 of the pseudo-labels."""
+        """The top-1 accuracy (B,) on pseudo-labels: the share of the method's pairs whose own label ranks first."""
         with torch.autocast(next(iter(q.values())).device.type, enabled=False):
             return torch.stack([self.right(_full(q[a]), _full(t[b])) for a, b in self.pairs]).mean(0)
 
     def forward(self, v: Rendered) -> Out:
-        """One step's predictions, labels and (B,) losses; changes no state but BN statistics."""
+        """The predictions, labels and losses (B,) of a step; changes no state but BN statistics."""
         q, t = self.embed(v, (a for a, _ in self.pairs), (b for _, b in self.pairs))
         return Out(v, q, t, self.score(q, t, group=v.positives))
 
-    # ------------------------------------------------------------------------------------------- where state moves
+    # ------------------------------------------------------------------------------------------- where state changes
 
     def before_step(self, at: Progress) -> None:
-        """Take this step's scheduled numbers (temperatures, EMA coefficients): functions of ``at`` alone."""
+        """Set this step's scheduled numbers (temperatures, EMA coefficients), functions of ``at`` alone."""
 
     def after_step(self, step: Step) -> None:
-        """The only place where state moves after an optimiser step: EMA, queue, centre, bank."""
+        """Update state after the optimiser steps: EMA, queue, centre, bank."""
 
     def catch_up(self) -> None:
-        """Set averaged networks to the ones they follow, for a strategy that starts them again."""
+        """Set averaged networks to the networks that they follow, for a strategy that restarts them."""
 
     def on_epoch(self, at: Progress, images: Images, look: Look) -> None:
-        """Called before each epoch: k-means and the like."""
+        """Called before each epoch, e.g. for k-means."""
 
     def still(self, at: Progress) -> Iterable[nn.Parameter]:
-        """Parameters that keep their values in this step (their gradients are dropped)."""
+        """Parameters that do not change in this step (their gradients are dropped)."""
         return ()
 
-    # ------------------------------------------------------------------------------------------------- what it says
+    # ------------------------------------------------------------------------------------------ logs and snapshots
 
     def logs(self, step: Step) -> Mapping[str, float]:
         """Numbers for ``metrics.jsonl`` at a logged step."""
         return {}
 
     def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
-        """Arrays worth keeping at a checkpoint (banks, images of fixed latents), in ``snapshots/``."""
+        """Arrays to save in ``snapshots/`` at a checkpoint, such as banks or images of fixed latents."""
         return {}
 
 
@@ -277,7 +278,7 @@ def _full(x: Tensor) -> Tensor:
 
 
 def _by_slot(f: Callable[[Any], Any], v: Rendered, slots: Sequence[int], joint: bool) -> dict[int, Any]:
-    """``f`` of each slot's pixels: one call a slot, or one call for all, given as one batch per size."""
+    """``f`` of each slot's pixels, by one call per slot, or by one call for all with one batch per size."""
     if not joint:
         return {i: f(v.slot(i)) for i in slots}
     if not slots:
@@ -294,7 +295,7 @@ def _by_slot(f: Callable[[Any], Any], v: Rendered, slots: Sequence[int], joint: 
 def ema(twin: nn.Module, net: nn.Module, keep: float, buffers: bool = False) -> None:
     """twin <- keep * twin + (1 - keep) * net, parameters only or buffers too. MoCo (arXiv 1911.05722), Eq. 2.
 
-    Tensors are matched by name; what only ``net`` has (a strategy's second set of norms) is left out.
+    Tensors are matched by name; those that only ``net`` has (a strategy's second set of norms) are skipped.
     """
     old, new = dict(twin.named_parameters()), dict(net.named_parameters())
     torch._foreach_lerp_(list(old.values()), [new[name] for name in old], 1 - keep)
@@ -307,5 +308,5 @@ def ema(twin: nn.Module, net: nn.Module, keep: float, buffers: bool = False) -> 
 
 
 def twin_of(net: nn.Module) -> nn.Module:
-    """A copy of ``net`` that takes no gradient: the momentum network at its start."""
+    """A copy of ``net`` without gradient: the initial momentum network."""
     return copy.deepcopy(net).requires_grad_(False)

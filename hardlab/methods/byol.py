@@ -1,4 +1,4 @@
-"""BYOL (arXiv 2006.07733): predict what a slow average of the network makes of the other view; no negatives."""
+"""BYOL (arXiv 2006.07733): predicts the output of a slow average of the network for the other view; no negatives."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from hardlab.types import HardlabError, Progress
 class BYOL(Method):
     """2 - 2 cos(h(g(f(x))), sg g'(f'(x'))), mean of both directions, g'f' the moving average of gf. BYOL, Eqs. 1, 2.
 
-    dim: of g and h. hidden: of both heads. start, end: of tau, the share that the target keeps after each step, along
-    half a cosine (Sec. 3.2). average: the ``parameters`` (the target's BN statistics are its own), or ``all``, BN
-    buffers included. Each view is its own forward, with its own BN statistics.
+    dim: of g and h. hidden: of both heads. start, end: of tau, the share of itself that the target keeps at each step,
+    along half a cosine (Sec. 3.2). average: the ``parameters`` (the target has its own BN statistics), or ``all``, BN
+    buffers included. Each view has its own forward pass, with its own BN statistics.
     """
 
     vectors = True
@@ -65,6 +65,6 @@ class BYOL(Method):
 
     @torch.no_grad()
     def logs(self, step: Step) -> Mapping[str, float]:
-        """tau; target_std: spread of the labels over the batch, 0 where they have collapsed (as ``std``)."""
+        """tau; target_std: spread of the labels over the batch, 0 after a collapse (as ``std``)."""
         t = nn.functional.normalize(step.out.t[0].float(), dim=1)
         return {"tau": self.tau, "target_std": float(t.std(0).mean() * t.shape[1] ** 0.5)}

@@ -1,4 +1,4 @@
-"""DeepCluster-v2 (arXiv 2006.09882, App. D): crops predict the cluster that k-means gave their image."""
+"""DeepCluster-v2 (arXiv 2006.09882, App. D): crops predict the k-means cluster of their image."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from hardlab.numbers import Count, Few, Temperature, Units, whole
 from hardlab.types import HardlabError, Progress
 from hardlab.views import Look
 
-MISSING = -100  # the label of an image that is in no cluster; it has no part in the loss
+MISSING = -100  # the label of an image without a cluster, which the loss ignores
 MEASURED = ("cluster_entropy", "cluster_min", "cluster_max", "empty_clusters", "nmi_labels", "nmi_previous")
 
 
 class DeepCluster(Method):
     """Mean over the heads h of CE(z C_h^T / tau, y_h[image]) for every crop, with y_h and C_h from k-means.
 
-    Two banks keep the last embedding of crops 0 and 1 of every image; before each epoch, head h clusters bank h mod 2
-    into C_h (spherical k-means), which stays fixed until the next. Before epoch 0 one pass without gradient fills the
+    Two banks keep the last embeddings of crops 0 and 1 of every image; before each epoch, head h clusters bank h mod 2
+    into C_h (spherical k-means), which is fixed until the next epoch. Before epoch 0 a pass without gradient fills the
     banks. hidden, dim: of the projector. prototypes: clusters K of each of the ``heads``. iterations: of k-means.
-    Generated images (index -1) are in no cluster. facebookresearch/swav, main_deepclusterv2.py.
+    Generated images (index -1) have no cluster. facebookresearch/swav, main_deepclusterv2.py.
     """
 
     joint = indexed = True
-    pairs: Sequence[tuple[int, int]] = ((0, 0), (1, 0))  # the label is the image's, whichever slot it is asked of
+    pairs: Sequence[tuple[int, int]] = ((0, 0), (1, 0))  # all slots of an image have the same label
     SMALL: Mapping[str, Any] = {"hidden": 64, "prototypes": 20}
 
     def __init__(
@@ -92,7 +92,7 @@ class DeepCluster(Method):
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
         out = step.out
-        # a generated image leaves no trace: it writes what the first one, which is real, writes too
+        # a generated image changes nothing: it writes the same as the first image, which is real
         real = (out.views.index >= 0)[:, None]
         index = torch.where(real[:, 0], out.views.index, out.views.index[0])
         for crop in range(2):
@@ -116,7 +116,7 @@ class DeepCluster(Method):
         self.measured.copy_(self._measure(previous, images.targets.to(previous.device)))
 
     def _measure(self, previous: Tensor, targets: Tensor) -> Tensor:
-        """The numbers ``MEASURED``: means over the heads, but the number of empty clusters in all."""
+        """The numbers ``MEASURED``: means over the heads, and the total number of empty clusters."""
         rows = []
         for y, before in zip(self.assigned, previous, strict=True):
             size = y[y >= 0].bincount(minlength=self.centroids.shape[1]).float()
@@ -134,9 +134,10 @@ class DeepCluster(Method):
 
 
 def nmi(a: Tensor, b: Tensor) -> Tensor:
-    """Mutual information of two labellings (N,) over their mean entropy, on the rows that both label (>= 0); 0-dim.
+    """Normalised mutual information of two labellings (N,), on the rows that both label (>= 0); 0-dim.
 
-    0 where nothing is labelled, 1 where both have one class; Strehl & Ghosh 2002, with the arithmetic mean.
+    It is divided by the mean entropy: 0 if no row is labelled, 1 if both have one class. Strehl & Ghosh 2002, with the
+    arithmetic mean.
     """
     both = (a >= 0) & (b >= 0)
     a, b = a[both], b[both]

@@ -61,8 +61,8 @@ class DINO(Method):
     The student sees all crops, the teacher (its moving average, without drop-path and gradient) the global ones;
     crops of one size share a pass. hidden, bottleneck, prototypes, gain, bn: of the head. temperature: of the student.
     teacher_temperature: of the teacher, reached linearly from ``teacher_warmup_temperature`` over
-    ``teacher_warmup_epochs``. momentum: of the teacher, cosine to 1. center_momentum: of c, which moves after the loss.
-    freeze_last_layer: epochs in which the prototypes stay. DINO, Eqs. 1-4, Alg. 1; facebookresearch/dino, main_dino.py.
+    ``teacher_warmup_epochs``. momentum: of the teacher, cosine to 1. center_momentum: of c, updated after the loss.
+    freeze_last_layer: epochs with fixed prototypes. DINO, Eqs. 1-4, Alg. 1; facebookresearch/dino, main_dino.py.
     """
 
     joint = True
@@ -137,7 +137,7 @@ class DINO(Method):
         return (q.argmax(1) == (t - self.center).argmax(1)).float()
 
     def candidates(self, n: int, local: int = 0) -> Sequence[tuple[int, ...]]:
-        """Whole crop sets: one even global (drawn like the first), one odd one, and as many locals as in training."""
+        """Crop sets: one even global crop (drawn like the first), one odd one, and as many locals as in training."""
         return CropSets(n, local, self.locals)
 
     def before_step(self, at: Progress) -> None:
@@ -169,9 +169,9 @@ class DINO(Method):
 
 
 class CropSets(Sequence[tuple[int, ...]]):
-    """All (even global, odd global, ``keep`` of ``local`` crops), counted out one by one as they are asked for.
+    """All sets (even global, odd global, ``keep`` of ``local`` crops) as a sequence that computes its items on demand.
 
-    They are the slots of ``n`` global and ``local`` small crops; four and sixteen make 51480 sets of 2 + 8.
+    Items are the slots of ``n`` global and ``local`` small crops; four and sixteen make 51480 sets of 2 + 8.
     """
 
     def __init__(self, n: int, local: int, keep: int) -> None:

@@ -18,12 +18,13 @@ from hardlab.views import Look
 
 
 class GAN(Method):
-    """BigGAN's hinge game without labels; its loss of an image is the discriminator's on it and on the mean fake.
+    """BigGAN with the hinge loss, without labels; the loss of an image is D's loss on it and on the mean fake.
 
-    size, width, latent: of the generator; the backbone is the discriminator's trunk. d_steps: of the discriminator for
-    each of the generator. generator_lr: of its Adam(0, 0.999). keep: EMA coefficient of the averaged generator, from
-    its step ``keep_from`` on (a copy until then). diffaugment: whether D sees all images through it. Hinge loss: BigGAN
-    (arXiv 1809.11096), App. C; settings: BigGAN-PyTorch's and DiffAugment's (arXiv 2006.10738) for CIFAR.
+    size, width, latent: of the generator; the backbone is the discriminator's trunk. d_steps: steps of the
+    discriminator per step of the generator. generator_lr: of its Adam(0, 0.999). keep: EMA coefficient of the averaged
+    generator, from its step ``keep_from`` on (a copy until then). diffaugment: whether to apply it to all images that D
+    sees. Hinge loss: BigGAN (arXiv 1809.11096), App. C; settings: BigGAN-PyTorch's and DiffAugment's (arXiv
+    2006.10738) for CIFAR.
     """
 
     pairs = ((0, 0),)
@@ -59,7 +60,7 @@ class GAN(Method):
 
     def train(self, mode: bool = True) -> GAN:
         super().train(mode)
-        self.averaged.eval()  # it averages the running statistics, so these are what it uses
+        self.averaged.eval()  # it averages running statistics, so it uses them
         return self
 
     def both(self, x: Any, index: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -74,7 +75,7 @@ class GAN(Method):
         return losses.hinge_real(self.head(q)[:, 0]) + losses.hinge_fake(self.head(t)[:, 0]).mean()
 
     def due(self, step: int) -> int:
-        """1 at every ``d_steps``-th step, when the generator moves; else 0."""
+        """1 at every ``d_steps``-th step, when the generator moves, else 0."""
         return int((step + 1) % self.d_steps == 0)
 
     def players(self) -> list[Player]:
@@ -108,7 +109,7 @@ class GAN(Method):
 
     @torch.no_grad()
     def logs(self, step: Step) -> Mapping[str, float]:
-        """Mean scores of D on real and on generated images, spread of all of them, and of what G makes."""
+        """Mean scores of D on real and on generated images, the spread of its scores, and that of G's images."""
         real, fake = self.head(step.out.q[0]), self.head(step.out.t[0])
         return {
             "d_real": float(real.mean()),

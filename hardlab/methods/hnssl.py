@@ -1,4 +1,4 @@
-"""HNSSL (CVPR-W 2023, arXiv 2202.13072): the augmented image must land where a slow copy puts the plain one."""
+"""HNSSL (CVPR-W 2023, arXiv 2202.13072): matches an augmented image to a slow copy's output for the plain image."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from hardlab.types import HardlabError
 
 
 class HNSSL(Method):
-    """L1 = alpha1 |u - u'|^2 between max-normalised outputs; against usual speech, the *teacher* is the trained net.
+    """L1 = alpha1 |u - u'|^2 between max-normalised outputs; unlike elsewhere, the *teacher* is the trained network.
 
-    The teacher (``backbone``, ``head``) sees the augmented image, the student the plain one. HNSSL, Eqs. 1, 2, 6, 7;
-    the negative term of Eq. 4 is the strategy ``mined``.
-    tau: the student keeps this share of itself after each step, 0 = the teacher, 1 = as initialised.
-    reduction: of the squares over the dimensions. head: ``pooled`` features as they are, or a ``projector`` to 256.
-    student: moved by the average of the teacher (``ema``), or by its own ``gradient`` and not averaged (Sec. 4.4).
+    The teacher (``backbone``, ``head``) sees the augmented image, the student the plain one. tau: the share of itself
+    that the student keeps at each step, 0 = the teacher, 1 = as initialised. reduction: of the squares over the
+    dimensions. head: ``pooled`` features, or a ``projector`` to 256. student: the average of the teacher (``ema``), or
+    trained by its own ``gradient`` (Sec. 4.4). HNSSL, Eqs. 1, 2, 6, 7; the negative term of Eq. 4 is the strategy
+    ``mined``.
     """
 
     pairs = ((0, -1),)
@@ -57,7 +57,7 @@ class HNSSL(Method):
         return self.head(self.pooled(x))
 
     def target(self, x: Any, index: Tensor | None) -> Tensor:
-        # its BN layers take the statistics of its own batch, so that only the parameters are an average
+        # its BN layers use statistics of its own batch, so that only the parameters are an average
         out = self.student[1](self.pooled(x, self.student[0]))
         return out.detach() if self.follows else out
 
@@ -81,5 +81,5 @@ class HNSSL(Method):
 
 def _distance(twin: nn.Module, net: nn.Module) -> Tensor:
     """Euclidean distance between the parameters that two networks have in common, by name."""
-    there = dict(net.named_parameters())
-    return torch.stack([(x - there[name]).square().sum() for name, x in twin.named_parameters()]).sum().sqrt()
+    parameters = dict(net.named_parameters())
+    return torch.stack([(x - parameters[name]).square().sum() for name, x in twin.named_parameters()]).sum().sqrt()

@@ -1,4 +1,4 @@
-"""MoCo (arXiv 1911.05722, v2: 2003.04297): a query finds its key, from a slowly moving encoder, among a queue."""
+"""MoCo (arXiv 1911.05722, v2: 2003.04297): a query must match its key, by a momentum encoder, against a queue."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hardlab.views import Look
 class MoCo(Method):
     """InfoNCE of a query against its key and a queue of earlier keys. MoCo, Eq. 1, Alg. 1; v2 for the MLP head.
 
-    dim: of q and k. queue: K. momentum: of the key encoder. bn: ``shuffled`` normalises in ``groups`` groups, as on so
-    many GPUs, the keys in other company than the queries (MoCo, Sec. 3.3; its CIFAR notebook); ``split`` leaves out
+    dim: of q and k. queue: K. momentum: of the key encoder. bn: ``shuffled`` normalises in ``groups`` groups, like
+    several GPUs, with different groups for keys and queries (MoCo, Sec. 3.3; its CIFAR notebook); ``split`` leaves out
     the shuffling; ``plain`` is one batch. symmetric: both views are queries, the notebook's option; K takes 2B keys.
-    The paper moves the key encoder first thing in a step; here it moves last thing in the one before, the same
-    numbers, since both encoders start alike. Only parameters are averaged: the keys' BN statistics are their own.
+    The paper moves the key encoder at the start of a step; here it moves at the end of the step before, which is equal,
+    since both encoders start equal. Only parameters are averaged: the keys have their own BN statistics.
     """
 
     vectors = True
@@ -64,7 +64,7 @@ class MoCo(Method):
         self.pairs = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
 
     def multi_crop(self, local: int) -> None:
-        """The large view becomes the key, the small crops the queries, and their losses are summed (AdCo's code)."""
+        """Use the large view as key and the small crops as queries, and sum their losses (AdCo's code)."""
         if local and len(self.pairs) > 1:
             raise HardlabError("MoCo with small crops has one key for all of them: leave out method.symmetric=true.")
         if local:
@@ -81,7 +81,7 @@ class MoCo(Method):
 
     def on_start(self, images: Images, batch_size: int) -> None:
         self.check_batch(batch_size)
-        if not self.borrowed:  # else a strategy keeps the negatives, and what goes with them
+        if not self.borrowed:  # otherwise a strategy keeps the negatives and the last queries
             self.queries.start(batch_size, self.dim, next(self.head.parameters()).device)
 
     def query(self, x: Any) -> Tensor:
@@ -95,7 +95,7 @@ class MoCo(Method):
         return F.normalize((k[order.argsort()] if isinstance(order, Tensor) else k).float(), dim=1)  # (N,dim)
 
     def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
-        # the trainer's mean over the crops of a sum is the sum over the crops
+        # times their number, so that the trainer's mean over the crops is a sum
         return self.negatives.loss(q, t, self.temperature) * (self.locals or 1)
 
     def right(self, q: Tensor, t: Tensor) -> Tensor:
@@ -122,14 +122,14 @@ class MoCo(Method):
 
     @torch.no_grad()
     def logs(self, step: Step) -> Mapping[str, float]:
-        """accuracy: the share of queries that no negative is nearer to than their key."""
+        """accuracy: the share of queries that are nearer to their key than to any negative."""
         out = step.out
         a, b = self.pairs[0]
         own = (out.q[a] * out.t[b]).sum(1)
-        # the keys of this step are in the queue by now, so that an image's own is met again, up to rounding
+        # the queue contains the keys of this step already, so an image meets its own again, up to rounding
         return {"accuracy": float((own > self.negatives.nearest(out.q[a], out.t[b]) - 1e-5).float().mean())}
 
     @torch.no_grad()
     def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
-        """What the negatives show of themselves, and the queries of the last six batches."""
+        """The snapshot of the negatives, and the queries of the last six batches."""
         return {} if self.borrowed else {**self.negatives.snapshot(), **self.queries.seen()}

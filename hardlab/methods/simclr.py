@@ -1,4 +1,4 @@
-"""SimCLR (arXiv 2002.05709): each view must find its twin among all other views of the batch."""
+"""SimCLR (arXiv 2002.05709): each view must match the other view of its image among all views of the batch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from hardlab.numbers import Temperature, Units
 class SimCLR(Method):
     """NT-Xent over the 2B views of a batch, positive included in the denominator, gradient through both views.
 
-    The per-sample loss is the mean of the image's two anchors (google-research/simclr sums them: a factor 2).
-    All views go through the network as one batch, as there. dim: of z. temperature: tau. SimCLR, Eq. 1, Alg. 1.
+    The per-sample loss is the mean over the image's two anchors (google-research/simclr sums them: a factor 2). As
+    there, all views pass the network as one batch. dim: of z. temperature: tau. SimCLR, Eq. 1, Alg. 1.
     """
 
     joint = shared = grouped = vectors = mixes_rows = True

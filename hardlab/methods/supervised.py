@@ -1,4 +1,4 @@
-"""Cross-entropy on the labels: what self-supervision is measured against."""
+"""Supervised cross-entropy on the labels, the reference for self-supervision."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hardlab.types import HardlabError
 
 
 class Supervised(Method):
-    """One view of each image, a linear classifier on the pooled features; an image without a label has loss 0.
+    """A linear classifier on the pooled features of one view per image; an image without a label has loss 0.
 
-    The classifier is made when the data are known, because its width is the number of classes.
+    ``on_start`` makes the classifier, because its width is the number of classes.
     """
 
     pairs = ((0, 0),)

@@ -1,4 +1,4 @@
-"""VICReg (arXiv 2105.04906): two views agree, every dimension varies over the batch, and no two vary together."""
+"""VICReg (arXiv 2105.04906): two views agree, each dimension varies over the batch, no two dimensions correlate."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hardlab.numbers import Layers, Positive, Units, Weight
 class VICReg(Method):
     """invariance |z - z'|^2 / D + variance and covariance of each branch. VICReg, Eqs. 1-4, 6, Sec. 4.2.
 
-    The terms are weighed as in the authors' ``main_vicreg.py``: the mean over D, half of each branch's variance term.
-    Variance and covariance are of the whole batch; each image is given its share in them, so that the mean over the
+    The terms are weighted as in the authors' ``main_vicreg.py``: the mean over D, half of each branch's variance term.
+    Variance and covariance are of the whole batch; the loss of an image is its share in them, so that the mean over the
     batch is that loss. layers: of the expander, each of ``dim`` units. epsilon: inside the root of the variance.
     """
 
@@ -51,11 +51,11 @@ class VICReg(Method):
         return total
 
     def _spread(self, z: Tensor) -> Tensor:
-        """Each row's share in the mean over dimensions of max(0, 1 - deviation); z: (N,D), centred -> (N,)."""
+        """The share (N,) of each row in the mean over dimensions of max(0, 1 - deviation); z: (N,D), centred."""
         own = z.square() * (len(z) / (len(z) - 1)) + self.epsilon
         deviation = own.mean(0).sqrt()
         return ((1 - own / deviation) * (deviation < 1)).mean(1)  # the mean of own / deviation is the deviation
 
     def _shared(self, z: Tensor) -> Tensor:
-        """Each row's share in the squared covariances off the diagonal, over D; z: (N,D), centred -> (N,)."""
+        """The share (N,) of each row in the squared covariances off the diagonal, over D; z: (N,D), centred."""
         return losses.off_diagonal(z, z, len(z) - 1) * (len(z) / (len(z) - 1)) / z.shape[1]

@@ -1,4 +1,4 @@
-"""One function per published row -> ``Run``; four rungs each.
+"""Recipes: a function per published experiment, which makes its ``Run`` at each of four rungs.
 
 smoke: built-in shapes, a tiny network, seconds. cpu: a 10 % subset of CIFAR-10, the tiny network, minutes on 2 cores.
 gpu: CIFAR-10, ResNet-18, the public CIFAR schedule. paper: ImageNet, ResNet-50, the published schedule.
@@ -47,11 +47,12 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None = None) -> Run:
-    """The run behind a name at a rung, with dotted overrides, e.g. ``recipe("simsiam-hvs", "cpu", {"seed": 1})``.
+    """The run of a recipe at a rung, with dotted overrides, e.g. ``recipe("simsiam-hvs", "cpu", {"seed": 1})``.
 
-    A method without a recipe of its own has one all the same, and so has ``<recipe>-<strategy>``: ``vicreg-hvs``.
+    A method without a recipe gets a default one, and ``<recipe>-<strategy>`` adds a strategy, as in ``vicreg-hvs``.
+    HardlabError for unknown names.
     """
-    made = _found(name)
+    made = _lookup(name)
     if made is None:
         raise registry.unknown("recipe", name, RECIPES)
     if rung not in RUNGS:
@@ -66,14 +67,14 @@ def _made(made: Recipe, rung: str) -> Run:
     return made(rung)
 
 
-def _found(name: str) -> Recipe | None:
+def _lookup(name: str) -> Recipe | None:
     if name in RECIPES:
         return RECIPES[name]
     if name in registry.METHODS:
         return plain(name)
     for strategy in registry.HARD:
         base = name.removesuffix(f"-{strategy}")
-        first = _found(base) if base != name else None
+        first = _lookup(base) if base != name else None
         if first is not None:
             return with_more(first, name, strategy)
     return None

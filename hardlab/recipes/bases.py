@@ -125,7 +125,7 @@ def barlow(rung: str) -> Run:
 def _decorrelated(
     name: str, rung: str, paper: dict[str, float], gpu_method: dict[str, float], paper_method: dict[str, float]
 ) -> Run:
-    """A loss on the correlations of a batch: SimCLR's views, LARS, a wide projector. paper: the optimiser there."""
+    """A loss on the correlations of a batch, with SimCLR's views, LARS and a wide projector. paper: its optimiser."""
     base = {"warmup_epochs": 10, "exclude_bias_norm": True}
     # solo-learn's LARS, scripts/pretrain/cifar/{vicreg,barlow}.yaml: eta bounds the rate
     solo = {"name": "larc", "trust": 0.02, "trust_by": "clip", "lr": 0.3, "weight_decay": 1e-4}
@@ -149,7 +149,7 @@ def _decorrelated(
 
 
 def untrained(rung: str) -> Run:
-    """The network of the rung as initialised: what every trained network has to beat."""
+    """The network of the rung as initialised, which every trained network has to beat."""
     return simsiam(rung).with_({"recipe": "untrained", "epochs": 0})
 
 

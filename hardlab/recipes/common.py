@@ -1,4 +1,4 @@
-"""What the recipes of a rung share, and how one is written."""
+"""The common settings of a rung's recipes, and the functions that make recipes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Recipe = Callable[[str], Run]
 
 
 def make(name: str, rung: str, settings: Mapping[str, Any]) -> Run:
-    """The run of a recipe at a rung: what all methods share there, replaced by the recipe's own settings."""
+    """The run of a recipe at a rung: the common settings, replaced by the recipe's own."""
     return config.make({"recipe": name, "rung": rung} | common(rung) | dict(settings))
 
 
@@ -29,7 +29,7 @@ def with_hard(base: Recipe, name: str, doc: str, *strategies: Any, **changes: An
 
 
 def with_more(base: Recipe, name: str, strategy: str) -> Recipe:
-    """``base`` with one more strategy, as it is by default, behind its own."""
+    """``base`` with one more strategy, with default options, after its own."""
 
     def recipe(rung: str) -> Run:
         run = base(rung)
@@ -40,7 +40,7 @@ def with_more(base: Recipe, name: str, strategy: str) -> Recipe:
 
 
 def plain(method: str) -> Recipe:
-    """A method with its own defaults under SimCLR's views and SGD: what it has before anybody writes its recipe."""
+    """The recipe of a method without one: its default options, SimCLR's views and SGD."""
 
     def recipe(rung: str) -> Run:
         sgd = {"lr": 0.1, "weight_decay": 5e-4, "warmup_epochs": 1}

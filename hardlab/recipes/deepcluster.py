@@ -33,7 +33,7 @@ def deepcluster_8crop(rung: str) -> Run:
 
 
 def _make(name: str, rung: str, local: int, paper: dict[str, Any]) -> Run:
-    """What the arms share at a rung, and how many small crops each has; rates are per 256 images (4.8 at 4096)."""
+    """An arm at a rung with ``local`` small crops; rates are per 256 images (4.8 at 4096)."""
     # SwAV's code blurs crops of every size with 23 taps
     options = {"kernel": 23} if rung == "paper" else {"size": 16}
     crops = {"name": "deepcluster_local", "count": local, "options": options}

@@ -1,1 +1,1 @@
-"""The notebooks as a workflow: a reliable runner, the rules behind ``make reproduce``, and the report."""
+"""The notebooks as a workflow: a reliable runner, the steps of ``make reproduce``, and the report."""

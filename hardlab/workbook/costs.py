@@ -1,7 +1,7 @@
-"""How long the steps of a plan take on this machine: recorded ratios times what a calibration of seconds measures.
+"""Estimates the time of a plan's steps on this machine from recorded ratios and a calibration of a few seconds.
 
-``costs.json`` holds, of one complete run, the training of each recipe in units of a calibration step, and everything
-else in units of a piece of plain Python. `python -m benchmarks reproduce` records it anew.
+``costs.json`` records a complete run: the training of each recipe in units of a calibration step, everything else in
+units of a piece of plain Python. `python -m benchmarks reproduce` writes it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ RECORDED = Path(__file__).with_name("costs.json")
 
 
 class Rates(NamedTuple):
-    """What a calibration measures, in seconds: a training step of the rung's network, and a piece of plain Python.
+    """The result of a calibration, in seconds: a training step of the rung's network, and a piece of plain Python.
 
-    precision: in which runs of this rung will be trained here.
+    precision: that of this rung's runs on this machine.
     """
 
     step: float
@@ -36,7 +36,7 @@ class Rates(NamedTuple):
 
 
 def calibrate(rung: str) -> Rates | None:
-    """Measured in a process of its own, so that this one need not load torch; None for rungs that want a GPU."""
+    """Calibrate in a new process, so that this one does not load torch; None for rungs that need a GPU."""
     if rung not in ("smoke", "cpu"):
         return None
     child = subprocess.run(
@@ -49,7 +49,7 @@ def calibrate(rung: str) -> Rates | None:
 
 
 def measure(rung: str) -> Rates:
-    """The calibration itself: the fastest of several repetitions, so that a moment's load does not count."""
+    """The calibration: the fastest of several repetitions, so that short loads of the machine do not count."""
     import torch
 
     from hardlab import build, machine
@@ -96,7 +96,7 @@ def recorded() -> dict[str, Any]:
 
 
 def estimate(step: Step, rates: Rates | None) -> float:
-    """Seconds of a step, while another runs on a second processor; 0 if no rate is known."""
+    """Seconds of a step while another runs on a second core; 0 without rates."""
     if rates is None:
         return 0.0
     book = recorded()
@@ -107,16 +107,16 @@ def estimate(step: Step, rates: Rates | None) -> float:
 
 
 def _kind(step: Step) -> str:
-    """The name under which a step's other costs are recorded: runs share one."""
+    """The name under which costs other than training are recorded; all runs share one."""
     return "run" if step.kind == "run" else step.name
 
 
 def finish(
     todo: Sequence[Step], seconds: Mapping[str, float], cores: int, running: Mapping[str, float] | None = None
 ) -> float:
-    """Seconds until all of ``todo`` is done by ``cores`` at once, each step as soon as what it needs is there.
+    """Seconds until all of ``todo`` is done, ``cores`` at a time, each step as soon as its inputs exist.
 
-    seconds: of each step by name. running: the steps that are under way, with the seconds that they still need.
+    seconds: step -> its duration. running: step -> the seconds that it still needs.
     """
     makes = {o: s.name for s in todo for o in s.outputs}
     needs = {s.name: {makes[i] for i in s.inputs if i in makes} - {s.name} for s in todo}
@@ -141,9 +141,9 @@ def finish(
 def record(
     plan: Sequence[Step], took: Mapping[str, float], trained: Mapping[str, float], rates: Rates
 ) -> dict[str, Any]:
-    """The content of ``costs.json`` from one complete run of a plan.
+    """The content of ``costs.json`` from a complete run of a plan.
 
-    took: seconds of each step by name. trained: recipe -> seconds of a training step.
+    took: step -> seconds. trained: recipe -> seconds of a training step.
     """
     training = {recipe: round(s / rates.step, 3) for recipe, s in sorted(trained.items())}
     other: dict[str, list[float]] = {}

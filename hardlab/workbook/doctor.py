@@ -1,4 +1,4 @@
-"""What this machine has, what hardlab can use of it, and what is missing."""
+"""Examines this machine: what it has, what hardlab can use, and what is missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COMPILERS = ("c++", "g++", "clang++")
 
 
 def examine() -> dict[str, Any]:
-    """Machine, packages and data as plain values."""
+    """Facts about machine, packages and data, as plain values."""
     root = base.data_root()
     precision, why = machine.choose(build.device())
     return {
@@ -42,12 +42,12 @@ def examine() -> dict[str, Any]:
 
 
 def healthy(facts: dict[str, Any]) -> bool:
-    """Whether every required package is there at a version that hardlab accepts."""
+    """Whether every required package is installed in a version that hardlab accepts."""
     return all(p["ok"] for p in facts["packages"].values())
 
 
 def describe(facts: dict[str, Any]) -> str:
-    """The same in plain lines."""
+    """The facts as text."""
     bad = [
         f"{name} {p['installed'] or 'missing'} (needs {p['needs']})"
         for name, p in facts["packages"].items()
@@ -69,7 +69,7 @@ def describe(facts: dict[str, Any]) -> str:
 
 
 def matrix() -> dict[str, dict[str, str | None]]:
-    """Method -> strategy -> None if they work together, else the reason; the code itself decides."""
+    """Method -> strategy -> None if they work together, else the reason, as the code itself decides."""
     pairs: dict[str, dict[str, str | None]] = {}
     for (method, strategy), reason in build.matrix().items():
         pairs.setdefault(method, {})[strategy] = reason
@@ -77,7 +77,7 @@ def matrix() -> dict[str, dict[str, str | None]]:
 
 
 def describe_matrix(pairs: dict[str, dict[str, str | None]]) -> str:
-    """The same as a table, a mark for each pair, and the reasons below it."""
+    """The matrix as a table with a mark for each pair, and the reasons below it."""
     strategies = list(next(iter(pairs.values())))
     lines = [f"{'':14}" + "".join(f"{s:>14}" for s in strategies)]
     reasons = []
@@ -89,7 +89,7 @@ def describe_matrix(pairs: dict[str, dict[str, str | None]]) -> str:
 
 
 def _packages() -> dict[str, dict[str, Any]]:
-    """Required packages by name: what is installed, what hardlab's metadata asks for, whether they agree."""
+    """Required packages by name: the installed version, the required one, and whether they agree."""
     packages = {}
     for text in importlib.metadata.requires("hardlab") or []:
         need = Requirement(text)

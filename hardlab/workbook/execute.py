@@ -37,7 +37,7 @@ EXIT = {"done": 0, "failed": 1, "stopped": 75}  # 2, usage, is a HardlabError ra
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of a notebook; ``skipped``: it was already done, with an intact marker."""
+    """The outcome of a notebook. skipped: it was already done, with an intact marker."""
 
     name: str
     state: Literal["done", "failed", "stopped"]
@@ -65,12 +65,12 @@ class Result:
 
 
 def notebooks() -> list[Path]:
-    """hardlab's notebooks, in order."""
+    """The paths of hardlab's notebooks, in order."""
     return sorted(NOTEBOOKS.glob("*.ipynb"))
 
 
 def find(name: str) -> Path:
-    """The notebook of this name: a path, or the name (or its number, ``03``) of one of ours."""
+    """The path of a notebook, given by its path, or by the name or number (``03``) of one of hardlab's."""
     path = Path(name)
     if path.suffix == ".ipynb":
         if not path.is_file():
@@ -93,14 +93,15 @@ def execute(
     force: bool = False,
     echo: Callable[[str], object] | None = None,
 ) -> Result:
-    """Runs the notebook at ``path`` and keeps what it became as ``out_dir/<name>.ipynb``, with its ``.log``.
+    """Run the notebook at ``path``; writes the executed one to ``out_dir/<name>.ipynb``, with its ``.log``.
 
-    The last file written is ``<name>.done.json`` on success, ``<name>.failed.json`` otherwise; there is never both. A
-    notebook is done when its kernel lived to the end, every code cell ran and none raised, ``sys.exit(0)`` included.
-    One that was done with the same text, parameters, code and inputs (folders named by ``path`` parameters) is skipped
-    unless ``force``. SIGTERM, SIGINT and SIGUSR1 end it and all that it started within 20 s, training runs with a
-    checkpoint. params: see ``check``. timeout: seconds for the whole notebook. report: also write a self-contained
-    ``<name>.html``. echo: called with each new piece of the log. Raises ``HardlabError`` before anything is started.
+    The last file written is ``<name>.done.json`` on success, ``<name>.failed.json`` otherwise, never both. A notebook
+    is done if its kernel survived to the end, every code cell ran, and none raised, not even ``sys.exit(0)``. It is
+    skipped if it was done with the same text, parameters, code and inputs (folders in ``path`` parameters), unless
+    ``force``. SIGTERM, SIGINT and SIGUSR1 end it and all that it started within 20 s; training runs save a checkpoint.
+
+    params: as for ``parameters.check``. timeout: seconds for the whole notebook. report: also write a self-contained
+    ``<name>.html``. echo: called with each new piece of the log. Raises ``HardlabError`` before starting anything.
     """
     import nbformat
 
@@ -140,7 +141,7 @@ def execute(
             _annotate(nb, name, state, error, typed)
             _write(target, nbformat.writes(nb) + "\n", scratch)
             html.unlink(missing_ok=True)
-            report = report and state != "stopped"  # whoever asked to stop waits
+            report = report and state != "stopped"  # the sender of the signal is waiting
             if report:
                 _write(html, notebook_page(nb, name), scratch)
             seconds = round(time.monotonic() - clock, 2)
@@ -170,10 +171,10 @@ def execute(
 def _run(
     scratch: Path, log: Path, stops: list[int], timeout: float | None, echo: Callable[[str], object] | None
 ) -> tuple[int, bool]:
-    """The child's exit code and whether it timed out; no process that it started survives this call."""
+    """Run the child; returns its exit code and whether it timed out. No process that it started survives this call."""
     tree = ProcessTree()
     env = tree.environment() | {
-        # nothing of the user's start-up files or kernels gets in, and no home folder is needed
+        # without the user's start-up files, kernels and home folder
         "IPYTHONDIR": str(scratch / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
         "JUPYTER_PREFER_ENV_PATH": "1",
@@ -198,7 +199,7 @@ def _run(
                 echo(new)
             time.sleep(0.1)
         late = child.poll() is None and not stops
-        # a kernel that died leaves behind what its cells started, so this is for every kind of end
+        # even a kernel that died leaves processes behind that its cells started
         tree.end(lambda: _hosts(child), _interrupt)
         code = child.wait()
         if echo and (new := tail.read()):
@@ -207,7 +208,7 @@ def _run(
 
 
 def _hosts(child: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """papermill and its kernel."""
+    """The processes of papermill and its kernel."""
     with contextlib.suppress(psutil.NoSuchProcess):
         papermill = psutil.Process(child.pid)
         if child.poll() is None:
@@ -216,7 +217,7 @@ def _hosts(child: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def _interrupt(hosts: Iterable[psutil.Process]) -> None:
-    """Breaks off the running cell, so that papermill saves and ends."""
+    """Interrupt the running cell, so that papermill saves and ends."""
     for kernel in list(hosts)[1:]:
         with contextlib.suppress(psutil.NoSuchProcess):
             kernel.send_signal(signal.SIGINT)
@@ -227,13 +228,13 @@ def _ran(cell: NotebookNode) -> bool:
 
 
 def _fault(nb: NotebookNode, code: int, log: Path) -> str | None:
-    """Why this is no success, read from the notebook itself: papermill calls a killed kernel's cells completed."""
+    """Why a notebook failed, from the notebook itself: papermill calls the cells of a killed kernel completed."""
     cells = [c for c in nb.cells if c.cell_type == "code"]
     for number, cell in enumerate(cells, 1):
         for output in cell.outputs:
             if output.output_type == "error":
-                said = f"{output.ename}: {output.evalue}".strip().rstrip(":")
-                return f"Code cell {number} of {len(cells)} raised {said}"
+                message = f"{output.ename}: {output.evalue}".strip().rstrip(":")
+                return f"Code cell {number} of {len(cells)} raised {message}"
     unrun = [number for number, cell in enumerate(cells, 1) if not _ran(cell)]
     if code:
         lines = log.read_text(errors="replace").strip().splitlines()
@@ -245,7 +246,7 @@ def _fault(nb: NotebookNode, code: int, log: Path) -> str | None:
 
 
 def _annotate(nb: NotebookNode, name: str, state: str, error: str | None, typed: dict[str, Any]) -> None:
-    """Correct papermill's wrong statements, and write the outcome into the notebook."""
+    """Correct papermill's metadata, and write the outcome into the notebook."""
     about = nb.metadata.get("papermill", {})
     about.update(input_path=f"{name}.ipynb", output_path=f"{name}.ipynb", parameters=typed)
     if state != "done":
@@ -265,7 +266,7 @@ def _write(path: Path, text: str, scratch: Path) -> None:
 
 
 def _intact(marker: Path, key: str, target: Path, inputs: dict[str, str]) -> dict[str, Any] | None:
-    """The marker, if it is of this very notebook, code, parameters and inputs, and the output is as it was."""
+    """The marker, if it belongs to this notebook, code, parameters and inputs, and the output is unchanged."""
     try:
         about = json.loads(marker.read_text())
         same = about["key"] == key and about["state"] == "done" and about["inputs"] == inputs
@@ -276,7 +277,7 @@ def _intact(marker: Path, key: str, target: Path, inputs: dict[str, str]) -> dic
 
 
 def _inputs(notebook: Path, typed: Mapping[str, Any]) -> dict[str, str]:
-    """What lies in the folders that ``path`` parameters name (names, sizes, times), so that new runs are noticed."""
+    """A digest of the files in each folder of a ``path`` parameter (names, sizes, times), to notice new runs."""
     files_by_parameter = {}
     for name, parameter in schema(notebook).items():
         if "path" not in parameter.type:
@@ -293,7 +294,7 @@ def _inputs(notebook: Path, typed: Mapping[str, Any]) -> dict[str, str]:
 
 @cache
 def _code() -> str:
-    """Digest of this package's source: the code version, whether or not it was committed."""
+    """A digest of this package's source, committed or not."""
     digest = hashlib.sha256()
     for file in sorted(PACKAGE.rglob("*.py")):
         digest.update(str(file.relative_to(PACKAGE)).encode() + b"\0" + file.read_bytes())
@@ -309,5 +310,5 @@ def _now() -> str:
 
 
 def _shown(path: Path) -> str:
-    """Relative to here where it lies below."""
+    """A path, relative to the working directory if it lies below."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,4 +1,4 @@
-"""HTML that needs no network: executed notebooks, with their equations as pictures."""
+"""Self-contained HTML of executed notebooks, with equations as pictures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PAGE = """<!DOCTYPE html>
 
 
 def wrap(title: str, body: Markup) -> str:
-    """A whole page around a body; style included, nothing else is needed."""
+    """A whole, self-contained page around a body."""
     from pygments.formatters import HtmlFormatter
 
     style = Markup(STYLE + HtmlFormatter().get_style_defs(".highlight"))
@@ -42,14 +42,14 @@ def wrap(title: str, body: Markup) -> str:
 
 
 def notebook_page(nb: nbformat.NotebookNode, name: str) -> str:
-    """An executed notebook as a page of its own, with its code; self-contained."""
+    """An executed notebook as a self-contained page, with its code."""
     return wrap(name, Markup(notebook_body(nb)))
 
 
 def notebook_body(nb: nbformat.NotebookNode, code: bool = True) -> str:
-    """An executed notebook as a piece of HTML that needs no script and no network.
+    """An executed notebook as a piece of HTML without scripts and links to other files.
 
-    code: whether the cells' source is shown. nbconvert's full page would load its equations and scripts from elsewhere.
+    code: whether to show the cells' source. nbconvert's full page would load scripts and equations from a network.
     """
     from nbconvert import HTMLExporter  # half a second to import
 
@@ -71,7 +71,7 @@ _MATH = re.compile(
 
 
 def _typeset(cell: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A markdown cell with its equations as pictures: the browser needs no MathJax, which would come from a network."""
+    """A markdown cell with its equations as pictures, because MathJax would come from a network."""
     if cell.cell_type != "markdown" or "$" not in cell.source:
         return cell
     return nbformat.from_dict({**cell, "source": _MATH.sub(_picture, cell.source)})
@@ -89,7 +89,7 @@ def _picture(match: re.Match[str]) -> str:
     try:
         with matplotlib.rc_context({"mathtext.fontset": "cm"}):
             depth = math_to_image(f"${tex}$", buffer, format="svg", dpi=72)
-    except ValueError:  # mathtext knows less than TeX: readable source is better than nothing
+    except ValueError:  # mathtext knows less than TeX: show the source
         return f"<code>{html.escape(tex)}</code>"
     svg = buffer.getvalue().decode()
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

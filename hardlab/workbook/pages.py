@@ -1,4 +1,4 @@
-"""Writes the README's blocks and docs/results.md from the collected rows; no number is typed by hand."""
+"""Writes the README's generated blocks and docs/results.md from the collected rows, so no number is typed by hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMES, HEADLINES, RESULTS, CLAIMS = "times", "headlines", "results", "claims"  #
 NAMES = {"hexa": "HEXA", "hvs": "HVS", "hnssl": "HNSSL", "adco": "AdCo", "ppcl": "PPCL"}
 _NOTEBOOK = re.compile(r"^\| `(\w+)` \|(.*)\|[^|]*\|$", re.M)  # a row of the README's table of notebooks; time last
 IMAGENET = 1_281_167  # images of its training set
-_MANY = 190  # beyond it a number of seeds means only "too many"
+_MANY = 190  # more seeds than that are just "too many"
 
 
 def write(
@@ -36,8 +36,9 @@ def write(
 ) -> list[Path]:
     """Rewrite the README's blocks and docs/results.md from the tables in ``data_dir``.
 
-    executed: folder of executed notebooks; their times go into the README's table of notebooks. benchmarks: file with
-    the minutes of `make reproduce`. Returns both files. Raises ``HardlabError`` where marks or tables are missing.
+    executed: folder of executed notebooks, whose times go into the README's table of notebooks. benchmarks: file with
+    the minutes of `make reproduce`. Returns the paths of both files. Raises ``HardlabError`` if marks or tables are
+    missing.
     """
     readme, results, data_dir = Path(readme), Path(results), Path(data_dir)
     if not (data_dir / "evaluation.csv").exists():
@@ -77,7 +78,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
 
 
 def _times(benchmarks: Path) -> Iterator[str]:
-    """How long `make reproduce` took on each kind of machine that has been measured."""
+    """The time of `make reproduce` on each kind of machine that has been measured."""
     with as_expected(benchmarks):
         for row in read_json(benchmarks)["reproduce"]["rows"]:
             if row["name"].startswith(whole := "make reproduce, "):
@@ -86,7 +87,7 @@ def _times(benchmarks: Path) -> Iterator[str]:
 
 
 def _headlines(judged: pd.DataFrame) -> list[str]:
-    """A row per paper: its first headline measured at a rung that can test it, else its first headline."""
+    """A row per paper: its first headline claim measured at a rung that can test it, else its first headline."""
     rows = []
     for paper, name in NAMES.items():
         known = judged[(judged["paper"] == paper) & judged["headline"]]
@@ -97,7 +98,7 @@ def _headlines(judged: pd.DataFrame) -> list[str]:
 
 
 def _scale(judged: pd.DataFrame, data_dir: Path) -> list[str]:
-    """One sentence on the size of the runs behind the headlines; nothing where there are none."""
+    """One sentence on the size of the runs behind the headlines; "" if there are none."""
     manifests = schema.read_manifests(data_dir)
     names = {run for runs in judged.loc[judged["headline"], "runs"] for run in runs.split()}
     steps = [manifests[name].get("steps_done") or 0 for name in names]
@@ -119,7 +120,7 @@ def _range(values: Sequence[float], unit: float, form: str) -> str:
 
 
 def tells(row: Any) -> str:
-    """Whether the scale of a row of ``claims.verdicts`` can decide its claim and, if not, what would."""
+    """Whether the scale of a row of ``claims.verdicts`` can decide its claim and, if not, which would."""
     if row.verdict in claims.DECIDED:
         size = {"yes": "; the published size is excluded", "no": "; the published size is not excluded"}
         return "yes" + size.get(row.excluded, "")
@@ -227,7 +228,7 @@ def _results(judged: pd.DataFrame, data_dir: Path) -> Iterator[str]:
 
 
 def _one_rung_up(paper: str, rung: str, seen: int) -> str:
-    """Cost of a paper's claims at ``rung``, with as many seeds as their verdicts need. seen: images so far."""
+    """The cost of a paper's claims at ``rung`` with as many seeds as their verdicts need. seen: images so far."""
     runs: dict[str, int] = {}
     for claim in claims.load():
         if claim.paper == paper and reaches(rung, claim.testable_from):

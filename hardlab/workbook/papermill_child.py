@@ -1,6 +1,6 @@
-"""What the runner's child process does: papermill, with whole writes and another try when a kernel cannot start.
+"""The runner's child process: papermill, with atomic writes and further tries if a kernel does not start.
 
-Imports nothing of hardlab, so that a notebook starts a second earlier.
+It imports nothing of hardlab, so that a notebook starts a second earlier.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STARTS = 3
 
 
 class _Whole:
-    """papermill's writer for the output: it truncates and rewrites in place, this one replaces."""
+    """Replaces papermill's writer, which truncates and rewrites in place, by one that writes atomically."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,14 +38,14 @@ class _Whole:
 
 
 def _end_with(parent: int) -> None:
-    """A runner that was killed outright cannot end us; the kernel in turn ends with us (ipykernel watches)."""
+    """End this process if its parent is killed; the kernel, which ipykernel watches, then ends with this process."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def main(scratch: Path) -> int:
-    """Runs ``in.ipynb`` of the scratch folder into ``out.ipynb`` as ``spec.json`` says."""
+    """Run ``in.ipynb`` of the scratch folder as ``spec.json`` says, and write ``out.ipynb``."""
     spec = json.loads((scratch / "spec.json").read_text())
     threading.Thread(target=_end_with, args=(spec["parent"],), daemon=True).start()
     logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)

@@ -1,4 +1,4 @@
-"""The parameters of a notebook: their declared types, and values that fit them, however they are written."""
+"""The parameters of a notebook: their declared types, and the conversion of values to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hardlab.errors import HardlabError
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-# numbers by the names of their ranges, which a parameter is declared with as with int or float
+# ranges of numbers by name; parameters may be declared with them as with int or float
 _RANGES = {name: kind for name, kind in vars(numbers).items() if get_origin(kind) is Annotated}
 
 
@@ -30,7 +30,7 @@ class Parameter(NamedTuple):
 
 
 def schema(path: str | Path) -> dict[str, Parameter]:
-    """The declared parameters of a notebook by name, read without running anything.
+    """The declared parameters of a notebook by name, read without running it.
 
     Raises ``HardlabError`` for several cells tagged ``parameters``, a line that is no assignment of a literal, and a
     type that is unknown or does not fit its default.
@@ -59,7 +59,7 @@ def schema(path: str | Path) -> dict[str, Parameter]:
                 f"{path}: parameter {target.id} is '{ast.unparse(node.value)}', not a literal."
             ) from None
         comment = (node.type_comment or "") if isinstance(node, ast.Assign) else ""
-        kind = comment.partition(" ")[0]  # the rest of the line explains
+        kind = comment.partition(" ")[0]  # the rest of the line is an explanation
         if isinstance(node, ast.AnnAssign):
             kind = ast.unparse(node.annotation)
         declared[target.id] = Parameter(kind or _kind_of(default), default)
@@ -68,16 +68,16 @@ def schema(path: str | Path) -> dict[str, Parameter]:
 
 
 def check(path: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides in their declared types; text, as the command line gives it, is converted.
+    """Convert overrides, e.g. text from the command line, to their declared types.
 
-    A relative path given for a parameter of type ``path`` is meant from here, not from the notebook's folder.
+    For a parameter of type ``path``, a relative path is relative to the working directory, not the notebook's folder.
     Raises ``HardlabError`` for an unknown name and for a value that does not fit.
     """
     known = schema(path)
     typed = {}
     for name, value in overrides.items():
         if name not in known:
-            raise registry.unknown(f"parameter in {Path(path).name}", name, known)
+            raise registry.unknown("parameter", name, known, Path(path).name)
         typed[name] = _here(_fit(name, value, known[name].type), known[name].type)
     return typed
 
@@ -113,7 +113,7 @@ def _kinds(kind: str) -> list[ast.expr]:
 
 
 def _fit(name: str, value: Any, kind: str) -> Any:
-    """``value`` in the first type of ``kind`` that it fits."""
+    """Convert ``value`` to the first type of ``kind`` that it fits."""
     for member in _kinds(kind):
         with contextlib.suppress(ValueError, RecursionError, MemoryError):
             return _to(value, member)
@@ -124,7 +124,7 @@ def _fit(name: str, value: Any, kind: str) -> Any:
 
 
 def _to(value: Any, kind: ast.expr) -> Any:
-    """``value`` in one type; ValueError where it does not fit. Text stands for what the command line can only spell."""
+    """Convert ``value`` to one type; ValueError if it does not fit. Text is read as on the command line."""
     written = ast.unparse(kind)
     text = value.strip() if isinstance(value, str) else None
     if written == "None":
@@ -176,7 +176,7 @@ def _each(items: Any, kind: ast.expr | None) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON, and so a notebook, can hold, as it is; ValueError for NaN, bytes, half a character, ..."""
+    """Return a value that JSON, and so a notebook, can hold; ValueError for NaN, bytes, half a character, ..."""
     if isinstance(value, dict):
         if any(not isinstance(key, str) for key in value):
             raise ValueError(value)
@@ -197,7 +197,7 @@ _OPENS = {"[": "]", "{": "}", "(": ")"}
 
 
 def _words(text: str) -> list[str]:
-    """Words between commas, so that no shell needs quotes; a comma inside brackets or quotes parts nothing."""
+    """Split text at commas, so that no shell needs quotes, but not at commas inside brackets or quotes."""
     words, closing, quote = [""], [], ""  # type: list[str], list[str], str
     for sign in text:
         if quote:
@@ -234,8 +234,7 @@ def _here(value: Any, kind: str) -> Any:
 def _tagged(path: Path, tag: str) -> list[str]:
     """The source of the code cells with a tag.
 
-    A notebook of format 4 is read as the JSON that it is: nbformat loads validators for two seconds, and is asked only
-    where this is something else.
+    A notebook of format 4 is read as JSON; other files are left to nbformat, which takes two seconds to load.
     """
     try:
         nb = json.loads(path.read_text(encoding="utf-8"))
@@ -252,7 +251,7 @@ def _sources(cells: Iterable[Mapping[str, Any]], tag: str) -> list[str]:
 
 
 def read(path: Path) -> NotebookNode:
-    """A notebook, checked. Raises HardlabError."""
+    """Read and validate a notebook. Raises HardlabError."""
     import nbformat
 
     try:

@@ -1,7 +1,7 @@
-"""The steps of the workbook at a rung: what each is for, what it needs, makes and runs, and how long it takes here.
+"""The steps of the workbook at a rung: the purpose, inputs, outputs and commands of each.
 
-`reproduce` writes the plan to ``plan.json`` in the rung's folder, and the Snakefile makes one rule of each step. So a
-value reaches a command as it was given, whatever quotes and spaces are in it, here and on a cluster.
+`reproduce` writes the plan to ``plan.json`` in the rung's folder, and the Snakefile makes one rule of each step. So
+values with quotes and spaces reach a command unchanged, here and on a cluster.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hardlab.figures import FIGURES
 
 Arm = tuple[str, tuple[str, ...]]  # a recipe with overrides
 SEEDS = {"smoke": 1, "cpu": 3, "gpu": 3, "paper": 3}
-# recipe -> what the workbook needs it for: names of figures, or words
+# recipe -> its purposes in the workbook: names of figures, or words
 PURPOSES: dict[str, tuple[str, ...]] = {
     "simsiam": ("hvs_f2", "hvs_f3", "hvs_f7"),
     "simsiam-hvs": ("hvs_f2", "hvs_f3", "hvs_f4", "hvs_f9"),
@@ -48,7 +48,7 @@ HEXA = ("moco", "hexa-moco", "hexa-plus-moco")
 HNSSL = ("hnssl", "hnssl-unmined", "hnssl-student-gradient")
 # (protocol, data set or "" for the protocol's own)
 ALWAYS = {("knn", ""), ("linear-lbfgs", ""), ("linear", "")}
-# notebook -> recipes whose runs it reads, None = all; its parameters beside rung and runs_dir; what it shows
+# notebook -> recipes whose runs it reads, None = all; its parameters besides rung and runs_dir; its topic
 NOTEBOOKS: dict[str, tuple[tuple[str, ...] | None, str]] = {
     "00_quickstart": ((), "what a hard pair is, on one batch"),
     "01_pretrain": (None, "the runs and their losses"),
@@ -64,7 +64,7 @@ NOTEBOOKS: dict[str, tuple[tuple[str, ...] | None, str]] = {
 
 
 class Training(NamedTuple):
-    """A run that a step trains, and its training steps."""
+    """A run that a step trains, and its number of training steps."""
 
     run: str
     recipe: str
@@ -76,7 +76,7 @@ class Step:
     """One job: ``shell`` makes ``outputs`` from ``inputs``, all paths relative to the rung's folder.
 
     name: of the rule and the log. kind: run, notebook, figures or report. commands: argument lists after `hardlab`.
-    trains: the runs that it trains, a parent before the one that it is for.
+    trains: the runs that it trains, a parent before its child.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Step:
 
     @property
     def run(self) -> str | None:
-        """The run that it is for."""
+        """The id of the run that the step makes."""
         return self.trains[-1].run if self.trains else None
 
     @property
@@ -101,12 +101,12 @@ class Step:
 
     @property
     def failed(self) -> str:
-        """The file that says that the step failed."""
+        """The file that records a failure of the step."""
         return f"logs/{self.name}.failed"
 
     @property
     def shell(self) -> str:
-        """The command line; a failure leaves its mark, and a step without files of its own leaves one at its end."""
+        """The command line; it records a failure in ``failed``, and creates an output that no command writes."""
         program = shlex.quote(str(Path(sys.executable).with_name("hardlab")))
         lines = " && ".join(f"{program} {shlex.join(words)}" for words in self.commands)
         log, failed = shlex.quote(self.log), shlex.quote(self.failed)
@@ -117,8 +117,8 @@ class Step:
 def steps(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -> list[Step]:
     """The steps of a rung, each after those that it needs.
 
-    overrides: key=value for every run but the untrained one; an arm that sets the same key keeps its own value.
-    with_claims: also the arms of all claims that this rung can test.
+    overrides: key=value for every run except the untrained one; an arm that sets the same key keeps its own value.
+    with_claims: include the arms of all claims that this rung can test.
     """
     # on the small rungs two runs side by side get more done than two threads in one; the large ones wait for a GPU
     place = {"threads": 1} if rung in ("smoke", "cpu") else {"threads": 8, "gpu": 1}
@@ -150,9 +150,9 @@ def steps(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -
 
 
 def check(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -> None:
-    """Refuse, before the first of them, runs that could not be trained. HardlabError.
+    """Refuse, before training the first, runs that cannot be trained. HardlabError.
 
-    Without overrides only their images are looked for: tests build every recipe as it stands.
+    Without overrides only their images are checked, since tests build every unchanged recipe.
     """
     runs = [
         recipes.recipe(name, rung, config.parse(_pairs(name, rung, 0, overrides, own)))
@@ -173,7 +173,7 @@ def check(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -
 
 
 def _arms(rung: str, with_claims: bool) -> dict[Arm, set[tuple[str, str]]]:
-    """What is trained, and what each is measured by."""
+    """The arms to train, each with its evaluations."""
     arms: dict[Arm, set[tuple[str, str]]] = {(name, ()): set(ALWAYS) for name in PURPOSES}
     for arm, measures in claims.needed(rung).items() if with_claims else ():
         arms[arm] = arms.get(arm, set(ALWAYS)) | measures
@@ -181,14 +181,14 @@ def _arms(rung: str, with_claims: bool) -> dict[Arm, set[tuple[str, str]]]:
 
 
 def _runs(rung: str, overrides: Sequence[str], with_claims: bool, place: Mapping[str, int]) -> list[Step]:
-    """A step a run: trained, then evaluated in the same process."""
+    """One step per run, which is trained and then evaluated in the same process."""
     arms = _arms(rung, with_claims)
     wanted_by: dict[Arm, list[str]] = {}
     if with_claims:
         for claim in claims.load():
             for named in claim.arms if reaches(rung, claim.testable_from) else ():
                 wanted_by.setdefault((named.recipe, claim.overrides(named, rung)), []).append(claim.id)
-    # of arms that are one run, as `ppcl` and `ppcl` with its own share, the first names it
+    # if several arms are one run, as `ppcl` and `ppcl` with its own share, the first names it
     runs: dict[str, tuple[Run, Arm, list[str]]] = {}
     measured: dict[str, set[tuple[str, str]]] = {}
     purposes: dict[str, list[str]] = {}
@@ -227,16 +227,16 @@ def _runs(rung: str, overrides: Sequence[str], with_claims: bool, place: Mapping
 
 
 def _pairs(name: str, rung: str, seed: int, overrides: Sequence[str], own: Sequence[str]) -> list[str]:
-    theirs = {pair.partition("=")[0] for pair in own}
+    own_keys = {pair.partition("=")[0] for pair in own}
     trained = recipes.recipe(name, rung).epochs > 0
-    given = [o for o in overrides if trained and o.partition("=")[0] not in theirs]
+    given = [o for o in overrides if trained and o.partition("=")[0] not in own_keys]
     return [f"seed={seed}", *given, *own]
 
 
 def _commands(
     run: Run, pairs: Sequence[str], rung: str, measures: Iterable[tuple[str, str]], threads: int
 ) -> tuple[tuple[str, ...], ...]:
-    """Training with the protocols on the run's own data, then a command for each further data set."""
+    """The command that trains and evaluates on the run's own data, then one for each further data set."""
     on: dict[str, list[str]] = {}
     for protocol, data in sorted(measures):
         on.setdefault(data, []).extend(["--protocol", protocol])
@@ -249,7 +249,7 @@ def _commands(
 
 
 def _parameters(notebook: str, rung: str) -> dict[str, str]:
-    """A notebook's parameters; paths are relative to the rung's folder."""
+    """The parameters of a notebook; paths are relative to the rung's folder."""
     if notebook == "00_quickstart":
         return {"runs_dir": "quickstart"}
     if notebook == "09_results":
@@ -286,12 +286,12 @@ IMAGES = {"shapes": 5000, "digits": 1437, "cifar10-jpeg": 50_000, "cifar10": 50_
 
 
 def training_steps(run: Run) -> int:
-    """Training steps of a run, its parent's not counted; 0 where the size of its data is not known beforehand."""
+    """The number of training steps of a run without its parent's; 0 if the size of its data is unknown beforehand."""
     return run.epochs * (int(IMAGES.get(run.data.name, 0) * run.data.fraction) // run.batch_size)
 
 
 def missing(plan: Sequence[Step], folder: Path) -> list[Step]:
-    """The steps to run: an output is missing or older than an input, or an earlier step must run."""
+    """The steps to run, because an output is missing or older than an input, or an earlier step must run."""
     due: dict[str, Step] = {}
     maker = {o: s.name for s in plan for o in s.outputs}
     for step in plan:
@@ -304,6 +304,6 @@ def missing(plan: Sequence[Step], folder: Path) -> list[Step]:
 
 
 def write(plan: Sequence[Step], file: Path) -> None:
-    """Write a plan where the Snakefile reads it."""
+    """Write a plan for the Snakefile."""
     rows = [asdict(s) | {"log": s.log, "shell": s.shell} for s in plan]
     file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

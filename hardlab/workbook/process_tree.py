@@ -1,4 +1,4 @@
-"""The processes that a command of ours started, however far they went from it, and their end in good order."""
+"""Finds all processes that a command started, directly or indirectly, and ends them in order."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from collections.abc import Callable, Iterable
 import psutil
 
 MARK = "HARDLAB_PROCESS_TREE"
-GRACE_S = 12.0  # for a checkpoint; with the end of the hosts it stays under the 20 s that are promised
+GRACE_S = 12.0  # for a checkpoint; including the end of the hosts, less than the promised 20 s
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess)
 
 
 class ProcessTree:
-    """Whoever carries this mark in the environment, and whoever descends from one that does.
+    """All processes with a mark in their environment, and their descendants.
 
-    A training run that a notebook's cell starts leads a process group of its own and outlives its kernel; process
-    groups and parents therefore do not find it, what it inherited does.
+    A training run that a notebook's cell starts leads its own process group and outlives its kernel, so it is found by
+    its inherited environment, not by process group or parent.
     """
 
     def __init__(self) -> None:
         self.mark = uuid.uuid4().hex
 
     def environment(self) -> dict[str, str]:
-        """This process's environment with the mark added; the marks of outer trees stay."""
+        """The environment of this process with the mark added; marks of outer trees stay."""
         return os.environ | {MARK: ":".join(filter(None, [os.environ.get(MARK), self.mark]))}
 
     def members(self) -> dict[int, psutil.Process]:
@@ -40,7 +40,7 @@ class ProcessTree:
                 if self.mark in p.environ().get(MARK, ""):
                     marked.add(p.pid)
         while new := {pid for pid, p in everybody.items() if p.info["ppid"] in marked} - marked:
-            marked |= new  # a descendant that cleared its environment
+            marked |= new  # descendants may have cleared their environment
         return {pid: everybody[pid] for pid in marked}
 
     def end(
@@ -49,10 +49,10 @@ class ProcessTree:
         nudge: Callable[[Iterable[psutil.Process]], None],
         grace: float = GRACE_S,
     ) -> None:
-        """End everybody within ``grace`` + 5 s: the work first (SIGTERM, time to save), then its hosts.
+        """End all processes within ``grace`` + 5 s: first the work (SIGTERM, time to save), then its hosts.
 
-        hosts: who carries the work (papermill and the kernel; Snakemake). They are not ended before the work is;
-        ``nudge`` keeps them from starting more of it.
+        hosts: the processes that run the work (papermill and the kernel; Snakemake), which end last. nudge: keeps the
+        hosts from starting more work.
         """
         signalled: set[int] = set()
         nudge(hosts())

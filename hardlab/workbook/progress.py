@@ -1,4 +1,4 @@
-"""Prints a plan: first its steps, then a line per running step, and a table at the end."""
+"""Prints the progress of a plan: its steps, then a line per running step, and a table at the end."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hardlab.workbook import costs
 from hardlab.workbook.costs import Rates
 from hardlab.workbook.plan import Step
 
-LOG_EVERY = 10.0  # seconds between two lines where output goes into a file
-DRAW_EVERY = 0.5  # the same on a terminal, where the lines are drawn in place
-_PRIOR = 45.0  # seconds of steps that must be done before their real times outweigh the estimates
+LOG_EVERY = 10.0  # seconds between two lines if the output is a file
+DRAW_EVERY = 0.5  # the same on a terminal, which is redrawn in place
+_PRIOR = 45.0  # seconds of finished steps before their real times outweigh the estimates
 
 
 def describe(plan: Sequence[Step], todo: Sequence[Step], rates: Rates | None, cores: int) -> str:
-    """The plan in lines: number, title, what for, minutes; then the minutes of the whole."""
+    """The plan as text: number, title, purpose and minutes of each step, then the total minutes."""
     due = {s.name for s in todo}
     guess = {s.name: costs.estimate(s, rates) for s in plan}
     wide = max(len(s.title) for s in plan)
@@ -43,7 +43,7 @@ def describe(plan: Sequence[Step], todo: Sequence[Step], rates: Rates | None, co
 
 
 class Display:
-    """Follows the steps by the files that they leave in ``folder``; prints to ``out``."""
+    """Follows the steps by the files that they write to ``folder``; prints to ``out``."""
 
     def __init__(
         self, plan: Sequence[Step], todo: Sequence[Step], rates: Rates | None, cores: int, folder: Path,
@@ -63,7 +63,7 @@ class Display:
         self._due = 0.0
 
     def update(self, now: float | None = None) -> None:
-        """Read the files; print what is new and, when due, what is running."""
+        """Read the files; print new events and, when due, the running steps."""
         now = time.monotonic() if now is None else now
         for step in self.todo:
             if step.name in self.took or step.name in self.failed:
@@ -84,11 +84,11 @@ class Display:
             self._draw(now)
 
     def close(self) -> None:
-        """Leave no half-drawn lines behind."""
+        """Remove half-drawn lines."""
         self._clear()
 
     def table(self, stopped: bool = False) -> str:
-        """Every step with its state, time and problem."""
+        """A table of all steps with their states, times and problems."""
         due = {s.name for s in self.todo}
         wide = max(len(s.title) for s in self.plan)
         lines = [f"   #  {'step':{wide + 10}} {'state':12} {'time':>7}  what fell short"]
@@ -112,14 +112,14 @@ class Display:
         return "\n".join(lines)
 
     def left(self, now: float) -> float:
-        """Seconds until everything is done, from the estimates and from how far they were off so far."""
+        """Seconds until everything is done, from the estimates and their errors so far."""
         done = sum(self.took.values())
         factor = (done + _PRIOR) / (sum(self.guess[n] for n in self.took) + _PRIOR)
         seconds = {n: g * factor for n, g in self.guess.items()}
         running = {}
         for step in self._running():
-            share, gone = self._share(step, now), now - self.started[step.name]
-            by_share = gone * (1 - share) / share if share > 0.15 else seconds[step.name] - gone
+            share, elapsed = self._share(step, now), now - self.started[step.name]
+            by_share = elapsed * (1 - share) / share if share > 0.15 else seconds[step.name] - elapsed
             running[step.name] = max(1.0, by_share)
         todo = [s for s in self.todo if s.name not in self.took and s.name not in self.failed]
         return costs.finish(todo, seconds, self.cores, running)
@@ -147,7 +147,7 @@ class Display:
         return f", about {clock(self.guess[step.name])}" if self.known else ""
 
     def _share(self, step: Step, now: float) -> float:
-        """How much of a step is done: of a run by its training steps, of others by their time; 0 to 0.99."""
+        """The share of a step that is done, 0 to 0.99, by training steps for a run, else by time."""
         if self.known and self.guess[step.name]:
             by_time = min(0.95, (now - self.started[step.name]) / self.guess[step.name])
         else:
@@ -165,8 +165,8 @@ class Display:
         whole = sum(self.guess[s.name] for s in self.todo)
         part = sum(self.guess[n] for n in (*self.took, *self.failed))
         part += sum(self._share(s, now) * self.guess[s.name] for s in running)
-        gone = now - self.begun
-        head = f"{clock(gone)} gone"
+        elapsed = now - self.begun
+        head = f"{clock(elapsed)} gone"
         if self.known and whole:
             head = f"{100 * part / whole:3.0f} % | {head}, about {clock(self.left(now))} left"
         steps = [
@@ -193,7 +193,7 @@ class Display:
 
 
 def trained_share(run: Path) -> float | None:
-    """Share of a run's training steps that are done, from its files; None before the first one is logged."""
+    """The share of a run's training steps that are done, from its files; None before the first one is logged."""
     try:
         about = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
         if about["state"] == "done":
@@ -203,7 +203,7 @@ def trained_share(run: Path) -> float | None:
         with open(run / "metrics.jsonl", "rb") as file:
             last = file.read().splitlines()[-1]
         return json.loads(last)["step"] / total
-    except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):  # not there yet, being written, damaged
+    except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):  # missing, incomplete, or damaged
         return None
 
 
@@ -211,17 +211,18 @@ def why(log: Path) -> str:
     """The last message of a failed step, as one sentence."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        lines = [line.strip() for line in text if not line.startswith("  ")]  # which names files, or is of a traceback
+        # indented lines name files or belong to a traceback
+        lines = [line.strip() for line in text if not line.startswith("  ")]
     except OSError:
         lines = []
     lines = [line for line in lines if line]
-    said = next((line for line in reversed(lines) if line.startswith("hardlab: ")), lines[-1] if lines else "")
-    said = said.removeprefix("hardlab: ").removeprefix("Error: ")[:300]
-    return f"{said}." if said and said[-1] not in ".!?" else said or "Its log is empty."
+    message = next((line for line in reversed(lines) if line.startswith("hardlab: ")), lines[-1] if lines else "")
+    message = message.removeprefix("hardlab: ").removeprefix("Error: ")[:300]
+    return f"{message}." if message and message[-1] not in ".!?" else message or "Its log is empty."
 
 
 def clock(seconds: float) -> str:
-    """Seconds as minutes and seconds, from an hour on as hours and minutes."""
+    """Seconds as text: minutes and seconds, or hours and minutes from an hour on."""
     whole = max(0, round(seconds))
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02} min"
@@ -233,7 +234,7 @@ def _minutes(seconds: float) -> str:
 
 
 def seconds_per_step(runs: Path) -> Mapping[str, float]:
-    """Recipe -> seconds of a training step, from the epochs that the finished runs of a folder logged."""
+    """Recipe -> seconds of a training step, from the logged epochs of a folder's finished runs."""
     seconds: dict[str, float] = {}
     for folder in sorted(runs.iterdir()):
         try:

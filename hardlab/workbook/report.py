@@ -57,10 +57,10 @@ per seed, at the highest rung that has rows; <code>hardlab claims --why</code> g
 
 
 def build(out_dir: str | Path, title: str | None = None) -> Path:
-    """Write ``out_dir/report.html`` from what lies in ``out_dir``: runs/, data/, figures/ and notebooks/.
+    """Write ``out_dir/report.html`` from the folders runs/, data/, figures/ and notebooks/ in ``out_dir``.
 
-    One file that needs no network: pictures are inline. Parts that are not there are said to be missing. Raises
-    ``HardlabError`` where there are no runs at all.
+    The file is self-contained, with inline pictures. It says which parts are missing. Raises ``HardlabError`` if there
+    are no runs.
     """
     out = Path(out_dir)
     catalog = Catalog(out / "runs") if (out / "runs").is_dir() else None
@@ -117,7 +117,7 @@ def _cells(m: dict[str, Any]) -> dict[str, Any]:
 
 
 def _health(alarms: Any) -> str:
-    """The alarms of a run, in the sentences of its log; empty for runs older than the alarms."""
+    """The alarms of a run, in the sentences of its log; "" for runs from before there were alarms."""
     if not isinstance(alarms, list):
         return ""
     return " ".join(str(a["sentence"]) for a in alarms if isinstance(a, dict) and "sentence" in a) or "no alarm"
@@ -133,8 +133,8 @@ def _results(catalog: Catalog, data_dir: Path) -> list[tuple[str, Markup]]:
     for (protocol, metric, data, split, options), group in rows.groupby(what, sort=True):
         lines = []
         # one mean is of one setting and arm: runs of other epochs, data or options are another row
-        who = ["features", "recipe", "setting", "arm"]
-        for (features, recipe, setting, arm), values in group.groupby(who, sort=True):
+        arm_columns = ["features", "recipe", "setting", "arm"]
+        for (features, recipe, setting, arm), values in group.groupby(arm_columns, sort=True):
             lines.append(
                 {"recipe": recipe, "arm": arm, "epochs": epochs[values["run"].iloc[0]], "setting": setting}
                 | {"features": features}

@@ -1,4 +1,4 @@
-"""Starts Snakemake on the workbook's rules, and ends it in good order."""
+"""Runs the workbook's steps through Snakemake, and stops it in order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hardlab.data import Images
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
-LOG = "logs/snakemake.log"  # what the workflow engine says
+LOG = "logs/snakemake.log"  # the output of the workflow engine
 
 
 def reproduce(
@@ -40,12 +40,12 @@ def reproduce(
     dry_run: bool = False,
     out: str | Path | None = None,
 ) -> int:
-    """Run what is missing of a rung's workbook into ``out`` (default ``out/<rung>``), then print where the results are.
+    """Run the missing steps of a rung's workbook into ``out`` (default ``out/<rung>``), then print where results are.
 
-    overrides: key=value for every run but the untrained one. claims: also the arms of all claims testable at this rung.
-    Returns the exit status: 0 done, 1 failed, 75 stopped by SIGTERM, SIGINT or SIGUSR1, in which case runs have saved
-    and the same call goes on from there. Raises ``HardlabError`` for an unknown rung, a folder that cannot be written,
-    and where another process is at work in the same folder.
+    overrides: key=value for every run except the untrained one. claims: include the arms of all claims that this rung
+    can test. Returns the exit status: 0 done, 1 failed, 75 stopped by SIGTERM, SIGINT or SIGUSR1; then runs have saved,
+    and the same call continues. Raises ``HardlabError`` for an unknown rung, a folder that cannot be written, and a
+    folder in which another process works.
     """
     if rung not in RUNGS:
         raise registry.unknown("rung", rung, RUNGS)
@@ -64,7 +64,7 @@ def reproduce(
         return 0
     try:
         (out / "logs").mkdir(parents=True, exist_ok=True)
-        lock = open(out / ".lock", "w")  # noqa: SIM115  held until this process ends, however it ends
+        lock = open(out / ".lock", "w")  # noqa: SIM115  held until this process ends
     except OSError as e:
         raise HardlabError(f"'{out}' cannot be written ({e.strerror}); run the command in another folder.") from None
     with lock:
@@ -76,7 +76,7 @@ def reproduce(
 
 
 def _check_folders(steps: Sequence[plan.Step], out: Path) -> None:
-    """Raise ``run_folder.OtherImages`` where a finished run is of a folder whose images have changed since."""
+    """Raise ``run_folder.OtherImages`` if the folder of images of a finished run has changed since."""
     loaded: dict[config.Data, Images] = {}
     for step in steps:
         file = out / "runs" / (step.run or "") / "manifest.json"
@@ -126,13 +126,13 @@ def _results(out: Path) -> int:
 
 
 def _trouble(out: Path, display: progress.Display) -> str:
-    """What went wrong, in a sentence with the path of the log."""
+    """A sentence on what went wrong, with the path of the log."""
     if display.failed:
         return f"The log of each step is in {out / 'logs'}."
-    said = (out / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-    errors = [line.strip() for line in said if re.match(r"\w*(Error|Exception)\b", line.strip())]
+    lines = (out / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line.strip() for line in lines if re.match(r"\w*(Error|Exception)\b", line.strip())]
     return (
-        f"The workflow engine stopped ({(errors or said or ['it said nothing'])[-1].strip()}); its log is {out / LOG}."
+        f"The workflow engine stopped ({(errors or lines or ['it said nothing'])[-1].strip()}); its log is {out / LOG}."
     )
 
 
@@ -140,7 +140,7 @@ def _snakemake(cores: int, out: Path, display: progress.Display) -> int:
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(out)),
         *("--cores", str(cores), "--resources", "gpu=1"),
-        # ours is a lock that goes with its process; Snakemake's stays after a crash
+        # our lock ends with its process; Snakemake's stays after a crash
         *("--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--keep-going"),
     ]  # fmt: skip
     tree = ProcessTree()
