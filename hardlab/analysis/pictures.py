@@ -136,7 +136,7 @@ class _Snapshots(NamedTuple):
 
 
 def _snapshots(catalog: Catalog, recipes: Sequence[str], part: str) -> _Snapshots | None:
-    """The snapshots of ``part`` of one run of these recipes, of which ``arms`` chooses it; the preferred comes first."""
+    """The snapshots of ``part`` of a run of these recipes that ``arms`` chooses, of the preferred one first."""
     runs = catalog.done[catalog.done["recipe"].isin(recipes)]
     kept = {r.run: sorted((Path(r.path) / "snapshots").glob(f"{part}{SNAPSHOT}")) for r in runs.itertuples()}
     about = arms.one_with_most(runs, {name: len(files) for name, files in kept.items()}, recipes)
