@@ -392,7 +392,7 @@ def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str
     def load(saved: dict[str, Any]) -> None:
         method.load_state_dict({k: v for k, v in saved["method"].items() if k in known})
 
-    file = _restored(path, about, step, load)
+    file = restored(path, about, step, load)
     return run, method, about | {"checkpoint": file.name}
 
 
@@ -416,7 +416,7 @@ def open_whole(
             h.on_start(images, run.batch_size, None)
             h.load_state_dict(state)
 
-    _restored(path, about, step, load)
+    restored(path, about, step, load)
     return run, method, hard, images
 
 
@@ -429,7 +429,7 @@ def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
     return config.of({**about, "id": path}), about
 
 
-def _restored(path: Path, about: Mapping[str, Any], step: int | None, load: Callable[[dict[str, Any]], None]) -> Path:
+def restored(path: Path, about: Mapping[str, Any], step: int | None, load: Callable[[dict[str, Any]], None]) -> Path:
     """The checkpoint that ``load`` has taken in; step: None = the newest whole one."""
     if step is None:
         state = checkpoint.newest(path / "checkpoints", load)
