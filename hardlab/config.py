@@ -236,13 +236,29 @@ class Run(_Strict):
         return f"{self.recipe}-{self.rung}-s{self.seed}-{self.hash[:10]}"
 
     def with_(self, overrides: Mapping[str, Any]) -> Run:
-        """A copy with dotted keys replaced, e.g. ``{"optim.lr": 0.1, "hard.hvs.views": 8}``; checked as a whole."""
+        """A copy with dotted keys replaced, e.g. ``{"optim.lr": 0.1, "hard.hvs.views": 8}``; checked as a whole.
+
+        With another method it is no run of its recipe any more: unless ``recipe`` is given too, it is named after its
+        method and strategies.
+        """
         tree = self.model_dump(mode="json")
         for key, value in overrides.items():
             _set(tree, key, value)
             if tree["parent"] is not None and key.split(".")[0] == "data":
                 _set(tree["parent"], key, value)  # a parent learns from the same images
-        return make(tree)
+        run = make(tree)
+        given = {*overrides, *("parent.recipe" for key in overrides if key == "parent")}
+        named = {key: name for key, name in run._composed(self).items() if key not in given}
+        return run.with_(named) if named else run
+
+    def _composed(self, before: Run) -> dict[str, str]:
+        """Names after method and strategies, by key, for the run and its parent where the method is another."""
+        pairs = {"recipe": (self, before), "parent.recipe": (self.parent, before.parent)}
+        return {
+            key: "-".join([now.method.name, *(h.name for h in now.hard)])
+            for key, (now, then) in pairs.items()
+            if now and then and now.method.name != then.method.name
+        }
 
 
 def _augments(name: str, changes: Mapping[str, Any]) -> list[Augment]:

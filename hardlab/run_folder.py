@@ -393,7 +393,7 @@ def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str
     def load(saved: dict[str, Any]) -> None:
         method.load_state_dict({k: v for k, v in saved["method"].items() if k in known})
 
-    file = _restored(path, about, step, load)
+    file = restored(path, about, step, load)
     return run, method, about | {"checkpoint": file.name}
 
 
@@ -417,7 +417,7 @@ def open_whole(
             h.on_start(images, run.batch_size, None)
             h.load_state_dict(state)
 
-    _restored(path, about, step, load)
+    restored(path, about, step, load)
     return run, method, hard, images
 
 
@@ -430,7 +430,7 @@ def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
     return config.of({**about, "id": path}), about
 
 
-def _restored(path: Path, about: Mapping[str, Any], step: int | None, load: Callable[[dict[str, Any]], None]) -> Path:
+def restored(path: Path, about: Mapping[str, Any], step: int | None, load: Callable[[dict[str, Any]], None]) -> Path:
     """The path of the checkpoint that ``load`` restored. step: None = the newest intact one."""
     if step is None:
         state = checkpoint.newest(path / "checkpoints", load)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hardlab import build, checkpoint, health, machine, meters, optim, players, run_folder
-from hardlab.config import Run
+from hardlab.config import Run, precision_of
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player
@@ -135,9 +135,43 @@ def open(
     machine.alone()
     on = build.device(device)
     data = build.images(run, "train", root, on) if data is None else data
-    look = build.look(run)
-    build.fits(run, data, look)
+    build.fits(run, data, build.look(run))
     build.check_monitor(run, root)
+    preferred = machine.resolve(run.precision, on)
+    session = _begun(run, on, preferred, data, parent, say)
+    if folder is not None:
+        session.checkpoints = folder.checkpoints
+        session.precision = folder.manifest.get("precision", preferred)
+        if checkpoint.listed(folder.checkpoints):  # without a checkpoint, the run starts on the images that exist
+            run_folder.check_images(run.id, folder.manifest.get("data", {}), data)
+        newest = checkpoint.newest(folder.checkpoints, session.restore)
+        if newest is not None:
+            for complaint in newest[2]:
+                say(f"{run.id}: {complaint}")
+            say(f"{run.id}: continues at step {session.done} of {session.total}.")
+        if session.precision != preferred:
+            say(f"{run.id}: stays in {session.precision}, as it began; a new run would take {preferred} here.")
+    return session
+
+
+def reopen(path: Path, step: int | None = None, *, root: str | Path | None = None, device: str = "cpu") -> Session:
+    """Open a trained run as its newest checkpoint has it, or that of ``step``; writes nothing.
+
+    path: folder of the run. root: where data sets lie. Raises HardlabError, and OtherImages.
+    """
+    run, about = run_folder.read_run(path)
+    on = build.device(device)
+    data = build.images(run, "train", root, on)
+    run_folder.check_images(path.name, about["data"], data)
+    session = _begun(run, on, precision_of(about), data, None, lambda line: None)
+    run_folder.restored(path, about, step, session.restore)
+    return session
+
+
+def _begun(
+    run: Run, on: torch.device, precision: machine.Precision, data: Images, parent: Path | None, say: Say
+) -> Session:
+    """The run before its first step."""
     torch.manual_seed(run.seed)
     method = build.method(run).to(on)
     hard = build.strategies(run, method)
@@ -152,22 +186,8 @@ def open(
     for net in (method, *hard):
         machine.set_memory_format(net, on, run.channels_last)
     generator = torch.Generator(on).manual_seed(run.seed)
-    preferred = machine.resolve(run.precision, on)
     parties = players.assemble(run, method, hard)
-    session = Session(run, on, preferred, data, look, method.train(), hard, parties, generator)
-    if folder is not None:
-        session.checkpoints = folder.checkpoints
-        session.precision = folder.manifest.get("precision", preferred)
-        if checkpoint.listed(folder.checkpoints):  # without a checkpoint, the run starts on the images that exist
-            run_folder.check_images(run.id, folder.manifest.get("data", {}), data)
-        newest = checkpoint.newest(folder.checkpoints, session.restore)
-        if newest is not None:
-            for complaint in newest[2]:
-                say(f"{run.id}: {complaint}")
-            say(f"{run.id}: continues at step {session.done} of {session.total}.")
-        if session.precision != preferred:
-            say(f"{run.id}: stays in {session.precision}, as it began; a new run would take {preferred} here.")
-    return session
+    return Session(run, on, precision, data, build.look(run), method.train(), hard, parties, generator)
 
 
 def epoch_order(seed: int, epoch: int, count: int, batch_size: int) -> Tensor:

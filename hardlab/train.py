@@ -18,6 +18,7 @@ from hardlab.methods.base import Step
 from hardlab.session import Say
 from hardlab.session import Session as Session
 from hardlab.session import open as open
+from hardlab.session import reopen as reopen
 from hardlab.session import say as say
 from hardlab.stopping import Stopped
 from hardlab.types import Batch, HardlabError
@@ -114,22 +115,14 @@ def loop(session: Session, log: Logger, asked: Sequence[int] = ()) -> None:
 
 def step(session: Session, batch: Batch) -> Step:
     """Train on one batch without synchronising; returns the whole step, for logs and notebooks."""
-    s, run, method, time = session, session.run, session.method, session.epoch.time
+    s, run, time = session, session.run, session.epoch.time
     warmup = round(run.optim.warmup_epochs * s.per_epoch)
     lr = optim.set_schedule(s.players[0].opt, run.optim, run.batch_size, s.done, s.total, warmup)
-    at = s.at
-    method.before_step(at)
-    for h in s.hard:
-        h.before_step(at)
-    with time("views"):
-        large = max(method.slots, *(h.draws for h in s.hard), 0)
-        local = max(method.locals, *(h.local_draws for h in s.hard), 0)
-        now = Step(method, s.look, s.look.views(batch, large, s.generator, local), at, s.precision == "bf16")
-    forward(now, s.hard, time)
+    now = begin(s, batch)
     players.play(now, s.players, run.optim, s.watch, time)
     now.rates = {p.name: p.opt.param_groups[0]["lr"] for p in s.players} | {"learner": lr}
     with time("step"):
-        method.after_step(now)
+        s.method.after_step(now)
     for h in s.hard:
         with time(h.name):
             h.after_step(now)
@@ -138,12 +131,27 @@ def step(session: Session, batch: Batch) -> Step:
     return now
 
 
+def begin(session: Session, batch: Batch) -> Step:
+    """The first half of a step, up to the terms of its loss: nothing moves but statistics of BN and random numbers."""
+    s, method = session, session.method
+    at = s.at
+    method.before_step(at)
+    for h in s.hard:
+        h.before_step(at)
+    with s.epoch.time("views"):
+        large = max(method.slots, *(h.draws for h in s.hard), 0)
+        local = max(method.locals, *(h.local_draws for h in s.hard), 0)
+        now = Step(method, s.look, s.look.views(batch, large, s.generator, local), at, s.precision == "bf16")
+    forward(now, s.hard, s.epoch.time)
+    return now
+
+
 def _untimed(part: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
 def forward(now: Step, hard: Sequence[Hard], time: Callable[[str], AbstractContextManager[None]] = _untimed) -> None:
-    """The first half of a step: choose and render views, predict, and compute the terms of the loss.
+    """Choose and render the views of a step, predict, and compute the terms of the loss.
 
     time: returns a context that times a part, given by its name.
     """

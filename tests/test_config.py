@@ -69,6 +69,23 @@ def test_unknown_recipes_and_rungs_name_the_nearest():
         recipes.recipe("simsiam", "smok")
 
 
+def test_a_run_with_another_method_than_its_recipes_is_named_after_its_method_and_strategies():
+    def named(name, *pairs):
+        return recipes.recipe(name, "smoke", config.parse(pairs)).id.rpartition("-smoke-")[0]
+
+    assert named("simsiam", "method=vicreg") == named("simsiam", "method.name=vicreg", "method.options={}") == "vicreg"
+    assert named("simsiam-hvs-static", "method=byol", "seed=1") == "byol-hvs"
+    assert named("simsiam", "method=moco", "hard=[hcl, hvs]") == "moco-hcl-hvs"
+    assert named("simsiam", "method=simsiam", "method.dim=64") == "simsiam"  # the same one with other options
+    assert named("simsiam", "method=vicreg", "recipe=mine") == "mine"
+    sas = recipes.recipe("simclr-sas")
+    assert sas.with_({"parent.method": "vicreg"}).parent.recipe == "vicreg"
+    given = sas.parent.with_({"method": "byol", "recipe": "mine"}).model_dump(mode="json")
+    changed = sas.with_({"parent": given})
+    assert (changed.recipe, changed.parent.recipe) == ("simclr-sas", "mine")
+    assert config.make(changed.model_dump(mode="json")) == changed
+
+
 def test_an_arm_with_hvs_differs_from_its_baseline_in_nothing_else():
     for name in ("simsiam", "simclr"):
         for rung in recipes.RUNGS:

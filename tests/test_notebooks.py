@@ -76,6 +76,12 @@ def test_no_cell_trains_by_itself(path: Path) -> None:
     assert re.search(r"\.backward\(|autograd\.grad|\.step\(\)|for (epoch|step)s? in", source) is None
 
 
+def test_a_step_is_taken_as_the_trainer_takes_it(path: Path) -> None:
+    hooks = r"\bStep\(|\.(views|terms|perturb|before_step|after_step|objective)\(step"
+    source = "\n".join(c.source for c in code(path))
+    assert re.search(hooks, source) is None, "use train.begin or train.step"
+
+
 def test_a_notebook_begins_with_its_claim_and_ends_with_what_differs(path: Path) -> None:
     cells = nbformat.read(path, as_version=4).cells
     assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ") and "$" in cells[0].source

@@ -43,6 +43,36 @@ def test_opening_writes_nothing_and_what_a_step_says_can_be_asked_of_it(tmp_path
     assert now.rates.keys() == {"learner"}
 
 
+def test_a_run_is_opened_again_as_it_ended_and_at_an_earlier_step_and_its_folder_stays_as_it_was(tmp_path):
+    path = train.train(recipes.recipe("simsiam-hvs", "smoke", QUICK | {"logs.checkpoint_every": 1}), tmp_path)
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in path.rglob("*") if p.is_file()}
+    session, saved = train.reopen(path), learned(path)
+    ours = session.dump()
+    assert ours.keys() == saved.keys() and all(same(ours[key], saved[key]) for key in saved)
+    assert session.done == session.total and session.precision == run_folder.manifest(path)["precision"]
+    middle = train.reopen(path, session.per_epoch)
+    for batch in middle.batches():
+        train.step(middle, batch)
+    assert same(middle.dump()["method"], saved["method"])  # the second epoch once more
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in path.rglob("*") if p.is_file()} == before
+    with pytest.raises(train.HardlabError, match="has no checkpoint of step 7"):
+        train.reopen(path, 7)
+
+
+def test_the_first_half_of_a_step_has_the_terms_of_the_whole_and_moves_nothing():
+    one, whole = opened("simsiam-hvs"), opened("simsiam-hvs")
+    before = {key: x.clone() for key, x in one.method.state_dict().items() if "running" not in key}
+    batch = next(one.batches())
+    torch.manual_seed(5)
+    now = train.begin(one, batch)
+    assert all(torch.equal(one.method.state_dict()[key], x) for key, x in before.items() if "num_batches" not in key)
+    assert one.done == 0 and not one.players[0].opt.state
+    torch.manual_seed(5)
+    taken = train.step(whole, batch)
+    assert same(now.terms, taken.terms) and same(now.seen._asdict(), taken.seen._asdict())
+    assert whole.done == 1 and not same(whole.method.state_dict(), one.method.state_dict())
+
+
 def test_a_number_that_is_none_is_noticed_and_named_by_its_player():
     session = opened("simsiam")
     with torch.no_grad():

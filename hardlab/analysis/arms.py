@@ -497,9 +497,19 @@ def explain_choice(runs: pd.DataFrame, kept: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def one_with_most(runs: pd.DataFrame, counts: Mapping[str, int]) -> pd.Series | None:
-    """The run of the highest rung with the largest count, e.g. of snapshots; None if there is none."""
-    strongest = highest_rung(runs[runs["run"].map(counts) > 0])
+def preferred(recipes: Sequence[str], rows: pd.DataFrame) -> str:
+    """Of recipes of which one is shown, the preferred first: the first of those at the highest rung that any has.
+
+    The first of all where none has a row.
+    """
+    there = set(highest_rung(rows[rows["recipe"].isin(recipes)])["recipe"])
+    return next((name for name in recipes if name in there), recipes[0])
+
+
+def one_with_most(runs: pd.DataFrame, counts: Mapping[str, int], recipes: Sequence[str]) -> pd.Series | None:
+    """A run of the ``preferred`` recipe with the most counted items, e.g. snapshots; None if no run has any."""
+    counted = runs[runs["run"].map(counts) > 0]
+    strongest = highest_rung(counted[counted["recipe"] == preferred(recipes, counted)])
     if not len(strongest):
         return None
     each = strongest["run"].map(counts)

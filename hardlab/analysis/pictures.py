@@ -136,14 +136,13 @@ class _Snapshots(NamedTuple):
 
 
 def _snapshots(catalog: Catalog, recipes: Sequence[str], part: str) -> _Snapshots | None:
-    """The snapshots of ``part`` from one run: of the first recipe that has some, the run with the most."""
-    for recipe in recipes:
-        runs = catalog.done[catalog.done["recipe"] == recipe]
-        kept = {r.run: sorted((Path(r.path) / "snapshots").glob(f"{part}{SNAPSHOT}")) for r in runs.itertuples()}
-        about = arms.one_with_most(runs, {name: len(files) for name, files in kept.items()})
-        if about is not None:
-            return _Snapshots(about.to_dict(), catalog.manifests[about["run"]], kept[about["run"]])
-    return None
+    """The snapshots of ``part`` of a run of these recipes that ``arms`` chooses, of the preferred one first."""
+    runs = catalog.done[catalog.done["recipe"].isin(recipes)]
+    kept = {r.run: sorted((Path(r.path) / "snapshots").glob(f"{part}{SNAPSHOT}")) for r in runs.itertuples()}
+    about = arms.one_with_most(runs, {name: len(files) for name, files in kept.items()}, recipes)
+    if about is None:
+        return None
+    return _Snapshots(about.to_dict(), catalog.manifests[about["run"]], kept[about["run"]])
 
 
 def epoch_of(manifest: Mapping[str, Any], step: int) -> float:

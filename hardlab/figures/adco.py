@@ -44,12 +44,11 @@ def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame, configs: pd.DataFrame) ->
     for ax, (name, recipes) in zip(axes, (("AdCo", ("adco",)), ("MoCo v2", ("adco-queue", "moco"))), strict=True):
         ax.set_title(name)
         ax.set_aspect("equal", adjustable="datalim")
-        drawn = [r for r in recipes if (shown["recipe"] == r).any()]
-        if not drawn:
+        pictured = shown[shown["recipe"] == arms.preferred(recipes, shown)]
+        if not len(pictured):
             gap(Arm(recipes[0]).command("cpu"))
             style.gap(ax, f"no finished run of\n{' or '.join(recipes)}\nwith snapshots")
             continue
-        pictured = shown[shown["recipe"] == drawn[0]]
         first = pictured[pictured["run"] == arms.first(pictured)["run"]]
         for kind, colour, marker, label in (
             ("query", style.ORANGE, "o", "queries of six batches"), ("negative", style.BLUE, "x", "negatives"),

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from hardlab.analysis.arms import Arm, Selection, at_home, fullest, linear, one_protocol
+from hardlab.analysis.arms import Arm, Selection, at_home, fullest, linear, one_protocol, preferred
 from hardlab.analysis.gap_notes import gap
 from hardlab.figures import plots, style
 from hardlab.figures.paper import published
@@ -173,14 +173,15 @@ def _points(values: Mapping[tuple[str, str], str]) -> str:
 def f4(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """HEXA Figure 4: linear accuracy over the bound and the step of the attack."""
     figure, (ax,) = style.new(2.4)
-    base = next((b for b in ("deepcluster", "moco") if (evaluation["recipe"] == f"hexa-{b}").any()), "deepcluster")
+    recipe = preferred(("hexa-deepcluster", "hexa-moco"), evaluation)
+    base = recipe.removeprefix("hexa-")
     named: list[tuple[str, Arm | None]] = [("no attack", Arm(base))]
     for epsilon in (1.0, 3.0):
         for eta in (1.0, 3.0):
             keys = {"epsilon": epsilon, "eta": eta}
             changes = tuple((f"hard.adversarial.{k}", v) for k, v in keys.items() if v != 1)
-            named.append((rf"$\epsilon$ = {epsilon:g}, $\eta$ = {eta:g}", Arm(f"hexa-{base}", changes)))
-    ours = Selection((base, f"hexa-{base}"), evaluation, configs)
+            named.append((rf"$\epsilon$ = {epsilon:g}, $\eta$ = {eta:g}", Arm(recipe, changes)))
+    ours = Selection((base, recipe), evaluation, configs)
     ax.set(title="bound and step of the attack, in grey levels of 255", ylabel="linear top-1 (%)")
     plots.arms(ax, ours, named, linear("linear-hexa-deepcluster"))
     plots.add_caption(
@@ -208,11 +209,8 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
         a.step(x, stats.beta.pdf(x, alpha, beta), color=plots.COLOURS[n], linestyle=plots.LINES[n], label=label)
     a.set_ylim(0, 5.2)
     a.legend(loc="upper left")
-    base = next(
-        (n for n in ("deepcluster-6crop", "deepcluster", "moco") if (evaluation["recipe"] == f"hexa-{n}-cmx").any()),
-        "deepcluster-6crop",
-    )
-    recipe = f"hexa-{base}-cmx"
+    recipe = preferred(("hexa-deepcluster-6crop-cmx", "hexa-deepcluster-cmx", "hexa-moco-cmx"), evaluation)
+    base = recipe.removeprefix("hexa-").removesuffix("-cmx")
     ours = Selection((base, recipe), evaluation, configs)
     named: list[tuple[str, Arm | None]] = [("Std", Arm(base))]
     for alpha, beta in BETAS:

@@ -37,6 +37,8 @@ from hardlab.analysis.arms import (
     measured,
     named_once,
     next_rung,
+    one_with_most,
+    preferred,
 )
 from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.gap_notes import evaluate_command
@@ -277,6 +279,19 @@ def test_one_run_that_stands_for_several_is_the_first_recipes_lowest_seed() -> N
     assert first_of_each(rows)["run"].to_dict() == {"hexa": "b", "adco": "A"}
     assert list(first_of_each(rows).index) == ["hexa", "adco"]  # as they stand
     assert longest(rows)["run"].tolist() == ["B"]
+
+
+def test_of_recipes_of_which_one_is_shown_the_preferred_one_at_the_highest_rung_is_shown(tmp_path: Path) -> None:
+    wanted, other, seed = (write_run(tmp_path, *of, None).name for of in (("adco", 0), ("moco", 0), ("moco", 1)))
+    runs, names = Catalog(tmp_path).runs, ("adco-queue", "adco", "moco")
+    assert preferred(names, runs) == "adco" and preferred(names, runs[runs["recipe"] == "moco"]) == "moco"
+    assert preferred(names, runs.iloc[:0]) == "adco-queue"
+    counts = {wanted: 1, other: 2, seed: 3}
+    assert one_with_most(runs, counts, names)["run"] == wanted
+    assert one_with_most(runs, counts | {wanted: 0}, names)["run"] == seed
+    runs.loc[runs["recipe"] == "moco", "rung"] = "cpu"
+    assert preferred(names, runs) == "moco" and one_with_most(runs, counts, names)["run"] == seed
+    assert one_with_most(runs, counts, names[:1]) is one_with_most(runs, dict.fromkeys(counts, 0), names) is None
 
 
 def test_a_training_under_two_names_counts_once_for_each_number_and_under_the_first() -> None:

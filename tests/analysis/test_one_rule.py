@@ -47,14 +47,49 @@ def looks_up(key: ast.AST, tree: ast.AST) -> bool:
     return isinstance(key, ast.Lambda) and isinstance(key.body, ast.Tuple | ast.Subscript)
 
 
+def asks_for_rows(node: ast.AST, name: str) -> bool:
+    """Whether a piece of code compares the column ``recipe`` of a table with the name, or a text made of it."""
+    for one in ast.walk(node):
+        if isinstance(one, ast.Compare):
+            sides = [one.left, *one.comparators]
+            column = any(isinstance(s, ast.Subscript) and "recipe" in texts(s.slice) for side in sides
+                         for s in ast.walk(side))  # fmt: skip
+            if column and any(name in words(side) for side in sides):
+                return True
+    return False
+
+
+def first_with_rows(tree: ast.AST) -> Iterator[ast.AST]:
+    """Loops and comprehensions that give the first of some names whose recipe has rows in a table."""
+    firsts = {n.value.id for n in ast.walk(tree) if isinstance(n, ast.Subscript) and isinstance(n.value, ast.Name)
+              and isinstance(n.slice, ast.Constant | ast.UnaryOp)}  # fmt: skip
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.For) and isinstance(node.target, ast.Name):
+            leaves = any(isinstance(n, ast.Return | ast.Break) for n in ast.walk(node))
+            if leaves and asks_for_rows(node, node.target.id):
+                yield node
+        if isinstance(node, ast.ListComp | ast.GeneratorExp):
+            within = parents[node]
+            one = (
+                (isinstance(within, ast.Call) and getattr(within.func, "id", "") in ("next", "iter"))
+                or isinstance(within, ast.Subscript)
+                or (isinstance(within, ast.Assign) and any(words(t) & firsts for t in within.targets))
+            )
+            for part in node.generators:
+                if one and any(asks_for_rows(i, n) for i in part.ifs for n in words(part.target)):
+                    yield node
+
+
 def rankings(source: str) -> Iterator[tuple[int, str]]:
     """(line, why) of code that ranks runs.
 
     Comparing rungs; the largest or smallest of something by a key that looks at what tells runs apart; counting seeds,
-    runs or recipes to compare groups; keeping one of several runs, the longest, or the first in some order; grouping
-    runs by seed by hand.
+    runs or recipes to compare groups; keeping one of several runs, the longest, or the first in some order; taking the
+    first of some recipes that has rows; grouping runs by seed by hand.
     """
     tree = ast.parse(source)
+    yield from ((node.lineno, "takes the first recipe that has rows") for node in first_with_rows(tree))
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "iloc":
             one = isinstance(node.slice, ast.Constant | ast.UnaryOp)  # not a slice, nor `.iloc[order]`
@@ -137,6 +172,10 @@ def test_every_function_that_chooses_stands_in_the_page() -> None:
         'short = done["epochs"] < done["epochs"].max()',
         'path = Path(done["path"].iloc[0])',
         'of_seed.setdefault(int(self.book.runs[name]["seed"]), []).append(name)',
+        'base = next((b for b in ("a", "b") if (rows["recipe"] == f"hexa-{b}").any()), "a")',
+        'drawn = [r for r in recipes if (shown["recipe"] == r).any()]\nshown = shown[shown["recipe"] == drawn[0]]',
+        'first = [r for r in recipes if r in set(shown["recipe"])][0]',
+        'def one():\n for r in recipes:\n  runs = done[done["recipe"] == r]\n  if len(runs):\n   return runs',
     ],
 )
 def test_a_planted_ranking_is_found(planted: str) -> None:
@@ -153,6 +192,8 @@ def test_a_planted_ranking_is_found(planted: str) -> None:
         'last = log[log["step"] == log["step"].max()]',
         'unit = found.sort_values("value")["unit"].iloc[0]',
         'several = evaluation.groupby(what)["options"].transform("nunique") > 1',
+        'for name in recipes:\n    draw(ax, frame[frame["recipe"] == name])',
+        'missing = [name for name in recipes if name not in set(done["recipe"])]',
     ],
 )
 def test_what_ranks_no_runs_is_let_through(innocent: str) -> None:
