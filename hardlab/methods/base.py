@@ -86,6 +86,7 @@ class Method(nn.Module):
     one group as positives of each other. indexed: labels belong to rows of the data set, so that an image with index -1
     has none. mixes_rows: the loss of a row depends on the other rows of the batch, as with negatives or correlations
     that are taken from it. SMALL: options for tests, under which it is small and draws nothing for one image alone.
+    NETWORK: the backbone that tests give it, where it does not take any.
     negatives: those of a contrastive loss, with its ``temperature`` and the ``dim`` of its vectors.
     backbone: (N,3,S,S) -> (N,D) pooled features, with ``dim`` = D.
     """
@@ -100,6 +101,7 @@ class Method(nn.Module):
     indexed = False
     mixes_rows = False
     SMALL: Mapping[str, Any] = {}
+    NETWORK = "tiny"
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -190,10 +192,10 @@ class Method(nn.Module):
         if not self.shared:
             known = {i: v.labels[i] for i in t_wanted if i in v.labels}
             left = [i for i in t_wanted if i not in known]
-            q = _by_slot(self.query, v, q_wanted, joint)
-            t = _by_slot(lambda x: self.target(x, v.index.repeat(_rows(x) // len(v.index))), v, left, joint)
+            q = by_slot(self.query, v, q_wanted, joint)
+            t = by_slot(lambda x: self.target(x, v.index.repeat(_rows(x) // len(v.index))), v, left, joint)
             return q, known | t
-        rows = _by_slot(lambda x: self.both(x, v.index.repeat(_rows(x) // len(v.index))), v,
+        rows = by_slot(lambda x: self.both(x, v.index.repeat(_rows(x) // len(v.index))), v,
                         sorted({*q_wanted, *t_wanted}), joint)  # fmt: skip
         return {i: rows[i][0] for i in q_wanted}, {i: rows[i][1] for i in t_wanted}
 
@@ -274,7 +276,7 @@ def _full(x: Tensor) -> Tensor:
     return x.float() if x.is_floating_point() else x
 
 
-def _by_slot(f: Callable[[Any], Any], v: Rendered, slots: Sequence[int], joint: bool) -> dict[int, Any]:
+def by_slot(f: Callable[[Any], Any], v: Rendered, slots: Sequence[int], joint: bool) -> dict[int, Any]:
     """``f`` of each slot's pixels: one call a slot, or one call for all, given as one batch per size."""
     if not joint:
         return {i: f(v.slot(i)) for i in slots}

@@ -6,6 +6,7 @@ gpu: CIFAR-10, ResNet-18, the public CIFAR schedule. paper: ImageNet, ResNet-50,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from hardlab.recipes import (
     hexa,
     hnssl,
     hvs,
+    ibot,
     iou,
     negatives,
     ppcl,
@@ -37,6 +39,7 @@ RECIPES: dict[str, Recipe] = {
     **hexa.RECIPES,
     **hnssl.RECIPES,
     **hvs.RECIPES,
+    **ibot.RECIPES,
     **iou.RECIPES,
     **negatives.RECIPES,
     **ppcl.RECIPES,
@@ -49,8 +52,9 @@ def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None =
     """The run behind a name at a rung, with dotted overrides, e.g. ``recipe("simsiam-hvs", "cpu", {"seed": 1})``.
 
     A method without a recipe of its own has one all the same, and so has ``<recipe>-<strategy>``: ``vicreg-hvs``.
+    ``hvp``, as the later edition of HVS calls it, is another word for ``hvs``: ``simsiam-hvp`` is ``simsiam-hvs``.
     """
-    made = _found(name)
+    made = _found(name) or _found(re.sub(r"-hvp(?=-|$)", "-hvs", name))
     if made is None:
         raise registry.unknown("recipe", name, RECIPES)
     if rung not in RUNGS:
