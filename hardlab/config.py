@@ -236,12 +236,17 @@ class Run(_Strict):
         return f"{self.recipe}-{self.rung}-s{self.seed}-{self.hash[:10]}"
 
     def with_(self, overrides: Mapping[str, Any]) -> Run:
-        """A copy with dotted keys replaced, e.g. ``{"optim.lr": 0.1, "hard.hvs.views": 8}``; checked as a whole."""
+        """A copy with dotted keys replaced, e.g. ``{"optim.lr": 0.1, "hard.hvs.views": 8}``; checked as a whole.
+
+        A parent learns from the same images, and has the run's seed unless ``parent.seed`` says otherwise: a parent
+        that several seeds share would make them dependent.
+        """
         tree = self.model_dump(mode="json")
         for key, value in overrides.items():
             _set(tree, key, value)
-            if tree["parent"] is not None and key.split(".")[0] == "data":
-                _set(tree["parent"], key, value)  # a parent learns from the same images
+            shared = key.split(".")[0] == "data" or (key == "seed" and "parent.seed" not in overrides)
+            if shared and tree["parent"] is not None:
+                _set(tree["parent"], key, value)
         return make(tree)
 
 

@@ -54,6 +54,7 @@ SCENES = ("detection", "segmentation")  # how the names of protocols on scenes b
 _PLACE = ("rung", "data", "method", "setting")  # of a row of a table: what arms that are paired share
 _NAMES = ("recipe", "rung", "seed", "device")  # facts of a run that make it no other arm
 _OUTSIDE = ("parent", "logs")  # of a configuration: what decides nothing, or is told by the recipe
+_SHARED = "parent.seed"  # what is said of a parent, where its seed is another than the run's: several runs share it
 _DECIDES = ("augment", "backbone", "method", "hard", "optim", "batch_size")  # the outcome, but data and length
 
 
@@ -226,7 +227,7 @@ class Book:
         keys = {k for k, _ in have.items() ^ wanted.items()}  # which differ as texts
         if "method.name" not in have:
             keys = {_key(k) for k in json.loads(overrides) if not k.startswith("hard.")}
-        keys = {k for k in keys if k not in _NAMES and k.partition(".")[0] not in _OUTSIDE}
+        keys = {k for k in keys if k not in _NAMES and (k == _SHARED or k.partition(".")[0] not in _OUTSIDE)}
         return {k: have.get(k) for k in keys if not _same(have.get(k), wanted.get(k))}
 
     def only(self, rows: pd.DataFrame, arm: Arm) -> pd.DataFrame:
@@ -553,7 +554,8 @@ def _typed(text: str | None) -> Any:
 
 def _as_text(run: Run) -> dict[str, str]:
     """Dotted key -> value of a run's configuration, without keys that do not affect the outcome."""
-    return {k: _text(v) for k, v in flat(run.model_dump(mode="json", exclude=set(_OUTSIDE)))}
+    parent = {} if run.parent is None else {_SHARED: _text(run.parent.seed)}
+    return {k: _text(v) for k, v in flat(run.model_dump(mode="json", exclude=set(_OUTSIDE)))} | parent
 
 
 @cache
@@ -569,8 +571,13 @@ def _flat(name: str, rung: str, overrides: str) -> dict[str, str]:
 
 
 def _whole(facts: Mapping[str, str]) -> dict[str, str]:
-    """The configuration with all default options filled in, so setting a default is no difference."""
+    """The configuration with all default options filled in, so setting a default is no difference.
+
+    Of a parent it says the seed, where that is not the run's.
+    """
     out = {k: v for k, v in facts.items() if v not in ("{}", "[]")}
+    if out.get(_SHARED) == out.get("seed"):
+        out.pop(_SHARED, None)
     for kind, at in (("method", "method"), *(("strategy", f"hard.{i}") for i in range(9))):
         if f"{at}.name" in facts:
             out = {f"{at}.options.{k}": v for k, v in _defaults(kind, facts[f"{at}.name"]).items()} | out
