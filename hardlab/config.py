@@ -238,14 +238,16 @@ class Run(_Strict):
     def with_(self, overrides: Mapping[str, Any]) -> Run:
         """A copy with dotted keys replaced, e.g. ``{"optim.lr": 0.1, "hard.hvs.views": 8}``; checked as a whole.
 
-        With another method it is no run of its recipe any more: unless ``recipe`` is given too, it is named after its
-        method and strategies.
+        A parent learns from the same images, and has the run's seed unless ``parent.seed`` is given: a parent that
+        several seeds share would make them dependent. With another method it is no run of its recipe any more: unless
+        ``recipe`` is given too, it is named after its method and strategies.
         """
         tree = self.model_dump(mode="json")
         for key, value in overrides.items():
             _set(tree, key, value)
-            if tree["parent"] is not None and key.split(".")[0] == "data":
-                _set(tree["parent"], key, value)  # a parent learns from the same images
+            shared = key.split(".")[0] == "data" or (key == "seed" and "parent.seed" not in overrides)
+            if shared and tree["parent"] is not None:
+                _set(tree["parent"], key, value)
         run = make(tree)
         given = {*overrides, *("parent.recipe" for key in overrides if key == "parent")}
         named = {key: name for key, name in run._composed(self).items() if key not in given}

@@ -56,10 +56,16 @@ def small(kind: str, name: str) -> dict[str, Any]:
     return dict(made.SMALL)
 
 
+def network(method: str, width: int) -> tuple[str, dict[str, Any]]:
+    """The backbone that a method is tested on, and its options. width: of the tiny one."""
+    made: Any = registry.find("method", method)
+    return made.NETWORK, {"width": width} if made.NETWORK == "tiny" else {}
+
+
 def make(name: str) -> Method:
     """A small method of that name, ready for its first step."""
     torch.manual_seed(0)
-    backbone = registry.build("backbone", "tiny", {"width": 8})
+    backbone = registry.build("backbone", *network(name, 8))
     with registry.blaming("method", name):
         method: Method = registry.build("method", name, small("method", name), backbone)
         method.on_start(toy(), BATCH)
@@ -85,7 +91,7 @@ def run(name: str, *strategies: str) -> Run:
         "method": {"name": name, "options": small("method", name)},
         "hard": [{"name": s, "options": small("strategy", s)} for s in strategies],
         "augment": {"name": "simclr_cifar", "options": {}},
-        "backbone": {"name": "tiny", "options": {"width": 4}},
+        "backbone": dict(zip(("name", "options"), network(name, 4), strict=True)),
         "batch_size": BATCH,
         "epochs": 2,
         "precision": "fp32",

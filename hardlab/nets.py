@@ -194,11 +194,24 @@ class ViT(nn.Module):
         grid = F.interpolate(grid.float(), (rows, columns), mode="bicubic")
         return torch.cat([self.pos_embed[:, :1], grid.flatten(2).mT.to(self.pos_embed.dtype)], 1)
 
-    def tokens(self, x: Tensor) -> Tensor:
-        """(N,3,S,S) -> (N,1+T,dim): [CLS] and the patches, with their positions."""
+    def tokens(self, x: Tensor, masked: Tensor | None = None, fill: Tensor | None = None) -> Tensor:
+        """(N,3,S,S) -> (N,1+T,dim): [CLS] and the patches, with their positions.
+
+        masked: (N,T) bool, the patches that ``fill`` (dim,) stands for, before positions are added.
+        """
         patches = self.patch_embed(x)  # (N,dim,rows,columns)
         positions = self.positions(*patches.shape[2:])
-        return torch.cat([self.cls_token.expand(len(x), -1, -1), patches.flatten(2).mT], 1) + positions
+        flat = patches.flatten(2).mT
+        if masked is not None and fill is not None:
+            flat = torch.where(masked[..., None], fill.to(flat.dtype), flat)
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), flat], 1) + positions
+
+    def every_token(self, x: Tensor, masked: Tensor | None = None, fill: Tensor | None = None) -> Tensor:
+        """(N,3,S,S) -> (N,1+T,dim): what the last block makes of [CLS] and of each patch, after the norm."""
+        x = self.tokens(x, masked, fill)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
 
     def last_blocks(self, x: Tensor, n: int) -> Tensor:
         """(N,3,S,S) -> (N, n * dim): the [CLS] of the last n blocks after the norm, which DINO's linear probe reads."""

@@ -25,6 +25,7 @@ METHODS = {
     "simclr": "hardlab.methods.simclr:SimCLR",
     "simsiam": "hardlab.methods.simsiam:SimSiam",
     "dino": "hardlab.methods.dino:DINO",
+    "ibot": "hardlab.methods.ibot:IBOT",
     "deepcluster": "hardlab.methods.deepcluster:DeepCluster",
     "gan": "hardlab.methods.gan:GAN",
     "vicreg": "hardlab.methods.vicreg:VICReg",

@@ -17,7 +17,7 @@ from hardlab import recipes, registry, run_folder, train
 
 TRACES = Path(__file__).with_name("golden.json")
 SYSTEMS = (
-    "simsiam", "simclr", "moco", "byol", "dino-multicrop", "deepcluster-6crop", "supervised", "hnssl", "gan",
+    "simsiam", "simclr", "moco", "byol", "dino-multicrop", "ibot", "deepcluster-6crop", "supervised", "hnssl", "gan",
     "simclr-dd", "hexa-plus-moco", "hexa-plus-deepcluster", "clae", "simsiam-hvs", "dino-hvs", "simsiam-iou-40-60",
     "stn-affine", "adco", "ppcl", "vicreg", "barlow", "simclr-hcl", "moco-mochi", "moco-synco",
     "simclr-sas",

@@ -54,6 +54,7 @@ SCENES = ("detection", "segmentation")  # how the names of protocols on scenes b
 _PLACE = ("rung", "data", "method", "setting")  # columns that paired arms share
 _NAMES = ("recipe", "rung", "seed", "device")  # keys that make a run no other arm
 _OUTSIDE = ("parent", "logs")  # groups of a configuration that decide nothing, or follow from the recipe
+_SHARED = "parent.seed"  # kept of a parent where it is not the run's own seed: several runs share that parent
 _DECIDES = ("augment", "backbone", "method", "hard", "optim", "batch_size")  # decide the outcome, with data and length
 
 
@@ -226,7 +227,7 @@ class Book:
         keys = {k for k, _ in facts.items() ^ expected.items()}  # which differ as text
         if "method.name" not in facts:
             keys = {_key(k) for k in json.loads(overrides) if not k.startswith("hard.")}
-        keys = {k for k in keys if k not in _NAMES and k.partition(".")[0] not in _OUTSIDE}
+        keys = {k for k in keys if k not in _NAMES and (k == _SHARED or k.partition(".")[0] not in _OUTSIDE)}
         return {k: facts.get(k) for k in keys if not _same(facts.get(k), expected.get(k))}
 
     def only(self, rows: pd.DataFrame, arm: Arm) -> pd.DataFrame:
@@ -567,7 +568,8 @@ def _typed(text: str | None) -> Any:
 
 def _as_text(run: Run) -> dict[str, str]:
     """Dotted key -> value of a run's configuration, without keys that do not affect the outcome."""
-    return {k: _text(v) for k, v in flat(run.model_dump(mode="json", exclude=set(_OUTSIDE)))}
+    parent = {} if run.parent is None else {_SHARED: _text(run.parent.seed)}
+    return {k: _text(v) for k, v in flat(run.model_dump(mode="json", exclude=set(_OUTSIDE)))} | parent
 
 
 @cache
@@ -583,8 +585,13 @@ def _flat(name: str, rung: str, overrides: str) -> dict[str, str]:
 
 
 def _whole(facts: Mapping[str, str]) -> dict[str, str]:
-    """The configuration with all default options filled in, so that setting a default makes no difference."""
+    """The configuration with all default options filled in, so that setting a default makes no difference.
+
+    Of a parent it has the seed, where that is not the run's.
+    """
     out = {k: v for k, v in facts.items() if v not in ("{}", "[]")}
+    if out.get(_SHARED) == out.get("seed"):
+        out.pop(_SHARED, None)
     for kind, at in (("method", "method"), *(("strategy", f"hard.{i}") for i in range(9))):
         if f"{at}.name" in facts:
             out = {f"{at}.options.{k}": v for k, v in _defaults(kind, facts[f"{at}.name"]).items()} | out

@@ -71,7 +71,8 @@ _METRICS = {  # by how a protocol's name begins, the first that fits
     "segmentation": r"(mask-)?AP(50|75|_S)?",
 }
 _PLACE = (
-    r"Abstract|Sec\. \d(\.\d)*|App\. [A-H](\.\d)*|Alg\. \d|Fig\. (?P<figure>\d+)( left| right)?|Table (?P<table>\d+)"
+    r"Abstract( of HVP)?|Sec\. \d(\.\d)*|App\. [A-H](\.\d)*|Alg\. \d"
+    r"|Fig\. (?P<figure>\d+)( left| right)?|Table (?P<table>\d+)"
 )
 # How the epochs of a run become one number. `rise` compares the last fifth of the logged epochs with the first, `later`
 # with the second, so that a dip at the start is left out. `late` is the last fifth, `early` what the first fifth has

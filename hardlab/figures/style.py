@@ -18,7 +18,7 @@ WIDTH = 5.5  # inches: the text width of the usual one-column proceedings, so th
 # Okabe and Ito's palette: distinct with any colour vision; in grey the line styles differ as well
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
 GREY, LIGHT, INK = "#707070", "#D9D9D9", "#202020"
-METHODS = {"simsiam": "SimSiam", "simclr": "SimCLR", "dino": "DINO", "moco": "MoCo", "byol": "BYOL"} | {
+METHODS = {"simsiam": "SimSiam", "simclr": "SimCLR", "dino": "DINO", "ibot": "iBOT", "moco": "MoCo", "byol": "BYOL"} | {
     "deepcluster": "DeepCluster-v2",
     "hnssl": "HNSSL",
     "gan": "GAN",

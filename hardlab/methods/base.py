@@ -86,8 +86,9 @@ class Method(nn.Module):
     one group as positives of each other. indexed: labels belong to rows of the data set, so that an image with index -1
     has none. mixes_rows: the loss of a row depends on the other rows of the batch, as with negatives or correlations
     from it. SMALL: options that make it small enough for tests, and that draw no random numbers for a single image.
-    negatives: those of a contrastive loss, with its ``temperature`` and the ``dim`` of its vectors. negatives_from: the
-    "batch", the "memory" of earlier batches, or "" without negatives.
+    NETWORK: the backbone that tests give it, where it does not take any. negatives: those of a contrastive loss, with
+    its ``temperature`` and the ``dim`` of its vectors. negatives_from: the "batch", the "memory" of earlier batches, or
+    "" without negatives.
     backbone: (N,3,S,S) -> (N,D) pooled features, with ``dim`` = D.
     """
 
@@ -102,6 +103,7 @@ class Method(nn.Module):
     negatives_from: Literal["", "batch", "memory"] = ""
     mixes_rows = False
     SMALL: Mapping[str, Any] = {}
+    NETWORK = "tiny"
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -193,10 +195,10 @@ class Method(nn.Module):
         if not self.shared:
             known = {i: v.labels[i] for i in t_wanted if i in v.labels}
             left = [i for i in t_wanted if i not in known]
-            q = _by_slot(self.query, v, q_wanted, joint)
-            t = _by_slot(lambda x: self.target(x, v.index.repeat(_rows(x) // len(v.index))), v, left, joint)
+            q = by_slot(self.query, v, q_wanted, joint)
+            t = by_slot(lambda x: self.target(x, v.index.repeat(_rows(x) // len(v.index))), v, left, joint)
             return q, known | t
-        rows = _by_slot(lambda x: self.both(x, v.index.repeat(_rows(x) // len(v.index))), v,
+        rows = by_slot(lambda x: self.both(x, v.index.repeat(_rows(x) // len(v.index))), v,
                         sorted({*q_wanted, *t_wanted}), joint)  # fmt: skip
         return {i: rows[i][0] for i in q_wanted}, {i: rows[i][1] for i in t_wanted}
 
@@ -277,7 +279,7 @@ def _full(x: Tensor) -> Tensor:
     return x.float() if x.is_floating_point() else x
 
 
-def _by_slot(f: Callable[[Any], Any], v: Rendered, slots: Sequence[int], joint: bool) -> dict[int, Any]:
+def by_slot(f: Callable[[Any], Any], v: Rendered, slots: Sequence[int], joint: bool) -> dict[int, Any]:
     """``f`` of each slot's pixels, by one call per slot, or by one call for all with one batch per size."""
     if not joint:
         return {i: f(v.slot(i)) for i in slots}

@@ -140,10 +140,14 @@ class DINO(Method):
         """Crop sets: one even global crop (drawn like the first), one odd one, and as many locals as in training."""
         return CropSets(n, local, self.locals)
 
-    def before_step(self, at: Progress) -> None:
-        start, end = self.teacher_temperatures
+    def warmed(self, temperatures: tuple[float, float], at: Progress) -> float:
+        """The teacher's temperature in this epoch, from that of the start to that of the end of the warm-up."""
+        start, end = temperatures
         share = min(1.0, at.epoch / max(1, self.teacher_warmup_epochs - 1)) if self.teacher_warmup_epochs else 1.0
-        self.teacher_now = start + (end - start) * share
+        return start + (end - start) * share
+
+    def before_step(self, at: Progress) -> None:
+        self.teacher_now = self.warmed(self.teacher_temperatures, at)
         self.keep = 1 - (1 - self.momentum) * (1 + math.cos(math.pi * at.share)) / 2
 
     def after_step(self, step: Step) -> None:

@@ -6,6 +6,7 @@ gpu: CIFAR-10, ResNet-18, the public CIFAR schedule. paper: ImageNet, ResNet-50,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -20,6 +21,7 @@ from hardlab.recipes import (
     hexa,
     hnssl,
     hvs,
+    ibot,
     iou,
     negatives,
     ppcl,
@@ -38,6 +40,7 @@ RECIPES: dict[str, Recipe] = {
     **hexa.RECIPES,
     **hnssl.RECIPES,
     **hvs.RECIPES,
+    **ibot.RECIPES,
     **iou.RECIPES,
     **negatives.RECIPES,
     **ppcl.RECIPES,
@@ -50,9 +53,10 @@ def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None =
     """The run of a recipe at a rung, with dotted overrides, e.g. ``recipe("simsiam-hvs", "cpu", {"seed": 1})``.
 
     A method without a recipe gets a default one, and ``<recipe>-<strategy>`` adds a strategy, as in ``vicreg-hvs``.
+    ``hvp``, as the later edition of HVS calls it, is another word for ``hvs``: ``simsiam-hvp`` is ``simsiam-hvs``.
     HardlabError for unknown names.
     """
-    made = _lookup(name)
+    made = _lookup(name) or _lookup(re.sub(r"-hvp(?=-|$)", "-hvs", name))
     if made is None:
         raise registry.unknown("recipe", name, RECIPES)
     if rung not in RUNGS:

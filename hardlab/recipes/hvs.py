@@ -8,6 +8,7 @@ from hardlab.config import Run
 from hardlab.recipes.bases import simclr, simsiam
 from hardlab.recipes.common import Recipe, with_hard
 from hardlab.recipes.dino import dino, dino_multicrop, dino_resnet50
+from hardlab.recipes.ibot import ibot
 
 
 def _hvs(base: Recipe, name: str, **options: Any) -> Recipe:
@@ -40,5 +41,6 @@ RECIPES: dict[str, Recipe] = {
     "simclr-hvs": _hvs(simclr, "simclr-hvs"),
     "dino-hvs": _dino_hvs(dino, "dino-hvs", "74.67 linear top-1"),
     "dino-resnet50-hvs": _dino_hvs(dino_resnet50, "dino-resnet50-hvs", "72.87 linear top-1"),
+    "ibot-hvs": _dino_hvs(ibot, "ibot-hvs", "HVP, about 1 point more than iBOT (abstract)"),
     "dino-multicrop-hvs": _dino_hvs(dino_multicrop, "dino-multicrop-hvs", "as dino-hvs"),
 }

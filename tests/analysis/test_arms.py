@@ -320,6 +320,22 @@ def test_the_next_rung_is_above_the_highest_and_there_is_none_above_the_papers()
     assert next_rung(["cpu", "paper"]) == next_rung([]) == ""
 
 
+def test_a_run_that_shares_the_parent_of_another_seed_is_no_partner_of_one_that_has_none() -> None:
+    given = {
+        "own": ("ppcl", {"seed": 1}),
+        "shared": ("ppcl", {"seed": 1, "parent.seed": 0}),
+        "zero": ("ppcl", {}),
+        "plain": ("ppcl-simclr", {"seed": 1}),
+    }
+    rows = []
+    for name, (recipe, options) in given.items():
+        rows += configured({"recipe": recipe, "rung": "gpu", "run": name}, **options)
+    book = Book.of_configs(pd.DataFrame(rows))
+    assert book.matching(Arm("ppcl")) == {"own": {}, "shared": {"parent.seed": 0}, "zero": {}}
+    pairs = book.with_partners(book.alike([Arm("ppcl"), Arm("ppcl-simclr")]))
+    assert [seeds for (_, changes), seeds in pairs.items() if changes == "{}"] == [{1: (["own"], ["plain"])}]
+
+
 def test_partners_are_the_seeds_that_every_arm_has_a_run_of_measured_or_not() -> None:
     runs = {"a0": 0, "a1": 1, "a1-again": 1, "b1": 1, "b2": 2, "c1": 1}
     book = Book({name: {"seed": str(seed)} for name, seed in runs.items()})

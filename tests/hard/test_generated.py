@@ -346,6 +346,26 @@ def test_the_gan_learns_from_the_images_that_the_run_learns_from():
         assert run.parent.data == run.data
 
 
+def test_every_seed_has_a_gan_of_its_own_unless_a_parent_is_named():
+    one, two = (recipes.recipe("ppcl", "cpu", {"seed": seed}) for seed in (1, 2))
+    assert (one.parent.seed, two.parent.seed, one.with_({"seed": 3}).parent.seed) == (1, 2, 3)
+    assert (
+        one.parent.id
+        == recipes.recipe("ppcl-gan", "cpu", {"seed": 1}).parent.id
+        == recipes.recipe("gan", "cpu", {"seed": 1}).id
+    )
+    for given in ({"seed": 2, "parent.seed": 0}, {"parent.seed": 0, "seed": 2}):
+        assert recipes.recipe("ppcl", "cpu", given).parent.seed == 0
+
+
+def test_the_generator_of_rung_cpu_moves_hundreds_of_times_and_ascends_more_slowly_than_it_plays():
+    run = recipes.recipe("ppcl", "cpu")
+    made = build.strategies(run, build.method(run))[0]
+    steps = run.epochs * (5000 // run.batch_size)
+    assert sum(made.due(step) for step in range(steps)) == 390
+    assert made.ascent_lr < made.generator_lr
+
+
 @pytest.mark.slow
 def test_a_parent_is_trained_once_for_all_arms_and_a_stopped_arm_ends_like_one_that_was_not(tmp_path, monkeypatch):
     run = recipes.recipe("ppcl", "smoke", TINY)

@@ -1,0 +1,125 @@
+"""Choosing the settings of a base method at rung ``cpu`` on images that it does not train on.
+
+``python -m benchmarks.tune RECIPE [KEY=VALUE ...] [--runs DIR] [--threads N]`` trains one setting and appends a row to
+``benchmarks/tuning.jsonl``; ``python -m benchmarks.tune --table`` prints the rows as docs/tuning.md has them. The
+network learns from the run's share of the training split, and so do the classifiers; they are tested on every ninth of
+the other training images. The test split is not read. A recipe with a strategy is accepted with ``--strategy`` alone,
+for the search of why one does not help; no setting of a base method is chosen by such a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hardlab import build, config, recipes, run_folder, train
+from hardlab.config import Run
+from hardlab.data import Images
+from hardlab.evaluate import features, protocols
+from hardlab.recipes.bases import untrained
+from hardlab.types import HardlabError
+
+ROWS = Path(__file__).with_name("tuning.jsonl")
+EVERY = 9  # of nine tenths of CIFAR-10 as many images as the tenth that is trained on
+PROBES = {"probe": ("linear-lbfgs", "top1"), "knn": ("knn", "top1@k=20")}
+# strategies that a paper has no method without: HNSSL's loss is that of all other images
+PART_OF_THE_METHOD = ("hnssl-unmined",)
+
+
+def held_out(run: Run, root: str | None = None) -> tuple[Images, Images, torch.Tensor]:
+    """The images that a run trains on, all training images of its set, and the rows of these to test on."""
+    own, every = build.images(run, root=root), build.images(run.with_({"data.fraction": 1.0}), root=root)
+    seen = set(own.names)
+    rows = [i for i, name in enumerate(every.names) if name not in seen]
+    if not rows:
+        raise HardlabError(f"{run.recipe} at rung {run.rung} trains on all images; nothing is left to choose on.")
+    return own, every, torch.tensor(rows[::EVERY])
+
+
+def measure(run: Run, net: nn.Module | None, root: str | None = None) -> dict[str, float]:
+    """Accuracies, in %, of a frozen network, or of raw pixels, on the images that are held out."""
+    own, every, rows = held_out(run, root)
+    look = build.look(run)
+    if net is None:
+        train_f, test_f = features.pixels(own, look)[0], features.pixels(every, look)[0][rows]
+    else:
+        train_f, test_f = features.extract(net, own, look)[0], features.extract(net, every, look, rows=rows)[0]
+    task = protocols.given(train_f, own.targets, test_f, every.targets[rows])
+    out = {}
+    for name, (protocol, metric) in PROBES.items():
+        values = {row["metric"]: row["value"] for row in protocols.run_protocol(protocol, task, run.seed).rows}
+        out[name] = round(100 * values[metric], 2)
+    return out | {"n_test": len(rows)}
+
+
+def tuned(
+    run: Run, overrides: Mapping[str, Any], runs: Path, strategy: bool = False, root: str | None = None
+) -> dict[str, Any]:
+    """Trains a run, or takes the finished one, and returns the row of it."""
+    if run.hard and not strategy and run.recipe not in PART_OF_THE_METHOD:
+        raise HardlabError(f"{run.recipe} has a strategy: settings are chosen with the baseline alone.")
+    folder = train.train(run, runs, root=root)
+    about = json.loads((folder / "manifest.json").read_text())
+    _, method, _ = run_folder.open_run(folder)
+    net = next(iter(method.networks().values()))
+    about = {key: about[key] for key in ("id", "commit", "dirty", "device", "precision", "images_per_s", "steps_done")}
+    return (
+        {"recipe": run.recipe, "rung": run.rung, "seed": run.seed, "overrides": dict(overrides)}
+        | about
+        | measure(run, net, root)
+    )
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a row a run, as it was tried; raw pixels and the untrained network first."""
+    lines = ["| recipe | changed from the recipe of that day | seed | steps | converged probe, % | kNN, % | run |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for row in rows:
+        changed = ", ".join(f"`{key}={config.written(value)}`" for key, value in row["overrides"].items()) or "–"
+        lines.append(
+            f"| {row['recipe']} | {changed} | {row['seed']} | {row['steps_done']} | {row['probe']:.2f} "
+            f"| {row['knn']:.2f} | `{row['id']}` |"
+        )
+    return "\n".join(lines)
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", nargs="?", help="of a base method, or `pixels`")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--rung", default="cpu")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--strategy", action="store_true", help="accept a recipe with a strategy")
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_intermixed_args(words)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    if given.table:
+        print(table([json.loads(line) for line in ROWS.read_text().splitlines()]))
+        return 0
+    overrides = config.parse(given.overrides)
+    if given.recipe == "pixels":
+        run = untrained(given.rung)
+        row = {"recipe": "pixels", "rung": given.rung, "seed": 0, "overrides": {}, "id": "–", "steps_done": 0}
+        row |= measure(run, None)
+    else:
+        row = tuned(recipes.recipe(given.recipe, given.rung, overrides), overrides, given.runs, given.strategy)
+    with ROWS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(table([row]))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except HardlabError as e:
+        sys.exit(str(e))
