@@ -212,7 +212,7 @@ class Book:
                 continue
             changes = self._changes(name, arm.recipe, rung, json.dumps(overrides, sort_keys=True))
             changes = {k: v for k, v in changes.items() if not (arm.sets and k == "data.name")}
-            own = {"method", "hard", *map(_key, (*overrides, *spoken))}
+            own = {"method", "hard", *map(option_key, (*overrides, *spoken))}
             if not any(k == o or k.startswith(f"{o}.") for k in changes for o in own):
                 matches[name] = {k: _typed(v) for k, v in changes.items()}
         return matches
@@ -225,7 +225,7 @@ class Book:
         have, wanted = self.runs.get(name, {}), _flat(of, rung, overrides)
         keys = {k for k, _ in have.items() ^ wanted.items()}  # which differ as texts
         if "method.name" not in have:
-            keys = {_key(k) for k in json.loads(overrides) if not k.startswith("hard.")}
+            keys = {option_key(k) for k in json.loads(overrides) if not k.startswith("hard.")}
         keys = {k for k in keys if k not in _NAMES and k.partition(".")[0] not in _OUTSIDE}
         return {k: have.get(k) for k in keys if not _same(have.get(k), wanted.get(k))}
 
@@ -583,7 +583,7 @@ def _defaults(kind: str, name: str) -> dict[str, str]:
     return {k: _text(p.default) for k, p in options(kind, name).items()} if known else {}
 
 
-def _key(override: str) -> str:
+def option_key(override: str) -> str:
     """``backbone.width`` of the command line is ``backbone.options.width`` of a configuration."""
     head, _, last = override.partition(".")
     options_of = ("augment", "backbone", "method")
