@@ -136,7 +136,7 @@ def _work(
     if not gpu:  # a heavy run on a GPU takes a core like any other here
         jobs = [replace(job, weight=1) for job in jobs]
     (out / "runs").mkdir(exist_ok=True)
-    queue = Queue(jobs, machine, estimate, launch, say)
+    queue = Queue(jobs, machine, estimate, launch, say, resumes=True)
     with requests() as asked:
         queue.run(deadline, lambda: bool(asked))
     left = [job for job in jobs if queue.state.get(job.id) != "done"]

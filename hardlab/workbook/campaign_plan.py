@@ -39,8 +39,9 @@ BESIDE = ("knn", LINEAR[0])  # what every run is measured by
 class Stage(BaseModel):
     """Claims at a rung.
 
-    claims: ids or papers; none given = all that the rung can test. seeds: of an arm at most. set: overrides of all of
-    its runs, dotted as on the command line, e.g. a shorter schedule.
+    claims: papers, of which all claims count that the rung can test, or ids, which count at any rung; none given = all
+    papers. seeds: of an arm at most. set: overrides of all of its runs, dotted as on the command line, e.g. a shorter
+    schedule.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,11 +53,11 @@ class Stage(BaseModel):
 
     def chosen(self) -> list[Claim]:
         """Its claims, in the ledger's order."""
-        wanted = set(self.claims)
+        papers = self.claims or claims.PAPERS
         return [
             claim
             for claim in claims.load()
-            if reaches(self.rung, claim.testable_from) and not (wanted and wanted.isdisjoint((claim.id, claim.paper)))
+            if claim.id in self.claims or (claim.paper in papers and reaches(self.rung, claim.testable_from))
         ]
 
 
@@ -212,9 +213,10 @@ class Survey:
         return out
 
     def _settled(self, claim: Claim, stage: Stage) -> bool:
-        """Whether it is decided after correction, or can never be."""
-        verdict = self.judged[claim.id].finding.verdict
-        return bool(claim.cannot) or (verdict in claims.WEAKLY and self.q[claim.id] <= evidence.LEVEL)
+        """Whether it is decided after correction at this rung, or can never be."""
+        _, finding, group = self.judged[claim.id]
+        here = group is not None and group.rung == stage.rung
+        return bool(claim.cannot) or (here and finding.verdict in claims.WEAKLY and self.q[claim.id] <= evidence.LEVEL)
 
     def _question(self, claim: Claim, stage: Stage) -> Question | None:
         if "epochs" in stage.set and any(side.longer != 1 for side in claim.arms):

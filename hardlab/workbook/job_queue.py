@@ -129,7 +129,10 @@ class Estimate:
 
 @dataclass
 class Queue:
-    """Jobs side by side, started in their order, none that cannot end before the deadline."""
+    """Jobs side by side, started in their order, none that cannot end before the deadline.
+
+    resumes: once no other can end in time such a job is started all the same; it saves what it has and goes on later.
+    """
 
     jobs: Sequence[Job]
     machine: Machine
@@ -137,22 +140,27 @@ class Queue:
     launch: Callable[[Job], subprocess.Popen[bytes]]
     say: Callable[[str], None] = print
     grace: float = GRACE_S
+    resumes: bool = False
     running: list[Child] = field(default_factory=list)
     state: dict[str, str] = field(default_factory=dict)  # id -> done, failed, hung, stopped; absent: not started
 
+    def __post_init__(self) -> None:
+        self.all = {job.id: job for job in self.jobs}  # a parent that is not among them is there, or trained on the way
+
     def next(self, left: float) -> Job | None:
         """The first job that may start and can end in ``left`` seconds; None where it finds no place now."""
-        busy = {c.job.id for c in self.running}
+        busy, late = {c.job.id for c in self.running}, None
         for job in self.jobs:
             if job.id in self.state or job.id in busy:
                 continue
-            if job.parent is not None and self.state.get(job.parent) != "done":
+            if job.parent in self.all and self.state.get(job.parent) != "done":
                 continue  # its turn comes with the parent; if that failed, never
             seconds = self.estimate.seconds(job)
             if seconds is not None and seconds > left:
+                late = late or job
                 continue
             return job if self._room(job) else None
-        return None
+        return late if late and self.resumes and left > self.estimate.overhead and self._room(late) else None
 
     def _room(self, job: Job) -> bool:
         if not self.running:
