@@ -38,7 +38,8 @@ from hardlab.workbook.job_queue import GRACE_S, STOPPED, Estimate, Job, Machine,
 
 ROOT = Path(__file__).resolve().parents[1]
 BROUGHT = ROOT / "lease"  # ignored by git; travels with the checkout
-QUEUE = Path(__file__).with_name("lease.txt")
+PLAN = Path(__file__).with_name("lease.yaml")  # what `hardlab campaign` puts in order
+QUEUE = "queue.txt"  # among what is brought, by ``prepare``
 RATES = Path(__file__).with_name("gpu")  # tables of rates, a file a device
 ARCHIVE = "cifar10-jpeg.tar.xz"
 PROTOCOLS = ("knn", "linear-lbfgs")
@@ -209,6 +210,7 @@ def prepare(
     listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
                             capture_output=True, text=True)  # fmt: skip
     sizes["the checkout"] = size_mb([ROOT / name for name in listed.stdout.split("\0") if name])
+    sizes |= {QUEUE: size_mb([write_queue(brought / QUEUE, data)])}
     total = sum(sizes.values())
     for name, size in sizes.items():
         say(f"{size:8.1f} MB  {name}")
@@ -217,6 +219,31 @@ def prepare(
         raise LeaseError(f"{total:.1f} MB are more than the {limit_mb:g} MB that may travel: remove some of {brought}.")
     if not (brought / ARCHIVE).is_file():
         say(f"Without {ARCHIVE} (--data) the runs on CIFAR-10 cannot be made.")
+
+
+def write_queue(queue: Path, data: Path | None) -> Path:
+    """The missing runs of ``PLAN`` in the order of `hardlab campaign`, by the rates of the last GPU; a line a run."""
+    from hardlab import config
+    from hardlab.analysis import schema
+    from hardlab.workbook import campaign_plan
+    from hardlab.workbook.job_queue import Estimate
+
+    tables = [json.loads(path.read_text()) for path in RATES.glob("*.json")]
+    none: dict[str, Any] = {"device": "", "rows": []}
+    newest = max(tables, key=lambda table: str(table["date"]), default=none)
+    known = {row["rate"]: row["images_per_s"] for row in newest["rows"] if row.get("images_per_s")}
+    collected = ROOT / "figures" / "data"
+    rates = campaign_plan.rates(schema.read_manifests(collected), newest["device"], known)
+    stages = campaign_plan.read(str(PLAN))
+    survey = campaign_plan.Survey(stages, collected, queue.parent / "runs", "bf16", data.parent if data else None)
+    made = campaign_plan.work_out(survey, Estimate(rates))
+    lines = [f"# {claim}: {why}" for claim, why in made.refused.items()]
+    for job in made.jobs:
+        if job.id in survey.changes:  # a parent is not named: it comes with the run that starts from it
+            pairs = [f"{k}={''.join(config.written(v).split())}" for k, v in survey.changes[job.id].items()]
+            lines.append(f"{' '.join([*job.rate.split('/')[::-1], *pairs])} -- {' '.join(job.protocols)}")
+    queue.write_text("\n".join(lines) + "\n")
+    return queue
 
 
 def size_mb(paths: Iterable[Path]) -> float:
@@ -371,7 +398,12 @@ class Lease:
         if archive.is_file() and not (data / ARCHIVE).exists():
             (data / ARCHIVE).symlink_to(archive.resolve())
         # reads the queue, and the data once for all runs, while doctor looks around
-        words = ("plan", str(self.args.queue), str(self.work / "plan.json"), self.args.rehearse)
+        words = (
+            "plan",
+            str(self.args.queue or self.args.brought / QUEUE),
+            str(self.work / "plan.json"),
+            self.args.rehearse,
+        )
         plan = self.child("plan", self.python(*words))
         self.wait("doctor", doctor, self.deadline())
         text = (self.logs / "doctor.log").read_text()
@@ -561,7 +593,7 @@ def parser() -> argparse.ArgumentParser:
     p = verb("run", "Use the machine until the budget ends; what comes back is in --out.")
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--budget", type=float, default=9.5, metavar="MINUTES")
-    p.add_argument("--queue", type=Path, default=QUEUE)
+    p.add_argument("--queue", type=Path, help=f"Default: {QUEUE} among what was brought.")
     p.add_argument(
         "--work", type=Path, default=ROOT / "out" / "lease", help="A second call here goes on (%(default)s)."
     )
@@ -584,7 +616,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         if args.verb == "prepare":
-            read_queue(QUEUE.read_text())
             prepare(args.data, args.brought, args.limit_mb)
         elif args.verb == "merge":
             came = merge(args.archives, args.into, args.brought)

@@ -589,14 +589,22 @@ def campaign(
     budget; the same command goes on.
     """
     from hardlab import config
-    from hardlab.workbook import campaign as campaigns
 
     with usage():
         config.device(device)
-        budget_s = campaigns.seconds(budget)
-    _there(data_dir)
-    sys.exit(campaigns.run(plan, budget=budget_s, jobs=jobs, out=out, data_dir=data_dir, root=root, device=device,
-                           dry_run=dry_run, say=click.echo))  # fmt: skip
+        seconds = config.budget(budget)
+        _there(data_dir)
+        from hardlab.workbook import campaign_plan
+
+        stages = campaign_plan.read(plan)
+    from hardlab.workbook import campaign as campaigns
+
+    sys.exit(
+        campaigns.run(
+            stages, budget=seconds, jobs=jobs, out=out, data_dir=data_dir, root=root, device=device, dry_run=dry_run,
+            say=click.echo,
+        )
+    )  # fmt: skip
 
 
 @cli.command("doctor")

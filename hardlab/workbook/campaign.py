@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from hardlab import recipes
 from hardlab.analysis import schema, tables
-from hardlab.errors import HardlabError
 from hardlab.files import check_folder
 from hardlab.stopping import STOPPED, requests
 from hardlab.workbook import campaign_plan, costs, job_queue
@@ -30,17 +28,8 @@ LIMIT_BYTES = 60 * 10**6  # of the archive
 SLOW = ("importance", "predictability", "hardness", "transfer")
 
 
-def seconds(text: str) -> float:
-    """``6h``, ``90m``, ``1h30m`` or ``45s`` in seconds; HardlabError for anything else, and for nothing at all."""
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip())
-    total = sum(float(x or 0) * unit for x, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0.0
-    if total <= 0:
-        raise HardlabError(f"'{text}' is no budget: write hours, minutes or seconds, such as 6h, 1h30m or 90s.")
-    return total
-
-
 def run(
-    plan: str,
+    stages: Sequence[Stage],
     *,
     budget: float,
     jobs: int | None = None,
@@ -51,7 +40,7 @@ def run(
     dry_run: bool = False,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Make the missing runs of a plan for ``budget`` seconds, ``jobs`` at a time (by default as many as fit).
+    """Make the missing runs of these stages for ``budget`` seconds, ``jobs`` at a time (by default as many as fit).
 
     ``out`` has then runs/, logs/, data/ (the tables of ``data_dir`` with the new rows) and ``campaign.tar.gz``: rows,
     logs and manifests of all runs, view logs and snapshots as far as there is room, no weights. The same call goes on
@@ -59,7 +48,6 @@ def run(
     """
     from hardlab import build
 
-    stages = campaign_plan.read(plan)
     gpu = build.device(device).type == "cuda"
     check_folder(out)
     machine = Machine.here(gpu)

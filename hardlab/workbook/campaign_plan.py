@@ -85,8 +85,12 @@ def read(plan: str) -> list[Stage]:
             raise registry.unknown("claim or paper", name, known)
         if label := stage.set.keys() & {"seed", "recipe", "rung"}:
             raise HardlabError(f"'{path}' sets {min(label)} for all runs of a stage, which tells runs apart.")
-        recipe("simsiam", stage.rung, stage.set)  # any will do
+        recipe("simsiam", stage.rung, _without_parent(stage.set))  # any will do
     return stages
+
+
+def _without_parent(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in overrides.items() if k.partition(".")[0] != "parent"}
 
 
 # ------------------------------------------------------------------------------------------------ what is missing
@@ -186,6 +190,7 @@ class Survey:
     precision: str
     root: Path | None = None
     runs: dict[str, Run] = field(default_factory=dict)  # missing ones, a parent before those that start from it
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)  # overrides of a recipe that give a run, by id
     protocols: dict[str, dict[str, None]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)  # claim -> why its runs cannot be made
 
@@ -257,7 +262,7 @@ class Survey:
 
     def _planned(self, changes: Mapping[str, Any], stage: Stage) -> bool:
         """Whether runs that differ from their recipes so are those of this stage on this machine."""
-        wanted = {option_key(k): v for k, v in stage.set.items()}
+        wanted = {option_key(k): v for k, v in _without_parent(stage.set).items()}
         precision = changes.get("precision", wanted.get("precision", self.precision))
         rest = {k: v for k, v in changes.items() if k != "precision"}
         return precision == wanted.pop("precision", self.precision) and rest == wanted
@@ -280,11 +285,17 @@ class Survey:
     # ------------------------------------------------------------------------------------------ runs
 
     def _run(self, claim: Claim, side: Side, stage: Stage, seed: int) -> Run:
-        own = config.parse(claim.overrides(side, stage.rung))
         shared = stage.set
         if side.recipe == UNTRAINED:
             shared = {k: v for k, v in shared.items() if k.partition(".")[0] in ("data", "backbone")}
-        return recipe(side.recipe, stage.rung, {**shared, **own, "seed": seed})
+        elif recipe(side.recipe, stage.rung).parent is None:
+            shared = _without_parent(shared)
+        else:  # seeds whose GAN is one and the same are not independent
+            shared = {"parent.seed": seed, **shared}
+        changes = {"seed": seed, **shared, **config.parse(claim.overrides(side, stage.rung))}
+        run = recipe(side.recipe, stage.rung, changes)
+        self.changes.setdefault(run.id, changes)
+        return run
 
     def _ways(self, claim: Claim, side: Side) -> tuple[str, ...]:
         """How a side is measured: a protocol, with its data set where that is not the run's own; else nothing."""

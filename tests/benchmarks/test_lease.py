@@ -158,8 +158,9 @@ def test_the_driver_needs_nothing_that_has_to_be_installed() -> None:
 def test_every_line_of_the_queue_is_a_run_and_parents_come_first() -> None:
     from benchmarks import lease_work
 
-    lines = lease.read_queue(lease.QUEUE.read_text())
-    first = list({(line.recipe, line.rung): line for line in reversed(lines)}.values())[::-1]
+    parts = ["untrained,moco,adco,ppcl-simclr cpu", "ppcl-gan,ppcl cpu seed=1 parent.seed={seed}", "simsiam-hvs gpu"]
+    parts += ["ppcl-pos,ppcl gpu data.name=cifar10-jpeg data.fraction=0.1 epochs=60 parent.epochs=40"]
+    first = lease.read_queue("\n".join(parts))
     for rehearsal in (False, True):
         jobs, refused = lease_work.plan(first, rehearsal, lambda run: round(50_000 * run.data.fraction))
         assert not refused
@@ -250,6 +251,8 @@ def test_a_whole_lease_in_small_stops_by_itself_and_a_second_one_goes_on(tmp_pat
 @pytest.mark.slow
 def test_a_lease_that_is_told_to_stop_packs_first(tmp_path: Path) -> None:
     words = ["run", "--out", f"{tmp_path}/out", "--work", f"{tmp_path}/work", "--brought", f"{tmp_path}/brought"]
+    (tmp_path / "brought").mkdir()
+    (tmp_path / "brought" / lease.QUEUE).write_text("untrained cpu\n")
     told = subprocess.Popen([sys.executable, "-m", "benchmarks.lease", *words, "--rehearse", "yes"], cwd=ROOT)
     time.sleep(3)
     told.send_signal(signal.SIGTERM)

@@ -66,6 +66,21 @@ def test_a_heavy_run_takes_several_places_and_nothing_overtakes_it() -> None:
         end([c.process for c in q.running], 1.0)
 
 
+def test_a_parent_that_is_not_in_the_queue_is_not_waited_for() -> None:
+    assert queue([job("ppcl", parent="gan")]).next(1e6) == job("ppcl", parent="gan")
+
+
+def test_a_run_that_can_go_on_later_is_started_once_no_other_can_end_in_time() -> None:
+    q = queue([job("long", 50_000), job("short", 1000)])
+    assert q.next(left=30.0) == q.jobs[1]
+    q.state["short"] = "done"
+    assert q.next(left=30.0) is None
+    q.resumes = True
+    assert q.next(left=30.0) == q.jobs[0]
+    q.estimate.overhead = 40.0
+    assert q.next(left=30.0) is None, "it would be asked to stop before its first step"
+
+
 def test_the_queue_ends_at_its_deadline_and_ends_what_does_not_listen() -> None:
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
     q = queue([job("deaf", 0), job("late", 10**6)], deaf)
