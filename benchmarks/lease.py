@@ -4,8 +4,9 @@
     python3 -m benchmarks.lease run --out DIR                              # there, in the root of the checkout
     python  -m benchmarks.lease merge DIR/*.tar.gz                         # here
 
-docs/gpu.md tells the whole. This module needs Python alone; what needs torch is in ``lease_work``, in processes of its
-own, so that nothing that breaks there keeps the archives from being packed.
+docs/gpu.md tells the whole. This module needs Python alone, as do the queue and the archives, which it shares with
+`hardlab campaign`; what needs torch is in processes of its own, so that nothing that breaks there keeps the archives
+from being packed.
 """
 
 from __future__ import annotations
@@ -13,16 +14,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import ctypes
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -30,14 +28,18 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hardlab.workbook.archive import evaluated, pack, units
+from hardlab.workbook.job_queue import GRACE_S, STOPPED, Estimate, Job, Machine, Queue, command, end, start
+
 ROOT = Path(__file__).resolve().parents[1]
 BROUGHT = ROOT / "lease"  # ignored by git; travels with the checkout
-QUEUE = Path(__file__).with_name("lease.txt")
+PLAN = Path(__file__).with_name("lease.yaml")  # what `hardlab campaign` puts in order
+QUEUE = "queue.txt"  # among what is brought, by ``prepare``
 RATES = Path(__file__).with_name("gpu")  # tables of rates, a file a device
 ARCHIVE = "cifar10-jpeg.tar.xz"
 PROTOCOLS = ("knn", "linear-lbfgs")
@@ -51,11 +53,7 @@ PACKAGES = (
 )  # fmt: skip
 LIMIT_MB = 64.0  # of all that travels there
 ARCHIVE_MB, ARCHIVES = 12.0, 5  # 60 MB of 64 come back; no archive may be above 16
-ALWAYS = ("manifest.json", "metrics.jsonl", "results.jsonl", "curves.jsonl")  # of a run
-EXTRAS = ("views", "crops", "snapshots")  # as long as they fit; weights and features never
-STOPPED = 75  # exit status of what was asked to stop, as of hardlab
 TABLE_SHARE = 0.4  # of the time that is left when it begins, for the table of rates
-GRACE_S = 15.0  # from SIGTERM to SIGKILL: a run saves meanwhile
 PACK_EVERY_S = 90.0  # what was packed is safe, should the machine be taken away
 
 
@@ -104,255 +102,7 @@ def read_queue(text: str) -> list[Line]:
     return out
 
 
-@dataclass(frozen=True)
-class Job:
-    """A run to be made: its configuration, and what decides when it is started.
-
-    rate: the key of the table of rates, ``<rung>/<recipe>``. images: that it sees. weight: places that it takes of the
-    machine's. parent: the id of the run that comes first.
-    """
-
-    id: str
-    line: str
-    rate: str
-    images: int
-    config: dict[str, Any]
-    protocols: tuple[str, ...] = ()
-    parent: str | None = None
-    weight: int = 1
-
-
-@dataclass
-class Child:
-    """A job at work, and when it is late."""
-
-    job: Job
-    process: subprocess.Popen[bytes]
-    started: float
-    late: float
-    told: float | None = None  # when it was asked to end
-
-
-@dataclass
-class Machine:
-    """What bounds runs side by side: places (one a core that can be spared) and memory of the device in MB."""
-
-    places: int
-    memory_mb: float
-
-
-class Estimate:
-    """Seconds of a job, from the table of rates, then from the runs that ended here, beside the others as they were.
-
-    rates: ``<rung>/<recipe>`` -> {images_per_s, peak_memory_mb}; a recipe that was not measured takes the slowest of
-    its rung. overhead: of a process: its start and its evaluation.
-    """
-
-    def __init__(self, rates: dict[str, dict[str, Any]], overhead: float = 20.0, context_mb: float = 600.0) -> None:
-        self.rates, self.overhead, self.context_mb = rates, overhead, context_mb
-        self.took: dict[str, list[float]] = {}  # seconds an image of the runs that ended
-        self.slower: list[float] = []  # how much longer they took than alone
-
-    def _row(self, job: Job) -> dict[str, Any] | None:
-        if job.rate in self.rates:
-            return self.rates[job.rate]
-        rung = job.rate.partition("/")[0]
-        rows = [row for key, row in self.rates.items() if key.partition("/")[0] == rung]
-        return min(rows, key=lambda row: row["images_per_s"]) if rows else None
-
-    def alone(self, job: Job) -> float | None:
-        row = self._row(job)
-        return None if row is None else self.overhead + job.images / row["images_per_s"]
-
-    def seconds(self, job: Job) -> float | None:
-        """None where nothing is known: such a job is tried."""
-        if job.rate in self.took:
-            return self.overhead + job.images * max(self.took[job.rate][-3:])
-        alone = self.alone(job)
-        return None if alone is None else alone * (statistics.median(self.slower[-8:]) if self.slower else 1.5)
-
-    def memory_mb(self, job: Job) -> float:
-        row = self._row(job)
-        return self.context_mb + 1.3 * (row["peak_memory_mb"] if row else 1000.0)
-
-    def learn(self, job: Job, seconds: float) -> None:
-        alone = self.alone(job)
-        if alone is not None:
-            self.slower.append(max(1.0, seconds / alone))
-        if job.images:
-            self.took.setdefault(job.rate, []).append(max(0.0, seconds - self.overhead) / job.images)
-
-
-@dataclass
-class Queue:
-    """Jobs side by side, started in their order, none that cannot end before the deadline."""
-
-    jobs: Sequence[Job]
-    machine: Machine
-    estimate: Estimate
-    launch: Callable[[Job], subprocess.Popen[bytes]]
-    say: Callable[[str], None] = print
-    grace: float = GRACE_S
-    running: list[Child] = field(default_factory=list)
-    state: dict[str, str] = field(default_factory=dict)  # id -> done, failed, hung, stopped; absent: not started
-
-    def next(self, left: float) -> Job | None:
-        """The first job that may start and can end in ``left`` seconds; None where it finds no place now."""
-        busy = {c.job.id for c in self.running}
-        for job in self.jobs:
-            if job.id in self.state or job.id in busy:
-                continue
-            if job.parent is not None and self.state.get(job.parent) != "done":
-                continue  # its turn comes with the parent; if that failed, never
-            seconds = self.estimate.seconds(job)
-            if seconds is not None and seconds > left:
-                continue
-            return job if self._room(job) else None
-        return None
-
-    def _room(self, job: Job) -> bool:
-        if not self.running:
-            return True  # alone it gets whatever there is
-        places = sum(c.job.weight for c in self.running) + job.weight
-        memory = sum(self.estimate.memory_mb(c.job) for c in self.running) + self.estimate.memory_mb(job)
-        return places <= self.machine.places and memory <= 0.85 * self.machine.memory_mb
-
-    def run(self, deadline: float, asked: Callable[[], bool], tick: Callable[[], None] = lambda: None) -> None:
-        """Until nothing is left that can end by ``deadline`` (of time.monotonic), or ``asked``; then end the rest."""
-        try:
-            while not asked() and time.monotonic() < deadline:
-                self._reap()
-                while (job := self.next(deadline - time.monotonic())) is not None:
-                    self._start(job)
-                if not self.running:
-                    return
-                tick()
-                time.sleep(0.1)
-        finally:
-            self._end(list(self.running), "stopped")
-
-    def _start(self, job: Job) -> None:
-        seconds, now = self.estimate.seconds(job), time.monotonic()
-        late = now + max(60.0, 4 * seconds) if seconds is not None else math.inf
-        self.running.append(Child(job, self.launch(job), now, late))
-        expected = f", about {seconds:.0f} s" if seconds is not None else ""
-        self.say(f"started {job.line} as {job.id}{expected}; {len(self.running)} side by side")
-
-    def _reap(self) -> None:
-        now = time.monotonic()
-        for child in list(self.running):
-            status = child.process.poll()
-            if status is not None:
-                self.running.remove(child)
-                self.state[child.job.id] = {0: "done", STOPPED: "stopped"}.get(status, "failed")
-                if status == 0:
-                    self.estimate.learn(child.job, now - child.started)
-                self.say(f"{self.state[child.job.id]} {child.job.id} after {now - child.started:.0f} s")
-        hung = [c for c in self.running if now > c.late]
-        if hung:
-            self._end(hung, "hung")
-
-    def _end(self, children: list[Child], state: str) -> None:
-        end([c.process for c in children], self.grace)
-        for child in children:
-            self.running.remove(child)
-            # one that ended by itself in the meantime is done all the same
-            self.state[child.job.id] = "done" if child.process.returncode == 0 else state
-            self.say(f"{self.state[child.job.id]} {child.job.id} after {time.monotonic() - child.started:.0f} s")
-
-
-def end(processes: Iterable[subprocess.Popen[bytes]], grace: float = GRACE_S) -> None:
-    """SIGTERM to the groups of all, SIGKILL to those that are there after ``grace`` seconds."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        alive = [p for p in processes if p.poll() is None]
-        for p in alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(p.pid, number)
-        until = time.monotonic() + grace
-        for p in alive:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                p.wait(max(0.0, until - time.monotonic()))
-
-
-def _orphaned() -> None:
-    """In a child: end with the parent, whose own end may be a SIGKILL."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
 # ------------------------------------------------------------------------------------------------ what comes back
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Files that are packed together or not at all: (path, name in the archive)."""
-
-    name: str
-    files: tuple[tuple[Path, str], ...]
-
-
-def units(runs: Path, logs: Path, done: Sequence[str]) -> list[Unit]:
-    """What there is to pack, the most important first: the rows of all runs, all logs, then views and snapshots.
-
-    Of the first seeds before the others: a few runs of every recipe with all they logged tell more than all of one.
-    """
-
-    def of(run: str, names: Iterable[str]) -> tuple[tuple[Path, str], ...]:
-        paths = [p for n in names for p in sorted((runs / run).glob(n)) + sorted((runs / run / n).glob("*"))]
-        return tuple((p, f"runs/{run}/{p.relative_to(runs / run).as_posix()}") for p in paths if p.is_file())
-
-    rows = [Unit(run, of(run, ALWAYS)) for run in done]
-    logged = [Unit(p.name, ((p, f"logs/{p.name}"),)) for p in sorted(logs.glob("*"))]
-    extras = [Unit(f"{run}: {name}", of(run, [name])) for run in sorted(done, key=_seed) for name in EXTRAS]
-    return [u for u in [*rows, *logged, *extras] if u.files]
-
-
-def _seed(run: str) -> int:
-    """Of a run, by its id (``simsiam-cpu-s3-1f2e3d``)."""
-    match = re.search(r"-s(\d+)-", run)
-    return int(match[1]) if match else 0
-
-
-def pack(out: Path, units: Sequence[Unit], *, limit: int, count: int) -> list[str]:
-    """At most ``count`` archives ``lease-N.tar.gz`` of at most ``limit`` bytes each; returns what found no place.
-
-    Each appears whole or not at all; those of an earlier call that are not needed any more go.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    bins: list[list[Unit]] = [[] for _ in range(count)]
-    room = [limit - 4096] * count
-    left = []
-    for unit in units:
-        size = sum(packed_size(path) for path, _ in unit.files)
-        place = next((i for i in range(count) if size <= room[i]), None)
-        if place is None:
-            left.append(unit.name)
-            continue
-        room[place] -= size
-        bins[place].append(unit)
-    for i, chosen in enumerate(bins, 1):
-        path = out / f"lease-{i}.tar.gz"
-        if not chosen:
-            path.unlink(missing_ok=True)
-            continue
-        scratch = path.with_suffix(".part")
-        with tarfile.open(scratch, "w:gz", compresslevel=6) as tar:
-            for unit in chosen:
-                for file, name in unit.files:
-                    tar.add(file, name, recursive=False)
-        if scratch.stat().st_size > limit:
-            left += [unit.name for unit in chosen]  # cannot be, unless a file grew meanwhile
-            scratch.unlink()
-        else:
-            scratch.replace(path)
-    return left
-
-
-def packed_size(path: Path) -> int:
-    """Bytes of a file in an archive with its header, or a little more."""
-    if path.suffix in (".parquet", ".npz"):  # compressed as they are, and many
-        return path.stat().st_size + 2048
-    return len(zlib.compress(path.read_bytes(), 6)) + 1024
 
 
 def collected(jobs: Sequence[Job], table: Path) -> set[str]:
@@ -364,16 +114,6 @@ def collected(jobs: Sequence[Job], table: Path) -> set[str]:
         for row in csv.DictReader(file):
             have.setdefault(row["run"], set()).add(row["protocol"])
     return {j.id for j in jobs if j.protocols and set(j.protocols) <= have.get(j.id, set())}
-
-
-def evaluated(folder: Path, protocols: Iterable[str]) -> bool:
-    """Whether the run in this folder is done and has rows of all protocols."""
-    try:
-        about = json.loads((folder / "manifest.json").read_text())
-        rows = (folder / "results.jsonl").read_text().splitlines() if protocols else []
-        return about.get("state") == "done" and set(protocols) <= {json.loads(row)["protocol"] for row in rows}
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def _rows(folder: Path) -> int:
@@ -470,6 +210,7 @@ def prepare(
     listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
                             capture_output=True, text=True)  # fmt: skip
     sizes["the checkout"] = size_mb([ROOT / name for name in listed.stdout.split("\0") if name])
+    sizes |= {QUEUE: size_mb([write_queue(brought / QUEUE, data)])}
     total = sum(sizes.values())
     for name, size in sizes.items():
         say(f"{size:8.1f} MB  {name}")
@@ -478,6 +219,31 @@ def prepare(
         raise LeaseError(f"{total:.1f} MB are more than the {limit_mb:g} MB that may travel: remove some of {brought}.")
     if not (brought / ARCHIVE).is_file():
         say(f"Without {ARCHIVE} (--data) the runs on CIFAR-10 cannot be made.")
+
+
+def write_queue(queue: Path, data: Path | None) -> Path:
+    """The missing runs of ``PLAN`` in the order of `hardlab campaign`, by the rates of the last GPU; a line a run."""
+    from hardlab import config
+    from hardlab.analysis import schema
+    from hardlab.workbook import campaign_plan
+    from hardlab.workbook.job_queue import Estimate
+
+    tables = [json.loads(path.read_text()) for path in RATES.glob("*.json")]
+    none: dict[str, Any] = {"device": "", "rows": []}
+    newest = max(tables, key=lambda table: str(table["date"]), default=none)
+    known = {row["rate"]: row["images_per_s"] for row in newest["rows"] if row.get("images_per_s")}
+    collected = ROOT / "figures" / "data"
+    rates = campaign_plan.rates(schema.read_manifests(collected), newest["device"], known)
+    stages = campaign_plan.read(str(PLAN))
+    survey = campaign_plan.Survey(stages, collected, queue.parent / "runs", "bf16", data.parent if data else None)
+    made = campaign_plan.work_out(survey, Estimate(rates))
+    lines = [f"# {claim}: {why}" for claim, why in made.refused.items()]
+    for job in made.jobs:
+        if job.id in survey.changes:  # a parent is not named: it comes with the run that starts from it
+            pairs = [f"{k}={''.join(config.written(v).split())}" for k, v in survey.changes[job.id].items()]
+            lines.append(f"{' '.join([*job.rate.split('/')[::-1], *pairs])} -- {' '.join(job.protocols)}")
+    queue.write_text("\n".join(lines) + "\n")
+    return queue
 
 
 def size_mb(paths: Iterable[Path]) -> float:
@@ -588,11 +354,9 @@ class Lease:
         """When the queue ends: what is left after it suffices for ending children and packing."""
         return self.start + self.budget - self.margin
 
-    def child(self, name: str, command: list[str], **more: Any) -> subprocess.Popen[bytes]:
+    def child(self, name: str, words: list[str], **more: Any) -> subprocess.Popen[bytes]:
         """Started with its output in logs/<name>.log, in a group of its own."""
-        with open(self.logs / f"{name}.log", "ab") as log:
-            return subprocess.Popen(command, cwd=ROOT, env=self.env | more.pop("env", {}), stdout=log, stderr=log,
-                                    stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_orphaned)  # fmt: skip
+        return start(words, self.logs / f"{name}.log", self.env | more.pop("env", {}), cwd=ROOT, **more)
 
     def wait(self, name: str, process: subprocess.Popen[bytes], until: float) -> int | None:
         """Its exit status, or None where it had to be ended."""
@@ -634,7 +398,12 @@ class Lease:
         if archive.is_file() and not (data / ARCHIVE).exists():
             (data / ARCHIVE).symlink_to(archive.resolve())
         # reads the queue, and the data once for all runs, while doctor looks around
-        words = ("plan", str(self.args.queue), str(self.work / "plan.json"), self.args.rehearse)
+        words = (
+            "plan",
+            str(self.args.queue or self.args.brought / QUEUE),
+            str(self.work / "plan.json"),
+            self.args.rehearse,
+        )
         plan = self.child("plan", self.python(*words))
         self.wait("doctor", doctor, self.deadline())
         text = (self.logs / "doctor.log").read_text()
@@ -715,10 +484,7 @@ class Lease:
         estimate = Estimate(rates, overhead=20.0 if gpu else 15.0, context_mb=600.0 if gpu else 100.0)
 
         def launch(job: Job) -> subprocess.Popen[bytes]:
-            spec = self.work / "jobs" / f"{job.id}.json"
-            spec.parent.mkdir(exist_ok=True)
-            spec.write_text(json.dumps({"config": job.config, "protocols": job.protocols}))
-            return self.child(job.id, self.python("work", str(spec), str(self.runs)))
+            return self.child(job.id, command(job, self.runs), config=job.config)
 
         todo = Queue(self.jobs, Machine(places, plan["memory_mb"]), estimate, launch, self.say, self.grace)
         self.state = todo.state
@@ -750,7 +516,8 @@ class Lease:
                 stamp(self.runs / run / "manifest.json", known["commit"])
         (self.logs / "report.txt").write_text(self.report(done))
         limit = int(min(16.0, self.args.archive_mb) * 1e6)
-        self.left_out = pack(self.out, units(self.runs, self.logs, done), limit=limit, count=self.args.archives)
+        archives = [self.out / f"lease-{i}.tar.gz" for i in range(1, self.args.archives + 1)]
+        self.left_out = pack(archives, units(self.runs, self.logs, done), limit=limit)
         (self.out / "report.txt").write_text(self.report(done))
         self.packed = time.monotonic()
 
@@ -826,7 +593,7 @@ def parser() -> argparse.ArgumentParser:
     p = verb("run", "Use the machine until the budget ends; what comes back is in --out.")
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--budget", type=float, default=9.5, metavar="MINUTES")
-    p.add_argument("--queue", type=Path, default=QUEUE)
+    p.add_argument("--queue", type=Path, help=f"Default: {QUEUE} among what was brought.")
     p.add_argument(
         "--work", type=Path, default=ROOT / "out" / "lease", help="A second call here goes on (%(default)s)."
     )
@@ -849,7 +616,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         if args.verb == "prepare":
-            read_queue(QUEUE.read_text())
             prepare(args.data, args.brought, args.limit_mb)
         elif args.verb == "merge":
             came = merge(args.archives, args.into, args.brought)

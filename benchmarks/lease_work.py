@@ -1,4 +1,4 @@
-"""The parts of a lease that need torch, each a process: the plan, the table of rates, one run with its evaluation."""
+"""The parts of a lease that need torch, each a process: the plan and the table of rates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import shutil
 import statistics
 import sys
 import tempfile
@@ -20,10 +19,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.lease import Job, Line, read_queue
+from benchmarks.lease import Line, read_queue
 from hardlab import build, checkpoint, config, machine, process, recipes, run_folder, stopping, train
 from hardlab.config import Run
 from hardlab.types import HardlabError
+from hardlab.workbook.job_queue import Job, Machine
 
 # every base method, then what adds to it; the first ones count most, should time run out
 ARMS = (
@@ -37,7 +37,6 @@ DEFINITION = (
     "in a process whose launches wait for the device, so that they add up to more than a step takes."
 )
 NETWORKS = {"cpu": "tiny", "gpu": "resnet18"}  # rung -> its network, at 32 pixels
-HEAVY = {"gpu": 4}  # rung -> places that a run of it takes: ResNet-18 fills a third of a card by itself
 
 
 # ------------------------------------------------------------------------------------------------ the plan
@@ -66,12 +65,8 @@ def plan(lines: list[Line], rehearsal: bool, count: Callable[[Run], int]) -> tup
             build.check(run)
             todo = [(run, line)] if run.parent is None else [(run.parent, None), (run, line)]
             for one, of in todo:
-                images = one.epochs * (count(one) // one.batch_size) * one.batch_size
                 about = str(line) if of else f"{one.recipe} of {line}"
-                made = Job(one.id, about, f"{line.rung}/{one.recipe}", images, one.model_dump(mode="json"),
-                           line.protocols if of and one.recipe != "gan" else (), one.parent.id if one.parent else None,
-                           HEAVY.get(line.rung, 1))  # fmt: skip
-                jobs.setdefault(one.id, made)
+                jobs.setdefault(one.id, Job.of(one, about, line.rung, count(one), line.protocols if of else ()))
         except HardlabError as e:
             refused.append(f"{line}: {e}")
     return list(jobs.values()), refused
@@ -98,15 +93,10 @@ def make_plan(queue: Path, out: Path, rehearse: str) -> None:
             print(e)
         lines = list({(line.recipe, line.rung): line for line in reversed(lines)}.values())[::-1]
     jobs, refused = plan(lines, rehearsal, count)
-    cores = os.cpu_count() or 1
-    if device.type == "cuda":
-        places, memory = max(1, cores * 3 // 4), torch.cuda.mem_get_info()[0] / 2**20
-        name = torch.cuda.get_device_name()
-    else:
-        places, memory = cores, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
-        name = "cpu"
+    here, name = Machine.here(device.type == "cuda"), "cpu" if device.type == "cpu" else torch.cuda.get_device_name()
     work = {
-        "device": name, "places": places, "memory_mb": memory, "rehearsal_on": rehearsal, "refused": refused,
+        "device": name, "places": here.places, "memory_mb": here.memory_mb, "rehearsal_on": rehearsal,
+        "refused": refused,
         "rehearsal": "a rehearsal: one seed of each line, in small" if rehearsal else "as the queue has them",
         "jobs": [dataclasses.asdict(job) for job in jobs],
     }  # fmt: skip
@@ -305,39 +295,12 @@ def throughput(out: Path, seconds: float, rehearsal: bool, parts: bool) -> None:
     checkpoint.write_atomic(out, json.dumps(facts | {"left": left, "rows": rows}, indent=1).encode())
 
 
-# ------------------------------------------------------------------------------------------------ one run
-
-
-def work(spec: Path, runs_dir: Path) -> int:
-    """Train a job's run, or find it trained, and evaluate it; the exit status is that of ``hardlab pretrain``."""
-    from hardlab.evaluate.runner import evaluate_run
-
-    plan = json.loads(spec.read_text())
-    torch.set_num_threads(1)
-    process.keep_pages()
-    try:
-        path = train.train(config.make(plan["config"]), runs_dir, wait=True)
-        if plan["protocols"]:
-            # raw pixels are what a network is held against: once, beside those that have learned nothing
-            for row in evaluate_run(path, plan["protocols"], pixels=plan["config"]["recipe"] == "untrained"):
-                print(f"{row['protocol']} {row['metric']} {row['value']:.4f}")
-            shutil.rmtree(path / "features", ignore_errors=True)
-    except stopping.Stopped:
-        return stopping.STOPPED
-    except HardlabError as e:
-        print(f"hardlab: {e}", file=sys.stderr)
-        return 1
-    return 0
-
-
 def main(words: list[str]) -> int:
     verb, *rest = words
     if verb == "plan":
         make_plan(Path(rest[0]), Path(rest[1]), rest[2])
-    elif verb == "throughput":
-        throughput(Path(rest[0]), float(rest[1]), "--rehearsal" in rest, "--parts" in rest)
     else:
-        return work(Path(rest[0]), Path(rest[1]))
+        throughput(Path(rest[0]), float(rest[1]), "--rehearsal" in rest, "--parts" in rest)
     return 0
 
 

@@ -563,6 +563,52 @@ def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, d
     sys.exit(workflow.reproduce(rung, overrides, claims=claims, cores=cores, dry_run=dry_run))
 
 
+@cli.command()
+@click.argument("plan")
+@click.option("--budget", default="6h", show_default=True, help="Time to use: 6h, 1h30m, 90s.")
+@click.option("--jobs", type=click.IntRange(1, 256), default=None,
+              help="Runs side by side; default: as many as cores and memory allow.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/campaign"), show_default=True,
+              help="Folder of its runs, logs, tables and archive.")  # fmt: skip
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=Path("figures/data"), show_default=True,
+              help="Tables of the runs that are there.")  # fmt: skip
+@ROOT
+@DEVICE
+@DRY
+def campaign(
+    plan: str,
+    budget: str,
+    jobs: int | None,
+    out: Path,
+    data_dir: Path,
+    root: Path | None,
+    device: str,
+    dry_run: bool,
+) -> None:
+    """Make the runs that the open claims of PLAN lack, those that decide the most per minute first.
+
+    PLAN is a rung, or a YAML file of stages with rung, claims, seeds and set (docs/campaign.md). It ends with the
+    budget; the same command goes on.
+    """
+    from hardlab import config
+
+    with usage():
+        config.device(device)
+        seconds = config.budget(budget)
+        _there(data_dir)
+        from hardlab.workbook import campaign_plan
+
+        stages = campaign_plan.read(plan)
+    from hardlab.workbook import campaign as campaigns
+
+    sys.exit(
+        campaigns.run(
+            stages, budget=seconds, jobs=jobs, out=out, data_dir=data_dir, root=root, device=device, dry_run=dry_run,
+            say=click.echo,
+        )
+    )  # fmt: skip
+
+
 @cli.command("doctor")
 @JSON
 @click.option("--matrix", is_flag=True, help="Print which strategy works with which method, or why not.")

@@ -408,6 +408,15 @@ def threads(count: int | None, name: str = "threads") -> int | None:
     return count
 
 
+def budget(text: str) -> float:
+    """Seconds of ``6h``, ``90m``, ``1h30m`` or ``45s``; HardlabError for anything else, and for no time at all."""
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip())
+    seconds = sum(float(x or 0) * unit for x, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0.0
+    if seconds <= 0:
+        raise HardlabError(f"'{text}' is no budget: write hours, minutes or seconds, such as 6h, 1h30m or 90s.")
+    return seconds
+
+
 def environment() -> None:
     """Refuse numbers of threads in the environment with which OpenMP crashes. Raises HardlabError."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -75,25 +75,48 @@ def launch(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``python -m hardlab.process --runs DIR``: train the run whose configuration is JSON on standard input."""
+    """``python -m hardlab.process --runs DIR``: train the run whose configuration is JSON on standard input.
+
+    With protocols the run is then evaluated, on its own data or, by ``<protocol>@<data set>``, on another set.
+    """
     parser = argparse.ArgumentParser(prog="python -m hardlab.process", description=main.__doc__)
     parser.add_argument("--runs", required=True, type=Path)
     parser.add_argument("--root", default=None)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--anew", action="store_true")
+    parser.add_argument("--wait", action="store_true")
+    parser.add_argument("--protocol", dest="protocols", action="append", default=[])
+    parser.add_argument("--pixels", action="store_true")
     args = parser.parse_args(argv)
     keep_pages()
     try:
         if config.threads(args.threads) is not None:
             torch.set_num_threads(args.threads)
-        train.train(config.make(json.load(sys.stdin)), args.runs, root=args.root, device=args.device, anew=args.anew)
+        run = config.make(json.load(sys.stdin))
+        path = train.train(run, args.runs, root=args.root, device=args.device, wait=args.wait, anew=args.anew)
+        _evaluate(path, args)
     except Stopped:
         return STOPPED
     except HardlabError as e:
         train.say(f"hardlab: {e}")
         return 1
     return 0
+
+
+def _evaluate(path: Path, args: argparse.Namespace) -> None:
+    """Rows of all protocols, those of one data set together, which share its features."""
+    from hardlab.evaluate.runner import evaluate_run
+
+    on: dict[str, list[str]] = {}
+    for protocol in args.protocols:
+        name, _, data = protocol.partition("@")
+        on.setdefault(data, []).append(name)
+    for data, names in on.items():
+        options = {"data": data} if data else {}
+        rows = evaluate_run(path, names, options=options, pixels=args.pixels, root=args.root, device=args.device)
+        for row in rows:
+            train.say(f"{row['protocol']} on {row['data']}, {row['features']}: {row['metric']} {row['value']:.4f}")
 
 
 if __name__ == "__main__":

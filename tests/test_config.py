@@ -91,3 +91,16 @@ def test_an_arm_with_hvs_differs_from_its_baseline_in_nothing_else():
         for rung in recipes.RUNGS:
             base, hard = recipes.recipe(name, rung).model_dump(), recipes.recipe(f"{name}-hvs", rung).model_dump()
             assert {k for k in base if base[k] != hard[k]} == {"recipe", "hard"}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("6h", 21600.0), ("1h30m", 5400.0), ("1.5h", 5400.0), ("90s", 90.0), ("2m10s", 130.0)]
+)
+def test_a_budget_is_hours_minutes_and_seconds(text: str, seconds: float) -> None:
+    assert config.budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "6", "h", "0s", "-1h", "6 hours", "1m1h"])
+def test_a_budget_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(HardlabError, match="no budget"):
+        config.budget(text)

@@ -26,6 +26,7 @@ AT_ONCE = [
     ("--version", 0),
     *((f"{command} --help", 0) for command in (
         "pretrain", "evaluate", "nb", "nb list", "nb run", "figures", "claims", "report", "reproduce", "doctor",
+        "campaign",
     )),
     ("pretrain --list", 0),
     ("pretrain --list --json", 0),
@@ -86,6 +87,10 @@ AT_ONCE = [
     ("report --rung smoek", REFUSED),
     ("report --out nowhere --dry-run", REFUSED),
     ("reproduce bad=1", REFUSED),
+    ("campaign", REFUSED),
+    ("campaign cpu --budget 6", REFUSED),
+    ("campaign cpu --jobs 0", REFUSED),
+    ("campaign cpu --data nowhere", REFUSED),
     ("reproduce seed=1", REFUSED),
 ]  # fmt: skip
 LEDGER = [
@@ -94,6 +99,7 @@ LEDGER = [
     ("claims hvs-simsiam-k", REFUSED),
     ("claims --paper hsv", REFUSED),
     ("claims --verdict maybe", REFUSED),
+    ("campaign cpuu", REFUSED),
 ]
 
 

@@ -213,7 +213,7 @@ class Book:
                 continue
             changes = self._changes(name, arm.recipe, rung, json.dumps(overrides, sort_keys=True))
             changes = {k: v for k, v in changes.items() if not (arm.sets and k == "data.name")}
-            own = {"method", "hard", *map(_key, (*overrides, *other_keys))}
+            own = {"method", "hard", *map(option_key, (*overrides, *other_keys))}
             if not any(k == o or k.startswith(f"{o}.") for k in changes for o in own):
                 matches[name] = {k: _typed(v) for k, v in changes.items()}
         return matches
@@ -226,7 +226,7 @@ class Book:
         facts, expected = self.runs.get(name, {}), _flat(recipe, rung, overrides)
         keys = {k for k, _ in facts.items() ^ expected.items()}  # which differ as text
         if "method.name" not in facts:
-            keys = {_key(k) for k in json.loads(overrides) if not k.startswith("hard.")}
+            keys = {option_key(k) for k in json.loads(overrides) if not k.startswith("hard.")}
         keys = {k for k in keys if k not in _NAMES and (k == _SHARED or k.partition(".")[0] not in _OUTSIDE)}
         return {k: facts.get(k) for k in keys if not _same(facts.get(k), expected.get(k))}
 
@@ -604,7 +604,7 @@ def _defaults(kind: str, name: str) -> dict[str, str]:
     return {k: _text(p.default) for k, p in options(kind, name).items()} if known else {}
 
 
-def _key(override: str) -> str:
+def option_key(override: str) -> str:
     """The key in a configuration for a key on the command line: ``backbone.width`` -> ``backbone.options.width``."""
     head, _, last = override.partition(".")
     options_of = ("augment", "backbone", "method")

@@ -233,6 +233,12 @@ class Claim(_Strict):
         compares = self.test.name in ("greater", "less") or self.test.of != "value"
         return self.published.value if compares else None
 
+    def spread_at(self, rung: str) -> tuple[Any, ...] | None:
+        """The key by which spreads are pooled: differences of one measure at one rung; None where nothing is."""
+        if self.test.of not in ("value", "difference") or len(self.arms) < 2 or self.probe is None:
+            return None
+        return (rung, *sorted(self.measure.where.items()), self.published.unit)
+
     def arm(self, side: Side) -> Arm:
         """The arm of a side."""
         return Arm(side.recipe, tuple(side.set.items()), sets=self.data, longer=side.longer)
@@ -479,11 +485,8 @@ class Judged(NamedTuple):
 
     @property
     def spread_of(self) -> tuple[Any, ...] | None:
-        """The key for pooling spreads: differences of one measure at one rung."""
-        compares = self.claim.test.of in ("value", "difference") and len(self.claim.arms) > 1
-        if self.group is None or not compares or self.claim.probe is None:
-            return None
-        return (self.group.rung, *sorted(self.claim.measure.where.items()), self.claim.published.unit)
+        """The key by which its spread is pooled with that of others."""
+        return None if self.group is None else self.claim.spread_at(self.group.rung)
 
 
 class Ledger:
@@ -794,13 +797,17 @@ def verdicts(data_dir: Path | str, claims: Iterable[Claim] | None = None) -> pd.
     ledger = Ledger(data_dir)
     every = [ledger.judge(claim) for claim in (load() if claims is None else claims)]
     q = evidence.corrected([judged.finding.p for judged in every])
-    spreads = {key: evidence.pooled_spread(_once(every, key)) for key in {judged.spread_of for judged in every} if key}
-    none = (np.nan, 0)
+    pooled, none = spreads(every), (np.nan, 0)
     rows = [
-        ledger.row(judged, at, spreads.get(judged.spread_of, none) if judged.spread_of else none)
+        ledger.row(judged, at, pooled.get(judged.spread_of, none) if judged.spread_of else none)
         for judged, at in zip(every, q, strict=True)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def spreads(every: Sequence[Judged]) -> dict[tuple[Any, ...], tuple[float, int]]:
+    """Key of a pool -> the spread of its differences, and its degrees of freedom."""
+    return {key: evidence.pooled_spread(_once(every, key)) for key in {judged.spread_of for judged in every} if key}
 
 
 def _once(every: Iterable[Judged], key: tuple[Any, ...]) -> list[np.ndarray]:

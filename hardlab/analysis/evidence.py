@@ -72,9 +72,15 @@ def seeds_for(size: float, spread: float, power: float = POWER, level: float = L
     if not (np.isfinite(size) and np.isfinite(spread) and spread > 0 and size != 0):
         return 0
     n = np.arange(2, MOST + 1)
-    shift, limit = abs(size) / spread * np.sqrt(n), stdtrit(n - 1, 1 - level / 2)
-    enough = 1 - nctdtr(n - 1, shift, limit) + nctdtr(n - 1, shift, -limit) >= power
+    enough = power_of(size, spread, n, level) >= power
     return int(n[np.argmax(enough)]) if enough.any() else MOST
+
+
+def power_of(size: float, spread: float, seeds: np.ndarray, level: float = LEVEL) -> np.ndarray:
+    """How often a paired t-test with so many seeds, two or more, finds a difference of this size and spread."""
+    shift, limit = abs(size) / spread * np.sqrt(seeds), stdtrit(seeds - 1, 1 - level / 2)
+    power: np.ndarray = 1 - nctdtr(seeds - 1, shift, limit) + nctdtr(seeds - 1, shift, -limit)
+    return power
 
 
 def corrected(ps: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,13 @@ def reproduce(
         todo = plan.missing(steps, out)
         print(progress.describe(steps, todo, costs.calibrate(rung) if todo else None, cores))
         return 0
+    with locked(out, "the workbook"):
+        return _reproduce(steps, cores, rung, out)
+
+
+@contextmanager
+def locked(out: Path, what: str) -> Iterator[None]:
+    """A folder with ``logs/`` in which no other process runs the same meanwhile; HardlabError where one does."""
     try:
         (out / "logs").mkdir(parents=True, exist_ok=True)
         lock = open(out / ".lock", "w")  # noqa: SIM115  held until this process ends
@@ -71,8 +79,8 @@ def reproduce(
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise HardlabError(f"Another process is running the workbook in '{out}'; wait for it or stop it.") from None
-        return _reproduce(steps, cores, rung, out)
+            raise HardlabError(f"Another process is running {what} in '{out}'; wait for it or stop it.") from None
+        yield
 
 
 def _check_folders(steps: Sequence[plan.Step], out: Path) -> None:

@@ -1,4 +1,4 @@
-"""The lease of a GPU: its queue, its archives, what a second lease goes on from, and the whole in small."""
+"""The lease of a GPU: its plan, what a second lease goes on from, and the whole in small."""
 
 from __future__ import annotations
 
@@ -12,38 +12,18 @@ import time
 from pathlib import Path
 
 import pytest
+from left_by_runs import finished
 
 from benchmarks import lease
-from benchmarks.lease import Estimate, Job, LeaseError, Line, Machine, Queue, Unit
+from benchmarks.lease import LeaseError, Line
+from hardlab.workbook.archive import pack, units
+from hardlab.workbook.job_queue import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def job(name: str, images: int = 1000, *, parent: str | None = None, weight: int = 1) -> Job:
     return Job(name, name, "cpu/simsiam", images, {}, ("knn",), parent, weight)
-
-
-def child(code: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-S", "-c", code], process_group=0)
-
-
-def queue(
-    jobs: list[Job], code: str = "pass", *, places: int = 1, memory_mb: float = 1e6, rate: float = 100.0
-) -> Queue:
-    estimate = Estimate({"cpu/simsiam": {"images_per_s": rate, "peak_memory_mb": 1000.0}}, overhead=0.0)
-    return Queue(jobs, Machine(places, memory_mb), estimate, lambda job: child(code), lambda line: None, grace=2.0)
-
-
-def finished(folder: Path, name: str, protocols: tuple[str, ...] = ("knn",), **about: object) -> Path:
-    """A run as the trainer leaves it, with weights that nobody may pack."""
-    run = folder / name
-    for part in ("views", "checkpoints", "features"):
-        (run / part).mkdir(parents=True)
-        (run / part / f"{part}.parquet").write_bytes(os.urandom(20_000))
-    (run / "manifest.json").write_text(json.dumps({"state": "done", "commit": "unknown"} | about))
-    (run / "metrics.jsonl").write_text('{"kind": "step"}\n')
-    (run / "results.jsonl").write_text("".join(json.dumps({"protocol": p}) + "\n" for p in protocols))
-    return run
 
 
 def test_a_line_of_several_recipes_and_seeds_gives_whole_pairs_first() -> None:
@@ -63,125 +43,12 @@ def test_a_line_that_cannot_be_read_is_told_by_its_number(line: str) -> None:
         lease.read_queue(f"moco cpu\n{line}\n")
 
 
-def test_the_order_is_kept_and_a_run_that_cannot_end_in_time_is_passed_over() -> None:
-    q = queue([job("long", 5000), job("first", 1000), job("second", 1000)])
-    assert q.next(left=30.0) == q.jobs[1]  # 50 s alone, half as long again beside others
-    assert q.next(left=100.0) == q.jobs[0]
-    assert q.next(left=10.0) is None
-    q.state["first"] = "done"
-    assert q.next(left=30.0) == q.jobs[2]
-
-
-def test_a_run_waits_for_its_parent_and_is_left_where_that_failed() -> None:
-    q = queue([job("gan"), job("ppcl", parent="gan"), job("other")], places=3)
-    q._start(q.jobs[0])
-    assert q.next(1e6) == q.jobs[2]
-    q.running[0].process.wait()
-    q._reap()
-    assert q.next(1e6) == q.jobs[1]
-    q.state["gan"] = "failed"
-    assert q.next(1e6) == q.jobs[2]
-
-
-@pytest.mark.parametrize(("places", "memory", "beside"), [(3, 1e6, 3), (12, 5000.0, 2), (1, 1e6, 1), (1, 1.0, 1)])
-def test_as_many_run_side_by_side_as_places_and_memory_allow(places: int, memory: float, beside: int) -> None:
-    q = queue([job(str(i)) for i in range(6)], "import time; time.sleep(60)", places=places, memory_mb=memory)
-    try:
-        while (found := q.next(1e6)) is not None:
-            q._start(found)
-        assert len(q.running) == beside  # 1,300 MB and 600 of its own each, of 85 % of the memory; one always goes
-    finally:
-        lease.end([c.process for c in q.running], 1.0)
-
-
-def test_a_heavy_run_takes_several_places_and_nothing_overtakes_it() -> None:
-    q = queue([job("a"), job("heavy", weight=4), job("b")], "import time; time.sleep(60)", places=4)
-    try:
-        q._start(q.jobs[0])
-        assert q.next(1e6) is None
-    finally:
-        lease.end([c.process for c in q.running], 1.0)
-
-
-def test_the_queue_ends_at_its_deadline_and_ends_what_does_not_listen() -> None:
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
-    q = queue([job("deaf", 0), job("late", 10**6)], deaf)
-    q.grace = 0.5
-    start = time.monotonic()
-    q.run(start + 2.0, lambda: False)
-    assert time.monotonic() - start < 20
-    assert q.state == {"deaf": "stopped"}
-    assert not q.running
-
-
-def test_a_run_that_hangs_is_ended_and_the_next_one_has_its_turn() -> None:
-    q = queue([job("hangs"), job("next")], "import time; time.sleep(60)")
-    q._start(q.jobs[0])
-    q.running[0].late = time.monotonic() - 1
-    q._reap()
-    assert q.state == {"hangs": "hung"}
-    assert q.next(1e6) == q.jobs[1]
-
-
-def test_a_run_that_fails_is_told_and_does_not_stop_the_others() -> None:
-    q = queue([job("a", 0), job("b", 0)], "raise SystemExit(3)")
-    q.run(time.monotonic() + 60, lambda: False)
-    assert q.state == {"a": "failed", "b": "failed"}
-
-
-def test_what_ended_here_tells_how_long_the_next_takes() -> None:
-    estimate = Estimate({"cpu/a": {"images_per_s": 100.0}, "cpu/b": {"images_per_s": 50.0}}, overhead=10.0)
-    a, unknown, elsewhere = (Job("x", "x", rate, 1000, {}) for rate in ("cpu/a", "cpu/c", "gpu/a"))
-    assert estimate.alone(a) == 20.0
-    assert estimate.alone(unknown) == 30.0  # the slowest of its rung
-    assert estimate.seconds(elsewhere) is None
-    estimate.learn(a, 60.0)  # three times as long as alone, so does the other
-    assert estimate.seconds(a) == pytest.approx(60.0)
-    assert estimate.seconds(unknown) == pytest.approx(90.0)
-
-
-def test_archives_keep_to_their_limit_and_what_has_no_room_is_named(tmp_path: Path) -> None:
-    for i in range(7):
-        (tmp_path / f"{i}.bin").write_bytes(os.urandom(40_000))
-    found = [Unit(str(i), ((tmp_path / f"{i}.bin", f"runs/{i}/x.bin"),)) for i in range(7)]
-    left = lease.pack(tmp_path / "out", found, limit=100_000, count=3)
-    archives = sorted((tmp_path / "out").iterdir())
-    assert [p.name for p in archives] == ["lease-1.tar.gz", "lease-2.tar.gz", "lease-3.tar.gz"]
-    assert all(p.stat().st_size <= 100_000 for p in archives)
-    names = []
-    for path in archives:
-        with tarfile.open(path) as tar:
-            names += tar.getnames()
-    assert names == [f"runs/{i}/x.bin" for i in range(6)]
-    assert left == ["6"]
-    lease.pack(tmp_path / "out", found[:1], limit=100_000, count=3)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["lease-1.tar.gz"]
-
-
-def test_rows_of_all_runs_come_before_any_view_and_weights_never(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        finished(tmp_path / "runs", name)
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "a.log").write_text("said")
-    found = lease.units(tmp_path / "runs", tmp_path / "logs", ["a", "b"])
-    assert [u.name for u in found] == ["a", "b", "a.log", "a: views", "b: views"]
-    late, early = finished(tmp_path / "more", "x-cpu-s2-ab"), finished(tmp_path / "more", "y-cpu-s0-cd")
-    for run in (late, early):
-        (run / "snapshots").mkdir()
-        (run / "snapshots" / "1.npz").write_text("bank")
-    extras = [u.name for u in lease.units(tmp_path / "more", tmp_path / "logs", [late.name, early.name])][3:]
-    assert extras == [f"{run}: {kind}" for run in (early.name, late.name) for kind in ("views", "snapshots")]
-    names = {name for u in found for _, name in u.files}
-    assert not [n for n in names if "checkpoints" in n or "features" in n]
-    assert {"runs/a/manifest.json", "runs/a/results.jsonl", "runs/a/views/views.parquet"} <= names
-
-
 def test_merged_archives_give_the_runs_back_and_the_next_lease_skips_them(tmp_path: Path) -> None:
     finished(tmp_path / "there", "a")
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "throughput.json").write_text('{"rows": []}')
-    lease.pack(tmp_path / "out", lease.units(tmp_path / "there", tmp_path / "logs", ["a"]), limit=10**6, count=5)
-    archives = sorted((tmp_path / "out").iterdir())
+    archives = [tmp_path / "out" / "lease-1.tar.gz"]
+    pack(archives, units(tmp_path / "there", tmp_path / "logs", ["a"]), limit=10**6)
     assert lease.merge(archives, tmp_path / "here", tmp_path / "brought", tmp_path / "kept") == ["a"]
     assert (tmp_path / "here/a/views/views.parquet").read_bytes() == (
         tmp_path / "there/a/views/views.parquet"
@@ -223,8 +90,8 @@ def test_merging_keeps_a_run_that_has_more_rows(tmp_path: Path) -> None:
     finished(tmp_path / "there", "a")
     mine = finished(tmp_path / "here", "a", ("knn", "linear"))
     (tmp_path / "logs").mkdir()
-    lease.pack(tmp_path / "out", lease.units(tmp_path / "there", tmp_path / "logs", ["a"]), limit=10**6, count=1)
-    lease.merge([tmp_path / "out/lease-1.tar.gz"], tmp_path / "here", tmp_path / "brought")
+    pack([tmp_path / "a.tar.gz"], units(tmp_path / "there", tmp_path / "logs", ["a"]), limit=10**6)
+    lease.merge([tmp_path / "a.tar.gz"], tmp_path / "here", tmp_path / "brought")
     assert (mine / "results.jsonl").read_text().count("\n") == 2
     assert (mine / "checkpoints").is_dir()
 
@@ -238,15 +105,6 @@ def test_an_archive_with_a_foreign_path_is_refused_whole(tmp_path: Path) -> None
         with pytest.raises(LeaseError, match="no lease packs"):
             lease.merge([tmp_path / "bad.tar.gz"], tmp_path / "here", tmp_path / "brought")
         assert not list((tmp_path / "here").iterdir())
-
-
-def test_a_run_without_all_its_rows_is_not_done(tmp_path: Path) -> None:
-    run = finished(tmp_path, "a", ("knn",))
-    assert lease.evaluated(run, ("knn",))
-    assert not lease.evaluated(run, ("knn", "linear-lbfgs"))
-    (run / "manifest.json").write_text('{"state": "stopped"}')
-    assert not lease.evaluated(run, ("knn",))
-    assert not lease.evaluated(tmp_path / "none", ())
 
 
 def test_the_commit_is_written_where_the_machine_could_not_ask(tmp_path: Path) -> None:
@@ -293,15 +151,16 @@ def test_processes_take_turns_where_sharing_fails(refuse: str, check: str, mps: 
 
 
 def test_the_driver_needs_nothing_that_has_to_be_installed() -> None:
-    code = "import sys; sys.modules['torch'] = sys.modules['hardlab'] = None; import benchmarks.lease"
+    code = "import sys; sys.modules['torch'] = None; import benchmarks.lease"
     subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, check=True)
 
 
 def test_every_line_of_the_queue_is_a_run_and_parents_come_first() -> None:
     from benchmarks import lease_work
 
-    lines = lease.read_queue(lease.QUEUE.read_text())
-    first = list({(line.recipe, line.rung): line for line in reversed(lines)}.values())[::-1]
+    parts = ["untrained,moco,adco,ppcl-simclr cpu", "ppcl-gan,ppcl cpu seed=1 parent.seed={seed}", "simsiam-hvs gpu"]
+    parts += ["ppcl-pos,ppcl gpu data.name=cifar10-jpeg data.fraction=0.1 epochs=60 parent.epochs=40"]
+    first = lease.read_queue("\n".join(parts))
     for rehearsal in (False, True):
         jobs, refused = lease_work.plan(first, rehearsal, lambda run: round(50_000 * run.data.fraction))
         assert not refused
@@ -392,6 +251,8 @@ def test_a_whole_lease_in_small_stops_by_itself_and_a_second_one_goes_on(tmp_pat
 @pytest.mark.slow
 def test_a_lease_that_is_told_to_stop_packs_first(tmp_path: Path) -> None:
     words = ["run", "--out", f"{tmp_path}/out", "--work", f"{tmp_path}/work", "--brought", f"{tmp_path}/brought"]
+    (tmp_path / "brought").mkdir()
+    (tmp_path / "brought" / lease.QUEUE).write_text("untrained cpu\n")
     told = subprocess.Popen([sys.executable, "-m", "benchmarks.lease", *words, "--rehearse", "yes"], cwd=ROOT)
     time.sleep(3)
     told.send_signal(signal.SIGTERM)
