@@ -51,10 +51,11 @@ class _Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_truth_for_numbers(cls, value: Any) -> Any:
-        """``seed=true`` is a slip, not seed 1."""
+    def _no_slips(cls, value: Any) -> Any:
+        """``seed=true`` is a slip, not seed 1, and a set of classes would be in any order."""
         for key, given in value.items() if isinstance(value, dict) else ():
             field = cls.model_fields.get(key)
+            numbers.ordered(key, given)
             if isinstance(given, bool) and field is not None and field.annotation is not bool:
                 raise HardlabError(f"{key}={str(given).lower()}: {key} is not a switch; give it a value.")
         return value
@@ -408,7 +409,7 @@ def make(tree: Mapping[str, Any]) -> Run:
         if first["type"] == "extra_forbidden":
             owner = _model_at(first["loc"][:-1])
             raise registry.unknown(f"setting '{where}': no key", first["loc"][-1], owner.model_fields) from None
-        raise HardlabError(f"{where}={first['input']!r}: {numbers.reason(e)}.") from None
+        raise HardlabError(f"{where}={numbers.shown(first['input'])}: {numbers.reason(e)}.") from None
 
 
 def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:

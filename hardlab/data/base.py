@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hardlab.files import read_arrays
+from hardlab.numbers import ordered
 from hardlab.types import Batch, HardlabError
 
 SMALL_SIDE = 96  # images up to this side are held in memory ...
@@ -487,7 +488,7 @@ def class_list(classes: Sequence[str] | str | os.PathLike[str], known: Sequence[
         names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
         names = [n if n in known else n.split()[0] if n.split()[0] in known else n for n in names]
     else:
-        names = list(classes)
+        names = list(ordered("classes", classes))
     for n in names:
         if n not in known:
             listing = f": {', '.join(known)}" if len(known) <= 20 else ""
