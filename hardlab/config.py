@@ -108,8 +108,10 @@ Strategy = Annotated[Spec, _typed("strategy")]
 
 def whole_path(name: str) -> str:
     """A data set's name; a folder has one, however and from wherever it is spelled."""
-    kind, _, path = name.partition(":")
-    return f"folder:{os.path.realpath(os.path.expanduser(path))}" if kind == "folder" and path.strip() else name
+    kind, colon, path = name.partition(":")
+    if kind == "folder" and colon and not path.strip():
+        raise HardlabError(f"'{name}' names no folder: write folder:PATH.")
+    return f"folder:{os.path.realpath(os.path.expanduser(path))}" if kind == "folder" and path else name
 
 
 class Data(_Strict):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -87,10 +88,18 @@ def make_folder(path: Path) -> None:
 
 def check_folder(path: Path) -> None:
     """Refuse what ``make_folder`` could not make a folder, or nobody could write into, without making it."""
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        why = "Permission denied" if there.is_dir() else "Not a directory"
-        raise HardlabError(f"'{path}' cannot be created ({why}: {there}); choose another output folder.")
+    there = path.absolute()
+    try:
+        while True:
+            try:
+                os.lstat(there)  # a link to nothing is there, and a name may be too long to be anywhere
+                break
+            except (FileNotFoundError, NotADirectoryError):
+                there = there.parent
+        with tempfile.TemporaryFile(dir=there):  # in /proc a privileged user has every right, and can write nothing
+            pass
+    except OSError as e:
+        raise HardlabError(f"'{path}' cannot be created ({e.strerror}: {there}); choose another output folder.") from e
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 def say(line: str) -> None:
     """A line of progress; that nobody listens any more is no reason to fail."""
-    with suppress(BrokenPipeError):
+    with suppress(OSError, ValueError):  # a closed terminal, a log on a full disk
         print(line, file=sys.stderr, flush=True)
 
 

@@ -96,6 +96,8 @@ def load(
         if root is not None:
             raise HardlabError(f"give the folder once: either as {name!r} or as root={os.fspath(root)!r}")
         key, root = "folder", name.removeprefix("folder:")
+        if not root.strip():
+            raise HardlabError(f"{name!r} names no folder: write 'folder:<path>'")
     if key not in SETS:
         raise HardlabError(f"unknown data set {name!r}{nearest(name, SETS)} Allowed are {', '.join(SETS)}.")
     if on_broken not in ("error", "skip"):

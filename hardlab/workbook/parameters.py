@@ -131,7 +131,7 @@ def _to(value: Any, kind: ast.expr) -> Any:
         if value is None or (text is not None and text.lower() in ("none", "null")):
             return None
     elif written in ("str", "path"):
-        if text is not None:
+        if text or (text is not None and written == "str"):  # an empty path would be the notebook's own folder
             return _plain(value)
     elif written == "bool":
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
