@@ -103,6 +103,7 @@ Layers = Annotated[int, whole(1, 64)]
 Factor = Annotated[int, whole(1, 16)]  # of channels, strides
 Pixels = Annotated[int, whole(1, 4096)]  # of a side
 Batch = Annotated[int, whole(2, 2**20)]  # norms need two images
+Workers = Annotated[int, whole(0, 256)]  # processes that decode images
 Few = Annotated[int, whole(1, 64)]  # views of an image, steps of an attack
 Many = Annotated[int, whole(1, 65536)]  # scenes, regions, tries: as many as fit in memory
 ManyOrNone = Annotated[int, whole(0, 65536)]

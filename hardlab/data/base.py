@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import re
 import stat
 import tempfile
+import unicodedata
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,16 +33,16 @@ from hardlab.types import Batch, HardlabError
 SMALL_SIDE = 96  # images up to this side are held in memory ...
 SMALL_BYTES = 2 * 1024**3  # ... as long as the whole set stays below this
 _BLOCK = 4096  # bytes read at a time of files that are not read as a whole
-_DECODER = 1  # part of the cache key: raise it when `decode` gives other pixels
+_DECODER = 2  # part of the cache key: raise it when `decode` gives other pixels
 _PROBES = 32  # headers read to guess whether a folder holds small images of one size
 
 Annotate = Callable[[int], dict[str, np.ndarray]]
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str:
+def nearest(name: object, allowed: Iterable[str]) -> str:
     """Say what was meant: ``"; did you mean 'x'?"`` with the closest of ``allowed``, or nothing where that is empty."""
     by_lower = {a.lower(): a for a in allowed}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.0)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
@@ -68,6 +70,16 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
         return Path(named).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME")
     return Path(cache) / "hardlab" if cache else Path(os.path.expanduser("~")) / ".cache" / "hardlab"
+
+
+def place(device: str | torch.device) -> torch.device:
+    """Where pixels are to lie; HardlabError for a device that holds none, or is not here."""
+    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", str(device)):
+        raise HardlabError(f"images cannot lie on the device {str(device)!r}: use cpu, cuda or cuda:0")
+    made = torch.device(device)
+    if made.type == "cuda" and (made.index or 0) >= torch.cuda.device_count():
+        raise HardlabError(f"device '{device}' is not available, torch sees {torch.cuda.device_count()} GPUs here")
+    return made
 
 
 _STAYS: ContextVar[bool] = ContextVar("_STAYS", default=False)
@@ -149,8 +161,10 @@ class Source:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Turn any PIL image into 8-bit RGB: 16-bit grey is scaled, transparency dropped, an animation's first frame kept.
 
-    ValueError for floating-point images, which have no agreed range.
+    ValueError for images of floating-point or 32-bit numbers, which have no agreed range.
     """
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):
+        raise ValueError("an image of 32-bit numbers has no agreed range")
     if image.mode.startswith("I"):  # 16-bit grey opens as I;16 or, by format and version, as I
         return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
@@ -316,7 +330,7 @@ class Images(ABC):
         self.multi_hot = None if source.multi_hot is None else torch.from_numpy(source.multi_hot)
         self.skipped = skipped
         self.dropped = list(source.dropped)
-        self.device = torch.device(device)
+        self.device = place(device)
         self._annotate = source.annotate
         self._label_map = label_map  # label of the annotations -> label here, -1 = a class left out
         self._size = size  # every image was fitted to a square of this side
@@ -486,18 +500,25 @@ def class_list(classes: Sequence[str] | str | os.PathLike[str], known: Sequence[
         except (OSError, UnicodeDecodeError) as e:
             raise HardlabError(f"cannot read the class list {os.fspath(classes)}: {e}") from e
         names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        names = [_composed(n, known) for n in names]
         names = [n if n in known else n.split()[0] if n.split()[0] in known else n for n in names]
     else:
-        names = list(ordered("classes", classes))
+        names = [_composed(n, known) for n in ordered("classes", classes)]
     for n in names:
         if n not in known:
-            listing = f": {', '.join(known)}" if len(known) <= 20 else ""
+            listing = f": {shown(', '.join(known))}" if len(known) <= 20 else ""
             raise HardlabError(f"unknown class {n!r} among {len(known)} classes{nearest(n, known)}{listing}")
         if names.count(n) > 1:
             raise HardlabError(f"class {n!r} is named twice in the class list")
     if not names:
         raise HardlabError("the class list is empty: name at least one class")
     return names
+
+
+def _composed(name: str, known: Sequence[str]) -> str:
+    """The name with accents as part of their letters, where a class is called so."""
+    composed = unicodedata.normalize("NFC", name) if isinstance(name, str) else name
+    return composed if composed in known else name
 
 
 def stratified(targets: np.ndarray, fraction: float, seed: int, classes: Sequence[str] = ()) -> np.ndarray:

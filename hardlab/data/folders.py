@@ -7,6 +7,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,13 @@ import numpy as np
 from hardlab.data.base import Source, data_root, nearest, shown
 from hardlab.types import HardlabError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+# what may be an image: where Pillow cannot read one of them, it is broken and not merely absent
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
+            ".pnm", ".tga", ".jp2", ".jxl", ".avif", ".heic", ".heif")  # fmt: skip
 SPLITS = ("train", "val", "test")
 _OTHER = {"test": "val", "val": "test"}  # which folder stands in where a split is missing
-_NOT_OURS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+_NOT_OURS = ("__MACOSX", "@eaDir", "#recycle", "@Recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information",
+             "lost+found")  # fmt: skip
 ARCHIVE = "cifar10-jpeg.tar.xz"
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -50,15 +54,21 @@ def read_folder(root: Path, split: str) -> Source:
     files = sorted(_images_under(root / there))
     if not files:
         raise HardlabError(f"{root / there} holds no image ({', '.join(SUFFIXES)})")
-    names = {f.split("/", 1)[0] for f in files if "/" in f}
+    names = {_class_of(f) for f in files if "/" in f}
     # of every split: a class that is missing in one of them must not shift the labels there
     for other in present:
         if other != there:
-            names |= {c for c in _entries(root / other)[0] if c not in names and _holds_images(root / other, c)}
+            more = {c: _class_of(c) for c in _entries(root / other)[0]}
+            names |= {name for c, name in more.items() if name not in names and _holds_images(root / other, c)}
     classes = sorted(names)
     label = {c: i for i, c in enumerate(classes)}
-    targets = [label[f.split("/", 1)[0]] if "/" in f else -1 for f in files]
+    targets = [label[_class_of(f)] if "/" in f else -1 for f in files]
     return Source(tuple(classes), np.array(targets, np.int64), files, paths=[root / there / f for f in files])
+
+
+def _class_of(file: str) -> str:
+    """The class of a file ``class/...``: one, whether an accent is part of its letter or, as on a Mac, beside it."""
+    return unicodedata.normalize("NFC", file.split("/", 1)[0])
 
 
 def _entries(where: Path) -> tuple[list[str], list[str]]:

@@ -114,6 +114,10 @@ def _classes(train: Part, test: Part) -> int:
         raise HardlabError(f"{len(train.rows)} labelled images of one class: 2 images and 2 classes are needed.")
     if train.images.classes != test.images.classes:
         raise HardlabError(f"{test.images.name} has different classes in its test and training splits.")
+    unseen = sorted(set(test.labels.tolist()) - set(train.images.targets.tolist()))
+    if unseen:
+        names = ", ".join(train.images.classes[c] for c in unseen[:5])
+        raise HardlabError(f"classes differ: the test class {names} never occurs among the training images.")
     return len(train.images.classes)
 
 
