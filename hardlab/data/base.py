@@ -229,7 +229,7 @@ def _content(paths: Sequence[str], blocks: int | None) -> np.ndarray:
                     f.seek(i * (size - _BLOCK) // (blocks - 1))
                     h.update(f.read(_BLOCK))
                 return h.digest()
-        except OSError:
+        except (OSError, ValueError):
             return b"-"
 
     h = hashlib.sha256()
@@ -247,7 +247,7 @@ def file_list(paths: Iterable[str | os.PathLike[str]], *options: object) -> str:
         try:
             s = os.stat(path)
             stamp = (s.st_size, s.st_mtime_ns, s.st_ctime_ns)  # the latter nobody sets back
-        except OSError:
+        except (OSError, ValueError):  # the latter of a name with a null
             stamp = (-1, -1, -1)
         h.update(os.fsencode(path) + repr(stamp).encode())
     return h.hexdigest()[:32]
@@ -496,7 +496,7 @@ def class_list(classes: Sequence[str] | str | os.PathLike[str], known: Sequence[
         try:
             if os.path.exists(classes) and not os.path.isfile(classes):  # a pipe would be waited for
                 raise OSError("it is not a file")
-            lines = Path(classes).expanduser().read_text(encoding="utf-8").splitlines()
+            lines = Path(classes).expanduser().read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as e:
             raise HardlabError(f"cannot read the class list {os.fspath(classes)}: {e}") from e
         names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

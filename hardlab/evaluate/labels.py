@@ -44,7 +44,7 @@ def _read(images: Images, path: Path) -> Tensor:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise OSError("it is not a file")
-        wanted = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        wanted = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as e:
         raise HardlabError(f"the list of labelled images {path} cannot be read ({e}).") from e
     wanted = [w for w in wanted if w and not w.startswith("#")]
