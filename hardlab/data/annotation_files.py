@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torchvision import datasets
 
-from hardlab.data.base import Source, cached, data_root, file_list, nearest, opened, shown
+from hardlab.data.base import Missing, Source, cached, data_root, file_list, nearest, opened, shown
 from hardlab.data.images import open_set, own_split
 from hardlab.types import HardlabError
 
@@ -291,7 +291,7 @@ def coco(split: str, root: str | None, size: int | None) -> Source:
         if listing.is_file():
             break
     else:
-        raise HardlabError(
+        raise Missing(
             f"coco was not found: put annotations/instances_{own}.json and {own}/*.jpg under {where / 'coco'}"
         )
     try:

@@ -100,7 +100,11 @@ def offline() -> bool:
     return _STAYS.get() or os.environ.get("HARDLAB_OFFLINE", "") not in ("", "0")
 
 
-class Absent(HardlabError):
+class Missing(HardlabError):
+    """A data set is not here."""
+
+
+class Absent(Missing):
     """A data set is not here, and nothing may be downloaded."""
 
 

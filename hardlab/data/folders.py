@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hardlab.data.base import Source, data_root, nearest, shown
+from hardlab.data.base import Missing, Source, data_root, nearest, shown
 from hardlab.types import HardlabError
 
 # what may be an image: where Pillow cannot read one of them, it is broken and not merely absent
@@ -45,7 +45,7 @@ def read_folder(root: Path, split: str) -> Source:
     present = [s for s in SPLITS if os.path.isdir(root / s)]
     if not present:
         state = "holds none of the folders" if os.path.isdir(root) else "does not exist; expected there:"
-        raise HardlabError(f"{root} {state} train/<class>/, val/<class>/, test/<class>/")
+        raise Missing(f"{root} {state} train/<class>/, val/<class>/, test/<class>/")
     if split not in SPLITS:
         raise HardlabError(f"unknown split {split!r} of {root}: it has {', '.join(present)}{nearest(split, present)}")
     there = split if split in present else _OTHER.get(split, split)
@@ -132,7 +132,7 @@ def imagenet(split: str, root: str | None, size: int | None) -> Source:
     for top in (where / "imagenet", where):
         if any(os.path.isdir(top / s) for s in SPLITS):
             return read_folder(top, split)
-    raise HardlabError(
+    raise Missing(
         f"imagenet was not found: put train/<wnid>/*.JPEG and val/<wnid>/*.JPEG under {where / 'imagenet'}"
     )
 
@@ -158,7 +158,7 @@ def cifar10_jpeg(split: str, root: str | None, size: int | None) -> Source:
         if archive.is_file():
             _unpack(archive, unpacked)
             return read_folder(unpacked, split)
-    raise HardlabError(f"cifar10-jpeg was not found: put {ARCHIVE} into {archives[0].parent}, or say root=<archive>")
+    raise Missing(f"cifar10-jpeg was not found: put {ARCHIVE} into {archives[0].parent}, or say root=<archive>")
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:
