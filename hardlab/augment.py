@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError, model_validator
 
 from hardlab.errors import HardlabError
-from hardlab.numbers import Pixels, Positive, PositiveShare, Share, Strength, reason
+from hardlab.numbers import Pixels, Positive, PositiveShare, Share, Strength, ordered, reason, shown
 
 PARAMS = (
     "image_h", "image_w", "top", "left", "height", "width", "flip", "brightness", "contrast", "saturation", "hue",
@@ -45,6 +45,8 @@ class Augment(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="wrap")
     @classmethod
     def _plainly(cls, data: Any, handler: Any) -> Augment:
+        for key, value in data.items() if isinstance(data, dict) else ():
+            ordered(f"augmentation: {key}", value)
         try:
             made: Augment = handler(data)
         except ValidationError as error:
@@ -53,7 +55,8 @@ class Augment(BaseModel, frozen=True, extra="forbid"):
             near = difflib.get_close_matches(name, fields, 1)
             hint = f"did you mean {near[0]}? " if near and near[0] != name else ""
             raise HardlabError(
-                f"augmentation: {name} = {first['input']!r}: {reason(error)}; {hint}the fields are {', '.join(fields)}"
+                f"augmentation: {name} = {shown(first['input'])}: {reason(error)}; {hint}"
+                f"the fields are {', '.join(fields)}"
             ) from None
         for name in ("scale", "ratio", "sigma"):
             low, high = getattr(made, name)

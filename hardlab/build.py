@@ -132,7 +132,7 @@ def load(path: str | Path) -> list[tuple[str, str]]:
     The file is loaded as a module of its own name. HardlabError for a file that cannot be run or that defines none.
     """
     path = Path(path)
-    spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
+    spec = importlib.util.spec_from_file_location(path.stem, path) if os.path.isfile(path) else None
     if spec is None or spec.loader is None or not path.stem.isidentifier():
         raise HardlabError(f"'{path}' is not a Python file with an importable name, such as my_strategy.py.")
     module = importlib.util.module_from_spec(spec)
@@ -171,11 +171,11 @@ def check(run: Run) -> None:
     """
     compatible.check(run)
     look(run)
-    made, hard = _unmade(run)
+    made, hard = unmade(run)
     made.check_look(look(run))
     if run.parent is not None:
         check(run.parent)
-        networks = _unmade(run.parent)[0].state_dict()
+        networks = unmade(run.parent)[0].state_dict()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch says that nothing is copied there
             for h in hard:
@@ -196,7 +196,7 @@ def check_images(run: Run, root: str | Path | None = None) -> Images | None:
             raise
         return None
     fits(run, data, look(run))
-    made, hard = _unmade(run)
+    made, hard = unmade(run)
     # a reader's own code may ask for numbers, which the device `meta` lacks
     with torch.device("meta"), suppress(NotImplementedError):
         made.on_start(data, run.batch_size)
@@ -226,7 +226,7 @@ def check_monitor(run: Run, root: str | Path | None = None) -> None:
         )
 
 
-def _unmade(run: Run) -> tuple[Method, list[Hard]]:
+def unmade(run: Run) -> tuple[Method, list[Hard]]:
     """The method and the strategies of a run on the device ``meta``, without numbers."""
     with torch.device("meta"):
         made = method(run)

@@ -33,14 +33,24 @@ def _few_threads(context: click.Context, option: click.Parameter, value: int | N
         return config.threads(value, option.opts[0])
 
 
-RUNS = click.option("--runs", "runs_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+class _Path(click.Path):
+    """A path that is named: of an empty one, as of a variable that is not set, the current folder would be taken."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("It is empty: name a file or a folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path(path_type=Path)
+RUNS = click.option("--runs", "runs_dir", type=PATH, default=Path("runs"), show_default=True,
                     help="Folder of the runs.")  # fmt: skip
-ROOT = click.option("--root", type=click.Path(path_type=Path), default=None,
+ROOT = click.option("--root", type=PATH, default=None,
                     help="Folder of the data sets; default: HARDLAB_DATA, else your cache.")  # fmt: skip
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 THREADS = click.option("--threads", type=int, default=None, callback=_few_threads,
                        help="CPU threads; default: all cores.")  # fmt: skip
-CODE = click.option("--code", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+CODE = click.option("--code", multiple=True, type=PATH, metavar="FILE",
                     help="Load your own methods and strategies from this file; repeatable.")  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 DRY = click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
@@ -57,6 +67,15 @@ def usage() -> Iterator[None]:
         yield
     except HardlabError as e:
         raise click.UsageError(str(e)) from None
+    except OSError as e:
+        raise click.UsageError(_of_system(e)) from None
+
+
+def _of_system(error: OSError) -> str:
+    """What the system refuses, in a sentence: a name that is too long, a loop of links, an output on a full disk."""
+    name = str(error.filename or "the output")
+    short = name if len(name) <= 120 else f"{name[:90]}...{name[-20:]}"
+    return f"'{short}' cannot be used ({error.strerror or error})."
 
 
 def _settings(overrides: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, Any]:
@@ -168,7 +187,7 @@ def pretrain(
         from hardlab.evaluate import runner
 
         with usage():
-            files.check_folder(runs_dir)
+            files.check_folder(runs_dir / run.id)
             images = build.check_images(run, root)
             kept = None if anew else run_folder.manifest(runs_dir / run.id)
             if kept and images is not None and (run.data.on_broken == "error" or images.in_memory):
@@ -195,7 +214,7 @@ def pretrain(
 
 
 @cli.command("evaluate")
-@click.argument("run", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("run", nargs=-1, type=PATH)
 @click.option("--protocol", "protocols", multiple=True, default=("knn", "linear-lbfgs"), show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="Override a published setting, e.g. epochs=10, network=student, size=224.")  # fmt: skip
@@ -318,7 +337,7 @@ def nb_list(as_json: bool) -> None:
 @nb.command("run")
 @click.argument("name")
 @click.argument("assigned", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out/notebooks"), show_default=True)
+@click.option("--out", type=PATH, default=Path("out/notebooks"), show_default=True)
 @click.option("--force", is_flag=True, help="Run it even if it is done already.")
 @JSON
 @DRY
@@ -398,9 +417,9 @@ def _check_parameters(path: Path, values: Mapping[str, Any]) -> None:
 @cli.command("figures")
 @click.argument("name", nargs=-1)
 @click.option("--all", "all_", is_flag=True, help="Every figure.")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=Path("figures/data"), show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("figures"), show_default=True)
-@click.option("--from", "runs_dir", type=click.Path(path_type=Path), default=None,
+@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True)
+@click.option("--out", type=PATH, default=Path("figures"), show_default=True)
+@click.option("--from", "runs_dir", type=PATH, default=None,
               help="First collect the tables in --data from the finished runs in this folder.")  # fmt: skip
 @click.option("--add", is_flag=True, help="With --from: keep the rows of runs that are not in that folder.")
 @click.option("--list", "list_", is_flag=True, help="List the figures and exit.")
@@ -477,7 +496,7 @@ def _gaps(gaps: dict[str, list[str]]) -> str:
 @click.option("--verdict", default=None, help="Show only verdicts that begin with this, e.g. reproduced or needs.")
 @click.option("--why", is_flag=True, help="Show the reason for each verdict, and its runs.")
 @click.option("--freeze", default=None, metavar="REASON", help="Record changed tests, with this reason.")
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=Path("figures/data"), show_default=True)
+@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True)
 @JSON
 def judge_claims(
     ids: tuple[str, ...],
@@ -519,7 +538,7 @@ def judge_claims(
 
 @cli.command("report")
 @RUNG
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Default: out/RUNG.")
+@click.option("--out", type=PATH, default=None, help="Default: out/RUNG.")
 @click.option("--readme", is_flag=True, help="Rewrite README.md's generated blocks and docs/results.md.")
 @JSON
 @DRY
@@ -626,7 +645,7 @@ def examine_installation(as_json: bool, matrix: bool) -> None:
 
 
 @cli.command("check")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @JSON
 def check_file(file: Path, as_json: bool) -> None:
     """Test the methods and strategies in FILE against the contracts, e.g. `hardlab check my_strategy.py`.
@@ -665,4 +684,8 @@ def main() -> None:
 
         if isinstance(e, Stopped):
             sys.exit(STOPPED)
+        if isinstance(e, OSError):
+            if not isinstance(e, BrokenPipeError):  # nobody reads any more
+                click.echo(f"hardlab: {_of_system(e)}", err=True)
+            sys.exit(1)
         raise

@@ -51,10 +51,11 @@ class _Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_truth_for_numbers(cls, value: Any) -> Any:
-        """``seed=true`` is a slip, not seed 1."""
+    def _no_slips(cls, value: Any) -> Any:
+        """``seed=true`` is a slip, not seed 1, and a set of classes would be in any order."""
         for key, given in value.items() if isinstance(value, dict) else ():
             field = cls.model_fields.get(key)
+            numbers.ordered(key, given)
             if isinstance(given, bool) and field is not None and field.annotation is not bool:
                 raise HardlabError(f"{key}={str(given).lower()}: {key} is not a switch; give it a value.")
         return value
@@ -107,8 +108,10 @@ Strategy = Annotated[Spec, _typed("strategy")]
 
 def whole_path(name: str) -> str:
     """The name of a data set; a folder gets its absolute path, so that it has the same name from everywhere."""
-    kind, _, path = name.partition(":")
-    return f"folder:{os.path.realpath(os.path.expanduser(path))}" if kind == "folder" and path.strip() else name
+    kind, colon, path = name.partition(":")
+    if kind == "folder" and colon and not path.strip():
+        raise HardlabError(f"'{name}' names no folder: write folder:PATH.")
+    return f"folder:{os.path.realpath(os.path.expanduser(path))}" if kind == "folder" and path else name
 
 
 class Data(_Strict):
@@ -436,7 +439,7 @@ def make(tree: Mapping[str, Any]) -> Run:
             owner = _model_at(first["loc"][:-1])
             parent = f"Group '{where.rpartition('.')[0]}'" if "." in where else "A run"
             raise registry.unknown("setting", first["loc"][-1], owner.model_fields, parent) from None
-        raise HardlabError(f"{where}={first['input']!r}: {numbers.reason(e)}.") from None
+        raise HardlabError(f"{where}={numbers.shown(first['input'])}: {numbers.reason(e)}.") from None
 
 
 def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -87,10 +88,18 @@ def make_folder(path: Path) -> None:
 
 def check_folder(path: Path) -> None:
     """Refuse a path that cannot become a writable folder, without making it. Raises HardlabError."""
-    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        why = "Permission denied" if nearest.is_dir() else "Not a directory"
-        raise HardlabError(f"'{path}' cannot be created ({why}: {nearest}); choose another output folder.")
+    there = path.absolute()
+    try:
+        while True:
+            try:
+                os.lstat(there)  # a link to nothing is there, and a name may be too long to be anywhere
+                break
+            except (FileNotFoundError, NotADirectoryError):
+                there = there.parent
+        with tempfile.TemporaryFile(dir=there):  # in /proc a privileged user has every right, and can write nothing
+            pass
+    except OSError as e:
+        raise HardlabError(f"'{path}' cannot be created ({e.strerror}: {there}); choose another output folder.") from e
 
 
 def write_atomic(path: Path, content: bytes) -> None:

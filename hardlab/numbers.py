@@ -1,12 +1,14 @@
 """Types that name a range of numbers, for options of configurations, constructors and protocols.
 
-Every number is finite. Text that spells a number becomes that number, a truth value is refused, and minus zero becomes
-zero, so that values with the same meaning are equal.
+Every number is finite. Text that spells a number becomes that number, however it is written; truth values and bytes are
+refused, and minus zero becomes zero, so that values with the same meaning are equal.
 """
 
 from __future__ import annotations
 
+import re
 import typing
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -42,12 +44,29 @@ class Range:
     def __call__(self, value: Any, typed: ValidatorFunctionWrapHandler) -> Any:
         """Validate a value for pydantic; ValueError says what is allowed."""
         try:
-            made = None if isinstance(value, bool) else typed(value)
+            made = typed(spelled(value)) if _may_be_a_number(value) else None
         except (ValidationError, OverflowError):
             made = None
         if made is None or made not in self:
             raise ValueError(f"it must be {self}")
         return made if self.whole else made + 0.0  # turns -0.0 into 0.0
+
+
+def _may_be_a_number(value: Any) -> bool:
+    """False of truth values, also numpy's and torch's, and of bytes, which pydantic would read as text."""
+    return not isinstance(value, bool | bytes | bytearray) and "bool" not in str(getattr(value, "dtype", ""))
+
+
+def spelled(value: Any) -> Any:
+    """Text as a command line reads it: ``1e3`` is the whole number 1000, and ``0x10`` is 16."""
+    if isinstance(value, str):
+        text = value.strip()
+        if re.fullmatch(r"0x[0-9a-fA-F]{1,16}", text):
+            return int(text, 16)
+        if re.fullmatch(r"[-+]?[0-9.]{1,400}[eE][-+]?[0-9]{1,3}", text):
+            with suppress(ValueError):
+                return float(text)
+    return value
 
 
 def real(low: float, high: float, above: bool = False, below: bool = False) -> WrapValidator:
@@ -72,6 +91,8 @@ Shape = Annotated[float, real(1e-3, 1e6)]  # of a beta distribution: less than t
 Decay = Annotated[float, real(0, 100)]
 Temperature = Annotated[float, real(1e-3, 1e3)]  # cosines divided by less leave float32's exponentials
 Epochs = Annotated[float, real(0, 1e6)]  # and parts of epochs
+Inverse = Annotated[float, real(1e-30, 1e30)]  # of a penalty: with it, and with its own inverse, float32 computes
+Tolerance = Annotated[float, real(0, 0.1, above=True)]  # of a gradient; above that nothing has converged
 Deviation = Annotated[float, real(1e-3, 1e3)]  # of pixels from 0 to 1
 
 Seed = Annotated[int, whole(0, 2**32 - 1)]  # what numpy, scikit-learn and torch all take
@@ -82,10 +103,18 @@ Layers = Annotated[int, whole(1, 64)]
 Factor = Annotated[int, whole(1, 16)]  # of channels, strides
 Pixels = Annotated[int, whole(1, 4096)]  # of a side
 Batch = Annotated[int, whole(2, 2**20)]  # norms need two images
+Workers = Annotated[int, whole(0, 256)]  # processes that decode images
 Few = Annotated[int, whole(1, 64)]  # views of an image, steps of an attack
 Many = Annotated[int, whole(1, 65536)]  # scenes, regions, tries: as many as fit in memory
 ManyOrNone = Annotated[int, whole(0, 65536)]
 PixelsOrNone = Annotated[int, whole(0, 4096)]
+
+
+def ordered(name: str, value: Any) -> Any:
+    """The value itself; HardlabError for a set, whose order is another one in each process."""
+    if isinstance(value, set | frozenset):
+        raise HardlabError(f"{name}={shown(value)}: a set has no order; give a list.")
+    return value
 
 
 def described(annotation: Any) -> str:
@@ -115,9 +144,20 @@ def reason(error: ValidationError) -> str:
 def fit(what: str, annotation: Any, value: Any) -> Any:
     """Convert a value to its type. HardlabError says ``what`` it is, what is allowed, and the value."""
     try:
+        if isinstance(value, set | frozenset):  # whose order is another one in each process
+            raise ValueError(value)
         return adapter(annotation).validate_python(value)
-    except ValidationError:
-        raise HardlabError(f"{what} must be {described(annotation)}, not {value!r}.") from None
+    except ValueError:  # which pydantic's errors are
+        raise HardlabError(f"{what} must be {described(annotation)}, not {shown(value)}.") from None
+
+
+def shown(value: Any) -> str:
+    """A value as a sentence may hold it: on one line, and not for pages."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of numbers of thousands of digits, and of anybody's own class
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 120 else f"{text[:90]} ... {text[-20:]}"
 
 
 def adapter(annotation: Any) -> TypeAdapter[Any]:

@@ -54,7 +54,9 @@ def launch(
     command += ["--root", str(root)] if root is not None else []
     command += ["--threads", str(threads)] if threads is not None else []
     command += ["--anew"] if anew else []
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    child = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
+    )
     assert child.stdin is not None and child.stderr is not None
     line = ""
     try:

@@ -202,10 +202,11 @@ def check(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in given.items():
         if key not in known:
             raise unknown("option", key, known, f"{kind.capitalize()} '{name}'")
+        numbers.ordered(f"{kind} '{name}', option {key}", value)
         try:
             out[key] = _type(known[key].annotation).validate_python(value)
         except ValidationError as e:
-            raise HardlabError(f"{kind} '{name}', option {key}={value!r}: {numbers.reason(e)}.") from None
+            raise HardlabError(f"{kind} '{name}', option {key}={numbers.shown(value)}: {numbers.reason(e)}.") from None
     return out
 
 

@@ -424,7 +424,7 @@ def open_whole(
 def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
     """Configuration and manifest of a run's folder."""
     file = path / "manifest.json"
-    if not file.exists():
+    if not os.path.exists(file):  # also of a name that no file can have
         raise HardlabError(f"{path} is not a run: it has no manifest.json.")
     about = files.read_manifest(file, need=("config", "state", "data"))
     return config.of({**about, "id": path}), about

@@ -24,8 +24,8 @@ Say = Callable[[str], None]
 
 
 def say(line: str) -> None:
-    """Print a progress line; a closed output stream is not an error."""
-    with suppress(BrokenPipeError):
+    """Print a progress line; an output stream that is closed or full is not an error."""
+    with suppress(OSError, ValueError):  # a closed terminal, a log on a full disk
         print(line, file=sys.stderr, flush=True)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from hardlab import build, optim, players, run_folder, stopping
 from hardlab.config import Run
+from hardlab.data.base import Missing
 from hardlab.hard.base import Hard
 from hardlab.logger import Logger
 from hardlab.methods.base import Step
@@ -21,7 +22,7 @@ from hardlab.session import open as open
 from hardlab.session import reopen as reopen
 from hardlab.session import say as say
 from hardlab.stopping import Stopped
-from hardlab.types import Batch, HardlabError
+from hardlab.types import Batch
 
 
 def train(
@@ -173,13 +174,14 @@ def forward(now: Step, hard: Sequence[Hard], time: Callable[[str], AbstractConte
 def finished(manifest: Mapping[str, Any] | None, run: Run, root: str | Path | None = None, say: Say = say) -> bool:
     """Whether a run is done. Raises ``run_folder.OtherImages`` if its data set has other images now.
 
-    If the images are missing, they cannot be compared, and a progress line says so.
+    If the images are missing, they cannot be compared, and a progress line says so; if they are there and cannot be
+    read, the error is raised.
     """
     if not manifest or manifest.get("state") != "done":
         return False
     try:
         images = build.images(run, "train", root)
-    except HardlabError as e:
+    except Missing as e:
         say(f"{run.id}: its images could not be compared with those that it was trained on: {e}")
         return True
     run_folder.check_images(run.id, manifest.get("data", {}), images)

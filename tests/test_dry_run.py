@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import pytest
 import torch
@@ -199,3 +200,67 @@ def test_every_dry_run_refuses_what_its_command_would(words, said, tmp_path, mon
     result = call(*words.split(), "--dry-run")
     assert result.exit_code != 0 and said in f"{result.output} {result.exception}", result.output
     assert list(tmp_path.iterdir()) == []
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pretrain", "simsiam", "--runs", "/proc/x", "--dry-run"], "cannot be created"),
+        (["nb", "run", "01_pretrain", "runs_dir=/proc/x", "--dry-run"], "cannot be created"),
+        (["nb", "run", "01_pretrain", "--out", "/proc/x", "--dry-run"], "cannot be created"),
+        (["pretrain", "simsiam", "--runs", "loop", "--dry-run"], "Too many levels of symbolic links"),
+        (["pretrain", "simsiam", "--runs", "nothing/here", "--dry-run"], "cannot be created"),
+        (["pretrain", "simsiam", "--runs", LONG, "--dry-run"], "File name too long"),
+        (["pretrain", "simsiam", "--runs", "", "--dry-run"], "It is empty"),
+        (["pretrain", "simsiam", "data=folder:", "--dry-run"], "names no folder"),
+        (["pretrain", "simsiam", "--code", LONG], "not a Python file"),
+        (["evaluate", LONG], "is not a run"),
+        (["evaluate", LONG, "--dry-run"], "File name too long"),
+        (["evaluate", "loop", "--dry-run"], "is not a run"),
+        (["nb", "run", f"{LONG}.ipynb"], "There is no notebook"),
+        (["nb", "run", "01_pretrain", "runs_dir="], "runs_dir cannot be ''"),
+        (["nb", "run", "01_pretrain", "--out", LONG, "--dry-run"], "File name too long"),
+        (["figures", "--all", "--data", LONG], "File name too long"),
+        (["figures", "--all", "--from", LONG], "File name too long"),
+        (["claims", "--data", LONG], "File name too long"),
+        (["report", "--out", LONG], "File name too long"),
+        (["check", LONG], "not a Python file"),
+    ],
+)
+def test_a_name_that_no_folder_can_have_ends_in_one_sentence(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nothing").symlink_to("nowhere")
+    monkeypatch.setattr(sys, "argv", ["hardlab", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    printed = capsys.readouterr().err
+    assert end.value.code in (1, 2) and said in printed and "Traceback" not in printed, printed
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["loop", "nothing"]
+
+
+def test_output_that_cannot_be_written_ends_in_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["hardlab", "pretrain", "--list"])
+    with open("/dev/full", "w") as full, monkeypatch.context() as m, pytest.raises(SystemExit) as end:
+        m.setattr(sys, "stdout", full)
+        cli.main()
+    assert end.value.code == 1 and "No space left on device" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_an_evaluation_compares_the_code_and_the_networks_that_the_run_was_trained_with(tmp_path):
+    code = tmp_path / "own_simsiam_of_a_reader.py"
+    code.write_text("from hardlab.methods.simsiam import SimSiam\n\n\nclass OwnOfAReader(SimSiam):\n    pass\n")
+    ((_, name),) = build.load(code)
+    words = {"backbone": {"name": "tiny", "options": {"width": 4}}, "batch_size": 16, "epochs": 1, "data": "digits"}
+    run = recipes.recipe("simsiam", "smoke", words | {"method": name, "method.dim": 16, "method.hidden": 8})
+    path = train.train(run, tmp_path / "runs", device="cpu", say=lambda line: None)
+    assert call("evaluate", path, "--code", code, "--dry-run").exit_code == 0
+    result = call("evaluate", path, "--code", code, "--set", "network=teacher", "--dry-run")
+    assert result.exit_code == 2 and "no network of this method 'teacher'" in result.output
+    code.write_text(code.read_text() + "    # edited since\n")
+    for more in ((), ("--dry-run",)):
+        result = call("evaluate", path, "--code", code, *more)
+        assert result.exit_code != 0 and "has been edited since" in f"{result.output} {result.exception}"

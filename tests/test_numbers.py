@@ -8,7 +8,9 @@ import shlex
 import typing
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
+import torch
 from pydantic import WrapValidator
 
 from hardlab import augment, build, config, data, numbers, recipes, registry
@@ -203,3 +205,39 @@ def test_the_sizes_of_balanced_sets_are_theirs() -> None:
     images = data.load("shapes")
     assert (len(images.classes), len(images), int(next(iter(images.all(1))).sizes.max())) == (10, 5000, 32)
     assert data.BALANCED["shapes"] == (10, 500, 32)
+
+
+NO_NUMBERS = [True, np.bool_(True), torch.tensor(True), b"3", bytearray(b"3"), "٣", "３", {3}, 10**5000]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda v: type(v).__name__)
+def test_what_is_no_number_is_refused_on_one_line_wherever_it_is_given(value: Any) -> None:
+    for refuse in (
+        lambda: numbers.fit("count", numbers.Count, value),
+        lambda: recipes.recipe("simsiam-hvs", "smoke", {"seed": value}),
+        lambda: recipes.recipe("simsiam-hvs", "smoke", {"hard.hvs.draws": value}),
+        lambda: recipes.recipe("simsiam-hvs", "smoke", {"augment.size": value}),
+        lambda: published.settings("linear", {"batch_size": value}),
+    ):
+        with pytest.raises(HardlabError) as e:
+            refuse()
+        assert "\n" not in str(e.value) and len(str(e.value)) < 500
+
+
+@pytest.mark.parametrize("ways", [(10, "10", "1e1", "0xA", 10.0, "10.0", " 10 ", np.int8(10), np.float32(10))])
+def test_a_whole_number_is_one_run_however_it_is_spelled(ways: tuple[Any, ...]) -> None:
+    for key in ("seed", "hard.hvs.draws", "logs.keep"):
+        assert len({recipes.recipe("simsiam-hvs", "smoke", {key: way}).id for way in ways}) == 1
+    said = [w for w in ways if isinstance(w, str)]
+    assert {config.parse([f"seed={w}"])["seed"] for w in said if w == w.strip()} == {10}
+
+
+@pytest.mark.parametrize("key", ["optim.betas", "data.classes", "augment.scale", "pixel_mean"])
+def test_a_set_which_has_no_order_is_no_list(key: str) -> None:
+    with pytest.raises(HardlabError, match="a set has no order; give a list"):
+        recipes.recipe("simsiam", "smoke", {key: {0.2, 0.4}})
+
+
+def test_classes_in_no_order_are_not_loaded() -> None:
+    with pytest.raises(HardlabError, match="a set has no order"):
+        data.load("digits", classes={"0", "1"})

@@ -328,3 +328,16 @@ def test_a_digest_that_is_none_is_damage_and_not_other_images(digest, pictures):
     with pytest.raises(HardlabError, match="is damaged: its digest is") as e:
         run_folder.check_images("a-run", {"digest": digest}, images)
     assert not isinstance(e.value, OtherImages)
+
+
+def test_a_finished_run_whose_images_are_there_and_cannot_be_read_is_not_handed_back(pictures, tmp_path):
+    run, folder = on(pictures), tmp_path / "runs"
+    train.train(run, folder, say=quiet)
+    (pictures / "train" / "b" / "003.bmp").write_bytes(b"")
+    for again in (train.train, process.launch):
+        with pytest.raises(HardlabError, match=r"broken image .*003\.bmp"):
+            again(run, folder)
+    shutil.rmtree(pictures / "train")
+    (pictures / "train" / "b").mkdir(parents=True)
+    with pytest.raises(HardlabError, match="holds no image"):
+        train.train(run, folder, say=quiet)

@@ -91,11 +91,20 @@ def load(
     """
     from hardlab.data.base import build, nearest, staying_offline
 
+    if not isinstance(name, str):
+        raise HardlabError(f"a data set is named by text, such as 'digits' or 'folder:<path>', not by {name!r}")
+    if root is not None:
+        try:
+            root = os.fsdecode(root)
+        except TypeError:
+            raise HardlabError(f"root={root!r} is no path") from None
     key = name
     if name.startswith("folder:"):
         if root is not None:
-            raise HardlabError(f"give the folder once: either as {name!r} or as root={os.fspath(root)!r}")
+            raise HardlabError(f"give the folder once: either as {name!r} or as root={root!r}")
         key, root = "folder", name.removeprefix("folder:")
+        if not root.strip():
+            raise HardlabError(f"{name!r} names no folder: write 'folder:<path>'")
     if key not in SETS:
         raise HardlabError(f"unknown data set {name!r}{nearest(name, SETS)} Allowed are {', '.join(SETS)}.")
     if on_broken not in ("error", "skip"):
@@ -105,7 +114,7 @@ def load(
     fraction = numbers.fit("fraction", numbers.PositiveShare, fraction)
     subset_seed = numbers.fit("subset_seed", numbers.Seed, subset_seed)
     broken_share = numbers.fit("broken_share", numbers.Share, broken_share)
-    workers = numbers.fit("workers", numbers.ManyOrNone, workers)
+    workers = numbers.fit("workers", numbers.Workers, workers)
     max_side = numbers.fit("max_side", numbers.Count, max_side)
     size = numbers.fit("size", numbers.Pixels | None, size)
     module, factory = SETS[key].split(":")
@@ -118,7 +127,7 @@ def load(
     kinds = get_type_hints(make, include_extras=True)
     options = {k: numbers.fit(f"{k} of {key}", kinds[k], v) for k, v in options.items()}
     with staying_offline() if dry else nullcontext():
-        source = make(split, None if root is None else os.fspath(root), size, **options)
+        source = make(split, root, size, **options)
     return build(
         key,
         split,

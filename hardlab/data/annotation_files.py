@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torchvision import datasets
 
-from hardlab.data.base import Source, cached, data_root, file_list, nearest, opened, shown
+from hardlab.data.base import Missing, Source, cached, data_root, file_list, nearest, opened, shown
 from hardlab.data.images import open_set, own_split
 from hardlab.types import HardlabError
 
@@ -144,6 +144,9 @@ def _fault(box: Iterable[float], size: Size | None) -> str:
         return f"{description} has no area"
     if x1 <= 0 or y1 <= 0 or (size is not None and (x0 >= size[1] or y0 >= size[0])):
         return f"{description} lies outside the image" + (f" of {size[1]} x {size[0]} pixels" if size else "")
+    right, bottom = (x1, y1) if size is None else (min(x1, size[1]), min(y1, size[0]))
+    if right - max(x0, 0) < 1 or bottom - max(y0, 0) < 1:
+        return f"{description} shows less than a pixel"
     return ""
 
 
@@ -288,11 +291,11 @@ def coco(split: str, root: str | None, size: int | None) -> Source:
         if listing.is_file():
             break
     else:
-        raise HardlabError(
+        raise Missing(
             f"coco was not found: put annotations/instances_{own}.json and {own}/*.jpg under {where / 'coco'}"
         )
     try:
-        content = json.loads(listing.read_text(encoding="utf-8"))
+        content = json.loads(listing.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as e:
         raise HardlabError(f"{listing} is not a listing of COCO instances: {e!r}") from e
     try:
@@ -392,9 +395,20 @@ def _object(called: str, a: dict[str, Any], size: Size | None) -> tuple[tuple[fl
         raise HardlabError(f"{called} has iscrowd {_short(crowd)}, not 0 or 1.")
     box = (x, y, x + width, y + height)
     outline, why = _outline(called, a.get("segmentation"))
-    if isinstance(outline, dict) and size is not None:
-        _runs(called, outline, *size)
+    if isinstance(outline, dict) and size is not None and not sum(_runs(called, outline, *size)["counts"][1::2]):
+        why = "its mask has no pixel"
+    if isinstance(outline, list) and not why and not any(_encloses(p, size) for p in outline):
+        why = "its polygons enclose nothing of the image"
     return box, bool(crowd), outline, _fault(box, size) or why
+
+
+def _encloses(polygon: np.ndarray, size: Size | None) -> bool:
+    """Whether a polygon (2k,) has an area that reaches into the image."""
+    x, y = polygon[0::2], polygon[1::2]
+    if x.max() <= 0 or y.max() <= 0 or (size is not None and (x.min() >= size[1] or y.min() >= size[0])):
+        return False
+    far = np.argmax(np.abs(x - x[0]) + np.abs(y - y[0]))
+    return bool(((x - x[0]) * (y[far] - y[0]) != (y - y[0]) * (x[far] - x[0])).any())  # else all on one line
 
 
 def _outline(called: str, segmentation: Any) -> tuple[Outline, str]:

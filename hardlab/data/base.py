@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import re
 import stat
 import tempfile
+import unicodedata
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,21 +27,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hardlab.files import read_arrays
+from hardlab.numbers import ordered
 from hardlab.types import Batch, HardlabError
 
 SMALL_SIDE = 96  # images up to this side are held in memory ...
 SMALL_BYTES = 2 * 1024**3  # ... as long as the whole set stays below this
 _BLOCK = 4096  # bytes of a block of files that are not read as a whole
-_DECODER = 1  # part of the cache key: raise it when a change of `decode` changes pixels
+_DECODER = 2  # part of the cache key: raise it when a change of `decode` changes pixels
 _PROBES = 32  # headers read to guess whether a folder holds small images of one size
 
 Annotate = Callable[[int], dict[str, np.ndarray]]
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str:
+def nearest(name: object, allowed: Iterable[str]) -> str:
     """Suggest the closest of ``allowed``: ``"; did you mean 'x'?"``, or "" if there is none."""
     by_lower = {a.lower(): a for a in allowed}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.0)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
@@ -69,6 +72,16 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     return Path(cache) / "hardlab" if cache else Path(os.path.expanduser("~")) / ".cache" / "hardlab"
 
 
+def place(device: str | torch.device) -> torch.device:
+    """Where pixels are to lie; HardlabError for a device that holds none, or is not here."""
+    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", str(device)):
+        raise HardlabError(f"images cannot lie on the device {str(device)!r}: use cpu, cuda or cuda:0")
+    made = torch.device(device)
+    if made.type == "cuda" and (made.index or 0) >= torch.cuda.device_count():
+        raise HardlabError(f"device '{device}' is not available, torch sees {torch.cuda.device_count()} GPUs here")
+    return made
+
+
 _STAYS: ContextVar[bool] = ContextVar("_STAYS", default=False)
 
 
@@ -87,7 +100,11 @@ def offline() -> bool:
     return _STAYS.get() or os.environ.get("HARDLAB_OFFLINE", "") not in ("", "0")
 
 
-class Absent(HardlabError):
+class Missing(HardlabError):
+    """A data set is missing."""
+
+
+class Absent(Missing):
     """A data set is missing, and downloads are forbidden."""
 
 
@@ -147,8 +164,10 @@ class Source:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any PIL image to 8-bit RGB: scale 16-bit grey, drop transparency, keep an animation's first frame.
 
-    ValueError for floating-point images, which have no agreed range.
+    ValueError for images of floating-point or 32-bit numbers, which have no agreed range.
     """
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):
+        raise ValueError("an image of 32-bit numbers has no agreed range")
     if image.mode.startswith("I"):  # 16-bit grey opens as I;16 or, by format and version, as I
         return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
@@ -213,7 +232,7 @@ def _content(paths: Sequence[str], blocks: int | None) -> np.ndarray:
                     f.seek(i * (size - _BLOCK) // (blocks - 1))
                     h.update(f.read(_BLOCK))
                 return h.digest()
-        except OSError:
+        except (OSError, ValueError):
             return b"-"
 
     h = hashlib.sha256()
@@ -231,7 +250,7 @@ def file_list(paths: Iterable[str | os.PathLike[str]], *options: object) -> str:
         try:
             s = os.stat(path)
             stamp = (s.st_size, s.st_mtime_ns, s.st_ctime_ns)  # unlike mtime, ctime cannot be set back
-        except OSError:
+        except (OSError, ValueError):  # ValueError for a name with a null
             stamp = (-1, -1, -1)
         h.update(os.fsencode(path) + repr(stamp).encode())
     return h.hexdigest()[:32]
@@ -315,7 +334,7 @@ class Images(ABC):
         self.multi_hot = None if source.multi_hot is None else torch.from_numpy(source.multi_hot)
         self.skipped = skipped
         self.dropped = list(source.dropped)
-        self.device = torch.device(device)
+        self.device = place(device)
         self._annotate = source.annotate
         self._label_map = label_map  # label in the annotations -> label here, -1 = a class left out
         self._size = size  # side of the square to which every image was fitted
@@ -483,22 +502,29 @@ def class_list(classes: Sequence[str] | str | os.PathLike[str], known: Sequence[
         try:
             if os.path.exists(classes) and not os.path.isfile(classes):  # a pipe would be waited for
                 raise OSError("it is not a file")
-            lines = Path(classes).expanduser().read_text(encoding="utf-8").splitlines()
+            lines = Path(classes).expanduser().read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as e:
             raise HardlabError(f"cannot read the class list {os.fspath(classes)}: {e}") from e
         names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        names = [_composed(n, known) for n in names]
         names = [n if n in known else n.split()[0] if n.split()[0] in known else n for n in names]
     else:
-        names = list(classes)
+        names = [_composed(n, known) for n in ordered("classes", classes)]
     for n in names:
         if n not in known:
-            listing = f": {', '.join(known)}" if len(known) <= 20 else ""
+            listing = f": {shown(', '.join(known))}" if len(known) <= 20 else ""
             raise HardlabError(f"unknown class {n!r} among {len(known)} classes{nearest(n, known)}{listing}")
         if names.count(n) > 1:
             raise HardlabError(f"class {n!r} is named twice in the class list")
     if not names:
         raise HardlabError("the class list is empty: name at least one class")
     return names
+
+
+def _composed(name: str, known: Sequence[str]) -> str:
+    """The name with accents as part of their letters, where a class is called so."""
+    composed = unicodedata.normalize("NFC", name) if isinstance(name, str) else name
+    return composed if composed in known else name
 
 
 def stratified(targets: np.ndarray, fraction: float, seed: int, classes: Sequence[str] = ()) -> np.ndarray:

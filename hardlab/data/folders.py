@@ -7,19 +7,23 @@ import os
 import shutil
 import tarfile
 import tempfile
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from hardlab.data.base import Source, data_root, nearest, shown
+from hardlab.data.base import Missing, Source, data_root, nearest, shown
 from hardlab.types import HardlabError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+# what may be an image: where Pillow cannot read one of them, it is broken and not merely absent
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
+            ".pnm", ".tga", ".jp2", ".jxl", ".avif", ".heic", ".heif")  # fmt: skip
 SPLITS = ("train", "val", "test")
 _OTHER = {"test": "val", "val": "test"}  # the folder that replaces a missing split
-_NOT_OURS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+_NOT_OURS = ("__MACOSX", "@eaDir", "#recycle", "@Recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information",
+             "lost+found")  # fmt: skip
 ARCHIVE = "cifar10-jpeg.tar.xz"
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +45,7 @@ def read_folder(root: Path, split: str) -> Source:
     present = [s for s in SPLITS if os.path.isdir(root / s)]
     if not present:
         state = "holds none of the folders" if os.path.isdir(root) else "does not exist; expected there:"
-        raise HardlabError(f"{root} {state} train/<class>/, val/<class>/, test/<class>/")
+        raise Missing(f"{root} {state} train/<class>/, val/<class>/, test/<class>/")
     if split not in SPLITS:
         raise HardlabError(f"unknown split {split!r} of {root}: it has {', '.join(present)}{nearest(split, present)}")
     chosen = split if split in present else _OTHER.get(split, split)
@@ -50,15 +54,21 @@ def read_folder(root: Path, split: str) -> Source:
     files = sorted(_images_under(root / chosen))
     if not files:
         raise HardlabError(f"{root / chosen} holds no image ({', '.join(SUFFIXES)})")
-    names = {f.split("/", 1)[0] for f in files if "/" in f}
+    names = {_class_of(f) for f in files if "/" in f}
     # from all splits: a class that is missing in one of them must not shift its labels
     for other in present:
         if other != chosen:
-            names |= {c for c in _entries(root / other)[0] if c not in names and _holds_images(root / other, c)}
+            more = {c: _class_of(c) for c in _entries(root / other)[0]}
+            names |= {name for c, name in more.items() if name not in names and _holds_images(root / other, c)}
     classes = sorted(names)
     label = {c: i for i, c in enumerate(classes)}
-    targets = [label[f.split("/", 1)[0]] if "/" in f else -1 for f in files]
+    targets = [label[_class_of(f)] if "/" in f else -1 for f in files]
     return Source(tuple(classes), np.array(targets, np.int64), files, paths=[root / chosen / f for f in files])
+
+
+def _class_of(file: str) -> str:
+    """The class of a file ``class/...``: one, whether an accent is part of its letter or, as on a Mac, beside it."""
+    return unicodedata.normalize("NFC", file.split("/", 1)[0])
 
 
 def _entries(where: Path) -> tuple[list[str], list[str]]:
@@ -122,7 +132,7 @@ def imagenet(split: str, root: str | None, size: int | None) -> Source:
     for top in (where / "imagenet", where):
         if any(os.path.isdir(top / s) for s in SPLITS):
             return read_folder(top, split)
-    raise HardlabError(
+    raise Missing(
         f"imagenet was not found: put train/<wnid>/*.JPEG and val/<wnid>/*.JPEG under {where / 'imagenet'}"
     )
 
@@ -148,7 +158,7 @@ def cifar10_jpeg(split: str, root: str | None, size: int | None) -> Source:
         if archive.is_file():
             _unpack(archive, unpacked)
             return read_folder(unpacked, split)
-    raise HardlabError(f"cifar10-jpeg was not found: put {ARCHIVE} into {archives[0].parent}, or say root=<archive>")
+    raise Missing(f"cifar10-jpeg was not found: put {ARCHIVE} into {archives[0].parent}, or say root=<archive>")
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:

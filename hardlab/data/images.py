@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from torchvision import datasets
 
-from hardlab.data.base import Absent, Source, choose, data_root, offline
+from hardlab.data.base import Absent, Missing, Source, choose, data_root, offline
 from hardlab.types import HardlabError
 
 
@@ -71,7 +71,7 @@ def open_set(name: str, cls: Callable[..., Any], root: str | None, expected: str
         where.mkdir(parents=True, exist_ok=True)
         return cls(where, download=True, **options)
     except _FAILURES as e:
-        raise HardlabError(f"{missing} (the download failed: {e})") from e
+        raise Missing(f"{missing} (the download failed: {e})") from e
 
 
 def own_split(name: str, split: str, allowed: Mapping[str, str]) -> str:

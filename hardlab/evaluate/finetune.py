@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardlab import numbers
 from hardlab.data import Images
 from hardlab.evaluate.features import Crop, Rendered, extract
 from hardlab.evaluate.linear import OPTIMIZERS, SCHEDULES, accuracy, check_training
@@ -67,9 +68,9 @@ def finetune(
     change. HardlabError if a label is missing, the classes of the two parts differ, or training diverges.
     """
     classes = _classes(train, test)
-    check_training(optimizer, schedule, epochs, batch_size, lr)
-    if head_lr is not None and not 0 < head_lr < math.inf:
-        raise HardlabError(f"head_lr must be finite and above 0, not {head_lr}.")
+    seed, epochs, batch_size, lr = check_training(optimizer, schedule, seed, epochs, batch_size, lr)
+    head_lr = numbers.fit("head_lr", numbers.Rate | None, head_lr)
+    weight_decay = numbers.fit("weight_decay", numbers.Decay, weight_decay)
     device = next(net.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     pixels = Rendered(augment, look, size, crop, seed)
@@ -113,6 +114,10 @@ def _classes(train: Part, test: Part) -> int:
         raise HardlabError(f"{len(train.rows)} labelled images of one class: 2 images and 2 classes are needed.")
     if train.images.classes != test.images.classes:
         raise HardlabError(f"{test.images.name} has different classes in its test and training splits.")
+    unseen = sorted(set(test.labels.tolist()) - set(train.images.targets.tolist()))
+    if unseen:
+        names = ", ".join(train.images.classes[c] for c in unseen[:5])
+        raise HardlabError(f"classes differ: the test class {names} never occurs among the training images.")
     return len(train.images.classes)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -13,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardlab import numbers
 from hardlab.evaluate.features import check_features, unit
-from hardlab.evaluate.published import KS, TEMPERATURE
+from hardlab.evaluate.published import KS, TEMPERATURE, TYPES
 from hardlab.machine import fast_bfloat16, processor
 from hardlab.types import HardlabError
 
@@ -24,6 +24,7 @@ _PART = 3_000  # rows of one convolution, so that its result is still in the cac
 _BLOCKS = (8, 5)  # rows per block whose maximum is checked first, and blocks per block of blocks
 
 
+@torch.no_grad()
 def knn(
     train_f: Tensor,
     train_y: Tensor,
@@ -40,11 +41,13 @@ def knn(
     Sec. 3.4.
     """
     classes = check_features(train_f, train_y, test_f, test_y)
-    ks = _checked(ks, len(train_f), temperature)
+    ks = _checked(ks, len(train_f))
+    temperature = numbers.fit("temperature", TYPES["temperature"], temperature)
     votes = _votes(train_f, train_y, test_f, sorted(set(ks)), temperature, classes)
     return {k: float((votes[k].argmax(1) == test_y).double().mean()) for k in ks}
 
 
+@torch.no_grad()
 def knn_predict(
     train_f: Tensor,
     train_y: Tensor,
@@ -61,7 +64,8 @@ def knn_predict(
     n_classes = check_features(train_f, train_y, test_f)
     if classes is not None and classes < n_classes:
         raise HardlabError(f"classes={classes} is too few: the training labels go up to {n_classes - 1}.")
-    _checked([k], len(train_f), temperature)
+    _checked([k], len(train_f))
+    temperature = numbers.fit("temperature", TYPES["temperature"], temperature)
     return _votes(train_f, train_y, test_f, [k], temperature, classes or n_classes)[k]
 
 
@@ -82,7 +86,7 @@ def neighbours(memory: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]
     return cosine, rows
 
 
-def _checked(ks: Sequence[int], n: int, temperature: float) -> list[int]:
+def _checked(ks: Sequence[int], n: int) -> list[int]:
     """The values of ``ks``, once each; HardlabError for values that do not fit n training samples."""
     if not ks:
         raise HardlabError("ks is empty: name at least one number of neighbours.")
@@ -92,8 +96,6 @@ def _checked(ks: Sequence[int], n: int, temperature: float) -> list[int]:
             raise HardlabError(f"k={k!r} is not a number of neighbours: k must be a whole number from 1 to {n}.")
         if not 1 <= int(k) <= n:
             raise HardlabError(f"k={k} does not fit {n} training samples: k must be from 1 to {n}.")
-    if not 0.002 <= temperature < math.inf:  # exp(1/T) leaves float64 below
-        raise HardlabError(f"temperature={temperature} must be finite and at least 0.002 (published: 0.07).")
     return [int(k) for k in dict.fromkeys(values)]
 
 

@@ -43,7 +43,7 @@ def _read(images: Images, path: Path) -> Tensor:
     try:
         if path.exists() and not path.is_file():  # a pipe would block
             raise OSError("it is not a file")
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as e:
         raise HardlabError(f"the list of labelled images {path} cannot be read ({e}).") from e
     names = [w for w in names if w and not w.startswith("#")]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, SGD, Adam, Adamax, AdamW, Optimizer
 
+from hardlab import numbers
 from hardlab.evaluate.features import check_features, largest
 from hardlab.optim import LARC, LARS
 from hardlab.registry import unknown
@@ -68,6 +69,7 @@ class Probe(NamedTuple):
     steps: int
 
 
+@torch.no_grad()
 def linear_probe(
     train_f: Tensor,
     train_y: Tensor,
@@ -93,9 +95,9 @@ def linear_probe(
     diverges, or the features are too small to train on.
     """
     classes = check_features(train_f, train_y, test_f, test_y)
-    check_training(optimizer, schedule, epochs, batch_size, lr)
-    if not (0 <= weight_decay < math.inf and 0 <= final_lr < math.inf):
-        raise HardlabError(f"weight_decay and final_lr must be finite and at least 0, not {weight_decay}, {final_lr}.")
+    seed, epochs, batch_size, lr = check_training(optimizer, schedule, seed, epochs, batch_size, lr)
+    weight_decay = numbers.fit("weight_decay", numbers.Decay, weight_decay)
+    final_lr = numbers.fit("final_lr", numbers.RateOrZero, final_lr)
     if 0 < (top := largest(train_f)) < _SMALLEST:
         raise HardlabError(f"no training feature exceeds {top:.1g}, too little for a probe to learn from: scale them.")
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that a GPU sees the same numbers
@@ -124,17 +126,20 @@ def linear_probe(
     return Probe(weight, bias, top1, top5, _objective(train_f, train_y, weight, bias, 0.0)[0], steps)
 
 
-def check_training(optimizer: str, schedule: str, epochs: int, batch_size: int, lr: float) -> None:
-    """Refuse settings with which a classifier cannot be trained, before computing anything. Raises HardlabError."""
+def check_training(
+    optimizer: str, schedule: str, seed: int, epochs: int, batch_size: int, lr: float
+) -> tuple[int, int, int, float]:
+    """Convert the numbers to their types; HardlabError for settings with which a classifier cannot be trained."""
     if optimizer not in OPTIMIZERS:
         raise unknown("optimizer", optimizer, OPTIMIZERS, "A classifier")
     if schedule not in SCHEDULES:
         raise unknown("schedule", schedule, SCHEDULES, "A classifier")
-    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1)):
-        if value < least:
-            raise HardlabError(f"{name} must be at least {least}, not {value}.")
-    if not 0 < lr < math.inf:
-        raise HardlabError(f"lr must be finite and above 0, not {lr}.")
+    return (
+        numbers.fit("seed", numbers.Seed, seed),
+        numbers.fit("epochs", numbers.Count, epochs),
+        numbers.fit("batch_size", numbers.Count, batch_size),
+        numbers.fit("lr", numbers.Rate, lr),
+    )
 
 
 def held_out(labels: Tensor, share: float = 0.1) -> tuple[Tensor, Tensor]:
@@ -178,8 +183,10 @@ def lbfgs(
     order of magnitude than 1, or far from 0, are scaled and shifted for the computation, and so is their penalty.
     """
     classes = check_features(train_f, train_y, test_f, test_y)
-    if not (0 < c < math.inf and 0 < tolerance < math.inf and max_iter >= 1):
-        raise HardlabError(f"c, tolerance and max_iter must be above 0, not {c}, {tolerance} and {max_iter}.")
+    train_f, test_f = train_f.detach(), test_f.detach()  # L-BFGS asks for its loss with gradients on
+    c = numbers.fit("c", numbers.Inverse, c)
+    tolerance = numbers.fit("tolerance", numbers.Tolerance, tolerance)
+    max_iter = numbers.fit("max_iter", numbers.Count, max_iter)
     common = 1 / (c * len(train_f))
     penalty: Penalty = common
     frame = _frame(train_f, common)

@@ -24,6 +24,7 @@ from hardlab.numbers import (
     PositiveShare,
     Rate,
     RateOrZero,
+    Tolerance,
     real,
     whole,
 )  # fmt: skip
@@ -295,7 +296,7 @@ TYPES: Mapping[str, Any] = {
     "ks": _Counts,
     "temperature": Annotated[float, real(0.002, 1e3)],  # exp(1/T) leaves float64 below
     "c": Positive | _Costs,
-    "tolerance": Positive,
+    "tolerance": Tolerance,
     "max_iter": Count,
     "shots": _Counts,
     "draws": Many,

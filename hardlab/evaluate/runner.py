@@ -162,6 +162,9 @@ def check_run(
         raise HardlabError(f"{path} has no checkpoint of step {which}; it has: {', '.join(map(str, kept)) or 'none'}.")
     if which == "newest" and about["state"] != "done":
         raise _unfinished(path, about)
+    networks = build.unmade(run)[0].networks()  # of the code that the run was trained with
+    for name in names:
+        _networks(networks, published.settings(name, dict(options or {}))["network"])
     check(run, names, options=options, root=root)
     own = any(published.settings(name, dict(options or {}))["data"] is None for name in names)
     if own and run.data.on_broken == "error":

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from hardlab.evaluate.published import COST
+from hardlab import numbers
+from hardlab.evaluate.published import COST, TYPES
 from hardlab.types import HardlabError
 
 Reading = Literal["union", "own"]
@@ -23,7 +24,7 @@ def normalised(features: Tensor) -> np.ndarray:
     The published 1e-5 assumes features of about unit size, so features without a number between 1e-3 and 1e100 are
     first scaled to a largest number of 1.
     """
-    f = features.double().cpu().numpy()
+    f = features.detach().double().cpu().numpy()
     top = float(np.abs(f).max(initial=0.0))
     if not np.isfinite(top):
         raise HardlabError("the features of an SVM hold NaN or infinity: the network that made them has diverged.")
@@ -49,10 +50,8 @@ def fit(x: np.ndarray, hot: np.ndarray, cost: float | Sequence[float] = COST, se
     known = hot >= 0
     x, sign = (x, hot) if known.all() else (x[known], hot[known])
     sign = np.where(sign > 0, 1, -1)
-    costs = [cost] if isinstance(cost, (int, float)) else list(cost)
-    for c in costs:
-        if not 0 < c < float("inf"):
-            raise HardlabError(f"c of an SVM must be finite and above 0, not {c}.")
+    given: Any = numbers.fit("c of an SVM", TYPES["c"], cost)
+    costs = list(given) if isinstance(given, tuple) else [given]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 2000 passes are the published budget, enough or not
         if len(costs) > 1:

@@ -73,7 +73,7 @@ def find(name: str) -> Path:
     """The path of a notebook, given by its path, or by the name or number (``03``) of one of hardlab's."""
     path = Path(name)
     if path.suffix == ".ipynb":
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise HardlabError(f"There is no notebook '{name}'.")
         return path
     known = {p.stem: p for p in notebooks()}

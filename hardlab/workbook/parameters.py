@@ -131,7 +131,7 @@ def _to(value: Any, kind: ast.expr) -> Any:
         if value is None or (text is not None and text.lower() in ("none", "null")):
             return None
     elif written in ("str", "path"):
-        if text is not None:
+        if text or (text is not None and written == "str"):  # an empty path would be the notebook's own folder
             return _plain(value)
     elif written == "bool":
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -141,10 +141,10 @@ def _to(value: Any, kind: ast.expr) -> Any:
             return words[text.lower()]
     elif written == "int":
         if text is not None or (isinstance(value, int) and not isinstance(value, bool)):
-            return _plain(int(value))
+            return _plain(_number(value, int))
     elif written == "float":
         if text is not None or (isinstance(value, int | float) and not isinstance(value, bool)):
-            return _plain(float(value))
+            return _plain(_number(value, float))
     elif written in _RANGES:
         return numbers.adapter(_RANGES[written]).validate_python(value)  # whose error is a ValueError
     elif written == "list" or written.startswith("list["):
@@ -167,6 +167,16 @@ def _to(value: Any, kind: ast.expr) -> Any:
             f"None, {', '.join(_RANGES)}, and unions of them with |."
         )
     raise ValueError(value)
+
+
+def _number(value: Any, kind: type[int] | type[float]) -> int | float:
+    """A number, or text as a command line reads it: of other digits than 0 to 9 it spells none."""
+    if isinstance(value, str) and not value.isascii():
+        raise ValueError(value)
+    made = numbers.spelled(value)
+    if kind is int and isinstance(made, float) and not made.is_integer():
+        raise ValueError(value)
+    return kind(made)
 
 
 def _each(items: Any, kind: ast.expr | None) -> list[Any]:

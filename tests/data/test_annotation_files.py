@@ -125,6 +125,13 @@ def test_a_file_of_another_form_is_no_listing(coco, text):
         ({"bbox": [-9, 5, 9, 9]}, "lies outside the image"),
         ({"segmentation": [[1, 1]]}, "none of its polygons has three points"),
         ({"segmentation": [[], [1, 1, 5, 5]]}, "none of its polygons has three points"),
+        ({"bbox": [5, 5, 0.4, 9]}, "shows less than a pixel"),
+        ({"bbox": [-9, 5, 9.5, 9]}, "shows less than a pixel"),
+        ({"bbox": [5, 59.5, 9, 9]}, "shows less than a pixel"),
+        ({"segmentation": [[1, 1, 5, 5, 9, 9, 3, 3]]}, "its polygons enclose nothing of the image"),
+        ({"segmentation": [[90, 10, 99, 10, 99, 20]]}, "its polygons enclose nothing of the image"),
+        ({"segmentation": [[-9, -9, -1, -9, -1, -1]]}, "its polygons enclose nothing of the image"),
+        ({"segmentation": {"size": [60, 80], "counts": [4800]}}, "its mask has no pixel"),
     ],
 )
 def test_what_cannot_be_seen_is_dropped_counted_and_said(coco, change, why):
@@ -289,7 +296,7 @@ def test_xml_of_another_kind_is_no_annotation_without_objects(voc):
         voc("", "html")
 
 
-@pytest.mark.parametrize("box", [(20, 1, 10, 20), (5, 5, 4, 9), (81, 1, 99, 20), (-30, -30, 0, 0)])
+@pytest.mark.parametrize("box", [(20, 1, 10, 20), (5, 5, 4, 9), (81, 1, 99, 20), (-30, -30, 0, 0), (5, 5, 4.5, 9)])
 def test_a_voc_object_that_cannot_be_seen_is_dropped_counted_and_said(voc, box):
     with pytest.warns(UserWarning, match=r"object 2 \(cat\) of .*2\.xml: its box"):
         data = voc(SIZE + voc_object() + voc_object("cat", box))
@@ -305,3 +312,21 @@ def test_a_voc_annotation_without_size_has_that_of_the_file(voc, size):
 def test_a_voc_size_unlike_the_files_is_refused_when_the_annotations_are_read(voc):
     with pytest.raises(HardlabError, match=r"2\.jpg is 80 x 60 pixels, but its annotation says 60 x 80"):
         voc(f"<size><width>{HEIGHT}</width><height>{WIDTH}</height></size>" + voc_object())
+
+
+def test_outlines_that_enclose_something_are_kept_however_they_run(coco):
+    listing = said()
+    put("annotations", 0, segmentation=[[1, 1, 5, 5], [10, 10, 30, 40, 30, 10, 10, 40]])(listing)  # an hourglass
+    put("annotations", 2, segmentation=[[90, 10, 99, 10, 99, 20], [70, 10, 99, 10, 99, 20]])(listing)  # half outside
+    data = coco(listing)
+    assert data.dropped == [] and all(data.scene(i)["masks"].flatten(1).any(1).all() for i in (0, 1))
+
+
+def test_a_name_with_a_null_is_a_broken_image_and_a_mark_of_byte_order_is_no_text(coco, tmp_path):
+    listing = said()
+    put("images", 0, file_name="1\0.jpg")(listing)
+    with pytest.raises(HardlabError, match="broken image"):
+        coco(listing)
+    assert coco("\ufeff" + json.dumps(said())).classes == ("cat", "brush")
+    (tmp_path / "classes.txt").write_text("\ufeffbrush\n", encoding="utf-8")
+    assert load("coco", "val", root=tmp_path, classes=tmp_path / "classes.txt").classes == ("brush",)

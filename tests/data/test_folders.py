@@ -3,6 +3,7 @@
 import os
 import socket
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -202,3 +203,82 @@ def test_a_folder_in_the_archives_place_is_named(top, tmp_path):
     left = write(tmp_path / "data root" / "cifar10-jpeg" / "images" / "x.png").parents[1]
     with pytest.raises(HardlabError, match=f"{left} has no train/ folder.*remove it"):
         load("cifar10-jpeg")
+
+
+@pytest.mark.parametrize("name", ["#recycle", "@Recycle", "#snapshot", "$RECYCLE.BIN", ".Trash-0"])
+def test_what_network_storage_keeps_of_deleted_files_is_no_class(name, top):
+    before = seen(top)
+    write(top / "train" / name / "ant" / "0.png")
+    assert seen(top) == before
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".pbm", ".tga"])
+def test_an_image_is_read_by_any_name_that_its_format_has(suffix, top):
+    file = top / "train" / "ant" / f"9{suffix}"
+    mode, kind = {".pbm": ("1", "PPM"), ".tga": ("RGB", "TGA")}.get(suffix, ("RGB", "JPEG"))
+    Image.new(mode, (20, 20), 1).save(file, kind)
+    assert seen(top)[1][3] == f"ant/9{suffix}"
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".HEIF", ".jxl"])
+def test_an_image_that_cannot_be_read_is_broken_and_not_merely_absent(suffix, top):
+    file = top / "train" / "ant" / f"9{suffix}"
+    file.write_bytes(b"\0\0\0\x18ftypmif1")
+    with pytest.raises(HardlabError, match=f"broken image .*9{suffix}"):
+        list(load(f"folder:{top}").all(2))
+    data = load(f"folder:{top}", on_broken="skip", broken_share=0.5)
+    assert data.skipped == [str(file)] and len(data) == 6
+
+
+def test_an_accent_beside_its_letter_makes_no_class_of_its_own(top):
+    for split, form in (("train", "NFC"), ("train", "NFD"), ("val", "NFD")):
+        write(top / split / unicodedata.normalize(form, "été") / f"{form}.png")
+    classes, _, labels = seen(top)
+    assert classes == ("ant", "bee", unicodedata.normalize("NFC", "été")) and labels[-2:] == [2, 2]
+    assert seen(top, "val")[0] == classes and seen(top, "val")[2] == [2]
+    named = [unicodedata.normalize("NFD", "été"), "ant"]
+    assert load(f"folder:{top}", classes=named).targets.tolist() == [1, 1, 1, 0, 0]
+
+
+def test_whole_numbers_of_32_bits_have_no_range_and_those_of_16_have_theirs(top, tmp_path):
+    Image.fromarray(np.full((20, 20), 200, np.int32)).save(top / "train" / "ant" / "32.tif")
+    with pytest.raises(HardlabError, match=r"32\.tif: an image of 32-bit numbers has no agreed range"):
+        list(load(f"folder:{top}").all(2))
+    for kind in ("png", "tif"):
+        Image.fromarray(np.full((20, 20), 200 * 256, np.uint16)).save(tmp_path / f"16.{kind}")
+        assert (decode(tmp_path / f"16.{kind}", 64) == 200).all()
+    (tmp_path / "16.pgm").write_bytes(b"P5 1 1 65535\n" + (200 * 256).to_bytes(2, "big"))
+    assert (decode(tmp_path / "16.pgm", 64) == 200).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        (Path("/tmp"), {}, "is named by text"),
+        (b"digits", {}, "is named by text"),
+        (None, {}, "is named by text"),
+        ("folder:", {}, "names no folder"),
+        ("folder", {"root": 3}, "root=3 is no path"),
+        ("digits", {"split": None}, "unknown split of digits None"),
+        ("digits", {"classes": [0]}, "unknown class 0"),
+        ("digits", {"classes": [None]}, "unknown class None"),
+        ("digits", {"classes": b"0"}, "unknown class 48"),
+        ("digits", {"on_broken": None}, "on_broken must be"),
+        ("digits", {"device": "meta"}, "images cannot lie on the device 'meta'"),
+        ("digits", {"device": "nonsense"}, "images cannot lie on the device 'nonsense'"),
+        ("digits", {"device": "cuda:99"}, "device 'cuda:99' is not available"),
+        ("digits", {"workers": 60000}, "workers must be a whole number from 0 to 256"),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused_in_one_sentence(name, options, said):
+    with pytest.raises(HardlabError, match=said) as e:
+        load(name, **options)
+    assert "\n" not in str(e.value)
+
+
+def test_a_folder_may_be_given_as_bytes_and_a_class_may_have_a_line_end(top):
+    assert load("folder", root=os.fsencode(top)).digest() == load(f"folder:{top}").digest()
+    write(top / "train" / "a\nb" / "0.png")
+    with pytest.raises(HardlabError, match="unknown class 'c'") as e:
+        load(f"folder:{top}", classes=["c"])
+    assert "\n" not in str(e.value)

@@ -228,3 +228,67 @@ def test_settings_out_of_range_end_in_one_sentence(protocol, options):
         warnings.simplefilter("error")
         with pytest.raises(HardlabError):
             run_protocol(protocol, given(*data()), **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda f, y: (f.numpy(), y), "training features must be a dense torch tensor, not ndarray"),
+        (lambda f, y: (f.numpy().astype(">f4"), y), "not ndarray"),
+        (lambda f, y: (f.tolist(), y), "not list"),
+        (lambda f, y: (f.to_sparse(), y), "not a sparse tensor"),
+        (lambda f, y: (f, y.tolist()), "training labels must be a dense torch tensor, not list"),
+        (lambda f, y: (f, y[:, None]), "one each is needed"),
+        (lambda f, y: (f, y.float()), "type int64"),
+    ],
+)
+def test_features_and_labels_of_another_form_are_refused_by_what_they_are(change, sentence):
+    x, y, z, t = data()
+    for evaluate in (lambda *parts: knn(*parts, ks=(5,)), linear_probe, lbfgs):
+        with pytest.raises(HardlabError, match=sentence):
+            evaluate(*change(x, y), z, t)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int8, torch.bool])
+def test_features_of_any_real_type_or_layout_are_evaluated_as_the_same_numbers(dtype):
+    x, y, z, t = data()
+    x, z = (x.clamp(-12, 12) * 10).to(dtype), (z.clamp(-12, 12) * 10).to(dtype)
+    for evaluate in (
+        lambda *parts: knn(*parts, ks=(5,)),
+        lambda *parts: lbfgs(*parts).top1,
+        lambda *parts: linear_probe(*parts, epochs=2).top1,
+        lambda a, b, c, d: svm.normalised(a).sum(),
+    ):
+        expected = evaluate(x.float(), y, z.float(), t)
+        assert evaluate(x, y, z, t) == expected
+        strided = torch.stack([x, x], 2).flatten(1)[:, ::2]
+        assert evaluate(strided, y, z.T.contiguous().T, t) == expected
+        if dtype.is_floating_point:
+            assert evaluate(x.clone().requires_grad_(), y, z.clone().requires_grad_(), t) == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["x", None, [], math.nan, math.inf, -1, pytest.param(10**5000, id="huge"), {1}, np.bool_(True)]
+)
+def test_a_setting_that_is_no_number_of_its_range_is_refused_by_its_name(value):
+    x, y, z, t = data()
+    for name, evaluate in {
+        "temperature": lambda v: knn(x, y, z, t, ks=(5,), temperature=v),
+        "lr": lambda v: linear_probe(x, y, z, t, epochs=1, lr=v),
+        "epochs": lambda v: linear_probe(x, y, z, t, epochs=v),
+        "batch_size": lambda v: linear_probe(x, y, z, t, epochs=1, batch_size=v),
+        "seed": lambda v: linear_probe(x, y, z, t, epochs=1, seed=v),
+        "c": lambda v: lbfgs(x, y, z, t, c=v),
+        "tolerance": lambda v: lbfgs(x, y, z, t, tolerance=v),
+        "max_iter": lambda v: lbfgs(x, y, z, t, max_iter=v),
+        "c of an SVM": lambda v: svm.scores(svm.normalised(x), svm.one_hot(y, 3), svm.normalised(z), v),
+    }.items():
+        with pytest.raises(HardlabError, match=rf"^{name} must be "):
+            evaluate(value)
+
+
+def test_numbers_of_numpy_are_settings_like_any_other():
+    x, y, z, t = data()
+    expected = linear_probe(x, y, z, t, epochs=2, batch_size=32, seed=3).weight
+    for epochs, size, seed in ((np.int64(2), np.int32(32), np.uint8(3)), ("2", "0x20", 3.0)):
+        assert torch.equal(linear_probe(x, y, z, t, epochs=epochs, batch_size=size, seed=seed).weight, expected)

@@ -123,7 +123,7 @@ def test_adcos_places_schedule_is_torchs_cosine_with_a_period_of_24_epochs():
     [
         ({"optimizer": "sdg"}, "'sdg'.*'sgd'"),
         ({"augment": "rrc"}, "'rrc'"),
-        ({"head_lr": 0.0}, "head_lr must be finite and above 0"),
+        ({"head_lr": 0.0}, "head_lr must be a finite number above 0"),
         ({"lr": 1e30, "epochs": 2}, "fine-tuning diverged"),
     ],
 )

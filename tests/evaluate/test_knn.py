@@ -207,7 +207,7 @@ def test_copies_of_a_row_come_in_their_order_by_either_search(monkeypatch):
         ({"ks": (10, 301)}, "k=301 does not fit 300 training samples: k must be from 1 to 300"),
         ({"ks": (0,)}, "k=0"),
         ({"ks": ()}, "ks is empty"),
-        ({"temperature": 0.0}, "temperature=0.0 must be finite and at least 0.002"),
+        ({"temperature": 0.0}, "temperature must be a finite number from 0.002 to 1000, not 0.0"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_sentence(options, sentence):

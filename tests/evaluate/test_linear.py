@@ -198,9 +198,9 @@ def test_top5_stays_away_where_there_are_not_more_than_5_classes():
     [
         ({"optimizer": "sdg"}, "'sdg'.*'sgd'"),
         ({"schedule": "cosin"}, "'cosin'.*'cosine'"),
-        ({"epochs": 0}, "epochs must be at least 1, not 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
-        ({"lr": 0.0}, "lr must be finite and above 0, not 0.0"),
+        ({"epochs": 0}, "epochs must be a whole number from 1 to .*, not 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1 to .*, not 0"),
+        ({"lr": 0.0}, "lr must be a finite number above 0 .*, not 0.0"),
         ({"lr": 1e38, "weight_decay": 1.0}, "diverged in epoch"),
     ],
 )
@@ -210,7 +210,11 @@ def test_impossible_settings_of_the_probe_are_refused_in_one_sentence(options, s
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"), [({"c": 0.0}, "above 0, not 0.0"), ({"max_iter": 2}, "did not converge in 2 iterations")]
+    ("options", "sentence"),
+    [
+        ({"c": 0.0}, "c must be a finite number from 1e-30 to 1e.30, not 0.0"),
+        ({"max_iter": 2}, "did not converge in 2 iterations"),
+    ],
 )
 def test_impossible_settings_of_lbfgs_are_refused_in_one_sentence(options, sentence):
     with pytest.raises(HardlabError, match=sentence):

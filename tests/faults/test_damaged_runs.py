@@ -22,7 +22,7 @@ import pytest
 import torch
 import yaml
 
-from hardlab import checkpoint, data, files, recipes, run_folder, train
+from hardlab import build, checkpoint, data, files, recipes, run_folder, train
 from hardlab.analysis import claims, gan, negatives, tables, viewlog
 from hardlab.analysis.catalog import Catalog
 from hardlab.errors import HardlabError
@@ -33,7 +33,8 @@ from hardlab.workbook import progress, report
 
 LONG = os.environ.get("HARDLAB_FAULTS") == "long"
 QUICK = {
-    "data": {"name": "digits"}, "backbone": {"name": "tiny", "options": {"width": 8}}, "epochs": 2, "batch_size": 512,
+    "data": {"name": "digits", "fraction": 0.1}, "backbone": {"name": "tiny", "options": {"width": 4}}, "epochs": 2,
+    "batch_size": 48, "method.hidden": 32, "method.dim": 32,
     "logs.step_every": 1, "logs.views_every": 1, "logs.views_rows": 8, "logs.checkpoint_every": 1,
 }  # fmt: skip
 VALUES = [None, "x", "", -1, 0, 1e308, math.nan, True, [], {}, [1], {"a": 1}, 2**70, "\udcff"]
@@ -118,8 +119,10 @@ def seal(folder: Path, step: int, content: bytes) -> Path:
     return path
 
 
-def test_a_checkpoint_of_any_content_falls_back_on_the_one_before(path, record_property):
+def test_a_checkpoint_of_any_content_falls_back_on_the_one_before(path, record_property, monkeypatch):
     folder, run = path / "checkpoints", recipes.recipe("simsiam-hvs", "smoke", QUICK)
+    images = build.images(run)  # once: drawing them anew would be most of each case
+    monkeypatch.setattr(build, "images", lambda *where, **how: images)
     newest = checkpoint.listed(folder)[0]
     step, content = checkpoint.named(newest)[0], newest.read_bytes()
     state = torch.load(io.BytesIO(content), weights_only=True)
@@ -127,7 +130,7 @@ def test_a_checkpoint_of_any_content_falls_back_on_the_one_before(path, record_p
     (path / "manifest.json").write_text(json.dumps(stopped))
     others = [*VALUES, torch.zeros(3), torch.zeros(3, dtype=torch.uint8), torch.zeros((), dtype=torch.complex64)]
     count = back = 0
-    for seed in cases(60, 4000):
+    for seed in cases(60, 10_000):
         rng, sink = random.Random(seed), io.BytesIO()
         if seed % 2:
             torch.save(changed(state, rng, others), sink)
@@ -181,7 +184,7 @@ def test_a_small_file_of_a_run_is_refused_by_name_or_read(name, path, record_pro
     file = path / name
     content, refused, count = file.read_bytes(), 0, 0
     lines = content.splitlines() if name.endswith("l") else [content]
-    for seed in cases(40, 1500):
+    for seed in cases(40, 2500):
         rng = random.Random(seed)
         if seed % 2:
             at = rng.randrange(len(lines))
@@ -209,7 +212,7 @@ def test_a_damaged_log_does_not_keep_a_run_from_going_on_and_stays_beside_the_ne
     run, file = recipes.recipe("simsiam-hvs", "smoke", QUICK), path / "metrics.jsonl"
     content, last, count = file.read_bytes(), max(r["step"] for r in run_folder.metrics(path)), 0
     held = run_folder.Folder(path.parent, run)
-    for seed in cases(60, 1500):
+    for seed in cases(60, 2500):
         rng = random.Random(seed)
         lines = content.splitlines(keepends=True)
         if seed % 2:  # of another kind, or without what it must have
@@ -231,7 +234,7 @@ def test_a_segment_of_the_view_log_is_refused_by_name_or_read_as_it_was(path, re
     segment = viewlog.segments(path)[-1]
     content, before, count, refused = segment.read_bytes(), viewlog.read(path), 0, 0
     footer = int.from_bytes(content[-8:-4], "little")
-    for seed in cases(80, 1500):
+    for seed in cases(80, 2500):
         rng = random.Random(seed)
         if seed % 2:  # behind a whole footer
             at = rng.randrange(4, len(content) - 8 - footer)

@@ -135,7 +135,7 @@ def test_settings_of_a_protocol_are_refused_in_one_sentence_or_stay_as_they_are(
 
 @pytest.mark.slow
 def test_what_a_dry_run_accepts_trains(record_property: Callable[[str, object], None]) -> None:
-    rng, trained, cases = random.Random(2), 0, 1000 if LONG else 12
+    rng, trained, cases = random.Random(2), 0, 3000 if LONG else 12
     for case in range(cases):
         name = rng.choice(sorted(n for n in recipes.RECIPES if n != "untrained"))
         base = recipes.recipe(name).with_(QUICK if recipes.recipe(name).method.name != "gan" else {
