@@ -17,7 +17,7 @@ from hardlab.analysis import negatives
 from hardlab.analysis.negatives import Bank, Reals
 from hardlab.hard.base import Hard
 from hardlab.methods.moco import MoCo
-from hardlab.negatives import Around, LastQueries, Queue
+from hardlab.negatives import Around, Queue
 from hardlab.types import HardlabError
 
 
@@ -106,25 +106,6 @@ def test_a_layout_starts_from_the_last_one_and_so_stays_where_it_was():
     turned = bank(later.negatives[::-1], b, ages=np.arange(60))
     mixed = negatives.layouts([first, turned], perplexity=10, iterations=60)[1]
     assert np.linalg.norm(mixed[:60].mean(0) - one[:60].mean(0)) < one.std()
-
-
-def test_the_age_of_a_key_is_the_number_of_keys_since():
-    queue = Queue(6, 2)
-    for _ in range(5):
-        queue.enqueue(torch.randn(2, 2))
-    assert queue.ages().tolist() == [3, 2, 1, 0, 5, 4]
-
-
-def test_the_last_queries_are_those_of_six_batches_with_the_rows_of_their_images():
-    last = LastQueries()
-    last.note(0, torch.ones(2, 3), torch.tensor([1, 2]))  # nothing to write to yet
-    last.start(2, 3)
-    assert len(last.seen()["queries"]) == 0
-    for step in range(8):
-        last.note(step, torch.full((4, 3), step + 1.0), torch.tensor([10 * step, 10 * step + 1, -1, -1]))
-    seen = last.seen()
-    assert sorted(set(seen["queries"][:, 0].tolist())) == [3, 4, 5, 6, 7, 8]
-    assert seen["query_rows"].tolist() == [60, 61, 70, 71, 20, 21, 30, 31, 40, 41, 50, 51]
 
 
 @pytest.mark.slow
