@@ -192,7 +192,7 @@ def test_a_strategy_that_wraps_the_queue_keeps_its_check_its_snapshot_and_its_pl
         "method.queue": 64,
         "method.bn": "plain",
     }
-    with pytest.raises(HardlabError, match=r"method\.queue=64 is no multiple of the 48 keys"):
+    with pytest.raises(HardlabError, match=r"method\.queue=64 is not a multiple of the 48 keys"):
         train.open(recipes.recipe("moco", "smoke", quick | {"batch_size": 48}), device="cpu")
     session = train.open(recipes.recipe("moco", "smoke", quick | {"batch_size": 32}), device="cpu")
     plain = train.open(recipes.recipe("moco", "smoke", quick | {"batch_size": 32, "hard": []}), device="cpu")

@@ -109,7 +109,7 @@ def test_moco_counts_the_queries_whose_key_is_nearer_than_all_negatives():
 @pytest.mark.parametrize(
     ("options", "batch", "said"),
     [
-        ({"queue": 100}, 16, "nearest that is one is 96"),
+        ({"queue": 100}, 16, "the nearest multiple is 96"),
         ({"queue": 4}, 16, "is 16"),
         ({"queue": 80, "symmetric": True}, 16, "is 64"),
         ({"groups": 3}, 16, "batch_size=15"),
