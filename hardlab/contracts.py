@@ -225,7 +225,7 @@ def answers_for_what_it_wraps(name: str) -> None:
         keys = len({b for _, b in on.pairs})
         bad = next((n for n in range(1, 2 * len(before.stored())) if _refuses(before, n, keys)), None)
         if bad is not None and not on.borrowed:  # negatives that a method has no more cannot refuse
-            _demand(_refuses(now, bad, keys), f"{method} refuses batches of {bad} images, and no more with it")
+            _demand(_refuses(now, bad, keys), f"{method} refuses batches of {bad} images, but not with this strategy")
 
 
 def _replacing(name: str) -> Iterator[tuple[str, Method, Hard, Negatives | None]]:

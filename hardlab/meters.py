@@ -62,7 +62,7 @@ class Epoch:
     def restore(self, flat: Mapping[str, float]) -> None:
         self.clear()
         if not all(isinstance(key, str) and isinstance(value, int | float) for key, value in flat.items()):
-            raise ValueError("the sums of the epoch under way are no numbers")
+            raise ValueError("the sums of its current epoch are not numbers")
         self.steps = flat.get("steps", 0.0)
         for key, value in flat.items():
             kind, _, name = key.partition(":")

@@ -175,8 +175,8 @@ class Queue(Negatives):
         size, step = len(self.keys), batch_size * keys
         if size % step:
             raise HardlabError(
-                f"method.queue={size} is no multiple of the {step} keys of a step at batch_size={batch_size}: the "
-                f"nearest that is one is {max(1, round(size / step)) * step}."
+                f"method.queue={size} is not a multiple of the {step} keys of a step at batch_size={batch_size}: "
+                f"the nearest multiple is {max(1, round(size / step)) * step}."
             )
 
     def snapshot(self) -> Mapping[str, Tensor]:

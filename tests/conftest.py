@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before torch is loaded, and inherited by every process that a test starts.
@@ -47,3 +47,9 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  libraries that tests compare against draw from the global state
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def count(record_property: Callable[[str, object], None]) -> Callable[[str, int], None]:
+    """Say that so many cases of a row were run, e.g. ``count("13 collapse", 5)``."""
+    return lambda row, n=1: record_property(f"faults:{row}", n)

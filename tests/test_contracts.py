@@ -1,14 +1,11 @@
 """Whatever is in a registry keeps the contract of its kind; a new entry is tested by being there."""
 
-import inspect
 import itertools
 
 import pytest
 import torch
-from steps import forward, looked
 
 from hardlab import contracts, recipes, registry, run_folder, train
-from hardlab.hard.base import Hard
 from hardlab.types import HardlabError
 
 
@@ -68,45 +65,3 @@ def test_three_strategies_that_act_at_three_places_train_together(tmp_path):
     steps = run_folder.metrics(train.train(run, tmp_path, device="cpu", say=lambda line: None), "step")
     assert {"base", "adversarial"} <= steps[-1]["terms"].keys()
     assert steps[-1]["lr"].keys() == {"learner", "negatives"}
-
-
-def test_the_base_strategy_is_the_baseline():
-    method, hard, look = contracts.make("simsiam"), Hard(), contracts.look()
-    v = contracts.rendered(method)
-    assert looked(hard, method, v, look).views is v
-    assert forward(method, v, hard, look=look).terms.keys() == {"base"}
-    assert hard.players(method) == []
-
-
-@pytest.mark.parametrize(("kind", "name"), [(k, n) for k, t in registry.TABLES.items() for n in t])
-def test_every_name_leads_to_something_documented_whose_options_are_typed(kind, name):
-    made = registry.find(kind, name)
-    assert inspect.getdoc(made)
-    if kind != "data set":
-        assert all(p.annotation is not inspect.Parameter.empty for p in registry.options(kind, name).values())
-
-
-@pytest.mark.parametrize(
-    ("said", "near"),
-    [
-        ("HEXA", "hexa"),
-        ("adco", "AdCo"),
-        ("hvs", "hvs_f1"),
-        ("HVS_F1", "hvs_f1"),
-        ("hxea", "hexa"),
-        ("q", None),
-        ("", None),
-    ],
-)
-def test_the_nearest_name_is_found_whatever_the_case_and_from_its_beginning(said, near):
-    names = ["hvs_f10", "hvs_t9", "hvs_f1", "hexa", "AdCo"]
-    told = str(registry.unknown("figure", said, names))
-    assert told.startswith(f"There is no figure '{said}'.") and told.endswith(f"Allowed: {', '.join(sorted(names))}.")
-    assert (f"Did you mean '{near}'?" in told) if near else ("Did you mean" not in told)
-
-
-@pytest.mark.parametrize("kind", registry.TABLES)
-def test_an_unknown_name_is_answered_with_the_nearest(kind):
-    name = next(iter(registry.TABLES[kind]))
-    with pytest.raises(HardlabError, match=f"Did you mean '{name}'"):
-        registry.find(kind, name + "x")

@@ -17,6 +17,10 @@ from imports import ROOT, at_load, imports, module_of
 
 FILES = sorted((ROOT / "hardlab").rglob("*.py"))
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # where a distribution's name is not the name to import
+UNMIRRORED = {  # module or package -> why it has no test file of its name
+    "recipes": "settings, tested by the runs that they make: test_build, test_config and the tests of the methods",
+    "errors.py": "one exception without code, which every test of a refusal expects",
+}
 
 
 @cache
@@ -98,7 +102,19 @@ def test_the_folders_of_tests_are_the_packages_of_hardlab() -> None:
     packages = {path.parent.name for path in (ROOT / "hardlab").glob("*/__init__.py")}
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
     assert folders - packages == {"benchmarks", "faults"}
-    assert packages - folders == {"recipes"}, "its recipes are tested by what they make"
+    assert packages - folders == {"recipes"}
+
+
+def test_every_module_has_a_test_file_of_its_name_in_the_mirrored_place() -> None:
+    modules = {path.relative_to(ROOT / "hardlab") for path in FILES if path.stem != "__init__"}
+    tested = {path for path in modules if _tests_in(ROOT / "tests" / path.with_name(f"test_{path.name}"))}
+    missing = {path.as_posix() for path in modules - tested if path.parts[0] not in UNMIRRORED}
+    assert missing == set(), "modules without tests beside them"
+    assert UNMIRRORED.keys() == {path.parts[0] for path in modules - tested}, "these exceptions are not needed"
+
+
+def _tests_in(path: Path) -> bool:
+    return path.exists() and "\ndef test_" in path.read_text(encoding="utf-8")
 
 
 def test_loading_the_registry_loads_no_entry_of_it() -> None:

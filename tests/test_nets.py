@@ -1,8 +1,12 @@
 """Backbones: published numbers of weights, torchvision's and DINO's keys, what a ViT does with other sizes."""
 
+import contextlib
+
 import pytest
 import torch
 import torchvision
+from hexa_steps import buffers, method, views
+from resuming import same
 from torch import nn
 
 from hardlab import nets
@@ -115,3 +119,69 @@ def test_paths_are_dropped_in_training_only_and_more_often_in_later_blocks():
 def test_impossible_options_of_a_vit_are_refused(options):
     with pytest.raises(HardlabError, match=next(iter(options))):
         vit(**options)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_backbone_keys_are_torchvisions_without_the_classifier(name):
+    import torchvision
+
+    ours = set(getattr(nets, name)(small_images=False).state_dict())
+    theirs = set(getattr(torchvision.models, name)().state_dict())
+    assert theirs - ours == {"fc.weight", "fc.bias"}
+    assert ours <= theirs
+
+
+def test_frozen_running_statistics_leave_every_buffer_as_it_was_and_still_use_the_batch():
+    net = nets.Tiny(width=4).train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    x = torch.randn(5, 3, 16, 16) * 4 + 2
+    with nets.running_stats_frozen(net):
+        y = net(x)
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    assert torch.equal(y, net(x))
+    assert not all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+
+
+def test_split_norm_equals_a_loop_over_its_groups_and_keeps_the_mean_of_their_statistics():
+    net = nets.split_bn(torch.nn.Sequential(torch.nn.BatchNorm2d(3)), 4)
+    plain = [torch.nn.BatchNorm2d(3) for _ in range(4)]
+    x = torch.randn(8, 3, 5, 5, requires_grad=True)
+    y = net(x)
+    for g, bn in enumerate(plain):
+        assert torch.allclose(y[g::4], bn(x[g::4]), atol=1e-5)
+    assert torch.allclose(net[0].running_mean, torch.stack([bn.running_mean for bn in plain]).mean(0), atol=1e-6)
+    assert torch.allclose(net[0].running_var, torch.stack([bn.running_var for bn in plain]).mean(0), atol=1e-6)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    with nets.running_stats_frozen(net):
+        assert torch.equal(net(x), y)
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    net.eval()
+    alone = torch.nn.BatchNorm2d(3).eval()
+    alone.load_state_dict(net[0].state_dict())
+    assert torch.equal(net(x), alone(x))
+
+
+def test_a_second_set_of_norms_leaves_every_key_and_every_number_of_the_first_as_it_was():
+    net = method("simclr")
+    before, x = {k: v.clone() for k, v in net.state_dict().items()}, views().slot(0)
+    wanted = net.query(x)
+    net.load_state_dict(before)
+    nets.give_auxiliary(net)
+    nets.give_auxiliary(net)  # a second strategy that asks for it adds nothing
+    now = net.state_dict()
+    assert set(before) < set(now)
+    assert all(".aux." in k and k.count(".aux.") == 1 for k in set(now) - set(before))
+    assert torch.equal(net.query(x), wanted)
+    assert sum(".aux." in k for k in now) == sum("running" in k or "tracked" in k for k in before) + sum(
+        k.rpartition(".")[0] + ".running_mean" in before and k.endswith(("weight", "bias")) for k in before
+    )
+
+
+def test_the_route_through_the_second_set_ends_with_its_block_even_after_an_error():
+    net = method("simclr")
+    nets.give_auxiliary(net)
+    aux = buffers(net, aux=True)
+    with contextlib.suppress(ZeroDivisionError), nets.auxiliary(net):
+        raise ZeroDivisionError
+    net.query(views().slot(0))
+    assert same(aux, buffers(net, aux=True))

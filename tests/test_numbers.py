@@ -192,7 +192,7 @@ def test_the_command_of_an_arm_survives_a_shell() -> None:
         ("simsiam", "batch_size=100000", "batch_size=100000 is larger than the data set: shapes has 2000 images"),
         ("simsiam", "augment.size=64", "augment.size=64 is larger than the images of shapes"),
         ("moco", "batch_size=100", "batch_size=100 does not split into method.groups=8"),
-        ("moco", "method.queue=1000", "method.queue=1000 is no multiple of the 128 keys"),
+        ("moco", "method.queue=1000", "method.queue=1000 is not a multiple of the 128 keys"),
     ],
 )
 def test_a_dry_run_refuses_what_training_would(recipe: str, pair: str, said: str) -> None:

@@ -451,7 +451,7 @@ def test_negatives_that_hold_a_queue_answer_for_it_whatever_their_class(tmp_path
     assert torch.equal(queue.keys[:4], keys) and int(queue.next) == 4
     words = ["pretrain", "moco-wrapper", "--code", str(path), "--dry-run", "batch_size=96", "method.queue=1000"]
     refused = CliRunner().invoke(cli.cli, words)
-    assert refused.exit_code == 2 and "method.queue=1000 is no multiple of the 96 keys" in refused.output
+    assert refused.exit_code == 2 and "method.queue=1000 is not a multiple of the 96 keys" in refused.output
 
 
 SETS = "self.queue = queue"
@@ -461,7 +461,7 @@ SETS = "self.queue = queue"
     ("changes", "told"),
     [
         ([(SETS, f"{SETS}\n\n    def check(self, batch_size, keys):\n        pass")],
-         "moco refuses batches of 3 images, and no more with it"),
+         "moco refuses batches of 3 images, but not with this strategy"),
         ([(SETS, f"{SETS}\n\n    def snapshot(self):\n        return {{}}")],
          "the snapshots of moco have no negatives any more"),
         ([(SETS, "self.hidden = (queue,)"), ("self.queue.", "self.hidden[0].")],  # no module is found in a tuple

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from textwrap import dedent
-
-import pytest
-
-from hardlab import registry, signatures
 
 ROOT = Path(__file__).resolve().parents[1]
 # each takes from a tenth of a second to several on a slow machine
@@ -152,90 +146,3 @@ def test_training_loads_no_library_of_the_workbook_or_the_analysis(tmp_path: Pat
     assert status == 0, said
     unused = {"pandas", "scipy", "sklearn", "matplotlib", "nbformat", "papermill", "snakemake", "jinja2"}
     assert set(modules) & {*unused, "hardlab.evaluate.detection", "hardlab.evaluate.detectors"} == set()
-
-
-ENTRIES = [(kind, name) for kind, table in registry.TABLES.items() if kind != "data set" for name in table]
-
-
-@pytest.mark.parametrize(("kind", "name"), ENTRIES)
-def test_what_the_source_says_of_an_entry_is_what_python_says(kind: str, name: str) -> None:
-    made = registry.find(kind, name)
-    told = inspect.signature(made, eval_str=True).parameters
-    read = signatures.read(registry.TABLES[kind][name])
-    assert list(read) == list(told)
-    assert [(p.kind, p.default) for p in read.values()] == [(p.kind, p.default) for p in told.values()]
-    options = [key for key, p in told.items() if p.default is not p.empty]
-    assert [read[key].annotation for key in options] == [told[key].annotation for key in options]
-
-
-def written(folder: Path, monkeypatch: pytest.MonkeyPatch, **modules: str) -> None:
-    for name, text in modules.items():
-        (folder / f"{name}.py").write_text(dedent(text))
-    monkeypatch.syspath_prepend(folder)
-
-
-def test_annotations_and_defaults_are_read_through_aliases_imports_and_bases(tmp_path, monkeypatch) -> None:
-    written(tmp_path, monkeypatch,
-        quick_ranges="""
-            from typing import Annotated
-            from pydantic import Field
-            raise_if_run = 1 / 0
-            LEAST = 0.5
-            Positive = Annotated[float, Field(gt=0)]
-        """,
-        quick_base="""
-            import typing as t
-            from quick_ranges import LEAST as least, Positive
-            Mode = t.Literal["a", "b"]
-            class Base:
-                def __init__(self, net, mode: Mode = "a", *, rate: "Positive | None" = least, n: int = 2**4): ...
-        """,
-        quick_entry="""
-            from quick_base import Base
-            class Entry(Base): ...
-        """,
-    )  # fmt: skip
-    found = signatures.signature("quick_entry:Entry")
-    assert list(found) == ["net", "mode", "rate", "n"]
-    assert [p.default for p in found.values()] == [inspect.Parameter.empty, "a", 0.5, 16]
-    assert found["mode"].annotation.__args__ == ("a", "b")
-    assert found["rate"].annotation.__args__[0].__metadata__[0].metadata[0].gt == 0
-    assert found["rate"].kind is inspect.Parameter.KEYWORD_ONLY
-    assert not {"quick_entry", "quick_base", "quick_ranges"} & sys.modules.keys()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "import os\ndef made(a: int = len(os.sep)): ...",
-        "from functools import cache\n@cache\ndef made(a: int = 1): ...",
-        "def outer():\n    def made(a: int = 1): ...\n    return made\nmade = outer()",
-        "from collections import UserDict\nclass made(UserDict):\n    def __new__(cls, a: int = 1): ...\n"
-        "    def __init__(self, a: int = 1): ...",
-        "from dataclasses import dataclass\n@dataclass\nclass made:\n    a: int = 1",
-    ],
-    ids=["computed", "decorated", "made", "new", "dataclass"],
-)
-def test_what_the_source_does_not_say_plainly_is_imported(text: str, tmp_path, monkeypatch, request) -> None:
-    module = f"quick_other_{request.node.callspec.id}"
-    written(tmp_path, monkeypatch, **{module: text})
-    try:
-        with pytest.raises(signatures.Unreadable):
-            signatures.read(f"{module}:made")
-        assert [(p.name, p.default, p.annotation) for p in signatures.signature(f"{module}:made").values()] == [
-            ("a", 1, int)
-        ]
-        assert module in sys.modules
-    finally:
-        sys.modules.pop(module, None)
-
-
-def test_a_module_that_is_loaded_answers_for_itself(tmp_path, monkeypatch) -> None:
-    written(tmp_path, monkeypatch, quick_loaded="def made(a: int = 1): ...")
-    import quick_loaded
-
-    try:
-        quick_loaded.made = lambda b=2: None
-        assert list(signatures.signature("quick_loaded:made")) == ["b"]
-    finally:
-        del sys.modules["quick_loaded"]

@@ -2,23 +2,16 @@
 
 import json
 import signal
-from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
-from resuming import learned, quick, rows, same, stopping_at, whole_and_parts
+from resuming import learned, quick, rows, same, stopping_at, views, whole_and_parts
 
 from hardlab import build, checkpoint, config, meters, run_folder, stopping, train
 from hardlab.types import HardlabError
-from hardlab.views import PARAMS
 
 LONGER = ("simsiam", "simclr", "simclr-hvs", "simsiam-hvs-static", "moco", "byol", "supervised", "simclr-dd")
 ARMS = ["simsiam-hvs", *(pytest.param(name, marks=pytest.mark.slow) for name in LONGER)]
-
-
-def views(path):
-    return pq.read_table(path / "views")
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -30,58 +23,11 @@ def test_a_run_that_was_stopped_twice_ends_bitwise_like_one_that_was_not(name, t
     assert views(whole).sort_by([("step", "ascending")]).equals(views(parts).sort_by([("step", "ascending")]))
 
 
-@pytest.mark.slow
-def test_what_was_logged_after_the_last_checkpoint_is_logged_once_after_a_crash(tmp_path, monkeypatch):
-    run = quick(**{"logs.checkpoint_every": 2})
-    whole = train.train(run, tmp_path / "whole")
-
-    def crash(self):
-        self.done += 1
-        if self.done == 8:
-            raise RuntimeError("power cut")
-
-    monkeypatch.setattr(meters.Rate, "tick", crash)
-    with pytest.raises(RuntimeError):
-        train.train(run, tmp_path / "parts")
-    monkeypatch.undo()
-    parts = train.train(run, tmp_path / "parts")
-    assert rows(whole) == rows(parts)
-    assert same(learned(whole), learned(parts))
-
-
-@pytest.mark.parametrize(("name", "pairs"), [("simsiam", 1), ("simsiam-hvs", 6), ("simclr-hvs", 6)])
-def test_the_view_log_holds_every_candidate_once_and_marks_the_one_that_was_trained_on(name, pairs, tmp_path):
-    path = train.train(quick(name), tmp_path)
-    log = views(path).to_pandas()
-    steps = run_folder.manifest(path)["steps_done"]
-    logged = len(range(0, steps, 2))
-    assert len(log) == logged * 16 * pairs
-    assert {f"{s}_{p}" for s in "ab" for p in PARAMS} < set(log.columns)
-    for _, image in log.groupby(["step", "index"]):
-        assert sorted(image.candidate) == list(range(pairs))
-        assert len(set(zip(image.a, image.b, strict=True))) == pairs
-        assert image.chosen.sum() == 1
-        assert image.loss[image.chosen].item() == image.loss.max()
-
-
 def test_a_finished_run_is_found_again_without_touching_a_file(tmp_path):
     path = train.train(quick(), tmp_path)
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
     assert train.train(quick(), tmp_path) == path
     assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
-
-
-def test_the_manifest_says_what_was_run_on_what_and_how_it_ended(tmp_path):
-    m = run_folder.manifest(train.train(quick(), tmp_path))
-    assert m["state"] == "done"
-    assert m["config"]["hard"] == [{"name": "hvs", "options": {}}]
-    assert m["config_hash"] == quick().hash
-    assert m["data"]["count"] > 1000
-    assert len(m["data"]["digest"]) == 64
-    assert m["versions"]["torch"] == torch.__version__.split("+")[0] or m["versions"]["torch"] == torch.__version__
-    assert m["epochs_done"] == 2
-    assert m["images_per_s"] > 0
-    assert m["peak_memory_mb"] > 0
 
 
 @pytest.mark.parametrize("began", ["0", "1"])
@@ -122,20 +68,6 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_keeps_its_precision(t
 def test_a_manifest_from_before_there_was_auto_tells_its_precision_by_its_configuration():
     assert config.precision_of({"config": {"precision": "bf16"}}) == "bf16"
     assert config.precision_of({"config": {"precision": "auto"}, "precision": "fp32"}) == "fp32"
-
-
-def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):
-    held = run_folder.Folder(tmp_path, quick())
-    with pytest.raises(HardlabError, match="Another process"):
-        train.train(quick(), tmp_path)
-    held.close()
-
-
-def test_a_folder_in_which_nothing_can_be_made_is_told_and_not_waited_for(tmp_path):
-    (tmp_path / "file").write_text("a reader's own")
-    for runs_dir in (tmp_path / "file", Path("/proc/x")):
-        with pytest.raises(HardlabError, match=r"cannot be written \(.*\); choose another folder for runs"):
-            run_folder.Folder(runs_dir, quick(), wait=lambda: None)
 
 
 def test_a_parent_that_another_process_trains_is_waited_for_and_then_taken_as_it_is(tmp_path, monkeypatch):
@@ -201,16 +133,6 @@ def test_an_untrained_run_saves_the_network_as_initialised(tmp_path):
     assert m["steps_done"] == 0
     torch.manual_seed(run.seed)
     assert same(dict(build.method(run).state_dict()), dict(method.state_dict()))
-
-
-def test_every_epoch_reports_its_seconds_by_part_and_they_add_up(tmp_path):
-    path = train.train(quick(), tmp_path)
-    for row in run_folder.metrics(path, "epoch"):
-        parts = row["seconds"]
-        assert parts["hvs"] > 0
-        assert sum(s for k, s in parts.items() if k != "total") == pytest.approx(parts["total"], abs=1e-3)
-    for row in run_folder.metrics(path, "step"):
-        assert {"std", "rank", "alignment", "uniformity", "lr", "terms"} <= row.keys()
 
 
 def test_a_request_that_comes_while_the_images_load_stops_before_the_first_step(tmp_path, monkeypatch):

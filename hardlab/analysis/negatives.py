@@ -335,7 +335,7 @@ def _distance(cosine: np.ndarray) -> np.ndarray:
 def _between_queries(bank: Bank) -> np.ndarray:
     """The distance (Q,) of each query to its nearest other one."""
     if len(bank.queries) < 2:
-        raise HardlabError(f"The snapshot of step {bank.step} has one query: outliers are told by at least 2.")
+        raise HardlabError(f"The snapshot of step {bank.step} has one query: outliers need at least 2.")
     similarity = bank.queries @ bank.queries.T
     np.fill_diagonal(similarity, -np.inf)
     return _distance(similarity.max(1))

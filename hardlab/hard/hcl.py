@@ -37,7 +37,7 @@ class Reweighted(Around):
 
 
 class HCL(Hard):
-    """Weighs the negatives of a contrastive loss.
+    """Reweights the negatives of a contrastive loss.
 
     beta: how much more the near ones count, 0 = all alike. tau: the assumed share of negatives of the anchor's class.
     Both as in the authors' ``image/main.py``; on STL-10 the best of their README.

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 from made_runs import draw_log, write_run
 
-from hardlab import build
+from hardlab import build, recipes, train
 from hardlab.types import HardlabError
 
 
@@ -39,3 +39,15 @@ def no_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
         raise HardlabError("no data set here")
 
     monkeypatch.setattr(build, "images", absent)
+
+
+@pytest.fixture(scope="session")
+def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two finished runs, one of which keeps its negatives in the strategy and one with a choice of views."""
+    folder = tmp_path_factory.mktemp("runs")
+    small = {"data.fraction": 0.05, "epochs": 1, "batch_size": 32, "precision": "fp32", "logs.views_rows": 8}
+    settings = {"adco": small | {"method.queue": 64, "method.dim": 8}, "simsiam-hvs": small}
+    return {
+        name: train.train(recipes.recipe(name, "smoke", of), folder, device="cpu", say=lambda line: None)
+        for name, of in settings.items()
+    }

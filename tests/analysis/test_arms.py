@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from pathlib import Path
 
@@ -41,7 +40,6 @@ from hardlab.analysis.arms import (
     preferred,
 )
 from hardlab.analysis.catalog import Catalog
-from hardlab.analysis.gap_notes import evaluate_command
 from hardlab.figures import ppcl, style
 
 pytestmark = pytest.mark.usefixtures("no_data_sets")
@@ -259,15 +257,6 @@ def test_the_networks_that_runs_began_as_are_of_their_rung_their_data_and_their_
     runs = {"run": facts("simsiam"), "same": facts("untrained", seed="7", epochs="0"), "trained": facts("moco")}
     runs |= {key: facts("untrained", **{key: value}) for key, value in others.items()}
     assert Book(runs).untrained(["run"]) == ["same"]
-
-
-def test_a_command_that_evaluates_survives_a_shell() -> None:
-    told = {"protocol": "knn", "data": "folder:my set; rm $HOME", "checkpoint": ""}
-    words = shlex.split(evaluate_command(["a-s0", "b'c"], told))
-    assert words == ["hardlab", "evaluate", "runs/a-s0", "runs/b'c", "--protocol", "knn", "--data", told["data"]]
-    assert (
-        evaluate_command([], {"protocol": "a"}, {"protocol": "b"}) == "hardlab evaluate RUN --protocol a --protocol b"
-    )
 
 
 def test_one_run_that_stands_for_several_is_the_first_recipes_lowest_seed() -> None:

@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
 from scipy import stats
 
-from hardlab import checkpoint, recipes, run_folder, train
-from hardlab.analysis import hardness, shared_batch, tables, viewlog
+from hardlab.analysis import hardness, viewlog
 from hardlab.analysis.catalog import Catalog
 from hardlab.types import HardlabError
-
-SMALL = {"data.fraction": 0.05, "epochs": 1, "batch_size": 32, "precision": "fp32", "logs.views_rows": 8}
-
-
-@pytest.fixture(scope="module")
-def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two finished runs, one of which keeps its negatives in the strategy and one with a choice of views."""
-    folder = tmp_path_factory.mktemp("runs")
-    settings = {"adco": SMALL | {"method.queue": 64, "method.dim": 8}, "simsiam-hvs": SMALL}
-    return {
-        name: train.train(recipes.recipe(name, "smoke", of), folder, device="cpu", say=lambda line: None)
-        for name, of in settings.items()
-    }
-
-
-AS_IT_IS = shared_batch._as_it_is
-
-
-@pytest.fixture
-def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bank that one epoch fills is an option of its own; here it stands for the recipe."""
-    monkeypatch.setattr(shared_batch, "_as_it_is", lambda manifest: True)
 
 
 def test_percentiles_are_the_ranks_of_a_batch_on_one_axis():
@@ -117,69 +91,6 @@ def test_the_ledger_is_every_candidate_with_its_run_and_percentile(trained: dict
     # what hard view selection takes is harder than what it leaves
     by = mine.groupby("chosen")["percentile"].mean()
     assert by[True] > by[False] + 10
-
-
-@pytest.mark.usefixtures("small_counts")
-def test_the_panel_is_what_two_systems_find_hard_on_one_batch(trained: dict[str, Path], tmp_path: Path):
-    catalog = Catalog(trained["adco"].parent)
-    found = shared_batch.judge(catalog, batch=24, draws=4)
-    _, _, _, images = run_folder.open_whole(trained["adco"])
-    rows = np.linspace(0, len(images) - 1, 24).round().astype(int)
-    loss = {name: hardness.losses(path, rows, draws=4) for name, path in trained.items()}
-    panel = hardness.panel(loss, rows)
-    shown = found.hardness.pivot_table(index="tile", columns="recipe", values="percentile")
-    index = found.hardness.drop_duplicates("tile").set_index("tile")["index"]
-    assert len(shown) == shared_batch.SHOWN and shown["adco"].tolist() == pytest.approx(
-        panel.loc[index, "adco"].tolist()
-    )
-    means = panel.mean(axis=1)
-    order = means.loc[index].to_numpy()
-    assert (np.diff(order) >= 0).all() and (order[0], order[-1]) == (means.min(), means.max())
-    labels = [images.classes[images.targets[i]] for i in index]
-    assert found.hardness.drop_duplicates("tile")["label"].tolist() == labels
-    # the strip is the images themselves, of the size of the set
-    batch = next(iter(images.batches(torch.tensor(index.to_numpy())[None])))
-    assert (found.pixels == np.concatenate([p.permute(1, 2, 0).numpy() for p in batch.raw], axis=1)).all()
-    rho = found.transfer.set_index(["recipe", "other"])
-    both = rho.loc[("simsiam-hvs", "adco")]
-    assert both["rho"] == pytest.approx(stats.spearmanr(panel["adco"], panel["simsiam-hvs"]).statistic)
-    own = [max(0, rho.loc[(name, name), "rho"]) for name in trained]
-    assert both["ceiling"] == pytest.approx((own[0] * own[1]) ** 0.5) and len(rho) == 3
-
-
-def test_a_run_with_other_options_does_not_stand_for_its_system(trained: dict[str, Path]):
-    assert AS_IT_IS(run_folder.manifest(trained["simsiam-hvs"])) and not AS_IT_IS(run_folder.manifest(trained["adco"]))
-    assert set(shared_batch._chosen(Catalog(trained["adco"].parent))["recipe"]) == {"simsiam-hvs"}
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("small_counts")
-def test_what_was_measured_together_stays_where_another_machine_adds_rows(trained: dict[str, Path], tmp_path: Path):
-    for name, path in trained.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / path.name).symlink_to(path)
-    tables.collect(trained["adco"].parent, tmp_path / "out")
-    names = ("hardness.csv", "transfer.csv", "hardness_pixels.png")
-    first = {name: (tmp_path / "out" / name).read_bytes() for name in names}
-    assert b"simsiam-hvs" in first["hardness.csv"]
-    tables.collect(tmp_path / "adco", tmp_path / "out", add=True)
-    assert {name: (tmp_path / "out" / name).read_bytes() for name in names} == first
-    tables.collect(tmp_path / "adco", tmp_path / "out")  # one system alone has nothing to be compared with
-    assert not pd.read_csv(tmp_path / "out" / "hardness.csv").size and not (tmp_path / "out" / names[2]).exists()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("small_counts")
-def test_a_checkpoint_of_another_version_is_left_out_and_said(trained: dict[str, Path], tmp_path: Path):
-    copy = shutil.copytree(trained["adco"], tmp_path / trained["adco"].name)
-    (tmp_path / trained["simsiam-hvs"].name).symlink_to(trained["simsiam-hvs"])
-    state, path, _ = checkpoint.newest(copy / "checkpoints")
-    state["method"]["no_longer_there"] = torch.zeros(1)
-    path.unlink()
-    checkpoint.save(copy / "checkpoints", checkpoint.named(path)[0], state, keep=1)
-    with pytest.raises(HardlabError, match="another version"):
-        hardness.losses(copy, range(8))
-    assert not len(shared_batch.judge(Catalog(tmp_path)).hardness)
 
 
 def test_a_folder_without_a_log_is_refused(tmp_path: Path):

@@ -17,7 +17,7 @@ from hardlab.analysis import negatives
 from hardlab.analysis.negatives import Bank, Reals
 from hardlab.hard.base import Hard
 from hardlab.methods.moco import MoCo
-from hardlab.negatives import Around, LastQueries, Queue
+from hardlab.negatives import Around, Queue
 from hardlab.types import HardlabError
 
 
@@ -108,25 +108,6 @@ def test_a_layout_starts_from_the_last_one_and_so_stays_where_it_was():
     assert np.linalg.norm(mixed[:60].mean(0) - one[:60].mean(0)) < one.std()
 
 
-def test_the_age_of_a_key_is_the_number_of_keys_since():
-    queue = Queue(6, 2)
-    for _ in range(5):
-        queue.enqueue(torch.randn(2, 2))
-    assert queue.ages().tolist() == [3, 2, 1, 0, 5, 4]
-
-
-def test_the_last_queries_are_those_of_six_batches_with_the_rows_of_their_images():
-    last = LastQueries()
-    last.note(0, torch.ones(2, 3), torch.tensor([1, 2]))  # nothing to write to yet
-    last.start(2, 3)
-    assert len(last.seen()["queries"]) == 0
-    for step in range(8):
-        last.note(step, torch.full((4, 3), step + 1.0), torch.tensor([10 * step, 10 * step + 1, -1, -1]))
-    seen = last.seen()
-    assert sorted(set(seen["queries"][:, 0].tolist())) == [3, 4, 5, 6, 7, 8]
-    assert seen["query_rows"].tolist() == [60, 61, 70, 71, 20, 21, 30, 31, 40, 41, 50, 51]
-
-
 @pytest.mark.slow
 def test_runs_of_moco_and_of_adco_can_be_put_under_the_microscope(tmp_path: Path):
     small = {"data.fraction": 0.05, "epochs": 2, "batch_size": 32, "method.queue": 64, "method.dim": 8,
@@ -211,7 +192,7 @@ def test_a_strategy_that_wraps_the_queue_keeps_its_check_its_snapshot_and_its_pl
         "method.queue": 64,
         "method.bn": "plain",
     }
-    with pytest.raises(HardlabError, match=r"method\.queue=64 is no multiple of the 48 keys"):
+    with pytest.raises(HardlabError, match=r"method\.queue=64 is not a multiple of the 48 keys"):
         train.open(recipes.recipe("moco", "smoke", quick | {"batch_size": 48}), device="cpu")
     session = train.open(recipes.recipe("moco", "smoke", quick | {"batch_size": 32}), device="cpu")
     plain = train.open(recipes.recipe("moco", "smoke", quick | {"batch_size": 32, "hard": []}), device="cpu")

@@ -14,10 +14,9 @@ from click.testing import CliRunner
 from made_runs import draw_log, write_run
 
 from hardlab import build, recipes
-from hardlab.analysis import iou, schema, tables, viewlog
+from hardlab.analysis import schema, tables
 from hardlab.analysis.arms import comparable, explain_choice
 from hardlab.analysis.catalog import Catalog
-from hardlab.analysis.intervals import interval
 from hardlab.cli import cli
 from hardlab.types import HardlabError
 
@@ -56,28 +55,6 @@ def test_every_run_that_a_table_names_has_its_manifest_beside_it(runs_dir: Path,
         named = {run for cell in pd.read_csv(tmp_path / f"{name}.csv")["run"] for run in str(cell).split()}
         assert named <= told.keys()
     assert {m["state"] for m in told.values()} == {"done"}
-
-
-def test_the_summarys_shift_of_the_mean_iou_is_paired_by_seed(runs_dir: Path, tmp_path: Path) -> None:
-    tables.collect(runs_dir, tmp_path)
-    summary = pd.read_csv(tmp_path / "hvs_summary.csv").set_index(["arm", "quantity"])
-    table = Catalog(runs_dir).runs
-    shifts = []
-    for seed in (0, 1):
-        of = table[(table["seed"] == seed) & (table["state"] == "done")].set_index("recipe")["path"]
-        means = [iou.mean_iou(viewlog.read(of[r]))["iou"].mean() for r in ("simsiam-hvs", "simsiam")]
-        shifts.append(means[0] - means[1])
-    row = summary.loc[("hvs", "iou_selected - iou_standard")]
-    assert row[["mean", "lo", "hi"]].tolist() == pytest.approx(list(interval(shifts)[:3]), rel=1e-4)
-    assert row["n"] == 2
-    assert row["seed"] == "0 1"
-    gain = summary.loc[("hvs", "knn top1@k=20 of backbone on shapes: gain")]
-    assert (gain["mean"], gain["n"]) == (pytest.approx(0.02), 2)
-    assert ("hvs", "knn top1@k=20 of pixels on shapes") in summary.index
-    assert ("hvs", "knn top1@k=20 of pixels on shapes: gain") not in summary.index
-    named = summary["name"].dropna()
-    assert [quantity for _, quantity in named.index] == list(named)  # of the views; accuracies have none
-    assert {q for _, q in summary.index if "top1" not in q} == set(named) >= {"iou_selected", "lowest_iou_share"}
 
 
 def test_a_folder_without_a_finished_run_is_refused_and_the_tables_stay_as_they_were(tmp_path: Path) -> None:

@@ -32,12 +32,6 @@ def cases() -> Callable[[int, int], int]:
     return lambda short, long: long if LONG else short
 
 
-@pytest.fixture
-def count(record_property: Callable[[str, object], None]) -> Callable[[str, int], None]:
-    """Say that so many cases of a row were run, e.g. ``count("13 collapse", 5)``."""
-    return lambda row, n=1: record_property(f"faults:{row}", n)
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     total: Counter[str] = Counter()
     reports: Sequence[pytest.TestReport] = terminalreporter.stats.get("passed", [])

@@ -13,7 +13,7 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         "methods/test_deepcluster.py::test_a_run_that_was_stopped_in_mid_epoch_ends_bitwise_like_one_that_was_not",
         "methods/test_dino.py::test_a_dino_run_under_selection_that_was_stopped_in_mid_epoch_ends_bitwise_like_one_that_was_not",
         "methods/test_gan.py::test_a_trained_gan_is_resumed_exactly_and_its_images_are_no_constant",
-        "hard/test_hexa.py::test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not",
+        "hard/test_adversarial.py::test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not",
         "methods/test_hnssl.py::test_a_stopped_run_ends_bitwise_like_a_whole_one",
         "hard/test_iou.py::test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not",
         "hard/test_generated.py::test_a_parent_is_trained_once_for_all_arms_and_a_stopped_arm_ends_like_one_that_was_not",
@@ -24,7 +24,7 @@ ROWS: dict[int, tuple[str, list[str]]] = {
     ]),
     3: ("SIGKILL at random moments of saving", [
         "test_checkpoint.py::test_a_process_killed_while_saving_leaves_a_whole_checkpoint_every_time",
-        "test_train.py::test_what_was_logged_after_the_last_checkpoint_is_logged_once_after_a_crash",
+        "test_run_folder.py::test_what_was_logged_after_the_last_checkpoint_is_logged_once_after_a_crash",
     ]),
     4: ("disk full, read-only folder, quota", [
         "faults/test_04_disk.py::test_a_write_into_a_full_file_system_names_the_path_and_keeps_the_file",
@@ -48,8 +48,8 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         "workbook/test_execute.py::test_a_kernel_that_dies_and_a_limit_that_passes_leave_no_process_behind",
     ]),
     9: ("unknown, mistyped or odd parameters and tables", [
-        "workbook/test_execute.py::test_an_unknown_parameter_is_refused_with_the_nearest_name_and_nothing_is_written",
-        "workbook/test_execute.py::test_a_value_of_another_type_is_refused_with_the_name_the_value_and_the_type",
+        "workbook/test_parameters.py::test_an_unknown_parameter_is_refused_with_the_nearest_name_and_nothing_is_written",
+        "workbook/test_parameters.py::test_a_value_of_another_type_is_refused_with_the_name_the_value_and_the_type",
         "faults/test_fuzz.py::test_random_tables_are_read_or_refused_in_one_sentence_that_names_the_file",
     ]),
     10: ("notebooks are headless: what they hold, how they run without widgets", [
@@ -76,10 +76,10 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         "test_session.py::test_a_number_that_is_none_is_noticed_and_named_by_its_player",
     ]),
     13: ("collapse and other ill health", [
-        "faults/test_13_health.py::test_a_forced_fault_is_said_within_the_stated_steps",
-        "faults/test_13_health.py::test_a_healthy_run_raises_no_alarm_from_its_first_step_on",
-        "faults/test_13_health.py::test_a_recipe_of_a_large_rung_raises_no_alarm_in_its_first_steps",
-        "faults/test_13_health.py::test_the_signals_of_the_workbooks_runs_raise_no_alarm",
+        "test_health.py::test_a_forced_fault_is_said_within_the_stated_steps",
+        "test_health.py::test_a_healthy_run_raises_no_alarm_from_its_first_step_on",
+        "test_health.py::test_a_recipe_of_a_large_rung_raises_no_alarm_in_its_first_steps",
+        "test_health.py::test_the_signals_of_the_workbooks_runs_raise_no_alarm",
     ]),
     14: ("one process against several: there is one, and others are refused", [
         "faults/test_14_processes.py::test_one_of_several_processes_trains_and_evaluates_nothing",
@@ -98,7 +98,7 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         "faults/test_17_surroundings.py::test_data_that_would_have_to_be_downloaded_end_in_one_sentence",
     ]),
     18: ("two runs into one folder", [
-        "test_train.py::test_a_second_process_may_not_train_in_the_same_folder",
+        "test_run_folder.py::test_a_second_process_may_not_train_in_the_same_folder",
         "workbook/test_workflow.py::test_two_reproductions_in_one_folder_are_refused",
     ]),
     19: ("evaluation leaves the run as it is", [

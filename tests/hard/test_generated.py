@@ -67,25 +67,6 @@ def quiet(run, path):
 # ------------------------------------------------------------------------------------------------------------ the loss
 
 
-def test_the_loss_with_several_positives_equals_a_loop():
-    z, group, tau = unit(8, 5), torch.tensor([0, 1, 0, 2, 1, 0, 3, 2]), 0.3
-    for i, got in enumerate(losses.sup_con(z, group, tau)):
-        bottom = sum(math.exp(float(z[i] @ z[a]) / tau) for a in range(8) if a != i)
-        positives = [p for p in range(8) if p != i and group[p] == group[i]]
-        terms = [-math.log(math.exp(float(z[i] @ z[p]) / tau) / bottom) for p in positives]
-        assert got.item() == pytest.approx(sum(terms) / len(terms) if terms else 0.0, abs=1e-5)
-
-
-def test_with_one_positive_each_the_loss_is_ntxent():
-    net = learner()
-    za, zb = unit(7, 8).float(), unit(7, 8).float()
-    plain = net.score({0: za, 1: zb}, {0: za, 1: zb})
-    both = losses.sup_con(torch.cat([za, zb]), torch.arange(7).repeat(2), net.temperature)
-    assert torch.allclose((both[:7] + both[7:]) / 2, plain, atol=1e-6)
-    # and groups of one image, which no step gives, change nothing but the order of additions
-    assert torch.allclose(net.score({0: za, 1: zb}, {0: za, 1: zb}, group=torch.arange(7)), plain, atol=1e-6)
-
-
 def test_the_learners_loss_takes_rows_of_one_group_as_positives_in_both_views():
     net = learner()
     za, zb, group = unit(6, 8).float(), unit(6, 8).float(), torch.tensor([0, 1, 2, 2, 3, 3])

@@ -46,3 +46,23 @@ def forward(method: Method, v: Drawn, *hard: Hard, look: Look | None = None, at:
     made = step(method, v, look or Look(PRESETS["eval"], (0.5,) * 3, (0.5,) * 3), at)
     train.forward(made, hard)
     return made
+
+
+def sgd_step(method: Method, x: torch.Tensor, lr: float = 0.1) -> Out:
+    """A step of plain gradient descent on views of the given pixels (B,V,3,S,S)."""
+    out: Out = method(rendered(x))
+    out.loss.mean().backward()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for p in method.parameters():
+            if p.grad is not None:
+                p -= lr * p.grad
+                p.grad = None
+    method.after_step(after(method, out))
+    return out
+
+
+def falls(method: Method, lr: float = 0.05) -> None:
+    """The loss falls on a batch that is seen again and again."""
+    x = torch.randn(16, 1, 3, 16, 16) + 0.3 * torch.randn(16, 2, 3, 16, 16)
+    losses = [float(sgd_step(method, x, lr).loss.detach().mean()) for _ in range(25)]
+    assert sum(losses[-3:]) < 0.98 * sum(losses[2:5])

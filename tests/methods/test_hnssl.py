@@ -1,45 +1,14 @@
-"""HNSSL against loops over its equations, and its mined negatives on other methods."""
-
-import math
+"""HNSSL against loops over its equations."""
 
 import pytest
 import torch
+from hnssl_steps import B, dissimilarity, net, outcome, some_views
 from resuming import learned, rows, same, whole_and_parts
-from steps import after, rendered
+from steps import after
 
-from hardlab import build, losses, nets, recipes, registry, run_folder, train
+from hardlab import build, recipes, registry, run_folder, train
 from hardlab.hard.mined import Mined
-from hardlab.methods.hnssl import HNSSL
-from hardlab.methods.simsiam import SimSiam
-from hardlab.types import HardlabError, Out
-
-B = 6
-
-
-def views_of(x, plain=None):
-    return rendered(x, plain=plain)
-
-
-def net(**options):
-    torch.manual_seed(0)
-    return HNSSL(nets.Tiny(width=4), **options)
-
-
-def some_views(seed=0, b=B):
-    g = torch.Generator().manual_seed(seed)
-    x = torch.randn(b, 1, 3, 16, 16, generator=g)
-    return views_of(x, torch.randn(b, 3, 16, 16, generator=g))
-
-
-def outcome(q, t):
-    """What a step with these predictions and labels hands to a strategy."""
-    return Out(some_views(b=len(q)), {0: q}, {-1: t}, torch.zeros(len(q)))
-
-
-def dissimilarity(t, q):
-    """Eq. 3 for one pair, written out."""
-    largest = [float(v.detach().abs().max()) + 1e-6 for v in (t, q)]
-    return sum((x / largest[0] - y / largest[1]) ** 2 for x, y in zip(t.tolist(), q.tolist(), strict=True))
+from hardlab.types import HardlabError
 
 
 def test_the_loss_of_an_image_is_the_squared_distance_of_its_max_normalised_outputs():
@@ -59,50 +28,6 @@ def test_the_trained_net_sees_the_augmented_and_the_copy_the_plain_image():
     assert not out.t[-1].requires_grad
 
 
-@pytest.mark.parametrize("mine", ["threshold", "all", "top1"])
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_the_mined_term_equals_a_loop_over_the_hard_sets(mine, reduction):
-    q, t = torch.rand(9, 4), torch.rand(9, 4)
-    hard = Mined(mine=mine, reduction=reduction, threshold=0.7 if reduction == "sum" else 0.18)
-    wanted, sizes = [], []
-    for i in range(9):
-        d = {j: dissimilarity(t[i], q[j]) / (4 if reduction == "mean" else 1) for j in range(9) if j != i}
-        if mine == "threshold":
-            d = {j: x for j, x in d.items() if x <= hard.threshold}
-        elif mine == "top1":
-            nearest = min(d, key=d.get)
-            d = {nearest: d[nearest]}
-        sizes.append(len(d))
-        if d:
-            wanted.append(-math.log(sum(d.values()) + 1e-8))
-    now = after(net(), outcome(q, t))
-    got = hard.terms(now)["mined"]
-    assert torch.allclose(got, torch.tensor(wanted), atol=1e-4)
-    logs = hard.logs(now)
-    assert logs["frac_nonempty"] == pytest.approx(sum(s > 0 for s in sizes) / 9)
-    assert logs["hard_negatives"] == pytest.approx(sum(sizes) / 9)
-    assert logs["d_q05"] <= logs["d_q50"] <= logs["d_q95"]
-
-
-def test_where_every_distance_is_above_the_threshold_there_is_no_term_and_no_nan():
-    q = (10 * torch.eye(5)).requires_grad_()
-    hard = Mined()
-    now = after(net(), outcome(q, torch.eye(5)))
-    term = hard.terms(now)["mined"]
-    assert term.shape == (0,)
-    assert hard.logs(now)["frac_nonempty"] == 0
-    assert hard.logs(now)["hard_negatives"] == 0
-    loss = net().loss(q, torch.eye(5)).mean()  # the trainer leaves a term without rows out
-    assert torch.isfinite(torch.autograd.grad(loss, q)[0]).all()
-
-
-def test_equal_outputs_of_all_images_give_a_finite_term_and_gradient():
-    q = torch.ones(5, 3, requires_grad=True)
-    term = Mined().terms(after(net(), outcome(q, torch.ones(5, 3))))["mined"]
-    assert torch.isfinite(term).all()
-    assert torch.isfinite(torch.autograd.grad(term.mean(), q)[0]).all()
-
-
 def test_no_gradient_reaches_the_student_and_all_of_the_teacher_gets_one():
     method, hard = net(), Mined(threshold=1e9)
     out = method(some_views())
@@ -112,32 +37,12 @@ def test_no_gradient_reaches_the_student_and_all_of_the_teacher_gets_one():
     assert all(p.grad is not None for p in method.backbone.parameters())
 
 
-def test_the_negative_term_pulls_at_the_prediction_of_the_other_image_and_not_at_the_anchor():
-    q = torch.rand(4, 3, dtype=torch.double).requires_grad_()
-    t = torch.rand(4, 3, dtype=torch.double)
-    total = losses.squared_distances(t, q)[0, 1:].sum()
-    grad = torch.autograd.grad(total, q)[0]
-    assert torch.count_nonzero(grad[0]) == 0
-    assert torch.allclose(grad[1:], 2 * (q - t[0]).detach()[1:])
-
-
-def test_max_normalisation_carries_the_gradient_through_its_divisor():
-    x = torch.rand(3, 5, dtype=torch.double).add(0.1).requires_grad_()
-    assert torch.autograd.gradcheck(losses.max_normalise, x)
-
-
 def test_distances_do_not_depend_on_the_scale_of_a_prediction():
     q, t = torch.rand(7, 9), torch.rand(7, 9)
     scale = torch.rand(7, 1) * 100 + 0.5
     assert torch.allclose(net().loss(q, t), net().loss(scale * q, t), atol=1e-4)
     first = Mined(threshold=99.0).terms(after(net(), outcome(q, t)))["mined"]
     assert torch.allclose(first, Mined(threshold=99.0).terms(after(net(), outcome(scale * q, t)))["mined"], atol=1e-4)
-
-
-def test_squared_distances_of_close_points_far_from_the_origin_keep_their_digits():
-    a = 1 + 1e-3 * torch.rand(4, 512)
-    exact = torch.cdist(a.double(), a.double().flip(0)).square()
-    assert torch.allclose(losses.squared_distances(a, a.flip(0)).double(), exact, rtol=1e-3, atol=1e-9)
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 0.999, 1.0])
@@ -179,24 +84,6 @@ def test_both_networks_can_be_evaluated_and_a_projector_is_none_of_their_busines
     assert list(method.networks()) == ["backbone", "student"]
     assert method.networks()["student"].dim == method.features
     assert method(some_views()).q[0].shape == (B, 256)
-
-
-@pytest.mark.parametrize("name", ["simsiam", "simclr"])
-def test_mined_negatives_add_a_row_per_pair_and_image_on_methods_with_vector_labels(name):
-    torch.manual_seed(0)
-    method = registry.build("method", name, {}, nets.Tiny(width=4))
-    hard = Mined(mine="all")
-    hard.install(method)
-    out = method(views_of(torch.randn(B, 2, 3, 16, 16)))
-    assert hard.terms(after(method, out))["mined"].shape == (2 * B,)
-
-
-def test_a_method_whose_labels_are_no_vectors_is_refused_with_the_reason():
-    class Classes(SimSiam):
-        vectors = False
-
-    with pytest.raises(HardlabError, match="labels of Classes are no vectors"):
-        Mined().install(Classes(nets.Tiny(width=4), dim=8, hidden=4))
 
 
 @pytest.mark.parametrize(

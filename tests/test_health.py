@@ -1,4 +1,4 @@
-"""Row 13: what is wrong with a run is said in plain words, within a stated number of steps."""
+"""Row 13 of the fault table: what is wrong with a run is said in plain words, within a stated number of steps."""
 
 from __future__ import annotations
 

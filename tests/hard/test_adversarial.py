@@ -1,87 +1,20 @@
-"""HEXA's adversarial and cut-mixed views against loops, autograd and simulation, and where they must change nothing."""
+"""HEXA's adversarial views against loops and autograd, and where its strategies must change nothing."""
 
 import contextlib
 import math
-from dataclasses import replace
 
 import pytest
 import torch
+from hexa_steps import MEAN, STD, B, buffers, look, method, ready, taken, views
 from resuming import learned, rows, same, whole_and_parts
 from steps import after, forward
 
-from hardlab import build, nets, recipes, registry
+from hardlab import build, nets, recipes
 from hardlab.hard.adversarial import Adversarial
-from hardlab.hard.cutmix import CutMix, boxes
-from hardlab.types import Batch, HardlabError, Progress
-from hardlab.views import PRESETS, Look
-
-B = 16
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-OPTIONS = {
-    "moco": {"queue": 64, "dim": 8, "groups": 2, "temperature": 0.2},
-    "deepcluster": {"prototypes": 5, "hidden": 16, "dim": 8, "heads": 2},
-    "simclr": {"dim": 8},
-    "simsiam": {"dim": 16, "hidden": 4, "layers": 2},
-    "dino": {"hidden": 16, "bottleneck": 8, "prototypes": 12},
-}
-
-
-def method(name, local=0):
-    torch.manual_seed(0)
-    made = registry.build("method", name, OPTIONS[name], registry.build("backbone", "tiny", {"width": 4}))
-    made.multi_crop(local)
-    made.on_start(range(64), B)
-    if name == "deepcluster":
-        made.centroids.copy_(torch.nn.functional.normalize(torch.randn_like(made.centroids), dim=2))
-        made.assigned.copy_(torch.randint(0, 5, made.assigned.shape))
-    return made
-
-
-def look():
-    return Look(PRESETS["moco_cifar"], MEAN, STD, local=[PRESETS["moco_cifar"][0].but(size=16)])
-
-
-def views(local=0, seed=0):
-    raw = torch.randint(0, 256, (B, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
-    batch = Batch(raw, torch.full((B, 2), 32), torch.arange(B))
-    return look().render(look().views(batch, 2, torch.Generator().manual_seed(seed), local))
-
-
-def taken(hard, net, out):
-    """The step that gave ``out``, after the hook in which ``hard`` offers its views."""
-    now = after(net, out, look())
-    hard.views(now)
-    return now
-
-
-def ready(net, **options):
-    """An attack that is installed."""
-    hard = Adversarial(**options)
-    hard.install(net)
-    return hard
-
-
-def buffers(net, aux):
-    return {k: v.clone() for k, v in net.named_buffers() if (".aux." in k) is aux}
-
+from hardlab.hard.cutmix import CutMix
+from hardlab.types import HardlabError, Progress
 
 # ------------------------------------------------------------------------------------------------- the second norms
-
-
-def test_a_second_set_of_norms_leaves_every_key_and_every_number_of_the_first_as_it_was():
-    net = method("simclr")
-    before, x = {k: v.clone() for k, v in net.state_dict().items()}, views().slot(0)
-    wanted = net.query(x)
-    net.load_state_dict(before)
-    nets.give_auxiliary(net)
-    nets.give_auxiliary(net)  # a second strategy that asks for it adds nothing
-    now = net.state_dict()
-    assert set(before) < set(now)
-    assert all(".aux." in k and k.count(".aux.") == 1 for k in set(now) - set(before))
-    assert torch.equal(net.query(x), wanted)
-    assert sum(".aux." in k for k in now) == sum("running" in k or "tracked" in k for k in before) + sum(
-        k.rpartition(".")[0] + ".running_mean" in before and k.endswith(("weight", "bias")) for k in before
-    )
 
 
 def test_clean_passes_leave_the_second_set_alone_and_adversarial_ones_the_first():
@@ -97,16 +30,6 @@ def test_clean_passes_leave_the_second_set_alone_and_adversarial_ones_the_first(
     net.eval().query(views().slot(0))
     assert same(aux, buffers(net, aux=True))
     assert not same(main, buffers(net, aux=False))
-
-
-def test_the_route_through_the_second_set_ends_with_its_block_even_after_an_error():
-    net = method("simclr")
-    nets.give_auxiliary(net)
-    aux = buffers(net, aux=True)
-    with contextlib.suppress(ZeroDivisionError), nets.auxiliary(net):
-        raise ZeroDivisionError
-    net.query(views().slot(0))
-    assert same(aux, buffers(net, aux=True))
 
 
 def test_momentum_networks_keep_one_set_and_clae_doubles_the_norms_of_images_only():
@@ -228,112 +151,6 @@ def test_clae_compares_the_clean_view_with_its_own_perturbation_in_both_directio
         anchors.append(float(torch.logsumexp(logits, 0) - z[i] @ z[j] / 0.1))
     wanted = torch.tensor([(anchors[i] + anchors[i + B]) / 2 for i in range(B)])
     assert torch.allclose(term, wanted, atol=1e-4)
-
-
-# ------------------------------------------------------------------------------------------------------ the mixtures
-
-
-def pasted(share, place, size):
-    """CutMix's ``rand_bbox``, with its draws given."""
-    cut, (row, column) = int(size * math.sqrt(1 - share)), (int(p * size) for p in place)
-    rows = max(0, row - cut // 2), min(size, row + cut // 2)
-    columns = max(0, column - cut // 2), min(size, column + cut // 2)
-    mask = torch.zeros(size, size, dtype=torch.bool)
-    mask[rows[0] : rows[1], columns[0] : columns[1]] = True
-    return mask
-
-
-def test_a_clipped_box_is_the_one_of_cutmixs_code():
-    share, place = torch.rand(50), torch.rand(50, 2)
-    got = boxes(share, place, 32, "clipped")
-    assert all(torch.equal(got[i], pasted(float(share[i]), place[i].tolist(), 32)) for i in range(50))
-
-
-def test_the_share_of_own_pixels_has_the_moments_of_beta_with_whole_boxes_and_is_larger_with_clipped_ones():
-    draws = torch.distributions.Beta(5.0, 3.0).sample((4000,))
-    assert draws.mean().item() == pytest.approx(0.625, abs=0.01)
-    assert draws.std().item() == pytest.approx(0.161, abs=0.01)
-    place = torch.rand(4000, 2)
-    inside = 1 - boxes(draws, place, 32, "inside").float().mean((1, 2))
-    assert inside.mean().item() == pytest.approx(0.625, abs=0.015)
-    assert inside.std().item() == pytest.approx(0.161, abs=0.01)
-    clipped = 1 - boxes(draws, place, 32, "clipped").float().mean((1, 2))
-    assert clipped.mean().item() == pytest.approx(0.76, abs=0.015)
-    assert clipped.std().item() == pytest.approx(0.12, abs=0.01)
-
-
-def drawn(hard, seed=7):
-    """The draws of a step of CutMix, in its order."""
-    torch.manual_seed(seed)
-    n = B if hard.per == "sample" else 1
-    share, place = torch.distributions.Beta(hard.alpha, hard.beta).sample((n,)), torch.rand(n, 2)
-    other = torch.randperm(B)
-    torch.manual_seed(seed)
-    return share.expand(B), place.expand(B, 2), other
-
-
-@pytest.mark.parametrize("per", ["batch", "sample"])
-@pytest.mark.parametrize(("name", "local"), [("moco", 0), ("deepcluster", 2), ("simsiam", 0)])
-def test_the_mixed_loss_is_the_counted_share_of_each_label_in_a_loop(name, local, per):
-    net = method(name, local)
-    hard = CutMix(per=per)
-    hard.install(net)
-    v = views(local)
-    out = net(v)
-    share, place, other = drawn(hard)
-    frozen = {k: b.clone() for k, b in net.state_dict().items()}
-    now = taken(hard, net, out)
-    term = hard.terms(now)["cutmix"]
-    net.load_state_dict(frozen)
-    lam, mixed = {}, {}
-    for a in {a for a, _ in net.pairs}:
-        x = v.slot(a).clone()
-        masks = [pasted(float(share[i]), place[i].tolist(), x.shape[-1]) for i in range(B)]
-        for i in range(B):
-            x[i][:, masks[i]] = v.slot(a)[other[i]][:, masks[i]]
-        mixed[a] = x
-        lam[a] = torch.tensor([1 - int(m.sum()) / m.numel() for m in masks])
-    large, small = torch.stack([mixed.get(a, v.slot(a)) for a in range(2)], 1), [mixed[2 + i] for i in range(local)]
-    q = net.embed(replace(v, x=large, local=tuple(small)), lam, ())[0]
-    wanted = torch.zeros(B)
-    for a, b in net.pairs:
-        own, theirs = net.loss(q[a], out.t[b]), net.loss(q[a], out.t[b][other])
-        wanted += (lam[a] * own + (1 - lam[a]) * theirs) / len(net.pairs)
-    assert torch.allclose(term, wanted, atol=1e-4)
-    assert float(now.numbers["cutmix.lambda"]) == pytest.approx(lam[0].mean().item(), abs=1e-5)
-
-
-def test_soft_labels_are_the_cross_entropy_of_one_softmax_over_both_keys_and_the_queue():
-    net = method("moco")
-    hard = CutMix(labels="soft")
-    hard.install(net)
-    out = net(views())
-    lam, same_key = torch.rand(B), torch.zeros(B, dtype=torch.bool)
-    q, own, theirs = out.q[0].detach(), out.t[1], out.t[1].roll(1, 0)
-    got = hard._soft(net, q, own, theirs, lam, same_key)
-    for i in range(B):
-        logits = torch.cat([torch.stack([own[i], theirs[i]]), net.negatives.keys]) @ q[i] / 0.2
-        soft = torch.zeros(len(logits))
-        soft[:2] = torch.tensor([lam[i], 1 - lam[i]])
-        assert got[i].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, soft).item(), abs=1e-4)
-    alone = hard._soft(net, q, own, own, lam, ~same_key)
-    assert torch.allclose(alone, net.loss(q, own), atol=1e-4)
-
-
-def test_mixtures_of_adversarial_views_go_through_the_second_norms_and_reuse_the_attack():
-    net = method("moco")
-    attack, mix = ready(net), CutMix(source="both")
-    mix.install(net)
-    out = net(views())
-    now = taken(attack, net, out)
-    made = now.made["adversarial"]()
-    main = buffers(net, aux=False)
-    terms = CutMix(source="adversarial").terms(now)
-    assert list(terms) == ["cutmix_adversarial"]
-    assert same(main, buffers(net, aux=False))
-    assert now.made["adversarial"]() is made
-    assert set(mix.terms(now)) == {"cutmix", "cutmix_adversarial"}
-    assert not same(main, buffers(net, aux=False))
 
 
 def test_a_snapshot_shows_the_views_of_the_last_step_as_the_network_saw_them():

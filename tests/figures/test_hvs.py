@@ -1,0 +1,92 @@
+"""The figures of HVS on made tables."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_tables import (
+    texts,
+    who,
+)
+
+from hardlab import figures
+from hardlab.analysis.arms import (
+    HVS,
+    STATIC,
+)
+
+
+def test_the_importances_of_a_leaf_size_are_a_bar_and_those_of_the_others_marks_of_their_own(data_dir: Path) -> None:
+    left, right = figures.make("hvs_f9", data_dir).axes[:2]
+    bars, marks = (dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) for ax in (left, right))
+    assert bars["ours"].patches[0].get_width() == pytest.approx(11)  # mean of 10, 11 and 12 %
+    assert marks["10 rows or more"][0].get_xdata() == pytest.approx([11])
+    assert "100 rows or more" not in marks
+    assert [t.get_text() for t in left.texts].count("no run") == 5
+
+
+def test_a_missing_arm_is_a_gap_and_the_other_panel_is_still_drawn(data_dir: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(data_dir, tmp_path / "t")
+    table = pd.read_csv(folder / "hvs_f4_right.csv")
+    table[table["arm"] != STATIC].to_csv(folder / "hvs_f4_right.csv", index=False)
+    figure = figures.make("hvs_f4", folder)
+    left, right = figure.axes[:2]
+    assert "no finished run with\none colour draw for all views" in [t.get_text() for t in right.texts]
+    assert not right.get_lines()
+    assert left.get_lines()
+
+
+def test_without_baseline_runs_the_first_pair_of_the_log_stands_in_and_is_called_so(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    assert "pair (0,1)" not in texts(figures.make("hvs_f4", data_dir))
+    folder = shutil.copytree(data_dir, tmp_path / "t")
+    for name in ("hvs_f4_left", "hvs_f3_right"):
+        table = pd.read_csv(folder / f"{name}.csv")
+        table[table["series"] != "standard"].to_csv(folder / f"{name}.csv", index=False)
+    for name in ("hvs_f3", "hvs_f4"):
+        assert "pair (0,1) of the HVS log" in texts(figures.make(name, folder))
+
+
+def test_the_curve_is_the_mean_over_seeds_and_the_published_one_is_beside_it(data_dir: Path) -> None:
+    axes = figures.make("hvs_f3", data_dir).axes
+    table = pd.read_csv(data_dir / "hvs_f3_left.csv")
+    curve = next(line for line in axes[0].get_lines() if line.get_label() == "HVS")
+    np.testing.assert_allclose(curve.get_ydata(), table.groupby("epoch")["share"].mean())
+    published = next(ax for ax in axes if ax is not axes[0] and ax.get_lines() and ax.get_xlim() == (0, 100))
+    assert published.get_lines()[0].get_ydata().max() == 0.475
+    chance = next(line for line in axes[0].get_lines() if line.get_label() == "chance, 1/6")
+    assert chance.get_ydata()[0] == pytest.approx(1 / 6, abs=1e-6)
+
+
+def test_the_gain_is_paired_by_seed_and_stands_beside_the_published_one(data_dir: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(data_dir, tmp_path / "t")
+    table = pd.read_csv(folder / "evaluation.csv")
+    alone = (table["arm"] == "standard") & (table["seed"] == 2)
+    table[~alone].to_csv(folder / "evaluation.csv", index=False)
+    gains = figures.make("hvs_results", folder).axes[2]
+    values = [np.asarray(line.get_ydata(), dtype=float) for line in gains.get_lines()]
+    dots = [v for v in values if len(v) == 2 and np.allclose(v, 2.0)]
+    assert dots, "two seeds have both arms, and each gains two points"
+    assert any(len(v) == 1 and v[0] == pytest.approx(58.97 - 57.47) for v in values)
+
+
+def test_of_several_rungs_the_highest_is_shown_and_told(data_dir: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(data_dir, tmp_path / "t")
+    table = pd.read_csv(folder / "hvs_f3_left.csv")
+    higher = table[table["seed"] == 0].assign(**{k: v for k, v in who(HVS, 0, rung="gpu").items() if k != "arm"})
+    pd.concat([table, higher]).to_csv(folder / "hvs_f3_left.csv", index=False)
+    assert "rung gpu · SimSiam on shapes · one seed (0)" in texts(figures.make("hvs_f3", folder))
+
+
+def test_pictures_without_pixels_still_show_the_crops(data_dir: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(data_dir, tmp_path / "t")
+    (folder / "hvs_f2_pixels.png").unlink()
+    figure = figures.make("hvs_f2", folder)
+    assert "pixels\nnot at hand" in texts(figure)
+    boxes = [p for p in figure.axes[0].patches if p.get_width() == 20 and p.get_height() == 16]
+    assert [p.get_linestyle() == "-" for p in boxes] == [True, True, False]

@@ -1,0 +1,105 @@
+"""The steps of a rung's workbook."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+import pytest
+
+from hardlab import config, recipes
+from hardlab.analysis import claims as ledger
+from hardlab.cli import cli
+from hardlab.figures import FIGURES
+from hardlab.workbook import execute, parameters, plan
+from hardlab.workbook.plan import Step
+
+
+@pytest.mark.parametrize("rung", ["smoke", "cpu"])
+def test_every_step_is_command_lines_that_hardlab_understands(rung: str) -> None:
+    steps = plan.steps(rung)
+    for words in [words for step in steps for words in step.commands]:
+        left, command = list(words), cli
+        while isinstance(command, click.Group):
+            name, left = left[0], left[1:]
+            command = command.commands[name]
+        command.make_context(name, list(left))
+        if words[:2] == ("nb", "run"):
+            given = [w for w in words[3:] if "=" in w]
+            parameters.check(execute.find(words[2]), parameters.split(given))
+    runs = [s for s in steps if s.kind == "run"]
+    assert len(runs) == len(plan.PURPOSES) * plan.SEEDS[rung]
+    assert all(words[0] in ("pretrain", "evaluate") and "knn" in s.commands[0] for s in runs for words in s.commands)
+    assert [s.title for s in steps if s.kind == "notebook"] == [p.stem for p in execute.notebooks()]
+    assert steps[-1].outputs == ("report.html",)
+
+
+def test_a_step_needs_only_what_an_earlier_one_makes() -> None:
+    made: set[str] = set()
+    for step in plan.steps("smoke"):
+        assert set(step.inputs) <= made, step.name
+        made |= set(step.outputs)
+    assert set(plan.steps("smoke")[-1].inputs) == {o for o in made if not o.startswith(("runs/", "report"))}
+
+
+def test_what_a_run_is_for_names_figures_that_there_are() -> None:
+    named = {n for names in plan.PURPOSES.values() for n in names if " " not in n}
+    assert len(named) > 10 and named <= FIGURES.keys()
+    purposes = {s.title: s.purpose for s in plan.steps("smoke")}
+    assert purposes["simsiam-hvs"] == "HVS Figures 2, 3, 4, 9"
+    assert purposes["simclr"] == "HVS Figure 3, Table 9, PPCL Table 1"
+
+
+def test_with_the_claims_every_arm_that_the_rung_can_test_is_trained_and_measured_by_its_protocol() -> None:
+    runs = [s for s in plan.steps("cpu", ["epochs=10"], with_claims=True) if s.kind == "run"]
+    ids = {s.run for s in runs}
+    assert len(ids) == len(runs)
+    for s in runs:
+        words = s.commands[0]
+        assert recipes.recipe(words[1], "cpu", config.parse(words[2 : words.index("--rung")])).id == s.run
+    for claim in ledger.load():
+        for arm in claim.arms if claim.testable_from == "cpu" else ():
+            for seed in range(3):
+                own = config.parse(claim.overrides(arm, "cpu"))
+                assert arm.set.items() <= own.items()
+                length = {"epochs": 10} if arm.recipe != "untrained" else {}
+                run = recipes.recipe(arm.recipe, "cpu", {"seed": seed} | length | own)
+                assert claim.id in next(s.purpose for s in runs if s.run == run.id)
+    assert ("untrained", "seed=0", "--rung") in {s.commands[0][1:4] for s in runs}  # not trained with epochs=10
+    larger = [s for s in plan.steps("gpu", with_claims=True) if s.kind == "run"]
+    asked = {s.title: s.commands[0] for s in larger}
+    assert "semi-hexa-1" in asked["deepcluster, seed 0"] and "semi-hexa-1" not in asked["simsiam, seed 0"]
+
+
+def test_a_claim_of_transfer_is_evaluated_on_the_set_that_it_names() -> None:
+    commands = [words for s in plan.steps("gpu", with_claims=True) for words in s.commands if words[0] == "evaluate"]
+    wanted = {c.measure.where.get("evaluated_on") for c in ledger.load() if c.testable_from in ("cpu", "gpu")}
+    assert {words[words.index("--data") + 1] for words in commands} == wanted - {None} != set()
+
+
+def test_a_step_is_run_again_when_what_it_needs_is_newer_and_so_is_all_behind_it(tmp_path: Path) -> None:
+    def step(name: str, *inputs: str) -> Step:
+        return Step(name, "figures", name, "", ((),), inputs, (name,))
+
+    steps = [step("a"), step("b", "a"), step("c"), step("d", "b", "c")]
+    assert plan.missing(steps, tmp_path) == steps
+    for at, name in enumerate("abcd"):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (1000 + at, 1000 + at))
+    assert plan.missing(steps, tmp_path) == []
+    os.utime(tmp_path / "a", (1001.5, 1001.5))
+    assert [s.name for s in plan.missing(steps, tmp_path)] == ["b", "d"]
+    os.utime(tmp_path / "a", (1000, 1000))
+    (tmp_path / "c").unlink()
+    assert [s.name for s in plan.missing(steps, tmp_path)] == ["c", "d"]
+
+
+def test_training_steps_are_those_that_the_data_give() -> None:
+    from hardlab import build
+
+    for name in ("simsiam", "ppcl"):
+        run = recipes.recipe(name, "smoke")
+        assert plan.training_steps(run) == run.epochs * (len(build.images(run)) // run.batch_size)
+    ppcl = next(s for s in plan.steps("smoke") if s.title == "ppcl")
+    assert [t.recipe for t in ppcl.trains] == ["gan", "ppcl"]
