@@ -419,6 +419,8 @@ def draw_figures(
 ) -> None:
     """Draw figures from their tables, e.g. `hardlab figures hvs_f3` or `hardlab figures --all`.
 
+    A published table is written as LaTeX and HTML, too.
+
     For figures given by name it also prints the commands whose runs fill their gaps; --dry-run prints only those.
     """
     from hardlab import figures, files
@@ -450,7 +452,7 @@ def draw_figures(
         files.check_folder(out)  # before the minutes that collecting takes
         tables.collect(runs_dir, data_dir, root=root, add=add)
     _there(data_dir)
-    drawn = [str(path) for n in names for path in figures.draw(n, data_dir, out)]
+    drawn = [str(p) for n in names for write in (figures.draw, figures.write_markup) for p in write(n, data_dir, out)]
     missing = "" if all_ or as_json else _gaps({n: figures.gaps(n, data_dir) for n in names})
     _echo(as_json, "\n".join([*drawn, *([missing] if missing else [])]), drawn)
 

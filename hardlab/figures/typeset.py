@@ -18,10 +18,24 @@ LETTER = 0.0625  # inches a character takes at most, on average
 
 
 class Cell(NamedTuple):
-    """What a cell shows."""
+    """What a cell shows, and of how many seeds ours is."""
 
     printed: str
     ours: str  # "" where nothing of ours belongs here
+    seeds: int = 0
+
+
+class Sheet(NamedTuple):
+    """A table as text, which ``typeset`` draws and ``markup`` writes for a document.
+
+    names: (published, ours, rule) of each line. heads: (published, ours, _) of each column. caption: lines.
+    """
+
+    title: str
+    names: Sequence[tuple[str, str, bool]]
+    heads: Sequence[tuple[str, str, bool]]
+    cells: Sequence[Sequence[Cell]]
+    caption: str
 
 
 def typeset(
