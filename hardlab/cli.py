@@ -519,12 +519,38 @@ def judge_claims(
 
 @cli.command("report")
 @RUNG
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Default: out/RUNG.")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Default: out/RUNG, of a paper out/reports.")
 @click.option("--readme", is_flag=True, help="Rewrite README.md's generated blocks and docs/results.md.")
+@click.option("--paper", default=None, help="Write a reproduction report of one paper, as HTML and LaTeX.")
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=Path("figures/data"), show_default=True,
+              help="With --paper: the collected tables.")  # fmt: skip
 @JSON
 @DRY
-def build_report(rung: str, out: Path | None, readme: bool, as_json: bool, dry_run: bool) -> None:
-    """Build the HTML report of a rung, or the README's generated blocks and docs/results.md."""
+def build_report(
+    rung: str, out: Path | None, readme: bool, paper: str | None, data_dir: Path, as_json: bool, dry_run: bool
+) -> None:
+    """Build the HTML report of a rung; the README's generated blocks and docs/results.md; or the report of a paper.
+
+    `hardlab report --paper hvs` writes it in the outline that tracks for reproductions ask for.
+    """
+    if paper is not None:
+        from hardlab import registry
+        from hardlab.figures import ITEMS
+
+        with usage():
+            if readme:
+                raise click.UsageError("--paper and --readme write different things: give one of them.")
+            if paper not in ITEMS:
+                raise registry.unknown("paper", paper, ITEMS)
+        _there(data_dir)
+        folder = out or Path("out") / "reports"
+        targets = [str(folder / f"report-{paper}.{suffix}") for suffix in ("html", "tex")]
+        if not dry_run:
+            from hardlab.workbook import paper_report
+
+            paper_report.build(paper, data_dir, folder)
+        _echo(as_json, ("would write " if dry_run else "") + ", ".join(targets), {"written": targets})
+        return
     folder = out or Path("out") / rung
     if dry_run:
         target = "README.md, docs/results.md" if readme else str(folder / "report.html")

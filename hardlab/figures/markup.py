@@ -92,23 +92,20 @@ def latex(sheet: Sheet, label: str) -> str:
 
 
 def fragment(sheet: Sheet) -> str:
-    """A ``<table>`` with its caption, for a page."""
+    """A ``<figure>`` with the caption and the table, for a page."""
     shown = columns(sheet)
-    lines = [
-        f"<table><caption><strong>{_html(sheet.title)}.</strong> {_html(_caption(sheet))}</caption>",
-        "<thead><tr>",
-    ]
-    lines[-1] += "<th></th>" + "".join(
-        f'<th colspan="{sum(c.at == at for c in shown)}">{_html(head)}</th>'
-        for at, (head, _, _) in enumerate(sheet.heads)
-    )
+    spans = [sum(column.at == at for column in shown) for at in range(len(sheet.heads))]
+    heads = [f'<th colspan="{span}">{_html(head)}</th>' for span, (head, _, _) in zip(spans, sheet.heads, strict=True)]
+    lines = ['<figure class="paper">']
+    lines += [f"<figcaption><strong>{_html(sheet.title)}.</strong> {_html(_caption(sheet))}</figcaption>"]
+    lines += [f"<table><thead><tr><th></th>{''.join(heads)}"]
     under = "".join(f"<th{_ours(column)}>{_html(_under(sheet, column))}</th>" for column in shown)
     lines += [f"</tr><tr><th></th>{under}</tr></thead>", "<tbody>"]
     for (published, ours, rule), cells in zip(sheet.names, sheet.cells, strict=True):
         name = _html(published) + (f" <code>{_html(ours)}</code>" if ours else "")
         row = "".join(f"<td{_ours(column)}>{_number(cells[column.at], column.ours)}</td>" for column in shown)
         lines.append(f"<tr{RULE if rule else ''}><th>{name.strip()}</th>{row}</tr>")
-    return "\n".join([*lines, "</tbody></table>", ""])
+    return "\n".join([*lines, "</tbody></table></figure>", ""])
 
 
 def page(sheet: Sheet) -> str:
@@ -121,11 +118,15 @@ def page(sheet: Sheet) -> str:
 
 RULE = ' class="rule"'
 STYLE = """
-table { border-collapse: collapse; font: 14px/1.4 system-ui, sans-serif; border-bottom: 2px solid #222; }
-caption { text-align: left; padding-bottom: 0.5rem; max-width: 60rem; }
-thead { border-top: 2px solid #222; border-bottom: 1px solid #222; } tr.rule { border-top: 1px solid #222; }
-th { font-weight: normal; text-align: left; padding: 0.15rem 0.6rem; } thead th { text-align: center; }
-td { text-align: right; padding: 0.15rem 0.6rem; white-space: nowrap; } .ours { color: #0072b2; }
+.paper { font: 14px/1.4 system-ui, sans-serif; margin: 1rem 0 2rem; overflow-x: auto; }
+.paper figcaption { padding-bottom: 0.5rem; max-width: 60rem; color: #222; }
+.paper table { display: table; border-collapse: collapse; border-bottom: 2px solid #222; margin: 0; }
+.paper thead { border-top: 2px solid #222; border-bottom: 1px solid #222; }
+.paper tr.rule { border-top: 1px solid #222; }
+.paper th { font-weight: normal; text-align: left; padding: 0.15rem 0.6rem; border: 0; }
+.paper thead th { text-align: center; }
+.paper td { text-align: right; padding: 0.15rem 0.6rem; border: 0; white-space: nowrap; }
+.paper .ours { color: #0072b2; }
 """
 
 
