@@ -440,6 +440,8 @@ def draw_figures(
 ) -> None:
     """Draw figures from their tables, e.g. `hardlab figures hvs_f3` or `hardlab figures --all`.
 
+    A published table is written as LaTeX and HTML, too.
+
     For figures given by name it also prints the commands whose runs fill their gaps; --dry-run prints only those.
     """
     from hardlab import figures, files
@@ -471,7 +473,7 @@ def draw_figures(
         files.check_folder(out)  # before the minutes that collecting takes
         tables.collect(runs_dir, data_dir, root=root, add=add)
     _there(data_dir)
-    drawn = [str(path) for n in names for path in figures.draw(n, data_dir, out)]
+    drawn = [str(p) for n in names for write in (figures.draw, figures.write_markup) for p in write(n, data_dir, out)]
     missing = "" if all_ or as_json else _gaps({n: figures.gaps(n, data_dir) for n in names})
     _echo(as_json, "\n".join([*drawn, *([missing] if missing else [])]), drawn)
 
@@ -538,12 +540,38 @@ def judge_claims(
 
 @cli.command("report")
 @RUNG
-@click.option("--out", type=PATH, default=None, help="Default: out/RUNG.")
+@click.option("--out", type=PATH, default=None, help="Default: out/RUNG, of a paper out/reports.")
 @click.option("--readme", is_flag=True, help="Rewrite README.md's generated blocks and docs/results.md.")
+@click.option("--paper", default=None, help="Write a reproduction report of one paper, as HTML and LaTeX.")
+@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
+              help="With --paper: the collected tables.")  # fmt: skip
 @JSON
 @DRY
-def build_report(rung: str, out: Path | None, readme: bool, as_json: bool, dry_run: bool) -> None:
-    """Build the HTML report of a rung, or the README's generated blocks and docs/results.md."""
+def build_report(
+    rung: str, out: Path | None, readme: bool, paper: str | None, data_dir: Path, as_json: bool, dry_run: bool
+) -> None:
+    """Build the HTML report of a rung; the README's generated blocks and docs/results.md; or the report of a paper.
+
+    `hardlab report --paper hvs` writes it in the outline that tracks for reproductions ask for.
+    """
+    if paper is not None:
+        from hardlab import registry
+        from hardlab.figures import ITEMS
+
+        with usage():
+            if readme:
+                raise click.UsageError("--paper and --readme write different things: give one of them.")
+            if paper not in ITEMS:
+                raise registry.unknown("paper", paper, ITEMS)
+        _there(data_dir)
+        folder = out or Path("out") / "reports"
+        targets = [str(folder / f"report-{paper}.{suffix}") for suffix in ("html", "tex")]
+        if not dry_run:
+            from hardlab.workbook import paper_report
+
+            paper_report.build(paper, data_dir, folder)
+        _echo(as_json, ("would write " if dry_run else "") + ", ".join(targets), {"written": targets})
+        return
     folder = out or Path("out") / rung
     if dry_run:
         target = "README.md, docs/results.md" if readme else str(folder / "report.html")
@@ -589,7 +617,7 @@ def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, d
               help="Runs side by side; default: as many as cores and memory allow.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/campaign"), show_default=True,
               help="Folder of its runs, logs, tables and archive.")  # fmt: skip
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), default=Path("figures/data"), show_default=True,
+@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
               help="Tables of the runs that are there.")  # fmt: skip
 @ROOT
 @DEVICE

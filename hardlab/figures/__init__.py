@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from hardlab.registry import unknown
 
 if TYPE_CHECKING:
-    from hardlab.figures.drawing import draw, gaps, make
+    from hardlab.figures.drawing import draw, gaps, make, sheet, write_markup
 
-__all__ = ["FIGURES", "ITEMS", "draw", "find", "gaps", "make"]
+__all__ = ["FIGURES", "ITEMS", "draw", "find", "gaps", "make", "sheet", "write_markup"]
 
 # paper -> how many figures and tables it has
 ITEMS = {"hexa": (5, 5), "hvs": (11, 12), "hnssl": (3, 7), "adco": (2, 4), "ppcl": (6, 4)}
@@ -34,8 +34,8 @@ def find(name: str) -> str:
 
 
 def __getattr__(name: str) -> Any:
-    """Load ``draw``, ``gaps`` and ``make`` on first use: they need matplotlib and pandas, the figures' names do not."""
-    if name not in ("draw", "gaps", "make"):
+    """Load what draws on first use: it needs matplotlib and pandas, the figures' names do not."""
+    if name not in ("draw", "gaps", "make", "sheet", "write_markup"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from hardlab.figures import drawing
 

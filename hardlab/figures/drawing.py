@@ -18,7 +18,8 @@ from PIL import Image
 from hardlab.analysis import gap_notes, schema
 from hardlab.config import precision_of
 from hardlab.errors import HardlabError
-from hardlab.figures import FIGURES, TABLE, find, published_table, style
+from hardlab.figures import FIGURES, TABLE, find, markup, published_table, style
+from hardlab.figures.typeset import Sheet
 from hardlab.files import make_folder, write_atomic
 
 
@@ -50,7 +51,7 @@ def gaps(name: str, data_dir: Path | str) -> list[str]:
 
 def _made(name: str, data_dir: Path | str) -> Figure:
     folder, where = Path(data_dir), FIGURES[find(name)]
-    precisions = {run: precision_of(manifest) for run, manifest in schema.read_manifests(folder).items()}
+    precisions = _precisions(folder)
     if where == TABLE:
         return published_table.make(name, lambda table: _rows(folder, table, precisions))
     module, _, attribute = where.partition(":")
@@ -72,6 +73,29 @@ def draw(name: str, data_dir: Path | str, out_dir: Path | str) -> list[Path]:
             write_atomic(out / f"{name}.{suffix}", buffer.getvalue())
             written.append(out / f"{name}.{suffix}")
     return written
+
+
+def write_markup(name: str, data_dir: Path | str, out_dir: Path | str) -> list[Path]:
+    """Write a published table as ``<name>.tex`` and ``<name>.html`` into ``out_dir``; nothing for a figure."""
+    if FIGURES[find(name)] != TABLE:
+        return []
+    text, out = sheet(name, data_dir), Path(out_dir)
+    make_folder(out)
+    written = [out / f"{name}.tex", out / f"{name}.html"]
+    for path, content in zip(written, (markup.latex(text, name), markup.page(text)), strict=True):
+        write_atomic(path, content.encode())
+    return written
+
+
+def sheet(name: str, data_dir: Path | str) -> Sheet:
+    """The published table ``name`` as text, from the tables in ``data_dir``."""
+    folder = Path(data_dir)
+    return published_table.sheet(name, lambda table: _rows(folder, table, _precisions(folder)))
+
+
+def _precisions(folder: Path) -> dict[str, str]:
+    """Of each run that was collected."""
+    return {run: precision_of(manifest) for run, manifest in schema.read_manifests(folder).items()}
 
 
 def _read(data_dir: Path, parameter: str, precisions: Mapping[str, str]) -> Any:

@@ -27,10 +27,11 @@ from pydantic import (
 
 from hardlab.analysis import arms
 from hardlab.analysis.arms import BUILT_IN, Arm, Measure, Selection
+from hardlab.analysis.intervals import Interval
 from hardlab.errors import HardlabError
 from hardlab.figures import style
 from hardlab.figures.paper import published
-from hardlab.figures.typeset import Cell, typeset
+from hardlab.figures.typeset import Cell, Sheet, typeset
 from hardlab.files import damaged, read_yaml
 from hardlab.recipes import RECIPES, recipe
 from hardlab.registry import options, unknown
@@ -241,7 +242,12 @@ def find(name: str) -> Compared | Settings | Evaluated:
 
 
 def make(name: str, read: Table) -> Figure:
-    """Make the published table ``name``. read: returns a table of rows by its name."""
+    """Draw the published table ``name``. read: returns a table of rows by its name."""
+    return typeset(*sheet(name, read))
+
+
+def sheet(name: str, read: Table) -> Sheet:
+    """The published table ``name`` as text."""
     who, _, number = name.partition("_t")
     table, item = find(name), f"Table {number}"
     printed = published(read("paper"), who, item)
@@ -252,7 +258,7 @@ def make(name: str, read: Table) -> Figure:
     return _compared(table, printed, read)
 
 
-def _compared(table: Compared, printed: Mapping[tuple[str, str], str], read: Table) -> Figure:
+def _compared(table: Compared, printed: Mapping[tuple[str, str], str], read: Table) -> Sheet:
     rows = table.rows
     if table.printed_rows:
         printed_names = {name for name, _ in printed}
@@ -278,7 +284,7 @@ def _compared(table: Compared, printed: Mapping[tuple[str, str], str], read: Tab
     if any(c.to in BUILT_IN for c in table.columns):
         notes.append(f"{' and '.join(BUILT_IN)}: built-in sets, ours alone; nothing is printed for them")
     legend = f"{SCALES[table.scale]} (blue; ± half the 95 % t-interval; {GAP} no row yet)"
-    return typeset(table.title, names, heads, cells, "\n".join([legend, about + by, *notes]))
+    return Sheet(table.title, names, heads, cells, "\n".join([legend, about + by, *notes]))
 
 
 def _devices(configs: pd.DataFrame, costs: pd.DataFrame | None, recipes: Sequence[str]) -> str:
@@ -322,26 +328,28 @@ def _cell(
     arm = row.arm(column)
     if arm is None or measure is None:
         return Cell(text, "")
-    return Cell(text, in_words(ours, arm, measure.transferred(column.to)))
+    measured = ours.interval(arm, measure.transferred(column.to))
+    seeds = 0 if measure.table == "configs" else measured.n
+    return Cell(text, in_words(measured, measure, signed=bool(arm.minus)), seeds)
 
 
-def in_words(ours: Selection, arm: Arm, measure: Measure) -> str:
+def in_words(value: Interval, measure: Measure, *, signed: bool = False) -> str:
     """The mean of an arm and half of its interval, as text."""
-    mean, lo, hi, n = ours.interval(arm, measure)
+    mean, lo, hi, n = value
     if n == 0:
         return GAP
     if measure.table == "configs":
         return f"{mean:.3g}"
     if measure.table == "costs":
         return f"{mean:.3g}" + (f"±{(hi - lo) / 2:.2g}" if n > 1 else "")
-    sign = "+" if arm.minus else ""
+    sign = "+" if signed else ""
     wide = (hi - lo) / 2
     # four characters fit beside a column
     half = f"±{wide:.{0 if wide >= 99.95 else 1}f}" if n > 1 else ""
     return f"{mean:{sign}.1f}{half}"
 
 
-def _settings(table: Settings, printed: Mapping[tuple[str, str], str], configs: pd.DataFrame) -> Figure:
+def _settings(table: Settings, printed: Mapping[tuple[str, str], str], configs: pd.DataFrame) -> Sheet:
     """Make a table of settings: printed, in our recipe at rung ``paper``, and in our runs."""
     name, values = table.recipe, {k: v for (k, _), v in printed.items()}
     known = {k: v for k, v in table.keys.items() if k in values} if values else table.keys
@@ -360,7 +368,7 @@ def _settings(table: Settings, printed: Mapping[tuple[str, str], str], configs: 
     heads = ["printed", "our recipe, rung paper", f"our runs, rung {rung}" if rung else "our runs"]
     about = style.about(runs) if len(runs) else "no finished run of this recipe"
     caption = f"recipe {name}; a rate is per 256 images; none: there is no such choice here\nours: {about}"
-    return typeset(table.title, rows, [(head, "", False) for head in heads], cells, caption)
+    return Sheet(table.title, rows, [(head, "", False) for head in heads], cells, caption)
 
 
 def recipe_settings(name: str, rung: str) -> dict[str, str]:
@@ -388,7 +396,7 @@ def _text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _evaluated(table: Evaluated, printed: Mapping[tuple[str, str], str], evaluation: pd.DataFrame) -> Figure:
+def _evaluated(table: Evaluated, printed: Mapping[tuple[str, str], str], evaluation: pd.DataFrame) -> Sheet:
     """Make a table of an evaluation's settings: printed, and in our protocol on each data set."""
     from hardlab.evaluate.published import settings
 
@@ -404,4 +412,4 @@ def _evaluated(table: Evaluated, printed: Mapping[tuple[str, str], str], evaluat
     about = style.about(runs) if len(runs) else table.missing
     names = [(key, table.called, False) for key in table.keys]
     heads = [(c.name, c.below, False) for c in table.columns]
-    return typeset(table.title, names, heads, cells, f"{table.note}\nours: {about}")
+    return Sheet(table.title, names, heads, cells, f"{table.note}\nours: {about}")

@@ -18,10 +18,24 @@ LETTER = 0.0625  # inches a character takes at most, on average
 
 
 class Cell(NamedTuple):
-    """The content of a cell: the printed text and ours."""
+    """The content of a cell: the printed text and ours, with its number of seeds."""
 
     printed: str
     ours: str  # "" if there is nothing of ours
+    seeds: int = 0
+
+
+class Sheet(NamedTuple):
+    """A table as text, which ``typeset`` draws and ``markup`` writes for a document.
+
+    names: (published, ours, rule) of each line. heads: (published, ours, _) of each column. caption: lines.
+    """
+
+    title: str
+    names: Sequence[tuple[str, str, bool]]
+    heads: Sequence[tuple[str, str, bool]]
+    cells: Sequence[Sequence[Cell]]
+    caption: str
 
 
 def typeset(

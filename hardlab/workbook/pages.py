@@ -51,7 +51,7 @@ def write(
             raise HardlabError(f"'{readme}' needs the lines '{begin}' and '{end}' once each, in this order.")
     judged = claims.verdicts(data_dir)
     text = _between(text, TIMES, _times(Path(benchmarks)))
-    text = _between(text, HEADLINES, [*_scale(judged, data_dir), *_headlines(judged)])
+    text = _between(text, HEADLINES, [*scale(judged, data_dir), *_headlines(judged)])
     text = _between(text, RESULTS, _levels(claims.levels(data_dir, judged), data_dir))
     text = _between(text, CLAIMS, _decided(judged))
     text = _NOTEBOOK.sub(lambda row: _timed(row, Path(executed)), text)
@@ -93,11 +93,11 @@ def _headlines(judged: pd.DataFrame) -> list[str]:
         known = judged[(judged["paper"] == paper) & judged["headline"]]
         measured = known[(known["n"] > 0) & ~known["verdict"].str.startswith("needs rung")]
         for r in (measured if len(measured) else known).head(1).itertuples():
-            rows.append((name, r.statement, r.published, _with_seeds(r), r.verdict, tells(r)))
+            rows.append((name, r.statement, r.published, with_seeds(r), r.verdict, tells(r)))
     return table(("Paper", "Headline", "Published", "Ours, 95 % interval", "Verdict", "Can this scale decide?"), rows)
 
 
-def _scale(judged: pd.DataFrame, data_dir: Path) -> list[str]:
+def scale(judged: pd.DataFrame, data_dir: Path) -> list[str]:
     """One sentence on the size of the runs behind the headlines; "" if there are none."""
     manifests = schema.read_manifests(data_dir)
     names = {run for runs in judged.loc[judged["headline"], "runs"] for run in runs.split()}
@@ -136,21 +136,21 @@ def tells(row: Any) -> str:
     return ("no, " if row.verdict.startswith("needs rung") else "not yet, ") + row.verdict
 
 
-def _with_seeds(row: Any) -> str:
+def with_seeds(row: Any) -> str:
     seeds = f", {row.n} seeds" if row.n > 1 else ""
     return f"{claims.ours(row)}{seeds}, rung {row.rung}" if row.n else "–"
 
 
 def _levels(levels: Iterable[claims.Level], data_dir: Path) -> list[str]:
     """The accuracy of each arm of a headline under every probe."""
-    minutes, manifests = _minutes(data_dir), schema.read_manifests(data_dir)
+    took, manifests = minutes(data_dir), schema.read_manifests(data_dir)
     rows = []
     for level in levels:
         cost: dict[str, list[float]] = {}
         for run in level.runs:
             device = str(manifests.get(run, {}).get("device") or "")
-            if minutes.get(run):
-                cost.setdefault("" if device.endswith("cores") else f" on {device}", []).append(minutes[run])
+            if took.get(run):
+                cost.setdefault("" if device.endswith("cores") else f" on {device}", []).append(took[run])
         rows.append(
             (
                 f"`{level.name}`" if " " not in level.name else level.name,
@@ -174,14 +174,14 @@ def _mean(value: Interval | None) -> str:
     return f"{value.mean:.4g} ({value.lo:.4g} to {value.hi:.4g}; {value.n} seeds)"
 
 
-def _counted(judged: pd.DataFrame) -> str:
+def counted(judged: pd.DataFrame) -> str:
     counts = judged["verdict"].value_counts()
     return ", ".join(f"{counts[v]} {v}" for v in claims.VERDICTS if v in counts)
 
 
 def _decided(judged: pd.DataFrame) -> list[str]:
     """The number of claims with each verdict, then a row for each reproduced or contradicted claim."""
-    lines = [f"Of {len(judged)} claims: {_counted(judged)}."]
+    lines = [f"Of {len(judged)} claims: {counted(judged)}."]
     decided = judged[judged["verdict"].isin(claims.DECIDED)]
     if not len(decided):
         return lines
@@ -192,7 +192,7 @@ def _decided(judged: pd.DataFrame) -> list[str]:
     return [*lines, "", *table(("Paper", "Statement", "Published", "Ours", "Seeds, rung", "q", "Verdict"), rows)]
 
 
-_GROUPS = {  # of docs/results.md, in this order
+GROUPS = {  # of docs/results.md, in this order
     "Holds": (claims.REPRODUCED, claims.WEAKLY[claims.REPRODUCED]),
     "Does not hold": (claims.CONTRADICTED, claims.WEAKLY[claims.CONTRADICTED]),
     "Undecided": (claims.INCONCLUSIVE, claims.NOT_LEARNED, claims.NO_SEEDS, claims.NO_EVALUATION),
@@ -204,21 +204,21 @@ _GROUPS = {  # of docs/results.md, in this order
 
 def _results(judged: pd.DataFrame, data_dir: Path) -> Iterator[str]:
     """The lines of docs/results.md, one section per paper."""
-    minutes, manifests = _minutes(data_dir), schema.read_manifests(data_dir)
+    took, manifests = minutes(data_dir), schema.read_manifests(data_dir)
     yield "# Results, claim by claim\n"
     yield "`hardlab report --readme` writes this page from `figures/data`."
     yield "[verdicts.md](verdicts.md) explains how a verdict is computed.\n"
-    yield f"Of {len(judged)} claims: {_counted(judged)}.\n"
+    yield f"Of {len(judged)} claims: {counted(judged)}.\n"
     for paper, name in NAMES.items():
         rows = judged[judged["paper"] == paper]
         runs = dict.fromkeys(run for names in rows["runs"] for run in names.split())
-        hours = sum(minutes.get(run, 0) for run in runs) / 60
+        hours = sum(took.get(run, 0) for run in runs) / 60
         yield f"## {name}\n"
-        yield f"{len(rows)} claims, judged by {len(runs)} runs that took {hours:.1f} hours: {_counted(rows)}.\n"
+        yield f"{len(rows)} claims, judged by {len(runs)} runs that took {hours:.1f} hours: {counted(rows)}.\n"
         seen = sum(manifests[run]["config"]["batch_size"] * (manifests[run].get("steps_done") or 0) for run in runs)
         if seen and (above := next_rung(rung for rung in rows["rung"] if rung)):
-            yield _one_rung_up(paper, above, seen)
-        for title, verdicts in _GROUPS.items():
+            yield one_rung_up(paper, above, seen)
+        for title, verdicts in GROUPS.items():
             group = rows[rows["verdict"].str.startswith(verdicts)]
             if not len(group):
                 continue
@@ -227,7 +227,7 @@ def _results(judged: pd.DataFrame, data_dir: Path) -> Iterator[str]:
             yield ""
 
 
-def _one_rung_up(paper: str, rung: str, seen: int) -> str:
+def one_rung_up(paper: str, rung: str, seen: int) -> str:
     """The cost of a paper's claims at ``rung`` with as many seeds as their verdicts need. seen: images so far."""
     runs: dict[str, int] = {}
     for claim in claims.load():
@@ -260,7 +260,7 @@ def _section(rows: pd.DataFrame) -> Iterator[str]:
                 f"`{r.id}`",
                 r.statement,
                 f"{r.place}: {r.published}",
-                _with_seeds(r)
+                with_seeds(r)
                 + (f"; pooled {r.pooled_lo:.3g} to {r.pooled_hi:.3g}" if np.isfinite(r.pooled_lo) else ""),
                 r.verdict + (f", q = {r.q:.2g}" if np.isfinite(r.q) else ""),
                 tells(r),
@@ -280,7 +280,7 @@ def _timed(row: re.Match[str], executed: Path) -> str:
         return f"| `{row[1]}` |{row[2]}| {read_json(marker)['seconds']:.0f} s |"
 
 
-def _minutes(data_dir: Path) -> dict[str, float]:
+def minutes(data_dir: Path) -> dict[str, float]:
     """Run id -> minutes of training: images seen over images per second."""
     return {
         name: m["steps_done"] * m["config"].get("batch_size", 0) / m["images_per_s"] / 60

@@ -157,7 +157,7 @@ def test_one_rung_up_costs_all_seeds_of_each_arm_once_and_the_parents(monkeypatc
             if run.parent is not None:
                 parents[run.parent.id] = run.parent
     images += sum(of.epochs * (5000 // of.batch_size) * of.batch_size for of in parents.values())
-    told = pages._one_rung_up("ppcl", "gpu", images // 7)
+    told = pages.one_rung_up("ppcl", "gpu", images // 7)
     assert told.startswith(
         f"One rung up, at `gpu`, these claims need {15 + len(parents)} runs that see {images / 1e6:,.0f} million"
     )
