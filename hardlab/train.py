@@ -115,7 +115,7 @@ def step(session: Session, batch: Batch) -> Step:
     """Train on one batch, without waiting for the device. Returns everything in the step, for logs and notebooks."""
     s, run, method, time = session, session.run, session.method, session.epoch.time
     warmup = round(run.optim.warmup_epochs * s.per_epoch)
-    lr = optim.set_schedule(s.players[0].opt, run.optim, run.batch_size, s.done, s.total, warmup)
+    lr = optim.set_schedule(s.players[0].opt, run.optim, run.batch_size, s.done, s.total, warmup, s.per_epoch)
     at = s.at
     method.before_step(at)
     for h in s.hard:
