@@ -10,6 +10,7 @@ with ``--strategy`` alone, for the search of why one does not help; no setting o
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from hardlab.types import HardlabError
 
 ROWS = Path(__file__).with_name("tuning.jsonl")
 PAGE = Path(__file__).parents[1] / "docs" / "tuning.md"
+PICTURE = PAGE.with_name("tuning_adco.svg")
 EVERY = 9  # of nine tenths of CIFAR-10 as many images as the tenth that is trained on
 PROBES = {"probe": ("linear-lbfgs", "top1"), "knn": ("knn", "top1@k=20")}
 # strategies that a paper has no method without: HNSSL's loss is that of all other images
@@ -114,6 +116,34 @@ def sides(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def picture(rows: list[dict[str, Any]]) -> bytes:
+    """SVG: of runs with negatives both sides of the distance over steps, norms beside decay, accuracy over mass."""
+    from hardlab.figures import style
+
+    shown = [row for row in rows if row.get("sides")]
+    colours = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.SKY)
+    with style.applied():
+        figure, (near, far, norms, masses) = style.new(4.4, 2, 2)
+        near.set(title="query to its hardest negative", xlabel="step", ylabel="median cosine")
+        far.set(title="negative to its nearest query", xlabel="step", ylabel="median cosine")
+        norms.set(title="norm; dashed: by decay alone", xlabel="step", ylabel="median norm")
+        masses.set(title="accuracy over mass", xlabel="mass of the learned negatives", ylabel="converged probe (%)")
+        for i, row in enumerate(shown):
+            colour, steps = colours[i % len(colours)], [at["step"] for at in row["sides"]]
+            label = " ".join([row["recipe"], *(f"{k}={config.written(v)}" for k, v in row["overrides"].items())])
+            near.plot(steps, [at["query_hardest"] for at in row["sides"]], color=colour, label=label)
+            far.plot(steps, [at["negative_nearest"] for at in row["sides"]], color=colour)
+            last = row["sides"][-1]
+            if last["norm"] is not None:
+                norms.plot(steps, [at["norm"] for at in row["sides"]], color=colour)
+                norms.plot(steps, [at["decayed"] for at in row["sides"]], color=colour, linestyle="--")
+            masses.plot(last["mass"] or 0.0, row["probe"], "o" if last["mass"] else "x", color=colour)
+        figure.legend(loc="outside upper center", ncols=2)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
 def page(text: str, rows: list[dict[str, Any]]) -> str:
     """docs/tuning.md with the rows between its marks."""
     base = [row for row in rows if "adco" not in row["recipe"]]
@@ -144,6 +174,7 @@ def main(words: list[str]) -> int:
         torch.set_num_threads(given.threads)
     if given.page:
         PAGE.write_text(page(PAGE.read_text(), known()))
+        PICTURE.write_bytes(picture(known()))
         return 0
     overrides = config.parse(given.overrides)
     if given.recipe == "pixels":

@@ -37,6 +37,7 @@ def test_a_row_says_what_was_run_and_raw_pixels_have_one_too(tmp_path):
     assert tune.measure(run, None).keys() == {"probe", "knn", "n_test"}
     text = "a\n<!-- base:begin -->\nold\n<!-- base:end -->\n<!-- adco:begin -->\n<!-- adco:end -->\n"
     made = tune.page(text + "<!-- sides:begin -->\n<!-- sides:end -->\nz", [row])
+    assert tune.picture([row]).count(b"moco data.fraction=0.1") == 1
     assert "old" not in made and made.startswith("a\n") and made.endswith("z") and f"`{run.id}` |" in made
 
 
