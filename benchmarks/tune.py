@@ -1,15 +1,16 @@
 """Choosing the settings of a base method at rung ``cpu`` on images that it does not train on.
 
-``python -m benchmarks.tune RECIPE [KEY=VALUE ...] [--runs DIR] [--threads N]`` trains one setting and appends a row to
-``benchmarks/tuning.jsonl``; ``python -m benchmarks.tune --table`` prints the rows as docs/tuning.md has them. The
-network learns from the run's share of the training split, and so do the classifiers; they are tested on every ninth of
-the other training images. The test split is not read. A recipe with a strategy is accepted with ``--strategy`` alone,
-for the search of why one does not help; no setting of a base method is chosen by such a row.
+``python -m benchmarks.tune RECIPE [KEY=VALUE ...] [--runs DIR] [--threads N]`` trains one setting, or takes the
+finished run, and keeps its row in ``benchmarks/tuning.jsonl``; ``python -m benchmarks.tune --page`` writes the rows
+into docs/tuning.md. The network learns from the run's share of the training split, and so do the classifiers; they are
+tested on every ninth of the other training images. The test split is not read. A recipe with a strategy is accepted
+with ``--strategy`` alone, for the search of why one does not help; no setting of a base method is chosen by such a row.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ from hardlab.recipes.bases import untrained
 from hardlab.types import HardlabError
 
 ROWS = Path(__file__).with_name("tuning.jsonl")
+PAGE = Path(__file__).parents[1] / "docs" / "tuning.md"
+PICTURE = PAGE.with_name("tuning_adco.svg")
 EVERY = 9  # of nine tenths of CIFAR-10 as many images as the tenth that is trained on
 PROBES = {"probe": ("linear-lbfgs", "top1"), "knn": ("knn", "top1@k=20")}
 # strategies that a paper has no method without: HNSSL's loss is that of all other images
@@ -70,11 +73,15 @@ def tuned(
     _, method, _ = run_folder.open_run(folder)
     net = next(iter(method.networks().values()))
     about = {key: about[key] for key in ("id", "commit", "dirty", "device", "precision", "images_per_s", "steps_done")}
-    return (
-        {"recipe": run.recipe, "rung": run.rung, "seed": run.seed, "overrides": dict(overrides)}
-        | about
-        | measure(run, net, root)
-    )
+    row = {"recipe": run.recipe, "rung": run.rung, "seed": run.seed, "overrides": dict(overrides)} | about
+    row |= measure(run, net, root)
+    try:
+        from hardlab.analysis import negatives  # with pandas
+
+        row["sides"] = json.loads(negatives.sides(folder).round(4).to_json(orient="records"))
+    except HardlabError:  # it has no negatives
+        pass
+    return row
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -90,6 +97,69 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def sides(rows: list[dict[str, Any]]) -> str:
+    """Markdown: of each run with negatives both sides of the distance, a row per snapshot."""
+    names = {
+        "negative_nearest": "negative to its nearest query",
+        "query_hardest": "query to its hardest negative",
+        "query_middle": "query to the middle one",
+        "norm": "norm",
+        "decayed": "norm by decay alone",
+        "mass": "mass of the learned ones",
+    }
+    lines = [f"| recipe | changed | seed | step | {' | '.join(names.values())} |", "|---" * (4 + len(names)) + "|"]
+    for row in rows:
+        changed = ", ".join(f"`{key}={config.written(value)}`" for key, value in row["overrides"].items()) or "–"
+        for at in row.get("sides", []):
+            numbers = " | ".join("–" if at[name] is None else f"{at[name]:.2f}" for name in names)
+            lines.append(f"| {row['recipe']} | {changed} | {row['seed']} | {at['step']} | {numbers} |")
+    return "\n".join(lines)
+
+
+def picture(rows: list[dict[str, Any]]) -> bytes:
+    """SVG: of runs with negatives both sides of the distance over steps, norms beside decay, accuracy over mass."""
+    from hardlab.figures import style
+
+    shown = [row for row in rows if row.get("sides")]
+    colours = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.SKY)
+    with style.applied():
+        figure, (near, far, norms, masses) = style.new(4.4, 2, 2)
+        near.set(title="query to its hardest negative", xlabel="step", ylabel="median cosine")
+        far.set(title="negative to its nearest query", xlabel="step", ylabel="median cosine")
+        norms.set(title="norm; dashed: by decay alone", xlabel="step", ylabel="median norm")
+        masses.set(title="accuracy over mass", xlabel="mass of the learned negatives", ylabel="converged probe (%)")
+        for i, row in enumerate(shown):
+            colour, steps = colours[i % len(colours)], [at["step"] for at in row["sides"]]
+            label = " ".join([row["recipe"], *(f"{k}={config.written(v)}" for k, v in row["overrides"].items())])
+            near.plot(steps, [at["query_hardest"] for at in row["sides"]], color=colour, label=label)
+            far.plot(steps, [at["negative_nearest"] for at in row["sides"]], color=colour)
+            last = row["sides"][-1]
+            if last["norm"] is not None:
+                norms.plot(steps, [at["norm"] for at in row["sides"]], color=colour)
+                norms.plot(steps, [at["decayed"] for at in row["sides"]], color=colour, linestyle="--")
+            masses.plot(last["mass"] or 0.0, row["probe"], "o" if last["mass"] else "x", color=colour)
+        figure.legend(loc="outside upper center", ncols=2)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def page(text: str, rows: list[dict[str, Any]]) -> str:
+    """docs/tuning.md with the rows between its marks."""
+    base = [row for row in rows if "adco" not in row["recipe"]]
+    adco = [row for row in rows if "adco" in row["recipe"]]
+    for mark, block in (("base", table(base)), ("adco", table(adco)), ("sides", sides(adco))):
+        begin, end = f"<!-- {mark}:begin -->\n", f"<!-- {mark}:end -->"
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}{block}\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+def known() -> list[dict[str, Any]]:
+    """The rows that are kept."""
+    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+
+
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__.splitlines()[0])
     parser.add_argument("recipe", nargs="?", help="of a base method, or `pixels`")
@@ -98,12 +168,13 @@ def main(words: list[str]) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--threads", type=int)
     parser.add_argument("--strategy", action="store_true", help="accept a recipe with a strategy")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--page", action="store_true", help="write docs/tuning.md anew")
     given = parser.parse_intermixed_args(words)
     if given.threads:
         torch.set_num_threads(given.threads)
-    if given.table:
-        print(table([json.loads(line) for line in ROWS.read_text().splitlines()]))
+    if given.page:
+        PAGE.write_text(page(PAGE.read_text(), known()))
+        PICTURE.write_bytes(picture(known()))
         return 0
     overrides = config.parse(given.overrides)
     if given.recipe == "pixels":
@@ -112,8 +183,8 @@ def main(words: list[str]) -> int:
         row |= measure(run, None)
     else:
         row = tuned(recipes.recipe(given.recipe, given.rung, overrides), overrides, given.runs, given.strategy)
-    with ROWS.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    rows = [each for each in known() if each["id"] != row["id"]] + [row]
+    ROWS.write_text("".join(json.dumps(each) + "\n" for each in rows))
     print(table([row]))
     return 0
 

@@ -143,7 +143,9 @@ class Optim(_Strict):
     final_lr: RateOrZero = 0.0
     warmup_from: RateOrZero = 0.0  # learning rate at the start of the warm-up, per 256 images
     schedule: Literal["cosine", "constant"] = "cosine"
+    rate_by: Literal["step", "epoch"] = "step"  # how often the schedule sets the rate; MoCo, SimSiam and AdCo: by epoch
     trust: Positive = 1e-3  # LARS, LARC
+    rate_of: Literal["gradient", "momentum"] = "gradient"  # LARS: what the rate multiplies; the latter in Barlow Twins
     trust_by: Literal["scale", "clip"] = "scale"  # LARC: whether the ratio scales the rate or bounds it
     exclude_bias_norm: bool = False  # no decay and no LARS adaptation on biases and norm parameters
     clip: Positive | None = None  # gradient norm
@@ -277,6 +279,7 @@ def _augments(name: str, changes: Mapping[str, Any]) -> list[Augment]:
 
 _LATER: dict[str, Any] = {
     "optim.warmup_from": 0, "optim.schedule": "cosine", "optim.clip_by": "all", "optim.trust_by": "scale",
+    "optim.rate_by": "step", "optim.rate_of": "gradient",
     "local": None, "parent": None,
 }  # fmt: skip
 

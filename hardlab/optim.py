@@ -17,6 +17,8 @@ class LARS(Optimizer):
     """Layer-wise adaptive rate scaling with momentum (arXiv 1708.03888), as in google-research/simclr.
 
     Groups with ``adapt=False`` (biases and norm parameters) take plain momentum steps. trust: the coefficient eta.
+    rate_of: what the rate multiplies, the ``gradient`` before it enters the momentum, or the ``momentum``, as in Barlow
+    Twins' code and those that copy it; the two differ while the rate changes.
     """
 
     def __init__(
@@ -26,10 +28,12 @@ class LARS(Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust: float = 1e-3,
+        rate_of: Literal["gradient", "momentum"] = "gradient",
     ) -> None:
         super().__init__(
             params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
         )
+        self.outside = rate_of == "momentum"
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -45,8 +49,9 @@ class LARS(Optimizer):
                 state = self.state[p]
                 if "v" not in state:
                     state["v"] = torch.zeros_like(p)
-                state["v"].mul_(group["momentum"]).add_(d, alpha=group["lr"])
-                p.sub_(state["v"])
+                before, after = (1.0, group["lr"]) if self.outside else (group["lr"], 1.0)
+                state["v"].mul_(group["momentum"]).add_(d, alpha=before)
+                p.sub_(state["v"], alpha=after)
 
 
 class LARC(SGD):
@@ -110,7 +115,7 @@ def build(params: Iterable[Tensor], config: Optim, batch_size: int, constant: It
     lr = config.lr * batch_size / 256
     parts = groups(params, config, constant)
     if config.name == "lars":
-        return LARS(parts, lr, config.momentum, trust=config.trust)
+        return LARS(parts, lr, config.momentum, trust=config.trust, rate_of=config.rate_of)
     if config.name == "larc":
         return LARC(parts, lr, config.momentum, config.trust, config.trust_by)
     if config.name in ("adam", "adamw"):
@@ -126,12 +131,20 @@ def cosine(step: int, total: int, warmup: int, base: float, final: float = 0.0, 
     return final + (base - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
-def set_schedule(opt: Optimizer, config: Optim, batch_size: int, step: int, total: int, warmup: int) -> float:
-    """Set the learning rates of this step, and the decay if it is scheduled, in ``opt``; returns the scheduled rate."""
+def set_schedule(
+    opt: Optimizer, config: Optim, batch_size: int, step: int, total: int, warmup: int, per_epoch: int = 1
+) -> float:
+    """Set the learning rates of this step, and the decay if it is scheduled, in ``opt``; returns the scheduled rate.
+
+    per_epoch: steps that share a rate if the schedule sets it by epoch: that of the first of them, in the warm-up that
+    of the last.
+    """
     base = config.lr * batch_size / 256
     start = config.warmup_from * batch_size / 256
     final = base if config.schedule == "constant" else config.final_lr
-    lr = cosine(step, total, warmup, base, final, start)
+    first = step - step % per_epoch if config.rate_by == "epoch" else step
+    last = first + per_epoch - 1 if config.rate_by == "epoch" else step
+    lr = cosine(min(last, warmup - 1) if first < warmup else first, total, warmup, base, final, start)
     decay = config.weight_decay
     if config.weight_decay_end is not None:
         decay = cosine(step, total, 0, config.weight_decay, config.weight_decay_end)

@@ -118,7 +118,7 @@ def step(session: Session, batch: Batch) -> Step:
     """Train on one batch without synchronising; returns the whole step, for logs and notebooks."""
     s, run, time = session, session.run, session.epoch.time
     warmup = round(run.optim.warmup_epochs * s.per_epoch)
-    lr = optim.set_schedule(s.players[0].opt, run.optim, run.batch_size, s.done, s.total, warmup)
+    lr = optim.set_schedule(s.players[0].opt, run.optim, run.batch_size, s.done, s.total, warmup, s.per_epoch)
     now = begin(s, batch)
     players.play(now, s.players, run.optim, s.watch, time)
     now.rates = {p.name: p.opt.param_groups[0]["lr"] for p in s.players} | {"learner": lr}

@@ -86,6 +86,14 @@ def test_a_run_with_another_method_than_its_recipes_is_named_after_its_method_an
     assert config.make(changed.model_dump(mode="json")) == changed
 
 
+def test_the_later_edition_of_hvs_names_the_same_recipes():
+    for later, early in (("simsiam-hvp", "simsiam-hvs"), ("ibot-hvp", "ibot-hvs"), ("simsiam-hvp-8", "simsiam-hvs-8")):
+        assert recipes.recipe(later, "cpu", {"seed": 2}) == recipes.recipe(early, "cpu", {"seed": 2})
+    assert recipes.recipe("vicreg-hvp").hard[0].name == "hvs"
+    with pytest.raises(HardlabError, match="no recipe 'simsiam-hvpx'"):
+        recipes.recipe("simsiam-hvpx")
+
+
 def test_an_arm_with_hvs_differs_from_its_baseline_in_nothing_else():
     for name in ("simsiam", "simclr"):
         for rung in recipes.RUNGS:

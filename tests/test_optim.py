@@ -1,5 +1,7 @@
 """Optimisers and schedules against lightly and torch."""
 
+import math
+
 import pytest
 import torch
 from lightly.utils.lars import LARS as LightlyLARS
@@ -36,6 +38,44 @@ def test_lars_without_decay_takes_the_same_steps_as_lightlys():
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(p, q, atol=1e-6)
     assert not torch.allclose(ours[0].weight, net()[0].weight, atol=1e-4)
+
+
+def test_the_rate_of_lars_multiplies_the_gradient_or_the_momentum_which_differ_while_it_changes():
+    rates = [0.1, 0.5, 0.3, 0.2]
+    for kind in ("gradient", "momentum"):
+        model, loop = net(), {n: p.detach().clone() for n, p in net().named_parameters()}
+        config = Optim(name="lars", lr=0.5, weight_decay=0.1, exclude_bias_norm=True, rate_of=kind)
+        opt, mu = optim.build(model.parameters(), config, 256), {n: torch.zeros_like(p) for n, p in loop.items()}
+        for rate in rates:
+            x = torch.randn(8, 6)
+            opt.zero_grad()
+            model(x).square().mean().backward()
+            for group in opt.param_groups:
+                group["lr"] = rate
+            opt.step()
+            for n, p in model.named_parameters():
+                g, w = p.grad, loop[n]
+                if w.ndim > 1:
+                    g = g + 0.1 * w
+                    g = 1e-3 * w.norm() / g.norm() * g
+                if kind == "gradient":  # google-research/simclr, lars_optimizer.py
+                    mu[n] = 0.9 * mu[n] + rate * g
+                    loop[n] = w - mu[n]
+                else:  # facebookresearch/barlowtwins, main.py
+                    mu[n] = 0.9 * mu[n] + g
+                    loop[n] = w - rate * mu[n]
+                assert torch.allclose(p, loop[n], atol=1e-6), (kind, n)
+
+
+def test_a_schedule_by_epoch_holds_the_rate_of_mocos_code_for_a_whole_epoch():
+    config = Optim(lr=0.03, rate_by="epoch")
+    opt = optim.build(net().parameters(), config, 256)
+    for step in range(40):
+        rate = optim.set_schedule(opt, config, 256, step, total=40, warmup=0, per_epoch=8)
+        assert rate == pytest.approx(0.03 * 0.5 * (1 + math.cos(math.pi * (step // 8) / 5)))
+    warm = [optim.set_schedule(opt, config, 256, step, total=40, warmup=12, per_epoch=8) for step in range(24)]
+    assert warm[:16] == pytest.approx([0.03 * 8 / 12] * 8 + [0.03] * 8)
+    assert warm[16] == warm[23] < 0.03
 
 
 def test_lars_adapts_the_decayed_gradient_of_weights_and_leaves_biases_and_norms_alone():

@@ -6,6 +6,7 @@ of the same step. ``tables.collect`` writes ``scores`` to negatives.csv and ``pi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import pandas as pd
 import scipy.fft
 import torch
 
-from hardlab import build, run_folder
+from hardlab import build, registry, run_folder
 from hardlab.analysis.schema import SCORES
 from hardlab.errors import HardlabError
 from hardlab.evaluate.knn import neighbours
@@ -127,6 +128,50 @@ def outliers(run_dirs: Sequence[Path | str], quantile: float = 0.95, resamples: 
                  "query_distance": np.median(between), "negatives": len(seen), "queries": len(between)}
             )  # fmt: skip
     return pd.DataFrame(out)
+
+
+def sides(run_dir: Path | str) -> pd.DataFrame:
+    """Both sides of the distance of negatives and queries, a row per snapshot with its step.
+
+    Medians of cosines: negative_nearest, of a negative with its nearest query; query_hardest, of a query with its
+    nearest negative; query_middle, of a query with the middle one of all negatives. norm: the median |W|; decayed: what
+    the norm of a negative that was never pulled would be (``decayed``). mass: mean share of the softmax that all
+    learned negatives had in the last logged step. norm, decayed and mass are NaN where no negative is learned.
+    """
+    run, _ = run_folder.read_run(Path(run_dir))
+    learned = next((s for s in run.hard if s.name == "adco"), None)
+    logged = run_folder.metrics(Path(run_dir), "step")
+    out = []
+    for bank in banks(run_dir):
+        cosine = bank.queries @ bank.negatives.T  # (Q,K)
+        row = {
+            "step": bank.step,
+            "negative_nearest": np.median(cosine.max(0)),
+            "query_hardest": np.median(cosine.max(1)),
+            "query_middle": np.median(np.median(cosine, axis=1)),
+            "norm": np.nan,
+            "decayed": np.nan,
+            "mass": np.nan,
+        }
+        if learned is not None:
+            options = {k: p.default for k, p in registry.options("strategy", "adco").items()} | learned.options
+            filling = math.ceil(len(bank.norms) / run.batch_size) if options["init"] == "keys" else 0
+            pulled = max(0, bank.step - filling)
+            masses = [r["adco.mass_negatives"] for r in logged if r["step"] <= bank.step and "adco.mass_negatives" in r]
+            row["norm"] = np.median(bank.norms)
+            row["decayed"] = decayed(pulled, options["lr"], options["momentum"], options["weight_decay"])
+            row["mass"] = masses[-1] if masses else np.nan
+        out.append(row)
+    return pd.DataFrame(out)
+
+
+def decayed(steps: int, lr: float, momentum: float, decay: float) -> float:
+    """The share of its length that a weight without any other gradient keeps after SGD steps with momentum."""
+    w, v = 1.0, 0.0
+    for _ in range(steps):
+        v = momentum * v + decay * w
+        w -= lr * v
+    return w
 
 
 def reals(run_dir: Path | str, step: int, count: int = 2000, root: Path | str | None = None) -> Reals:

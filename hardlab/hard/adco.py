@@ -192,7 +192,8 @@ class AdCo(Hard):
     code or ``cosine`` as the text may be read. inbatch_keys: the keys of the other images are negatives too (code).
     objective: ``contrastive`` loss, or the ``alternative`` J of Sec. 4.1. wrt: gradient for the ``vector`` W (code)
     or for the ``unit`` vector n (Eq. 4). renorm: W is normalised after each step (text). init: ``keys`` of the first
-    steps, after which the key encoder starts again from the network (code), or ``random``.
+    steps, after which the key encoder starts again from the network (code), or ``random``. fill_keys: whether the
+    keys of the other images are negatives in those steps as well, which they are not in the code.
     """
 
     owns_loss = True
@@ -212,6 +213,7 @@ class AdCo(Hard):
         wrt: Literal["vector", "unit"] = "vector",
         renorm: bool = False,
         init: Literal["keys", "random"] = "keys",
+        fill_keys: bool = True,
     ) -> None:
         super().__init__()
         if size is not None and size < 1:
@@ -226,6 +228,7 @@ class AdCo(Hard):
         self.size, self.temperature, self.lr, self.momentum = size, temperature, lr, momentum
         self.weight_decay, self.schedule, self.inbatch_keys = weight_decay, schedule, inbatch_keys
         self.objective, self.wrt, self.renorm, self.init = objective, wrt, renorm, init
+        self.fill_keys = fill_keys
         self.filling = 0  # steps whose keys become the first negatives
         self.moves = True
         self.opt: SGD | None = None
@@ -243,10 +246,11 @@ class AdCo(Hard):
         kept = len(replaced.stored())
         batch = KeysOfOthers() if kept else replaced
         size = self.size or kept or 65536
-        inside = batch if self.inbatch_keys else None
+        self.inside = batch if self.inbatch_keys else None
+        inside = self.inside
         self.bank = Learned(size, contrastive.dim, inside, self.temperature, self.objective, self.wrt)
         method.borrow_negatives(self.bank)
-        self.bank.share = 1.0 if method.locals else 1 / len(method.pairs)
+        self.bank.share = 1.0 if getattr(method, "sums", False) else 1 / len(method.pairs)
 
     def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
         k, d = self.bank.vectors.shape
@@ -265,6 +269,7 @@ class AdCo(Hard):
 
     def before_step(self, at: Progress) -> None:
         self.moves = at.step >= self.filling
+        self.bank.inside = self.inside if self.moves or self.fill_keys else None
         share = 0.5 * (1 + math.cos(math.pi * at.share)) if self.schedule == "cosine" else 1.0
         if self.opt is not None:
             self.opt.param_groups[0]["lr"] = self.lr * share

@@ -24,6 +24,7 @@ class MoCo(Method):
     dim: of q and k. queue: K. momentum: of the key encoder. bn: ``shuffled`` normalises in ``groups`` groups, like
     several GPUs, with different groups for keys and queries (MoCo, Sec. 3.3; its CIFAR notebook); ``split`` leaves out
     the shuffling; ``plain`` is one batch. symmetric: both views are queries, the notebook's option; K takes 2B keys.
+    total: of both directions, their ``mean`` (AdCo's code) or ``sum`` (the notebook).
     The paper moves the key encoder at the start of a step; here it moves at the end of the step before, which is equal,
     since both encoders start equal. Only parameters are averaged: the keys have their own BN statistics.
     """
@@ -43,6 +44,7 @@ class MoCo(Method):
         bn: Literal["shuffled", "split", "plain"] = "shuffled",
         groups: Units = 8,
         symmetric: bool = False,
+        total: Literal["mean", "sum"] = "mean",
     ) -> None:
         super().__init__(backbone)
         if not 0 <= momentum <= 1:
@@ -51,6 +53,8 @@ class MoCo(Method):
             raise HardlabError(f"MoCo with temperature={temperature}: it must be above 0; the paper (v2) takes 0.2.")
         if queue < 1 or groups < 1:
             raise HardlabError(f"MoCo with queue={queue}, groups={groups}: both must be at least 1.")
+        if total == "sum" and not symmetric:
+            raise HardlabError("MoCo with total=sum: only with symmetric=true are there two directions to add up.")
         if bn != "plain":
             split_bn(backbone, groups)
         last = nn.Linear(self.features, dim)
@@ -62,13 +66,14 @@ class MoCo(Method):
         self.dim = dim
         self.momentum, self.temperature, self.bn, self.groups = momentum, temperature, bn, groups
         self.pairs = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
+        self.sums = total == "sum"
 
     def multi_crop(self, local: int) -> None:
         """Use the large view as key and the small crops as queries, and sum their losses (AdCo's code)."""
         if local and len(self.pairs) > 1:
             raise HardlabError("MoCo with small crops has one key for all of them: leave out method.symmetric=true.")
         if local:
-            self.slots, self.locals = 1, local
+            self.slots, self.locals, self.sums = 1, local, True
             self.pairs = tuple((i, 0) for i in range(1, 1 + local))
 
     def check_batch(self, batch_size: int) -> None:
@@ -95,8 +100,8 @@ class MoCo(Method):
         return F.normalize((k[order.argsort()] if isinstance(order, Tensor) else k).float(), dim=1)  # (N,dim)
 
     def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
-        # times their number, so that the trainer's mean over the crops is a sum
-        return self.negatives.loss(q, t, self.temperature) * (self.locals or 1)
+        # the trainer's mean over the pairs of as many times the loss is the sum over the pairs
+        return self.negatives.loss(q, t, self.temperature) * (len(self.pairs) if self.sums else 1)
 
     def right(self, q: Tensor, t: Tensor) -> Tensor:
         return ((q * t).sum(1) > self.negatives.nearest(q, t)).float()

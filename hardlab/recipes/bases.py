@@ -34,7 +34,11 @@ def simclr(rung: str) -> Run:
         "smoke": {"optim": sgd | {"warmup_epochs": 1}, "augment": "simclr_cifar"},
         "cpu": {"optim": sgd, "augment": "simclr_cifar"},
         "gpu": {"optim": lars | {"lr": 1.0, "warmup_epochs": 10}, "augment": "simclr_cifar"},
-        "paper": {"optim": lars | {"lr": 0.3, "warmup_epochs": 10}, "augment": "hvs_simclr", "batch_size": 4096},
+        "paper": {
+            "optim": lars | {"lr": 0.3, "warmup_epochs": 10, "rate_of": "momentum"},
+            "augment": "hvs_simclr",
+            "batch_size": 4096,
+        },
     }
     small = {"name": "simclr", "options": {"temperature": 0.5}}
     tiny = {"name": "simclr", "options": {"temperature": 0.2}}
@@ -140,7 +144,7 @@ def _decorrelated(
         },
         "paper": {
             "method": {"name": name, "options": paper_method},
-            "optim": base | {"name": "lars"} | paper,
+            "optim": base | {"name": "lars", "rate_of": "momentum"} | paper,
             "batch_size": 2048,
             "epochs": 1000,
         },
@@ -162,6 +166,7 @@ RECIPES: dict[str, Recipe] = {
         "moco-symmetric",
         "both views are queries. gpu: the notebook's 85.3 kNN at 200 epochs.",
         method__symmetric=True,
+        method__total="sum",
     ),
     "byol": byol,
     "supervised": supervised,

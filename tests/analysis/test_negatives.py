@@ -131,6 +131,30 @@ def test_runs_of_moco_and_of_adco_can_be_put_under_the_microscope(tmp_path: Path
         assert scores["false_all"].iloc[-1] == pytest.approx(of_all)
 
 
+def test_both_sides_of_the_distance_are_medians_of_cosines_beside_the_norm_that_decay_alone_would_leave(tmp_path: Path):
+    small = {"data.fraction": 0.08, "batch_size": 32, "epochs": 3, "logs.checkpoint_every": 1, "method.queue": 64}
+    folder = train.train(recipes.recipe("adco", "smoke", small), tmp_path, device="cpu", say=lambda line: None)
+    table, kept = negatives.sides(folder), negatives.banks(folder)
+    assert list(table["step"]) == [one.step for one in kept] == [12, 24, 36]
+    for (_, row), one in zip(table.iterrows(), kept, strict=True):
+        nearest = [max(float(n @ q) for q in one.queries) for n in one.negatives]
+        hardest = [max(float(n @ q) for n in one.negatives) for q in one.queries]
+        middle = [np.median([float(n @ q) for n in one.negatives]) for q in one.queries]
+        wanted = [np.median(nearest), np.median(hardest), np.median(middle), np.median(one.norms)]
+        got = row[["negative_nearest", "query_hardest", "query_middle", "norm"]].to_numpy(float)
+        assert got == pytest.approx(wanted, abs=1e-5)
+        assert 0 < row["mass"] < 1
+    still = torch.nn.Parameter(torch.ones(1))
+    opt = torch.optim.SGD([still], 3.0, momentum=0.9, weight_decay=1e-4)
+    for step in range(1, 35):
+        still.grad = torch.zeros(1)
+        opt.step()
+        assert negatives.decayed(step, 3.0, 0.9, 1e-4) == pytest.approx(still.item(), rel=1e-5)
+    assert table["decayed"].iloc[-1] == pytest.approx(still.item(), rel=1e-5)  # two steps fill the bank
+    queue = train.train(recipes.recipe("adco-queue", "smoke", small), tmp_path, device="cpu", say=lambda line: None)
+    assert negatives.sides(queue)[["norm", "decayed", "mass"]].isna().all().all()
+
+
 def test_moco_whose_negatives_another_keeps_has_no_queue_to_show():
     net = MoCo(nets.Tiny(width=4), dim=8, queue=16, bn="plain")
     assert len(net.negatives.ages()) == 16

@@ -176,21 +176,34 @@ def test_the_first_negatives_are_keys_and_then_the_key_encoder_starts_again():
     assert torch.equal(hard.queries.vectors[:2].flatten(0, 1).norm(dim=1).round(), torch.ones(16))
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_the_player_moves_by_sgd_against_the_queries_before_the_networks_step(symmetric):
-    method, hard = moco(symmetric=symmetric), AdCo(init="random")
+@pytest.mark.parametrize(("symmetric", "total"), [(False, "mean"), (True, "mean"), (True, "sum")])
+def test_the_player_moves_by_sgd_against_the_queries_before_the_networks_step(symmetric, total):
+    method, hard = moco(symmetric=symmetric, total=total), AdCo(init="random")
     player = played(method, hard)
     w = hard.bank.vectors
     before = w.detach().clone()
     now = forward(method, rendered(torch.randn(8, 2, 3, 16, 16)), hard)
     out = now.out
     (grad,) = torch.autograd.grad(player.objective(now), player.params, retain_graph=True)
-    wanted = -sum(plain(out.q[a].detach(), out.t[b], w, 0.02, True).mean() for a, b in method.pairs) / len(method.pairs)
+    wanted = -sum(plain(out.q[a].detach(), out.t[b], w, 0.02, True).mean() for a, b in method.pairs)
+    wanted = wanted if total == "sum" else wanted / len(method.pairs)
     (exact,) = torch.autograd.grad(wanted, w)
     assert torch.allclose(grad, exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max()))
     w.grad = grad
     player.opt.step()
     assert torch.allclose(w, before - 3.0 * (exact + 1e-4 * before), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("fill_keys", [True, False])
+def test_the_keys_of_other_images_are_negatives_in_the_first_steps_unless_they_are_left_out(fill_keys):
+    method, hard = moco(), AdCo(size=16, fill_keys=fill_keys)
+    hard.install(method)
+    hard.on_start(None, 8, None)
+    for step, inbatch in ((0, fill_keys), (1, fill_keys), (2, True)):
+        hard.before_step(Progress(step, 10, 0, 1))
+        out = forward(method, rendered(torch.randn(8, 2, 3, 16, 16)), hard).out
+        wanted = plain(out.q[0], out.t[1], hard.bank.vectors, 0.12, inbatch)
+        assert torch.allclose(out.loss, wanted, rtol=1e-4), step
 
 
 def test_five_crops_are_summed_in_the_loss_and_in_the_direction():

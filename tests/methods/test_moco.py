@@ -35,15 +35,22 @@ def test_moco_loss_of_each_query_equals_a_loop_over_its_key_and_the_queue():
     assert torch.allclose(out.t[1].norm(dim=1), torch.ones(6), atol=1e-5)
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_moco_loss_is_lightlys_ntxent_with_a_memory_bank_of_the_same_negatives(symmetric):
-    net = moco(temperature=0.2, symmetric=symmetric)
+@pytest.mark.parametrize(("symmetric", "total"), [(False, "mean"), (True, "mean"), (True, "sum")])
+def test_moco_loss_is_lightlys_ntxent_with_a_memory_bank_of_the_same_negatives(symmetric, total):
+    net = moco(temperature=0.2, symmetric=symmetric, total=total)
     theirs = NTXentLoss(temperature=0.2, memory_bank_size=(32, 8))
     theirs.memory_bank.bank = net.negatives.keys.clone()
     theirs.memory_bank.bank_ptr = torch.zeros(1, dtype=torch.long)
     out = net(rendered(torch.randn(8, 2, 3, 16, 16)))
     wanted = [theirs.forward(out.q[a].detach(), out.t[b]) for a, b in net.pairs]  # no gradient: the bank stays
-    assert out.loss.mean().item() == pytest.approx(float(sum(wanted) / len(wanted)), rel=1e-5)
+    times = len(wanted) if total == "sum" else 1
+    assert out.loss.mean().item() == pytest.approx(float(sum(wanted) / len(wanted)) * times, rel=1e-5)
+
+
+def test_both_directions_are_added_up_in_the_recipe_of_the_notebook_and_one_alone_cannot_be():
+    assert recipes.recipe("moco-symmetric", "gpu").method.options["total"] == "sum"
+    with pytest.raises(HardlabError, match="total=sum"):
+        moco(total="sum")
 
 
 def test_the_keys_of_a_step_enter_the_queue_after_it_both_views_where_both_are_queries():
