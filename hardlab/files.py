@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
+import stat
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -102,6 +104,21 @@ def check_folder(path: Path) -> None:
         raise HardlabError(f"'{path}' cannot be created ({e.strerror}: {there}); choose another output folder.") from e
 
 
+def regular(path: str | os.PathLike[str], flags: int) -> int:
+    """An ``opener`` for ``open`` that raises OSError for a pipe or a device, which a reader would wait for."""
+    handle = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, "it is a folder, a pipe or a device, not a file", os.fspath(path))
+
+
+def content(path: Path) -> bytes:
+    """What a file holds; OSError for what is none."""
+    with open(path, "rb", opener=regular) as f:
+        return f.read()
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """``path`` holds ``content`` or what it held before, whatever happens meanwhile."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")  # nobody else's to remove
@@ -134,7 +151,7 @@ def damaged(path: Path, why: Exception | str) -> DamagedFile:
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises HardlabError that names the file."""
     try:
-        return _parsed(path.read_bytes())
+        return _parsed(content(path))
     except (OSError, ValueError, RecursionError) as e:
         raise damaged(path, e) from e
 
@@ -179,12 +196,12 @@ def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:
     appended: a last line without its end, which a kill leaves, is no line. Raises HardlabError that names the line.
     """
     try:
-        content = path.read_bytes()
+        said = content(path)
     except FileNotFoundError:
         return []
     except OSError as e:
         raise damaged(path, e) from e
-    whole = content[: content.rfind(b"\n") + 1] if appended else content
+    whole = said[: said.rfind(b"\n") + 1] if appended else said
     return [read_line(line, path, number) for number, line in enumerate(whole.splitlines(), 1)]
 
 
@@ -258,7 +275,7 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return yaml.load(content(path).decode(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as e:
         where = getattr(e, "problem_mark", None)
         if where is not None:
@@ -285,7 +302,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with open(path, "rb", opener=regular) as f, np.load(f, allow_pickle=False) as kept:
             return {name: kept[name] for name in kept.files}
     except Exception as e:  # zipfile, zlib and numpy raise nearly anything for foreign bytes
         raise damaged(path, e) from e

@@ -120,7 +120,7 @@ class Folder:
         while True:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                self._lock = open(self.path / "lock", "a")  # noqa: SIM115  held as long as the process trains
+                self._lock = open(self.path / "lock", "a", opener=files.regular)  # noqa: SIM115  held as long as the process trains
             except OSError as e:
                 raise HardlabError(
                     f"{self.path} cannot be written ({e.strerror}); choose another folder for runs."
@@ -210,7 +210,7 @@ class Folder:
     def metric(self, row: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
         try:
-            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as f:
+            with open(self.path / "metrics.jsonl", "a", encoding="utf-8", opener=files.regular) as f:
                 f.write(json.dumps(row) + "\n")
         except OSError as e:
             raise HardlabError(f"{self.path / 'metrics.jsonl'} could not be written ({e.strerror}).") from e
@@ -223,7 +223,7 @@ class Folder:
         path, harmed = self.path / "metrics.jsonl", 0
         if path.exists():
             try:
-                content = path.read_bytes()
+                content = files.content(path)
             except OSError as e:
                 raise files.damaged(path, e) from e
             lines = content.splitlines(keepends=True)

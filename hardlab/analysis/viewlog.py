@@ -167,6 +167,8 @@ def _first_line(error: Exception) -> str:
 
 def _fault(path: Path, names: list[str] | None = None) -> str:
     """Why a segment cannot be used, by its footer or, where ``names`` are given, by these columns; empty if it can."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        return f"{path.name} (it is not a file)"
     try:
         schema = pa.parquet.read_schema(path)
         if names is not None:

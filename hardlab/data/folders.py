@@ -132,9 +132,7 @@ def imagenet(split: str, root: str | None, size: int | None) -> Source:
     for top in (where / "imagenet", where):
         if any(os.path.isdir(top / s) for s in SPLITS):
             return read_folder(top, split)
-    raise Missing(
-        f"imagenet was not found: put train/<wnid>/*.JPEG and val/<wnid>/*.JPEG under {where / 'imagenet'}"
-    )
+    raise Missing(f"imagenet was not found: put train/<wnid>/*.JPEG and val/<wnid>/*.JPEG under {where / 'imagenet'}")
 
 
 def cifar10_jpeg(split: str, root: str | None, size: int | None) -> Source:
