@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ class _Path(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
             self.fail("It is empty: name a file or a folder.", param, ctx)
-        return super().convert(value, param, ctx)
+        return super().convert(os.path.expanduser(value), param, ctx)  # of --runs=~/runs no shell does it
 
 
 PATH = _Path(path_type=Path)
@@ -380,7 +381,7 @@ def _check_parameters(path: Path, told: Mapping[str, Any]) -> None:
 
         build.device(told["device"])
     config.threads(told.get("threads"))
-    rung = told.get("rung") or recipes.RUNGS[0]
+    rung = told.get("rung", recipes.RUNGS[0])
     if "seed" in told and "recipe" in told:  # it trains
         files.check_folder(path.parent / told.get("runs_dir", "."))
         given = config.parse(told.get("overrides", []))

@@ -179,7 +179,7 @@ def _called(name: str | None, train: Images, test: Images) -> str:
     if name is None or not name.startswith("folder:"):
         return train.name
     images = hashlib.sha256(f"{train.digest()} {test.digest()}".encode()).hexdigest()[:8]
-    return f"folder:{Path(name.removeprefix('folder:')).expanduser().resolve().name}-{images}"
+    return f"folder:{Path(os.path.expanduser(name.removeprefix('folder:'))).resolve().name}-{images}"
 
 
 class Sets:
