@@ -242,9 +242,9 @@ class Run(_Strict):
         """A copy with dotted keys replaced, e.g. ``{"optim.lr": 0.1, "hard.hvs.views": 8}``; checked as a whole."""
         tree = self.model_dump(mode="json")
         for key, value in overrides.items():
-            _set(tree, key, value)
+            _set(tree, key, _copied(value))
             if tree["parent"] is not None and key.split(".")[0] == "data":
-                _set(tree["parent"], key, value)  # a parent learns from the same images
+                _set(tree["parent"], key, _copied(value))  # a parent learns from the same images
         return make(tree)
 
 
@@ -463,6 +463,13 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         node["options"][rest[0]] = value
     else:
         node[rest[0]] = value
+
+
+def _copied(value: Any) -> Any:
+    """Tables and lists of one's own, which a later key may change, where the caller keeps those that he gave."""
+    if isinstance(value, dict):
+        return {k: _copied(v) for k, v in value.items()}
+    return type(value)(_copied(v) for v in value) if type(value) in (list, tuple) else value
 
 
 def _as_entry(value: Any) -> Any:
