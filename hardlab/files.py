@@ -30,6 +30,7 @@ TEXT, NUMBER, FINITE, WHOLE, FLAG, TABLE, NUMBERS = (
     "numbers",
 )
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_RUN = re.compile(r".+-s\d+-[0-9a-f]{10}")  # how the folder of a run is called
 _LARGEST = 2**63  # what a column of whole numbers holds
 _MAYBE = " or nothing"
 _REST = "*"  # the kind of all values whose names are not given
@@ -170,7 +171,11 @@ def read_manifest(path: Path, need: tuple[str, ...] = ()) -> dict[str, Any]:
 
     Raises HardlabError that names the file.
     """
-    return checked_manifest(read_json(path), path, need)
+    about = checked_manifest(read_json(path), path, need)
+    folder, run = path.absolute().parent.name, about.get("id", "")
+    if _RUN.fullmatch(folder) and run and run != folder:  # a folder may be renamed, but not to another run's name
+        raise damaged(path, f"it is that of {run}")
+    return about
 
 
 def checked_manifest(about: Any, path: Path, need: tuple[str, ...] = ()) -> dict[str, Any]:

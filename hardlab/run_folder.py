@@ -431,8 +431,14 @@ def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
 
 def _restored(path: Path, about: Mapping[str, Any], step: int | None, load: Callable[[dict[str, Any]], None]) -> Path:
     """The checkpoint that ``load`` has taken in; step: None = the newest whole one."""
+
+    def own(saved: dict[str, Any]) -> None:
+        if saved.get("config_hash", about.get("config_hash")) != about.get("config_hash"):
+            raise HardlabError("it belongs to another run.")
+        load(saved)
+
     if step is None:
-        state = checkpoint.newest(path / "checkpoints", load)
+        state = checkpoint.newest(path / "checkpoints", own)
         if state is None:
             raise HardlabError(f"{path} has no checkpoint yet; its state is '{about['state']}'.")
         if about["state"] == "done" and state[2]:
@@ -442,5 +448,5 @@ def _restored(path: Path, about: Mapping[str, Any], step: int | None, load: Call
     if step not in kept:
         there = ", ".join(map(str, sorted(kept))) or "none"
         raise HardlabError(f"{path} has no checkpoint of step {step}; it has: {there}.")
-    checkpoint.take(kept[step], load)
+    checkpoint.take(kept[step], own)
     return kept[step]

@@ -480,3 +480,36 @@ def test_what_is_no_file_is_refused_by_name_and_not_waited_for(kind, path, recor
             spoken(uses[use])
             count += 1
     record_property("cases", count)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "results.jsonl", "curves.jsonl", "checkpoints", "features"])
+def test_a_file_of_another_run_is_not_taken_for_the_runs_own(name, path):
+    run = recipes.recipe("simsiam-hvs", "smoke", QUICK | {"seed": 1})
+    other = train.train(run, path.parent.parent / "other", device="cpu", say=lambda line: None)
+    evaluate_run(other, ["knn"])
+    evaluate_run(other, ["knn"], checkpoints="all")
+    expected = [r["value"] for r in evaluate_run(path, ["knn"])]
+    mine, theirs = (
+        sorted((folder / name).iterdir()) if "." not in name else [folder / name] for folder in (path, other)
+    )
+    for file, by in zip(mine, theirs, strict=name == "features"):
+        shutil.copy(by, file if name == "features" else file.with_name(by.name))
+        if name == "checkpoints":
+            file.unlink()
+    if name == "features":
+        assert [r["value"] for r in evaluate_run(path, ["knn"])] == expected
+    elif name == "checkpoints":
+        assert spoken(lambda: evaluate_run(path, ["knn"]), "it belongs to another run")
+    else:
+        assert spoken(lambda: [Catalog(path.parent).results, Catalog(path.parent).curves], name)
+    if name == "manifest.json":
+        assert spoken(lambda: evaluate_run(path, ["knn"]), name)
+        said = []
+        train.train(recipes.recipe("simsiam-hvs", "smoke", QUICK), path.parent, device="cpu", say=said.append)
+        assert any(f"it is that of {other.name}" in line for line in said)
+        assert run_folder.manifest(path)["seed"] == 0 and (path / "manifest.json.damaged").exists()
+
+
+def test_a_folder_of_a_run_may_be_renamed(path):
+    copy = path.rename(path.parent / "kept for the paper")
+    assert evaluate_run(copy, ["knn"]) and len(Catalog(copy.parent).results)
