@@ -94,6 +94,9 @@ def transfer(losses_by_name: Mapping[str, np.ndarray], resamples: int = 1000, se
     the most that another method could agree with it is about the root of the product of the two.
     """
     names, rng = list(losses_by_name), np.random.default_rng(seed)
+    for name, image_losses in losses_by_name.items():
+        if np.ndim(image_losses) != 2:
+            raise HardlabError(f"The losses of {name} must be (draws, images), not {np.shape(image_losses)}.")
     n = {image_losses.shape[1] for image_losses in losses_by_name.values()}
     for name, image_losses in losses_by_name.items():
         if not np.isfinite(image_losses).all():
