@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from hardlab.errors import HardlabError
+from hardlab.files import content as read
 from hardlab.files import make_folder
 from hardlab.files import write_atomic as write_atomic  # as run_folder, benchmarks and tests know it
 
@@ -51,7 +52,7 @@ def load(path: Path) -> dict[str, Any]:
     """Load a checkpoint of tensors and plain values. Raises HardlabError if its bytes do not match its name."""
     match = _NAME.fullmatch(path.name)
     try:
-        content = path.read_bytes()
+        content = read(path)
     except OSError as e:
         raise HardlabError(f"{path} cannot be read ({e.strerror}).") from e
     if match is None or hashlib.sha256(content).hexdigest()[:16] != match[2]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ class _Path(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
             self.fail("It is empty: name a file or a folder.", param, ctx)
-        return super().convert(value, param, ctx)
+        return super().convert(os.path.expanduser(value), param, ctx)  # of --runs=~/runs no shell does it
 
 
 PATH = _Path(path_type=Path)
@@ -381,7 +382,7 @@ def _check_parameters(path: Path, values: Mapping[str, Any]) -> None:
 
         build.device(values["device"])
     config.threads(values.get("threads"))
-    rung = values.get("rung") or recipes.RUNGS[0]
+    rung = values.get("rung", recipes.RUNGS[0])
     if "seed" in values and "recipe" in values:  # it trains
         files.check_folder(path.parent / values.get("runs_dir", "."))
         given = config.parse(values.get("overrides", []))

@@ -249,10 +249,10 @@ class Run(_Strict):
         """
         tree = self.model_dump(mode="json")
         for key, value in overrides.items():
-            _set(tree, key, value)
+            _set(tree, key, _copied(value))
             shared = key.split(".")[0] == "data" or (key == "seed" and "parent.seed" not in overrides)
             if shared and tree["parent"] is not None:
-                _set(tree["parent"], key, value)
+                _set(tree["parent"], key, _copied(value))
         run = make(tree)
         given = {*overrides, *("parent.recipe" for key in overrides if key == "parent")}
         named = {key: name for key, name in run._composed(self).items() if key not in given}
@@ -491,6 +491,13 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         node["options"][rest[0]] = value
     else:
         node[rest[0]] = value
+
+
+def _copied(value: Any) -> Any:
+    """Tables and lists of one's own, which a later key may change, where the caller keeps those that he gave."""
+    if isinstance(value, dict):
+        return {k: _copied(v) for k, v in value.items()}
+    return type(value)(_copied(v) for v in value) if type(value) in (list, tuple) else value
 
 
 def _as_entry(value: Any) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
+import stat
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +30,7 @@ TEXT, NUMBER, FINITE, WHOLE, FLAG, TABLE, NUMBERS = (
     "numbers",
 )
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_RUN = re.compile(r".+-s\d+-[0-9a-f]{10}")  # the name of a run's folder
 _LARGEST = 2**63  # no column of whole numbers holds more
 _MAYBE = " or nothing"
 _REST = "*"  # the kind of all other values
@@ -102,6 +105,21 @@ def check_folder(path: Path) -> None:
         raise HardlabError(f"'{path}' cannot be created ({e.strerror}: {there}); choose another output folder.") from e
 
 
+def regular(path: str | os.PathLike[str], flags: int) -> int:
+    """An ``opener`` for ``open`` that raises OSError for a pipe or a device, which a reader would wait for."""
+    handle = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, "it is a folder, a pipe or a device, not a file", os.fspath(path))
+
+
+def content(path: Path) -> bytes:
+    """What a file holds; OSError for what is none."""
+    with open(path, "rb", opener=regular) as f:
+        return f.read()
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` atomically: after any failure the file has its old content."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")  # unique to this thread
@@ -134,7 +152,7 @@ def damaged(path: Path, why: Exception | str) -> DamagedFile:
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises HardlabError, which names the file."""
     try:
-        return _parsed(path.read_bytes())
+        return _parsed(content(path))
     except (OSError, ValueError, RecursionError) as e:
         raise damaged(path, e) from e
 
@@ -153,7 +171,11 @@ def read_manifest(path: Path, need: tuple[str, ...] = ()) -> dict[str, Any]:
 
     Raises HardlabError, which names the file.
     """
-    return checked_manifest(read_json(path), path, need)
+    about = checked_manifest(read_json(path), path, need)
+    folder, run = path.absolute().parent.name, about.get("id", "")
+    if _RUN.fullmatch(folder) and run and run != folder:  # a folder may be renamed, but not to another run's name
+        raise damaged(path, f"it is that of {run}")
+    return about
 
 
 def checked_manifest(about: Any, path: Path, need: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -179,12 +201,12 @@ def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:
     appended: ignore a last line without a line end, which a killed process leaves. HardlabError names a damaged line.
     """
     try:
-        content = path.read_bytes()
+        said = content(path)
     except FileNotFoundError:
         return []
     except OSError as e:
         raise damaged(path, e) from e
-    whole = content[: content.rfind(b"\n") + 1] if appended else content
+    whole = said[: said.rfind(b"\n") + 1] if appended else said
     return [read_line(line, path, number) for number, line in enumerate(whole.splitlines(), 1)]
 
 
@@ -258,7 +280,7 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return yaml.load(content(path).decode(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as e:
         where = getattr(e, "problem_mark", None)
         if where is not None:
@@ -285,7 +307,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with open(path, "rb", opener=regular) as f, np.load(f, allow_pickle=False) as kept:
             return {name: kept[name] for name in kept.files}
     except Exception as e:  # zipfile, zlib and numpy raise nearly anything for foreign bytes
         raise damaged(path, e) from e

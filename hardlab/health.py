@@ -21,6 +21,8 @@ Row = Mapping[str, Any]  # a logged step, as in metrics.jsonl; ``waiting`` (see 
 SMALL_STD = 0.02
 # A centred batch on an arc has two singular values, so less than 2; the narrowest runs of the workbook keep 2.3.
 SMALL_RANK = 2.0
+# Predictions of three classes end at the corners of a triangle, whose rank is 2; pairs of images have no more either.
+LEAST_DIMENSIONS = 4
 # Only directions count, so a step of SGD turns a vector of norm n by lr / n^2: past 1000 it stands still, below 0.001
 # it is thrown about. The longest runs of the workbook reach 33.
 SMALL_NORM, LARGE_NORM = 1e-3, 1e3
@@ -40,7 +42,8 @@ def collapse_signals(out: Out) -> dict[str, float]:
 
     std: mean over dimensions, times sqrt(D): 1 for directions uniform on the sphere, 0 for a point (SimSiam, Sec. 4.1).
     rank: exp of the entropy of the singular values (Roy & Vetterli 2007). alignment, uniformity: Wang & Isola
-    (arXiv 2005.10242), Sec. 4.1; alignment only if there are two slots.
+    (arXiv 2005.10242), Sec. 4.1; alignment only if there are two slots, rank only if a batch of such predictions could
+    have one of ``LEAST_DIMENSIONS``.
     """
     first, *others = out.q.values()
     z = F.normalize(first.float(), dim=1)
@@ -52,9 +55,10 @@ def collapse_signals(out: Out) -> dict[str, float]:
     distances = torch.pdist(z).square()
     signals = {
         "std": float(z.std(0).mean() * z.shape[1] ** 0.5),
-        "rank": float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum())),
         "uniformity": float(torch.logsumexp(-2 * distances, 0) - torch.log(torch.tensor(float(len(distances))))),
     }
+    if min(len(z) - 1, z.shape[1]) >= LEAST_DIMENSIONS:
+        signals["rank"] = float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum()))
     if others:
         w = F.normalize(others[0].float(), dim=1)
         signals["alignment"] = float((z - w).square().sum(1).mean())

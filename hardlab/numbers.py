@@ -85,8 +85,8 @@ Momentum = Annotated[float, real(0, 1, below=True)]  # also the share of an aver
 Weight = Annotated[float, real(0, 1e6)]
 Positive = Annotated[float, real(0, 1e6, above=True)]
 Strength = Annotated[float, real(0, 10)]  # of a jitter: factors from 1 - s to 1 + s
-Rate = Annotated[float, real(0, 1e38, above=True)]  # of learning; too high a one only training can tell
-RateOrZero = Annotated[float, real(0, 1e38)]
+Rate = Annotated[float, real(0, 1e12, above=True)]  # of learning; what Adam divides it by may be as little as 1e-16
+RateOrZero = Annotated[float, real(0, 1e12)]
 Shape = Annotated[float, real(1e-3, 1e6)]  # of a beta distribution: less than that is 0 in float32
 Decay = Annotated[float, real(0, 100)]
 Temperature = Annotated[float, real(1e-3, 1e3)]  # cosines divided by less leave float32's exponentials

@@ -120,7 +120,7 @@ class Folder:
         while True:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                self._lock = open(self.path / "lock", "a")  # noqa: SIM115  held as long as the process trains
+                self._lock = open(self.path / "lock", "a", opener=files.regular)  # noqa: SIM115  held as long as the process trains
             except OSError as e:
                 raise HardlabError(
                     f"{self.path} cannot be written ({e.strerror}); choose another folder for runs."
@@ -210,7 +210,7 @@ class Folder:
     def metric(self, row: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
         try:
-            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as f:
+            with open(self.path / "metrics.jsonl", "a", encoding="utf-8", opener=files.regular) as f:
                 f.write(json.dumps(row) + "\n")
         except OSError as e:
             raise HardlabError(f"{self.path / 'metrics.jsonl'} could not be written ({e.strerror}).") from e
@@ -224,7 +224,7 @@ class Folder:
         path, harmed = self.path / "metrics.jsonl", 0
         if path.exists():
             try:
-                content = path.read_bytes()
+                content = files.content(path)
             except OSError as e:
                 raise files.damaged(path, e) from e
             lines = content.splitlines(keepends=True)
@@ -432,8 +432,14 @@ def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
 
 def restored(path: Path, about: Mapping[str, Any], step: int | None, load: Callable[[dict[str, Any]], None]) -> Path:
     """The path of the checkpoint that ``load`` restored. step: None = the newest intact one."""
+
+    def own(saved: dict[str, Any]) -> None:
+        if saved.get("config_hash", about.get("config_hash")) != about.get("config_hash"):
+            raise HardlabError("it belongs to another run.")
+        load(saved)
+
     if step is None:
-        state = checkpoint.newest(path / "checkpoints", load)
+        state = checkpoint.newest(path / "checkpoints", own)
         if state is None:
             raise HardlabError(f"{path} has no checkpoint yet; its state is '{about['state']}'.")
         if about["state"] == "done" and state[2]:
@@ -443,5 +449,5 @@ def restored(path: Path, about: Mapping[str, Any], step: int | None, load: Calla
     if step not in kept:
         steps = ", ".join(map(str, sorted(kept))) or "none"
         raise HardlabError(f"{path} has no checkpoint of step {step}; it has: {steps}.")
-    checkpoint.take(kept[step], load)
+    checkpoint.take(kept[step], own)
     return kept[step]

@@ -1,5 +1,7 @@
 """A configuration is strict, says what is wrong, and has a stable identity."""
 
+import copy
+
 import pytest
 
 from hardlab import build, config, recipes
@@ -112,3 +114,17 @@ def test_a_budget_is_hours_minutes_and_seconds(text: str, seconds: float) -> Non
 def test_a_budget_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(HardlabError, match="no budget"):
         config.budget(text)
+
+
+def test_what_a_caller_gives_stays_as_it_was_and_two_runs_share_nothing():
+    given = {"data": {"name": "digits", "fraction": 0.5}, "backbone": {"name": "tiny", "options": {"width": 4}},
+             "hard": [{"name": "hvs", "options": {"draws": 3}}], "method": {"name": "simsiam", "options": {}},
+             "augment": {"name": "simsiam_cifar", "options": {}}, "optim": {"name": "sgd", "lr": 0.1}}  # fmt: skip
+    kept = copy.deepcopy(given)
+    more = {"data.fraction": 0.1, "backbone.width": 8, "hard.hvs.draws": 5, "method.dim": 16, "optim.lr": 0.2,
+            "augment.flip": 0.0}  # fmt: skip
+    changed = recipes.recipe("simsiam", "smoke", given | more)
+    assert given == kept
+    assert (
+        recipes.recipe("simsiam", "smoke", given).hash == recipes.recipe("simsiam", "smoke", kept).hash != changed.hash
+    )

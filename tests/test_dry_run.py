@@ -264,3 +264,35 @@ def test_a_dry_run_of_an_evaluation_compares_the_code_and_the_networks_that_the_
     for more in ((), ("--dry-run",)):
         result = call("evaluate", path, "--code", code, *more)
         assert result.exit_code != 0 and "has been edited since" in f"{result.output} {result.exception}"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rung="], "There is no rung ''"),
+        (["runs_dir=None"], "runs_dir cannot be 'None'"),
+        (["runs_dir=null"], "runs_dir cannot be 'null'"),
+        (["overrides=[epochs=1"], "overrides cannot be '[epochs=1'"),
+        (["overrides=['epochs=1'"], "overrides cannot be"),
+    ],
+)
+def test_a_value_of_a_notebook_that_nobody_means_is_refused(words, said):
+    result = call("nb", "run", "01_pretrain", *words, "--dry-run")
+    assert result.exit_code == 2 and said in result.output, result.output
+
+
+def test_a_tilde_is_the_home_wherever_no_shell_expands_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    for words in (
+        ["pretrain", "simsiam", "--runs=~/file"],
+        ["pretrain", "simsiam", "data=folder:~/file"],
+        ["nb", "run", "01_pretrain", "runs_dir=~/file"],
+        ["nb", "run", "01_pretrain", "--out=~/file"],
+    ):
+        assert f"{tmp_path}/file" in call(*words, "--dry-run").output.replace("\n", "")
+    monkeypatch.delenv("HOME")
+    for name in ("~nobody-of-this-name/x", "~"):
+        assert call("pretrain", "simsiam", "data=imagenet", "--root", name, "--dry-run").exit_code == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]

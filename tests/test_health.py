@@ -141,6 +141,23 @@ def test_a_healthy_run_raises_no_alarm_from_its_first_step_on(name, tmp_path, co
     count("13 healthy runs", 1)
 
 
+FEW = {
+    "two classes": ("supervised", {"data.classes": ["0", "1"], "data.fraction": 0.5}),
+    "three classes": ("supervised", {"data.classes": ["0", "1", "2"], "data.fraction": 0.5}),
+    "two dimensions": ("simclr", {"method.dim": 2}),
+    "two images": ("simsiam", {"batch_size": 2, "data.fraction": 0.03}),
+}
+
+
+@pytest.mark.parametrize("case", FEW)
+def test_predictions_that_can_have_no_higher_rank_raise_no_alarm_for_their_rank(case, tmp_path, count):
+    name, more = FEW[case]
+    path = train.train(quick(name, **more), tmp_path, device="cpu", say=lambda line: None)
+    assert len(run_folder.metrics(path, "step")) >= 2 * health.PATIENCE
+    assert run_folder.manifest(path)["health"] == []
+    count("13 healthy runs", 1)
+
+
 # what makes a recipe large; its method, temperatures, rates, schedules and views stay those of the rung, as does DINO's
 # head (with 256 prototypes under the rates of rung gpu it does collapse)
 NARROW = {

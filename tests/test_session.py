@@ -5,6 +5,7 @@ import torch
 from resuming import learned, same
 
 from hardlab import recipes, run_folder, train
+from hardlab.errors import HardlabError
 
 QUICK = {
     "data": {"name": "digits", "fraction": 0.1},
@@ -78,5 +79,5 @@ def test_a_number_that_is_none_is_noticed_and_named_by_its_player():
     with torch.no_grad():
         session.method.predictor[0].weight.fill_(torch.nan)
     train.step(session, next(session.batches()))
-    with pytest.raises(train.HardlabError, match=r"The loss of the learner is not finite at step 1 \(images \["):
+    with pytest.raises(HardlabError, match=r"The loss of the learner is not finite at step 1 \(images \["):
         session.check()

@@ -80,8 +80,14 @@ class Catalog:
         return frame.sort_values([*what, *at], kind="stable", ignore_index=True)
 
     def _measured(self, file: str) -> list[dict[str, Any]]:
-        each = self.runs.to_dict("records")
-        return [measurement(line, about) for about in each for line in self.lines(about["run"], file)]
+        rows = []
+        for about in self.runs.to_dict("records"):
+            own = self.manifests[about["run"]].get("id")
+            for number, line in enumerate(self.lines(about["run"], file), 1):
+                if line.get("run", own) != own:
+                    raise damaged(self.folder / about["run"] / file, f"line {number} is of the run {line['run']}")
+                rows.append(measurement(line, about))
+        return rows
 
     def lines(self, run: str, file: str) -> list[dict[str, Any]]:
         """The objects in a JSON-lines file of a run; none if the run has no such file."""

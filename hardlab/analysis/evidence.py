@@ -30,6 +30,7 @@ def t_test(values: Sequence[float] | np.ndarray, threshold: float = 0.0) -> floa
         return float("nan")
     if np.ptp(x) == 0:  # equal values lie on the threshold, or certainly off it
         return 1.0 if x[0] == 0 else 0.0
+    x = x / 2.0 ** np.clip(np.frexp(np.abs(x).max())[1], -1000, 1000)  # so that squares stay inside float64
     return float(2 * stdtr(len(x) - 1, -abs(x.mean()) / (x.std(ddof=1) / np.sqrt(len(x)))))
 
 

@@ -95,6 +95,9 @@ def transfer(losses_by_name: Mapping[str, np.ndarray], resamples: int = 1000, se
     (Spearman-Brown). The root of the product of two reliabilities is about the highest rho that a pair can reach.
     """
     names, rng = list(losses_by_name), np.random.default_rng(seed)
+    for name, image_losses in losses_by_name.items():
+        if np.ndim(image_losses) != 2:
+            raise HardlabError(f"The losses of {name} must be (draws, images), not {np.shape(image_losses)}.")
     n = {image_losses.shape[1] for image_losses in losses_by_name.values()}
     for name, image_losses in losses_by_name.items():
         if not np.isfinite(image_losses).all():

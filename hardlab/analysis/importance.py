@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from hardlab import numbers
 from hardlab.analysis import viewlog
 from hardlab.analysis.intervals import interval
 from hardlab.errors import HardlabError
@@ -193,7 +194,13 @@ def importance(
     constant response, and for leaves so large that no tree makes a cut.
     """
     names = list(x.columns)
-    rows, response = x.to_numpy(np.float64), np.asarray(y, np.float64)
+    trees, leaf = numbers.fit("trees", numbers.Many, trees), numbers.fit("leaf", numbers.Count, leaf)
+    max_features = numbers.fit("max_features", numbers.PositiveShare, max_features)
+    bootstrap = numbers.fit("bootstrap", numbers.ManyOrNone, bootstrap)
+    try:
+        rows, response = x.to_numpy(np.float64), np.asarray(y, np.float64)
+    except (ValueError, TypeError) as e:
+        raise HardlabError(f"The importance of what is no number is undefined ({e}).") from None
     if len(rows) != len(response) or len(rows) < 2:
         raise HardlabError(f"{len(rows)} rows and {len(response)} responses: as many of both are needed, at least 2.")
     if not (np.isfinite(rows).all() and np.isfinite(response).all()):

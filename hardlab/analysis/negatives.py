@@ -10,14 +10,14 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy.fft
 import torch
 
-from hardlab import build, registry, run_folder
+from hardlab import build, numbers, registry, run_folder
 from hardlab.analysis.schema import SCORES
 from hardlab.errors import HardlabError
 from hardlab.evaluate.knn import neighbours
@@ -301,6 +301,7 @@ def tsne(
     import openTSNE
 
     points = np.ascontiguousarray(points)
+    points = points.astype(points.dtype.newbyteorder("="), copy=False)
     if points.ndim != 2 or len(points) < 4:
         raise HardlabError(f"t-SNE needs at least 4 points, (points, D), not {points.shape}.")
     if not np.isfinite(points).all() or (start is not None and not np.isfinite(start).all()):
@@ -309,8 +310,8 @@ def tsne(
         )
     if (points == points[0]).all():
         raise HardlabError(f"all {len(points)} points are the same: there is nothing for t-SNE to lay out.")
-    if not 1 <= perplexity < np.inf:
-        raise HardlabError(f"perplexity must be finite and at least 1, not {perplexity}.")
+    perplexity = numbers.fit("perplexity", Annotated[float, numbers.real(1, 1e9)], perplexity)
+    iterations = numbers.fit("iterations", numbers.Count, iterations)
     wanted = min(perplexity, (len(points) - 1) / 3)
     rows, distances = _nearest(points, min(int(3 * wanted), len(points) - 1))
     index = openTSNE.nearest_neighbors.PrecomputedNeighbors(rows, distances)

@@ -96,6 +96,8 @@ def read(folder: Path | str, name: str, *, whole: bool = True) -> pd.DataFrame:
     texts = {column: str for column, kind in kinds.items() if kind == TEXT}
     blank = {column: [""] for column, kind in kinds.items() if kind != TEXT}
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise OSError("it is not a file")
         frame = pd.read_csv(
             path, encoding="utf-8", dtype=texts, keep_default_na=False, na_values=blank, low_memory=False
         )

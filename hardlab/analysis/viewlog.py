@@ -167,6 +167,8 @@ def _first_line(error: Exception) -> str:
 
 def _fault(path: Path, names: list[str] | None = None) -> str:
     """Why a segment cannot be used, from its footer or, if ``names`` are given, these columns; "" if it can."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        return f"{path.name} (it is not a file)"
     try:
         schema = pa.parquet.read_schema(path)
         if names is not None:

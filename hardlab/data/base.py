@@ -65,9 +65,9 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     The user's cache is ``$XDG_CACHE_HOME/hardlab`` or ``~/.cache/hardlab``. The folder need not exist.
     """
     if root is not None:
-        return Path(root).expanduser()
+        return Path(os.path.expanduser(root))
     if named := os.environ.get("HARDLAB_DATA"):
-        return Path(named).expanduser()
+        return Path(os.path.expanduser(named))
     cache = os.environ.get("XDG_CACHE_HOME")
     return Path(cache) / "hardlab" if cache else Path(os.path.expanduser("~")) / ".cache" / "hardlab"
 
@@ -502,7 +502,7 @@ def class_list(classes: Sequence[str] | str | os.PathLike[str], known: Sequence[
         try:
             if os.path.exists(classes) and not os.path.isfile(classes):  # a pipe would be waited for
                 raise OSError("it is not a file")
-            lines = Path(classes).expanduser().read_text(encoding="utf-8-sig").splitlines()
+            lines = Path(os.path.expanduser(classes)).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as e:
             raise HardlabError(f"cannot read the class list {os.fspath(classes)}: {e}") from e
         names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

@@ -37,7 +37,7 @@ def folder(split: str, root: str | None, size: int | None) -> Source:
     """
     if root is None:
         raise HardlabError("which folder? call load('folder:<path>') or load('folder', root=<path>)")
-    return read_folder(Path(root).expanduser(), split)
+    return read_folder(Path(os.path.expanduser(root)), split)
 
 
 def read_folder(root: Path, split: str) -> Source:
@@ -132,9 +132,7 @@ def imagenet(split: str, root: str | None, size: int | None) -> Source:
     for top in (where / "imagenet", where):
         if any(os.path.isdir(top / s) for s in SPLITS):
             return read_folder(top, split)
-    raise Missing(
-        f"imagenet was not found: put train/<wnid>/*.JPEG and val/<wnid>/*.JPEG under {where / 'imagenet'}"
-    )
+    raise Missing(f"imagenet was not found: put train/<wnid>/*.JPEG and val/<wnid>/*.JPEG under {where / 'imagenet'}")
 
 
 def cifar10_jpeg(split: str, root: str | None, size: int | None) -> Source:
@@ -145,7 +143,7 @@ def cifar10_jpeg(split: str, root: str | None, size: int | None) -> Source:
     """
     unpacked = data_root() / "cifar10-jpeg"
     if root is not None:
-        given = Path(root).expanduser()
+        given = Path(os.path.expanduser(root))
         folders, archives = [given, given / "cifar10-jpeg"], [given / ARCHIVE]
         if given.is_file():
             folders, archives = [], [given]

@@ -27,7 +27,7 @@ def labelled(images: Images, share: float, listing: str | None = None, root: str
     percent = f"{100 * share:g}"
     ours = LISTS / f"{images.name}-{percent}.txt"
     if listing is not None:
-        return _read(images, Path(listing).expanduser())
+        return _read(images, Path(os.path.expanduser(listing)))
     if share == 1:
         return torch.arange(len(images))
     if ours.exists() and set(ours.read_text(encoding="utf-8").split()) <= set(images.names):

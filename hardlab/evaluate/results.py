@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from hardlab.files import DamagedFile, read_lines, write_atomic
+from hardlab.files import DamagedFile, read_lines, regular, write_atomic
 from hardlab.types import HardlabError
 
 KEY = ("protocol", "features", "metric", "options", "data", "split", "seed", "n_train")
@@ -48,7 +48,7 @@ def _locked(path: Path) -> IO[str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  the caller closes it
+            file = open(path, "a+", encoding="utf-8", opener=regular)  # noqa: SIM115  the caller closes it
             fcntl.flock(file, fcntl.LOCK_EX)
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 file.seek(0)

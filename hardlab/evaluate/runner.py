@@ -181,7 +181,7 @@ def _called(name: str | None, train: Images, test: Images) -> str:
     if name is None or not name.startswith("folder:"):
         return train.name
     images = hashlib.sha256(f"{train.digest()} {test.digest()}".encode()).hexdigest()[:8]
-    return f"folder:{Path(name.removeprefix('folder:')).expanduser().resolve().name}-{images}"
+    return f"folder:{Path(os.path.expanduser(name.removeprefix('folder:'))).resolve().name}-{images}"
 
 
 class Sets:
@@ -243,10 +243,13 @@ class Store:
         file = f"{self.digest}-{which}-{name}-{images.split}-{pixels}-{images.digest()[:8]}.npz"
 
         def make() -> dict[str, np.ndarray]:
-            return {"f": features.extract(encode, images, self.look, size=size, crop=_crop(images))[0].cpu().numpy()}
+            f = features.extract(encode, images, self.look, size=size, crop=_crop(images))[0].cpu().numpy()
+            return {"f": f, "of": np.array(file)}
 
         def fits(kept: dict[str, np.ndarray]) -> bool:
             f = kept["f"]
+            if str(kept.get("of", file)) != file:  # of another network: somebody renamed it
+                return False
             return bool(f.ndim == 2 and len(f) == len(images) and f.dtype == np.float32)
 
         f = torch.from_numpy(cached(self.folder / file, make, fits)["f"])

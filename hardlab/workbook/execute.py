@@ -24,6 +24,7 @@ import psutil
 
 from hardlab import registry, stopping
 from hardlab.errors import HardlabError
+from hardlab.files import content
 from hardlab.workbook.parameters import check, read, schema
 from hardlab.workbook.process_tree import ProcessTree
 
@@ -268,7 +269,7 @@ def _write(path: Path, text: str, scratch: Path) -> None:
 def _intact(marker: Path, key: str, target: Path, inputs: dict[str, str]) -> dict[str, Any] | None:
     """The marker, if it belongs to this notebook, code, parameters and inputs, and the output is unchanged."""
     try:
-        about = json.loads(marker.read_text())
+        about = json.loads(content(marker))
         same = about["key"] == key and about["state"] == "done" and about["inputs"] == inputs
         same = same and isinstance(about["seconds"], int | float)
         return about if same and about["notebook_sha256"] == _sha256(target) else None

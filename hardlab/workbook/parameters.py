@@ -131,7 +131,8 @@ def _to(value: Any, kind: ast.expr) -> Any:
         if value is None or (text is not None and text.lower() in ("none", "null")):
             return None
     elif written in ("str", "path"):
-        if text or (text is not None and written == "str"):  # an empty path would be the notebook's own folder
+        # an empty path would be the notebook's own folder, and nobody means a folder called None
+        if text is not None and (written == "str" or text.lower() not in ("", "none", "null")):
             return _plain(value)
     elif written == "bool":
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -155,7 +156,9 @@ def _to(value: Any, kind: ast.expr) -> Any:
             try:
                 return _each(_literal(text), item)
             except ValueError:  # [simclr, simsiam]
-                text = text.removeprefix("[").removesuffix("]")
+                if not text.endswith("]"):
+                    raise
+                text = text[1:-1]
         return _each(_words(text), item)
     elif written == "dict":
         table = _plain(_literal(text) if text is not None else value)
@@ -238,7 +241,11 @@ def _literal(text: str) -> Any:
 def _here(value: Any, kind: str) -> Any:
     if "path" not in kind:
         return value
-    return [_here(v, "path") for v in value] if isinstance(value, list) else value and os.path.abspath(value)
+    return (
+        [_here(v, "path") for v in value]
+        if isinstance(value, list)
+        else value and os.path.abspath(os.path.expanduser(value))
+    )
 
 
 def _tagged(path: Path, tag: str) -> list[str]:

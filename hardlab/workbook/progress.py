@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from hardlab.errors import HardlabError
-from hardlab.files import read_lines, read_manifest
+from hardlab.files import content, read_lines, read_manifest
 from hardlab.workbook import costs
 from hardlab.workbook.costs import Rates
 from hardlab.workbook.plan import Step
@@ -195,13 +195,12 @@ class Display:
 def trained_share(run: Path) -> float | None:
     """The share of a run's training steps that are done, from its files; None before the first one is logged."""
     try:
-        about = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+        about = json.loads(content(run / "manifest.json"))
         if about["state"] == "done":
             return 1.0
         config = about["config"]
         total = config["epochs"] * (about["data"]["count"] // config["batch_size"])
-        with open(run / "metrics.jsonl", "rb") as file:
-            last = file.read().splitlines()[-1]
+        last = content(run / "metrics.jsonl").splitlines()[-1]
         return json.loads(last)["step"] / total
     except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):  # missing, incomplete, or damaged
         return None

@@ -1,6 +1,7 @@
 """Analyses of few, equal, rare, huge and mixed values: the right answer, or a refusal in one sentence."""
 
 import itertools
+import math
 import warnings
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from made_runs import choice_log
 from sklearn.manifold import TSNE
 
-from hardlab.analysis import gan, hardness, importance, negatives, pairs, predict, viewlog
+from hardlab.analysis import evidence, gan, hardness, importance, negatives, pairs, predict, viewlog
 from hardlab.analysis.intervals import interval
 from hardlab.evaluate.average_precision import AveragePrecision
 from hardlab.types import HardlabError
@@ -277,3 +278,35 @@ def test_losses_and_detections_of_diverged_networks_are_refused():
     true = {"boxes": torch.tensor([[0.0, 0, 4, 4]]), "labels": torch.tensor([1])}
     with pytest.raises(HardlabError, match="detections of image 1 hold NaN"):
         AveragePrecision().add(true | {"scores": torch.tensor([float("nan")])}, true)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-150, 1.0, 1e150, 1e300])
+def test_the_p_of_a_mean_does_not_depend_on_the_unit(scale):
+    values = np.array([1.0, 2.0, 3.0, 2.5])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert evidence.t_test(values * scale) == pytest.approx(evidence.t_test(values), rel=1e-9)
+
+
+@pytest.mark.parametrize("setting", ["trees", "leaf", "max_features", "bootstrap"])
+@pytest.mark.parametrize("value", [-1, "x", None, math.nan, 10**12])
+def test_a_setting_of_an_importance_that_is_none_is_refused_by_its_name(setting, value):
+    x, y = pd.DataFrame({"a": np.arange(30.0), "b": 1.0}), np.arange(30.0)
+    with pytest.raises(HardlabError, match=f"^{setting} must be"):
+        importance.importance(x, y, **{setting: value})
+
+
+def test_texts_and_losses_without_draws_are_refused_in_one_sentence():
+    with pytest.raises(HardlabError, match="what is no number"):
+        importance.importance(pd.DataFrame({"a": ["x", "y"]}), np.arange(2.0))
+    with pytest.raises(HardlabError, match=r"The losses of a must be \(draws, images\), not \(9,\)"):
+        hardness.transfer({"a": np.arange(9.0)})
+
+
+def test_a_layout_takes_any_order_of_bytes_and_refuses_what_is_no_perplexity():
+    points = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    expected = negatives.tsne(points, iterations=20)
+    assert (negatives.tsne(points.astype(">f4"), iterations=20) == expected).all()
+    for perplexity in ("thirty", None, 0, math.nan):
+        with pytest.raises(HardlabError, match=r"^perplexity must be"):
+            negatives.tsne(points, perplexity=perplexity)

@@ -443,3 +443,73 @@ def test_a_manifest_can_be_read_whatever_bytes_the_names_of_files_are_of(tmp_pat
     held.begin(torch.device("cpu"), "fp32", {"skipped_first": [os.fsdecode(b"br\xffken \xc3\xa9.png")]}, None, {})
     held.close()
     assert run_folder.manifest(held.path)["data"]["skipped_first"] == ["br?ken é.png"]
+
+
+def no_file(kind: str, path: Path) -> None:
+    path.unlink()
+    {"pipe": os.mkfifo, "folder": os.mkdir, "loop": lambda p: p.symlink_to(p.name),
+     "device": lambda p: p.symlink_to("/dev/zero")}[kind](path)  # fmt: skip
+
+
+@pytest.mark.timeout(120)  # who opens a pipe as a file waits for good, deaf to Ctrl-C while it trains
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "device"])
+def test_what_is_no_file_is_refused_by_name_and_not_waited_for(kind, path, record_property, monkeypatch):
+    run, count = recipes.recipe("simsiam-hvs", "smoke", QUICK), 0
+    halves = {split: build.images(run, split) for split in ("train", "test")}
+    monkeypatch.setattr(build, "images", lambda run, split="train", *where, **how: halves[split])
+    uses = {
+        "train": lambda: train.train(run, path.parent, device="cpu", say=lambda line: None),
+        "evaluate": lambda: evaluate_run(path, ["knn"], checkpoints="all"),
+        "collect": lambda: tables.collect(path.parent, path.parent / "tables"),
+        "views": lambda: viewlog.read(path),
+        "report": lambda: report.build(path.parent.parent),
+        "progress": lambda: progress.trained_share(path),
+    }
+    read_by = {
+        "manifest.json": list(uses), "metrics.jsonl": ["collect", "progress"], "results.jsonl": ["evaluate", "collect"],
+        "curves.jsonl": ["evaluate", "collect"], "lock": ["train"], "checkpoints": ["train", "evaluate"],
+        "views": ["views", "collect"], "features": ["evaluate"],
+    }  # fmt: skip
+    whole = shutil.copytree(path, path.parent.parent / "whole")
+    for file, readers_of_it in read_by.items():
+        for use in uses if LONG else readers_of_it if kind == "pipe" else readers_of_it[:1]:
+            shutil.rmtree(path.parent)
+            shutil.copytree(whole, path)
+            at = path / file
+            no_file(kind, sorted(at.iterdir())[-1] if at.is_dir() else at)
+            spoken(uses[use])
+            count += 1
+    record_property("cases", count)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "results.jsonl", "curves.jsonl", "checkpoints", "features"])
+def test_a_file_of_another_run_is_not_taken_for_the_runs_own(name, path):
+    run = recipes.recipe("simsiam-hvs", "smoke", QUICK | {"seed": 1})
+    other = train.train(run, path.parent.parent / "other", device="cpu", say=lambda line: None)
+    evaluate_run(other, ["knn"])
+    evaluate_run(other, ["knn"], checkpoints="all")
+    expected = [r["value"] for r in evaluate_run(path, ["knn"])]
+    mine, theirs = (
+        sorted((folder / name).iterdir()) if "." not in name else [folder / name] for folder in (path, other)
+    )
+    for file, by in zip(mine, theirs, strict=name == "features"):
+        shutil.copy(by, file if name == "features" else file.with_name(by.name))
+        if name == "checkpoints":
+            file.unlink()
+    if name == "features":
+        assert [r["value"] for r in evaluate_run(path, ["knn"])] == expected
+    elif name == "checkpoints":
+        assert spoken(lambda: evaluate_run(path, ["knn"]), "it belongs to another run")
+    else:
+        assert spoken(lambda: [Catalog(path.parent).results, Catalog(path.parent).curves], name)
+    if name == "manifest.json":
+        assert spoken(lambda: evaluate_run(path, ["knn"]), name)
+        said = []
+        train.train(recipes.recipe("simsiam-hvs", "smoke", QUICK), path.parent, device="cpu", say=said.append)
+        assert any(f"it is that of {other.name}" in line for line in said)
+        assert run_folder.manifest(path)["seed"] == 0 and (path / "manifest.json.damaged").exists()
+
+
+def test_a_folder_of_a_run_may_be_renamed(path):
+    copy = path.rename(path.parent / "kept for the paper")
+    assert evaluate_run(copy, ["knn"]) and len(Catalog(copy.parent).results)

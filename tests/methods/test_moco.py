@@ -10,7 +10,7 @@ from lightly.loss import NTXentLoss
 from steps import after, falls, rendered, sgd_step
 from toy import images
 
-from hardlab import nets
+from hardlab import nets, recipes
 from hardlab.methods.moco import MoCo
 from hardlab.types import HardlabError, Progress
 

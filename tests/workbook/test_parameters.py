@@ -55,7 +55,7 @@ def test_a_value_arrives_in_its_declared_type(typed: Path, name: str, text: obje
         ("rate", True),
         ("rate", "nan"),
         ("steps", "1.5"),
-        ("steps", "1e3"),
+        ("steps", "1e-3"),
         ("steps", 2.0),
         ("steps", None),
         ("counts", "[1, x]"),
