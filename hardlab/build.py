@@ -53,6 +53,7 @@ def images(
         size=c.size,
         device=str(on),
         on_broken=c.on_broken,
+        held_out=c.held_out,
         workers=min(16, os.cpu_count() or 1),  # only large images are decoded while training
         dry=dry,
     )

@@ -133,10 +133,14 @@ def cli() -> None:
 @click.option("--pixels", is_flag=True, help="With --protocol: run the same protocols on raw pixels too.")
 @click.option("--anew", is_flag=True, help="Start over; move an existing run to RUNS/.replaced.")
 @click.option("--list", "list_", is_flag=True, help="List the recipes and exit.")
+@click.option("--data", "folder", type=PATH, default=None,
+              help="Your own folder of images, with or without classes and splits: take all of it, with settings that "
+              "fit it (docs/data.md).")  # fmt: skip
 @CODE
 def pretrain(
     recipe: str | None,
     overrides: tuple[str, ...],
+    folder: Path | None,
     rung: str,
     runs_dir: Path,
     root: Path | None,
@@ -168,8 +172,14 @@ def pretrain(
         raise click.UsageError("Name a recipe; `hardlab pretrain --list` lists them.")
     with usage():
         given = _settings(overrides, ("recipe", "rung"))
-        run = recipes.recipe(recipe, rung, given)
+        run = recipes.recipe(recipe, rung, None if folder else given)
         config.device(device)
+        if folder is not None:
+            from hardlab import own_images
+
+            fitted = own_images.fit(run, folder, given)
+            run = run.with_(fitted.settings | given)
+            click.echo("\n".join(fitted.lines), err=True)
         if protocols:
             from hardlab.evaluate import published
 
@@ -207,6 +217,8 @@ def pretrain(
         torch.set_num_threads(threads)
     path = train.train(run, runs_dir, root=root, device=device, anew=anew)
     _echo(as_json, str(path), run_folder.manifest(path))
+    if folder is not None:
+        click.echo(f"Which images and views are hard, and why: `hardlab explore {path}`", err=True)
     if protocols:
         from hardlab.evaluate.runner import evaluate_run
 

@@ -72,6 +72,7 @@ def check(run: Run) -> None:
             raise HardlabError(f"{why}{hint(run.method.name, spec, refusal)}")
     if run.data.name in data.BALANCED:
         classes, each, side = data.BALANCED[run.data.name]
+        each -= max(1, int(run.data.held_out * each + 0.5)) if run.data.held_out else 0
         count = len(run.data.classes or range(classes)) * int(run.data.fraction * each + 0.5)
         side = run.data.size or side
         check_sizes(run, count, side if side <= 96 else None, run.augments()[0][0].size)

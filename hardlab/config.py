@@ -123,11 +123,18 @@ class Data(_Strict):
     classes: tuple[str, ...] | None = None
     size: Pixels | None = None  # pixels of a side after loading; None = as stored
     on_broken: Literal["error", "skip"] = "error"
+    held_out: Share = 0.0  # of each class, kept out of training and used as the test split
 
     @field_validator("name")
     @classmethod
     def _one_name(cls, name: str) -> str:
         return whole_path(name)
+
+    @model_serializer(mode="wrap")
+    def _earlier_form(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``held_out`` where nothing is, so that runs from before it keep their names."""
+        tree: dict[str, Any] = plain(self)
+        return {key: value for key, value in tree.items() if key != "held_out" or value}
 
 
 class Optim(_Strict):
@@ -209,6 +216,11 @@ class Run(_Strict):
             if [s.name for s in self.hard].count(spec.name) > 1:
                 raise HardlabError(f"Strategy '{spec.name}' is named twice: name it once, with the options you want.")
         if not self.data.name.startswith("folder:") and self.data.name not in registry.DATASETS:
+            if os.path.isdir(os.path.expanduser(self.data.name)):
+                raise HardlabError(
+                    f"'{self.data.name}' is a folder, which a data set's name does not say: `--data {self.data.name}` "
+                    f"takes it with settings that fit it, data=folder:{self.data.name} with those of the recipe."
+                )
             raise registry.unknown("data set", self.data.name, [*registry.DATASETS, "folder:PATH"])
         self.augments()
         return self

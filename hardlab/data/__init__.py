@@ -67,13 +67,14 @@ def load(
     device: str = "cpu",
     on_broken: str = "error",
     broken_share: float = 0.01,
+    held_out: float = 0.0,
     workers: int = 0,
     max_side: int = 512,
     size: int | None = None,
     dry: bool = False,
     **options: Any,
 ) -> Images:
-    """Load a data set by its name in SETS, or ``folder:<path>`` for a folder of images.
+    """Load a data set by its name in SETS, or ``folder:<path>`` for a folder of images (docs/data.md).
 
     root: the folder of its files; default: ``HARDLAB_DATA``, else the user's cache. Nothing is downloaded if
     ``HARDLAB_OFFLINE`` is set.
@@ -82,6 +83,8 @@ def load(
     on_broken: "error" raises HardlabError naming the path when the image is decoded; "skip" decodes every file once
     at load (cached in the data root), leaves broken ones out, lists them in ``.skipped``, and raises HardlabError if
     they are more than ``broken_share`` of all.
+    held_out: share of each class of the training images, at least one of two, that is the test split and never trained
+    on; 0 = the set's own test split. It is held out before ``fraction`` is taken, and the same at every call.
     size: fit every image to size x size pixels (centred square); default: the set's own size, with images that have
     a side above ``max_side`` shrunk to it. Images of one size up to 96 pixels (below 2 GiB together) stay in memory
     on ``device``; others are decoded by ``workers`` processes.
@@ -89,7 +92,7 @@ def load(
     that would have to be downloaded raises ``data.base.Absent``.
     options: those of the set's own function, such as count, seed and objects of "shapes".
     """
-    from hardlab.data.base import build, nearest, staying_offline
+    from hardlab.data.base import build, hold_out, nearest, staying_offline
 
     if not isinstance(name, str):
         raise HardlabError(f"a data set is named by text, such as 'digits' or 'folder:<path>', not by {name!r}")
@@ -114,6 +117,7 @@ def load(
     fraction = numbers.fit("fraction", numbers.PositiveShare, fraction)
     subset_seed = numbers.fit("subset_seed", numbers.Seed, subset_seed)
     broken_share = numbers.fit("broken_share", numbers.Share, broken_share)
+    held_out = numbers.fit("held_out", numbers.Share, held_out)
     workers = numbers.fit("workers", numbers.Workers, workers)
     max_side = numbers.fit("max_side", numbers.Count, max_side)
     size = numbers.fit("size", numbers.Pixels | None, size)
@@ -127,7 +131,9 @@ def load(
     kinds = get_type_hints(make, include_extras=True)
     options = {k: numbers.fit(f"{k} of {key}", kinds[k], v) for k, v in options.items()}
     with staying_offline() if dry else nullcontext():
-        source = make(split, root, size, **options)
+        source = make("train" if held_out else split, root, size, **options)
+    if held_out:
+        source = hold_out(source, held_out, split)
     return build(
         key,
         split,

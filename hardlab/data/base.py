@@ -550,6 +550,24 @@ def stratified(targets: np.ndarray, fraction: float, seed: int, classes: Sequenc
     return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
 
 
+def hold_out(source: Source, share: float, split: str) -> Source:
+    """The training images without a share of each class, or, for the split test or val, that share.
+
+    A class of n images gives round(share * n) of them, at least 1, and keeps at least 1. HardlabError if nothing can be
+    held out.
+    """
+    choose("split", split, ("train", "test", "val"))
+    chosen: list[int] = []
+    for c in np.unique(source.targets):
+        rows = np.flatnonzero(source.targets == c)
+        count = min(max(1, int(share * len(rows) + 0.5)), len(rows) - 1)
+        chosen += np.random.default_rng(int(c) + 1).permutation(rows)[:count].tolist()  # +1: -1 is a class here
+    if not chosen:
+        raise HardlabError(f"held_out={share:g} leaves no image: a class needs at least 2.")
+    held = np.sort(np.array(chosen, np.int64))
+    return take(source, np.setdiff1d(np.arange(len(source.targets)), held) if split == "train" else held)
+
+
 def take(source: Source, rows: np.ndarray) -> Source:
     """The source reduced to ``rows``, in that order."""
     annotate = source.annotate

@@ -1,4 +1,4 @@
-"""Image folders ``<split>/<class>/*``: any of them, ImageNet's, and the CIFAR-10 archive of JPEG files."""
+"""Image folders, with or without splits and classes; ImageNet's, and the CIFAR-10 archive of JPEG files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hardlab.data.base import Missing, Source, data_root, nearest, shown
+from hardlab.data.base import Missing, Source, choose, data_root, nearest, shown
 from hardlab.types import HardlabError
 
 # what may be an image: where Pillow cannot read one of them, it is broken and not merely absent
@@ -31,9 +31,10 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 def folder(split: str, root: str | None, size: int | None) -> Source:
     """Images in ``<root>/<split>/<class>/**``, or ``<root>/<split>/*`` without labels; split train, val or test.
 
-    val and test replace each other if only one exists. Classes are the sorted names of the folders with images in any
-    split, so that a label means the same in all; rows are sorted by path. Folders and files that begin with a dot are
-    not read; links to folders elsewhere are followed, each folder once.
+    A folder with none of these splits, ``<root>/<class>/**`` or ``<root>/*``, is a training split as a whole. val and
+    test replace each other if only one exists. Classes are the sorted names of the folders with images in any split, so
+    that a label means the same in all; rows are sorted by path. Folders and files that begin with a dot are not read;
+    links to folders elsewhere are followed, each folder once.
     """
     if root is None:
         raise HardlabError("which folder? call load('folder:<path>') or load('folder', root=<path>)")
@@ -42,15 +43,24 @@ def folder(split: str, root: str | None, size: int | None) -> Source:
 
 def read_folder(root: Path, split: str) -> Source:
     """The source of one split of an image folder."""
-    present = [s for s in SPLITS if os.path.isdir(root / s)]
+    present = splits(root)
+    if not present and os.path.isdir(root) and next(_walk(root, "", set()), None) is not None:
+        if split != "train":
+            choose("split", split, SPLITS)
+            raise HardlabError(
+                f"{root} has no split {split!r}, only images: data.held_out=0.1 keeps a tenth of them for evaluation."
+            )
+        present, split = ["."], "."
     if not present:
         state = "holds none of the folders" if os.path.isdir(root) else "does not exist; expected there:"
         raise Missing(f"{root} {state} train/<class>/, val/<class>/, test/<class>/")
-    if split not in SPLITS:
+    if split not in (*SPLITS, *present):
         raise HardlabError(f"unknown split {split!r} of {root}: it has {', '.join(present)}{nearest(split, present)}")
     chosen = split if split in present else _OTHER.get(split, split)
     if chosen not in present:
-        raise HardlabError(f"{root} has no split {split!r}: it has {', '.join(present)}")
+        raise HardlabError(
+            f"{root} has no split {split!r}: it has {', '.join(present)}; data.held_out=0.1 keeps a tenth of train"
+        )
     files = sorted(_images_under(root / chosen))
     if not files:
         raise HardlabError(f"{root / chosen} holds no image ({', '.join(SUFFIXES)})")
@@ -64,6 +74,11 @@ def read_folder(root: Path, split: str) -> Source:
     label = {c: i for i, c in enumerate(classes)}
     targets = [label[_class_of(f)] if "/" in f else -1 for f in files]
     return Source(tuple(classes), np.array(targets, np.int64), files, paths=[root / chosen / f for f in files])
+
+
+def splits(root: Path) -> list[str]:
+    """Which of train, val and test a folder has."""
+    return [s for s in SPLITS if os.path.isdir(root / s)]
 
 
 def _class_of(file: str) -> str:

@@ -1,0 +1,152 @@
+"""Settings of a run that follow from a reader's own folder of images: how many, how large, with labels or not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hardlab import config, data
+from hardlab.config import Run
+from hardlab.data.base import SMALL_SIDE, Images, opened
+from hardlab.data.folders import read_folder, splits
+from hardlab.errors import HardlabError
+
+LEAST = 16  # images to train on
+HELD_OUT = 0.1
+_HEADERS = 2000  # files whose sizes are read, evenly over the folder
+_SHOWN = 8  # classes named
+
+
+class Fit(NamedTuple):
+    """Dotted settings for ``Run.with_``, and the sentences that say why."""
+
+    settings: dict[str, Any]
+    lines: list[str]
+
+
+def fit(run: Run, path: str | Path, given: Mapping[str, Any] | None = None) -> Fit:
+    """The settings with which a recipe's run takes all images of a folder; those in ``given`` are left alone.
+
+    run: the recipe's, at its rung. path: a folder of images in any depth, with or without train/, val/, test/ and
+    folders of classes; of one without val/ and test/ a tenth is held out. Broken images are left out and named. Images
+    are kept in memory up to 96 pixels, or as they are where the rung's views are larger; a batch is a power of two and
+    at most a quarter of the images; the epochs show as many images as the recipe's own. Decodes every image once (kept
+    in the cache). HardlabError for a folder with fewer than ``LEAST`` images, and for one with too many broken images.
+    """
+    given = given or {}
+    for key in given:
+        if key in ("data", "data.name"):
+            raise HardlabError(f"--data names the images already: leave out '{key}'.")
+    root = Path(os.path.realpath(os.path.expanduser(path)))
+    if not root.is_dir():
+        hint = f"; the data set of that name is data={path}" if str(path) in data.SETS else ""
+        raise HardlabError(f"--data takes a folder of images, and there is no folder '{path}'{hint}.")
+    if splits(root) and "train" not in splits(root):
+        raise HardlabError(f"{root} has {' and '.join(splits(root))} and no train/: there is nothing to train on.")
+    source = read_folder(root, "train")
+    shapes = _shapes(source.paths or [])
+    settings: dict[str, Any] = {"data": f"folder:{root}", "data.fraction": 1.0, "data.on_broken": "skip"}
+    seen = run.with_({key: value for key, value in given.items() if key.split(".")[0] == "augment"})
+    settings["data.size"] = _side(shapes, seen.augments()[0][0].size)
+    own = [s for s in splits(root) if s != "train"]
+    settings["data.held_out"] = 0.0 if own else HELD_OUT
+    chosen = run.with_(settings | {k: v for k, v in given.items() if k.startswith("data.")}).data
+    train, test = _load(chosen, "train"), _load(chosen, "test")
+    assert train is not None
+    count = len(train)
+    if count < LEAST:
+        raise HardlabError(f"{root} holds {count} images to train on: at least {LEAST} are needed.")
+    labelled = _labelled(train) and test is not None and _labelled(test)
+    settings |= _pace(run, count, given)
+    if run.parent is not None:
+        settings |= {f"parent.{key}": value for key, value in _pace(run.parent, count, given, "parent.").items()}
+    if not labelled and run.logs.monitor_every:
+        settings["logs.monitor_every"] = 0
+    settings = {key: value for key, value in settings.items() if key not in given}
+    return Fit(settings, _said(root, train, test, shapes, own, run, settings, labelled))
+
+
+def _shapes(paths: Any) -> np.ndarray:
+    """(n,2) widths and heights of the images that can be opened."""
+    shapes = []
+    for i in np.unique(np.linspace(0, len(paths) - 1, min(_HEADERS, len(paths))).round().astype(int)):
+        try:
+            with opened(paths[i]) as image:
+                shapes.append(image.size)
+        except Exception:  # foreign bytes can make a decoder raise nearly anything; loading names the file
+            continue
+    return np.array(shapes, int).reshape(-1, 2)
+
+
+def _side(shapes: np.ndarray, view: int) -> int | None:
+    """The side to load the images at for views of ``view`` pixels; None for images that are used as they are."""
+    if not len(shapes) or view > SMALL_SIDE:
+        return None
+    alike = bool((shapes == shapes[0]).all())
+    if alike and shapes.max() <= SMALL_SIDE and shapes.min() >= view:
+        return None
+    return max(view, min(SMALL_SIDE, int(np.median(shapes.min(1)))))
+
+
+def _load(chosen: config.Data, split: str) -> Images | None:
+    """One split as the run will load it; None for a test split that the reader chose not to have."""
+    root = Path(chosen.name.removeprefix("folder:"))
+    if split == "test" and not chosen.held_out and not {"val", "test"} & set(splits(root)):
+        return None
+    return data.load(
+        chosen.name, split, fraction=chosen.fraction if split == "train" else 1.0, subset_seed=chosen.subset_seed,
+        classes=chosen.classes, on_broken=chosen.on_broken, held_out=chosen.held_out, size=chosen.size,
+    )  # fmt: skip
+
+
+def _labelled(images: Images) -> bool:
+    return len(images.classes) > 1 and bool((images.targets >= 0).all())
+
+
+def _pace(run: Run, count: int, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Batch, epochs and checkpoints of a run for ``count`` images."""
+    batch = min(run.batch_size, 2 ** int(np.log2(count / 4)))
+    epochs = given.get(f"{prefix}epochs")
+    if not isinstance(epochs, int):
+        epochs = max(run.epochs, round(run.epochs * _own_count(run) / count)) if run.epochs else 0
+    every = max(1, round(run.logs.checkpoint_every * epochs / max(1, run.epochs)))
+    return {"batch_size": batch, "epochs": epochs, "logs.checkpoint_every": every}
+
+
+def _own_count(run: Run) -> float:
+    """Images of an epoch on the recipe's own data; 0 where they are not known without loading them."""
+    classes, each, _ = data.BALANCED.get(run.data.name, (0, 0, 0))
+    return classes * each * run.data.fraction
+
+
+def _said(
+    root: Path, train: Images, test: Images | None, shapes: np.ndarray, own: list[str], run: Run,
+    settings: Mapping[str, Any], labelled: bool,
+) -> list[str]:  # fmt: skip
+    names = ", ".join(train.classes[:_SHOWN]) + (", ..." if len(train.classes) > _SHOWN else "")
+    kinds = f"{len(train.classes)} classes ({names})" if labelled else "no labels that training or evaluation would use"
+    least, most = shapes[shapes.prod(1).argmin()], shapes[shapes.prod(1).argmax()]
+    sizes = f"{least[0]} x {least[1]}" + (f" to {most[0]} x {most[1]}" if (least != most).any() else "")
+    total = len(train) + (len(test) if test is not None else 0)
+    lines = [f"{root.name}: {total} images, {kinds}, {sizes} pixels."]
+    if test is None:
+        lines.append(f"All {len(train)} are trained on.")
+    elif own:
+        lines.append(f"{len(train)} in train/ are trained on, {len(test)} in {' and '.join(own)}/ evaluate.")
+    else:
+        lines.append(
+            f"{len(train)} are trained on; {len(test)} are held out to evaluate, as there is no val/ or test/."
+        )
+    skipped = [*train.skipped, *(test.skipped if test is not None else [])]
+    if skipped:
+        many = f"{len(skipped)} cannot be read and are left out, the first" if len(skipped) > 1 else None
+        lines.append(f"{many or '1 cannot be read and is left out'}: {skipped[0]}")
+    taken = " ".join(f"{key}={config.written(value)}" for key, value in settings.items() if key != "data")
+    lines.append(f"Settings that follow: {taken}")
+    if "epochs" in settings and settings["epochs"] > run.epochs:
+        lines.append(f"{settings['epochs']} epochs show as many images as the recipe's {run.epochs} on its own data.")
+    return lines
