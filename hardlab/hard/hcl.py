@@ -36,7 +36,7 @@ class Reweighted(Around):
 
 
 class HCL(Hard):
-    """Reweights the negatives of a contrastive loss.
+    """Weighs the negatives of a contrastive loss.
 
     beta: how much more the near ones count, 0 = all alike. tau: the assumed share of negatives of the anchor's class.
     Both as in the authors' ``image/main.py``; on STL-10 the best of their README.
@@ -50,5 +50,5 @@ class HCL(Hard):
 
     def install(self, method: Method) -> None:
         if method.negatives is None:
-            raise HardlabError(f"HCL reweights negatives of a contrastive loss; {type(method).__name__} has none.")
+            raise HardlabError(f"HCL weighs the negatives of a contrastive loss, and {type(method).__name__} has none.")
         method.negatives = Reweighted(method.negatives, self.beta, self.tau)

@@ -42,8 +42,8 @@ class Mined(Hard):
     def install(self, method: Method) -> None:
         if not method.vectors:
             raise HardlabError(
-                f"mined measures distances between predictions and labels, but the labels of {type(method).__name__} "
-                "are not vectors in the space of its predictions."
+                f"mined measures distances between predictions and labels, and the labels of {type(method).__name__} "
+                "are no vectors of the same space."
             )
 
     def terms(self, step: Step) -> Mapping[str, Tensor]:
