@@ -24,7 +24,7 @@ def views(path):
 @pytest.mark.parametrize("name", ARMS)
 def test_a_run_that_was_stopped_twice_ends_bitwise_like_one_that_was_not(name, tmp_path, monkeypatch):
     # in mid-epoch, and with an epoch's last step
-    whole, parts = whole_and_parts(quick(name), tmp_path, monkeypatch, 2, 5)
+    whole, parts = whole_and_parts(quick(name), tmp_path, monkeypatch, 2, 4)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)
     assert views(whole).sort_by([("step", "ascending")]).equals(views(parts).sort_by([("step", "ascending")]))
@@ -37,7 +37,7 @@ def test_what_was_logged_after_the_last_checkpoint_is_logged_once_after_a_crash(
 
     def crash(self):
         self.done += 1
-        if self.done == 8:
+        if self.done == 7:
             raise RuntimeError("power cut")
 
     monkeypatch.setattr(meters.Rate, "tick", crash)
@@ -76,7 +76,7 @@ def test_the_manifest_says_what_was_run_on_what_and_how_it_ended(tmp_path):
     assert m["state"] == "done"
     assert m["config"]["hard"] == [{"name": "hvs", "options": {}}]
     assert m["config_hash"] == quick().hash
-    assert m["data"]["count"] > 1000
+    assert m["data"]["count"] == len(build.images(quick()))
     assert len(m["data"]["digest"]) == 64
     assert m["versions"]["torch"] == torch.__version__.split("+")[0] or m["versions"]["torch"] == torch.__version__
     assert m["epochs_done"] == 2
@@ -182,7 +182,7 @@ def test_a_batch_larger_than_the_data_set_is_refused_before_training(tmp_path):
 
 @pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_told_and_training_goes_on_from_the_one_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(meters.Rate, "tick", stopping_at(8))
+    monkeypatch.setattr(meters.Rate, "tick", stopping_at(7))
     with pytest.raises(stopping.Stopped):
         train.train(quick(), tmp_path / "a")
     monkeypatch.undo()

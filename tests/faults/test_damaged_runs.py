@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from small_runs import small_run
 
-from hardlab import checkpoint, data, files, recipes, run_folder, train
+from hardlab import checkpoint, data, files, run_folder, train
 from hardlab.analysis import claims, gan, negatives, tables, viewlog
 from hardlab.analysis.catalog import Catalog
 from hardlab.errors import HardlabError
@@ -32,10 +33,7 @@ from hardlab.figures import published_table
 from hardlab.workbook import progress, report
 
 LONG = os.environ.get("HARDLAB_FAULTS") == "long"
-QUICK = {
-    "data": {"name": "digits"}, "backbone": {"name": "tiny", "options": {"width": 8}}, "epochs": 2, "batch_size": 512,
-    "logs.step_every": 1, "logs.views_every": 1, "logs.views_rows": 8, "logs.checkpoint_every": 1,
-}  # fmt: skip
+LOGS = {"logs.views_every": 1, "logs.views_rows": 8}
 VALUES = [None, "x", "", -1, 0, 1e308, math.nan, True, [], {}, [1], {"a": 1}, 2**70, "\udcff"]
 
 
@@ -47,7 +45,7 @@ def cases(short: int, long: int) -> range:
 def whole(tmp_path_factory):
     """A finished run with all of its files, in a folder of runs of its own."""
     folder = tmp_path_factory.mktemp("runs")
-    path = train.train(recipes.recipe("simsiam-hvs", "smoke", QUICK), folder, say=lambda line: None)
+    path = train.train(small_run(**LOGS), folder, say=lambda line: None)
     evaluate_run(path, ["knn"])
     evaluate_run(path, ["knn"], checkpoints="all")
     return path
@@ -119,7 +117,7 @@ def seal(folder: Path, step: int, content: bytes) -> Path:
 
 
 def test_a_checkpoint_of_any_content_falls_back_on_the_one_before(path, record_property):
-    folder, run = path / "checkpoints", recipes.recipe("simsiam-hvs", "smoke", QUICK)
+    folder, run = path / "checkpoints", small_run(**LOGS)
     newest = checkpoint.listed(folder)[0]
     step, content = checkpoint.named(newest)[0], newest.read_bytes()
     state = torch.load(io.BytesIO(content), weights_only=True)
@@ -206,7 +204,7 @@ def test_a_report_is_made_or_refused_by_name_whatever_a_manifest_holds(path, rec
 
 
 def test_a_damaged_log_does_not_keep_a_run_from_going_on_and_stays_beside_the_new_one(path, record_property):
-    run, file = recipes.recipe("simsiam-hvs", "smoke", QUICK), path / "metrics.jsonl"
+    run, file = small_run(**LOGS), path / "metrics.jsonl"
     content, last, count = file.read_bytes(), max(r["step"] for r in run_folder.metrics(path)), 0
     held = run_folder.Folder(path.parent, run)
     for seed in cases(60, 1500):
@@ -436,7 +434,7 @@ def test_a_configuration_of_other_types_is_refused_by_the_name_of_its_manifest(c
 
 
 def test_a_manifest_can_be_read_whatever_bytes_the_names_of_files_are_of(tmp_path):
-    held = run_folder.Folder(tmp_path, recipes.recipe("simsiam-hvs", "smoke", QUICK))
+    held = run_folder.Folder(tmp_path, small_run(**LOGS))
     held.begin(torch.device("cpu"), "fp32", {"skipped_first": [os.fsdecode(b"br\xffken \xc3\xa9.png")]}, None, {})
     held.close()
     assert run_folder.manifest(held.path)["data"]["skipped_first"] == ["br?ken é.png"]

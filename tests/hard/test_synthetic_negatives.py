@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from small_runs import small_run
 from torch import nn
 
 from hardlab import build, nets, recipes, train
@@ -206,8 +207,7 @@ def test_hcl_is_refused_without_negatives_and_two_that_replace_them_too():
 
 @pytest.mark.parametrize("name", ["simclr-hcl", "moco-mochi", "moco-synco"])
 def test_there_is_a_recipe_that_trains(name):
-    run = recipes.recipe(name, "smoke", {"data": {"name": "digits", "fraction": 0.2}, "batch_size": 64})
-    session = train.open(run.with_({"backbone.width": 4, "precision": "fp32"}), device="cpu")
+    session = train.open(small_run(name), device="cpu")
     step = train.step(session, next(session.batches()))
     assert torch.isfinite(step.out.loss).all()
     assert isinstance(session.method.negatives, nn.Module)
