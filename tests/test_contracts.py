@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 import torch
+from small_runs import small_run
 
-from hardlab import contracts, recipes, registry, run_folder, train
+from hardlab import contracts, registry, run_folder, train
 from hardlab.types import HardlabError
 
 
@@ -59,9 +60,7 @@ def test_two_strategies_together_take_steps_or_are_refused_with_a_reason(strateg
 
 
 def test_three_strategies_that_act_at_three_places_train_together(tmp_path):
-    hard = [{"name": "hvs"}, {"name": "adversarial"}, {"name": "adco", "options": contracts.small("strategy", "adco")}]
-    quick = {"data": {"name": "digits", "fraction": 0.1}, "epochs": 1, "batch_size": 64, "precision": "fp32"}
-    run = recipes.recipe("moco", "smoke", quick | {"backbone.width": 8, "hard": hard, "logs.step_every": 1})
+    run = small_run("adco-hvs-adversarial", epochs=1)
     steps = run_folder.metrics(train.train(run, tmp_path, device="cpu", say=lambda line: None), "step")
     assert {"base", "adversarial"} <= steps[-1]["terms"].keys()
     assert steps[-1]["lr"].keys() == {"learner", "negatives"}

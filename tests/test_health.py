@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from resuming import learned, same, stopping_at
+from small_runs import small_run
 
 from hardlab import biggan, health, meters, recipes, run_folder, train
 from hardlab.data.base import Images
@@ -19,17 +20,6 @@ from hardlab.methods.base import Method
 from hardlab.methods.gan import GAN
 from hardlab.stopping import Stopped
 
-QUICK = {
-    "data": {"name": "digits", "fraction": 0.1},
-    "backbone": {"name": "tiny", "options": {"width": 4}},
-    "batch_size": 32,
-    "epochs": 3,
-    "precision": "fp32",
-    "logs.step_every": 1,
-    "logs.checkpoint_every": 1,
-    "logs.views_every": 1000,
-}
-SMALL_GAN = {k: v for k, v in QUICK.items() if k != "backbone"}
 FAST, SLOW = 1, 2  # whether signs show in a step, or in the time since PATIENCE steps ago
 
 
@@ -90,7 +80,6 @@ def scaled(norm):
     return force
 
 
-ADCO = {"hard.adco.size": 64}
 FORCED = {
     "constant, SimSiam": ("simsiam", {}, constant, "collapse", FAST),
     "constant, MoCo": ("moco", {}, constant, "collapse", FAST),
@@ -107,8 +96,7 @@ FORCED = {
 
 
 def quick(name, **more):
-    base = SMALL_GAN if name == "gan" else QUICK | (ADCO if name == "adco" else {})
-    return recipes.recipe(name, "smoke", base | more)
+    return small_run(name, **{"epochs": 3, "logs.views_every": 1000, **more})
 
 
 @pytest.mark.parametrize("case", FORCED)
@@ -166,7 +154,9 @@ NARROW = {
     "epochs": 1,
     "precision": "fp32",
     "augment.size": 32,
-    **{f"logs.{key}": QUICK[f"logs.{key}"] for key in ("step_every", "checkpoint_every", "views_every")},
+    "logs.step_every": 1,
+    "logs.checkpoint_every": 1,
+    "logs.views_every": 1000,
 }
 NARROW_METHODS = {
     "deepcluster": {"method.prototypes": 50},

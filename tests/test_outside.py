@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from small_runs import small_run
 
 import hardlab
 from hardlab import build, cli, config, contracts, recipes, registry, run_folder, signatures, train
@@ -18,11 +19,6 @@ from hardlab.config import Spec
 from hardlab.hard.base import Hard
 from hardlab.hard.hvs import HVS
 from hardlab.types import HardlabError
-
-QUICK = {
-    "data": {"name": "digits", "fraction": 0.1}, "batch_size": 64, "precision": "fp32", "epochs": 1,
-    "backbone": {"name": "tiny", "options": {"width": 4}},
-}  # fmt: skip
 
 STRATEGY = '''
 from hardlab.hard.base import Hard
@@ -88,7 +84,7 @@ def louder(tmp_path):
 
 
 def smoke(name="simsiam", **more):
-    return recipes.recipe(name, "smoke", QUICK | more)
+    return small_run(name, **{"epochs": 1, "batch_size": 64, **more})
 
 
 def test_a_file_gives_its_strategy_a_name_a_recipe_and_options_that_are_checked(louder):

@@ -26,7 +26,7 @@ def test_what_went_wrong_in_the_process_is_told_where_it_was_started(tmp_path, c
     assert "batch_size=100000" in capfd.readouterr().out
 
 
-MANY_STEPS = {"batch_size": 64, "epochs": 4, "precision": "fp32"}  # so many that a signal comes in time, each short
+MANY_STEPS = {"data.fraction": 1.0, "batch_size": 64, "epochs": 4}  # so many that a signal comes in time, each short
 
 
 @pytest.fixture(scope="module")

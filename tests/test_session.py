@@ -3,26 +3,19 @@
 import pytest
 import torch
 from resuming import learned, same
+from small_runs import small_run
 
-from hardlab import recipes, run_folder, train
+from hardlab import run_folder, train
 from hardlab.errors import HardlabError
-
-QUICK = {
-    "data": {"name": "digits", "fraction": 0.1},
-    "backbone": {"name": "tiny", "options": {"width": 4}},
-    "batch_size": 32,
-    "epochs": 2,
-    "precision": "fp32",
-}
 
 
 def opened(name, folder=None, **more):
-    return train.open(recipes.recipe(name, "smoke", QUICK | more), folder, device="cpu", say=lambda line: None)
+    return train.open(small_run(name, **more), folder, device="cpu", say=lambda line: None)
 
 
 def test_a_session_that_is_stepped_by_hand_is_the_run_that_is_trained(tmp_path):
-    path = train.train(recipes.recipe("moco", "smoke", QUICK | {"logs.step_every": 1}), tmp_path, device="cpu")
-    session = opened("moco", **{"logs.step_every": 1})
+    path = train.train(small_run("moco"), tmp_path, device="cpu")
+    session = opened("moco")
     losses = []
     for _ in range(session.run.epochs):
         session.epoch.clear()
@@ -45,7 +38,7 @@ def test_opening_writes_nothing_and_what_a_step_says_can_be_asked_of_it(tmp_path
 
 
 def test_a_run_is_opened_again_as_it_ended_and_at_an_earlier_step_and_its_folder_stays_as_it_was(tmp_path):
-    path = train.train(recipes.recipe("simsiam-hvs", "smoke", QUICK | {"logs.checkpoint_every": 1}), tmp_path)
+    path = train.train(small_run("simsiam-hvs"), tmp_path)
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in path.rglob("*") if p.is_file()}
     session, saved = train.reopen(path), learned(path)
     ours = session.dump()

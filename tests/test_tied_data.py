@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from resuming import learned, same, stopping_at
+from small_runs import small_run
 
 from hardlab import build, checkpoint, config, data, files, meters, process, recipes, run_folder, stopping, train
 from hardlab.analysis import hardness, negatives
@@ -22,7 +23,7 @@ from hardlab.evaluate.runner import evaluate_run
 from hardlab.run_folder import OtherImages
 from hardlab.workbook import plan, workflow
 
-QUICK = {"backbone": {"name": "tiny", "options": {"width": 8}}, "epochs": 3, "batch_size": 8, "augment.size": 24}
+QUICK = {"epochs": 3, "batch_size": 8, "augment.size": 24, "precision": "auto"}
 REFUSED = r"was trained on other images than folder:/.*/pictures holds now .*--anew"
 
 
@@ -48,7 +49,7 @@ def pictures(tmp_path):
 
 
 def on(folder, name="simsiam-hvs", **more):
-    return recipes.recipe(name, "smoke", QUICK | {"data": {"name": f"folder:{folder}"}} | more)
+    return small_run(name, **QUICK | {"data": {"name": f"folder:{folder}"}} | more)
 
 
 def repaint(file):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,7 @@ class STN(Hard):
     """
 
     draws = 2  # it chooses the large views, so nobody else may; the method's number once installed
+    SMALL: Mapping[str, Any] = {"width": 4, "hidden": 8}
 
     def __init__(
         self,

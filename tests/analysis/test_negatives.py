@@ -11,6 +11,7 @@ import openTSNE
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
+from small_runs import small_run
 
 from hardlab import nets, recipes, registry, train
 from hardlab.analysis import negatives
@@ -110,10 +111,8 @@ def test_a_layout_starts_from_the_last_one_and_so_stays_where_it_was():
 
 @pytest.mark.slow
 def test_runs_of_moco_and_of_adco_can_be_put_under_the_microscope(tmp_path: Path):
-    small = {"data.fraction": 0.05, "epochs": 2, "batch_size": 32, "method.queue": 64, "method.dim": 8,
-             "precision": "fp32", "logs.checkpoint_every": 1}  # fmt: skip
     for name, ages in (("adco-queue", True), ("adco", False)):
-        run = recipes.recipe(name, "smoke", small)
+        run = small_run(name, **{"data": {"name": "shapes", "fraction": 0.05}, "method.dim": 8})
         path = train.train(run, tmp_path, device="cpu", say=lambda line: None)
         last = negatives.banks(path)[-1]
         assert last.negatives.shape == (64, 8) and last.queries.shape == (192, 8)
@@ -208,18 +207,11 @@ class Mixing(Hard):
 
 def test_a_strategy_that_wraps_the_queue_keeps_its_check_its_snapshot_and_its_place_in_checkpoints(monkeypatch):
     monkeypatch.setitem(registry.HARD, "mixing", f"{__name__}:Mixing")
-    quick = {
-        "data": {"name": "digits", "fraction": 0.1},
-        "backbone": {"name": "tiny", "options": {"width": 4}},
-        "precision": "fp32",
-        "hard": ["mixing"],
-        "method.queue": 64,
-        "method.bn": "plain",
-    }
+    mixing = {"hard": ["mixing"], "method.bn": "plain"}
     with pytest.raises(HardlabError, match=r"method\.queue=64 is not a multiple of the 48 keys"):
-        train.open(recipes.recipe("moco", "smoke", quick | {"batch_size": 48}), device="cpu")
-    session = train.open(recipes.recipe("moco", "smoke", quick | {"batch_size": 32}), device="cpu")
-    plain = train.open(recipes.recipe("moco", "smoke", quick | {"batch_size": 32, "hard": []}), device="cpu")
+        train.open(small_run("moco", batch_size=48, **mixing), device="cpu")
+    session = train.open(small_run("moco", **mixing), device="cpu")
+    plain = train.open(small_run("moco", **mixing | {"hard": []}), device="cpu")
     batch = next(session.batches())
     steps = [train.step(s, batch) for s in (session, plain)]
     assert (steps[0].out.loss > steps[1].out.loss).all()  # one more negative, and a near one

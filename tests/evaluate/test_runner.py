@@ -9,21 +9,15 @@ import json
 import pytest
 import torch
 from PIL import Image
+from small_runs import small_run
 
-from hardlab import build, checkpoint, recipes, run_folder, train
+from hardlab import build, checkpoint, run_folder, train
 from hardlab.analysis.catalog import Catalog
 from hardlab.evaluate import features, protocols, published
 from hardlab.evaluate import runner as module
 from hardlab.evaluate.runner import Sets, Store, evaluate_run
 from hardlab.types import HardlabError
 
-QUICK = {
-    "data": {"name": "digits"},
-    "backbone": {"name": "tiny", "options": {"width": 8}},
-    "batch_size": 256,
-    "epochs": 2,
-    "logs.checkpoint_every": 1,
-}
 LINEAR = {"epochs": 2, "lr": 1.0}
 
 
@@ -31,7 +25,7 @@ LINEAR = {"epochs": 2, "lr": 1.0}
 def trained(tmp_path_factory):
     """A folder of runs with one of HNSSL, which has two networks, and its two checkpoints."""
     folder = tmp_path_factory.mktemp("runs")
-    run = recipes.recipe("hnssl", "smoke", QUICK | {"augment.size": 16, "data.size": 16})
+    run = small_run("hnssl", **{"data.fraction": 1.0, "batch_size": 256, "augment.size": 16, "data.size": 16})
     return train.train(run, folder, say=lambda line: None)
 
 

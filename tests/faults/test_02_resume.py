@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from resuming import learned, rows, same, whole_and_parts
+from small_runs import small_run
 
-from hardlab import build, recipes, train
+from hardlab import build, train
 
 
 @pytest.fixture
@@ -35,12 +36,7 @@ def test_two_resumes_with_workers_repeat_and_skip_no_image(workers, folder, tmp_
     monkeypatch.setattr(
         train, "step", lambda s, batch: (seen.append((s.done, batch.index.tolist())), step(s, batch))[1]
     )
-    run = recipes.recipe(
-        "simclr",
-        "smoke",
-        {"data": {"name": f"folder:{folder}"}, "backbone": {"name": "tiny", "options": {"width": 4}}, "batch_size": 8,
-         "epochs": 2, "logs.step_every": 1, "logs.checkpoint_every": 1},
-    )  # fmt: skip
+    run = small_run("simclr", batch_size=8, data={"name": f"folder:{folder}"})
     whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 4, 6)  # 4 is in mid-epoch, 6 the end of the first
     assert {s.workers for s in opened} == {workers} and not opened[0].in_memory
     once, twice = dict(seen[:12]), dict(seen[12:])

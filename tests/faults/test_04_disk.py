@@ -10,22 +10,14 @@ from pathlib import Path
 
 import pytest
 import unprivileged
+from small_runs import small_run
 
-from hardlab import checkpoint, recipes, run_folder, train
+from hardlab import checkpoint, run_folder, train
 from hardlab.types import HardlabError
-
-QUICK = {
-    "data": {"name": "digits", "fraction": 0.1},
-    "backbone": {"name": "tiny", "options": {"width": 4}},
-    "batch_size": 32,
-    "epochs": 2,
-    "logs.step_every": 1,
-    "logs.checkpoint_every": 1,
-}
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB of its own."""
     at = tmp_path / "small"
     at.mkdir()
@@ -38,10 +30,6 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(at)], check=True)
 
 
-def quick(**more):
-    return recipes.recipe("simclr", "smoke", QUICK | more)
-
-
 def fill(folder: Path, leave: int) -> Path:
     """A file that takes all of the file system but ``leave`` bytes."""
     file = folder / "filler"
@@ -50,46 +38,46 @@ def fill(folder: Path, leave: int) -> Path:
     return file
 
 
-def test_a_write_into_a_full_file_system_names_the_path_and_keeps_the_file(small, count):
-    path = small / "manifest.json"
+def test_a_write_into_a_full_file_system_names_the_path_and_keeps_the_file(disk, count):
+    path = disk / "manifest.json"
     checkpoint.write_atomic(path, b"before")
-    fill(small, 0)
+    fill(disk, 0)
     with pytest.raises(HardlabError, match=r"manifest\.json.*No space left"):
         checkpoint.write_atomic(path, b"after" * 10**5)
     assert path.read_bytes() == b"before"
-    assert sorted(p.name for p in small.iterdir()) == ["filler", "manifest.json"]
+    assert sorted(p.name for p in disk.iterdir()) == ["filler", "manifest.json"]
     count("4 full file system", 1)
 
 
 @pytest.mark.parametrize("leave", [0, 20_000, pytest.param(60_000, marks=pytest.mark.slow)])
-def test_a_run_that_fills_the_disk_ends_in_a_sentence_and_goes_on_when_there_is_room(small, leave, tmp_path, count):
-    run, quiet = quick(), {"device": "cpu", "say": lambda line: None}
+def test_a_run_that_fills_the_disk_ends_in_a_sentence_and_goes_on_when_there_is_room(disk, leave, tmp_path, count):
+    run, quiet = small_run("simclr"), {"device": "cpu", "say": lambda line: None}
     if leave == 0:  # not one byte: refused before it starts
-        fill(small, 0)
+        fill(disk, 0)
     else:  # the first epoch is saved, then the disk fills
-        (small / "part").mkdir()
+        (disk / "part").mkdir()
         own = train.step
 
         def step(s, batch):
-            if s.done == s.per_epoch and not (small / "filler").exists():
-                fill(small, leave)
+            if s.done == s.per_epoch and not (disk / "filler").exists():
+                fill(disk, leave)
             return own(s, batch)
 
         train.step = step
     try:
         with pytest.raises((HardlabError, OSError)) as e:
-            train.train(run, small / "runs", **quiet)
+            train.train(run, disk / "runs", **quiet)
     finally:
         if leave:
             train.step = own
-    assert "No space left" in str(e.value) and str(small) in str(e.value)
+    assert "No space left" in str(e.value) and str(disk) in str(e.value)
     assert isinstance(e.value, HardlabError), f"not a sentence of ours: {e.value!r}"
-    about = run_folder.manifest(small / "runs" / run.id)
+    about = run_folder.manifest(disk / "runs" / run.id)
     assert about is None or about["state"] != "done"
     if leave:
-        assert checkpoint.newest(small / "runs" / run.id / "checkpoints")[0]["step"] >= 4
-    (small / "filler").unlink()
-    done = train.train(run, small / "runs", **quiet)
+        assert checkpoint.newest(disk / "runs" / run.id / "checkpoints")[0]["step"] >= 4
+    (disk / "filler").unlink()
+    done = train.train(run, disk / "runs", **quiet)
     assert run_folder.manifest(done)["state"] == "done"
     steps = [r["step"] for r in run_folder.metrics(done, "step")]
     assert steps == list(range(1, 9))

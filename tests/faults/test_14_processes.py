@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from small_runs import small_run
 
-from hardlab import machine, recipes, run_folder, train
+from hardlab import machine, run_folder, train
 from hardlab.evaluate.runner import evaluate_run
 from hardlab.types import HardlabError
-
-QUICK = {
-    "data": {"name": "digits", "fraction": 0.1},
-    "backbone": {"name": "tiny", "options": {"width": 4}},
-    "epochs": 0,
-}
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
 def test_one_of_several_processes_trains_and_evaluates_nothing(name, tmp_path, monkeypatch, count):
-    run = recipes.recipe("simclr", "smoke", QUICK | {"batch_size": 32, "epochs": 0})
+    run = small_run("simclr", epochs=0)
     monkeypatch.setenv(name, "2")
     for start in (
         lambda: train.train(run, tmp_path, device="cpu", say=print),
@@ -32,7 +27,7 @@ def test_one_of_several_processes_trains_and_evaluates_nothing(name, tmp_path, m
 @pytest.mark.parametrize("said", ["1", "", " 1 ", "0"])
 def test_a_process_that_is_alone_by_its_environment_trains(said, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", said)
-    run = recipes.recipe("simclr", "smoke", QUICK | {"batch_size": 32, "epochs": 0})
+    run = small_run("simclr", epochs=0)
     path = train.train(run, tmp_path, device="cpu", say=lambda line: None)
     assert run_folder.manifest(path)["world_size"] == 1
 

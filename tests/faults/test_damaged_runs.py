@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from small_runs import small_run
 
-from hardlab import build, checkpoint, data, files, recipes, run_folder, train
+from hardlab import build, checkpoint, data, files, run_folder, train
 from hardlab.analysis import claims, gan, negatives, tables, viewlog
 from hardlab.analysis.catalog import Catalog
 from hardlab.errors import HardlabError
@@ -32,11 +33,7 @@ from hardlab.figures import published_table
 from hardlab.workbook import progress, report
 
 LONG = os.environ.get("HARDLAB_FAULTS") == "long"
-QUICK = {
-    "data": {"name": "digits", "fraction": 0.1}, "backbone": {"name": "tiny", "options": {"width": 4}}, "epochs": 2,
-    "batch_size": 48, "method.hidden": 32, "method.dim": 32,
-    "logs.step_every": 1, "logs.views_every": 1, "logs.views_rows": 8, "logs.checkpoint_every": 1,
-}  # fmt: skip
+LOGS = {"logs.views_every": 1, "logs.views_rows": 8}
 VALUES = [None, "x", "", -1, 0, 1e308, math.nan, True, [], {}, [1], {"a": 1}, 2**70, "\udcff"]
 
 
@@ -48,7 +45,7 @@ def cases(short: int, long: int) -> range:
 def whole(tmp_path_factory):
     """A finished run with all of its files, in a folder of runs of its own."""
     folder = tmp_path_factory.mktemp("runs")
-    path = train.train(recipes.recipe("simsiam-hvs", "smoke", QUICK), folder, say=lambda line: None)
+    path = train.train(small_run(**LOGS), folder, say=lambda line: None)
     evaluate_run(path, ["knn"])
     evaluate_run(path, ["knn"], checkpoints="all")
     return path
@@ -120,7 +117,7 @@ def seal(folder: Path, step: int, content: bytes) -> Path:
 
 
 def test_a_checkpoint_of_any_content_falls_back_on_the_one_before(path, record_property, monkeypatch):
-    folder, run = path / "checkpoints", recipes.recipe("simsiam-hvs", "smoke", QUICK)
+    folder, run = path / "checkpoints", small_run(**LOGS)
     images = build.images(run)  # once: drawing them anew would be most of each case
     monkeypatch.setattr(build, "images", lambda *where, **how: images)
     newest = checkpoint.listed(folder)[0]
@@ -209,7 +206,7 @@ def test_a_report_is_made_or_refused_by_name_whatever_a_manifest_holds(path, rec
 
 
 def test_a_damaged_log_does_not_keep_a_run_from_going_on_and_stays_beside_the_new_one(path, record_property):
-    run, file = recipes.recipe("simsiam-hvs", "smoke", QUICK), path / "metrics.jsonl"
+    run, file = small_run(**LOGS), path / "metrics.jsonl"
     content, last, count = file.read_bytes(), max(r["step"] for r in run_folder.metrics(path)), 0
     held = run_folder.Folder(path.parent, run)
     for seed in cases(60, 2500):
@@ -439,7 +436,7 @@ def test_a_configuration_of_other_types_is_refused_by_the_name_of_its_manifest(c
 
 
 def test_a_manifest_can_be_read_whatever_bytes_the_names_of_files_are_of(tmp_path):
-    held = run_folder.Folder(tmp_path, recipes.recipe("simsiam-hvs", "smoke", QUICK))
+    held = run_folder.Folder(tmp_path, small_run(**LOGS))
     held.begin(torch.device("cpu"), "fp32", {"skipped_first": [os.fsdecode(b"br\xffken \xc3\xa9.png")]}, None, {})
     held.close()
     assert run_folder.manifest(held.path)["data"]["skipped_first"] == ["br?ken é.png"]
@@ -454,7 +451,7 @@ def no_file(kind: str, path: Path) -> None:
 @pytest.mark.timeout(120)  # who opens a pipe as a file waits for good, deaf to Ctrl-C while it trains
 @pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "device"])
 def test_what_is_no_file_is_refused_by_name_and_not_waited_for(kind, path, record_property, monkeypatch):
-    run, count = recipes.recipe("simsiam-hvs", "smoke", QUICK), 0
+    run, count = small_run(**LOGS), 0
     halves = {split: build.images(run, split) for split in ("train", "test")}
     monkeypatch.setattr(build, "images", lambda run, split="train", *where, **how: halves[split])
     uses = {
@@ -484,7 +481,7 @@ def test_what_is_no_file_is_refused_by_name_and_not_waited_for(kind, path, recor
 
 @pytest.mark.parametrize("name", ["manifest.json", "results.jsonl", "curves.jsonl", "checkpoints", "features"])
 def test_a_file_of_another_run_is_not_taken_for_the_runs_own(name, path):
-    run = recipes.recipe("simsiam-hvs", "smoke", QUICK | {"seed": 1})
+    run = small_run(**LOGS, seed=1)
     other = train.train(run, path.parent.parent / "other", device="cpu", say=lambda line: None)
     evaluate_run(other, ["knn"])
     evaluate_run(other, ["knn"], checkpoints="all")
@@ -505,7 +502,7 @@ def test_a_file_of_another_run_is_not_taken_for_the_runs_own(name, path):
     if name == "manifest.json":
         assert spoken(lambda: evaluate_run(path, ["knn"]), name)
         said = []
-        train.train(recipes.recipe("simsiam-hvs", "smoke", QUICK), path.parent, device="cpu", say=said.append)
+        train.train(small_run(**LOGS), path.parent, device="cpu", say=said.append)
         assert any(f"it is that of {other.name}" in line for line in said)
         assert run_folder.manifest(path)["seed"] == 0 and (path / "manifest.json.damaged").exists()
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import pytest
 from pydantic import WrapValidator
+from small_runs import small_run
 
 from hardlab import augment, build, config, numbers, recipes, registry, train
 from hardlab.evaluate import published
@@ -24,13 +25,6 @@ JUNK: list[Any] = [
     [[]], {}, {"a": 1}, {"name": "x"}, {"name": []}, (), b"x", object(), "folder:", "folder:\0", "*a", "&a [*a]",
     "9" * 5000,
 ]  # fmt: skip
-QUICK = {
-    "data": {"name": "digits", "fraction": 0.1},
-    "backbone": {"name": "tiny", "options": {"width": 4}},
-    "batch_size": 16,
-    "epochs": 2,
-    "precision": "fp32",
-}
 
 
 def keys(run: config.Run) -> dict[str, Any]:
@@ -138,8 +132,7 @@ def test_what_a_dry_run_accepts_trains(record_property: Callable[[str, object], 
     rng, trained, cases = random.Random(2), 0, 3000 if LONG else 12
     for case in range(cases):
         name = rng.choice(sorted(n for n in recipes.RECIPES if n != "untrained"))
-        base = recipes.recipe(name).with_(QUICK if recipes.recipe(name).method.name != "gan" else {
-            k: v for k, v in QUICK.items() if k != "backbone"})  # fmt: skip
+        base = small_run(name, batch_size=16)
         known = {k: t for k, t in keys(base).items() if k.count(".") == 1 or k.startswith("hard.")}
         known = {k: t for k, t in known.items() if not k.startswith(("data.", "logs."))}
         chosen = {k: drawn(rng, known[k], small=True) for k in rng.sample(sorted(known), rng.randint(1, 3))}

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from resuming import learned, rows, same, whole_and_parts
+from small_runs import small_run
 from steps import forward, rendered
 
 from hardlab import build, nets, recipes, registry, run_folder
@@ -274,32 +275,18 @@ def test_impossible_options_are_refused_in_one_sentence(make, words):
     assert "\n" not in str(e.value)
 
 
-QUICK = {
-    "data": {"name": "digits"},
-    "data.size": 8,
-    "augment.size": 8,
-    "backbone": {"name": "tiny", "options": {"width": 8}},
-    "method.queue": 1024,
-    "method.bn": "plain",
-    "epochs": 2,
-    "batch_size": 512,
-    "precision": "fp32",
-    "logs.step_every": 1,
-}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3])  # while the keys are collected, and after
 def test_a_stopped_run_ends_bitwise_like_a_whole_one(stop, tmp_path, monkeypatch):
     monkeypatch.setattr(adco, "_TILE", 2**18)
-    run = recipes.recipe("adco", "smoke", QUICK)
+    run = small_run("adco", **{"hard.adco.init": "keys", "method.bn": "plain"})
     whole, parts = whole_and_parts(run, tmp_path, monkeypatch, stop)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)
     row = run_folder.metrics(whole, "step")[-1]
     assert {"accuracy", "adco.norm", "adco.cos_nearest", "adco.mass_negatives", "adco.mass_keys"} <= row.keys()
     assert row["lr"]["negatives"] == 3.0
-    assert run_folder.open_run(whole)[1].negatives.vectors.shape == (1024, 128)
+    assert run_folder.open_run(whole)[1].negatives.vectors.shape == (64, 128)
     assert list((whole / "snapshots").glob("adco-*.npz"))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hexa_steps import MEAN, STD, B, buffers, look, method, ready, taken, views
 from resuming import learned, rows, same, whole_and_parts
+from small_runs import small_run
 from steps import after, forward
 
 from hardlab import build, nets, recipes
@@ -234,11 +235,7 @@ def test_every_hexa_recipe_can_be_built_at_every_rung_and_differs_from_its_base_
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["hexa-moco-adv-cmx-cmxa", "hexa-deepcluster-adv-cmxa", "clae"])
 def test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not(name, tmp_path, monkeypatch):
-    quick = {
-        "data": {"name": "digits", "fraction": 0.5}, "backbone": {"name": "tiny", "options": {"width": 8}}, "epochs": 2,
-        "batch_size": 128, "logs.step_every": 1, "logs.checkpoint_every": 1, "hard.adversarial.start": "random",
-    }  # fmt: skip
-    run = recipes.recipe(name, "smoke", quick)
+    run = small_run(name, **{"hard.adversarial.start": "random"})
     whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 2)  # in the middle of the first epoch
     assert same(learned(whole), learned(parts))
     logged = rows(whole)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from resuming import learned, rows, same, stopping_at
+from small_runs import small_run
 from steps import forward, looked
 from torch import nn
 
@@ -20,19 +21,6 @@ from hardlab.views import PRESETS, Look
 LOOK = Look(PRESETS["ppcl"], (0.5,) * 3, (0.25,) * 3)
 AT = Progress(0, 9, 0, 1)
 ARMS = ("ppcl-gan", "ppcl-hard", "ppcl-pos", "ppcl")
-TINY = {
-    "data": {"name": "digits", "fraction": 0.3},
-    "backbone": {"name": "tiny", "options": {"width": 8}},
-    "epochs": 2,
-    "batch_size": 64,
-    "logs.step_every": 1,
-    "logs.checkpoint_every": 1,
-    "hard.generated.width": 2,
-    "hard.generated.every": 2,
-    "parent.backbone.width": 2,
-    "parent.method.width": 2,
-    "parent.epochs": 1,
-}
 
 
 def unit(n, d):
@@ -349,12 +337,12 @@ def test_the_generator_of_rung_cpu_moves_hundreds_of_times_and_ascends_more_slow
 
 @pytest.mark.slow
 def test_a_parent_is_trained_once_for_all_arms_and_a_stopped_arm_ends_like_one_that_was_not(tmp_path, monkeypatch):
-    run = recipes.recipe("ppcl", "smoke", TINY)
+    run = small_run("ppcl", **{"hard.generated.every": 2, "parent.epochs": 1})
     whole = quiet(run, tmp_path)
     parent = tmp_path / run.parent.id
     assert run_folder.manifest(whole)["parent"] == parent.name
     made = {p: p.stat().st_mtime_ns for p in parent.rglob("*") if p.is_file()}
-    second = quiet(recipes.recipe("ppcl-gan", "smoke", {k: x for k, x in TINY.items() if k != "every"}), tmp_path)
+    second = quiet(small_run("ppcl-gan", **{"parent.epochs": 1}), tmp_path)
     assert run_folder.manifest(second)["parent"] == parent.name
     assert made == {p: p.stat().st_mtime_ns for p in parent.rglob("*") if p.is_file()}
 

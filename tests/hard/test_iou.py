@@ -4,6 +4,7 @@ import pytest
 import torch
 from resuming import learned, rows, same, whole_and_parts
 from scipy.stats import ks_2samp
+from small_runs import small_run
 from steps import looked
 
 from hardlab import nets, recipes, registry
@@ -167,19 +168,8 @@ def test_a_method_of_one_view_and_impossible_options_are_refused():
         registry.build("strategy", "iou", {"alternate": "sometimes"})
 
 
-QUICK = {
-    "data": {"name": "digits", "fraction": 0.2},
-    "backbone": {"name": "tiny", "options": {"width": 8}},
-    "epochs": 2,
-    "batch_size": 100,
-    "logs.step_every": 1,
-    "hard.iou.start": 0.2,
-    "hard.iou.tries": 4,
-}
-
-
 def test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not(tmp_path, monkeypatch):
-    run = recipes.recipe("simsiam-iou-30-35-alternating", "smoke", QUICK)
+    run = small_run("simsiam-iou-30-35-alternating", **{"hard.iou.start": 0.2, "hard.iou.tries": 4})
     whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 3)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)

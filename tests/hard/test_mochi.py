@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_runs import small_run
 from synthetic import Fixed, drawn, moco, nearest, unit
 from torch import nn
 
@@ -74,8 +75,7 @@ def test_they_are_refused_where_too_few_negatives_are_kept(kind):
 
 @pytest.mark.parametrize("name", ["simclr-hcl", "moco-mochi", "moco-synco"])
 def test_there_is_a_recipe_that_trains(name):
-    run = recipes.recipe(name, "smoke", {"data": {"name": "digits", "fraction": 0.2}, "batch_size": 64})
-    session = train.open(run.with_({"backbone.width": 4, "precision": "fp32"}), device="cpu")
+    session = train.open(small_run(name), device="cpu")
     step = train.step(session, next(session.batches()))
     assert torch.isfinite(step.out.loss).all()
     assert isinstance(session.method.negatives, nn.Module)

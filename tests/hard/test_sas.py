@@ -6,13 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from resuming import learned, rows, same, whole_and_parts
+from small_runs import small_run
 
-from hardlab import recipes, train
+from hardlab import train
 from hardlab.hard.base import Hard
 from hardlab.hard.sas import SAS, _shares
 from hardlab.types import HardlabError
-
-QUICK = {"data": {"name": "digits", "fraction": 0.1}, "batch_size": 16, "precision": "fp32", "backbone.width": 4}
 
 
 def value(s, kept):
@@ -45,7 +44,7 @@ def test_the_shares_of_the_classes_add_up():
 
 
 def session(pick="alike", share=0.5, **more):
-    run = recipes.recipe("simclr", "smoke", QUICK | more)
+    run = small_run("simclr", **{"batch_size": 16, **more})
     run = run.with_({"hard": [{"name": "sas", "options": {"classes": 4, "pick": pick, "share": share}}]})
     return train.open(run, device="cpu")
 
@@ -74,7 +73,7 @@ def test_orders_of_two_strategies_go_one_after_the_other_and_a_baseline_changes_
         def order(self, rows, epoch, images, look):
             return rows.flip(0)
 
-    s = train.open(recipes.recipe("simsiam", "smoke", QUICK), device="cpu")
+    s = train.open(small_run("simsiam"), device="cpu")
     plain = [b.index.tolist() for b in s.batches()]
     s.hard = [Hard(), Turned()]
     assert [b.index.tolist() for b in s.batches()] == plain[::-1]
@@ -83,8 +82,7 @@ def test_orders_of_two_strategies_go_one_after_the_other_and_a_baseline_changes_
 
 
 def test_the_recipe_takes_its_proxy_from_its_parent_and_goes_on_exactly(tmp_path, monkeypatch):
-    small = QUICK | {"epochs": 2, "parent.epochs": 1, "parent.batch_size": 16, "parent.backbone.width": 4}
-    run = recipes.recipe("simclr-sas", "smoke", small | {"parent.precision": "fp32"})
+    run = small_run("simclr-sas", **{"batch_size": 16, "parent.epochs": 1, "parent.batch_size": 16})
     train.train(run.parent, tmp_path / "parts", device="cpu", say=lambda line: None)  # which the stop is not for
     whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 3)
     assert same(learned(whole), learned(parts)) and rows(whole) == rows(parts)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from resuming import learned, rows, same, whole_and_parts
+from small_runs import small_run
 from steps import looked
 from torch import nn
 
@@ -22,7 +23,6 @@ MODES = [
     "translation", "scale", "scale-sym", "rotation", "translation-scale", "translation-scale-sym",
     "rotation-translation", "rotation-translation-scale", "rotation-translation-scale-sym", "affine",
 ]  # fmt: skip
-SMALL = {"width": 4, "hidden": 8}
 
 
 def batch(b=6, size=32):
@@ -50,7 +50,7 @@ def dino(local=3):
 def installed(method, moved=0.0, **options):
     """An STN on a method, its heads away from the identity by random weights of size ``moved``."""
     torch.manual_seed(1)
-    stn = STN(**SMALL | options)
+    stn = STN(**STN.SMALL | options)
     stn.install(method)
     for head in stn.net.heads:
         nn.init.normal_(head[-1].weight, std=moved)
@@ -335,18 +335,9 @@ def test_impossible_options_and_a_second_chooser_of_views_are_refused():
             build.strategies(run)
 
 
-QUICK = {
-    "data": {"name": "digits", "fraction": 0.2},
-    "backbone": {"name": "tiny", "options": {"width": 8}},
-    "epochs": 2,
-    "batch_size": 100,
-    "logs.step_every": 1,
-}
-
-
 @pytest.mark.slow
 def test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not(tmp_path, monkeypatch):
-    run = recipes.recipe("stn-affine", "smoke", QUICK)
+    run = small_run("stn-affine")
     whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 3)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)

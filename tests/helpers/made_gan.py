@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
+from small_runs import small_run
 
-from hardlab import biggan, recipes
+from hardlab import biggan
 from hardlab.methods.gan import GAN
 from hardlab.views import PRESETS, Look
 
-SMALL = recipes.recipe("gan", overrides={"data": {"name": "digits", "fraction": 0.2}})
-
-
+SMALL = small_run("gan")
 LOOK = Look(PRESETS["eval"], (0.5,) * 3, (0.5,) * 3)
 
 

@@ -12,26 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from small_runs import small_run
 
-from hardlab import checkpoint, meters, recipes, run_folder, stopping, train
+from hardlab import checkpoint, meters, run_folder, stopping, train
 from hardlab.config import Run
 
 TIMING = ("seconds", "images_per_s", "peak_memory_mb")
-QUICK = {
-    "data": {"name": "digits"},
-    "backbone": {"name": "tiny", "options": {"width": 8}},
-    "epochs": 2,
-    "batch_size": 256,
-    "logs.step_every": 1,
-    "logs.views_every": 2,
-    "logs.views_rows": 16,
-    "logs.checkpoint_every": 1,
-}
 
 
 def quick(name: str = "simsiam-hvs", **more: Any) -> Run:
-    """A run of a few steps: a recipe on the digits, with everything logged."""
-    return recipes.recipe(name, "smoke", QUICK | more)
+    """A small run with everything logged, in the precision of the machine."""
+    logged = {"logs.views_every": 2, "logs.views_rows": 16}
+    return small_run(name, **{"precision": "auto", **logged, **more})
 
 
 def stopping_at(*steps: int) -> Callable[[Any], None]:

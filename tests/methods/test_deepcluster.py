@@ -7,6 +7,7 @@ import pytest
 import torch
 from resuming import learned, rows, same, whole_and_parts
 from sklearn.metrics import normalized_mutual_info_score
+from small_runs import small_run
 from steps import after
 
 from hardlab import build, nets, recipes, run_folder
@@ -226,14 +227,9 @@ def test_the_recipes_build_at_every_rung(name, crops, rung):
 
 @pytest.mark.parametrize("name", ["deepcluster", pytest.param("deepcluster-6crop", marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_in_mid_epoch_ends_bitwise_like_one_that_was_not(name, tmp_path, monkeypatch):
-    quick = {
-        "data": {"name": "digits", "fraction": 0.2}, "backbone": {"name": "tiny", "options": {"width": 8}}, "epochs": 2,
-        "batch_size": 128, "precision": "fp32",
-        "method.hidden": 16, "method.dim": 8, "method.prototypes": 10, "logs.step_every": 1,
-    }  # fmt: skip
-    run = recipes.recipe(name, "smoke", quick)
+    run = small_run(name)
     # in mid-epoch, and with an epoch's last step
-    whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 2, 3)
+    whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 2, 4)
     a = learned(whole)["method"]
     assert {"bank", "assigned", "centroids", "measured"} < set(a)
     assert same(learned(whole), learned(parts))

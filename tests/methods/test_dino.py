@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightly.loss import DINOLoss
 from resuming import learned, rows, same, whole_and_parts
+from small_runs import small_run
 from steps import after, looked
 from torchvision.ops import StochasticDepth
 
@@ -386,32 +387,21 @@ def test_the_recipes_build_at_every_rung(name, rung):
         assert run.local.count == 8
 
 
-QUICK = {
-    "data": {"name": "digits", "fraction": 0.2}, "backbone": {"name": "tiny", "options": {"width": 8}}, "epochs": 2,
-    "batch_size": 128, "precision": "fp32",
-    "method.hidden": 16, "method.bottleneck": 8, "method.prototypes": 32,
-    "logs.step_every": 1, "logs.views_every": 1, "logs.views_rows": 8,
-}  # fmt: skip
-
-
 @pytest.mark.slow
 def test_a_dino_run_under_selection_that_was_stopped_in_mid_epoch_ends_bitwise_like_one_that_was_not(
     tmp_path, monkeypatch
 ):
-    run = recipes.recipe("dino-hvs", "smoke", QUICK | {"hard.hvs.limit": 5})
+    run = small_run("dino-hvs", **{"hard.hvs.limit": 5, "logs.views_every": 1, "logs.views_rows": 8})
     # in mid-epoch, and with an epoch's last step
-    whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 2, 3)
+    whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 2, 4)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)
     assert run_folder.open_run(whole)[1].networks().keys() == {"teacher", "student"}
 
 
 def test_the_log_of_crop_sets_holds_every_small_crop_and_who_holds_it(tmp_path):
-    quick = {
-        "data": {"name": "digits", "fraction": 0.2}, "backbone.width": 8, "epochs": 1, "batch_size": 128,
-        "precision": "fp32", "logs.views_every": 1, "logs.views_rows": 5, "hard.hvs.limit": 20,
-    }  # fmt: skip
-    run = recipes.recipe("dino-multicrop-hvs", "smoke", quick)
+    logs = {"logs.views_every": 1, "logs.views_rows": 5}
+    run = small_run("dino-multicrop-hvs", **{"epochs": 1, "hard.hvs.limit": 20, **logs})
     path = train.train(run, tmp_path, device="cpu", say=lambda line: None)
     views, crops = (pq.read_table(path / name).to_pandas() for name in ("views", "crops"))
     small = 2 * run.local.count

@@ -7,6 +7,7 @@ import pytest
 import torch
 from made_gan import LOOK, SMALL, game
 from resuming import learned, rows, same, whole_and_parts
+from small_runs import small_run
 from steps import after
 from torch import nn
 
@@ -126,11 +127,7 @@ def test_every_rungs_networks_and_images_have_one_size_and_the_rate_is_two_ten_t
 
 @pytest.mark.slow
 def test_a_trained_gan_is_resumed_exactly_and_its_images_are_no_constant(tmp_path, monkeypatch):
-    run = recipes.recipe("gan", overrides={
-        "data": {"name": "digits", "fraction": 0.3}, "epochs": 2, "batch_size": 64,
-        "backbone.width": 2, "method.width": 2,
-        "logs.step_every": 1, "logs.checkpoint_every": 1,
-    })  # fmt: skip
+    run = small_run("gan")
     whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 3)
     assert same(learned(whole), learned(parts))
     assert rows(whole) == rows(parts)

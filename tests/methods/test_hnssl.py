@@ -4,6 +4,7 @@ import pytest
 import torch
 from hnssl_steps import B, dissimilarity, net, outcome, some_views
 from resuming import learned, rows, same, whole_and_parts
+from small_runs import small_run
 from steps import after
 
 from hardlab import build, recipes, registry, run_folder, train
@@ -103,20 +104,9 @@ def test_impossible_options_are_refused_in_one_sentence(make, words):
     assert "\n" not in str(e.value)
 
 
-QUICK = {
-    "data": {"name": "digits"},
-    "backbone": {"name": "tiny", "options": {"width": 8}},
-    "augment.size": 8,
-    "data.size": 8,
-    "epochs": 2,
-    "batch_size": 512,
-    "precision": "fp32",
-    "logs.step_every": 1,
-}
-
-
 def quick(name="hnssl", **more):
-    return recipes.recipe(name, "smoke", QUICK | more)
+    whole = {"data.fraction": 1.0, "data.size": 8, "augment.size": 8, "batch_size": 512}
+    return small_run(name, **whole | more)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import pytest
 import torch
 from correlated import is_lightlys
 from lightly.loss import VICRegLoss
+from small_runs import small_run
 from steps import rendered
 
 from hardlab import nets, recipes, registry, train
@@ -34,10 +35,9 @@ def test_a_step_trains_both_branches_through_one_pass_each(kind):
 
 
 def test_hvs_says_once_that_its_pick_depends_on_the_batch_where_the_loss_does():
-    quick = {"data": {"name": "digits", "fraction": 0.1}, "batch_size": 32, "precision": "fp32", "backbone.width": 4}
     for name, told in (("vicreg", 1), ("simsiam", 0)):
         said = []
-        run = recipes.recipe(name, "smoke", quick | {"hard": ["hvs"]})
+        run = small_run(name, hard=["hvs"])
         train.open(run, device="cpu", say=said.append)
         assert len([line for line in said if "depends on the others of its batch" in line]) == told
 
