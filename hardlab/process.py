@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from hardlab import config, files, run_folder, train
+from hardlab import build, config, files, registry, run_folder, train
 from hardlab.config import Run
 from hardlab.stopping import STOPPED, Stopped
 from hardlab.types import HardlabError
@@ -40,7 +40,8 @@ def launch(
 ) -> Path:
     """Train in a process of its own and follow it line by line; a finished run is found at once.
 
-    A notebook's kernel that is interrupted or terminated passes the request on, so that training saves first.
+    A notebook's kernel that is interrupted or terminated passes the request on, so that training saves first. Methods
+    and strategies of the reader's own are loaded there from their files; those of a cell are refused.
     anew: as for ``train.train``. Returns the run's folder; raises ``Stopped``, or ``HardlabError`` with what the
     process said.
     """
@@ -54,6 +55,7 @@ def launch(
     command += ["--root", str(root)] if root is not None else []
     command += ["--threads", str(threads)] if threads is not None else []
     command += ["--anew"] if anew else []
+    command += [word for path in _code(run) for word in ("--code", str(path))]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert child.stdin is not None and child.stderr is not None
     line = ""
@@ -74,6 +76,17 @@ def launch(
     return runs_dir / run.id
 
 
+def _code(run: Run) -> list[Path]:
+    """The files of the reader's own methods and strategies in a run and its parent."""
+    named = [
+        (kind, spec.name)
+        for one in (run, run.parent)
+        if one is not None
+        for kind, spec in (("method", one.method), *(("strategy", s) for s in one.hard))
+    ]
+    return list(dict.fromkeys(path for entry in named if (path := registry.file(*entry)) is not None))
+
+
 def main(argv: list[str] | None = None) -> int:
     """``python -m hardlab.process --runs DIR``: reads the configuration as JSON from standard input."""
     parser = argparse.ArgumentParser(prog="python -m hardlab.process", description=main.__doc__)
@@ -82,9 +95,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--anew", action="store_true")
+    parser.add_argument("--code", action="append", default=[], type=Path)
     args = parser.parse_args(argv)
     keep_pages()
     try:
+        for path in args.code:
+            build.load(path)
         if config.threads(args.threads) is not None:
             torch.set_num_threads(args.threads)
         train.train(config.make(json.load(sys.stdin)), args.runs, root=args.root, device=args.device, anew=args.anew)
