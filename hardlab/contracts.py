@@ -267,6 +267,13 @@ def sentence(contract: Callable[..., None]) -> str:
     return (contract.__doc__ or contract.__name__).splitlines()[0].rstrip(".")
 
 
+def _finite(x: Any) -> bool:
+    try:
+        return bool(np.isfinite(float(x)))
+    except (TypeError, ValueError):
+        return False
+
+
 def verdicts(kind: str, name: str) -> Iterator[Verdict]:
     """The verdict on each contract of an entry: a method with every strategy, a strategy with every method."""
     for contract in METHOD if kind == "method" else STRATEGY:
@@ -309,7 +316,8 @@ def _steps(name: str, *strategies: str) -> None:
     method.on_epoch(session.at, session.data, session.look)
     batches = session.batches()
     now = train.step(session, next(batches))
-    session.check()
+    complaint = session.watch.complaint()
+    _demand(complaint is None, str(complaint))
     for player, old in zip(players, before, strict=True):
         moved = any(not torch.equal(a, b) for a, b in zip(player.params, old, strict=True))
         due = player is players[0] or player.times(0) > 0
@@ -320,7 +328,7 @@ def _steps(name: str, *strategies: str) -> None:
     for h in session.hard:
         logged |= h.numbers(now)
     for key, x in logged.items():
-        _demand(np.isfinite(float(x)) or "pseudo" in key, f"logs: {key} is {float(x)}")
+        _demand(_finite(x) or "pseudo" in key, f"logs: {key} is {x!r}")
     shown = {**method.snapshot(session.data, session.look)}
     for h in session.hard:
         shown |= h.snapshot(method, session.data, session.look)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from hardlab import config, files, run_folder, train
+from hardlab import build, config, files, registry, run_folder, train
 from hardlab.config import Run
 from hardlab.stopping import STOPPED, Stopped
 from hardlab.types import HardlabError
@@ -40,9 +40,10 @@ def launch(
 ) -> Path:
     """Train a run in a separate process and print its progress; a finished run returns at once.
 
-    If the notebook's kernel is interrupted or terminated, the process gets the same signal and saves before it stops.
-    root: the folder of the data sets. anew: as in ``train.train``. Returns the run's folder; raises ``Stopped``, or
-    ``HardlabError`` with the last message of the process.
+    If the notebook's kernel is interrupted or terminated, the process gets the same signal and saves before it stops. The
+    process loads the reader's own methods and strategies from their files; those of a cell are refused. root: the folder
+    of the data sets. anew: as in ``train.train``. Returns the run's folder; raises ``Stopped``, or ``HardlabError`` with
+    the last message of the process.
     """
     config.device(device)
     config.threads(threads)
@@ -54,6 +55,7 @@ def launch(
     command += ["--root", str(root)] if root is not None else []
     command += ["--threads", str(threads)] if threads is not None else []
     command += ["--anew"] if anew else []
+    command += [word for path in _code(run) for word in ("--code", str(path))]
     child = subprocess.Popen(
         command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
     )
@@ -76,6 +78,17 @@ def launch(
     return runs_dir / run.id
 
 
+def _code(run: Run) -> list[Path]:
+    """The files of the reader's own methods and strategies in a run and its parent."""
+    named = [
+        (kind, spec.name)
+        for one in (run, run.parent)
+        if one is not None
+        for kind, spec in (("method", one.method), *(("strategy", s) for s in one.hard))
+    ]
+    return list(dict.fromkeys(path for entry in named if (path := registry.file(*entry)) is not None))
+
+
 def main(argv: list[str] | None = None) -> int:
     """``python -m hardlab.process --runs DIR``: train the run whose configuration is JSON on standard input.
 
@@ -90,9 +103,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--wait", action="store_true")
     parser.add_argument("--protocol", dest="protocols", action="append", default=[])
     parser.add_argument("--pixels", action="store_true")
+    parser.add_argument("--code", action="append", default=[], type=Path)
     args = parser.parse_args(argv)
     keep_pages()
     try:
+        for path in args.code:
+            build.load(path)
         if config.threads(args.threads) is not None:
             torch.set_num_threads(args.threads)
         run = config.make(json.load(sys.stdin))

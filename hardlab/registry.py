@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -108,6 +109,18 @@ def source(kind: str, name: str) -> str | None:
     with blaming(kind, name):
         texts = signatures.texts(made) if made is not None else [signatures.text(path.partition(":")[0])]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def file(kind: str, name: str) -> Path | None:
+    """The file that another process has to load for an entry, or None. Raises HardlabError for a class of a cell."""
+    made = _registered.get((kind, name))
+    path = signatures.file(made) if made is not None else None
+    if made is not None and path is None:
+        raise HardlabError(
+            f"The {kind} '{name}' is defined in a cell, which another process cannot see: write it to a file and load "
+            "that with hardlab.load(FILE), or train in this process with hardlab.train(run)."
+        )
+    return path
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str], owner: str = "") -> HardlabError:

@@ -110,6 +110,12 @@ def texts(made: type) -> list[str]:
     return list(dict.fromkeys(words))
 
 
+def file(made: type) -> Path | None:
+    """The file or the script that defines a class; None of a class of a notebook's cell."""
+    where = getattr(sys.modules.get(made.__module__), "__file__", None)
+    return Path(where) if where and (made.__module__ != "__main__" or _script(made)) else None
+
+
 def _files(cls: type) -> list[str]:
     """The file names under which the functions of a class were compiled."""
     functions = (inspect.unwrap(f) for f in vars(cls).values() if inspect.isfunction(f))

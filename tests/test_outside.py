@@ -1,6 +1,7 @@
 """Methods and strategies of a reader's own: from a file, a notebook cell or an installed package."""
 
 import json
+import linecache
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from small_runs import small_run
 
 import hardlab
-from hardlab import build, cli, config, contracts, recipes, registry, run_folder, signatures, train
+from hardlab import build, cli, config, contracts, process, recipes, registry, run_folder, signatures, train
 from hardlab.analysis import catalog
 from hardlab.config import Spec
 from hardlab.hard.base import Hard
@@ -147,6 +148,27 @@ def test_hardlab_train_equals_the_same_run_from_the_registry(tmp_path):
     assert by_object.name == by_name.name
     rows = [[r["terms"] for r in run_folder.metrics(p, "epoch")] for p in (by_object, by_name)]
     assert rows[0] == rows[1]
+
+
+def test_a_process_of_its_own_trains_the_same_run_from_the_same_file(louder, tmp_path):
+    build.load(louder)
+    run = smoke(hard=["louder"])
+    here = train.train(run, tmp_path / "here", device="cpu", say=lambda line: None)
+    there = process.launch(run, tmp_path / "there", device="cpu", threads=1)
+    assert here.name == there.name
+    rows = [[r["terms"] for r in run_folder.metrics(p, "epoch")] for p in (here, there)]
+    assert rows[0] == rows[1] and "louder" in rows[0][0]
+
+
+def test_a_process_of_its_own_refuses_the_class_of_a_cell_before_it_starts(tmp_path):
+    text = STRATEGY.replace("FACTOR", "1")
+    linecache.cache["<cell>"] = (len(text), None, text.splitlines(True), "<cell>")
+    cell = {"__name__": "__main__"}
+    exec(compile(text, "<cell>", "exec"), cell)
+    run = smoke(hard=[build.spec("strategy", cell["Louder"]).model_dump()])
+    with pytest.raises(HardlabError, match=r"'louder' is defined in a cell.*hardlab\.load"):
+        process.launch(run, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_whose_code_is_not_loaded_says_how_to_load_it(louder, tmp_path):
@@ -346,6 +368,8 @@ HOOK = "    def terms(self, step):\n"
         ("strategy", ("weight: float", "weight"), "without a type: weight"),
         ("strategy", (HOOK, f"    def install(self, method):\n        raise ValueError\n\n{HOOK}"), "ValueError"),
         ("strategy", (HOOK, f"    def logs(self, step):\n        return {{'x': float('nan')}}\n\n{HOOK}"), "x is nan"),
+        ("strategy", (HOOK, f"    def logs(self, step):\n        return {{'x': 'much'}}\n\n{HOOK}"), "x is 'much'"),
+        ("strategy", ("1 * step.out.loss", "step.out.loss * float('nan')"), "loss of the learner is not finite"),
         ("strategy", (HOOK, f"    def snapshot(self, method, images, look):\n        return {{'x': 1}}\n\n{HOOK}"),
          "snapshot: 'x' is int"),
         ("strategy", (HOOK, f"    def after_step(self, step):\n        self.n = getattr(self, 'n', 0) + 1\n\n{HOOK}"),
@@ -366,6 +390,14 @@ HOOK = "    def terms(self, step):\n"
 def test_a_broken_contract_is_told(kind, change, told, tmp_path):
     found = broken(tmp_path, change, kind)
     assert found == [] if told is None else any(told in line for line in found), found
+
+
+def test_a_loss_that_is_not_finite_with_some_methods_is_no_refusal_of_them(tmp_path):
+    some = "float('nan') if step.method.negatives is not None else 1"
+    build.load(written(tmp_path, STRATEGY.replace("FACTOR", f"({some})"), "some_code.py"))
+    told = {m: contracts._judged("", contracts.steps_with, "louder", m) for m in ("moco", "simsiam")}
+    assert told["simsiam"].holds is True
+    assert told["moco"].holds is False and "not finite" in told["moco"].detail
 
 
 def test_state_that_is_not_saved_is_told_whatever_the_method(tmp_path):

@@ -51,7 +51,7 @@ class Hard(nn.Module):
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         made = super().__new__(cls)
-        object.__setattr__(made, "given", (args, options))  # so that a run can say how to make it again
+        made.given = args, options  # so that a run can say how to make it again
         return made
 
     def declared(self) -> SimpleNamespace:
