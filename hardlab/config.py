@@ -129,6 +129,15 @@ class Data(_Strict):
     def _one_name(cls, name: str) -> str:
         return whole_path(name)
 
+    @model_validator(mode="after")
+    def _of_characters(self) -> Data:
+        for name in (self.name, *(self.classes or ())):
+            if name != name.encode(errors="replace").decode():
+                raise HardlabError(
+                    f"The name {name!a} is not UTF-8, so the manifest of a run cannot hold it: rename it."
+                )
+        return self
+
 
 class Optim(_Strict):
     """The learner's optimiser; ``lr`` is per 256 images, as the papers give it."""
