@@ -303,8 +303,11 @@ def evaluate_runs(
         return
     import torch
 
+    from hardlab import run_folder
     from hardlab.evaluate.runner import evaluate_run
 
+    for path in run:
+        run_folder.read_run(path)  # a slip in the last name shows before the first run is measured
     if threads is not None:
         torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []

@@ -130,6 +130,15 @@ class Data(_Strict):
     def _one_name(cls, name: str) -> str:
         return whole_path(name)
 
+    @model_validator(mode="after")
+    def _of_characters(self) -> Data:
+        for name in (self.name, *(self.classes or ())):
+            if name != name.encode(errors="replace").decode():
+                raise HardlabError(
+                    f"The name {name!a} is not UTF-8, so the manifest of a run cannot hold it: rename it."
+                )
+        return self
+
     @model_serializer(mode="wrap")
     def _earlier_form(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without ``held_out`` where nothing is, so that runs from before it keep their names."""

@@ -202,6 +202,13 @@ def test_every_dry_run_refuses_what_its_command_would(words, said, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_slip_in_the_last_name_shows_before_the_first_run_is_measured(done):
+    before = sorted(p.name for p in done[0].iterdir())
+    result = call("evaluate", done[0], "nowhere", "--protocol", "knn")
+    assert result.exit_code != 0 and "nowhere is not a run" in str(result.exception)
+    assert sorted(p.name for p in done[0].iterdir()) == before
+
+
 LONG = "n" * 300
 
 

@@ -342,3 +342,17 @@ def test_a_finished_run_whose_images_are_there_and_cannot_be_read_is_not_handed_
     (pictures / "train" / "b").mkdir(parents=True)
     with pytest.raises(HardlabError, match="holds no image"):
         train.train(run, folder, say=quiet)
+
+
+@pytest.mark.parametrize("what", ["folder", "class"])
+def test_a_name_that_no_manifest_can_hold_is_refused_before_it_is_trained_on(what, pictures, tmp_path):
+    odd = os.fsdecode(b"\xff")
+    if what == "folder":
+        pictures = pictures.rename(tmp_path / odd)
+        given = {"data.name": f"folder:{pictures}"}
+    else:
+        for split in ("train", "test"):
+            (pictures / split / "a").rename(pictures / split / odd)
+        given = {"data.name": f"folder:{pictures}", "data.classes": [odd, "b"]}
+    with pytest.raises(HardlabError, match="is not UTF-8"):
+        recipes.recipe("simsiam", "smoke", QUICK | given)

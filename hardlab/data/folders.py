@@ -71,6 +71,9 @@ def read_folder(root: Path, split: str) -> Source:
             more = {c: _class_of(c) for c in _entries(root / other)[0]}
             names |= {name for c, name in more.items() if name not in names and _holds_images(root / other, c)}
     classes = sorted(names)
+    for name in classes:
+        if name != name.encode(errors="replace").decode():  # which no table of results could hold
+            raise HardlabError(f"the name of the class {shown(name)} in {shown(root)} is not UTF-8: rename it")
     label = {c: i for i, c in enumerate(classes)}
     targets = [label[_class_of(f)] if "/" in f else -1 for f in files]
     return Source(tuple(classes), np.array(targets, np.int64), files, paths=[root / chosen / f for f in files])

@@ -282,3 +282,11 @@ def test_a_folder_may_be_given_as_bytes_and_a_class_may_have_a_line_end(top):
     with pytest.raises(HardlabError, match="unknown class 'c'") as e:
         load(f"folder:{top}", classes=["c"])
     assert "\n" not in str(e.value)
+
+
+def test_a_class_whose_name_is_no_text_is_refused_and_a_file_is_read(top):
+    write(top / "train" / "ant" / os.fsdecode(b"\xff.png"))
+    assert len(load(f"folder:{top}")) == 7
+    write(top / "train" / os.fsdecode(b"\xff") / "0.png")
+    with pytest.raises(HardlabError, match=r"the name of the class \\udcff in .* is not UTF-8"):
+        load(f"folder:{top}")
