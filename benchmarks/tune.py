@@ -78,7 +78,9 @@ def tuned(
     try:
         from hardlab.analysis import negatives  # with pandas
 
-        row["sides"] = json.loads(negatives.sides(folder).round(4).to_json(orient="records"))
+        table = negatives.sides(folder).round(4)
+        table = table[table["step"] % (row["steps_done"] // run.epochs) == 0]  # others were kept where it was stopped
+        row["sides"] = json.loads(table.to_json(orient="records"))
     except HardlabError:  # it has no negatives
         pass
     return row
