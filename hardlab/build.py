@@ -119,7 +119,8 @@ def refusal(method: str, strategy: Spec) -> str | None:
             if (why := compatible.refusal(method, strategy)) is not None:
                 return why
             with registry.blaming("method", method):
-                on: Method = registry.build("method", method, {}, registry.build("backbone", "tiny", {"width": 4}))
+                network = registry.attribute("method", method, "NETWORK")
+                on: Method = registry.build("method", method, {}, registry.build("backbone", network, {}))
             with registry.blaming("strategy", strategy.name):
                 registry.build("strategy", strategy.name, strategy.options).install(on)
         except HardlabError as e:

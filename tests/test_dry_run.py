@@ -266,7 +266,7 @@ def test_a_dry_run_of_an_evaluation_compares_the_code_and_the_networks_that_the_
     path = train.train(run, tmp_path / "runs", device="cpu", say=lambda line: None)
     assert call("evaluate", path, "--code", code, "--dry-run").exit_code == 0
     result = call("evaluate", path, "--code", code, "--set", "network=teacher", "--dry-run")
-    assert result.exit_code == 2 and "no network of this method 'teacher'" in result.output
+    assert result.exit_code == 2 and "method has no network 'teacher'" in result.output
     code.write_text(code.read_text() + "    # edited since\n")
     for more in ((), ("--dry-run",)):
         result = call("evaluate", path, "--code", code, *more)

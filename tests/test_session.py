@@ -49,7 +49,7 @@ def test_a_run_is_opened_again_as_it_ended_and_at_an_earlier_step_and_its_folder
         train.step(middle, batch)
     assert same(middle.dump()["method"], saved["method"])  # the second epoch once more
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in path.rglob("*") if p.is_file()} == before
-    with pytest.raises(train.HardlabError, match="has no checkpoint of step 7"):
+    with pytest.raises(HardlabError, match="has no checkpoint of step 7"):
         train.reopen(path, 7)
 
 

@@ -101,8 +101,8 @@ class Estimate:
         if job.rate in self.rates:
             return self.rates[job.rate]
         rung = job.rate.partition("/")[0]
-        rows = [row for key, row in self.rates.items() if key.partition("/")[0] == rung]
-        return min(rows, key=lambda row: row["images_per_s"]) if rows else None
+        rows = {row["images_per_s"]: row for key, row in self.rates.items() if key.partition("/")[0] == rung}
+        return rows[min(rows)] if rows else None  # the slowest
 
     def alone(self, job: Job) -> float | None:
         row = self._row(job)

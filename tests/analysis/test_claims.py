@@ -170,7 +170,7 @@ def test_every_arm_can_be_trained_at_every_rung_from_which_its_claim_is_testable
         ({"measure": {"table": "evaluation", "where": {"protocol": "linaer", "metric": "top1"}}}, "protocol 'linaer'"),
         ({"measure": {"table": "evaluation", "where": {"protocol": "knn", "metric": "top1"}}}, "no metric 'top1'"),
         ({"measure": {"table": "hvs_f3", "value": "share"}}, "no table 'hvs_f3'"),
-        ({"measure": {"table": "hvs_f4_right", "value": "shares"}}, "column of table 'hvs_f4_right' 'shares'"),
+        ({"measure": {"table": "hvs_f4_right", "value": "shares"}}, "Table 'hvs_f4_right' has no column 'shares'"),
         ({"measure": {"table": "epochs", "where": {"name": "mind.frac_nonempty"}}}, "no run logs"),
         ({"place": "Table 13"}, "hvs has no 'Table 13'"),
         ({"place": "somewhere"}, "hvs has no 'somewhere'"),

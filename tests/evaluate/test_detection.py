@@ -114,7 +114,7 @@ class ViT(nn.Module):
     [
         ({"train": ("shapes",)}, "named SET/SPLIT"),
         ({"train": ()}, "at least one set of scenes"),
-        ({"neck": "c5"}, "value of neck 'c5'.*'c4'"),
+        ({"neck": "c5"}, "neck has no value 'c5'.*'c4'"),
         ({"neck": "fpn"}, "pyramid of 4 levels takes one anchor size each"),
         ({"anchors": ()}, "anchors of a detector must be"),
         ({"train": ("digits/train",)}, "digits has no boxes: load 'shapes'"),

@@ -82,5 +82,5 @@ def test_a_method_whose_labels_are_no_vectors_is_refused_with_the_reason():
     class Classes(SimSiam):
         vectors = False
 
-    with pytest.raises(HardlabError, match="labels of Classes are not vectors"):
+    with pytest.raises(HardlabError, match="Classes has labels that are no vectors"):
         Mined().install(Classes(nets.Tiny(width=4), dim=8, hidden=4))
