@@ -17,7 +17,9 @@ from made_tables import (
     texts,
     who,
 )
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import stats
 
 from hardlab import figures
 from hardlab.analysis import schema
@@ -25,7 +27,7 @@ from hardlab.analysis.arms import (
     HVS,
     STATIC,
 )
-from hardlab.figures import hnssl, ppcl, shared_batch_plots, style
+from hardlab.figures import hnssl, hvs, ppcl, shared_batch_plots, style
 
 
 def test_the_importances_of_a_leaf_size_are_a_bar_and_those_of_the_others_marks_of_their_own(data_dir: Path) -> None:
@@ -144,18 +146,65 @@ def test_correlations_of_one_seed_and_of_several_are_told_apart() -> None:
     whole = pd.DataFrame(rows)
     first = whole[whole["seed"] == SEEDS[0]]
     mixed = pd.concat([first, whole[(whole["seed"] != SEEDS[0]) & (whole["recipe"] == "adco")]])
-    assert "t-interval over seeds\n" in shared_batch_plots.transfer(whole).get_supxlabel()
-    assert (
-        "t-interval over seeds (of one seed: bootstrap over images)\n"
-        in shared_batch_plots.transfer(mixed).get_supxlabel()
-    )
+    said = [shared_batch_plots.transfer(rows).get_supxlabel() for rows in (whole, mixed)]
+    assert "t-interval over seeds, by Fisher's z\n" in said[0]
+    assert "t-interval over seeds, by Fisher's z\n(of one seed: bootstrap over images)\n" in said[1]
     assert "bootstrap interval over images\n" in shared_batch_plots.transfer(first).get_supxlabel()
+
+
+def test_the_interval_of_correlations_is_that_of_their_fisher_z_and_two_seeds_have_none() -> None:
+    rho = (0.90, 0.96, 0.80)
+    at = {"lo": 0.4, "hi": 0.6, "ceiling": 0.9, "images": 64, "other": "moco"}
+    rows = [one("adco", s) | at | {"rho": r, "other_run": f"moco-{s}"} for s, r in enumerate(rho)]
+    z = np.arctanh(rho)
+    half = stats.t(2).ppf(0.975) * z.std(ddof=1) / np.sqrt(3)
+    width = (np.tanh(z.mean() + half) - np.tanh(z.mean() - half)) / 2
+    cells = [t.get_text() for t in shared_batch_plots.transfer(pd.DataFrame(rows)).axes[0].texts]
+    assert f"{np.tanh(z.mean()):.2f}\n±{width:.2f}" in cells
+    two = shared_batch_plots.transfer(pd.DataFrame(rows[:2]))
+    assert f"{np.tanh(z[:2].mean()):.2f}" in [t.get_text() for t in two.axes[0].texts]
+    assert "(of two: none)" in two.get_supxlabel()
+
+
+def test_below_three_seeds_a_curve_has_its_seeds_and_no_band() -> None:
+    def drawn(seeds: int) -> Axes:
+        _, (ax,) = style.new(2)
+        rows = [one("moco", s) | {"epoch": e, "value": e + s} for s in range(seeds) for e in range(5)]
+        style.series(ax, pd.DataFrame(rows), "epoch", "value", "red", "moco")
+        assert len(ax.get_lines()) == (1 + seeds if seeds > 1 else 1)
+        return ax
+
+    assert [len(drawn(n).collections) for n in (1, 2, 3)] == [0, 0, 1]
+    _, (ax,) = style.new(2)
+    rows = [one("moco", s) | {"epoch": e, "value": e + s} for e in range(5) for s in range(3 if e == 2 else 1)]
+    style.series(ax, pd.DataFrame(rows), "epoch", "value", "red", "moco")
+    [bar] = ax.containers
+    ((_, lo), (_, hi)) = bar.lines[2][0].get_segments()[0]  # the one point of three seeds has no neighbour to band with
+    assert (lo, hi) == pytest.approx(stats.t.interval(0.95, 2, loc=3, scale=1 / np.sqrt(3)))
+    frame = pd.DataFrame([one("moco", s) for s in range(3)])
+    assert [style.bands(frame[:n]) for n in (1, 2, 3)] == [
+        "one seed: no band",
+        "thin lines: seeds, too few for a band",
+        "bands: 95 % t-intervals over seeds",
+    ]
+    mixed = pd.concat([frame, pd.DataFrame([one("adco", 0)])])
+    assert style.bands(mixed).startswith("bands: 95 % t-intervals of three seeds or more")
+
+
+def test_the_overlap_of_the_selection_is_over_training_steps_where_they_are_known(data_dir: Path) -> None:
+    tables = [schema.read(data_dir, name) for name in ("hvs_f3_left", "hvs_f3_right", "paper")]
+    last = tables[0]["epoch"].max()
+    plain = hvs.f3(*tables).axes[0]
+    assert (plain.get_xlabel(), plain.get_xlim()[1]) == ("epoch", max(last, 1))
+    in_steps = hvs.f3(tables[0].assign(epoch_steps=39.0), *tables[1:]).axes[0]
+    assert (in_steps.get_xlabel(), in_steps.get_xlim()[1]) == ("training steps", max(39 * last, 1))
 
 
 def test_one_checkpoint_is_no_curve_and_the_monitor_of_all_arms_stands_for_the_probe_of_one(data_dir: Path) -> None:
     curves, epochs = pd.read_csv(data_dir / "curves.csv"), pd.read_csv(data_dir / "epochs.csv")
     configs = pd.read_csv(data_dir / "configs.csv", dtype=str)
-    label = lambda rows: hnssl.f3(epochs, rows, configs).axes[0].get_ylabel()  # noqa: E731
+    evaluation = pd.read_csv(data_dir / "evaluation.csv")
+    label = lambda rows: hnssl.f3(epochs, rows, configs, evaluation).axes[0].get_ylabel()  # noqa: E731
     assert label(curves) == "linear top-1 (%)"
     assert label(curves[curves["epoch"] == curves["epoch"].max()]) == "kNN top-1 (%), monitor"
     assert label(curves[curves["recipe"] == "hnssl"]) == "kNN top-1 (%), monitor"
