@@ -22,6 +22,8 @@ from hardlab.figures import FIGURES, TABLE, find, markup, published_table, style
 from hardlab.figures.typeset import Sheet
 from hardlab.files import make_folder, write_atomic
 
+Manifests = Mapping[str, Mapping[str, Any]]  # by run
+
 
 def make(name: str, data_dir: Path | str) -> Figure:
     """Make the figure ``name`` from the tables in ``data_dir``.
@@ -51,12 +53,12 @@ def gaps(name: str, data_dir: Path | str) -> list[str]:
 
 def _made(name: str, data_dir: Path | str) -> Figure:
     folder, where = Path(data_dir), FIGURES[find(name)]
-    precisions = _precisions(folder)
+    manifests = schema.read_manifests(folder)
     if where == TABLE:
-        return published_table.make(name, lambda table: _rows(folder, table, precisions))
+        return published_table.make(name, lambda table: _rows(folder, table, manifests))
     module, _, attribute = where.partition(":")
     function = getattr(importlib.import_module(module), attribute)
-    figure: Figure = function(*(_read(folder, p, precisions) for p in inspect.signature(function).parameters))
+    figure: Figure = function(*(_read(folder, p, manifests) for p in inspect.signature(function).parameters))
     return figure
 
 
@@ -90,17 +92,13 @@ def write_markup(name: str, data_dir: Path | str, out_dir: Path | str) -> list[P
 def sheet(name: str, data_dir: Path | str) -> Sheet:
     """The published table ``name`` as text, from the tables in ``data_dir``."""
     folder = Path(data_dir)
-    return published_table.sheet(name, lambda table: _rows(folder, table, _precisions(folder)))
+    manifests = schema.read_manifests(folder)
+    return published_table.sheet(name, lambda table: _rows(folder, table, manifests))
 
 
-def _precisions(folder: Path) -> dict[str, str]:
-    """Of each run that was collected."""
-    return {run: precision_of(manifest) for run, manifest in schema.read_manifests(folder).items()}
-
-
-def _read(data_dir: Path, parameter: str, precisions: Mapping[str, str]) -> Any:
+def _read(data_dir: Path, parameter: str, manifests: Manifests) -> Any:
     if not parameter.endswith("_pixels"):
-        return _rows(data_dir, parameter, precisions)
+        return _rows(data_dir, parameter, manifests)
     picture = data_dir / f"{parameter}.png"
     try:
         return np.asarray(Image.open(picture).convert("RGB")) if picture.exists() else None
@@ -108,13 +106,20 @@ def _read(data_dir: Path, parameter: str, precisions: Mapping[str, str]) -> Any:
         raise HardlabError(f"The picture '{picture}' cannot be read: {type(e).__name__}: {e}.") from e
 
 
-def _rows(data_dir: Path, name: str, precisions: Mapping[str, str]) -> pd.DataFrame:
+def _rows(data_dir: Path, name: str, manifests: Manifests) -> pd.DataFrame:
     """A table in a fixed order, so that a figure does not depend on the order of the file.
 
-    Rows of runs gain the column ``precision``, "" if it is unknown.
+    Rows of runs gain the columns ``precision``, "" if it is unknown, and ``epoch_steps``, the steps of an epoch.
     """
     frame = schema.read(data_dir, name)
     if "run" in frame:  # a row may combine several runs
+        precisions = {run: precision_of(manifest) for run, manifest in manifests.items()}
+        steps = {
+            run: m["steps_done"] / m["epochs_done"]
+            for run, m in manifests.items()
+            if m.get("epochs_done") and m.get("steps_done")
+        }
+        frame["epoch_steps"] = frame["run"].map(steps)
         each = {names: {precisions[n] for n in names.split() if n in precisions} for names in frame["run"].unique()}
         frame["precision"] = frame["run"].map(
             {names: " and ".join(sorted(each_precision)) for names, each_precision in each.items()}

@@ -140,7 +140,7 @@ def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figu
     plots.add_caption(
         figure,
         pd.concat(drawn),
-        "ours on an analogue; bands: 95 % t-intervals over seeds · published end points, ImageNet:\n"
+        f"ours on an analogue; {style.bands(pd.concat(drawn))} · published end points, ImageNet:\n"
         + "\n".join(printed),
     )
     return figure

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hardlab.analysis.arms import at_home, one_protocol
+from hardlab.analysis.arms import Book, at_home, one_protocol
+from hardlab.analysis.intervals import interval
 from hardlab.figures import plots, style
 from hardlab.registry import options
 
@@ -80,14 +81,13 @@ def _with_caption(figure: Figure, drawn: pd.DataFrame) -> Figure:
     plots.add_caption(
         figure,
         drawn,
-        "ours at CIFAR scale; the published curve (ResNet-200 2x, ImageNet) has no numbers\n"
-        "bands: 95 % t-intervals over seeds",
+        f"ours at CIFAR scale; the published curve (ResNet-200 2x, ImageNet) has no numbers\n{style.bands(drawn)}",
     )
     return figure
 
 
-def f3(epochs: pd.DataFrame, curves: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HNSSL Figure 3: the accuracy of three arms over training."""
+def f3(epochs: pd.DataFrame, curves: pd.DataFrame, configs: pd.DataFrame, evaluation: pd.DataFrame) -> Figure:
+    """HNSSL Figure 3: the accuracy of three arms over training, and of the network that they began as."""
     figure, (ax,) = style.new(2.5)
     names = [r for _, r in ARMS]
     rows = curves[curves["protocol"].str.startswith("linear", na=False) & curves["metric"].isin(["top1-last", "top1"])]
@@ -101,4 +101,12 @@ def f3(epochs: pd.DataFrame, curves: pd.DataFrame, configs: pd.DataFrame) -> Fig
         rows, what = _done(monitor), "kNN top-1 (%), monitor"
     ax.set(xlabel="epochs of training", ylabel=what if len(rows) else "linear top-1 (%)")
     drawn = plots.curves(ax, rows.assign(value=100 * rows["value"].astype(float)), ARMS, protocol="linear")
+    began = evaluation[evaluation["run"].isin(Book.of_configs(configs).untrained(drawn["run"]))]
+    how = drawn.iloc[:1] if "protocol" in drawn else drawn.iloc[:0]  # the monitor has no row of it
+    began = began.merge(how[["protocol", "metric", "options"]]) if len(how) else began.iloc[:0]
+    began = at_home(began[began["features"] == "backbone"])
+    if len(began):
+        value, _, _, n = interval(100 * began["value"].astype(float))
+        ax.axhline(value, color=style.INK, linewidth=0.7, linestyle=(0, (1, 2)))
+        ax.plot([], [], color=style.INK, linewidth=0.7, linestyle=(0, (1, 2)), label=f"untrained ({n} seeds)")
     return _with_caption(figure, drawn)

@@ -24,7 +24,6 @@ from hardlab.registry import options
 ABOVE = 1.17  # of an axes' height: titles stand over the ticks of a published curve
 # one number per protocol, fixed beforehand: k = 20 is the authors' usual choice, the last epoch needs no choice
 HEADLINE = {"knn": "top1@k=20", "linear": "top1-last", "linear-lbfgs": "top1"}
-BAND = "band: 95 % t-interval over seeds"
 
 
 def f2(hvs_f2: pd.DataFrame, hvs_f2_pixels: np.ndarray | None) -> Figure:
@@ -46,6 +45,9 @@ def f3(hvs_f3_left: pd.DataFrame, hvs_f3_right: pd.DataFrame, paper: pd.DataFram
     a.set(xlabel="epoch", ylabel="share of images")
     published = _published(paper, "Figure 3 left", "share")
     if len(left):
+        if "epoch_steps" in left and left["epoch_steps"].notna().all():  # epochs of ours are short
+            left = left.assign(epoch=left["epoch"] * left["epoch_steps"])
+            a.set_xlabel("training steps")
         style.series(a, left, "epoch", "share", style.BLUE, "HVS")
         style.series(a, left, "epoch", "control", style.GREY, "random pair", ":")
         a.axhline(left["chance"].iloc[0], color=style.INK, linewidth=0.7, label=f"chance, {_chance(left)}")
@@ -61,7 +63,8 @@ def f3(hvs_f3_left: pd.DataFrame, hvs_f3_right: pd.DataFrame, paper: pd.DataFram
         style.legend(b, 0, right["density"], lines=2, columns=1)
     else:
         style.gap(b, "no finished run\nwith a view log")
-    style.caption(figure, f"{style.about(left)}\n{BAND}" if len(left) else "no run of ours")
+    read_off = " · published: read off the printed curve, its epochs on the top axis" if len(published) else ""
+    style.caption(figure, f"{style.about(left)}\n{style.bands(left)}{read_off}" if len(left) else "no run of ours")
     return figure
 
 
@@ -97,10 +100,12 @@ def f4(hvs_f4_left: pd.DataFrame, hvs_f4_right: pd.DataFrame, paper: pd.DataFram
     else:
         style.gap(b, "no finished run with\none colour draw for all views")
     note = (
-        f"{style.about(chosen)}\n{BAND}; grey: the authors' linear approximation" if len(chosen) else "no run of ours"
+        f"{style.about(chosen)}\n{style.bands(chosen)}; grey: the authors' linear approximation"
+        if len(chosen)
+        else "no run of ours"
     )
     if len(static):  # often of fewer seeds than the rest
-        note += f" · one colour draw: seed{'s' * (static['seed'].nunique() > 1)} {_seeds(static)}"
+        note += f"\none colour draw: seed{'s' * (static['seed'].nunique() > 1)} {_seeds(static)}"
     style.caption(figure, note)
     return figure
 
@@ -372,7 +377,7 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
         figure,
         pd.concat(frames),
         "ours at CIFAR scale, a training of its own for each point; the paper has CIFAR-100 "
-        "and prints no number\nbands: 95 % t-intervals over seeds",
+        f"and prints no number\n{style.bands(pd.concat(frames)).replace('thin lines', 'small dots')}",
     )
     return figure
 
@@ -397,7 +402,7 @@ def f7(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
         figure,
         pd.concat(frames),
         "ours at CIFAR scale; the paper shows DINO on ImageNet, 100 epochs, without numbers\n"
-        "bands: 95 % t-intervals over seeds",
+        f"{style.bands(pd.concat(frames))}",
     )
     return figure
 
@@ -421,11 +426,15 @@ def f8(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
     ours = Selection([a.recipe for _, a in named], evaluation, configs)
     axes[2].set(title="ours", xlabel="views")
     plots.arms(axes[2], ours, named, linear("linear-hvs-simsiam"), missing="no finished run")
+    shared = pd.DataFrame({at: ours.values(arm, linear("linear-hvs-simsiam")) for at, (_, arm) in enumerate(named)})
+    for _, seed in shared.iterrows():  # an arm may lack seeds that others have: these are the pairs
+        axes[2].plot(seed.dropna(), color=style.GREY, linewidth=0.6, zorder=0)
     axes[0].set_ylabel("linear top-1 (%)")
     plots.add_caption(
         figure,
         ours.frame,
-        f"published: SimSiam, ImageNet (values from the authors' code) · ours on an analogue\n{plots.BARS}",
+        "published: SimSiam, ImageNet (values from the authors' code) · ours on an analogue\n"
+        f"{plots.BARS} · grey: one seed",
     )
     return figure
 

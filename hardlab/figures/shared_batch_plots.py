@@ -97,8 +97,11 @@ def transfer(transfer: pd.DataFrame) -> Figure:
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     seeds = transfer[~_same(transfer)].groupby(["recipe", "other"]).size()
-    what = "t-interval over seeds" if seeds.max() > 1 else "bootstrap interval over images"
-    what += " (of one seed: bootstrap over images)" if seeds.min() < seeds.max() else ""
+    many = seeds.max() >= style.BANDED
+    what = "t-interval over seeds, by Fisher's z" if many else "bootstrap interval over images"
+    notes = ["of one seed: bootstrap over images"] * bool(many and seeds.eq(1).any())
+    notes += ["of two: none"] * bool(seeds.eq(2).any())
+    what += f"\n({'; '.join(notes)})" if notes else ""
     same = ", and s: rho of two seeds" if (transfer["run"].ne(transfer["other_run"]) & _same(transfer)).any() else ""
     style.caption(
         figure,
@@ -169,10 +172,12 @@ def _agreement(ax: Axes, transfer: pd.DataFrame, a: str, b: str, i: int, j: int)
     elif i < j:
         text, colour, ink = f"{rows['ceiling'].mean():.2f}", "white", style.GREY
     else:
-        mean, lo, hi, n = interval(rows["rho"])
-        if n == 1:
+        # a correlation has an end at 1, its Fisher z has none
+        mean, lo, hi = (float(np.tanh(z)) for z in interval(np.arctanh(rows["rho"]))[:3])
+        if len(rows) == 1:
             lo, hi = rows[["lo", "hi"]].iloc[0]
-        text = f"{mean:.2f}\n±{(hi - lo) / 2:.2f}".replace("-", "\N{MINUS SIGN}")
+        half = f"\n±{(hi - lo) / 2:.2f}" if len(rows) == 1 or len(rows) >= style.BANDED else ""
+        text = f"{mean:.2f}{half}".replace("-", "\N{MINUS SIGN}")
         colour = matplotlib.colormaps[AGREEMENT](0.75 * max(0.0, mean))
         ink = "white" if mean > 0.75 else style.INK
     ax.add_patch(Rectangle((j, i), 1, 1, facecolor=colour, edgecolor=style.LIGHT, linewidth=0.5))

@@ -18,6 +18,7 @@ WIDTH = 5.5  # inches: the text width of the usual one-column proceedings, so th
 # Okabe and Ito's palette: distinct with any colour vision; in grey the line styles differ as well
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
 GREY, LIGHT, INK = "#707070", "#D9D9D9", "#202020"
+BANDED = 3  # seeds from which an interval is drawn as a band: that of two is 13 times as wide as their distance
 METHODS = {"simsiam": "SimSiam", "simclr": "SimCLR", "dino": "DINO", "ibot": "iBOT", "moco": "MoCo", "byol": "BYOL"} | {
     "deepcluster": "DeepCluster-v2",
     "hnssl": "HNSSL",
@@ -80,17 +81,35 @@ def gap(ax: Axes, text: str) -> None:
 
 
 def series(ax: Axes, frame: pd.DataFrame, x: str, y: str, colour: str, label: str, line: str = "-") -> None:
-    """Plot the mean over seeds with its 95 % t-interval as a band, and each seed as a thin line."""
+    """Plot the mean over seeds, each seed as a thin line, and from ``BANDED`` seeds the 95 % t-interval as a band."""
     rows = [(at, *interval(group[y])) for at, group in frame.groupby(x, sort=True)]
     at, mean, lo, hi, n = np.array(rows, dtype=float).T
-    if n.max() > 1:
+    if n.max() >= BANDED:
+        known = n >= BANDED
+        lo, hi = (np.where(known, limit, np.nan) for limit in (lo, hi))
         ax.fill_between(at, lo, hi, color=colour, alpha=0.18, linewidth=0)
-        if len(at) <= 3:  # a band between so few points shows little, and a single point has none
-            ax.errorbar(at, mean, (mean - lo, hi - mean), fmt="none", ecolor=colour, elinewidth=0.8, capsize=2)
+        # a band between so few points shows little, and a point whose neighbours have none has no band
+        beside = np.append(known[1:], False) | np.append(False, known[:-1])
+        bar = known if len(at) <= 3 else known & ~beside
+        if bar.any():
+            ends = (mean[bar] - lo[bar], hi[bar] - mean[bar])
+            ax.errorbar(at[bar], mean[bar], ends, fmt="none", ecolor=colour, elinewidth=0.8, capsize=2)
+    if n.max() > 1:
+        few = "." if len(at) <= 3 else ""  # single points have no line
         for _, one in frame.groupby("run", sort=True):
-            ax.plot(one[x], one[y], color=colour, linewidth=0.5, alpha=0.45, linestyle=line)
+            ax.plot(one[x], one[y], color=colour, linewidth=0.5, alpha=0.45, linestyle=line, marker=few, markersize=3)
     marker = "o" if len(at) <= 12 else ""
     ax.plot(at, mean, color=colour, label=label, linestyle=line, marker=marker, markersize=2.5)
+
+
+def bands(frame: pd.DataFrame) -> str:
+    """What the bands of ``series`` are, for a caption; frame: the rows that are drawn."""
+    seeds = frame.groupby(["setting", "recipe"])["seed"].nunique()
+    if not len(seeds) or seeds.min() >= BANDED:
+        return "bands: 95 % t-intervals over seeds"
+    if seeds.max() >= BANDED:
+        return "bands: 95 % t-intervals of three seeds or more, thin lines: seeds"
+    return "thin lines: seeds, too few for a band" if seeds.max() > 1 else "one seed: no band"
 
 
 def legend(ax: Axes, bottom: float, values: Iterable[float], lines: int, columns: int = 2) -> None:

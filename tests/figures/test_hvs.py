@@ -14,10 +14,12 @@ from made_tables import (
 )
 
 from hardlab import figures
+from hardlab.analysis import schema
 from hardlab.analysis.arms import (
     HVS,
     STATIC,
 )
+from hardlab.figures import hvs
 
 
 def test_the_importances_of_a_leaf_size_are_a_bar_and_those_of_the_others_marks_of_their_own(data_dir: Path) -> None:
@@ -90,3 +92,12 @@ def test_pictures_without_pixels_still_show_the_crops(data_dir: Path, tmp_path: 
     assert "pixels\nnot at hand" in texts(figure)
     boxes = [p for p in figure.axes[0].patches if p.get_width() == 20 and p.get_height() == 16]
     assert [p.get_linestyle() == "-" for p in boxes] == [True, True, False]
+
+
+def test_the_overlap_of_the_selection_is_over_training_steps_where_they_are_known(data_dir: Path) -> None:
+    tables = [schema.read(data_dir, name) for name in ("hvs_f3_left", "hvs_f3_right", "paper")]
+    last = tables[0]["epoch"].max()
+    plain = hvs.f3(*tables).axes[0]
+    assert (plain.get_xlabel(), plain.get_xlim()[1]) == ("epoch", max(last, 1))
+    in_steps = hvs.f3(tables[0].assign(epoch_steps=39.0), *tables[1:]).axes[0]
+    assert (in_steps.get_xlabel(), in_steps.get_xlim()[1]) == ("training steps", max(39 * last, 1))
