@@ -290,8 +290,6 @@ class Survey:
             shared = {k: v for k, v in shared.items() if k.partition(".")[0] in ("data", "backbone")}
         elif recipe(side.recipe, stage.rung).parent is None:
             shared = _without_parent(shared)
-        else:  # seeds whose GAN is one and the same are not independent
-            shared = {"parent.seed": seed, **shared}
         changes = {"seed": seed, **shared, **config.parse(claim.overrides(side, stage.rung))}
         run = recipe(side.recipe, stage.rung, changes)
         self.changes.setdefault(run.id, changes)
