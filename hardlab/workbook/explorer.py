@@ -13,6 +13,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from hardlab import files
+from hardlab.analysis import viewlog
+from hardlab.analysis.catalog import Catalog
 from hardlab.errors import HardlabError
 from hardlab.workbook import explorer_data, explorer_pictures, html
 from hardlab.workbook.explorer_data import SIZES, Opened, Size
@@ -98,6 +100,20 @@ def explore(*runs: str | Path, root: str | Path | None = None) -> Explorer:
         if len(made.page.encode()) < MOST:
             return made
     raise HardlabError(f"The page of {len(runs)} runs exceeds {MOST / 1e6:.0f} MB: explore fewer runs together.")
+
+
+def choose(catalog: Catalog) -> list[Path]:
+    """Finished runs for one page: the first seed, by name, with views, negatives, generated pairs and an attack."""
+    runs = catalog.done.sort_values(["seed", "run"])
+    chosen: dict[str, Path] = {}
+    for wanted in ("hvs", "adco", "generated", "adversarial"):
+        for r in runs.itertuples():
+            held = [s.get("name") for s in catalog.manifests[r.run]["config"].get("hard", [])]
+            path = Path(r.path)
+            if wanted in held and (viewlog.segments(path) or (path / "snapshots").is_dir()):
+                chosen.setdefault(r.run, path)
+                break
+    return list(chosen.values())
 
 
 def _made(opened: Sequence[Opened], size: Size) -> Explorer:

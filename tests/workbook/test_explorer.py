@@ -25,7 +25,7 @@ import hardlab
 from hardlab import build, cli, recipes, run_folder, train
 from hardlab.analysis import hardness
 from hardlab.errors import HardlabError
-from hardlab.workbook import explorer, html
+from hardlab.workbook import explorer, html, report
 
 TINY = {"data.fraction": 0.04, "backbone.width": 4, "epochs": 2, "batch_size": 32, "logs.views_every": 1}
 TINY |= {"logs.checkpoint_every": 1, "logs.views_rows": 16}
@@ -41,6 +41,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         made[name] = train.train(run, root, device="cpu", say=lambda line: None)
     write_run(root, "ppcl", 0, draw_log(20, 3, 0))
     made["ppcl"] = next(root.glob("ppcl-*"))
+    about = json.loads((made["hexa-moco"] / "manifest.json").read_text())
+    about |= json.loads((made["ppcl"] / "manifest.json").read_text())
+    (made["ppcl"] / "manifest.json").write_text(json.dumps(about))
     (made["ppcl"] / "snapshots").mkdir()
     rng = np.random.default_rng(0)
     for step in (10, 20, 30):
@@ -285,6 +288,19 @@ def test_a_cell_shows_it_and_it_survives_the_export_of_the_notebook(runs):
     page = html.notebook_page(notebook, "x")
     scripts = [re.findall(r"<script.*?>(.*?)</script>", text, re.DOTALL) for text in (made.body, page)]
     assert scripts[0] == scripts[1] and len(scripts[0]) == 2 and Page(page).open == []
+
+
+def test_the_report_of_a_rung_holds_the_explorer_of_a_few_of_its_runs(runs, tmp_path):
+    (tmp_path / "runs").symlink_to(runs["ppcl"].parent)
+    page = report.build(tmp_path).read_text(encoding="utf-8")
+    data = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)[0])
+    assert {name: set(some) for name, some in data.items() if name != "methods"} == {
+        "ledger": {path.name for path in runs.values()},
+        "negatives": {runs["hexa-moco"].name},
+        "attack": {runs["hexa-moco"].name},
+        "generated": {runs["ppcl"].name},
+    }
+    assert all(source.startswith(("data:image/", "#", "runs/")) for source in Page(page).loads)
 
 
 DRIVE = """<pre id="told"></pre><script>
