@@ -163,7 +163,9 @@ def _said(
     if skipped:
         many = f"{len(skipped)} cannot be read and are left out, the first" if len(skipped) > 1 else None
         lines.append(f"{many or '1 cannot be read and is left out'}: {skipped[0]}")
-    taken = " ".join(f"{key}={config.written(value)}" for key, value in settings.items() if key != "data")
+    taken = " ".join(
+        f"{key}={config.written(value)}" for key, value in settings.items() if key != "data" and value is not None
+    )
     lines.append(f"Settings that follow: {taken}")
     if "epochs" in settings and settings["epochs"] > run.epochs:
         lines.append(f"{settings['epochs']} epochs show as many images as the recipe's {run.epochs} on its own data.")

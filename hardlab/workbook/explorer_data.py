@@ -63,6 +63,10 @@ class Opened:
         except HardlabError as e:
             self.without = f"The images of {self.path.name} cannot be shown: {e}"
 
+    def by_name(self, error: HardlabError) -> str:
+        """A refusal with the run's name for its path, which is of this machine alone."""
+        return str(error).replace(f"'{self.path}'", self.path.name)
+
     def command(self, recipe: str) -> str:
         """The command that trains another recipe on the same images."""
         data = self.run.data.name
@@ -163,7 +167,7 @@ def snapshots(opened: Opened, size: Size) -> Panel:
     try:
         banks = negatives.banks(opened.path)
     except HardlabError as e:
-        raise HardlabError(f"{e} {opened.command('adco')} makes such a run.") from e
+        raise HardlabError(f"{opened.by_name(e)} {opened.command('adco')} makes such a run.") from e
     banks = [banks[i] for i in gan.evenly(len(banks), size.snapshots)]
     few, faces = [], []
     for bank in banks:
@@ -197,7 +201,7 @@ def generated(opened: Opened, size: Size) -> Panel:
     try:
         shots = gan.shots(opened.path)
     except HardlabError as e:
-        raise HardlabError(f"{e} {opened.command('ppcl')} makes such a run.") from e
+        raise HardlabError(f"{opened.by_name(e)} {opened.command('ppcl')} makes such a run.") from e
     at = []
     for shot in (shots[i] for i in gan.evenly(len(shots), size.snapshots + 2)):
         strip = np.concatenate([np.concatenate(list(x[:LATENTS]), axis=2) for x in (shot.g, shot.g_ema)], axis=1)
