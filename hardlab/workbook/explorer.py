@@ -203,7 +203,7 @@ def _ledger_lines(run: str, panel: dict[str, Any], last: bool) -> list[Markup]:
         line += f" Rank correlation of the loss {within}: {', '.join(parts)}."
     lines = [Markup.escape(line)]
     if panel["pairs"] == 1 and last:
-        lines.append(_code("This run draws one pair an image; `hardlab pretrain simclr-hvs` compares several."))
+        lines.append(_code(f"{run} draws one pair an image; `hardlab pretrain simclr-hvs` compares several."))
     return lines
 
 
