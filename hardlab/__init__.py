@@ -4,11 +4,13 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_DOORS = {"recipe": "hardlab.recipes:recipe", "load": "hardlab.build:load", "train": "hardlab.train"}
+_DOORS = {"recipe": "hardlab.recipes:recipe", "load": "hardlab.build:load", "train": "hardlab.train"} | {
+    "explore": "hardlab.workbook.explorer:explore"
+}
 
 
 def __getattr__(name: str) -> Any:
-    """``hardlab.recipe``, ``hardlab.load``, ``hardlab.train``: loaded when they are first asked for."""
+    """``recipe``, ``load``, ``train`` and ``explore`` are loaded when they are first asked for."""
     if name not in _DOORS:
         raise AttributeError(f"module 'hardlab' has no attribute '{name}'")
     import importlib

@@ -554,6 +554,35 @@ def judge_claims(
     _echo(as_json, claims.describe(verdicts, why=why), rows)
 
 
+@cli.command("explore")
+@click.argument("run", nargs=-1, required=True, type=PATH)
+@click.option("--out", type=PATH, default=None, help="Default: explorer.html in the folder of the first RUN.")
+@click.option("--open", "open_", is_flag=True, help="Open the page in the browser too.")
+@ROOT
+@JSON
+def explore_runs(run: tuple[Path, ...], out: Path | None, open_: bool, root: Path | None, as_json: bool) -> None:
+    """Write the explorer of up to five RUN folders and print its path: which images and views are hard, and why.
+
+    One file that needs no network: candidates, negatives, generated pairs, attacks, and methods side by side.
+    """
+    from hardlab import files
+    from hardlab.errors import HardlabError
+
+    written = out or run[0] / "explorer.html"
+    with usage():
+        for path in run:
+            if not (path / "manifest.json").exists():  # which needs no torch
+                raise HardlabError(f"{path} is not a run: it has no manifest.json.")
+        files.check_folder(written.parent)
+    from hardlab.workbook import explorer
+
+    made = explorer.explore(*run, root=root)
+    made.write(written)
+    if open_:
+        click.launch(str(written))
+    _echo(as_json, str(written), {"written": str(written), "panels": list(made.data), "missing": made.missing})
+
+
 @cli.command("report")
 @RUNG
 @click.option("--out", type=PATH, default=None, help="Default: out/RUNG, of a paper out/reports.")

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from hardlab import config, data
 from hardlab.config import Run
 from hardlab.data.base import SMALL_SIDE, Images, opened
 from hardlab.data.folders import read_folder, splits
 from hardlab.errors import HardlabError
+from hardlab.files import make_folder
 
 LEAST = 16  # images to train on
 HELD_OUT = 0.1
@@ -68,6 +70,22 @@ def fit(run: Run, path: str | Path, given: Mapping[str, Any] | None = None) -> F
         settings["logs.monitor_every"] = 0
     settings = {key: value for key, value in settings.items() if key not in given}
     return Fit(settings, _said(root, train, test, shapes, own, run, settings, labelled))
+
+
+def drawn(path: str | Path, count: int = 90) -> Path:
+    """A small folder of classes to try things on: ``count`` of the built-in shapes as PNG files, unless it exists."""
+    path = Path(path)
+    if path.exists():
+        return path
+    images = data.load("shapes", count=count, objects=3, size=64)
+    part = path.with_name(f".{path.name}.part")
+    for batch in images.all(1):
+        row = int(batch.index)
+        target = part / images.classes[images.targets[row]] / f"{row:03}.png"
+        make_folder(target.parent)
+        Image.fromarray(batch.raw[0].permute(1, 2, 0).numpy()).save(target)
+    part.rename(path)
+    return path
 
 
 def _shapes(paths: Any) -> np.ndarray:
@@ -145,7 +163,9 @@ def _said(
     if skipped:
         many = f"{len(skipped)} cannot be read and are left out, the first" if len(skipped) > 1 else None
         lines.append(f"{many or '1 cannot be read and is left out'}: {skipped[0]}")
-    taken = " ".join(f"{key}={config.written(value)}" for key, value in settings.items() if key != "data")
+    taken = " ".join(
+        f"{key}={config.written(value)}" for key, value in settings.items() if key != "data" and value is not None
+    )
     lines.append(f"Settings that follow: {taken}")
     if "epochs" in settings and settings["epochs"] > run.epochs:
         lines.append(f"{settings['epochs']} epochs show as many images as the recipe's {run.epochs} on its own data.")

@@ -13,7 +13,7 @@ import os
 import platform
 import resource
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +378,17 @@ def manifest(path: Path) -> dict[str, Any] | None:
 def metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """The rows of ``metrics.jsonl``, all or those of one kind (``step``, ``epoch``). HardlabError for damaged lines."""
     return [r for r in files.read_lines(path / "metrics.jsonl") if kind is None or r["kind"] == kind]
+
+
+def image_names(path: Path, root: str | Path | None = None) -> Sequence[str]:
+    """The file name, or other name, of each training image of a run: what ``index`` in its view log counts.
+
+    root: the folder of the data sets. Raises HardlabError where the images are not on this machine, or have changed.
+    """
+    run, about = read_run(path)
+    images = build.images(run, root=root)
+    check_images(path.name, about["data"], images)
+    return images.names
 
 
 def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str, Any]]:

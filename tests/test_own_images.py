@@ -4,13 +4,16 @@ import json
 import re
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from hardlab import build, cli, config, data, own_images, recipes
+from hardlab.analysis import hardness
 from hardlab.errors import HardlabError
+from hardlab.workbook import execute
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +140,26 @@ def test_one_command_trains_on_a_folder_and_says_which_shows_the_result(tmp_path
     manifest = json.loads(result.stdout)
     assert manifest["config"] == json.loads(planned.stdout) and manifest["data"]["count"] == 36
     assert f"`hardlab explore {Path('runs') / manifest['id']}`" in result.stderr
+    log = hardness.named(Path("runs") / manifest["id"])
+    names = data.load("folder:mine", size=40, held_out=0.1).names
+    assert all(names[i] == name and (tmp_path / "mine" / name).exists() for i, name in zip(log["index"], log["name"]))
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_on_a_folder_of_a_readers_own(tmp_path):
+    filled(tmp_path / "mine", {"cat": 12, "dog": 12}, 40)
+    given = {"images_dir": str(tmp_path / "mine"), "runs_dir": str(tmp_path / "runs"), "epochs": "2"}
+    result = execute.execute(execute.find("10_your_images"), given, out_dir=tmp_path / "out", report=False)
+    assert result.state == "done", result.describe()
+    nb = nbformat.read(result.notebook, as_version=4)
+    outputs = [o for c in nb.cells if c.cell_type == "code" for o in c.outputs]
+    shown = [o["data"]["text/html"] for o in outputs if "text/html" in o.get("data", {})]
+    assert sum("data-panel" in text for text in shown) == 1 and any("cat/" in text for text in shown)
+
+
+def test_the_folder_that_the_package_draws_has_classes_and_is_drawn_once(tmp_path):
+    top = own_images.drawn(tmp_path / "pictures", 20)
+    files = sorted(p for p in top.rglob("*.png"))
+    assert len(files) == 20 and len({p.parent for p in files}) == 10
+    files[0].unlink()
+    assert own_images.drawn(top, 20) == top and len(list(top.rglob("*.png"))) == 19

@@ -20,7 +20,7 @@ AT_ONCE = [
     ("--version", 0),
     *((f"{command} --help", 0) for command in (
         "pretrain", "evaluate", "nb", "nb list", "nb run", "figures", "claims", "report", "reproduce", "doctor",
-        "campaign",
+        "campaign", "explore",
     )),
     ("pretrain --list", 0),
     ("pretrain --list --json", 0),
@@ -66,6 +66,8 @@ AT_ONCE = [
     ("evaluate run --data cifr10", REFUSED),
     ("evaluate run --device nonsense", REFUSED),
     ("evaluate nowhere --dry-run", REFUSED),
+    ("explore", REFUSED),
+    ("explore nowhere", REFUSED),
     ("nb list", 0),
     ("nb run 99_nothing", REFUSED),
     ("nb run 01_pretrain seeds=1", REFUSED),

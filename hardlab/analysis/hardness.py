@@ -120,6 +120,23 @@ def transfer(losses_by_name: Mapping[str, np.ndarray], resamples: int = 1000, se
     return pd.DataFrame(out)
 
 
+def scored(run_dir: Path | str) -> pd.DataFrame:
+    """The view log of a run with its metrics and ``percentile``, of the loss among all candidates of its step."""
+    log = viewlog.metrics(viewlog.read(run_dir))
+    by_step = log.groupby("step")["loss"]
+    return log.assign(percentile=100 * (by_step.rank() - 0.5) / by_step.transform("size"))
+
+
+def named(run_dir: Path | str, root: Path | str | None = None) -> pd.DataFrame:
+    """``scored`` with the column ``name``, the file of each ``index``: which of my images and views are hard.
+
+    E.g. ``named(run).groupby("name")["percentile"].mean().nlargest(10)``. root: the folder of the data sets. Raises
+    HardlabError without a view log, and where the run's images are not on this machine or have changed.
+    """
+    log = scored(run_dir)
+    return log.assign(name=np.array(run_folder.image_names(Path(run_dir), root), object)[log["index"].to_numpy()])
+
+
 def ledger(runs_dir: Path | str) -> pd.DataFrame:
     """Every logged candidate of all finished runs: run, parameters, overlap, loss, and whether it was chosen.
 
@@ -132,10 +149,7 @@ def ledger(runs_dir: Path | str) -> pd.DataFrame:
     for about in table[table["state"] == "done"].to_dict("records"):
         if not viewlog.segments(about["path"]):
             continue
-        log = viewlog.metrics(viewlog.read(about["path"])).drop(columns="run")
-        by_step = log.groupby("step")["loss"]
-        percentile = 100 * (by_step.rank() - 0.5) / by_step.transform("size")
-        log = log.assign(percentile=percentile, **who(about))
+        log = scored(about["path"]).drop(columns="run").assign(**who(about))
         out.append(log[[*WHO, *(c for c in log.columns if c not in WHO)]])
     if not out:
         raise HardlabError(f"'{runs_dir}' has no finished run with a view log; `hardlab pretrain` makes one.")

@@ -60,6 +60,7 @@ NOTEBOOKS: dict[str, tuple[tuple[str, ...] | None, str]] = {
     "07_hexa": (HEXA, "adversarial and cut-mixed views"),
     "08_hnssl": (HNSSL, "mined negatives"),
     "09_results": (None, "all results beside the published ones"),
+    "10_your_images": ((), "which images of a folder are hard"),
 }
 
 
@@ -254,6 +255,8 @@ def _parameters(notebook: str, rung: str) -> dict[str, str]:
         return {"runs_dir": "quickstart"}
     if notebook == "09_results":
         return {"data_dir": "data", "runs_dir": "runs", "out_dir": "notebooks/09_results"}
+    if notebook == "10_your_images":
+        return {"images_dir": "own/pictures", "runs_dir": "own/runs"}
     own = {"rung": rung, "runs_dir": "runs"}
     if notebook == "03_view_iou":
         own["out_dir"] = "notebooks/03_view_iou"

@@ -45,6 +45,8 @@ per seed, at the highest rung that has rows; <code>hardlab claims --why</code> g
 <figcaption>{{ f.name }}: drawn from {{ f.drawn_from }}</figcaption></figure>
 {% else %}<p>No figure was drawn.</p>
 {% endfor %}
+<h2>Explorer</h2>
+{{ explorer }}
 <h2>Notebooks</h2>
 {% for n in notebooks %}<details><summary>{{ n.name }}, <span class="{{ n.state }}">{{ n.state }}</span>,
 {{ n.seconds }} s (<a href="{{ n.link }}">with its code</a>)</summary>
@@ -79,12 +81,26 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
             {"name": f.stem, "source": _inline(f), "drawn_from": _drawn_from(f.stem, out / "data")}
             for f in sorted((out / "figures").glob("*.svg"))
         ],
+        explorer=_explorer(catalog),
         notebooks=[_about_notebook(n, out) for n in sorted((out / "notebooks").glob("*.ipynb"))],
         versions=_table(_versions(manifests)),
     )
     written = out / "report.html"
     _replace(written, html.wrap(title or "hardlab workbook", Markup(body)))
     return written
+
+
+def _explorer(catalog: Catalog) -> Markup:
+    """The explorer of a few of the runs, or why there is none."""
+    from hardlab.workbook import explorer  # which loads torch
+
+    chosen = explorer.choose(catalog)
+    if not chosen:
+        return Markup("<p>No run here kept candidates, negatives, generated pairs or attacks.</p>")
+    try:
+        return Markup(explorer.explore(*chosen).body)
+    except HardlabError as e:
+        return Markup("<p>{}</p>").format(e)
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> Markup:
