@@ -218,7 +218,7 @@ def test_an_unfinished_run_is_not_evaluated(tmp_path):
     [
         ["pretrain", "simsiam", "data=digits", "batch_size=1e2", "optim.lr=1e-3"],
         ["nb", "run", "01_pretrain"],
-        pytest.param(["figures", "--all", "--data", str(ROOT / "figures" / "data")], marks=pytest.mark.slow),
+        ["figures", "hvs_f3", "--data", str(ROOT / "figures" / "data")],
     ],
 )
 def test_a_dry_run_speaks_json_and_leaves_no_trace(words, tmp_path, monkeypatch):
