@@ -239,7 +239,7 @@ def test_a_whole_lease_in_small_stops_by_itself_and_a_second_one_goes_on(tmp_pat
 
     said = hold("first")
     assert "packages  all there" in said
-    assert "rates:" in said  # how many a loaded machine has time for is open
+    assert "rates:" in said or "plan was ended" in said  # what a loaded machine has time for is open
     came = lease.merge(sorted((tmp_path / "first").glob("*.tar.gz")), tmp_path / "runs", tmp_path / "brought")
     done = [line.partition("] done ")[2].split()[0] for line in said.splitlines() if "] done " in line]
     assert sorted(came) == sorted(done)
