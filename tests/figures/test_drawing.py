@@ -24,10 +24,6 @@ from hardlab.analysis import schema
 from hardlab.evaluate.published import PROTOCOLS
 from hardlab.types import HardlabError
 
-# quick: a figure with curves and one with dots
-NAMES = [n if n in ("hvs_f3", "hvs_results") else pytest.param(n, marks=pytest.mark.slow) for n in figures.FIGURES]
-
-
 # tables are all drawn by the same function
 QUICK = [n for n in figures.FIGURES if "_f" in n] + ["hvs_t2", "hexa_t1", "ppcl_t4"]
 
@@ -73,7 +69,7 @@ def test_a_caption_says_which_arms_were_trained_in_another_precision(
     assert uniform == texts(figures.make(name, data_dir)).replace("\n", " ")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_a_figure_is_the_same_bytes_when_rows_are_shuffled_and_the_callers_style_differs(
     name: str, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
