@@ -235,8 +235,8 @@ def _negatives_table(panel: dict[str, Any]) -> pd.DataFrame:
     for at in panel["at"]:
         hard = pd.Series([p[3] for p in at["points"] if p[2]], dtype=float)
         rows.append({"epoch": at["epoch"], "step": at["step"], "negatives": len(hard), "median cosine": hard.median()})
-        best = max((p for p in at["points"] if p[2] and p[4] >= 0), key=lambda p: p[3], default=None)
-        rows[-1] |= {"hardest is nearest to": "" if best is None else panel["names"][best[4]][0]}
+        nearest = {p[3]: panel["names"][p[4]][0] for p in at["points"] if p[2] and p[4] >= 0}
+        rows[-1] |= {"hardest is nearest to": nearest[max(nearest)] if nearest else ""}
     return pd.DataFrame(rows)
 
 
