@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,8 @@ def spec(kind: str, given: Any) -> Spec:
         return Spec(name=registry.register(kind, type(given)), options=dict(list(bound.items())[1:]))
     if isinstance(given, type) and issubclass(given, Method if kind == "method" else Hard):
         return Spec(name=registry.register(kind, given))
+    if not isinstance(given, str | Mapping | Spec):
+        raise HardlabError(f"{given!r} is no {kind}: give a name, a class, or for a strategy one that is made.")
     return Spec.model_validate(given)
 
 

@@ -35,7 +35,7 @@ def _few_threads(context: click.Context, option: click.Parameter, value: int | N
 
 
 class _Path(click.Path):
-    """A path that is named: of an empty one, as of a variable that is not set, the current folder would be taken."""
+    """A path that is not empty, because an empty one (an unset variable) would mean the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":

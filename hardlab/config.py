@@ -227,7 +227,7 @@ class Run(_Strict):
         if not self.data.name.startswith("folder:") and self.data.name not in registry.DATASETS:
             if os.path.isdir(os.path.expanduser(self.data.name)):
                 raise HardlabError(
-                    f"'{self.data.name}' is a folder, which a data set's name does not say: `--data {self.data.name}` "
+                    f"'{self.data.name}' is a folder, not the name of a data set: `--data {self.data.name}` "
                     f"takes it with settings that fit it, data=folder:{self.data.name} with those of the recipe."
                 )
             raise registry.unknown("data set", self.data.name, [*registry.DATASETS, "folder:PATH"])
@@ -490,6 +490,8 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
             tree[head] = {**(tree[head] if isinstance(tree[head], dict) else {}), "name": value}
         elif head in ("augment", "backbone", "method", "local"):
             tree[head] = _as_entry(value)
+        elif head == "hard" and isinstance(value, str):  # one alone
+            tree[head] = [_as_entry(value)]
         elif head == "hard" and isinstance(value, list | tuple):
             tree[head] = [_as_entry(one) for one in value]
         else:

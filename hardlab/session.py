@@ -68,7 +68,12 @@ class Session:
         epoch, passed = divmod(self.done, self.per_epoch)
         rows = epoch_order(self.run.seed, epoch, len(self.data), self.run.batch_size)
         for h in self.hard:
-            rows = h.order(rows, epoch, self.data, self.look)
+            wanted, rows = rows.shape, h.order(rows, epoch, self.data, self.look)
+            if rows.shape != wanted or bool(((rows < 0) | (rows >= len(self.data))).any()):
+                raise HardlabError(
+                    f"Strategy '{h.name}' returns rows {tuple(rows.shape)} from `order`: it must return "
+                    f"{tuple(wanted)}, as it gets, each a row of the {len(self.data)} images."
+                )
         return self.data.batches(rows[passed:])
 
     def check(self) -> None:

@@ -116,16 +116,16 @@ def loop(session: Session, log: Logger, asked: Sequence[int] = ()) -> None:
 
 def step(session: Session, batch: Batch) -> Step:
     """Train on one batch without synchronising; returns the whole step, for logs and notebooks."""
-    s, run, time = session, session.run, session.epoch.time
+    s, run, timed = session, session.run, session.epoch.time
     warmup = round(run.optim.warmup_epochs * s.per_epoch)
     lr = optim.set_schedule(s.players[0].opt, run.optim, run.batch_size, s.done, s.total, warmup, s.per_epoch)
     now = begin(s, batch)
-    players.play(now, s.players, run.optim, s.watch, time)
+    players.play(now, s.players, run.optim, s.watch, timed)
     now.rates = {p.name: p.opt.param_groups[0]["lr"] for p in s.players} | {"learner": lr}
-    with time("step"):
+    with timed("step"):
         s.method.after_step(now)
     for h in s.hard:
-        with time(h.name):
+        with timed(h.name):
             h.after_step(now)
     s.epoch.add(now.means())
     s.done += 1
@@ -151,23 +151,23 @@ def _untimed(part: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def forward(now: Step, hard: Sequence[Hard], time: Callable[[str], AbstractContextManager[None]] = _untimed) -> None:
+def forward(now: Step, hard: Sequence[Hard], timed: Callable[[str], AbstractContextManager[None]] = _untimed) -> None:
     """Choose and render the views of a step, predict, and compute the terms of the loss.
 
-    time: returns a context that times a part, given by its name.
+    timed: returns a context that times a part, given by its name.
     """
     for h in hard:
-        with time(h.name), now.autocast():
+        with timed(h.name), now.autocast():
             h.views(now)
-    with time("views"):
+    with timed("views"):
         now.views = views = now.look.render(now.views, now.method.plain)
-    with time("step"), now.autocast(), ExitStack() as around:
+    with timed("step"), now.autocast(), ExitStack() as around:
         for h in hard:
             around.enter_context(h.around(now))
         now.out = now.method(views)
     now.terms["base"] = now.out.loss
     for h in hard:
-        with time(h.name), now.autocast():
+        with timed(h.name), now.autocast():
             now.terms |= h.terms(now)
 
 
@@ -213,10 +213,10 @@ class _Module(types.ModuleType):
         runs_dir: str | Path = "runs",
         *,
         method: Any = None,
-        hard: Sequence[Any] | None = None,
+        hard: Any = None,
         **options: Any,
     ) -> Path:
-        """As ``train``, with another method or other strategies: names, classes, or instances of strategies.
+        """As ``train``, with another method or other strategies: names, classes, or instances, one or several.
 
         A digest of your own code's source is part of the run's hash and manifest.
         """
@@ -224,7 +224,8 @@ class _Module(types.ModuleType):
         if method is not None:
             changes["method"] = build.spec("method", method).model_dump(mode="json")
         if hard is not None:
-            changes["hard"] = [build.spec("strategy", h).model_dump(mode="json") for h in hard]
+            several = hard if isinstance(hard, list | tuple) else [hard]
+            changes["hard"] = [build.spec("strategy", h).model_dump(mode="json") for h in several]
         return train(run.with_(changes), Path(runs_dir), **options)
 
 

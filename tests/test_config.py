@@ -88,6 +88,12 @@ def test_a_run_with_another_method_than_its_recipes_is_named_after_its_method_an
     assert config.make(changed.model_dump(mode="json")) == changed
 
 
+def test_one_strategy_may_stand_alone_and_what_is_none_is_refused_in_one_sentence():
+    assert recipes.recipe("simsiam", "smoke", {"hard": "hvs"}) == recipes.recipe("simsiam", "smoke", {"hard": ["hvs"]})
+    with pytest.raises(HardlabError, match="3 is no strategy"):
+        build.spec("strategy", 3)
+
+
 def test_the_later_edition_of_hvs_names_the_same_recipes():
     for later, early in (("simsiam-hvp", "simsiam-hvs"), ("ibot-hvp", "ibot-hvs"), ("simsiam-hvp-8", "simsiam-hvs-8")):
         assert recipes.recipe(later, "cpu", {"seed": 2}) == recipes.recipe(early, "cpu", {"seed": 2})

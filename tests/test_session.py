@@ -5,8 +5,9 @@ import torch
 from resuming import learned, same
 from small_runs import small_run
 
-from hardlab import run_folder, train
+from hardlab import registry, run_folder, train
 from hardlab.errors import HardlabError
+from hardlab.hard.base import Hard
 
 
 def opened(name, folder=None, **more):
@@ -74,3 +75,25 @@ def test_a_number_that_is_none_is_noticed_and_named_by_its_player():
     train.step(session, next(session.batches()))
     with pytest.raises(HardlabError, match=r"The loss of the learner is not finite at step 1 \(images \["):
         session.check()
+
+
+class Short(Hard):
+    """Leaves out all but the first batches."""
+
+    def order(self, rows, epoch, images, look):
+        return rows[:2]
+
+
+class Beyond(Hard):
+    """Asks for images that are not there."""
+
+    def order(self, rows, epoch, images, look):
+        return rows + len(images)
+
+
+@pytest.mark.parametrize("strategy", [Short, Beyond])
+def test_an_order_that_is_no_whole_epoch_of_the_images_is_refused(strategy, monkeypatch):
+    monkeypatch.setitem(registry.HARD, strategy.__name__.lower(), f"{__name__}:{strategy.__name__}")
+    session = train.open(small_run("simsiam", hard=[strategy.__name__.lower()]), device="cpu")
+    with pytest.raises(HardlabError, match=f"'{strategy.__name__.lower()}' returns rows .* from `order`"):
+        next(session.batches())

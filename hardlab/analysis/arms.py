@@ -366,6 +366,11 @@ class Book:
 # ---------------------------------------------------------------------------------------------- rows of any table
 
 
+def highest_shared(shared: Iterable[tuple[str, str]]) -> tuple[str, str]:
+    """Of rungs and changes (JSON) that arms share, those of the highest rung, then with the fewest changes."""
+    return max(shared, key=lambda key: (RUNGS.index(key[0]), -len(json.loads(key[1])), key[1]))
+
+
 def reaches(rung: str, least: str) -> bool:
     """Whether a rung is at least as large as ``least``."""
     return RUNGS.index(rung) >= RUNGS.index(least)

@@ -24,7 +24,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hardlab import registry
 from hardlab.analysis import evidence, schema
-from hardlab.analysis.arms import LINEAR, UNTRAINED, Arm, Book, Measure, Over, Paired, reaches, rungs_from, usual
+from hardlab.analysis.arms import (
+    LINEAR,
+    UNTRAINED,
+    Arm,
+    Book,
+    Measure,
+    Over,
+    Paired,
+    highest_shared,
+    reaches,
+    rungs_from,
+    usual,
+)
 from hardlab.analysis.gap_notes import evaluate_command
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.schema import WHO
@@ -760,7 +772,7 @@ class Ledger:
             why = f"the existing runs differ in more than their arm{also}"
             return Finding(NO_RUN, NOTHING, why, commands=again)
         if not any(shared.values()):
-            rung, changes = max(shared)
+            rung, changes = highest_shared(shared)
             seed = 1 + max(int(self.book.runs[name]["seed"]) for runs in trained for name in runs)
             again = tuple(claim.commands(claim.arms, rung, json.loads(changes) | {"seed": seed}))
             return Finding(NO_RUN, NOTHING, "no seed has a run of every arm", commands=again)

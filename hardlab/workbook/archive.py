@@ -26,9 +26,9 @@ class Unit:
 
 
 def units(runs: Path, logs: Path, done: Sequence[str]) -> list[Unit]:
-    """What there is to pack, the most important first: the rows of all runs, all logs, then views and snapshots.
+    """Everything to pack, the most important first: the rows of all runs, all logs, then view logs and snapshots.
 
-    Of the first seeds before the others: a few runs of every recipe with all they logged tell more than all of one.
+    View logs and snapshots of the first seeds come first, so that every recipe has some.
     """
 
     def of(run: str, names: Iterable[str]) -> tuple[tuple[Path, str], ...]:
@@ -42,15 +42,15 @@ def units(runs: Path, logs: Path, done: Sequence[str]) -> list[Unit]:
 
 
 def _seed(run: str) -> int:
-    """Of a run, by its id (``simsiam-cpu-s3-1f2e3d``)."""
+    """The seed in a run's id (``simsiam-cpu-s3-1f2e3d``)."""
     match = re.search(r"-s(\d+)-", run)
     return int(match[1]) if match else 0
 
 
 def pack(archives: Sequence[Path], units: Sequence[Unit], *, limit: int) -> list[str]:
-    """Archives ``*.tar.gz`` of at most ``limit`` bytes each, as many of these as are needed; returns what has no place.
+    """Pack units into as few ``archives`` of at most ``limit`` bytes as possible; returns the names left out.
 
-    Each appears whole or not at all; those of an earlier call that are not needed any more go.
+    Each archive is written atomically; archives of an earlier call that are no longer needed are deleted.
     """
     bins: list[list[Unit]] = [[] for _ in archives]
     room = [limit - 4096] * len(archives)

@@ -245,7 +245,7 @@ class Survey:
         return Question(claim.id, claim.headline, there, needed, claim.seeds, size, spread, tuple(steps))
 
     def _have(self, claim: Claim, stage: Stage) -> list[set[int]]:
-        """Of each side the seeds whose rows are there, of runs as this stage would make them."""
+        """The seeds of each side that have rows of runs as this stage would make them."""
         book = self.ledger.book
         trained = [side for side in claim.arms if side.recipe != UNTRAINED]
         alike = iter(book.alike([claim.arm(side) for side in trained]))
@@ -261,14 +261,14 @@ class Survey:
         return out
 
     def _planned(self, changes: Mapping[str, Any], stage: Stage) -> bool:
-        """Whether runs that differ from their recipes so are those of this stage on this machine."""
+        """Whether these differences from a recipe are those of the stage, in the precision of this machine."""
         wanted = {option_key(k): v for k, v in _without_parent(stage.set).items()}
         precision = changes.get("precision", wanted.get("precision", self.precision))
         rest = {k: v for k, v in changes.items() if k != "precision"}
         return precision == wanted.pop("precision", self.precision) and rest == wanted
 
     def _size(self, claim: Claim, rung: str) -> tuple[float | None, float | None]:
-        """Of the difference from the threshold: as seen in two seeds or more, else as published; and of its spread."""
+        """The expected difference from the threshold (seen in two seeds or more, else published), and its spread."""
         judged, threshold = self.judged[claim.id], claim.test.margin if claim.test.value is None else claim.test.value
         seen = judged.group is not None and judged.group.rung == rung and judged.finding.ours.n > 1
         spread, _ = self.spreads.get(claim.spread_at(rung) or (), (np.nan, 0))

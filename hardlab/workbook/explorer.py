@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from hardlab import files
-from hardlab.analysis import viewlog
+from hardlab.analysis import arms, viewlog
 from hardlab.analysis.catalog import Catalog
 from hardlab.errors import HardlabError
 from hardlab.workbook import explorer_data, explorer_pictures, html
@@ -105,15 +106,14 @@ def explore(*runs: str | Path, root: str | Path | None = None) -> Explorer:
 def choose(catalog: Catalog) -> list[Path]:
     """Finished runs for one page: the first seed, by name, with views, negatives, generated pairs and an attack."""
     runs = catalog.done.sort_values(["seed", "run"])
-    chosen: dict[str, Path] = {}
+    logged = [bool(viewlog.segments(Path(p))) or (Path(p) / "snapshots").is_dir() for p in runs["path"]]
+    chosen = []
     for wanted in ("hvs", "adco", "generated", "adversarial"):
-        for r in runs.itertuples():
-            held = [s.get("name") for s in catalog.manifests[r.run]["config"].get("hard", [])]
-            path = Path(r.path)
-            if wanted in held and (viewlog.segments(path) or (path / "snapshots").is_dir()):
-                chosen.setdefault(r.run, path)
-                break
-    return list(chosen.values())
+        held = [wanted in [s.get("name") for s in catalog.manifests[r]["config"].get("hard", [])] for r in runs["run"]]
+        candidates = runs[np.array(held, bool) & np.array(logged, bool)]
+        if len(candidates):
+            chosen.append(Path(arms.first(candidates)["path"]))
+    return list(dict.fromkeys(chosen))
 
 
 def _made(opened: Sequence[Opened], size: Size) -> Explorer:

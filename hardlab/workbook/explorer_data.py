@@ -64,7 +64,7 @@ class Opened:
             self.without = f"The images of {self.path.name} cannot be shown: {e}"
 
     def by_name(self, error: HardlabError) -> str:
-        """A refusal with the run's name for its path, which is of this machine alone."""
+        """An error's text with the run's name in place of its path, since the page is read on other machines."""
         return str(error).replace(f"'{self.path}'", self.path.name)
 
     def command(self, recipe: str) -> str:

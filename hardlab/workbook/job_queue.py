@@ -170,7 +170,7 @@ class Queue:
         return places <= self.machine.places and memory <= 0.85 * self.machine.memory_mb
 
     def run(self, deadline: float, asked: Callable[[], bool], tick: Callable[[], None] = lambda: None) -> None:
-        """Until nothing is left that can end by ``deadline`` (of time.monotonic), or ``asked``; then end the rest."""
+        """Run jobs until none is left that can end by ``deadline`` (time.monotonic), or ``asked``; end the rest."""
         try:
             while not asked() and time.monotonic() < deadline:
                 self._reap()

@@ -172,7 +172,7 @@ def _against(arms: Sequence[str], how: str, margin: float, unit: str) -> str:
 
 
 def _arm(side: Side) -> str:
-    """An arm as the command line has it, and in brackets what is read of it otherwise than of the others."""
+    """An arm as on the command line, and in brackets the measure that it alone has."""
     words = [side.recipe, *(f"{k}={v}" for k, v in side.set.items())]
     words += [f"trained {side.longer:g} times as long"] if side.longer != 1 else []
     own = [*side.where.values(), *filter(None, (side.value, side.over))]

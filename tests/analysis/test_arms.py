@@ -31,6 +31,7 @@ from hardlab.analysis.arms import (
     first_of_each,
     gain,
     gains,
+    highest_shared,
     linear,
     longest,
     measured,
@@ -332,3 +333,8 @@ def test_partners_are_the_seeds_that_every_arm_has_a_run_of_measured_or_not() ->
     one, other = {"a0": usual, "a1-again": usual, "a1": usual}, {"b2": usual, "b1": usual, "c1": longer}
     assert book.with_partners([one, other]) == {usual: {1: (["a1", "a1-again"], ["b1"])}}
     assert book.with_partners([{"a0": usual}, other]) == {usual: {}}
+
+
+def test_of_what_arms_share_the_highest_rung_comes_first_then_the_fewest_changes() -> None:
+    shared = [("smoke", "{}"), ("paper", '{"epochs": 5, "seed": 1}'), ("paper", '{"zeta": 1}'), ("cpu", "{}")]
+    assert highest_shared(shared) == ("paper", '{"zeta": 1}')
