@@ -155,17 +155,19 @@ class Sources:
     def with_earlier(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
         """``frame`` and the rows of the earlier table that no run of the catalogue replaces.
 
-        A run replaces the rows of an earlier run that differs from it in its name alone, but only in the tables and
-        measurements in which it has rows itself: a run from another machine may lack a view log or a probe.
+        A run replaces its own earlier rows, and those of an earlier run that differs from it in its name alone, only
+        in the tables and measurements in which it has rows now: a folder from another machine may lack a view log, or
+        not be evaluated.
         """
         earlier = schema.read(self.earlier, name, whole=False) if self.earlier else pd.DataFrame()
         if not len(earlier):
             return frame
-        replaced = earlier["run"].isin(self.done["run"])
-        if len(frame) and name != "configs":  # rows of other tables are matched by the configurations of their runs
-            key = [*SAME, "recipe", *(c for c in ("protocol", "features", "evaluated_on") if c in earlier)]
-            made = pd.MultiIndex.from_frame(frame[key])
-            replaced |= pd.MultiIndex.from_frame(earlier[key]).isin(made)
+        replaced = pd.Series(False, earlier.index)
+        measured = [c for c in ("protocol", "features", "evaluated_on") if c in earlier]
+        # configurations are what tells runs apart, so that another run of the same has its own
+        for key in ([["run"], [*SAME, "recipe"]] if name != "configs" else [["run"]]) if len(frame) else ():
+            made = pd.MultiIndex.from_frame(frame[[*key, *measured]])
+            replaced |= pd.MultiIndex.from_frame(earlier[[*key, *measured]]).isin(made)
         return pd.concat([f for f in (frame, earlier[~replaced]) if len(f)] or [frame], ignore_index=True)
 
     def keeps_picture(self, name: str, table: Table) -> bool:

@@ -143,6 +143,22 @@ def test_a_run_that_was_made_again_leaves_the_earlier_rows_of_what_it_was_not_me
     assert by["linear", row["data"]] == by[row["protocol"], "digits"] == here.name
 
 
+def test_a_run_that_is_collected_again_without_its_evaluation_keeps_its_rows_and_with_it_has_the_new_ones(
+    tmp_path,
+) -> None:
+    run = write_run(tmp_path / "runs", "simsiam", 0, None, backbone_knn=0.5)
+    kept = (run / "results.jsonl").read_text()
+    tables.collect(tmp_path / "runs", tmp_path / "out")
+    before = pd.read_csv(tmp_path / "out" / "evaluation.csv")
+    (run / "results.jsonl").unlink()
+    tables.collect(tmp_path / "runs", tmp_path / "out", add=True)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "evaluation.csv"), before)
+    (run / "results.jsonl").write_text(kept.replace("0.5", "0.75"))
+    tables.collect(tmp_path / "runs", tmp_path / "out", add=True)
+    after = pd.read_csv(tmp_path / "out" / "evaluation.csv")
+    assert len(after) == len(before) and {0.5, 0.75} & set(after["value"]) == {0.75}
+
+
 @pytest.mark.slow
 def test_added_tables_compute_importances_again_only_where_a_seed_is_new_or_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
