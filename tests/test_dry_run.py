@@ -230,9 +230,9 @@ LONG = "n" * 300
         (["nb", "run", f"{LONG}.ipynb"], "There is no notebook"),
         (["nb", "run", "01_pretrain", "runs_dir="], "runs_dir cannot be ''"),
         (["nb", "run", "01_pretrain", "--out", LONG, "--dry-run"], "File name too long"),
-        (["figures", "--all", "--data", LONG], "File name too long"),
+        (["figures", "--all", "--data", LONG], LONG),  # from Python 3.12 on such a folder is merely not there
         (["figures", "--all", "--from", LONG], "File name too long"),
-        (["claims", "--data", LONG], "File name too long"),
+        (["claims", "--data", LONG], LONG),
         (["report", "--out", LONG], "File name too long"),
         (["check", LONG], "not a Python file"),
     ],
