@@ -210,6 +210,7 @@ def test_a_slip_in_the_last_name_shows_before_the_first_run_is_measured(done):
 
 
 LONG = "n" * 300
+NO_TABLES = "There are no tables in" if sys.version_info >= (3, 13) else "File name too long"  # as pathlib has it
 
 
 @pytest.mark.parametrize(
@@ -230,9 +231,9 @@ LONG = "n" * 300
         (["nb", "run", f"{LONG}.ipynb"], "There is no notebook"),
         (["nb", "run", "01_pretrain", "runs_dir="], "runs_dir cannot be ''"),
         (["nb", "run", "01_pretrain", "--out", LONG, "--dry-run"], "File name too long"),
-        (["figures", "--all", "--data", LONG], LONG),  # from Python 3.12 on such a folder is merely not there
+        (["figures", "--all", "--data", LONG], NO_TABLES),
         (["figures", "--all", "--from", LONG], "File name too long"),
-        (["claims", "--data", LONG], LONG),
+        (["claims", "--data", LONG], NO_TABLES),
         (["report", "--out", LONG], "File name too long"),
         (["check", LONG], "not a Python file"),
     ],
