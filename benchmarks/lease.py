@@ -53,7 +53,7 @@ PACKAGES = (
 )  # fmt: skip
 LIMIT_MB = 64.0  # of all that travels there
 ARCHIVE_MB, ARCHIVES = 12.0, 5  # 60 MB of 64 come back; no archive may be above 16
-TABLE_SHARE = 0.4  # of the time that is left when it begins, for the table of rates
+TABLE_SHARE = 0.4  # of the time that is left when it begins, for the table of rates; --rates
 PACK_EVERY_S = 90.0  # what was packed is safe, should the machine be taken away
 
 
@@ -435,7 +435,7 @@ class Lease:
     def measure(self, rehearsal: bool) -> None:
         """The table of rates: first images/s, then the parts, with launches that wait, in a process of its own."""
         begin = time.monotonic()
-        until = begin + TABLE_SHARE * (self.deadline() - begin)
+        until = begin + self.args.rates * (self.deadline() - begin)
         for name, env in (("throughput", {}), ("throughput-parts", {"CUDA_LAUNCH_BLOCKING": "1"})):
             if self.stop():
                 return
@@ -598,6 +598,8 @@ def parser() -> argparse.ArgumentParser:
         "--work", type=Path, default=ROOT / "out" / "lease", help="A second call here goes on (%(default)s)."
     )
     p.add_argument("--jobs", type=int, help="Runs side by side; default: by cores and memory.")
+    p.add_argument("--rates", type=float, default=TABLE_SHARE, metavar="SHARE",
+                   help="Of the time, at most, for the table of rates (%(default)s).")  # fmt: skip
     p.add_argument("--collected", type=Path, default=ROOT / "figures" / "data" / "evaluation.csv",
                    help="Rows that need not be made again (%(default)s).")  # fmt: skip
     p.add_argument("--share", choices=("auto", "no"), default="auto",
