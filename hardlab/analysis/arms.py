@@ -79,6 +79,11 @@ class Measure(BaseModel):
     on: str = ""
     per: float = 1.0
 
+    @property
+    def of_network(self) -> bool:
+        """Whether the training length plays no part: a setting, or a number of parameters."""
+        return self.table == "configs" or self.where.get("quantity") == "parameters"
+
     def transferred(self, on: str) -> Measure:
         """The same measure on another data set, given by its name in the papers."""
         return self.model_copy(update={"on": on})
@@ -89,10 +94,10 @@ class Arm(NamedTuple):
 
     recipe: its name. changes: overrides as on the command line, e.g. (("method.tau", 0.999),); a run with other values
     of these, another method or other strategies belongs to another arm. wider: factor of the channels of the rung's
-    network. trained: data set and share, e.g. ("CIFAR-10", "20 %"). budget: 0 for the training length of most recipes,
-    -1 for the longest run that is longer. minus: a second recipe; the value is then the difference, paired by seed.
-    sets: the loaders' names of the data sets that count; empty = any. longer: training length as a multiple of the
-    recipe's.
+    network. trained: data set and share, e.g. ("CIFAR-10", "20 %"). budget: 0 for the recipe's own training length,
+    -1 for the longest run that is at least ``LONG`` times as long. minus: a second recipe; the value is then the
+    difference, paired by seed. sets: the loaders' names of the data sets that count; empty = any. longer: training
+    length as a multiple of the recipe's.
     """
 
     recipe: str
@@ -308,8 +313,9 @@ class Book:
     def one_setting(self, rows: pd.DataFrame, peers: pd.DataFrame) -> pd.DataFrame:
         """The rows of one setting of an arm.
 
-        Settings rank by these criteria in turn: the training length of most recipes in ``peers``, the most peers of
-        the same setting, the most seeds, the fewest changes from the recipe, the longest training.
+        Settings rank by these criteria in turn: the recipe's own training length at this rung, the length of most
+        recipes in ``peers``, the most peers of the same setting, the most seeds, the fewest changes from the recipe,
+        the longest training.
         """
         if not len(rows):
             return rows
@@ -318,7 +324,8 @@ class Book:
         def rank(name: str, group: pd.DataFrame) -> tuple[Any, ...]:
             first = group.iloc[0]
             epochs, near = self.epochs(first["run"]), -self.changes(first["run"], first["rung"], first["recipe"])
-            return lengths.get(epochs, 0), shared.get(name, 0), group["seed"].nunique(), near, epochs
+            own = epochs == own_length(first["recipe"], first["rung"])
+            return own, lengths.get(epochs, 0), shared.get(name, 0), group["seed"].nunique(), near, epochs
 
         return _best(rows, "setting", rank)
 
@@ -583,6 +590,11 @@ def _usual(name: str, rung: str) -> Run:
     return recipe(name, rung)
 
 
+def own_length(name: str, rung: str) -> int:
+    """The training length of a recipe at a rung, in epochs; 0 for a recipe that is not known here."""
+    return _usual(name, rung).epochs if name in RECIPES else 0
+
+
 @cache
 def _flat(name: str, rung: str, overrides: str) -> dict[str, str]:
     """The configuration of a recipe with overrides (JSON)."""
@@ -646,6 +658,8 @@ def linear(*protocols: str, on: str = "", metric: str = "top1") -> Measure:
 
 
 KNN = measured(("knn", "top1@k=20"))
+MARKS = ("†", "‡", "§", "¶")  # beside numbers of runs that were not trained for their recipe's length
+LONG = 2  # times the usual length: a long training of a published table, which are 3 to 4 times the short ones there
 
 
 class Selection:
@@ -679,11 +693,20 @@ class Selection:
             self.costs = _of_one(self.costs, any_data)
         elif len(self.costs):
             self.costs = self.costs[self.costs["run"].isin(self.rows["run"])]
+        self.costs = self._of_one_device(self.costs)
         epochs = self.configs[self.configs["key"] == "epochs"].set_index("run")["value"]
         epochs = pd.to_numeric(epochs[~epochs.index.duplicated()])
-        self.rows, self.scenes = (frame.assign(epochs=frame["run"].map(epochs)) for frame in (self.rows, self.scenes))
+        tables = (self.rows, self.scenes, self.costs)
+        self.rows, self.scenes, self.costs = (frame.assign(epochs=frame["run"].map(epochs)) for frame in tables)
         self.used: list[pd.DataFrame] = []
+        self.marks: dict[float, str] = {}
         self.protocols: dict[str, str] = {}
+
+    def _of_one_device(self, costs: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the device on which most recipes ran, then most runs: seconds of two devices have no mean."""
+        known = self.configs[self.configs["key"] == "device"].drop_duplicates("run").set_index("run")["value"]
+        costs = costs.assign(device=costs["run"].map(known).fillna(""))
+        return _best(costs, "device", lambda name, group: (group["recipe"].nunique(), group["run"].nunique()))
 
     def runs(self, arm: Arm, rows: pd.DataFrame | None = None) -> pd.DataFrame:
         """The rows of an arm in one setting."""
@@ -693,11 +716,9 @@ class Selection:
         elif self.home:
             rows = rows[rows["data"].isin(self.home)]
         if arm.budget is not None and len(rows):
-            lengths = self.book.lengths(self.rows)
-            usual = min(lengths, key=lambda epochs: (-lengths[epochs], epochs))
-            known = rows["epochs"].fillna(0)
-            longest = known.max() if known.max() > usual else -1  # no longer one: all stand with the usual ones
-            nearest = min(known.unique(), key=lambda epochs: (abs(epochs - usual), epochs))
+            known, own = rows["epochs"].fillna(0), own_length(arm.recipe, str(rows["rung"].iloc[0]))
+            longest = known.max() if known.max() >= LONG * own else -1  # no such run
+            nearest = min(known.unique(), key=lambda epochs: (abs(epochs - own), epochs))
             rows = rows[known == (nearest if arm.budget == 0 else longest)]
         return self.book.one_setting(rows, self.rows[self.rows["data"].isin(rows["data"])])
 
@@ -707,9 +728,34 @@ class Selection:
         if not len(rows):
             self._note_gap(arm, measure)
         if arm.minus and len(rows):
-            other = self.values(arm._replace(recipe=arm.minus, minus=""), measure)
+            length = {} if measure.table == "costs" else {"epochs": int(self.length(arm, measure))}
+            changes = dict(arm.changes) | length  # two lengths are no pair
+            other = self.values(arm._replace(recipe=arm.minus, minus="", changes=tuple(changes.items())), measure)
             return gain(rows, other)
         return rows
+
+    def length(self, arm: Arm, measure: Measure) -> float:
+        """The training length of the rows that stand for an arm, in epochs; 0 without rows."""
+        tables = {"evaluation": self._measured, "costs": self._costs_of}
+        rows = self.runs(arm, tables[measure.table](measure) if measure.table in tables else None)
+        return float(rows["epochs"].fillna(0).max()) if len(rows) else 0.0
+
+    def other_length(self, arm: Arm, measure: Measure) -> float:
+        """The training length of the rows of an arm if it is not its recipe's though the arm names none, else 0."""
+        if arm.budget == -1 or "epochs" in dict(arm.changes) or measure.of_network or not len(self.rows):
+            return 0.0
+        length = self.length(arm, measure)
+        return 0.0 if length == own_length(arm.recipe, str(self.rows["rung"].iloc[0])) else length
+
+    def mark(self, arm: Arm, measure: Measure) -> str:
+        """The sign of an arm that was trained for another length than its recipe's, "" for others; see ``legend``."""
+        length = self.other_length(arm, measure)
+        return self.marks.setdefault(length, MARKS[len(self.marks) % len(MARKS)]) if length else ""
+
+    @property
+    def legend(self) -> str:
+        """The meaning of all signs that ``mark`` gave."""
+        return ", ".join(f"{sign} {epochs:g} epoch{'s' * (epochs != 1)}" for epochs, sign in self.marks.items())
 
     def _note_gap(self, arm: Arm, measure: Measure) -> None:
         """Note the command that trains or evaluates for a missing value, unless the data set has no loader."""
@@ -752,14 +798,15 @@ class Selection:
             rows = self.runs(arm, self._measured(measure))
             return self._note(rows, 100 * rows.groupby("seed")["value"].mean())
         if measure.table == "costs":
-            rows = self.book.only(_where(self.costs, measure), arm)
-            if len(self.rows):
-                rows = rows[rows["run"].isin(self.runs(arm)["run"])]
+            rows = self.runs(arm, self._costs_of(measure))
             each = rows.groupby("seed")["value"].mean() / measure.per if len(rows) else pd.Series(dtype=float)
             return self._note(rows, each)
         runs, keys = self.runs(arm), _where(self.configs, measure)
         keys = keys[keys["run"].isin(runs["run"])]
         return self._note(runs, pd.to_numeric(keys.set_index("seed")["value"]) if len(keys) else pd.Series(dtype=float))
+
+    def _costs_of(self, measure: Measure) -> pd.DataFrame:
+        return _where(self.costs, measure)
 
     def _measured(self, measure: Measure) -> pd.DataFrame:
         """The rows of one of the measure's protocols; on training data, of one protocol per data set and share."""

@@ -160,9 +160,14 @@ def arm(configuration: Mapping[str, Any]) -> str:
 
 
 def setting(configuration: Mapping[str, Any]) -> str:
-    """Eight hex digits of all that a run shares with its baseline: its whole configuration but strategies and seed."""
+    """Eight hex digits of all that a run shares with its baseline: its whole configuration but strategies and seed.
+
+    A parent of the run's own seed counts without it, so that the seeds of an arm share their setting.
+    """
     whole = config.without_later_defaults(configuration)
     same = {k: v for k, v in whole.items() if k not in ("recipe", "seed", "hard", "logs")}
+    if (parent := same.get("parent")) and parent.get("seed") == whole["seed"]:
+        same["parent"] = {k: v for k, v in parent.items() if k != "seed"}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -658,10 +658,22 @@ class Ledger:
         if group is not None:
             row |= self._strength(judged, spread) | {"beside": self.beside(claim, group)}
         note, row["frozen"] = self._since(claim, group)
-        parts = [part for part in (why, claim.note.rstrip("."), note) if part]
+        parts = [part for part in (why, claim.note.rstrip("."), self._took(claim, group), note) if part]
         row["why"] = ". ".join(part[:1].upper() + part[1:] for part in parts) + "."
         row["commands"] = "\n".join(commands)
         return {k: row[k] for k in COLUMNS}
+
+    def _took(self, claim: Claim, group: Paired | None) -> str:
+        """What a run of each arm took, where one arm trains longer so that both take as many seconds."""
+        if group is None or all(side.longer == 1 for side in claim.arms) or claim.test.of == "gain":
+            return ""
+        an_epoch = Measure(table="costs", where={"quantity": "seconds.total"})
+        each = [self.values(an_epoch, runs) for runs in group.runs]
+        seconds = [[value * self.book.epochs(name) for name, value in of_arm.items()] for of_arm in each]
+        if not all(seconds):
+            return ""
+        means = " and ".join(f"{np.mean(each):.0f}" for each in seconds)
+        return f"where these runs were made, the training of one took {means} s"
 
     def _strength(self, judged: Judged, spread: tuple[float, int]) -> dict[str, Any]:
         """A finding's sign-flip test, interval by the pooled spread, missing seeds, and excluded size."""
@@ -855,10 +867,11 @@ def levels(data_dir: Path | str, judged: pd.DataFrame) -> list[Level]:
     for _, each in runs:
         if control := tuple(sorted(book.untrained(each))):
             began.setdefault(" ".join(control), control)
+    distinct = [(name, each) for name, each in runs if not any(set(each) < set(more) for _, more in runs)]
     out = []
     for each in began.values():
         out += [_level(ledger, "untrained network", each, "backbone"), _level(ledger, "raw pixels", each, "pixels")]
-    return out + [_level(ledger, name, each) for name, each in runs]
+    return out + [_level(ledger, name, each) for name, each in distinct]
 
 
 def _level(ledger: Ledger, name: str, runs: tuple[str, ...], features: str = "") -> Level:

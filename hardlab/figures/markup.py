@@ -6,6 +6,7 @@ import html
 import re
 from typing import NamedTuple
 
+from hardlab.analysis.arms import MARKS
 from hardlab.figures.typeset import Cell, Sheet
 
 GAP = "\N{MIDDLE DOT}\N{MIDDLE DOT}\N{MIDDLE DOT}"  # no row yet
@@ -14,6 +15,7 @@ _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "\N{PLUS-MINUS SIGN}": r"$\pm$", "\N{MULTIPLICATION SIGN}": r"$\times$", "\N{MIDDLE DOT}": r"$\cdot$",
+    "\N{DAGGER}": r"\dag{}", "\N{DOUBLE DAGGER}": r"\ddag{}", "\N{SECTION SIGN}": r"\S{}", "\N{PILCROW SIGN}": r"\P{}",
     "\N{MINUS SIGN}": r"$-$", "\N{EN DASH}": "--", "\N{NO-BREAK SPACE}": "~",
 }  # fmt: skip
 
@@ -50,14 +52,15 @@ def tex(text: str) -> str:
 
 
 def _tex_number(text: str) -> str:
-    """A number with its sign and half an interval in mathematics; other text as it is."""
-    match = re.fullmatch(r"([+-]?)([\d.]+(?:e[+-]?\d+)?)(?:\N{PLUS-MINUS SIGN}([\d.]+(?:e[+-]?\d+)?))?", text)
+    """A number with its sign and half an interval in mathematics, a mark after it; other text as it is."""
+    number = r"[\d.]+(?:e[+-]?\d+)?"
+    match = re.fullmatch(rf"([+-]?)({number})(?:\N{{PLUS-MINUS SIGN}}({number}))?([{''.join(MARKS)}]?)", text)
     if match is None:
         return "--" if text == GAP else tex(text)
-    sign, number, half = match.groups()
+    sign, number, half, mark = match.groups()
     if not sign and half is None:
-        return number
-    return f"${sign}{number}" + (rf" \pm {half}$" if half is not None else "$")
+        return number + tex(mark)
+    return f"${sign}{number}" + (rf" \pm {half}$" if half is not None else "$") + tex(mark)
 
 
 def latex(sheet: Sheet, label: str) -> str:

@@ -54,7 +54,11 @@ def arms(
                 at + shift, values[name], "D", markersize=4, color=style.GREY, markerfacecolor="white",
                 label="published" if name == next(iter(values)) else "_",
             )  # fmt: skip
-    ax.set_xticks(range(len(named)), [name for name, _ in named])
+    lengths = [
+        ours.other_length(arm, measure) if arm and len(f) else 0 for (_, arm), f in zip(named, series, strict=True)
+    ]
+    labels = [f"{name}\n({n:g} ep)" if n else name for (name, _), n in zip(named, lengths, strict=True)]
+    ax.set_xticks(range(len(named)), labels)
     ax.set_xlim(-0.6, len(named) - 0.4)
     ax.margins(y=0.12)
     low, high = ax.get_ylim()

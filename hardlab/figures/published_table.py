@@ -7,7 +7,7 @@ There are three kinds: results (``Compared``), settings of a recipe (``Settings`
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -279,19 +279,14 @@ def _compared(table: Compared, printed: Mapping[tuple[str, str], str], read: Tab
     about = style.about(shown) if len(shown) else "no finished run of these arms has a row here"
     by = f" · by {', '.join(_protocol(p, shown) for p in ours.by)}" if ours.by and table.says_protocols else ""
     notes = [table.note] if table.note else []
-    if table.says_devices and (devices := _devices(configs, costs, recipes)):
-        notes.insert(0, f"ours on {devices}")
+    if ours.marks:
+        notes.insert(0, "trained for another length than the recipe's: " + ours.legend)
+    if table.says_devices and len(ours.costs):
+        notes.insert(0, f"seconds on {ours.costs['device'].iloc[0] or 'an unknown device'}")
     if any(c.to in BUILT_IN for c in table.columns):
         notes.append(f"{' and '.join(BUILT_IN)}: built-in sets, ours alone; nothing is printed for them")
     legend = f"{SCALES[table.scale]} (blue; ± half the 95 % t-interval; {GAP} no row yet)"
     return Sheet(table.title, names, heads, cells, "\n".join([legend, about + by, *notes]))
-
-
-def _devices(configs: pd.DataFrame, costs: pd.DataFrame | None, recipes: Sequence[str]) -> str:
-    """The devices of the runs whose costs are shown."""
-    runs = costs.loc[costs["recipe"].isin(recipes), "run"] if costs is not None else []
-    devices = configs.loc[(configs["key"] == "device") & configs["run"].isin(runs), "value"].unique()
-    return " and ".join(sorted(devices))
 
 
 def _protocol(protocol: str, rows: pd.DataFrame) -> str:
@@ -330,7 +325,8 @@ def _cell(
         return Cell(text, "")
     measured = ours.interval(arm, measure.transferred(column.to))
     seeds = 0 if measure.table == "configs" else measured.n
-    return Cell(text, in_words(measured, measure, signed=bool(arm.minus)), seeds)
+    mark = ours.mark(arm, measure) if measured.n else ""
+    return Cell(text, in_words(measured, measure, signed=bool(arm.minus)) + mark, seeds)
 
 
 def in_words(value: Interval, measure: Measure, *, signed: bool = False) -> str:
@@ -359,7 +355,7 @@ def _settings(table: Settings, printed: Mapping[tuple[str, str], str], configs: 
     usual = recipe_settings(name, rung) if rung else {}
     rows, cells = [], []
     for key, at in sorted(known.items()):
-        settings = sorted(set(runs[runs["key"] == at]["value"].astype(str))) if at else []
+        settings = _sorted(set(runs[runs["key"] == at]["value"].astype(str))) if at else []
         rows.append((key, "", False))
         run = ", ".join(settings) if settings else usual.get(at, "none") if rung or not at else GAP
         cells.append(
@@ -369,6 +365,14 @@ def _settings(table: Settings, printed: Mapping[tuple[str, str], str], configs: 
     about = style.about(runs) if len(runs) else "no finished run of this recipe"
     caption = f"recipe {name}; a rate is per 256 images; none: there is no such choice here\nours: {about}"
     return Sheet(table.title, rows, [(head, "", False) for head in heads], cells, caption)
+
+
+def _sorted(values: set[str]) -> list[str]:
+    """Numbers by their size, other values as text."""
+    try:
+        return sorted(values, key=float)
+    except ValueError:
+        return sorted(values)
 
 
 def recipe_settings(name: str, rung: str) -> dict[str, str]:

@@ -111,3 +111,9 @@ def test_a_folder_whose_name_is_no_text_is_refused_in_one_sentence(place: str, t
         next(tmp_path.iterdir()).rename(odd)
     with pytest.raises(HardlabError, match=r"'.*r\\udcff' of a folder is not UTF-8"):
         _ = Catalog(odd if place == "above" else tmp_path).runs
+
+
+def test_seeds_that_each_have_a_parent_of_their_own_share_their_setting() -> None:
+    settings = {seed: setting(recipes.recipe("ppcl", "cpu", {"seed": seed}).model_dump(mode="json")) for seed in (0, 3)}
+    shared = recipes.recipe("ppcl", "cpu", {"seed": 3, "parent.seed": 0}).model_dump(mode="json")
+    assert settings[0] == settings[3] != setting(shared)

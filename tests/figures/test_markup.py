@@ -35,7 +35,10 @@ def body(tex: str) -> list[list[str]]:
 
 def bare(cell: str) -> str:
     """A number of a LaTeX cell, as the drawn table has it, without its seeds."""
-    number = re.sub(r"\s\(\d+\)$", "", cell).replace("$", "").replace(r" \pm ", "±").replace("\\", "")
+    number = re.sub(r"\s\(\d+\)$", "", cell).replace("$", "").replace(r" \pm ", "±")
+    for mark, written in (("†", r"\dag{}"), ("‡", r"\ddag{}"), ("§", r"\S{}")):
+        number = number.replace(written, mark)
+    number = number.replace("\\", "")
     return "···" if number == "--" else number
 
 
@@ -63,7 +66,7 @@ def test_every_cell_of_a_published_table_is_in_both_documents(name: str) -> None
     tex = markup.latex(sheet, name)
     width = len(re.search(r"\\begin{tabular}{(l(r+))}", tex)[1])  # type: ignore[index]
     assert {len(line) for line in body(tex)} == {width} == {len(shown) + 1}
-    numeric = re.compile(r"[+-]?[\d.]+(e-?\d+)?(±[\d.]+)?|···")
+    numeric = re.compile(r"[+-]?[\d.]+(e-?\d+)?(±[\d.]+)?[†‡§]?|···")
     for line, cells in zip(body(tex), expected, strict=True):
         for cell, text in zip(line[1:], cells, strict=True):
             assert bare(cell) == text or not numeric.fullmatch(text), (cell, text)
