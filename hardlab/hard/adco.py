@@ -186,14 +186,20 @@ class Learned(Negatives):
 class AdCo(Hard):
     """Replaces a method's queue by as many vectors that are trained to maximise the contrastive loss. AdCo, Eqs. 2-6.
 
-    They move after the network, against the queries from before its step, in the same pass over the bank.
-    size: K, by default that of the queue (65536 where there is none). temperature: the adversary's; the network's is
-    the method's. lr, momentum, weight_decay: of the adversary's SGD. schedule: of its rate, ``constant`` as in the
-    code or ``cosine`` as the text may be read. inbatch_keys: the keys of the other images are negatives too (code).
-    objective: ``contrastive`` loss, or the ``alternative`` J of Sec. 4.1. wrt: gradient for the ``vector`` W (code)
-    or for the ``unit`` vector n (Eq. 4). renorm: W is normalised after each step (text). init: ``keys`` of the first
-    steps, after which the key encoder starts again from the network (code), or ``random``. fill_keys: whether the
-    keys of the other images are negatives in those steps as well, which they are not in the code.
+    The vectors move after the network, against the queries from before its step, in the same pass over the bank.
+
+    size: K, the number of vectors; None = the size of the queue that they replace, or 65536 (the paper's K) without
+        one.
+    temperature: the adversary's, 0.02 in the paper; the network's is the method's. At least 1/70.
+    lr, momentum, weight_decay: of the adversary's SGD.
+    schedule: of the adversary's rate: ``constant`` (the code) or ``cosine`` (a reading of the text).
+    inbatch_keys: whether the keys of the other images are negatives too, as in the code.
+    objective: the ``contrastive`` loss, or the ``alternative`` J of Sec. 4.1.
+    wrt: gradient for the ``vector`` W (the code) or for the ``unit`` vector n (Eq. 4).
+    renorm: whether W is normalised after each step (the text).
+    init: ``keys`` of the first steps, after which the key encoder restarts from the network (the code), or ``random``.
+    fill_keys: whether the keys of the other images are negatives in those first steps as well; in the code they are
+        not.
     """
 
     owns_loss = True

@@ -19,17 +19,23 @@ from hardlab.views import Look
 
 
 class Hard(nn.Module):
-    """The base class of strategies, whose hooks change nothing.
+    """The base class of strategies: its hooks change nothing.
 
-    name: its name in the run, in metrics and files. draws: large views to draw per image, 0 = as many as the method has
-    slots; local_draws: the same for small crops. adds: whether it adds images to a batch, whose views others may then
-    choose. regroups: whether it changes which rows are positives of each other, and calls the method's loss for that.
-    owns_loss: whether it replaces the method's loss, or the negatives in it. offers, takes: names of forms of the views
-    in ``Step.made`` that it makes for other strategies, and that an earlier strategy must make for it. needs: what a
-    method must have, by its name in ``needs.NEEDS``, with the words that complete a refusal. when: (option, value) ->
-    which of these that value changes; its needs are added. All of them are read from the source. weights: of its terms
-    in the learner's objective (1 by default). SMALL: options that make it small enough for tests. given: the arguments
-    of its constructor.
+    All class attributes are read from the source, without importing it.
+
+    name: the strategy's name in the run, in metrics and in files.
+    draws: large views to draw per image; 0 = as many as the method has slots.
+    local_draws: small crops to draw per image; 0 = as many as the method takes.
+    adds: whether it adds images to a batch, whose views other strategies may then choose.
+    regroups: whether it changes which rows are positives of each other, and calls the method's loss for that.
+    owns_loss: whether it replaces the method's loss, or the negatives in it.
+    offers: names of forms of the views in ``Step.made`` that it makes for other strategies.
+    takes: names of forms of the views that an earlier strategy must make for it.
+    needs: what a method must have, by its name in ``needs.NEEDS``, with the words that complete a refusal.
+    when: (option, value) -> which of these that value changes; its needs are added.
+    weights: of its terms in the learner's objective, 1 by default.
+    SMALL: options that make it small enough for tests.
+    given: the arguments of its constructor.
     """
 
     draws = 0

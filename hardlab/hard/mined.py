@@ -18,10 +18,15 @@ from hardlab.types import HardlabError
 class Mined(Hard):
     """L2 = -log(sum over j in H_i of d_ij + epsilon), H_i the other images with d_ij <= threshold. HNSSL, Eqs. 3-5.
 
-    d_ij: squared distance of label i and prediction j, both max-normalised; labels have a gradient only if the method
-    gives them one, which HNSSL does not. An anchor without a hard negative has no row in the term. alpha2: weight of
-    the term. mine: by ``threshold``, ``all`` other images (the paper's ablation), or the nearest alone (``top1``, the
-    wording of Sec. 3.1). reduction: of the squares over the dimensions.
+    d_ij is the squared distance of label i and prediction j, both max-normalised; labels have a gradient only if the
+    method gives them one, which HNSSL does not. An anchor without a hard negative has no row in the term.
+
+    alpha2: weight of the term.
+    threshold: the largest distance of a hard negative.
+    epsilon: added inside the logarithm.
+    mine: by ``threshold``, ``all`` other images (the paper's ablation), or the nearest alone (``top1``, as in Sec.
+        3.1).
+    reduction: of the squares over the dimensions, ``sum`` or ``mean``.
     """
 
     needs: Mapping[str, str] = {"vectors": "measures distances between predictions and labels"}

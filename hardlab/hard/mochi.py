@@ -70,8 +70,10 @@ class Mixed(Synthetic):
 class MoCHi(Synthesis):
     """Adds new synthetic negatives to those of a queue at each step. MoCHi, Sec. 4.
 
-    hard: N, the number of nearest negatives to mix. pairs: s, mixtures of two of those. queries: s', mixtures of one of
-    those and the query. warmup_epochs: epochs without synthetic negatives.
+    hard: N, the number of nearest negatives to mix.
+    pairs: s, the number of mixtures of two of those.
+    queries: s', the number of mixtures of one of those and the query.
+    warmup_epochs: epochs without synthetic negatives.
     """
 
     SMALL: Mapping[str, Any] = {"hard": 16, "pairs": 8, "queries": 4, "warmup_epochs": 0}

@@ -20,11 +20,15 @@ from hardlab.views import Look
 class GAN(Method):
     """BigGAN with the hinge loss, without labels; the loss of an image is D's loss on it and on the mean fake.
 
-    size, width, latent: of the generator; the backbone is the discriminator's trunk. d_steps: steps of the
-    discriminator per step of the generator. generator_lr: of its Adam(0, 0.999). keep: EMA coefficient of the averaged
-    generator, from its step ``keep_from`` on (a copy until then). diffaugment: whether to apply it to all images that D
-    sees. Hinge loss: BigGAN (arXiv 1809.11096), App. C; settings: BigGAN-PyTorch's and DiffAugment's (arXiv
-    2006.10738) for CIFAR.
+    The backbone is the discriminator's trunk. Hinge loss: BigGAN (arXiv 1809.11096), App. C; settings: BigGAN-PyTorch's
+    and DiffAugment's (arXiv 2006.10738) for CIFAR.
+
+    size, width, latent: of the generator.
+    d_steps: steps of the discriminator per step of the generator.
+    generator_lr: of the generator's Adam(0, 0.999).
+    keep: EMA coefficient of the averaged generator.
+    keep_from: the step of the generator from which the average starts; it is a copy until then.
+    diffaugment: whether to apply it to all images that D sees.
     """
 
     pairs = ((0, 0),)

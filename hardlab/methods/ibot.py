@@ -34,13 +34,18 @@ class Predictions(dict[int, Tensor]):
 class IBOT(DINO):
     """DINO's loss of [CLS] plus, for each global crop, the mean cross-entropy of its masked patches.
 
-    The student sees global crops with masked patches and predicts at them what the teacher makes of the same crop
-    without a mask. The mask of a view follows from its image and its crop, so that a selection trains on what it
-    scored. cls_weight, patch_weight: lambda_1, lambda_2. shape: of a mask, ``block`` by block (BEiT) or ``random``
-    patches. ratio, spread: a mask has a share of the patches between ratio - spread and ratio + spread. unmasked:
-    share of the views without a mask. patch_temperature: of the teacher on patches, with a warm-up as that on [CLS],
-    from ``patch_warmup_temperature``. patch_head: prototypes of the patches, ``shared`` with [CLS] or their ``own``.
-    The other options are DINO's. iBOT, Eqs. 1-3, Sec. 3.2; bytedance/ibot, main_ibot.py, loader.py.
+    The student sees global crops with masked patches, and predicts for them the teacher's output on the unmasked crop.
+    The mask of a view follows from its image and its crop, so that a selection trains on the mask that it scored. iBOT,
+    Eqs. 1-3, Sec. 3.2; bytedance/ibot, main_ibot.py, loader.py.
+
+    cls_weight, patch_weight: lambda_1, lambda_2.
+    patch_temperature: of the teacher on patches, after the warm-up, which is as long as that on [CLS].
+    patch_warmup_temperature: of the teacher on patches, at the start of the warm-up.
+    patch_head: the prototypes of the patches, ``shared`` with [CLS] or their ``own``.
+    shape: of a mask, ``block`` by block (BEiT) or ``random`` patches.
+    ratio, spread: a mask has a share of the patches between ratio - spread and ratio + spread.
+    unmasked: share of the views without a mask.
+    The other options are those of ``DINO``.
     """
 
     SMALL: Mapping[str, Any] = {"hidden": 16, "bottleneck": 8, "prototypes": 64, "unmasked": 0.0}
