@@ -64,9 +64,9 @@ def plan(lines: list[Line], rehearsal: bool, count: Callable[[Run], int]) -> tup
             run = configure(line, rehearsal)
             build.check(run)
             todo = [(run, line)] if run.parent is None else [(run.parent, None), (run, line)]
-            for one, of in todo:
-                about = str(line) if of else f"{one.recipe} of {line}"
-                jobs.setdefault(one.id, Job.of(one, about, line.rung, count(one), line.protocols if of else ()))
+            for one, asked in todo:
+                about = str(line) if asked else f"{one.recipe} of {line}"
+                jobs.setdefault(one.id, Job.of(one, about, line.rung, count(one), line.protocols if asked else ()))
         except HardlabError as e:
             refused.append(f"{line}: {e}")
     return list(jobs.values()), refused

@@ -36,9 +36,9 @@ class Verdict(NamedTuple):
     detail: str = ""
 
 
-def _demand(holds: object, seen: str) -> None:
+def _demand(holds: object, complaint: str) -> None:
     if not holds:
-        raise Broken(seen)
+        raise Broken(complaint)
 
 
 @cache
@@ -121,9 +121,9 @@ def says_what_it_is(name: str) -> None:
 
 def says_where_its_negatives_are_from(name: str) -> None:
     """`negatives_from` says whether it has negatives, and whether they are kept from step to step."""
-    negatives, told = make(name).negatives, registry.attribute("method", name, "negatives_from")
+    negatives, declared = make(name).negatives, registry.attribute("method", name, "negatives_from")
     real = "" if negatives is None else "memory" if len(negatives.stored()) else "batch"
-    _demand(told == real, f"it says {told!r}, and its negatives are {real!r}: set negatives_from = {real!r}")
+    _demand(declared == real, f"it says {declared!r}, and its negatives are {real!r}: set negatives_from = {real!r}")
 
 
 def gives_a_loss_for_each_image(name: str) -> None:

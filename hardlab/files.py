@@ -201,12 +201,12 @@ def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:
     appended: ignore a last line without a line end, which a killed process leaves. HardlabError names a damaged line.
     """
     try:
-        said = content(path)
+        written = content(path)
     except FileNotFoundError:
         return []
     except OSError as e:
         raise damaged(path, e) from e
-    whole = said[: said.rfind(b"\n") + 1] if appended else said
+    whole = written[: written.rfind(b"\n") + 1] if appended else written
     return [read_line(line, path, number) for number, line in enumerate(whole.splitlines(), 1)]
 
 

@@ -52,8 +52,8 @@ def fit(run: Run, path: str | Path, given: Mapping[str, Any] | None = None) -> F
     source = read_folder(root, "train")
     shapes = _shapes(source.paths or [])
     settings: dict[str, Any] = {"data": f"folder:{root}", "data.fraction": 1.0, "data.on_broken": "skip"}
-    seen = run.with_({key: value for key, value in given.items() if key.split(".")[0] == "augment"})
-    settings["data.size"] = _side(shapes, seen.augments()[0][0].size)
+    augmented = run.with_({key: value for key, value in given.items() if key.split(".")[0] == "augment"})
+    settings["data.size"] = _side(shapes, augmented.augments()[0][0].size)
     own = [s for s in splits(root) if s != "train"]
     settings["data.held_out"] = 0.0 if own else HELD_OUT
     chosen = run.with_(settings | {k: v for k, v in given.items() if k.startswith("data.")}).data

@@ -117,15 +117,15 @@ def outliers(run_dirs: Sequence[Path | str], quantile: float = 0.95, resamples: 
     out = []
     for run_dir in run_dirs:
         for bank in banks(run_dir):
-            seen, between = microscope(bank, quantile), _between_queries(bank)
+            table, between = microscope(bank, quantile), _between_queries(bank)
             rng = np.random.default_rng(0)
-            shares = [_share(rng.choice(seen["distance"], len(seen)), rng.choice(between, len(between)), quantile)
+            shares = [_share(rng.choice(table["distance"], len(table)), rng.choice(between, len(between)), quantile)
                       for _ in range(resamples)]  # fmt: skip
             lo, hi = np.quantile(shares, [0.025, 0.975]) if resamples else (np.nan, np.nan)
             out.append(
-                {"run": Path(run_dir).name, "step": bank.step, "share": seen["outlier"].mean(), "lo": lo, "hi": hi,
-                 "chance": 1 - quantile, **seen[["norm", "age", "hardness", "distance"]].median(),
-                 "query_distance": np.median(between), "negatives": len(seen), "queries": len(between)}
+                {"run": Path(run_dir).name, "step": bank.step, "share": table["outlier"].mean(), "lo": lo, "hi": hi,
+                 "chance": 1 - quantile, **table[["norm", "age", "hardness", "distance"]].median(),
+                 "query_distance": np.median(between), "negatives": len(table), "queries": len(between)}
             )  # fmt: skip
     return pd.DataFrame(out)
 
@@ -235,8 +235,12 @@ def scores(run_dir: Path | str, root: Path | str | None = None) -> pd.DataFrame:
     except HardlabError:
         return table.reindex(columns=list(SCORES))
     hardest, every = false_negatives(last, real, resamples=1)["share"]
-    seen = {"false_hardest": hardest, "false_all": every, "nearest_real": nearest_real(last, real)["cosine"].median()}
-    table.loc[table["step"] == last.step, list(seen)] = list(seen.values())
+    numbers = {
+        "false_hardest": hardest,
+        "false_all": every,
+        "nearest_real": nearest_real(last, real)["cosine"].median(),
+    }
+    table.loc[table["step"] == last.step, list(numbers)] = list(numbers.values())
     return table.reindex(columns=list(SCORES))
 
 

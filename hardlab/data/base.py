@@ -400,8 +400,8 @@ class Images(ABC):
         out["boxes"] = boxes.clamp(min=torch.zeros(4), max=torch.tensor([width, height] * 2).float())
         out["labels"] = torch.from_numpy(self._label_map)[out["labels"]]
         x0, y0, x1, y1 = out["boxes"].unbind(1)
-        seen = (out["labels"] >= 0) & (x1 - x0 >= 1) & (y1 - y0 >= 1)
-        return {"image": batch.raw[0, :, :height, :width], **{name: a[seen] for name, a in out.items()}}
+        visible = (out["labels"] >= 0) & (x1 - x0 >= 1) & (y1 - y0 >= 1)
+        return {"image": batch.raw[0, :, :height, :width], **{name: a[visible] for name, a in out.items()}}
 
 
 class Pixels(Images):

@@ -70,13 +70,13 @@ def tune(
         for group in opt.param_groups:
             group["lr"] = rate(step, lr, steps, warmup)
         mirrored = torch.rand(batch_size, generator=generator) < 0.5
-        seen = [flipped(x, t) if m else (x, t) for (x, t), m in zip(batch, mirrored.tolist())]
-        targets = [{k: v.to(device) for k, v in without_crowd(t).items()} for _, t in seen]
+        views = [flipped(x, t) if m else (x, t) for (x, t), m in zip(batch, mirrored.tolist())]
+        targets = [{k: v.to(device) for k, v in without_crowd(t).items()} for _, t in views]
         if scenes.masks:
             targets = [t | {"masks": t["masks"].to(torch.uint8)} for t in targets]
         else:
             targets = [{k: v for k, v in t.items() if k != "masks"} for t in targets]
-        loss = torch.stack(list(model([x.to(device) for x, _ in seen], targets).values())).sum()
+        loss = torch.stack(list(model([x.to(device) for x, _ in views], targets).values())).sum()
         losses.append(loss.item())
         if not np.isfinite(losses[-1]):
             raise HardlabError(f"the detector diverged in iteration {step + 1} at lr={lr}: lower it.")

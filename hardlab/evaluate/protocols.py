@@ -258,14 +258,14 @@ def _tuned(
     """updates: the length of training, rounded to whole epochs, if epochs is None."""
     net, look, train, test = task.network()
     rows = labelled(train, labels, listing, task.root)
-    seen: dict[str, Any] = {"seed": seed, "size": task.size, "crop": task.crop, "precision": task.precision}
+    given: dict[str, Any] = {"seed": seed, "size": task.size, "crop": task.crop, "precision": task.precision}
 
     def tuned_on(settings: Mapping[str, Any], seen_rows: Tensor, tested: Part) -> Tuned:
         length = settings["epochs"]
         if length is None:
             length = max(1, round(updates / math.ceil(len(seen_rows) / max(1, batch_size))))
         more = {"lr": settings["lr"], "epochs": length, "batch_size": batch_size, **options}
-        return finetune(net, look, Part(train, seen_rows), tested, **seen, **more)
+        return finetune(net, look, Part(train, seen_rows), tested, **given, **more)
 
     def score(settings: Mapping[str, Any], rest: Tensor, kept: Tensor) -> float:
         return tuned_on(settings, rows[rest], Part(train, rows[kept])).top1[-1]

@@ -124,8 +124,8 @@ class Adversarial(Hard):
             q = {0: method.query(v.slot(0)).detach()} if self.against == "clean" else {}
             for _ in range(self.steps):
                 x = [part.requires_grad_() for part in moved(delta)]
-                seen = replace(v, x=x[0], local=tuple(x[1:]))
-                loss = method.score(*self._compared(seen, q, t, method), group=v.positives).sum()
+                attacked = replace(v, x=x[0], local=tuple(x[1:]))
+                loss = method.score(*self._compared(attacked, q, t, method), group=v.positives).sum()
                 # towards the pixels only: autograd then leaves out the gradients of the weights
                 grads = torch.autograd.grad(loss if self.aim == "away" else -loss, x)
                 delta = [self._within(d + self._step(g / unit)) for d, g in zip(delta, grads, strict=True)]

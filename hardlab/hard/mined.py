@@ -50,7 +50,7 @@ class Mined(Hard):
         """The term's rows: all anchors with a hard negative, for each pair of the method."""
         out = step.out
         same = out.views.group[:, None] == out.views.group
-        totals, some, seen = [], [], []  # seen: distances and hard sets, for the logs
+        totals, some, measured = [], [], []  # measured: distances and hard sets, for the logs
         with torch.autocast(same.device.type, enabled=False):
             for a, b in step.method.pairs:
                 d = losses.squared_distances(
@@ -61,8 +61,8 @@ class Mined(Hard):
                 hard = self.hard(d.detach(), same)
                 totals.append(d.masked_fill(~hard, 0).sum(1))
                 some.append(hard.any(1))
-                seen.append((d.detach().masked_fill(same, torch.nan), hard))
-        step.kept[self.name] = seen
+                measured.append((d.detach().masked_fill(same, torch.nan), hard))
+        step.kept[self.name] = measured
         return {"mined": self.loss(torch.cat(totals), torch.cat(some))}
 
     def loss(self, total: Tensor, some: Tensor) -> Tensor:
@@ -89,9 +89,9 @@ class Mined(Hard):
         return torch.zeros_like(same).scatter(1, nearest, True) & ~same
 
     def logs(self, step: Step) -> Mapping[str, float]:
-        seen = step.kept[self.name]
-        sizes = torch.cat([hard.sum(1) for _, hard in seen]).float()
-        d = torch.cat([d.flatten() for d, _ in seen])
+        measured = step.kept[self.name]
+        sizes = torch.cat([hard.sum(1) for _, hard in measured]).float()
+        d = torch.cat([d.flatten() for d, _ in measured])
         quantiles = torch.nanquantile(d[: 2**24], d.new_tensor([0.05, 0.25, 0.5, 0.75, 0.95]))
         return {
             "frac_nonempty": float((sizes > 0).float().mean()),

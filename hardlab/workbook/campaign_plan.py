@@ -270,9 +270,9 @@ class Survey:
     def _size(self, claim: Claim, rung: str) -> tuple[float | None, float | None]:
         """The expected difference from the threshold (seen in two seeds or more, else published), and its spread."""
         judged, threshold = self.judged[claim.id], claim.test.margin if claim.test.value is None else claim.test.value
-        seen = judged.group is not None and judged.group.rung == rung and judged.finding.ours.n > 1
+        measured = judged.group is not None and judged.group.rung == rung and judged.finding.ours.n > 1
         spread, _ = self.spreads.get(claim.spread_at(rung) or (), (np.nan, 0))
-        if seen:
+        if measured:
             size: float | None = judged.finding.ours.mean - judged.finding.threshold
             if not np.isfinite(spread):
                 spread, _ = evidence.pooled_spread([judged.finding.values])

@@ -96,8 +96,8 @@ def ledger(opened: Opened, size: Size) -> Panel:
             "logs.views_every=2` logs those of every second step."
         )
     log = hardness.scored(opened.path)
-    seen = log.groupby("index")["step"].nunique()
-    often = seen.index[seen >= min(3, seen.median())]  # the mean of an image that was logged once says little
+    logged = log.groupby("index")["step"].nunique()
+    often = logged.index[logged >= min(3, logged.median())]  # the mean of an image that was logged once says little
     mean = log.groupby("index")["percentile"].mean()[often].sort_values(ascending=False, kind="stable")
     half = size.images // 2
     rest = [half + i for i in gan.evenly(max(0, len(mean) - half), size.images - half)] if len(mean) > half else []
@@ -115,7 +115,7 @@ def ledger(opened: Opened, size: Size) -> Panel:
         "images": entries,
         "atlas": atlas(opened, rows, size.tile),
         "pairs": len(log) // max(1, log.groupby(["step", "index"]).ngroups),
-        "logged": len(seen),
+        "logged": len(logged),
         "why": why(log),
     }
 
@@ -276,16 +276,16 @@ def methods(several: Sequence[Opened], size: Size) -> Panel:
         raise HardlabError(_ALONE)
     count = len(alike[0].images or ())
     rows = np.unique(np.linspace(0, count - 1, min(SHARED, count)).round().astype(int))
-    seen = {}
+    percentiles = {}
     for o in alike:
         try:
-            seen[o.path.name] = hardness.percentiles(hardness.losses(o.path, rows, DRAWS, root=o.root)).mean(0)
+            percentiles[o.path.name] = hardness.percentiles(hardness.losses(o.path, rows, DRAWS, root=o.root)).mean(0)
         except HardlabError:  # e.g. its checkpoints were removed, or another version wrote them
             continue
-    judged = [o for o in alike if o.path.name in seen]
+    judged = [o for o in alike if o.path.name in percentiles]
     if len(judged) < 2:
         raise HardlabError(_ALONE)
-    table = np.stack(list(seen.values()), 1)
+    table = np.stack(list(percentiles.values()), 1)
     order = np.argsort(-table.mean(1), kind="stable")
     images = [
         {"row": int(rows[i]), "name": alike[0].name_of(int(rows[i])), "label": alike[0].label_of(int(rows[i]))}
@@ -294,7 +294,7 @@ def methods(several: Sequence[Opened], size: Size) -> Panel:
     ]
     short = [f"{o.run.recipe}, seed {o.run.seed}" for o in judged]
     return {
-        "runs": list(seen),
+        "runs": list(percentiles),
         "titles": short,
         "images": images,
         "atlas": atlas(alike[0], rows[order].tolist(), size.small),

@@ -252,9 +252,9 @@ def start(
     if config is not None:
         given = log.with_suffix(".json")
         given.write_text(json.dumps(config))
-    with open(log, "ab") as said, open(given or os.devnull, "rb") as read:
-        process = subprocess.Popen(words, cwd=cwd, env=dict(env), stdout=said, stderr=said, stdin=read, process_group=0,
-                                   preexec_fn=_orphaned)  # fmt: skip
+    with open(log, "ab") as output, open(given or os.devnull, "rb") as read:
+        process = subprocess.Popen(words, cwd=cwd, env=dict(env), stdout=output, stderr=output, stdin=read,
+                                   process_group=0, preexec_fn=_orphaned)  # fmt: skip
     if given is not None:
         given.unlink()
     return process

@@ -215,9 +215,9 @@ def _results(judged: pd.DataFrame, data_dir: Path) -> Iterator[str]:
         hours = sum(took.get(run, 0) for run in runs) / 60
         yield f"## {name}\n"
         yield f"{len(rows)} claims, judged by {len(runs)} runs that took {hours:.1f} hours: {counted(rows)}.\n"
-        seen = sum(manifests[run]["config"]["batch_size"] * (manifests[run].get("steps_done") or 0) for run in runs)
-        if seen and (above := next_rung(rung for rung in rows["rung"] if rung)):
-            yield one_rung_up(paper, above, seen)
+        images = sum(manifests[run]["config"]["batch_size"] * (manifests[run].get("steps_done") or 0) for run in runs)
+        if images and (above := next_rung(rung for rung in rows["rung"] if rung)):
+            yield one_rung_up(paper, above, images)
         for title, verdicts in GROUPS.items():
             group = rows[rows["verdict"].str.startswith(verdicts)]
             if not len(group):
@@ -227,7 +227,7 @@ def _results(judged: pd.DataFrame, data_dir: Path) -> Iterator[str]:
             yield ""
 
 
-def one_rung_up(paper: str, rung: str, seen: int) -> str:
+def one_rung_up(paper: str, rung: str, trained: int) -> str:
     """The cost of a paper's claims at ``rung`` with as many seeds as their verdicts need. seen: images so far."""
     runs: dict[str, int] = {}
     for claim in claims.load():
@@ -242,7 +242,7 @@ def one_rung_up(paper: str, rung: str, seen: int) -> str:
         return f"One rung up, at `{rung}`, these claims need {len(runs)} runs.\n"
     return (
         f"One rung up, at `{rung}`, these claims need {len(runs)} runs that see {images / 1e6:,.0f} million images, "
-        f"{images / seen:,.0f} times as many as so far.\n"
+        f"{images / trained:,.0f} times as many as so far.\n"
     )
 
 

@@ -281,9 +281,9 @@ def _cost(paper: str, rows: pd.DataFrame, runs: Mapping[str, Mapping[str, Any]],
         lines.append((recipe, rung, device, str(len(names)), f"{np.mean(took):.1f}" if took else "", f"{memory:.0f}"))
     head = ("Recipe", "Rung", "Device", "Runs", "Minutes each", "Peak memory, MB")
     yield Rows(head, lines, (0.22, 0.08, 0.34, 0.08, 0.13, 0.15))
-    seen = sum(m["config"]["batch_size"] * (m.get("steps_done") or 0) for m in runs.values())
-    if seen and (above := next_rung(rung for rung in rows["rung"] if rung)):
-        yield pages.one_rung_up(paper, above, seen).replace("`", "").strip()
+    images = sum(m["config"]["batch_size"] * (m.get("steps_done") or 0) for m in runs.values())
+    if images and (above := next_rung(rung for rung in rows["rung"] if rung)):
+        yield pages.one_rung_up(paper, above, images).replace("`", "").strip()
 
 
 def _undone(rows: pd.DataFrame) -> Iterator[Block]:

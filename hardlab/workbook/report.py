@@ -219,8 +219,8 @@ def _about_notebook(path: Path, out: Path) -> dict[str, Any]:
 
 def _versions(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per set of versions; several rows mean that the runs differ in their versions."""
-    seen = {json.dumps(m.get("versions", {}) | {"python": m.get("python")}, sort_keys=True) for m in manifests}
-    return [json.loads(s) for s in sorted(seen)]
+    versions = {json.dumps(m.get("versions", {}) | {"python": m.get("python")}, sort_keys=True) for m in manifests}
+    return [json.loads(s) for s in sorted(versions)]
 
 
 def _drawn_from(name: str, data_dir: Path) -> str:
