@@ -162,9 +162,12 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """DINO's vision transformer, with the keys of its code: (N,3,S,S) -> (N,dim), the last [CLS] after the norm.
 
-    dim, depth, heads: of the blocks. patch: its side in pixels. size: image size of the position embedding, which is
-    interpolated (bicubic) for other sizes. drop_path: of the last block, falling linearly to 0 at the first; a teacher
-    sets it to 0. DINO (arXiv 2104.14294), Sec. 3.2; vision_transformer.py of its code.
+    DINO (arXiv 2104.14294), Sec. 3.2; vision_transformer.py of its code.
+
+    dim, depth, heads: of the blocks.
+    patch: its side in pixels.
+    size: image size of the position embedding, which is interpolated (bicubic) for other sizes.
+    drop_path: of the last block, falling linearly to 0 at the first; a teacher sets it to 0.
     """
 
     def __init__(self, dim: int, depth: int, heads: int, patch: int, size: int, drop_path: float) -> None:

@@ -33,8 +33,10 @@ def say(line: str) -> None:
 class Session:
     """A run in memory between its first step and its last.
 
-    done: steps taken. epoch: sums of the current epoch. watch: detects numbers that are not finite. checkpoints: the
-    folder of the run's checkpoints, if it has one.
+    done: steps taken.
+    epoch: sums of the current epoch.
+    watch: detects numbers that are not finite.
+    checkpoints: the folder of the run's checkpoints, if it has one.
     """
 
     run: Run
@@ -134,8 +136,12 @@ def open(
 ) -> Session:
     """Open the run at its start, or at the newest intact checkpoint in ``folder``; writes nothing.
 
-    data: images instead of those that the run names. root: the folder of the data sets. parent: the folder of the
-    run's parent. say: prints progress lines. Raises HardlabError.
+    data: images instead of those that the run names.
+    root: the folder of the data sets.
+    parent: the folder of the run's parent.
+    say: prints progress lines.
+
+    Raises HardlabError.
     """
     machine.alone()
     on = build.device(device)

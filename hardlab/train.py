@@ -38,12 +38,16 @@ def train(
     """Train ``run`` to its end in ``runs_dir/<id>``, from the newest intact checkpoint; returns that folder.
 
     A finished run returns at once; a run's parent is trained first. Ctrl-C, SIGTERM and SIGUSR1 save and raise
-    ``Stopped``. A loss or gradient that is not finite ends the run before it is logged or saved. HardlabError, which is
-    ``run_folder.OtherImages`` if an existing run was trained on other images than its data set has now.
+    ``Stopped``. A loss or gradient that is not finite ends the run before it is logged or saved.
 
-    root: the folder of the data sets. say: prints progress lines. wait: wait while another process trains this run,
-    instead of raising, so that a parent of several runs is trained once. anew: move an existing run aside and start
-    again; the parent too, if its images have changed.
+    root: the folder of the data sets.
+    say: prints progress lines.
+    wait: wait while another process trains this run, instead of raising, so that a parent of several runs is trained
+        once.
+    anew: move an existing run aside and start again; the parent too, if its images have changed.
+
+    Raises HardlabError, which is ``run_folder.OtherImages`` if an existing run was trained on other images than its
+    data set has now.
     """
     parent = None
     if run.parent is not None:

@@ -38,10 +38,12 @@ _TILE, _TILE_GPU = 256 * 32 * 32, 2**25
 class Look:
     """Draws and renders views.
 
-    augment: slot i draws from entry i % len; the entries may differ in what is drawn, not in how it is rendered
-    (size, crop, interpolation, kernel, threshold), because a chosen view may move to another slot.
-    mean, std: (3,) of pixels in [0,1]. local: the same for the small crops of a multi-crop run, slot V + i taking
-    entry i % len; these may differ in size. Raises HardlabError.
+    augment: slot i draws from entry i % len; the entries may differ in what is drawn, not in how it is rendered (size,
+        crop, interpolation, kernel, threshold), because a chosen view may move to another slot.
+    mean, std: (3,) of pixels in [0,1].
+    local: the same for the small crops of a multi-crop run, slot V + i taking entry i % len; these may differ in size.
+
+    Raises HardlabError.
     """
 
     def __init__(

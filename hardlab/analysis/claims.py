@@ -151,9 +151,12 @@ class Side(_Strict):
 class Test(_Strict):
     """A named test with its threshold, in the published unit.
 
-    greater, less: first arm minus second, against ``margin``. above, below: the arm, or the ratio or difference of two,
-    or the difference of the differences of four (``gain``), against ``value``. equal_within: the whole interval within
-    ``margin`` of ``value``. ordering: every arm above the next. largest: the first arm above every other.
+    greater, less: first arm minus second, against ``margin``.
+    above, below: the arm, or the ratio or difference of two, or the difference of the differences of four (``gain``),
+        against ``value``.
+    equal_within: the whole interval within ``margin`` of ``value``.
+    ordering: every arm above the next.
+    largest: the first arm above every other.
     """
 
     __test__ = False  # nothing for pytest
@@ -172,9 +175,12 @@ class Test(_Strict):
 class Claim(_Strict):
     """A statement of a paper: its place, published value, measure, and the rung from which it is testable.
 
-    data: the sets that count for it, of which commands use the first; empty = any. headline: whether it is a main
-    result of the paper, which needs ``HEADLINE_SEEDS``. note: what a reader must know about the test. cannot: why no
-    run can judge it. Raises HardlabError on load for names that do not exist.
+    data: the sets that count for it, of which commands use the first; empty = any.
+    headline: whether it is a main result of the paper, which needs ``HEADLINE_SEEDS``.
+    note: what a reader must know about the test.
+    cannot: why no run can judge it.
+
+    Raises HardlabError on load for names that do not exist.
     """
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")

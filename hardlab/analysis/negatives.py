@@ -87,9 +87,10 @@ def _bank(step: int, kept: dict[str, np.ndarray]) -> Bank:
 def microscope(bank: Bank, quantile: float = 0.95) -> pd.DataFrame:
     """A row per negative: norm, age, hardness, distance, outlier, query.
 
-    query: row in the data set of the nearest query. hardness, distance: cosine with and Euclidean distance to that
-    query. outlier: whether that distance exceeds the ``quantile`` of the queries' distances to their nearest other
-    query.
+    query: row in the data set of the nearest query.
+    hardness: cosine with that query.
+    distance: Euclidean distance to that query.
+    outlier: whether that distance exceeds the ``quantile`` of the queries' distances to their nearest other query.
     """
     nearest = (bank.negatives @ bank.queries.T).argmax(1)
     hardness = (bank.negatives * bank.queries[nearest]).sum(1)
@@ -109,10 +110,12 @@ def microscope(bank: Bank, quantile: float = 0.95) -> pd.DataFrame:
 def outliers(run_dirs: Sequence[Path | str], quantile: float = 0.95, resamples: int = 1000) -> pd.DataFrame:
     """The outlier score of AdCo's Figure 2: a row per run and snapshot, with run and step.
 
-    share: of the negatives that are outliers (``microscope``); chance: 1 - quantile, the expected share for a sample
-    of the queries themselves. lo, hi: 95 % bootstrap over negatives and over the queries' distances. norm, age,
-    hardness, distance: medians over the negatives. query_distance: median distance of a query to its nearest other
-    one. negatives, queries: numbers of each.
+    share: of the negatives that are outliers (``microscope``).
+    chance: 1 - quantile, the expected share for a sample of the queries themselves.
+    lo, hi: 95 % bootstrap over negatives and over the queries' distances.
+    norm, age, hardness, distance: medians over the negatives.
+    query_distance: median distance of a query to its nearest other one.
+    negatives, queries: numbers of each.
     """
     out = []
     for run_dir in run_dirs:

@@ -140,11 +140,14 @@ def cached(
 class Source:
     """The result of a data set's function: pixels or paths, with labels.
 
-    pixels: (N,H,W,3) uint8, or None if ``paths`` names N files. names: the name of each row, in the digest and in
-    messages. targets: (N,) int64, -1 = no label. multi_hot: (N,C) int8, 1 present, 0 absent, -1 present only as
-    difficult or crowd (not counted by the VOC protocol). annotate(i): labels (n,), boxes (n,4), other annotations of
-    each object, and full (2,) = height and width of the image that the boxes refer to. side: the size to which images
-    are fitted by default, None = none. dropped: a sentence for each missing object of the annotations, with the reason.
+    pixels: (N,H,W,3) uint8, or None if ``paths`` names N files.
+    names: the name of each row, in the digest and in messages.
+    targets: (N,) int64, -1 = no label.
+    multi_hot: (N,C) int8, 1 present, 0 absent, -1 present only as difficult or crowd (not counted by the VOC protocol).
+    annotate: i -> labels (n,), boxes (n,4), other annotations of each object, and full (2,) = height and width of the
+        image that the boxes refer to.
+    side: the size to which images are fitted by default, None = none.
+    dropped: a sentence for each missing object of the annotations, with the reason.
     """
 
     classes: tuple[str, ...]
@@ -307,10 +310,14 @@ def _fitted(masks: Tensor, height: int, width: int, scale: Tensor, margin: Tenso
 class Images(ABC):
     """A data set of N uint8 images with labels, read in any order.
 
-    name, split: of the data set. classes: class names in label order. targets: (N,) int64, -1 for no label. names: the
-    name of each row. multi_hot: (N,C) int8 for sets with several labels per image (1, 0, -1 = difficult only), else
-    None. in_memory: whether all pixels are on the device. skipped: paths of broken images left out under policy
-    "skip". dropped: a sentence for each missing object of the set's annotations, with the reason.
+    name, split: of the data set.
+    classes: class names in label order.
+    targets: (N,) int64, -1 for no label.
+    names: the name of each row.
+    multi_hot: (N,C) int8 for sets with several labels per image (1, 0, -1 = difficult only), else None.
+    in_memory: whether all pixels are on the device.
+    skipped: paths of broken images left out under policy "skip".
+    dropped: a sentence for each missing object of the set's annotations, with the reason.
     """
 
     in_memory: bool

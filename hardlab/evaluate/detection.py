@@ -107,9 +107,12 @@ def detect(
 ) -> Detection:
     """Fine-tune a copy of a backbone as a detector and test it; ``net`` does not change.
 
-    net: a run's backbone, on the device to use. mean, std: of its pixels. options: all those of an entry of
-    ``published.DETECTION``. seed: decides everything random, so that every backbone gets the same scenes, regions and
-    new layers. HardlabError for a backbone without stages, sets without boxes or masks, and options that do not fit.
+    net: a run's backbone, on the device to use.
+    mean, std: of its pixels.
+    options: all those of an entry of ``published.DETECTION``.
+    seed: decides everything random, so that every backbone gets the same scenes, regions and new layers.
+
+    HardlabError for a backbone without stages, sets without boxes or masks, and options that do not fit.
     """
     o = dict(options)
     masks = o["predict"] == "masks"

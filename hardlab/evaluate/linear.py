@@ -56,9 +56,12 @@ _TILE = 2**20  # numbers in a tile of features: 4 MiB, still in cache when the g
 class Probe(NamedTuple):
     """A trained linear classifier: scores of f (N,D) are ``f @ weight.T + bias``.
 
-    weight (C,D), bias (C,). top1, top5: accuracy on the test features after each epoch (``lbfgs``: at the optimum);
-    top5 is empty below 6 classes. objective: final mean cross entropy on the training features plus the penalty, if
-    there is one. steps: number of updates.
+    weight: (C,D).
+    bias: (C,).
+    top1, top5: accuracy on the test features after each epoch (``lbfgs``: at the optimum); top5 is empty below 6
+        classes.
+    objective: final mean cross entropy on the training features plus the penalty, if there is one.
+    steps: number of updates.
     """
 
     weight: Tensor

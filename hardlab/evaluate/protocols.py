@@ -45,9 +45,11 @@ class Row(TypedDict):
 class Task:
     """A network and a data set to evaluate; only what a protocol asks for is computed.
 
-    features(blocks): frozen features of plain images; for a ViT, of the last ``blocks`` side by side. net, look, train,
-    test: the network and the images, None if only features exist. size: pixels; None = the look's own. crop,
-    precision: as in ``extract``. root: the folder of the data sets.
+    features: blocks -> frozen features of plain images; for a ViT, of the last ``blocks`` side by side.
+    net, look, train, test: the network and the images, None if only features exist.
+    size: pixels; None = the look's own.
+    crop, precision: as in ``extract``.
+    root: the folder of the data sets.
     """
 
     features: Callable[[int], Features]

@@ -117,10 +117,12 @@ DETECTION: Mapping[str, Mapping[str, Any]] = {
 class Protocol(NamedTuple):
     """A published way of evaluating a network.
 
-    kind: the function in ``protocols``. settings: as published; exactly these may be overridden. needs: frozen
-    ``features``; frozen features of augmented ``views`` (the same if augment=none); the whole ``network``; or the
-    network and ``scenes`` from sets of the protocol's own. used_by: the papers that use it. by_data: settings that
-    differ on some sets.
+    kind: the function in ``protocols``.
+    settings: as published; exactly these may be overridden.
+    needs: frozen ``features``; frozen features of augmented ``views`` (the same if augment=none); the whole
+        ``network``; or the network and ``scenes`` from sets of the protocol's own.
+    used_by: the papers that use it.
+    by_data: settings that differ on some sets.
     """
 
     kind: str

@@ -48,8 +48,10 @@ _BODY = """<div class="hl-ex"><style>{{ css }}</style>
 class Explorer:
     """The explorer of one or several runs. In a notebook it shows itself.
 
-    body: its HTML, for any page. data: the values in it, panel -> run -> values. tables: the same as text, panel ->
-    run -> table. missing: panel -> sentences on what a run lacks for it.
+    body: its HTML, for any page.
+    data: the values in it, panel -> run -> values.
+    tables: the same as text, panel -> run -> table.
+    missing: panel -> sentences on what a run lacks for it.
     """
 
     body: str

@@ -223,11 +223,14 @@ def generated(opened: Opened, size: Size) -> Panel:
 
 
 def attack(opened: Opened, size: Size) -> Panel:
-    """A trained run's attack at growing sizes: pictures of a few views, what was added, and the loss of each.
+    """A trained run's attack at growing sizes: pictures of a few views, the added noise, and the loss of each.
 
-    sizes: largest change in grey levels. loss: (images, sizes). mean: over the batch. tiles: pictures, a line per
-    image, a column per size, then as many columns of the amplified change. Raises HardlabError for a run without an
-    attack, or without its checkpoint or images.
+    sizes: largest change in grey levels.
+    loss: (images, sizes).
+    mean: over the batch.
+    tiles: pictures, a line per image, a column per size, then as many columns of the amplified change.
+
+    Raises HardlabError for a run without an attack, or without its checkpoint or images.
     """
     if not any(h.name == "adversarial" for h in opened.run.hard):
         raise HardlabError(f"{opened.path.name} attacks nothing: {opened.command('hexa-moco')} trains with attacks.")

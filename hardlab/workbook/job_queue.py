@@ -1,6 +1,6 @@
-"""Runs side by side on one machine, each a process: which starts next, what is late, and the end of all of them.
+"""Schedules runs side by side on one machine, each in its own process, and ends those that are late.
 
-This module needs Python alone: ``benchmarks.lease`` uses it where little else is installed.
+This module imports the standard library alone: ``benchmarks.lease`` uses it where little else is installed.
 """
 
 from __future__ import annotations
@@ -23,18 +23,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hardlab.config import Run
 
-STOPPED = 75  # exit status of what was asked to stop, as of hardlab
-GRACE_S = 15.0  # from SIGTERM to SIGKILL: a run saves meanwhile
-HEAVY = {"gpu": 4, "paper": 8}  # rung -> places that a run takes on a GPU: a ResNet-18 fills a third of it by itself
+STOPPED = 75  # exit status after a request to stop, as in the command line
+GRACE_S = 15.0  # from SIGTERM to SIGKILL, in which a run saves a checkpoint
+HEAVY = {"gpu": 4, "paper": 8}  # rung -> places that a run takes on a GPU: one ResNet-18 uses a third of it
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be made: its configuration, and what decides when it is started.
+    """A run to train and evaluate: its configuration, and the facts that decide when it starts.
 
-    rate: the key of the table of rates, ``<rung>/<recipe>``. images: that it sees. protocols: it is evaluated by, each
-    with ``@<data set>`` where that is not its own. weight: places that it takes of the machine's. parent: the id of the
-    run that comes first.
+    id: of the run.
+    line: its description in messages.
+    rate: its key in the table of rates, ``<rung>/<recipe>``.
+    images: number of images that it trains on, over all epochs.
+    config: its whole configuration.
+    protocols: of its evaluation, each with ``@<data set>`` if that is not the run's own.
+    parent: the id of the run that must be trained before.
+    weight: number of the machine's places that it takes.
     """
 
     id: str
@@ -48,7 +53,7 @@ class Job:
 
     @classmethod
     def of(cls, run: Run, line: str, rung: str, count: int, protocols: Sequence[str] = ()) -> Job:
-        """The job of a run that sees ``count`` images an epoch; a GAN has no features to evaluate."""
+        """The job of a run on a data set of ``count`` images; a GAN has no features to evaluate."""
         images = run.epochs * (count // run.batch_size) * run.batch_size
         own = () if run.recipe == "gan" else tuple(protocols)
         parent = None if run.parent is None else run.parent.id
@@ -58,7 +63,7 @@ class Job:
 
 @dataclass
 class Child:
-    """A job at work, and when it is late."""
+    """A running job, and the time from which it is late."""
 
     job: Job
     process: subprocess.Popen[bytes]
@@ -69,14 +74,14 @@ class Child:
 
 @dataclass
 class Machine:
-    """What bounds runs side by side: places (one a core that can be spared) and memory of the device in MB."""
+    """The limits of runs side by side: places (one per available core), and memory of the device in MB."""
 
     places: int
     memory_mb: float
 
     @classmethod
     def here(cls, gpu: bool) -> Machine:
-        """This machine: every core, or three of four beside a GPU, whose free memory counts."""
+        """The limits of this machine: all cores and memory; with a GPU, three of four cores and its free memory."""
         cores = os.cpu_count() or 1
         if not gpu:
             return cls(cores, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20)
@@ -86,16 +91,18 @@ class Machine:
 
 
 class Estimate:
-    """Seconds of a job, from the table of rates, then from the runs that ended here, beside the others as they were.
+    """Estimates the seconds of a job from the table of rates, then from the jobs that have ended on this machine.
 
-    rates: ``<rung>/<recipe>`` -> {images_per_s, peak_memory_mb}; a recipe that was not measured takes the slowest of
-    its rung. overhead: of a process: its start and its evaluation.
+    rates: ``<rung>/<recipe>`` -> {images_per_s, peak_memory_mb}; a recipe that was not measured gets the slowest rate
+        of its rung.
+    overhead: seconds of a process besides training: its start and its evaluation.
+    context_mb: memory of a process besides that of the run.
     """
 
     def __init__(self, rates: dict[str, dict[str, Any]], overhead: float = 20.0, context_mb: float = 600.0) -> None:
         self.rates, self.overhead, self.context_mb = rates, overhead, context_mb
-        self.took: dict[str, list[float]] = {}  # seconds an image of the runs that ended
-        self.slower: list[float] = []  # how much longer they took than alone
+        self.took: dict[str, list[float]] = {}  # rate key -> seconds per image of the runs that ended
+        self.slower: list[float] = []  # ratios of their time to the estimate for a run alone
 
     def _row(self, job: Job) -> dict[str, Any] | None:
         if job.rate in self.rates:
@@ -109,7 +116,7 @@ class Estimate:
         return None if row is None else self.overhead + job.images / row["images_per_s"]
 
     def seconds(self, job: Job) -> float | None:
-        """None where nothing is known: such a job is tried."""
+        """The estimate, or None if nothing is known; the queue tries such a job."""
         if job.rate in self.took:
             return self.overhead + job.images * max(self.took[job.rate][-3:])
         alone = self.alone(job)

@@ -76,7 +76,9 @@ class Training(NamedTuple):
 class Step:
     """One job: ``shell`` makes ``outputs`` from ``inputs``, all paths relative to the rung's folder.
 
-    name: of the rule and the log. kind: run, notebook, figures or report. commands: argument lists after `hardlab`.
+    name: of the rule and the log.
+    kind: run, notebook, figures or report.
+    commands: argument lists after `hardlab`.
     trains: the runs that it trains, a parent before its child.
     """
 
