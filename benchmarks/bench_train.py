@@ -93,13 +93,13 @@ class Pictures(torch.utils.data.Dataset[tuple[Any, int]]):
 
 
 class Peer:
-    """lightly's SimSiam as its documentation has it: PIL transforms, DataLoader with two workers, float32.
+    """lightly's SimSiam as in its documentation: PIL transforms, DataLoader with two workers, float32.
 
-    tuned: channels_last, bf16 where asked and kept pages on its side too.
-    hvs: its loader makes four views, four forward passes without gradient score them, as in the official code.
-    backbone, batch: in place of those of ``net``.
+    tuned: whether it uses channels_last, bf16 (if asked) and retained memory pages, as hardlab does.
+    hvs: whether to score four views by four forward passes without gradient, as the official code does.
+    backbone, batch: instead of those of ``net``.
     dims: hidden width of the predictor, and the width of everything else.
-    epoch: images that its loader passes over before it starts anew.
+    epoch: images that its loader yields before it starts again.
     """
 
     def __init__(

@@ -275,7 +275,10 @@ class Survey:
         return precision == wanted.pop("precision", self.precision) and rest == wanted
 
     def _size(self, claim: Claim, rung: str) -> tuple[float | None, float | None]:
-        """The expected difference from the threshold (measured with two seeds or more, else published), and its spread."""
+        """The expected difference from the threshold, and its spread.
+
+        The difference is the measured one, from two seeds or more, else the published one.
+        """
         judged, threshold = self.judged[claim.id], claim.test.margin if claim.test.value is None else claim.test.value
         measured = judged.group is not None and judged.group.rung == rung and judged.finding.ours.n > 1
         spread, _ = self.spreads.get(claim.spread_at(rung) or (), (np.nan, 0))
@@ -303,7 +306,7 @@ class Survey:
         return run
 
     def _ways(self, claim: Claim, side: Side) -> tuple[str, ...]:
-        """The protocol that measures a side, with its data set if that is not the run's own; empty if no protocol does."""
+        """The protocol that measures a side, with its data set if that is not the run's own; empty without one."""
         where = claim.seen(side).where
         on = where.get("evaluated_on", "")
         return (where["protocol"] + (f"@{on}" if on else ""),) if "protocol" in where else ()

@@ -69,7 +69,6 @@ class Child:
     process: subprocess.Popen[bytes]
     started: float
     late: float
-    told: float | None = None  # when it was asked to end
 
 
 @dataclass
@@ -136,9 +135,17 @@ class Estimate:
 
 @dataclass
 class Queue:
-    """Jobs side by side, started in their order, none that cannot end before the deadline.
+    """Runs jobs side by side in their order, skipping those that cannot end before the deadline.
 
-    resumes: once no other can end in time such a job is started all the same; it saves what it has and goes on later.
+    jobs: in their order; a parent comes before the runs that start from it.
+    machine: the limits of runs side by side.
+    estimate: of the time and memory of jobs; it learns from each job that ends.
+    launch: starts the process of a job.
+    say: prints progress lines.
+    grace: seconds from SIGTERM to SIGKILL.
+    resumes: whether to start a job that cannot end in time once no other can; it saves a checkpoint and resumes later.
+    running: the jobs at work.
+    state: id -> done, failed, hung or stopped; absent if not started.
     """
 
     jobs: Sequence[Job]
@@ -149,19 +156,19 @@ class Queue:
     grace: float = GRACE_S
     resumes: bool = False
     running: list[Child] = field(default_factory=list)
-    state: dict[str, str] = field(default_factory=dict)  # id -> done, failed, hung, stopped; absent: not started
+    state: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.all = {job.id: job for job in self.jobs}  # a parent that is not among them is there, or trained on the way
+        self.all = {job.id: job for job in self.jobs}  # a parent that is not among them exists, or its child trains it
 
     def next(self, left: float) -> Job | None:
-        """The first job that may start and can end in ``left`` seconds; None where it finds no place now."""
+        """The first job that may start and can end in ``left`` seconds; None if there is none, or no room for it."""
         busy, late = {c.job.id for c in self.running}, None
         for job in self.jobs:
             if job.id in self.state or job.id in busy:
                 continue
             if job.parent in self.all and self.state.get(job.parent) != "done":
-                continue  # its turn comes with the parent; if that failed, never
+                continue  # it waits for its parent, and never starts if that failed
             seconds = self.estimate.seconds(job)
             if seconds is not None and seconds > left:
                 late = late or job
@@ -171,13 +178,13 @@ class Queue:
 
     def _room(self, job: Job) -> bool:
         if not self.running:
-            return True  # alone it gets whatever there is
+            return True  # a job alone may take the whole machine
         places = sum(c.job.weight for c in self.running) + job.weight
         memory = sum(self.estimate.memory_mb(c.job) for c in self.running) + self.estimate.memory_mb(job)
         return places <= self.machine.places and memory <= 0.85 * self.machine.memory_mb
 
     def run(self, deadline: float, asked: Callable[[], bool], tick: Callable[[], None] = lambda: None) -> None:
-        """Run jobs until none is left that can end by ``deadline`` (time.monotonic), or ``asked``; end the rest."""
+        """Run jobs until no other can end by ``deadline`` (time.monotonic), or ``asked`` is true; then end the rest."""
         try:
             while not asked() and time.monotonic() < deadline:
                 self._reap()
@@ -215,13 +222,13 @@ class Queue:
         end([c.process for c in children], self.grace)
         for child in children:
             self.running.remove(child)
-            # one that ended by itself in the meantime is done all the same
+            # it may have ended by itself in the meantime
             self.state[child.job.id] = "done" if child.process.returncode == 0 else state
             self.say(f"{self.state[child.job.id]} {child.job.id} after {time.monotonic() - child.started:.0f} s")
 
 
 def end(processes: Iterable[subprocess.Popen[bytes]], grace: float = GRACE_S) -> None:
-    """SIGTERM to the groups of all, SIGKILL to those that are there after ``grace`` seconds."""
+    """Send SIGTERM to the groups of all processes, and SIGKILL to those that live after ``grace`` seconds."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         alive = [p for p in processes if p.poll() is None]
         for p in alive:
@@ -234,26 +241,26 @@ def end(processes: Iterable[subprocess.Popen[bytes]], grace: float = GRACE_S) ->
 
 
 def _orphaned() -> None:
-    """In a child: end with the parent, whose own end may be a SIGKILL."""
+    """Let this child process end with its parent, even if the parent is killed by SIGKILL."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def command(job: Job, runs: Path, *, device: str = "auto", threads: int = 1, root: Path | None = None) -> list[str]:
-    """What trains and evaluates a job's run, its configuration coming from standard input."""
+    """The command that trains and evaluates a job's run; it reads the configuration from standard input."""
     words = [sys.executable, "-m", "hardlab.process", "--runs", str(runs), "--device", device]
     words += ["--threads", str(threads), "--wait", *(["--root", str(root)] if root is not None else [])]
     words += [word for protocol in job.protocols for word in ("--protocol", protocol)]
-    # raw pixels are what a network is held against: once, beside those that have learned nothing
+    # raw pixels, with which networks are compared, are measured once, with the untrained networks
     return words + (["--pixels"] if job.protocols and job.config["recipe"] == "untrained" else [])
 
 
 def start(
     words: Sequence[str], log: Path, env: Mapping[str, str], *, cwd: Path | None = None, config: Any = None
 ) -> subprocess.Popen[bytes]:
-    """A process in a group of its own that ends with this one and adds what it says to a log.
+    """Start a process in its own group, which ends with this process and appends its output to ``log``.
 
-    config: what it reads, as JSON, from standard input.
+    config: passed to its standard input as JSON.
     """
     given = None
     if config is not None:

@@ -24,7 +24,7 @@ TIMES, HEADLINES, RESULTS, CLAIMS = "times", "headlines", "results", "claims"  #
 NAMES = {"hexa": "HEXA", "hvs": "HVS", "hnssl": "HNSSL", "adco": "AdCo", "ppcl": "PPCL"}
 _NOTEBOOK = re.compile(r"^\| `(\w+)` \|(.*)\|[^|]*\|$", re.M)  # a row of the README's table of notebooks; time last
 IMAGENET = 1_281_167  # images of its training set
-_MANY = 190  # more seeds than that are just "too many"
+_MANY = 190  # above it, the page says "too many" instead of the number
 
 
 def write(
@@ -228,7 +228,10 @@ def _results(judged: pd.DataFrame, data_dir: Path) -> Iterator[str]:
 
 
 def one_rung_up(paper: str, rung: str, trained: int) -> str:
-    """The cost of a paper's claims at ``rung`` with as many seeds as their verdicts need. seen: images so far."""
+    """The cost of a paper's claims at ``rung``, with as many seeds as their verdicts need.
+
+    trained: images that the runs so far were trained on.
+    """
     runs: dict[str, int] = {}
     for claim in claims.load():
         if claim.paper == paper and reaches(rung, claim.testable_from):

@@ -139,7 +139,7 @@ def test_processes_share_the_card_where_the_driver_lets_them_and_the_daemon_ends
     sharing = lease.Sharing(tmp_path / "mps")
     more, sentence = sharing.start(dict(os.environ), ["sh", "-c", 'test -d "$CUDA_MPS_PIPE_DIRECTORY"'])
     sharing.end()
-    assert more["CUDA_MPS_PIPE_DIRECTORY"] == str(tmp_path / "mps") and "share the card" in sentence
+    assert more["CUDA_MPS_PIPE_DIRECTORY"] == str(tmp_path / "mps") and "share the GPU" in sentence
     assert mps.read_text().splitlines() == [f"start {tmp_path / 'mps'}", "quit -t 5"]
 
 
@@ -245,7 +245,7 @@ def test_a_whole_lease_in_small_stops_by_itself_and_a_second_one_goes_on(tmp_pat
     assert sorted(came) == sorted(done)
     assert all((tmp_path / "runs" / run / "results.jsonl").is_file() for run in came)
     if came:
-        assert f"{len(came)} runs of an earlier call are not made again" in hold("second")
+        assert f"{len(came)} runs of earlier calls are skipped" in hold("second")
 
 
 @pytest.mark.slow
