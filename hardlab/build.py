@@ -157,7 +157,7 @@ def load(path: str | Path) -> list[tuple[str, str]]:
 
 
 def spec(kind: str, given: Any) -> Spec:
-    """The ``Spec`` of a method or strategy, given as a name, ``Spec``, class, or strategy (to be made again)."""
+    """The ``Spec`` of a method or strategy, given as a name, ``Spec``, class, or instance of a strategy."""
     if isinstance(given, Hard):
         args, options = given.given
         bound = inspect.signature(type(given).__init__).bind(given, *args, **options).arguments
@@ -182,7 +182,7 @@ def check(run: Run) -> None:
         check(run.parent)
         networks = unmade(run.parent)[0].state_dict()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch says that nothing is copied there
+            warnings.simplefilter("ignore")  # torch warns that copying on meta does nothing
             for h in hard:
                 h.start_from(run.parent.id, networks)
     made.check_batch(run.batch_size)
@@ -215,7 +215,7 @@ def check_images(run: Run, root: str | Path | None = None) -> Images | None:
 
 
 def check_monitor(run: Run, root: str | Path | None = None) -> None:
-    """Refuse a kNN monitor without labelled test images, which would else fail after an epoch. HardlabError."""
+    """Raise HardlabError for a kNN monitor without labelled test images, which would fail after an epoch."""
     if not run.logs.monitor_every or not run.epochs:
         return
     try:

@@ -69,7 +69,7 @@ def make(name: str) -> Method:
     with registry.blaming("method", name):
         method: Method = registry.build("method", name, small("method", name), backbone)
         method.on_start(toy(), BATCH)
-        method.on_epoch(START, toy(), look())  # k-means and the like, without which there may be no labels
+        method.on_epoch(START, toy(), look())  # e.g. k-means, without which labels may be missing
     return method
 
 
@@ -95,7 +95,7 @@ def run(name: str, *strategies: str) -> Run:
         "batch_size": BATCH,
         "epochs": 2,
         "precision": "fp32",
-        "pixel_mean": [0.5] * 3,  # which every method takes
+        "pixel_mean": [0.5] * 3,  # accepted by every method
         "pixel_std": [0.5] * 3,
     })  # fmt: skip
 
@@ -291,7 +291,7 @@ def _judged(contract_name: str, contract: Callable[..., None], *about: str) -> V
         return Verdict(contract_name, None if refused else False, str(e) or "it refuses without a reason")
     except Broken as e:
         return Verdict(contract_name, False, str(e))
-    except Exception as e:  # any error in other people's code is a verdict
+    except Exception as e:  # any error in foreign code is a verdict
         return Verdict(contract_name, False, f"{type(e).__name__}: {e}")
     return Verdict(contract_name, True)
 

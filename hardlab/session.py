@@ -1,4 +1,4 @@
-"""A run in memory: all that a training step reads and changes."""
+"""A run in memory: everything that a training step reads and changes."""
 
 from __future__ import annotations
 
@@ -166,9 +166,9 @@ def open(
 
 
 def reopen(path: Path, step: int | None = None, *, root: str | Path | None = None, device: str = "cpu") -> Session:
-    """Open a trained run as its newest checkpoint has it, or that of ``step``; writes nothing.
+    """Open a trained run at its newest checkpoint, or at that of ``step``; writes nothing.
 
-    path: folder of the run. root: where data sets lie. Raises HardlabError, and OtherImages.
+    path: the folder of the run. root: the folder of the data sets. Raises HardlabError, and OtherImages.
     """
     run, about = run_folder.read_run(path)
     on = build.device(device)

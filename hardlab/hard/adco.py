@@ -34,7 +34,7 @@ class KeysOfOthers(Negatives):
 
 
 class Known(torch.autograd.Function):
-    """A value (N,) or () whose gradient with respect to x, (N,D) or x's shape, is known already."""
+    """A value (N,) or () with a precomputed gradient with respect to x, (N,D) or of x's shape."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: Tensor, grad: Tensor) -> Tensor:
@@ -64,8 +64,8 @@ class Learned(Negatives):
         super().__init__()
         self.vectors = nn.Parameter(F.normalize(torch.randn(size, dim), dim=1))
         self.inside, self.temperature, self.objective, self.wrt = inside, temperature, objective, wrt
-        self.recording = False  # whether losses are a step's own, which the adversary answers
-        self.share = 1.0  # of one loss in the step's
+        self.recording = False  # whether losses are those of a step, to which the adversary responds
+        self.share = 1.0  # of one loss in that of the step
         self.mass: dict[str, Tensor] = {}  # of the softmax, in the last loss
         self.descent, self.tiles = torch.empty(0), [torch.empty(0)]
 
@@ -73,7 +73,7 @@ class Learned(Negatives):
     def record(self) -> Iterator[None]:
         """Forget the last step's direction and record the losses inside: those of a step's own forward pass.
 
-        A loss that is taken elsewhere (a selection, an attack) is no step of the game.
+        Losses computed elsewhere (in a selection or an attack) are not part of the game.
         """
         self.recording, self.value = True, self.vectors.new_zeros(())
         self.fresh = True  # the direction is overwritten, not added to
@@ -101,7 +101,7 @@ class Learned(Negatives):
             yield F.normalize(w, dim=1)
 
     def similarities(self, q: Tensor, k: Tensor) -> Tensor:
-        """(N,D), (N,D) -> (N,M+K) similarities; constants where the learned ones are concerned."""
+        """(N,D), (N,D) -> (N,M+K) similarities, those to learned negatives without a gradient."""
         columns = [] if self.inside is None else [self.inside.similarities(q, k)]
         return torch.cat([*columns, *(q @ n.T for n in self.bank(q))], dim=1)
 
@@ -244,7 +244,7 @@ class AdCo(Hard):
         super().install(method)
         contrastive: Any = method
         replaced = method.negatives
-        assert replaced is not None  # as ``needs`` asks
+        assert replaced is not None  # as ``needs`` demands
         if contrastive.temperature < _COLDEST:
             raise HardlabError(f"AdCo on method.temperature={contrastive.temperature}: at least 1/70; paper: 0.12.")
         if method.borrowed:
@@ -321,5 +321,5 @@ class AdCo(Hard):
         }
 
     def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
-        """What the bank shows, and the queries of the last six batches (Fig. 2)."""
+        """The snapshot of the bank, and the queries of the last six batches (Fig. 2)."""
         return {**self.bank.snapshot(), **self.queries.seen()}

@@ -57,15 +57,15 @@ class Hard(nn.Module):
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         made = super().__new__(cls)
-        made.given = args, options  # so that a run can say how to make it again
+        made.given = args, options  # recorded in the run, to make it again
         return made
 
     def declared(self) -> SimpleNamespace:
-        """What it declares, with what its options change: those that are attributes of the same name."""
+        """The declarations of the strategy, with the changes made by options that are attributes of the same name."""
         return needs.declared(partial(getattr, self), lambda option: getattr(self, option, None))
 
     def install(self, method: Method) -> None:
-        """Swap a part of the method, or refuse with a ``HardlabError`` that gives the reason; here for its needs."""
+        """Change a part of the method, or refuse it with a ``HardlabError``; the base class refuses unmet needs."""
         own, on = type(self).__name__, type(method).__name__
         why = needs.refusal(own, self.declared().needs, on, partial(getattr, method))
         if why is not None:

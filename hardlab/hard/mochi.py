@@ -30,7 +30,7 @@ class Synthesis(Hard):
     def install(self, method: Method) -> None:
         super().install(method)
         kept, name = method.negatives, type(self).__name__
-        assert kept is not None  # as ``needs`` asks
+        assert kept is not None  # as ``needs`` demands
         if self.hard > len(kept.stored()):
             raise HardlabError(
                 f"{name} with hard={self.hard}: the queue has {len(kept.stored())} negatives, and no more can be taken."

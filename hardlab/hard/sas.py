@@ -111,7 +111,7 @@ class SAS(Hard):
         for _ in range(size):
             best = int(gain.argmax())
             out.append(best)
-            gain -= 2 * sign * s[best]  # it is not outside any more, so similarity to it does not count
+            gain -= 2 * sign * s[best]  # it is no longer outside, so similarity to it does not count
             gain[best] = -torch.inf
         return torch.tensor(out, dtype=torch.long)
 

@@ -74,7 +74,7 @@ class STN(Hard):
     input_size: pixels of a side of its input.
     """
 
-    draws = 2  # it chooses the large views, so nobody else may; the method's number once installed
+    draws = 2  # it chooses the large views, so no other strategy may; the method's number once installed
     SMALL: Mapping[str, Any] = {"width": 4, "hidden": 8}
 
     def __init__(
@@ -138,7 +138,7 @@ class STN(Hard):
         x = []
         for i, (part, p) in enumerate(zip(self._looks(look), drawn.split(1, 1), strict=True)):
             size = part.augment[0].size
-            whole = p.clone()  # already cropped; flip and appearance are as drawn
+            whole = p.clone()  # already cropped; flip and appearance stay as drawn
             whole[..., 2:4] = 0
             whole[..., 0:2] = whole[..., 4:6] = size
             x.append(part.apply(sample(raw, v.sizes, theta[:, i], size), whole)[:, 0])

@@ -59,7 +59,7 @@ class Step:
 
     def autocast(self) -> torch.autocast:
         """A new autocast context with the precision of the networks."""
-        # the weight cache of one that also ran without gradient would cut the graph
+        # a context that also ran without gradient has cached weights that cut the graph
         return torch.autocast(self.drawn.raw.device.type, torch.bfloat16, enabled=self.low)
 
     def means(self) -> dict[str, Tensor]:

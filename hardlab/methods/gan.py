@@ -64,7 +64,7 @@ class GAN(Method):
 
     def train(self, mode: bool = True) -> GAN:
         super().train(mode)
-        self.averaged.eval()  # it averages running statistics, so it uses them
+        self.averaged.eval()  # its running statistics are averages too, so it uses them
         return self
 
     def both(self, x: Any, index: Tensor | None) -> tuple[Tensor, Tensor]:

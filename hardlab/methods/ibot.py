@@ -19,12 +19,12 @@ from hardlab.types import HardlabError, Progress, Rendered
 
 _WORD = 2**32 - 1
 ATTEMPTS = 64  # rectangles that a block-wise mask tries in all
-FAILURES = 10  # ... and in a row, before it stays as it is
+FAILURES = 10  # ... and in a row, before the mask is final
 ASPECT = math.log(10 / 3)  # of rectangles: 0.3 to 1 / 0.3
 
 
 class Predictions(dict[int, Tensor]):
-    """Slot -> (B,K) of the class token; patch: slot -> what belongs to its patches."""
+    """Slot -> (B,K) of the class token. patch: slot -> the values of its patches."""
 
     def __init__(self, cls: Mapping[int, Tensor], patch: Mapping[int, Tensor]) -> None:
         super().__init__(cls)
@@ -50,7 +50,7 @@ class IBOT(DINO):
 
     SMALL: Mapping[str, Any] = {"hidden": 16, "bottleneck": 8, "prototypes": 64, "unmasked": 0.0}
     NETWORK = "vit_micro"
-    shared = True  # patches are compared where both networks' passes are at hand
+    shared = True  # patches are compared during the passes of both networks
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class IBOT(DINO):
         most = math.floor((self.ratio + self.spread) * masked.shape[1])
         if not most:
             return q.new_zeros(len(q), dtype=torch.float32)
-        # as many of each view as the largest mask has: how many there are is not asked, which a GPU would wait for
+        # as many of each view as the largest mask can have: counting them would make a GPU wait
         weight, rows = masked.float().topk(most, dim=1)  # (B,most)
         q, t = (x.gather(1, rows[..., None].expand(-1, -1, x.shape[2])).flatten(0, 1) for x in (q, t))
         student, teacher = self.patch_layers()
@@ -169,7 +169,7 @@ class IBOT(DINO):
         group: Tensor | None = None,
         known: dict[tuple[int, int], Tensor] | None = None,
     ) -> Tensor:
-        """(B,) lambda_1 times DINO's loss plus lambda_2 times that of the patches, where they were compared."""
+        """(B,) lambda_1 times DINO's loss plus lambda_2 times that of the patches, if they were compared."""
         loss = self.cls_weight * super().score(q, t, pick, group, known)
         patch = q.patch if isinstance(q, Predictions) else {}
         if not patch:
@@ -182,7 +182,7 @@ class IBOT(DINO):
     def masks(self, v: Rendered, slots: Iterable[int]) -> Tensor:
         """(n * B,T) bool: the masked patches of global crops, slot by slot; T patches row by row.
 
-        They follow from the image's row and its crop (top, left, height, width, flip), whole numbers all.
+        They are a hash of the image's row and its crop (top, left, height, width, flip), which are integers.
         """
         assert isinstance(self.backbone, ViT)
         rows, columns = (side // self.backbone.patch for side in v.x.shape[-2:])
@@ -234,8 +234,8 @@ def _parts(x: Tensor, slots: list[int]) -> dict[int, Tensor]:
 def blocks(u: Tensor, count: Tensor, rows: int, columns: int) -> Tensor:
     """Block-wise masks (N, rows * columns) of at most ``count`` (N,) patches, from uniform numbers u (N,tries,4).
 
-    Rectangles of a random area and aspect ratio are added while they fit; ten that do not, one after another, end it.
-    BEiT (arXiv 2106.08254), Alg. 1, as loader.py of iBOT has it.
+    Rectangles of random area and aspect ratio are added while they fit, until ten in a row do not. BEiT (arXiv
+    2106.08254), Alg. 1, as in loader.py of iBOT.
     """
     n, tries, _ = u.shape
     mask = torch.zeros(n, rows, columns, dtype=torch.bool, device=u.device)
@@ -277,4 +277,4 @@ def _hashed(columns: Tensor) -> Tensor:
 def _numbers(state: Tensor, n: int) -> Tensor:
     """(N,) words -> (N,n) numbers in [0, 1)."""
     words = (state[:, None] + 0x9E3779B9 * torch.arange(1, n + 1, device=state.device)) & _WORD
-    return (_mixed(words) >> 8).float() / 2**24  # which a float32 holds
+    return (_mixed(words) >> 8).float() / 2**24  # exact in float32
