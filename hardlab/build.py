@@ -132,7 +132,7 @@ def refusal(method: str, strategy: Spec) -> str | None:
 def load(path: str | Path) -> list[tuple[str, str]]:
     """Run a Python file and register the methods and strategies that it defines; returns (kind, name) of each.
 
-    The file is loaded as a module of its own name. HardlabError for a file that cannot be run or that defines none.
+    The file is loaded as a module of that name. Raises HardlabError for a file that cannot be run or that defines none.
     """
     path = Path(path)
     spec = importlib.util.spec_from_file_location(path.stem, path) if os.path.isfile(path) else None

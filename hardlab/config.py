@@ -342,7 +342,7 @@ class _Flow(yaml.SafeLoader):
     YAML 1.1 would read ``no`` as false, ``2020-01-01`` as a date, ``1:30`` as 90 and 1e-3 as text.
     """
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  as its base has it
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  as in its base
 
 
 _SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {

@@ -221,7 +221,7 @@ def answers_for_what_it_wraps(name: str) -> None:
         if before is None or now is None or not len(before.stored()):
             continue
         shown = before.snapshot().keys() & {"negatives"}
-        _demand(shown <= now.snapshot().keys(), f"the snapshots of {method} have no negatives any more")
+        _demand(shown <= now.snapshot().keys(), f"the snapshots of {method} no longer have negatives")
         keys = len({b for _, b in on.pairs})
         bad = next((n for n in range(1, 2 * len(before.stored())) if _refuses(before, n, keys)), None)
         if bad is not None and not on.borrowed:  # negatives that a method has no more cannot refuse
@@ -340,4 +340,4 @@ def _steps(name: str, *strategies: str) -> None:
     other.restore(saved)
     _demand(same(other.dump(), saved), "what was saved does not come back")
     again = train.step(other, next(other.batches())).terms
-    _demand(same(terms, again), "a run that goes on takes another step than one that was not interrupted")
+    _demand(same(terms, again), "a resumed run takes another step than one that was not interrupted")

@@ -339,7 +339,7 @@ def give_auxiliary(net: nn.Module, kind: type[nn.Module] = _BatchNorm, momentum:
 @contextmanager
 def auxiliary(net: nn.Module) -> Iterator[None]:
     """Inside, norms of ``net`` with a second set use it, and the main set does not change."""
-    # an attribute of each norm, so that no other network and no thread with a network of its own notices
+    # an attribute of each norm, so that other networks, also those of other threads, are unaffected
     norms = [m for m in net.modules() if "aux" in m._modules and "forward" not in m.__dict__]
     for m in norms:
         m.__dict__["forward"] = m.get_submodule("aux").forward

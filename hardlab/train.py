@@ -178,8 +178,8 @@ def forward(now: Step, hard: Sequence[Hard], timed: Callable[[str], AbstractCont
 def finished(manifest: Mapping[str, Any] | None, run: Run, root: str | Path | None = None, say: Say = say) -> bool:
     """Whether a run is done. Raises ``run_folder.OtherImages`` if its data set has other images now.
 
-    If the images are missing, they cannot be compared, and a progress line says so; if they are there and cannot be
-    read, the error is raised.
+    If the images are missing, they cannot be compared, and a progress line says so; if they exist but cannot be read,
+    the error is raised.
     """
     if not manifest or manifest.get("state") != "done":
         return False

@@ -49,7 +49,7 @@ class Drawn:
 
     @property
     def positives(self) -> Tensor | None:
-        """The groups, or None if every row is a group of its own."""
+        """The groups, or None if every row is its own group."""
         return self.group if self.grouped else None
 
     @property

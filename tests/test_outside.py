@@ -491,9 +491,9 @@ SETS = "self.queue = queue"
         ([(SETS, f"{SETS}\n\n    def check(self, batch_size, keys):\n        pass")],
          "moco refuses batches of 3 images, but not with this strategy"),
         ([(SETS, f"{SETS}\n\n    def snapshot(self):\n        return {{}}")],
-         "the snapshots of moco have no negatives any more"),
+         "the snapshots of moco no longer have negatives"),
         ([(SETS, "self.hidden = (queue,)"), ("self.queue.", "self.hidden[0].")],  # no module is found in a tuple
-         "the snapshots of moco have no negatives any more"),
+         "the snapshots of moco no longer have negatives"),
     ],
 )  # fmt: skip
 def test_negatives_that_lose_what_a_queue_checks_or_shows_are_told(changes, message, tmp_path):

@@ -302,8 +302,8 @@ def tsne(
 
     With one job the result is deterministic. start: places (N,2) to start from, instead of the first two principal
     components and 250 steps of early exaggeration. Fewer than ``_FEW`` points, and points that would collapse to one
-    place, skip the exaggeration. The perplexity is at most a third of the number of other points. HardlabError for
-    fewer than 4 points, numbers that are not finite, points that are all equal, and layouts without extent.
+    place, skip the exaggeration. The perplexity is at most a third of the number of other points. Raises HardlabError
+    for fewer than 4 points, numbers that are not finite, points that are all equal, and layouts without extent.
     """
     import openTSNE
 

@@ -387,8 +387,8 @@ class Images(ABC):
 
         image (3,H,W) uint8; labels (n,) int64; boxes (n,4) float32 x0,y0,x1,y1 in pixels of the loaded (shrunk or
         fitted) image, x1 and y1 exclusive; and, depending on the set, masks (n,H,W) bool, difficult (n,) bool or crowd
-        (n,) bool. Objects of other classes, or smaller than a pixel, are left out. HardlabError if the set has no
-        annotations.
+        (n,) bool. Objects of other classes, or smaller than a pixel, are left out. Raises HardlabError if the set has
+        no annotations.
         """
         if self._annotate is None:
             raise HardlabError(f"{self.name} has no boxes: load 'shapes', 'voc2007', 'voc2012' or 'coco' for scenes")
@@ -502,8 +502,8 @@ class Files(Images):
 def class_list(classes: Sequence[str] | str | os.PathLike[str], known: Sequence[str]) -> list[str]:
     """The class names of a subset, from a list or a text file with one per line.
 
-    In a file, blank lines and # lines are skipped, and text after the first word is ignored if only the first word is
-    a class. HardlabError for an unknown class, a class named twice, or no class.
+    In a file, blank lines and # lines are skipped, and text after the first word is ignored if only the first word is a
+    class. Raises HardlabError for an unknown class, a class named twice, or no class.
     """
     if isinstance(classes, (str, os.PathLike)):
         try:
@@ -538,7 +538,7 @@ def stratified(targets: np.ndarray, fraction: float, seed: int, classes: Sequenc
     """Rows, ascending, of a class-balanced subset: round(fraction * n) of each class of n images.
 
     The choice depends only on the labels, the seed and the fraction; the rows of a smaller fraction are a subset of
-    those of a larger one. HardlabError if a class would have no image.
+    those of a larger one. Raises HardlabError if a class would have no image.
     """
     if not 0 < fraction <= 1:
         raise HardlabError(f"fraction must be above 0 and at most 1, not {fraction}")
@@ -560,8 +560,8 @@ def stratified(targets: np.ndarray, fraction: float, seed: int, classes: Sequenc
 def hold_out(source: Source, share: float, split: str) -> Source:
     """The training images without a share of each class, or, for the split test or val, that share.
 
-    A class of n images gives round(share * n) of them, at least 1, and keeps at least 1. HardlabError if nothing can be
-    held out.
+    A class of n images gives round(share * n) of them, at least 1, and keeps at least 1. Raises HardlabError if nothing
+    can be held out.
     """
     choose("split", split, ("train", "test", "val"))
     chosen: list[int] = []

@@ -44,7 +44,7 @@ def tune(
 
     BN uses batch statistics, which on one device equal those of SyncBN over several. As in Detectron2, norm parameters
     do not decay, crowds are left out and difficult objects are kept. generator: draws the order and the flips; regions
-    are sampled from torch's global generator. HardlabError if the loss is not finite.
+    are sampled from torch's global generator. Raises HardlabError if the loss is not finite.
     """
     for name, value in (("iterations", iterations), ("batch_size", batch_size)):
         if value < 1:
@@ -112,7 +112,7 @@ def detect(
     options: all those of an entry of ``published.DETECTION``.
     seed: decides everything random, so that every backbone gets the same scenes, regions and new layers.
 
-    HardlabError for a backbone without stages, sets without boxes or masks, and options that do not fit.
+    Raises HardlabError for a backbone without stages, sets without boxes or masks, and options that do not fit.
     """
     o = dict(options)
     masks = o["predict"] == "masks"

@@ -303,8 +303,8 @@ _SILENT: Mapping[str, Any] = {"final_lr": 0.0, "augment": "none", "blocks": 1, *
 def run_protocol(name: str, task: Task, seed: int = 0, **overrides: Any) -> Outcome:
     """Evaluate a task by a named protocol; returns a row per metric, each with the options of the protocol.
 
-    overrides: settings that replace published ones; the task decides network and data. HardlabError for an unknown
-    protocol or setting, and for data that cannot be evaluated.
+    overrides: settings that replace published ones; the task decides network and data. Raises HardlabError for an
+    unknown protocol or setting, and for data that cannot be evaluated.
     """
     options = settings(name, overrides, task.train.name if task.train else "")
     extracted = 0.0

@@ -352,7 +352,7 @@ def find(name: str) -> Protocol:
 def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[str, Any]:
     """The settings of a protocol on a data set: the published ones, replaced by ``overrides``.
 
-    Every protocol has those of ``PLACE`` too; None means as in the run. HardlabError for an unknown protocol or
+    Every protocol has those of ``PLACE`` too; None means as in the run. Raises HardlabError for an unknown protocol or
     setting, or a value of the wrong type.
     """
     protocol = find(name)

@@ -116,7 +116,7 @@ def check(
     options: Mapping[str, Any] | None = None,
     root: str | Path | None = None,
 ) -> None:
-    """Refuse protocols that cannot evaluate a run's images, reading as little of them as possible. HardlabError.
+    """Refuse protocols that cannot evaluate a run's images, reading as little of them as possible. Raises HardlabError.
 
     A set that would have to be downloaded first is not checked.
     """

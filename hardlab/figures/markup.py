@@ -1,4 +1,4 @@
-"""The published tables for a document: LaTeX with booktabs, and HTML; ours stands beside what is printed."""
+"""The published tables as LaTeX with booktabs and as HTML, with our numbers beside the printed ones."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _TEX = {
 
 
 class Column(NamedTuple):
-    """Of a table, which of its columns is printed, and whether what is printed or what is ours stands in it."""
+    """A column of the document: the column of the table, and whether it shows the printed or our numbers."""
 
     at: int
     ours: bool
 
 
 def columns(sheet: Sheet) -> list[Column]:
-    """What is printed and ours of each column of a table, without what no line has."""
+    """The printed and our columns for each column of a table, without empty ones."""
     out = []
     for at in range(len(sheet.heads)):
         cells = [line[at] for line in sheet.cells]
@@ -40,7 +40,7 @@ def _text(cell: Cell, ours: bool) -> str:
 
 
 def seeds(cell: Cell) -> str:
-    """The number of seeds behind ours, as it stands after it."""
+    """The number of seeds behind our number, as text that follows it."""
     return f" ({cell.seeds})" if cell.seeds else ""
 
 
@@ -50,7 +50,7 @@ def tex(text: str) -> str:
 
 
 def _tex_number(text: str) -> str:
-    """A number with its sign and half an interval in mathematics; other text as it is."""
+    """A number with its sign and half an interval in math mode; other text unchanged."""
     match = re.fullmatch(r"([+-]?)([\d.]+(?:e[+-]?\d+)?)(?:\N{PLUS-MINUS SIGN}([\d.]+(?:e[+-]?\d+)?))?", text)
     if match is None:
         return "--" if text == GAP else tex(text)
@@ -61,7 +61,7 @@ def _tex_number(text: str) -> str:
 
 
 def latex(sheet: Sheet, label: str) -> str:
-    """A float with caption and label, which needs the packages booktabs and, where it is wide, graphicx."""
+    """A float with caption and label; it needs the packages booktabs and, if it is wide, graphicx."""
     shown = columns(sheet)
     spec = "l" + "r" * len(shown)
     lines = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
@@ -109,7 +109,7 @@ def fragment(sheet: Sheet) -> str:
 
 
 def page(sheet: Sheet) -> str:
-    """The table as a page of its own."""
+    """The table as a whole page."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{_html(sheet.title)}</title><style>{STYLE}</style></head><body>\n{fragment(sheet)}</body></html>\n"

@@ -217,7 +217,7 @@ class Generated(Hard):
             biggan.iterate(self.discriminator, self.d_steps)
             biggan.iterate(self.generator, 2)
             ema(self.averaged, self.generator, self.keep, buffers=True)
-            biggan.iterate(self.averaged)  # an average of unit vectors is none
+            biggan.iterate(self.averaged)  # averages of unit vectors are not unit vectors
 
     # ------------------------------------------------------------------------------------------ logs and snapshots
 

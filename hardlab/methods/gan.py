@@ -99,7 +99,7 @@ class GAN(Method):
             biggan.iterate(self.generator)
             late = (step.at.step + 1) // self.d_steps >= self.keep_from
             ema(self.averaged, self.generator, self.keep if late else 0.0, buffers=True)
-            biggan.iterate(self.averaged)  # an average of unit vectors is none
+            biggan.iterate(self.averaged)  # averages of unit vectors are not unit vectors
 
     def check_look(self, look: Look) -> None:
         if look.mean != (0.5,) * 3 or look.std != (0.5,) * 3:
