@@ -212,7 +212,7 @@ class Claim(_Strict):
             raise HardlabError(f"Claim '{self.id}': {len(self.arms)} arms do not fit the test '{self.test.name}'.")
         if (self.test.name in ("above", "below", "equal_within")) != (self.test.value is not None):
             raise HardlabError(
-                f"Claim '{self.id}': above, below and equal_within are held against a value, other tests against none."
+                f"Claim '{self.id}': above, below and equal_within need a value, other tests take none."
             )
         if self.test.name == "equal_within" and not self.test.margin > 0:
             raise HardlabError(f"Claim '{self.id}': equal_within needs a margin above 0, not {self.test.margin:g}.")
@@ -414,7 +414,7 @@ def judge(test: Test, arms: Sequence[np.ndarray], least: int = SEEDS) -> Finding
     quantity = quantity[np.isfinite(quantity)]
     ours = interval(quantity)
     threshold = test.margin if test.value is None else test.value
-    if test.name == "equal_within":  # held against the nearer edge
+    if test.name == "equal_within":  # compared with the nearer edge
         threshold += test.margin if ours.mean > threshold else -test.margin
     if ours.n < least:
         return Finding(NO_SEEDS, ours, _too_few(ours, least), quantity, threshold)

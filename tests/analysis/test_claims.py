@@ -176,7 +176,7 @@ def test_every_arm_can_be_trained_at_every_rung_from_which_its_claim_is_testable
         ({"place": "somewhere"}, "hvs has no 'somewhere'"),
         ({"arms": ["simsiam"]}, "1 arms do not fit"),
         ({"test": "largest"}, "2 arms do not fit"),
-        ({"test": {"name": "above", "of": "ratio"}}, "held against a value"),
+        ({"test": {"name": "above", "of": "ratio"}}, "need a value"),
         ({"test": {"name": "equal_within", "of": "difference", "value": 0}}, "margin above 0"),
         ({"data": ["cifar11"]}, "no data set 'cifar11'"),
         ({"arms": [{"recipe": "simsiam-hvs", "set": {"hard.hvs.drawz": 3}}, "simsiam"]}, "drawz"),
