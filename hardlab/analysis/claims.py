@@ -211,9 +211,7 @@ class Claim(_Strict):
         if len(self.arms) < 3 if self.test.name in ("ordering", "largest") else len(self.arms) != arity:
             raise HardlabError(f"Claim '{self.id}': {len(self.arms)} arms do not fit the test '{self.test.name}'.")
         if (self.test.name in ("above", "below", "equal_within")) != (self.test.value is not None):
-            raise HardlabError(
-                f"Claim '{self.id}': above, below and equal_within need a value, other tests take none."
-            )
+            raise HardlabError(f"Claim '{self.id}': above, below and equal_within need a value, other tests take none.")
         if self.test.name == "equal_within" and not self.test.margin > 0:
             raise HardlabError(f"Claim '{self.id}': equal_within needs a margin above 0, not {self.test.margin:g}.")
         for side in self.arms:
