@@ -92,7 +92,7 @@ def tsne(points: int = 20_000, dim: int = 128) -> list[dict[str, Any]]:
     ours = Seconds([*before.rounds, *after.rounds])  # on both sides: a machine drifts in minutes
 
     def kept(layout: np.ndarray) -> float:
-        """Of each point's ten nearest in the layout, the share of its own cluster."""
+        """The share of each point's ten nearest in the layout that are of its cluster."""
         near = NearestNeighbors(n_neighbors=11).fit(layout).kneighbors(layout[:2000], return_distance=False)[:, 1:]
         return float((label[near] == label[:2000, None]).mean())
 

@@ -1,7 +1,7 @@
 """Row A: a SimSiam step end to end against lightly, and what Hard View Selection adds to it; ``RACES`` gives the rows.
 
-Each contestant lives in a process of its own, so that allocator settings do not leak; a driver gives every one a turn
-per round, in alternating order. Ratios are of the medians.
+Each contestant runs in its own process, so that allocator settings do not leak; a driver gives each a turn per round,
+in alternating order. Ratios are of the medians.
 """
 
 from __future__ import annotations
@@ -93,12 +93,13 @@ class Pictures(torch.utils.data.Dataset[tuple[Any, int]]):
 
 
 class Peer:
-    """lightly's SimSiam as its documentation has it: PIL transforms, DataLoader with two workers, float32.
+    """lightly's SimSiam as in its documentation: PIL transforms, DataLoader with two workers, float32.
 
-    tuned: channels_last, bf16 where asked and kept pages on its side too. hvs: its loader makes four views, four
-    forward passes without gradient score them, as in the official code. backbone, batch: in place of those of ``net``.
-    dims: hidden width of the predictor, and the width of everything else. epoch: images that its loader passes over
-    before it starts anew.
+    tuned: whether it uses channels_last, bf16 (if asked) and retained memory pages, as hardlab does.
+    hvs: whether to score four views by four forward passes without gradient, as the official code does.
+    backbone, batch: instead of those of ``net``.
+    dims: hidden width of the predictor, and the width of everything else.
+    epoch: images that its loader yields before it starts again.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ def race(
 
     A turn is ``untimed`` steps, after which a loader has to keep up with its consumer, and the median of ``steps``
     timed ones.
-    module: where the kinds of contestants are at home, run as ``python -m module worker``.
+    module: the module that defines the kinds of contestants, run as ``python -m module worker``.
     """
     children = {}
     for name, (kind, options) in contestants.items():
@@ -280,7 +281,7 @@ PRECISIONS = ("fp32", "bf16") if LOW else ("fp32",)  # bf16 rows only where the 
 
 
 def simsiam(net: str, targets: dict[str, float], tuned: dict[str, float], rounds: int = 5) -> list[dict[str, Any]]:
-    """A step with its data against lightly's, as its documentation has it and tuned like ours."""
+    """A step with its data against lightly's, as documented and tuned like ours."""
     field: dict[str, tuple[str, dict[str, Any]]] = {"peer": ("peer", {"net": net, "precision": "fp32"})}
     for p in PRECISIONS:
         field[p] = ("ours", {"net": net, "precision": p})

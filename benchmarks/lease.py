@@ -1,12 +1,12 @@
-"""A GPU that is borrowed for minutes and has no network: what to bring, what to do there, what comes back.
+"""Uses a GPU machine that is lent for minutes and has no network: prepares its files, runs there, merges the results.
 
     python  -m benchmarks.lease prepare --data PATH/cifar10-jpeg.tar.xz    # here, with a network
     python3 -m benchmarks.lease run --out DIR                              # there, in the root of the checkout
     python  -m benchmarks.lease merge DIR/*.tar.gz                         # here
 
-docs/gpu.md tells the whole. This module needs Python alone, as do the queue and the archives, which it shares with
-`hardlab campaign`; what needs torch is in processes of its own, so that nothing that breaks there keeps the archives
-from being packed.
+docs/gpu.md explains it. This module imports the standard library alone, as do the queue and the archives, which it
+shares with `hardlab campaign`. Everything that needs torch runs in other processes, so that a failure there does not
+prevent the archives from being packed.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ from hardlab.workbook.job_queue import GRACE_S, STOPPED, Estimate, Job, Machine,
 
 ROOT = Path(__file__).resolve().parents[1]
 BROUGHT = ROOT / "lease"  # ignored by git; travels with the checkout
-PLAN = Path(__file__).with_name("lease.yaml")  # what `hardlab campaign` puts in order
-QUEUE = "queue.txt"  # among what is brought, by ``prepare``
-RATES = Path(__file__).with_name("gpu")  # tables of rates, a file a device
+PLAN = Path(__file__).with_name("lease.yaml")  # the plan that `hardlab campaign` orders
+QUEUE = "queue.txt"  # in the folder ``BROUGHT``, written by ``prepare``
+RATES = Path(__file__).with_name("gpu")  # tables of rates, one file per device
 ARCHIVE = "cifar10-jpeg.tar.xz"
 PROTOCOLS = ("knn", "linear-lbfgs")
 PYTHON = "3.12"
 PLATFORM = "x86_64-manylinux_2_28"
-# What an image with torch, torchvision, numpy, pyarrow and pillow may lack, in the versions of the lock. No dependency
-# is resolved: torch is there. lightly needs no more for its loader, transforms and heads.
+# What an image with torch, torchvision, numpy, pyarrow and pillow may lack, in the versions of the lock. Dependencies
+# are not resolved, since torch is installed. lightly's loader, transforms and heads need no more.
 PACKAGES = (
     "pydantic", "pydantic-core", "annotated-types", "typing-extensions", "typing-inspection", "pyyaml", "click",
     "packaging", "lightly", "lightning-utilities", "tqdm",
 )  # fmt: skip
-LIMIT_MB = 64.0  # of all that travels there
-ARCHIVE_MB, ARCHIVES = 12.0, 5  # 60 MB of 64 come back; no archive may be above 16
-TABLE_SHARE = 0.4  # of the time that is left when it begins, for the table of rates; --rates
-PACK_EVERY_S = 90.0  # what was packed is safe, should the machine be taken away
+LIMIT_MB = 64.0  # largest total size of the files sent there
+ARCHIVE_MB, ARCHIVES = 12.0, 5  # 60 of the 64 MB that may come back; an archive may have 16
+TABLE_SHARE = 0.4  # share of the remaining time for the table of rates (--rates)
+PACK_EVERY_S = 90.0  # packed results survive if the machine is taken away
 
 
 class LeaseError(Exception):
-    """One sentence for the user."""
+    """An error with a message of one sentence for the user."""
 
 
 # ------------------------------------------------------------------------------------------------ the queue
@@ -66,7 +66,7 @@ class LeaseError(Exception):
 
 @dataclass(frozen=True)
 class Line:
-    """A run as the queue names it."""
+    """A run of the queue: recipe, rung, overrides and protocols."""
 
     recipe: str
     rung: str
@@ -78,7 +78,7 @@ class Line:
 
 
 def read_queue(text: str) -> list[Line]:
-    """The runs of a queue in order; LeaseError with the number of a line that cannot be read."""
+    """Parse a queue into its runs; raises LeaseError with the number of a line that cannot be read."""
     out = []
     for number, line in enumerate(text.splitlines(), 1):
         command, _, after = line.partition("#")[0].partition(" -- ")
@@ -106,7 +106,7 @@ def read_queue(text: str) -> list[Line]:
 
 
 def collected(jobs: Sequence[Job], table: Path) -> set[str]:
-    """The ids of jobs whose rows are committed, by all their protocols; ``table`` is figures/data/evaluation.csv."""
+    """The ids of jobs whose table has rows of all their protocols. table: figures/data/evaluation.csv."""
     if not table.exists():
         return set()
     have: dict[str, set[str]] = {}
@@ -117,13 +117,13 @@ def collected(jobs: Sequence[Job], table: Path) -> set[str]:
 
 
 def _rows(folder: Path) -> int:
-    """Of its results; -1 where the run is not done."""
+    """The number of a run's results; -1 if the run is not done."""
     rows = folder / "results.jsonl"
     return -1 if not evaluated(folder, ()) else len(rows.read_text().splitlines()) if rows.exists() else 0
 
 
 def keep_rates(brought: Path, kept: Path) -> None:
-    """The table of rates with the seconds by part as one file, named after the device; none of a rehearsal."""
+    """Keep the table of rates and the seconds by part in one file, named after the device, but not of a rehearsal."""
     paths = [brought / f"{name}.json" for name in ("throughput", "throughput-parts")]
     tables = [json.loads(path.read_text()) for path in paths if path.exists()]
     if not tables or tables[0].get("rehearsal", True):
@@ -136,12 +136,11 @@ def keep_rates(brought: Path, kept: Path) -> None:
 
 
 def merge(archives: Sequence[Path], into: Path, brought: Path, kept: Path = RATES) -> list[str]:
-    """Unpack what came back: runs to ``into``, the rest beside what is brought, so that the next lease goes on.
+    """Unpack the archives of a lease; returns the ids of their runs.
 
-    The table of rates is kept in ``kept``, which is committed.
-
-    A run that is in ``into``, done and with as many rows, is left alone. Returns the ids of the runs that came.
-    LeaseError for an archive that is damaged or holds anything but files below runs/ and logs/; nothing is kept then.
+    Runs go to ``into``, the table of rates to ``kept``, which is committed, and the rest to ``brought``, so that the
+    next lease continues. A finished run in ``into`` with as many rows stays. Raises LeaseError, and changes nothing,
+    for an archive that is damaged or holds anything but files below runs/ and logs/.
     """
     into.mkdir(parents=True, exist_ok=True)
     brought.mkdir(parents=True, exist_ok=True)
@@ -160,7 +159,7 @@ def merge(archives: Sequence[Path], into: Path, brought: Path, kept: Path = RATE
                         target.parent.mkdir(parents=True, exist_ok=True)
                         target.write_bytes(source.read())
             except (OSError, tarfile.TarError, EOFError, zlib.error) as e:
-                raise LeaseError(f"{archive} cannot be read ({e}); none is merged.") from e
+                raise LeaseError(f"{archive} cannot be read ({e}); nothing is merged.") from e
         came = sorted(p.name for p in (scratch / "runs").glob("*")) if (scratch / "runs").is_dir() else []
         for run in came:
             target, new = into / run, scratch / "runs" / run
@@ -172,7 +171,7 @@ def merge(archives: Sequence[Path], into: Path, brought: Path, kept: Path = RATE
     keep_rates(brought, kept)
     known = brought / "done.json"
     ids = set(json.loads(known.read_text())) if known.exists() else set()
-    known.write_text(json.dumps(sorted(ids | set(came)), indent=0) + "\n")  # no lease packs half a run's rows
+    known.write_text(json.dumps(sorted(ids | set(came)), indent=0) + "\n")  # a lease packs all rows of a run or none
     return came
 
 
@@ -182,7 +181,7 @@ def merge(archives: Sequence[Path], into: Path, brought: Path, kept: Path = RATE
 def prepare(
     data: Path | None, brought: Path = BROUGHT, limit_mb: float = LIMIT_MB, say: Callable[[str], None] = print
 ) -> None:
-    """Collect into ``brought`` what such a machine lacks, and say what of it and of the checkout travels, in MB."""
+    """Collect what the machine lacks in ``brought``, and print the sizes of all files to send, in MB."""
     if data is not None and not data.is_file():
         raise LeaseError(f"There is no archive '{data}'; name {ARCHIVE}, or leave --data out.")
     brought.mkdir(exist_ok=True)
@@ -191,15 +190,15 @@ def prepare(
     pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
     uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if uv is None:
-        raise LeaseError("uv is missing; `make install` brings it.")
+        raise LeaseError("uv is missing; `make install` installs it.")
     pinned = [f"{name}=={pins[name]}" for name in PACKAGES]
     command = [uv, "pip", "install", "--quiet", "--target", str(site), "--no-deps", "--only-binary", ":all:",
                "--python-version", PYTHON, "--python-platform", PLATFORM, *pinned]  # fmt: skip
     if subprocess.run(command, cwd=ROOT).returncode != 0:
-        raise LeaseError("The packages could not be had; what uv said stands above.")
+        raise LeaseError("The packages could not be downloaded; see the output of uv above.")
     for useless in [*site.rglob("__pycache__"), site / "bin"]:
         shutil.rmtree(useless, ignore_errors=True)
-    about = importlib.metadata.distribution("hardlab")  # its code comes from the checkout; doctor asks for its needs
+    about = importlib.metadata.distribution("hardlab")  # the code is in the checkout; doctor reads its requirements
     metadata = site / f"hardlab-{about.version}.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text(about.read_text("METADATA") or "")
@@ -214,15 +213,15 @@ def prepare(
     total = sum(sizes.values())
     for name, size in sizes.items():
         say(f"{size:8.1f} MB  {name}")
-    say(f"{total:8.1f} MB  in all, of {limit_mb:g}")
+    say(f"{total:8.1f} MB  in total, limit {limit_mb:g}")
     if total > limit_mb:
-        raise LeaseError(f"{total:.1f} MB are more than the {limit_mb:g} MB that may travel: remove some of {brought}.")
+        raise LeaseError(f"{total:.1f} MB exceed the limit of {limit_mb:g} MB: remove files from {brought}.")
     if not (brought / ARCHIVE).is_file():
         say(f"Without {ARCHIVE} (--data) the runs on CIFAR-10 cannot be made.")
 
 
 def write_queue(queue: Path, data: Path | None) -> Path:
-    """The missing runs of ``PLAN`` in the order of `hardlab campaign`, by the rates of the last GPU; a line a run."""
+    """Write the missing runs of ``PLAN`` in the order of `hardlab campaign`, by the rates of the last GPU."""
     from hardlab import config
     from hardlab.analysis import schema
     from hardlab.workbook import campaign_plan
@@ -239,7 +238,7 @@ def write_queue(queue: Path, data: Path | None) -> Path:
     made = campaign_plan.work_out(survey, Estimate(rates))
     lines = [f"# {claim}: {why}" for claim, why in made.refused.items()]
     for job in made.jobs:
-        if job.id in survey.changes:  # a parent is not named: it comes with the run that starts from it
+        if job.id in survey.changes:  # a parent needs no line: it comes with the run that starts from it
             pairs = [f"{k}={''.join(config.written(v).split())}" for k, v in survey.changes[job.id].items()]
             lines.append(f"{' '.join([*job.rate.split('/')[::-1], *pairs])} -- {' '.join(job.protocols)}")
     queue.write_text("\n".join(lines) + "\n")
@@ -247,13 +246,13 @@ def write_queue(queue: Path, data: Path | None) -> Path:
 
 
 def size_mb(paths: Iterable[Path]) -> float:
-    """MB (2**20 bytes) of files and of all files below folders."""
+    """The size in MB (2**20 bytes) of files and folders."""
     files = [f for p in paths for f in ([p] if p.is_file() else p.rglob("*"))]
     return sum(f.stat().st_size for f in files if f.is_file()) / 2**20
 
 
 def commit() -> str:
-    """The commit of this checkout, with a mark where the package differs from it."""
+    """The commit of this checkout, with a mark if the package differs from it."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -265,7 +264,7 @@ def commit() -> str:
 
 
 def digest() -> str:
-    """Of the package's own files: it tells on a machine without git that the code is that of the commit."""
+    """A digest of the package's files, which identifies the commit on a machine without git."""
     h = hashlib.sha256()
     for path in sorted((ROOT / "hardlab").rglob("*.py")):
         h.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
@@ -276,9 +275,9 @@ def digest() -> str:
 
 
 class Sharing:
-    """NVIDIA's MPS, where the driver brings it: kernels of several processes run at once instead of in turns.
+    """NVIDIA's MPS, if the driver includes it: kernels of several processes run at once instead of in turns.
 
-    It is a process of ours with a folder of its own; no setting of the card is changed, and it ends with the lease.
+    Its daemon is started with a private folder and ends with the lease; no setting of the GPU changes.
     """
 
     COMMAND = "nvidia-cuda-mps-control"
@@ -288,27 +287,27 @@ class Sharing:
         self.command = shutil.which(self.COMMAND) or shutil.which(self.COMMAND, path="/usr/local/nvidia/bin:/usr/bin")
 
     def start(self, env: dict[str, str], check: Sequence[str], seconds: float = 40.0) -> tuple[dict[str, str], str]:
-        """The variables that processes need to share, none where it is not to be had, and one sentence about it.
+        """Start the daemon; returns the variables of processes that share the GPU, empty without MPS, and a message.
 
         check: a command that must succeed with the variables set, in ``seconds``.
         """
         if self.command is None:
-            return {}, "the processes take turns on the card: there is no MPS"
+            return {}, "the processes take turns on the GPU: MPS is not installed"
         more = {"CUDA_MPS_PIPE_DIRECTORY": str(self.folder), "CUDA_MPS_LOG_DIRECTORY": str(self.folder / "log")}
         self.env = env | more
         try:
             (self.folder / "log").mkdir(parents=True, exist_ok=True)
-            # its output is not read: the daemon would hold a pipe open
+            # its output is discarded: the daemon would keep a pipe open
             subprocess.run([self.command, "-d"], env=self.env, timeout=seconds, check=True, stdout=subprocess.DEVNULL,
                            stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)  # fmt: skip
             subprocess.run(check, env=self.env, cwd=ROOT, timeout=seconds, check=True, capture_output=True)
         except (OSError, subprocess.SubprocessError) as e:
             self.end()
-            return {}, f"the processes take turns on the card: MPS does not work ({e})"
-        return more, "the processes share the card by MPS"
+            return {}, f"the processes take turns on the GPU: MPS does not work ({e})"
+        return more, "the processes share the GPU by MPS"
 
     def end(self) -> None:
-        """Tell the daemon to end, if there is one."""
+        """Stop the daemon, if it runs."""
         if self.command is not None and hasattr(self, "env"):
             with contextlib.suppress(OSError, subprocess.SubprocessError):
                 subprocess.run([self.command], input=b"quit -t 5\n", env=self.env, timeout=15,
@@ -316,7 +315,7 @@ class Sharing:
 
 
 class Lease:
-    """One lease: doctor, the table of rates, the queue, and after each of them the archives."""
+    """One lease: doctor, the table of rates and the queue, with archives packed after each."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.start = time.monotonic()
@@ -330,14 +329,14 @@ class Lease:
             folder.mkdir(parents=True, exist_ok=True)
         self.asked: list[int] = []
         self.phase: subprocess.Popen[bytes] | None = None
-        self.planned: list[Job] = []  # all of the queue
-        self.jobs: list[Job] = []  # those that are left
+        self.planned: list[Job] = []  # the whole queue
+        self.jobs: list[Job] = []  # those still to run
         self.state: dict[str, str] = {}
         self.refused: list[str] = []
         self.left_out: list[str] = []
         self.packed = time.monotonic()
         self.env = environment(args.brought, self.work)
-        # the path of its socket must be short: not below the checkout
+        # not below the checkout, because the path of its socket must be short
         self.sharing = Sharing(Path(tempfile.mkdtemp(prefix="mps-")))
         self.lines: list[str] = []
 
@@ -351,15 +350,15 @@ class Lease:
         return bool(self.asked)
 
     def deadline(self) -> float:
-        """When the queue ends: what is left after it suffices for ending children and packing."""
+        """The end of the queue, which leaves enough time to end the children and pack the results."""
         return self.start + self.budget - self.margin
 
     def child(self, name: str, words: list[str], **more: Any) -> subprocess.Popen[bytes]:
-        """Started with its output in logs/<name>.log, in a group of its own."""
+        """Start a process in its own group, with its output in logs/<name>.log."""
         return start(words, self.logs / f"{name}.log", self.env | more.pop("env", {}), cwd=ROOT, **more)
 
     def wait(self, name: str, process: subprocess.Popen[bytes], until: float) -> int | None:
-        """Its exit status, or None where it had to be ended."""
+        """Wait for a process; returns its exit status, or None if it was ended because time was up."""
         while process.poll() is None:
             if self.stop() or time.monotonic() > until:
                 end([process], self.grace)
@@ -388,7 +387,7 @@ class Lease:
         self.asked.append(number)
 
     def _go(self) -> None:
-        self.say(f"{self.args.budget:g} minutes, {os.cpu_count()} cores; what comes back is in {self.out}")
+        self.say(f"{self.args.budget:g} minutes, {os.cpu_count()} cores; the results are in {self.out}")
         for name in ("doctor", "plan"):
             (self.logs / f"{name}.log").unlink(missing_ok=True)  # of an earlier call
         doctor = self.child("doctor", [sys.executable, "-c", "from hardlab.cli import main; main()", "doctor"])
@@ -397,7 +396,7 @@ class Lease:
         archive: Path = self.args.brought / ARCHIVE
         if archive.is_file() and not (data / ARCHIVE).exists():
             (data / ARCHIVE).symlink_to(archive.resolve())
-        # reads the queue, and the data once for all runs, while doctor looks around
+        # reads the queue, and the data once for all runs, while doctor runs
         words = (
             "plan",
             str(self.args.queue or self.args.brought / QUEUE),
@@ -422,18 +421,18 @@ class Lease:
         self.queue(kept_plan)
 
     def undone(self, jobs: Sequence[Job]) -> list[Job]:
-        """Without what an earlier call did, here or elsewhere; a parent stays as long as a child needs its weights."""
+        """The jobs that no earlier call finished, and the parents whose weights they need."""
         known = self.args.brought / "done.json"
         done = set(json.loads(known.read_text())) if known.exists() else set()
         done |= {j.id for j in jobs if evaluated(self.runs / j.id, j.protocols)} | collected(jobs, self.args.collected)
         left = [j for j in jobs if j.id not in done and j.protocols]
         needed = {j.parent for j in left}
         if done:
-            self.say(f"{len([j for j in jobs if j.id in done])} runs of an earlier call are not made again")
+            self.say(f"{len([j for j in jobs if j.id in done])} runs of earlier calls are skipped")
         return [j for j in jobs if (j.id in needed) or j in left]
 
     def measure(self, rehearsal: bool) -> None:
-        """The table of rates: first images/s, then the parts, with launches that wait, in a process of its own."""
+        """Measure the table of rates: images/s, then, in a process with blocking launches, the seconds by part."""
         begin = time.monotonic()
         until = begin + self.args.rates * (self.deadline() - begin)
         for name, env in (("throughput", {}), ("throughput-parts", {"CUDA_LAUNCH_BLOCKING": "1"})):
@@ -507,7 +506,7 @@ class Lease:
         self.say(f"{len(rest)} runs are left: about {sum(known) / 60:.0f} minutes of this machine{unknown}")
 
     def pack(self) -> None:
-        """Archives of what is done so far, by earlier calls here too, and the report beside them."""
+        """Pack all runs that are done so far, by earlier calls too, and write the report beside the archives."""
         done = [j.id for j in self.planned if evaluated(self.runs / j.id, j.protocols)]
         checkout = self.args.brought / "checkout.json"
         known = json.loads(checkout.read_text()) if checkout.exists() else {}
@@ -530,7 +529,7 @@ class Lease:
             "done": "\n".join(done),
             "left": "\n".join(left),
             "cannot be run": "\n".join(self.refused),
-            "not packed, for want of room": "\n".join(self.left_out),
+            "not packed, because the archives are full": "\n".join(self.left_out),
             "log": "\n".join(line for line in self.lines if "\n" not in line),
         }
         return "\n".join(f"== {name}\n{text.rstrip()}\n" for name, text in parts.items() if text)
@@ -547,7 +546,7 @@ class Lease:
 
 
 def stamp(path: Path, known: str) -> None:
-    """The commit, where the machine could not ask git and the code's digest tells which it is."""
+    """Write the commit into a manifest that lacks it, because the machine has no git."""
     about = json.loads(path.read_text())
     if about.get("commit") == "unknown":
         about |= {"commit": known.removesuffix("-dirty"), "dirty": known.endswith("-dirty")}
@@ -558,11 +557,11 @@ def stamp(path: Path, known: str) -> None:
 
 def last_line(path: Path) -> str:
     lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"
 
 
 def environment(brought: Path, work: Path) -> dict[str, str]:
-    """Of the children: the checkout first, then what was brought where it fits this Python, one thread each."""
+    """The environment of child processes, with the checkout and, if they fit this Python, the packages brought."""
     paths = [str(ROOT)]
     site = brought.resolve() / "site"
     if site.is_dir() and f"{sys.version_info.major}.{sys.version_info.minor}" == PYTHON and sys.platform == "linux":
@@ -571,7 +570,7 @@ def environment(brought: Path, work: Path) -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(paths), "HARDLAB_DATA": str(work / "data"), "HARDLAB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
-        "PYTHONDONTWRITEBYTECODE": "",  # two hundred processes would compile the package anew
+        "PYTHONDONTWRITEBYTECODE": "",  # else each of two hundred processes would compile the package
     }  # fmt: skip
 
 
@@ -584,31 +583,32 @@ def parser() -> argparse.ArgumentParser:
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
         made = verbs.add_parser(name, help=text, description=text)
-        made.add_argument("--brought", type=Path, default=BROUGHT, help="Folder of what travels (%(default)s).")
+        made.add_argument("--brought", type=Path, default=BROUGHT, help="Folder of the files to send (%(default)s).")
         return made
 
-    p = verb("prepare", "Collect what such a machine lacks, and say how much travels.")
+    p = verb("prepare", "Collect the files that the machine lacks, and print their sizes.")
     p.add_argument("--data", type=Path, help=f"{ARCHIVE}, for the runs on CIFAR-10.")
-    p.add_argument("--limit-mb", type=float, default=LIMIT_MB, help="That may travel (%(default)s).")
-    p = verb("run", "Use the machine until the budget ends; what comes back is in --out.")
+    p.add_argument("--limit-mb", type=float, default=LIMIT_MB, help="Largest total size to send (%(default)s).")
+    p = verb("run", "Use the machine until the budget ends; the results are in --out.")
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--budget", type=float, default=9.5, metavar="MINUTES")
-    p.add_argument("--queue", type=Path, help=f"Default: {QUEUE} among what was brought.")
+    p.add_argument("--queue", type=Path, help=f"Default: {QUEUE} in --brought.")
     p.add_argument(
-        "--work", type=Path, default=ROOT / "out" / "lease", help="A second call here goes on (%(default)s)."
+        "--work", type=Path, default=ROOT / "out" / "lease", help="A second call continues there (%(default)s)."
     )
     p.add_argument("--jobs", type=int, help="Runs side by side; default: by cores and memory.")
     p.add_argument("--rates", type=float, default=TABLE_SHARE, metavar="SHARE",
-                   help="Of the time, at most, for the table of rates (%(default)s).")  # fmt: skip
+                   help="Largest share of the time for the table of rates (%(default)s).")  # fmt: skip
     p.add_argument("--collected", type=Path, default=ROOT / "figures" / "data" / "evaluation.csv",
-                   help="Rows that need not be made again (%(default)s).")  # fmt: skip
+                   help="Collected rows, whose runs are skipped (%(default)s).")  # fmt: skip
     p.add_argument("--share", choices=("auto", "no"), default="auto",
-                   help="Let runs side by side share the GPU by MPS where the driver has it.")  # fmt: skip
+                   help="Let runs share the GPU by MPS, if the driver includes it.")  # fmt: skip
     p.add_argument("--rehearse", choices=("auto", "yes", "no"), default="auto",
-                   help="All runs in small, to try the whole; auto: where there is no GPU.")  # fmt: skip
-    p.add_argument("--archive-mb", type=float, default=ARCHIVE_MB, help="Of 10**6 bytes, at most 16 (%(default)s).")
+                   help="Shorten all runs, as a rehearsal; auto: if there is no GPU.")  # fmt: skip
+    p.add_argument("--archive-mb", type=float, default=ARCHIVE_MB,
+                   help="Largest size of an archive in 10**6 bytes, at most 16 (%(default)s).")  # fmt: skip
     p.add_argument("--archives", type=int, default=ARCHIVES)
-    p = verb("merge", "Unpack what came back; the next lease goes on where this one ended.")
+    p = verb("merge", "Unpack the archives of a lease; the next lease continues from there.")
     p.add_argument("archives", nargs="+", type=Path)
     p.add_argument("--into", type=Path, default=ROOT / "runs")
     return top
@@ -621,7 +621,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             prepare(args.data, args.brought, args.limit_mb)
         elif args.verb == "merge":
             came = merge(args.archives, args.into, args.brought)
-            print(f"{len(came)} runs came to {args.into}; collect: `hardlab figures --all --from {args.into} --add`")
+            print(f"{len(came)} runs are in {args.into}; collect: `hardlab figures --all --from {args.into} --add`")
         else:
             return Lease(args).go()
     except LeaseError as e:

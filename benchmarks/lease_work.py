@@ -1,4 +1,4 @@
-"""The parts of a lease that need torch, each a process: the plan and the table of rates."""
+"""The parts of a lease that need torch, each run as a process: the plan and the table of rates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hardlab.config import Run
 from hardlab.types import HardlabError
 from hardlab.workbook.job_queue import Job, Machine
 
-# every base method, then what adds to it; the first ones count most, should time run out
+# every base method, then strategies; the most important first, in case time runs out
 ARMS = (
     "simsiam", "simsiam-hvs", "moco", "adco-queue", "adco", "hexa-moco", "simclr", "simclr-hvs", "ppcl", "gan", "byol",
     "dino", "dino-hvs", "deepcluster", "hexa-deepcluster", "hnssl", "hexa-plus-moco", "supervised",
@@ -43,7 +43,7 @@ NETWORKS = {"cpu": "tiny", "gpu": "resnet18"}  # rung -> its network, at 32 pixe
 
 
 def configure(line: Line, rehearsal: bool) -> Run:
-    """The run of a line; in a rehearsal the same recipe and seed at rung smoke, for one epoch."""
+    """The run of a line; in a rehearsal, the same recipe and seed at rung smoke for one epoch."""
     given = config.parse(line.overrides)
     if not rehearsal:
         return recipes.recipe(line.recipe, line.rung, given)
@@ -51,12 +51,15 @@ def configure(line: Line, rehearsal: bool) -> Run:
     if run.parent is not None:
         run = run.with_({k: v for k, v in given.items() if k == "parent.seed"} | {"parent.epochs": 1})
     if any(s.name == "adco" for s in run.hard):
-        run = run.with_({"hard.adco.init": "random"})  # so few steps do not fill its bank
+        run = run.with_({"hard.adco.init": "random"})  # too few steps to fill its bank with keys
     return run if line.recipe != "untrained" else run.with_({"epochs": 0})
 
 
 def plan(lines: list[Line], rehearsal: bool, count: Callable[[Run], int]) -> tuple[list[Job], list[str]]:
-    """Jobs in order, each parent before the first run that needs it, and why a line cannot be run. count: images."""
+    """Jobs in order, each parent before the first run that needs it, and the reasons why lines cannot be run.
+
+    count: run -> number of images of its data set.
+    """
     jobs: dict[str, Job] = {}
     refused = []
     for line in lines:
@@ -64,16 +67,16 @@ def plan(lines: list[Line], rehearsal: bool, count: Callable[[Run], int]) -> tup
             run = configure(line, rehearsal)
             build.check(run)
             todo = [(run, line)] if run.parent is None else [(run.parent, None), (run, line)]
-            for one, of in todo:
-                about = str(line) if of else f"{one.recipe} of {line}"
-                jobs.setdefault(one.id, Job.of(one, about, line.rung, count(one), line.protocols if of else ()))
+            for one, asked in todo:
+                about = str(line) if asked else f"{one.recipe} of {line}"
+                jobs.setdefault(one.id, Job.of(one, about, line.rung, count(one), line.protocols if asked else ()))
         except HardlabError as e:
             refused.append(f"{line}: {e}")
     return list(jobs.values()), refused
 
 
 def make_plan(queue: Path, out: Path, rehearse: str) -> None:
-    """Read the queue and the data that it needs, which is decoded once here for all runs; writes ``out``."""
+    """Write the plan of a queue to ``out``; decodes its data once, for all runs."""
     device = build.device("auto")
     rehearsal = rehearse == "yes" or (rehearse == "auto" and device.type == "cpu")
     lines = read_queue(queue.read_text())
@@ -86,7 +89,7 @@ def make_plan(queue: Path, out: Path, rehearse: str) -> None:
             build.images(run, "test")
         return counts[key]
 
-    if rehearsal:  # what the real queue would read, where it was brought
+    if rehearsal:  # try to read the data of the real queue
         try:
             print(count(configure(lines[0], False)), "images")
         except HardlabError as e:
@@ -97,7 +100,7 @@ def make_plan(queue: Path, out: Path, rehearse: str) -> None:
     work = {
         "device": name, "places": here.places, "memory_mb": here.memory_mb, "rehearsal_on": rehearsal,
         "refused": refused,
-        "rehearsal": "a rehearsal: one seed of each line, in small" if rehearsal else "as the queue has them",
+        "rehearsal": "a rehearsal: one seed of each line, shortened" if rehearsal else "as in the queue",
         "jobs": [dataclasses.asdict(job) for job in jobs],
     }  # fmt: skip
     checkpoint.write_atomic(out, json.dumps(work).encode())
@@ -107,7 +110,7 @@ def make_plan(queue: Path, out: Path, rehearse: str) -> None:
 
 
 def peaks(device: torch.device) -> dict[str, float]:
-    """Operations a second of a large matrix product, by precision: the median of ten."""
+    """Precision -> operations per second of a large matrix product, the median of ten."""
     side = 8192 if device.type == "cuda" else 1024
     rates = {}
     for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
@@ -128,7 +131,7 @@ def _wait(device: torch.device) -> None:
 
 
 def arm(rung: str, recipe: str, rehearsal: bool, steps: int) -> Run:
-    """The recipe on the built-in images, for at least ``steps`` steps, with nothing but steps in it."""
+    """The recipe on the built-in images, for at least ``steps`` steps, without monitoring and checkpoints."""
     if rehearsal:
         run = recipes.recipe(recipe, "smoke", {"data.fraction": 0.1})
         if recipe != "gan":
@@ -136,7 +139,7 @@ def arm(rung: str, recipe: str, rehearsal: bool, steps: int) -> Run:
     else:
         run = recipes.recipe(recipe, rung, {"data": {"name": "shapes"}, "seed": 0})
     if any(s.name == "adco" for s in run.hard):
-        run = run.with_({"hard.adco.init": "random"})  # its steps are the same from the first on
+        run = run.with_({"hard.adco.init": "random"})  # so that all steps cost the same
     if run.parent is not None:
         run = run.with_({"parent.data": run.data.model_dump(mode="json"), "parent.epochs": 0})
     every = 1 if rehearsal else 10
@@ -149,14 +152,14 @@ def arm(rung: str, recipe: str, rehearsal: bool, steps: int) -> Run:
 
 
 def _share(run: Run, steps: int) -> float:
-    """Of the 5,000 built-in images: enough for ``steps`` batches."""
+    """The share of the 5,000 built-in images that is enough for ``steps`` batches."""
     return min(1.0, (steps * run.batch_size + 10) / 5000)
 
 
 def measure(run: Run, device: torch.device, warm: int, parts: bool) -> dict[str, Any]:
-    """Images a second of the trainer as it is, after ``warm`` steps; or (parts) the seconds of a step, part by part.
+    """Measure images per second of the unchanged trainer after ``warm`` steps or, with ``parts``, the seconds by part.
 
-    The trainer's own log is read: its images_per_s at a step is the mean since its start, which gives the time of both.
+    It reads the trainer's log, whose images_per_s at a step is the mean since the start of the run.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -171,7 +174,7 @@ def measure(run: Run, device: torch.device, warm: int, parts: bool) -> dict[str,
         "batch": run.batch_size,
     }
     if parts:
-        rows = epochs[1:] or epochs  # the first holds what is made once
+        rows = epochs[1:] or epochs  # the first epoch includes what is done once
         per = run.epochs and about["steps_done"] / run.epochs
         names = {part for row in rows for part in row["seconds"]}
         return measured | {
@@ -184,7 +187,7 @@ def measure(run: Run, device: torch.device, warm: int, parts: bool) -> dict[str,
 
 
 class Operations(TorchDispatchMode):
-    """Counts by torch's own formulas; its FlopCounterMode follows modules as well, which ``autograd.grad`` forbids."""
+    """Counts operations by torch's formulas; FlopCounterMode also hooks modules, which breaks ``autograd.grad``."""
 
     total = 0
 
@@ -196,7 +199,7 @@ class Operations(TorchDispatchMode):
 
 
 def flops(run: Run, device: torch.device, steps: int) -> float:
-    """Floating-point operations an image, over the first ``steps`` steps of the trainer."""
+    """Floating-point operations per image, over the first ``steps`` steps of the trainer."""
     steps = max(steps, -(-run.method.options.get("prototypes", 0) // run.batch_size))  # no more clusters than images
     counted = run.with_({"epochs": 1, "data.fraction": _share(run, steps)})
     with tempfile.TemporaryDirectory() as name, Operations() as counter:
@@ -206,7 +209,7 @@ def flops(run: Run, device: torch.device, steps: int) -> float:
 
 
 def peer(rung: str, device: torch.device, rehearsal: bool, seconds: float = 8.0) -> dict[str, Any]:
-    """lightly's SimSiam with the network, batch and widths of ours: images/s of loader and step, and of either."""
+    """Measure lightly's SimSiam with our network, batch and widths: images/s of both loader and step, and of each."""
     from benchmarks.bench_train import Peer
     from hardlab import registry
 
@@ -235,13 +238,13 @@ def peer(rung: str, device: torch.device, rehearsal: bool, seconds: float = 8.0)
     both = rate(theirs.step)
     loader = rate(lambda: next(theirs.batches))
     batch = next(theirs.batches)
-    theirs.batches = iter(lambda: batch, None)  # the same batch over and over: the step alone
+    theirs.batches = iter(lambda: batch, None)  # repeats one batch, to time the step alone
     return {"images_per_s": both, "loader_images_per_s": loader, "step_images_per_s": rate(theirs.step),
             "precision": "bf16" if low else "fp32", "batch": theirs.batch}  # fmt: skip
 
 
 def throughput(out: Path, seconds: float, rehearsal: bool, parts: bool) -> None:
-    """Rows into ``out``, after each of them; a row that is there for this device is not measured again."""
+    """Measure all rows and write them to ``out``, one by one; rows of an earlier call on this device are kept."""
     until = time.monotonic() + seconds
     process.keep_pages()
     device = build.device("auto")
@@ -287,7 +290,7 @@ def throughput(out: Path, seconds: float, rehearsal: bool, parts: bool) -> None:
         except stopping.Stopped:
             left += [f"{r}/{name}" for r, name in todo[todo.index((rung, recipe)) :]]
             break
-        except Exception as e:  # a row that fails is told, and the next one measured
+        except Exception as e:  # record the failure and continue with the next row
             row["error"] = f"{type(e).__name__}: {e}".splitlines()[0]
         rows.append(row)
         print(json.dumps(row), flush=True)

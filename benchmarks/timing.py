@@ -1,4 +1,4 @@
-"""Seconds of contestants that take turns, and ratios of them with an interval."""
+"""Times contestants in turns, and gives ratios of their times with an interval."""
 
 from __future__ import annotations
 
@@ -60,5 +60,5 @@ def interleaved(turns: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[
 
 
 def skipped(name: str, why: str = "this processor has no bfloat16 arithmetic") -> dict[str, Any]:
-    """The row of what cannot be measured here."""
+    """The row of a contestant that cannot be measured on this machine."""
     return {"name": name, "value": None, "unit": "", "peer": "", "target": None, "ok": None, "skipped": why}

@@ -1,10 +1,10 @@
-"""Choosing the settings of a base method at rung ``cpu`` on images that it does not train on.
+"""Chooses the settings of a base method at rung ``cpu`` on images that it does not train on.
 
-``python -m benchmarks.tune RECIPE [KEY=VALUE ...] [--runs DIR] [--threads N]`` trains one setting, or takes the
+``python -m benchmarks.tune RECIPE [KEY=VALUE ...] [--runs DIR] [--threads N]`` trains one setting, or uses the
 finished run, and keeps its row in ``benchmarks/tuning.jsonl``; ``python -m benchmarks.tune --page`` writes the rows
 into docs/tuning.md. The network learns from the run's share of the training split, and so do the classifiers; they are
 tested on every ninth of the other training images. The test split is not read. A recipe with a strategy is accepted
-with ``--strategy`` alone, for the search of why one does not help; no setting of a base method is chosen by such a row.
+with ``--strategy`` alone, to find out why a strategy does not help; such rows choose no setting of a base method.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from hardlab.types import HardlabError
 ROWS = Path(__file__).with_name("tuning.jsonl")
 PAGE = Path(__file__).parents[1] / "docs" / "tuning.md"
 PICTURE = PAGE.with_name("tuning_adco.svg")
-EVERY = 9  # of nine tenths of CIFAR-10 as many images as the tenth that is trained on
+EVERY = 9  # of nine tenths of CIFAR-10, as many images as the tenth used for training
 PROBES = {"probe": ("linear-lbfgs", "top1"), "knn": ("knn", "top1@k=20")}
-# strategies that a paper has no method without: HNSSL's loss is that of all other images
+# strategies that are part of a paper's method: HNSSL's loss is over all other images
 PART_OF_THE_METHOD = ("hnssl-unmined",)
 
 
@@ -47,7 +47,7 @@ def held_out(run: Run, root: str | None = None) -> tuple[Images, Images, torch.T
 
 
 def measure(run: Run, net: nn.Module | None, root: str | None = None) -> dict[str, float]:
-    """Accuracies, in %, of a frozen network, or of raw pixels, on the images that are held out."""
+    """Accuracies, in %, of a frozen network, or of raw pixels, on the held-out images."""
     own, every, rows = held_out(run, root)
     look = build.look(run)
     if net is None:
@@ -65,7 +65,7 @@ def measure(run: Run, net: nn.Module | None, root: str | None = None) -> dict[st
 def tuned(
     run: Run, overrides: Mapping[str, Any], runs: Path, strategy: bool = False, root: str | None = None
 ) -> dict[str, Any]:
-    """Trains a run, or takes the finished one, and returns the row of it."""
+    """Train a run, or use the finished one; returns its row."""
     if run.hard and not strategy and run.recipe not in PART_OF_THE_METHOD:
         raise HardlabError(f"{run.recipe} has a strategy: settings are chosen with the baseline alone.")
     folder = train.train(run, runs, root=root)
@@ -79,15 +79,15 @@ def tuned(
         from hardlab.analysis import negatives  # with pandas
 
         table = negatives.sides(folder).round(4)
-        table = table[table["step"] % (row["steps_done"] // run.epochs) == 0]  # others were kept where it was stopped
+        table = table[table["step"] % (row["steps_done"] // run.epochs) == 0]  # others are from stops of the run
         row["sides"] = json.loads(table.to_json(orient="records"))
-    except HardlabError:  # it has no negatives
+    except HardlabError:  # the run has no negatives
         pass
     return row
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a row a run, as it was tried; raw pixels and the untrained network first."""
+    """Markdown: a row per run, in the order of the trials; raw pixels and the untrained network first."""
     lines = ["| recipe | changed from the recipe of that day | seed | steps | converged probe, % | kNN, % | run |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in rows:
@@ -100,7 +100,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def sides(rows: list[dict[str, Any]]) -> str:
-    """Markdown: of each run with negatives both sides of the distance, a row per snapshot."""
+    """Markdown: both sides of the distance of each run with negatives, a row per snapshot."""
     names = {
         "negative_nearest": "negative to its nearest query",
         "query_hardest": "query to its hardest negative",
@@ -119,7 +119,7 @@ def sides(rows: list[dict[str, Any]]) -> str:
 
 
 def picture(rows: list[dict[str, Any]]) -> bytes:
-    """SVG: of runs with negatives both sides of the distance over steps, norms beside decay, accuracy over mass."""
+    """SVG: for runs with negatives, both sides of the distance over steps, norms and decay, accuracy over mass."""
     from hardlab.figures import style
 
     shown = [row for row in rows if row.get("sides")]
@@ -158,7 +158,7 @@ def page(text: str, rows: list[dict[str, Any]]) -> str:
 
 
 def known() -> list[dict[str, Any]]:
-    """The rows that are kept."""
+    """The recorded rows."""
     return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
 
 
@@ -170,7 +170,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--threads", type=int)
     parser.add_argument("--strategy", action="store_true", help="accept a recipe with a strategy")
-    parser.add_argument("--page", action="store_true", help="write docs/tuning.md anew")
+    parser.add_argument("--page", action="store_true", help="rewrite docs/tuning.md")
     given = parser.parse_intermixed_args(words)
     if given.threads:
         torch.set_num_threads(given.threads)

@@ -18,13 +18,17 @@ COLOUR = slice(7, 15)
 
 
 class Augment(BaseModel, frozen=True, extra="forbid"):
-    """The distribution of one view's parameters.
+    """The distribution of one view's parameters. Raises HardlabError.
 
-    size: pixels of a side of the output. crop: ``first`` (before the appearance), ``last`` (after it, HNSSL's order)
-    or ``none`` (the whole image). scale, ratio: area share and aspect ratio of the crop. jitter: strengths of
-    brightness, contrast, saturation, hue, as in torchvision's ColorJitter. flip, jitter_p, gray, blur, solarize:
-    probabilities, each drawn per sample. sigma: range of the blur, in pixels of the image it blurs. kernel: taps of
-    the blur; None = a tenth of the size, made odd. threshold: the value from which solarize inverts. HardlabError.
+    size: pixels of a side of the output.
+    crop: ``first`` (before the appearance), ``last`` (after it, HNSSL's order) or ``none`` (the whole image).
+    scale, ratio: area share and aspect ratio of the crop.
+    interpolation: ``bilinear`` or ``bicubic``.
+    jitter: strengths of brightness, contrast, saturation and hue, as in torchvision's ColorJitter; hue at most 0.5.
+    flip, jitter_p, gray, blur, solarize: probabilities, each drawn per sample.
+    sigma: range of the blur, in pixels of the image it blurs.
+    kernel: taps of the blur, odd; None = a tenth of the size, made odd.
+    threshold: the value from which solarize inverts.
     """
 
     size: Pixels

@@ -132,7 +132,7 @@ def refusal(method: str, strategy: Spec) -> str | None:
 def load(path: str | Path) -> list[tuple[str, str]]:
     """Run a Python file and register the methods and strategies that it defines; returns (kind, name) of each.
 
-    The file is loaded as a module of its own name. HardlabError for a file that cannot be run or that defines none.
+    The file is loaded as a module of that name. Raises HardlabError for a file that cannot be run or that defines none.
     """
     path = Path(path)
     spec = importlib.util.spec_from_file_location(path.stem, path) if os.path.isfile(path) else None
@@ -157,7 +157,7 @@ def load(path: str | Path) -> list[tuple[str, str]]:
 
 
 def spec(kind: str, given: Any) -> Spec:
-    """The ``Spec`` of a method or strategy, given as a name, ``Spec``, class, or strategy (to be made again)."""
+    """The ``Spec`` of a method or strategy, given as a name, ``Spec``, class, or instance of a strategy."""
     if isinstance(given, Hard):
         args, options = given.given
         bound = inspect.signature(type(given).__init__).bind(given, *args, **options).arguments
@@ -182,7 +182,7 @@ def check(run: Run) -> None:
         check(run.parent)
         networks = unmade(run.parent)[0].state_dict()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch says that nothing is copied there
+            warnings.simplefilter("ignore")  # torch warns that copying on meta does nothing
             for h in hard:
                 h.start_from(run.parent.id, networks)
     made.check_batch(run.batch_size)
@@ -215,7 +215,7 @@ def check_images(run: Run, root: str | Path | None = None) -> Images | None:
 
 
 def check_monitor(run: Run, root: str | Path | None = None) -> None:
-    """Refuse a kNN monitor without labelled test images, which would else fail after an epoch. HardlabError."""
+    """Raise HardlabError for a kNN monitor without labelled test images, which would fail after an epoch."""
     if not run.logs.monitor_every or not run.epochs:
         return
     try:

@@ -40,7 +40,7 @@ class _Path(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
             self.fail("It is empty: name a file or a folder.", param, ctx)
-        return super().convert(os.path.expanduser(value), param, ctx)  # of --runs=~/runs no shell does it
+        return super().convert(os.path.expanduser(value), param, ctx)  # no shell expands the tilde of --runs=~/runs
 
 
 PATH = _Path(path_type=Path)
@@ -73,7 +73,7 @@ def usage() -> Iterator[None]:
 
 
 def _of_system(error: OSError) -> str:
-    """What the system refuses, in a sentence: a name that is too long, a loop of links, an output on a full disk."""
+    """A sentence on an error of the system, such as a name that is too long, a loop of links, or a full disk."""
     name = str(error.filename or "the output")
     short = name if len(name) <= 120 else f"{name[:90]}...{name[-20:]}"
     return f"'{short}' cannot be used ({error.strerror or error})."
@@ -134,8 +134,8 @@ def cli() -> None:
 @click.option("--anew", is_flag=True, help="Start over; move an existing run to RUNS/.replaced.")
 @click.option("--list", "list_", is_flag=True, help="List the recipes and exit.")
 @click.option("--data", "folder", type=PATH, default=None,
-              help="Your own folder of images, with or without classes and splits: take all of it, with settings that "
-              "fit it (docs/data.md).")  # fmt: skip
+              help="Train on all images of this folder, with or without classes and splits, with settings derived from "
+              "it (docs/data.md).")  # fmt: skip
 @CODE
 def pretrain(
     recipe: str | None,
@@ -307,7 +307,7 @@ def evaluate_runs(
     from hardlab.evaluate.runner import evaluate_run
 
     for path in run:
-        run_folder.read_run(path)  # a slip in the last name shows before the first run is measured
+        run_folder.read_run(path)  # report a wrong last name before measuring the first run
     if threads is not None:
         torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
@@ -385,7 +385,7 @@ def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json
 
 
 def _check_parameters(path: Path, values: Mapping[str, Any]) -> None:
-    """Refuse, before a kernel starts, what the notebook would refuse later. values: all of its parameters by name."""
+    """Refuse parameters that the notebook would refuse later. values: all of its parameters by name."""
     from hardlab import compatible, config, files, recipes
     from hardlab import data as sets
     from hardlab.errors import HardlabError
@@ -486,7 +486,7 @@ def draw_figures(
     if runs_dir is not None:
         from hardlab.analysis import tables
 
-        files.check_folder(out)  # before the minutes that collecting takes
+        files.check_folder(out)  # before collecting, which takes minutes
         tables.collect(runs_dir, data_dir, root=root, add=add)
     _there(data_dir)
     drawn = [str(p) for n in names for write in (figures.draw, figures.write_markup) for p in write(n, data_dir, out)]
@@ -545,7 +545,7 @@ def judge_claims(
         _echo(as_json, f"{len(moved)} tests were noted: {', '.join(moved) or 'none'}", {"frozen": moved})
         return
     _there(data_dir)
-    verdicts = claims.verdicts(data_dir)  # all, since each is corrected for the others
+    verdicts = claims.verdicts(data_dir)  # all claims, since each is corrected for the others
     verdicts = verdicts[
         verdicts["paper"].isin([paper] if paper else claims.PAPERS) & (verdicts["id"].isin(ids) | (not ids))
     ]
@@ -585,7 +585,7 @@ def explore_runs(run: tuple[Path, ...], out: Path | None, open_: bool, root: Pat
 
 @cli.command("report")
 @RUNG
-@click.option("--out", type=PATH, default=None, help="Default: out/RUNG, of a paper out/reports.")
+@click.option("--out", type=PATH, default=None, help="Default: out/RUNG, or out/reports with --paper.")
 @click.option("--readme", is_flag=True, help="Rewrite README.md's generated blocks and docs/results.md.")
 @click.option("--paper", default=None, help="Write a reproduction report of one paper, as HTML and LaTeX.")
 @click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
@@ -597,7 +597,7 @@ def build_report(
 ) -> None:
     """Build the HTML report of a rung; the README's generated blocks and docs/results.md; or the report of a paper.
 
-    `hardlab report --paper hvs` writes it in the outline that tracks for reproductions ask for.
+    `hardlab report --paper hvs` uses the outline of reproducibility tracks.
     """
     if paper is not None:
         from hardlab import registry
@@ -648,7 +648,7 @@ def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, d
     """
     from hardlab import compatible, recipes
 
-    with usage():  # the first run of the plan stands for all, whose checks take longer
+    with usage():  # checks the first run only, because checking all takes longer
         compatible.check(recipes.recipe("simsiam", rung, _settings(overrides, ("recipe", "rung", "seed"))))
     from hardlab.workbook import workflow
 
@@ -663,7 +663,7 @@ def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, d
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/campaign"), show_default=True,
               help="Folder of its runs, logs, tables and archive.")  # fmt: skip
 @click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
-              help="Tables of the runs that are there.")  # fmt: skip
+              help="Collected tables, which decide what is missing.")  # fmt: skip
 @ROOT
 @DEVICE
 @DRY
@@ -677,10 +677,10 @@ def campaign(
     device: str,
     dry_run: bool,
 ) -> None:
-    """Make the runs that the open claims of PLAN lack, those that decide the most per minute first.
+    """Train the runs that the open claims of PLAN lack, those that decide the most per minute first.
 
-    PLAN is a rung, or a YAML file of stages with rung, claims, seeds and set (docs/campaign.md). It ends with the
-    budget; the same command goes on.
+    PLAN is a rung, or a YAML file of stages with rung, claims, seeds and set (docs/campaign.md). The campaign stops
+    when its budget ends; the same command continues it.
     """
     from hardlab import config
 
@@ -758,7 +758,7 @@ def main() -> None:
         if isinstance(e, Stopped):
             sys.exit(STOPPED)
         if isinstance(e, OSError):
-            if not isinstance(e, BrokenPipeError):  # nobody reads any more
+            if not isinstance(e, BrokenPipeError):  # the reader has closed the pipe
                 click.echo(f"hardlab: {_of_system(e)}", err=True)
             sys.exit(1)
         raise

@@ -1,4 +1,4 @@
-"""Which strategies go together, and with which method, by what their classes declare: known without loading torch."""
+"""Decides which strategies and methods go together from the declarations of their classes, without loading torch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def strategy(spec: Spec) -> SimpleNamespace:
 
 
 def refusal(method: str, spec: Spec) -> str | None:
-    """Why a strategy does not go with a method, as far as their classes declare it; None where nothing forbids it.
+    """Why a strategy does not go with a method, according to their classes; None if they go together.
 
-    An entry of an installed package that cannot be used goes with nothing.
+    An entry of an installed package that cannot be loaded goes with nothing.
     """
     who, on = (registry.class_name(kind, name) for kind, name in (("strategy", spec.name), ("method", method)))
     try:
@@ -64,7 +64,7 @@ def check_order(names: Sequence[str], declared: Sequence[Any]) -> None:
 def check(run: Run) -> None:
     """Refuse a run that its classes, or the known size of its data set, forbid. Raises HardlabError.
 
-    What only built networks can tell, ``build.check`` refuses.
+    ``build.check`` refuses what only built networks can tell.
     """
     check_order([spec.name for spec in run.hard], [strategy(spec) for spec in run.hard])
     for spec in run.hard:
@@ -81,7 +81,7 @@ def check(run: Run) -> None:
 
 
 def hint(method: str, spec: Spec, refused: Callable[[str, Spec], str | None]) -> str:
-    """The methods that a strategy goes with, as the end of a refusal; "" where this one is among them."""
+    """The methods that a strategy goes with, as the end of a refusal; "" if this method is among them."""
     partners = [name for name in registry.METHODS if refused(name, spec) is None]
     return f" It goes with {' or '.join(partners)}." if partners and method not in partners else ""
 
@@ -89,8 +89,7 @@ def hint(method: str, spec: Spec, refused: Callable[[str, Spec], str | None]) ->
 def check_sizes(run: Run, count: int, smallest: int | None, size: int) -> None:
     """Refuse a batch or a crop that these images cannot fill. Raises HardlabError.
 
-    count: of images. smallest: a side of them; None where sizes differ, and every crop is resized as usual. size: of
-    crops.
+    count: number of images. smallest: a side of the images, or None if sizes differ. size: a side of the crops.
     """
     if count < run.batch_size:
         raise HardlabError(

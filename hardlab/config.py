@@ -52,7 +52,7 @@ class _Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_slips(cls, value: Any) -> Any:
-        """``seed=true`` is a slip, not seed 1, and a set of classes would be in any order."""
+        """Refuse ``seed=true``, which is not seed 1, and sets, which have no order."""
         for key, given in value.items() if isinstance(value, dict) else ():
             field = cls.model_fields.get(key)
             numbers.ordered(key, given)
@@ -107,7 +107,7 @@ Strategy = Annotated[Spec, _typed("strategy")]
 
 
 def whole_path(name: str) -> str:
-    """The name of a data set; a folder gets its absolute path, so that it has the same name from everywhere."""
+    """The name of a data set; for a folder, its absolute path, which is the same in every working directory."""
     kind, colon, path = name.partition(":")
     if kind == "folder" and colon and not path.strip():
         raise HardlabError(f"'{name}' names no folder: write folder:PATH.")
@@ -141,7 +141,7 @@ class Data(_Strict):
 
     @model_serializer(mode="wrap")
     def _earlier_form(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``held_out`` where nothing is, so that runs from before it keep their names."""
+        """Leave out ``held_out`` if it is 0, so that earlier runs keep their names."""
         tree: dict[str, Any] = plain(self)
         return {key: value for key, value in tree.items() if key != "held_out" or value}
 
@@ -265,7 +265,7 @@ class Run(_Strict):
         """A copy with dotted keys replaced, e.g. ``{"optim.lr": 0.1, "hard.hvs.views": 8}``; checked as a whole.
 
         A parent learns from the same images, and has the run's seed unless ``parent.seed`` is given: a parent that
-        several seeds share would make them dependent. With another method it is no run of its recipe any more: unless
+        several seeds share would make them dependent. With another method it is no longer a run of its recipe: unless
         ``recipe`` is given too, it is named after its method and strategies.
         """
         tree = self.model_dump(mode="json")
@@ -280,7 +280,7 @@ class Run(_Strict):
         return run.with_(named) if named else run
 
     def _composed(self, before: Run) -> dict[str, str]:
-        """Names after method and strategies, by key, for the run and its parent where the method is another."""
+        """The new names, by key, of the run and its parent if their method has changed: method and strategies."""
         pairs = {"recipe": (self, before), "parent.recipe": (self.parent, before.parent)}
         return {
             key: "-".join([now.method.name, *(h.name for h in now.hard)])
@@ -306,7 +306,7 @@ _LATER: dict[str, Any] = {
 
 
 def precision_of(manifest: Mapping[str, Any]) -> Literal["fp32", "bf16"]:
-    """The precision of a run; a manifest from before ``auto`` existed has it in the configuration alone."""
+    """The precision of a run; manifests older than ``auto`` record it in the configuration alone."""
     precision: Literal["fp32", "bf16"] = manifest.get("precision") or manifest["config"]["precision"]
     return precision
 
@@ -342,7 +342,7 @@ class _Flow(yaml.SafeLoader):
     YAML 1.1 would read ``no`` as false, ``2020-01-01`` as a date, ``1:30`` as 90 and 1e-3 as text.
     """
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  as its base has it
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  as in its base
 
 
 _SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -366,7 +366,7 @@ for _tag, (_pattern, _read) in _SCALARS.items():
 
 
 def _number(text: str) -> float | int:
-    """``1e3`` is the whole number 1000, ``1e-3`` is 0.001."""
+    """Parse a number: ``1e3`` is the whole number 1000, ``1e-3`` is 0.001."""
     value = float(text)
     return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
@@ -421,14 +421,14 @@ def from_here(pair: str) -> str:
 
 
 def device(name: str) -> str:
-    """The name of a device, unchanged; HardlabError if it is none. Only torch knows whether the device exists."""
+    """Return the name of a device; HardlabError for a malformed one. Only torch knows whether the device exists."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name):
         raise HardlabError(f"There is no device '{name}': use auto, cpu, cuda or cuda:0.")
     return name
 
 
 def threads(count: int | None, name: str = "threads") -> int | None:
-    """A number of threads, unchanged; HardlabError for less than 1, and for more than this machine can start."""
+    """Return a number of threads; HardlabError for less than 1, and for more than this machine can start."""
     most = max(64, 4 * (os.cpu_count() or 1))
     if count is not None and not 1 <= count <= most:
         raise HardlabError(f"{name}={count}: it must be a whole number from 1 to {most} on this machine.")
@@ -436,7 +436,7 @@ def threads(count: int | None, name: str = "threads") -> int | None:
 
 
 def budget(text: str) -> float:
-    """Seconds of ``6h``, ``90m``, ``1h30m`` or ``45s``; HardlabError for anything else, and for no time at all."""
+    """Parse ``6h``, ``90m``, ``1h30m`` or ``45s`` to seconds; HardlabError for anything else, and for 0."""
     match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip())
     seconds = sum(float(x or 0) * unit for x, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0.0
     if seconds <= 0:
@@ -517,7 +517,7 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _copied(value: Any) -> Any:
-    """Tables and lists of one's own, which a later key may change, where the caller keeps those that he gave."""
+    """A deep copy of tables and lists, so that later keys do not change those of the caller."""
     if isinstance(value, dict):
         return {k: _copied(v) for k, v in value.items()}
     return type(value)(_copied(v) for v in value) if type(value) in (list, tuple) else value

@@ -36,9 +36,9 @@ class Verdict(NamedTuple):
     detail: str = ""
 
 
-def _demand(holds: object, seen: str) -> None:
+def _demand(holds: object, complaint: str) -> None:
     if not holds:
-        raise Broken(seen)
+        raise Broken(complaint)
 
 
 @cache
@@ -69,7 +69,7 @@ def make(name: str) -> Method:
     with registry.blaming("method", name):
         method: Method = registry.build("method", name, small("method", name), backbone)
         method.on_start(toy(), BATCH)
-        method.on_epoch(START, toy(), look())  # k-means and the like, without which there may be no labels
+        method.on_epoch(START, toy(), look())  # e.g. k-means, without which labels may be missing
     return method
 
 
@@ -95,7 +95,7 @@ def run(name: str, *strategies: str) -> Run:
         "batch_size": BATCH,
         "epochs": 2,
         "precision": "fp32",
-        "pixel_mean": [0.5] * 3,  # which every method takes
+        "pixel_mean": [0.5] * 3,  # accepted by every method
         "pixel_std": [0.5] * 3,
     })  # fmt: skip
 
@@ -121,9 +121,9 @@ def says_what_it_is(name: str) -> None:
 
 def says_where_its_negatives_are_from(name: str) -> None:
     """`negatives_from` says whether it has negatives, and whether they are kept from step to step."""
-    negatives, told = make(name).negatives, registry.attribute("method", name, "negatives_from")
+    negatives, declared = make(name).negatives, registry.attribute("method", name, "negatives_from")
     real = "" if negatives is None else "memory" if len(negatives.stored()) else "batch"
-    _demand(told == real, f"it says {told!r}, and its negatives are {real!r}: set negatives_from = {real!r}")
+    _demand(declared == real, f"it says {declared!r}, and its negatives are {real!r}: set negatives_from = {real!r}")
 
 
 def gives_a_loss_for_each_image(name: str) -> None:
@@ -221,7 +221,7 @@ def answers_for_what_it_wraps(name: str) -> None:
         if before is None or now is None or not len(before.stored()):
             continue
         shown = before.snapshot().keys() & {"negatives"}
-        _demand(shown <= now.snapshot().keys(), f"the snapshots of {method} have no negatives any more")
+        _demand(shown <= now.snapshot().keys(), f"the snapshots of {method} no longer have negatives")
         keys = len({b for _, b in on.pairs})
         bad = next((n for n in range(1, 2 * len(before.stored())) if _refuses(before, n, keys)), None)
         if bad is not None and not on.borrowed:  # negatives that a method has no more cannot refuse
@@ -291,7 +291,7 @@ def _judged(contract_name: str, contract: Callable[..., None], *about: str) -> V
         return Verdict(contract_name, None if refused else False, str(e) or "it refuses without a reason")
     except Broken as e:
         return Verdict(contract_name, False, str(e))
-    except Exception as e:  # any error in other people's code is a verdict
+    except Exception as e:  # any error in foreign code is a verdict
         return Verdict(contract_name, False, f"{type(e).__name__}: {e}")
     return Verdict(contract_name, True)
 
@@ -340,4 +340,4 @@ def _steps(name: str, *strategies: str) -> None:
     other.restore(saved)
     _demand(same(other.dump(), saved), "what was saved does not come back")
     again = train.step(other, next(other.batches())).terms
-    _demand(same(terms, again), "a run that goes on takes another step than one that was not interrupted")
+    _demand(same(terms, again), "a resumed run takes another step than one that was not interrupted")

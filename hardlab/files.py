@@ -31,7 +31,7 @@ TEXT, NUMBER, FINITE, WHOLE, FLAG, TABLE, NUMBERS = (
 )
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _RUN = re.compile(r".+-s\d+-[0-9a-f]{10}")  # the name of a run's folder
-_LARGEST = 2**63  # no column of whole numbers holds more
+_LARGEST = 2**63  # the limit of integer columns
 _MAYBE = " or nothing"
 _REST = "*"  # the kind of all other values
 Kinds = Mapping[str, str]
@@ -95,11 +95,11 @@ def check_folder(path: Path) -> None:
     try:
         while True:
             try:
-                os.lstat(there)  # a link to nothing is there, and a name may be too long to be anywhere
+                os.lstat(there)  # a broken link exists too, and a name may be too long
                 break
             except (FileNotFoundError, NotADirectoryError):
                 there = there.parent
-        with tempfile.TemporaryFile(dir=there):  # in /proc a privileged user has every right, and can write nothing
+        with tempfile.TemporaryFile(dir=there):  # in /proc a privileged user has all rights but cannot write
             pass
     except OSError as e:
         raise HardlabError(f"'{path}' cannot be created ({e.strerror}: {there}); choose another output folder.") from e
@@ -115,7 +115,7 @@ def regular(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def content(path: Path) -> bytes:
-    """What a file holds; OSError for what is none."""
+    """The bytes of a regular file; OSError for anything else."""
     with open(path, "rb", opener=regular) as f:
         return f.read()
 
@@ -140,7 +140,7 @@ class DamagedFile(HardlabError):
 
 
 def damaged(path: Path, why: Exception | str) -> DamagedFile:
-    """The error for a file without the expected content. why: a reason; of an exception, its type and first line."""
+    """The error for a file without the expected content. why: the reason, or an exception."""
     if isinstance(why, Exception):
         message = (str(why).strip().splitlines() or [""])[0].rstrip(".")
         if len(message) > 300:
@@ -201,12 +201,12 @@ def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:
     appended: ignore a last line without a line end, which a killed process leaves. HardlabError names a damaged line.
     """
     try:
-        said = content(path)
+        written = content(path)
     except FileNotFoundError:
         return []
     except OSError as e:
         raise damaged(path, e) from e
-    whole = said[: said.rfind(b"\n") + 1] if appended else said
+    whole = written[: written.rfind(b"\n") + 1] if appended else written
     return [read_line(line, path, number) for number, line in enumerate(whole.splitlines(), 1)]
 
 
@@ -224,7 +224,7 @@ def read_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
 
 
 def _fault(row: Any, kinds: Kinds, need: Iterable[str] = ()) -> str:
-    """What is wrong with an object of these kinds, "" if nothing. need: keys that it must have."""
+    """A description of what is wrong with an object of these kinds, or "". need: keys that it must have."""
     if not isinstance(row, dict):
         return f"{_short(row)} is no table of names and values"
     if lack := _missing(row, need):
@@ -239,7 +239,7 @@ def _fault(row: Any, kinds: Kinds, need: Iterable[str] = ()) -> str:
 
 
 def _lack(row: Mapping[str, Any], needs: Mapping[str | None, Iterable[str]]) -> str:
-    """What a line lacks to be of its kind, "" if nothing. needs: kind -> the keys that it must have."""
+    """A description of what a line of its kind lacks, or "". needs: kind -> the keys that it must have."""
     kind = row.get("kind")
     if not needs or kind in needs:
         return _missing(row, needs[kind] if needs else ())

@@ -1,4 +1,4 @@
-"""What a strategy may need of a method, and the sentence that refuses one without it; loads nothing."""
+"""The needs that a strategy may have of a method, and the sentences that refuse a method; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def declared(attribute: Callable[[str], Any], option: Callable[[str], Any]) -> S
 
 
 def refusal(strategy: str, needs: Mapping[str, str], method: str, attribute: Callable[[str], Any]) -> str | None:
-    """Why a strategy with these needs does not go with a method, by a getter of its attributes; None where it does.
+    """Why a strategy with these needs does not go with a method, or None.
 
-    strategy, method: what the sentence calls them.
+    strategy, method: their names in the sentence. attribute: a getter of the method's attributes.
     """
     facts = {key: attribute(key) for key in METHOD}
     for need, why in needs.items():

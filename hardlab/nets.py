@@ -162,9 +162,12 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """DINO's vision transformer, with the keys of its code: (N,3,S,S) -> (N,dim), the last [CLS] after the norm.
 
-    dim, depth, heads: of the blocks. patch: its side in pixels. size: image size of the position embedding, which is
-    interpolated (bicubic) for other sizes. drop_path: of the last block, falling linearly to 0 at the first; a teacher
-    sets it to 0. DINO (arXiv 2104.14294), Sec. 3.2; vision_transformer.py of its code.
+    DINO (arXiv 2104.14294), Sec. 3.2; vision_transformer.py of its code.
+
+    dim, depth, heads: of the blocks.
+    patch: its side in pixels.
+    size: image size of the position embedding, which is interpolated (bicubic) for other sizes.
+    drop_path: of the last block, falling linearly to 0 at the first; a teacher sets it to 0.
     """
 
     def __init__(self, dim: int, depth: int, heads: int, patch: int, size: int, drop_path: float) -> None:
@@ -336,7 +339,7 @@ def give_auxiliary(net: nn.Module, kind: type[nn.Module] = _BatchNorm, momentum:
 @contextmanager
 def auxiliary(net: nn.Module) -> Iterator[None]:
     """Inside, norms of ``net`` with a second set use it, and the main set does not change."""
-    # an attribute of each norm, so that no other network and no thread with a network of its own notices
+    # an attribute of each norm, so that other networks, also those of other threads, are unaffected
     norms = [m for m in net.modules() if "aux" in m._modules and "forward" not in m.__dict__]
     for m in norms:
         m.__dict__["forward"] = m.get_submodule("aux").forward

@@ -53,7 +53,7 @@ class Range:
 
 
 def _may_be_a_number(value: Any) -> bool:
-    """False of truth values, also numpy's and torch's, and of bytes, which pydantic would read as text."""
+    """False for truth values, also numpy's and torch's, and for bytes, which pydantic would read as text."""
     return not isinstance(value, bool | bytes | bytearray) and "bool" not in str(getattr(value, "dtype", ""))
 
 
@@ -111,7 +111,7 @@ PixelsOrNone = Annotated[int, whole(0, 4096)]
 
 
 def ordered(name: str, value: Any) -> Any:
-    """The value itself; HardlabError for a set, whose order is another one in each process."""
+    """Return the value; HardlabError for a set, whose order differs between processes."""
     if isinstance(value, set | frozenset):
         raise HardlabError(f"{name}={shown(value)}: a set has no order; give a list.")
     return value
@@ -144,7 +144,7 @@ def reason(error: ValidationError) -> str:
 def fit(what: str, annotation: Any, value: Any) -> Any:
     """Convert a value to its type. HardlabError says ``what`` it is, what is allowed, and the value."""
     try:
-        if isinstance(value, set | frozenset):  # whose order is another one in each process
+        if isinstance(value, set | frozenset):  # its order differs between processes
             raise ValueError(value)
         return adapter(annotation).validate_python(value)
     except ValueError:  # which pydantic's errors are
@@ -152,10 +152,10 @@ def fit(what: str, annotation: Any, value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as a sentence may hold it: on one line, and not for pages."""
+    """A value as text for a message: one line, not too long."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # of numbers of thousands of digits, and of anybody's own class
+    except Exception:  # numbers of thousands of digits, and foreign classes
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= 120 else f"{text[:90]} ... {text[-20:]}"
 

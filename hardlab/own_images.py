@@ -1,4 +1,4 @@
-"""Settings of a run that follow from a reader's own folder of images: how many, how large, with labels or not."""
+"""Derives the settings of a run from a folder of images: their number, their sizes, and whether they have labels."""
 
 from __future__ import annotations
 
@@ -31,13 +31,18 @@ class Fit(NamedTuple):
 
 
 def fit(run: Run, path: str | Path, given: Mapping[str, Any] | None = None) -> Fit:
-    """The settings with which a recipe's run takes all images of a folder; those in ``given`` are left alone.
+    """Derive the settings with which a recipe trains on all images of a folder; settings in ``given`` stay as they are.
 
-    run: the recipe's, at its rung. path: a folder of images in any depth, with or without train/, val/, test/ and
-    folders of classes; of one without val/ and test/ a tenth is held out. Broken images are left out and named. Images
-    are kept in memory up to 96 pixels, or as they are where the rung's views are larger; a batch is a power of two and
-    at most a quarter of the images; the epochs show as many images as the recipe's own. Decodes every image once (kept
-    in the cache). HardlabError for a folder with fewer than ``LEAST`` images, and for one with too many broken images.
+    Broken images are left out and named. A tenth is held out of a folder without val/ and test/. Images of up to 96
+    pixels are kept in memory (more if the rung's views are larger). The batch size is a power of two, at most a quarter
+    of the images. The run sees as many images as the recipe does on its own data. Every image is decoded once, which is
+    cached.
+
+    run: the recipe's, at its rung.
+    path: a folder of images at any depth, with or without train/, val/, test/ and folders of classes.
+    given: dotted settings that the user has chosen.
+
+    Raises HardlabError for a folder with fewer than ``LEAST`` images, or with too many broken ones.
     """
     given = given or {}
     for key in given:
@@ -52,8 +57,8 @@ def fit(run: Run, path: str | Path, given: Mapping[str, Any] | None = None) -> F
     source = read_folder(root, "train")
     shapes = _shapes(source.paths or [])
     settings: dict[str, Any] = {"data": f"folder:{root}", "data.fraction": 1.0, "data.on_broken": "skip"}
-    seen = run.with_({key: value for key, value in given.items() if key.split(".")[0] == "augment"})
-    settings["data.size"] = _side(shapes, seen.augments()[0][0].size)
+    augmented = run.with_({key: value for key, value in given.items() if key.split(".")[0] == "augment"})
+    settings["data.size"] = _side(shapes, augmented.augments()[0][0].size)
     own = [s for s in splits(root) if s != "train"]
     settings["data.held_out"] = 0.0 if own else HELD_OUT
     chosen = run.with_(settings | {k: v for k, v in given.items() if k.startswith("data.")}).data
@@ -73,7 +78,7 @@ def fit(run: Run, path: str | Path, given: Mapping[str, Any] | None = None) -> F
 
 
 def drawn(path: str | Path, count: int = 90) -> Path:
-    """A small folder of classes to try things on: ``count`` of the built-in shapes as PNG files, unless it exists."""
+    """Write a small example folder of ``count`` built-in shapes as PNG files, by class, unless it exists."""
     path = Path(path)
     if path.exists():
         return path
@@ -101,7 +106,7 @@ def _shapes(paths: Any) -> np.ndarray:
 
 
 def _side(shapes: np.ndarray, view: int) -> int | None:
-    """The side to load the images at for views of ``view`` pixels; None for images that are used as they are."""
+    """The side to which images are resized for views of ``view`` pixels; None = unchanged."""
     if not len(shapes) or view > SMALL_SIDE:
         return None
     alike = bool((shapes == shapes[0]).all())
@@ -111,7 +116,7 @@ def _side(shapes: np.ndarray, view: int) -> int | None:
 
 
 def _load(chosen: config.Data, split: str) -> Images | None:
-    """One split as the run will load it; None for a test split that the reader chose not to have."""
+    """One split as the run will load it; None for a test split that the user has turned off."""
     root = Path(chosen.name.removeprefix("folder:"))
     if split == "test" and not chosen.held_out and not {"val", "test"} & set(splits(root)):
         return None
@@ -126,7 +131,7 @@ def _labelled(images: Images) -> bool:
 
 
 def _pace(run: Run, count: int, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Batch, epochs and checkpoints of a run for ``count`` images."""
+    """Batch size, epochs and checkpoints of a run for ``count`` images."""
     batch = min(run.batch_size, 2 ** int(np.log2(count / 4)))
     epochs = given.get(f"{prefix}epochs")
     if not isinstance(epochs, int):
@@ -136,7 +141,7 @@ def _pace(run: Run, count: int, given: Mapping[str, Any], prefix: str = "") -> d
 
 
 def _own_count(run: Run) -> float:
-    """Images of an epoch on the recipe's own data; 0 where they are not known without loading them."""
+    """The number of images per epoch on the recipe's own data; 0 if that is unknown before loading them."""
     classes, each, _ = data.BALANCED.get(run.data.name, (0, 0, 0))
     return classes * each * run.data.fraction
 

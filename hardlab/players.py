@@ -47,8 +47,10 @@ def play(
 ) -> None:
     """Take the optimiser steps of each player that are due, the learner's first.
 
-    players: as ``assemble`` returns. config: the learner's optimiser, which says how to clip gradients. watch: checks
-    every loss and gradient. time: returns a context that times a part, given by its name.
+    players: as ``assemble`` returns.
+    config: the learner's optimiser, which says how to clip gradients.
+    watch: checks every loss and gradient.
+    time: returns a context that times a part, given by its name.
     """
     learner, *others = players
     together = [p for p in others if p.joint and p.times(step.at.step)]

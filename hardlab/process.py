@@ -41,9 +41,9 @@ def launch(
     """Train a run in a separate process and print its progress; a finished run returns at once.
 
     If the notebook's kernel is interrupted or terminated, the process gets the same signal and saves before it stops.
-    It loads the reader's own methods and strategies from their files; those of a cell are refused. root: the folder of
-    the data sets. anew: as in ``train.train``. Returns the run's folder; raises ``Stopped``, or ``HardlabError`` with
-    the last message of the process.
+    It loads your own methods and strategies from their files, and refuses those of a cell. root: the folder of the data
+    sets. anew: as in ``train.train``. Returns the run's folder; raises ``Stopped``, or ``HardlabError`` with the last
+    message of the process.
     """
     config.device(device)
     config.threads(threads)

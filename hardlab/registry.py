@@ -174,14 +174,14 @@ def _path(kind: str, name: str) -> str:
 
 
 def attribute(kind: str, name: str, key: str) -> Any:
-    """What the class of an entry declares under ``key``; as with ``options``, nothing is imported for it."""
+    """The class attribute ``key`` of an entry, read without an import, as ``options``."""
     path, made = _path(kind, name), _registered.get((kind, name))
     with blaming(kind, name):
         return signatures.attribute(path, key) if made is None else getattr(made, key)
 
 
 def class_name(kind: str, name: str) -> str:
-    """What the class of an entry is called."""
+    """The name of the class of an entry."""
     return _path(kind, name).rpartition(":")[2].rpartition(".")[2]
 
 

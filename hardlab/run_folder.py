@@ -381,9 +381,9 @@ def metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
 
 
 def image_names(path: Path, root: str | Path | None = None) -> Sequence[str]:
-    """The file name, or other name, of each training image of a run: what ``index`` in its view log counts.
+    """The name of each training image of a run, by ``index`` in its view log.
 
-    root: the folder of the data sets. Raises HardlabError where the images are not on this machine, or have changed.
+    root: the folder of the data sets. Raises HardlabError if the images are not on this machine, or have changed.
     """
     run, about = read_run(path)
     images = build.images(run, root=root)
@@ -435,7 +435,7 @@ def open_whole(
 def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
     """Configuration and manifest of a run's folder."""
     file = path / "manifest.json"
-    if not os.path.exists(file):  # also of a name that no file can have
+    if not os.path.exists(file):  # false for invalid names too
         raise HardlabError(f"{path} is not a run: it has no manifest.json.")
     about = files.read_manifest(file, need=("config", "state", "data"))
     return config.of({**about, "id": path}), about

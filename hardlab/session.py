@@ -1,4 +1,4 @@
-"""A run in memory: all that a training step reads and changes."""
+"""A run in memory: everything that a training step reads and changes."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ def say(line: str) -> None:
 class Session:
     """A run in memory between its first step and its last.
 
-    done: steps taken. epoch: sums of the current epoch. watch: detects numbers that are not finite. checkpoints: the
-    folder of the run's checkpoints, if it has one.
+    done: steps taken.
+    epoch: sums of the current epoch.
+    watch: detects numbers that are not finite.
+    checkpoints: the folder of the run's checkpoints, if it has one.
     """
 
     run: Run
@@ -134,8 +136,12 @@ def open(
 ) -> Session:
     """Open the run at its start, or at the newest intact checkpoint in ``folder``; writes nothing.
 
-    data: images instead of those that the run names. root: the folder of the data sets. parent: the folder of the
-    run's parent. say: prints progress lines. Raises HardlabError.
+    data: images instead of those that the run names.
+    root: the folder of the data sets.
+    parent: the folder of the run's parent.
+    say: prints progress lines.
+
+    Raises HardlabError.
     """
     machine.alone()
     on = build.device(device)
@@ -160,9 +166,9 @@ def open(
 
 
 def reopen(path: Path, step: int | None = None, *, root: str | Path | None = None, device: str = "cpu") -> Session:
-    """Open a trained run as its newest checkpoint has it, or that of ``step``; writes nothing.
+    """Open a trained run at its newest checkpoint, or at that of ``step``; writes nothing.
 
-    path: folder of the run. root: where data sets lie. Raises HardlabError, and OtherImages.
+    path: the folder of the run. root: the folder of the data sets. Raises HardlabError, and OtherImages.
     """
     run, about = run_folder.read_run(path)
     on = build.device(device)

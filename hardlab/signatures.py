@@ -52,7 +52,7 @@ def read(path: str) -> dict[str, inspect.Parameter]:
 
 
 def attribute(path: str, key: str) -> Any:
-    """The class attribute ``key`` of ``"module:class"``, from the source where it says it plainly, as ``signature``."""
+    """The class attribute ``key`` of ``"module:class"``, read from the source if possible, as ``signature``."""
     module, _, name = path.partition(":")
     if module not in sys.modules:
         try:
@@ -111,7 +111,7 @@ def texts(made: type) -> list[str]:
 
 
 def file(made: type) -> Path | None:
-    """The file or the script that defines a class; None of a class of a notebook's cell."""
+    """The file or script that defines a class; None for a class of a notebook's cell."""
     where = getattr(sys.modules.get(made.__module__), "__file__", None)
     return Path(where) if where and (made.__module__ != "__main__" or _script(made)) else None
 
@@ -270,7 +270,7 @@ def _constructor(source: Source, node: ast.ClassDef) -> tuple[Source, ast.stmt]:
 
 
 def _base(source: Source, node: ast.ClassDef) -> tuple[Source, ast.ClassDef]:
-    """The one base of a class. Raises Unreadable where it has none, several, or one that is not written plainly."""
+    """The one base of a class. Raises Unreadable if it has none, several, or one that is an expression."""
     if len(node.bases) != 1 or not isinstance(node.bases[0], ast.Name):
         raise Unreadable(f"{source.module}:{node.name}")
     above, base = _defined(source, node.bases[0].id)

@@ -38,12 +38,16 @@ def train(
     """Train ``run`` to its end in ``runs_dir/<id>``, from the newest intact checkpoint; returns that folder.
 
     A finished run returns at once; a run's parent is trained first. Ctrl-C, SIGTERM and SIGUSR1 save and raise
-    ``Stopped``. A loss or gradient that is not finite ends the run before it is logged or saved. HardlabError, which is
-    ``run_folder.OtherImages`` if an existing run was trained on other images than its data set has now.
+    ``Stopped``. A loss or gradient that is not finite ends the run before it is logged or saved.
 
-    root: the folder of the data sets. say: prints progress lines. wait: wait while another process trains this run,
-    instead of raising, so that a parent of several runs is trained once. anew: move an existing run aside and start
-    again; the parent too, if its images have changed.
+    root: the folder of the data sets.
+    say: prints progress lines.
+    wait: wait while another process trains this run, instead of raising, so that a parent of several runs is trained
+        once.
+    anew: move an existing run aside and start again; the parent too, if its images have changed.
+
+    Raises HardlabError, which is ``run_folder.OtherImages`` if an existing run was trained on other images than its
+    data set has now.
     """
     parent = None
     if run.parent is not None:
@@ -174,8 +178,8 @@ def forward(now: Step, hard: Sequence[Hard], timed: Callable[[str], AbstractCont
 def finished(manifest: Mapping[str, Any] | None, run: Run, root: str | Path | None = None, say: Say = say) -> bool:
     """Whether a run is done. Raises ``run_folder.OtherImages`` if its data set has other images now.
 
-    If the images are missing, they cannot be compared, and a progress line says so; if they are there and cannot be
-    read, the error is raised.
+    If the images are missing, they cannot be compared, and a progress line says so; if they exist but cannot be read,
+    the error is raised.
     """
     if not manifest or manifest.get("state") != "done":
         return False

@@ -49,7 +49,7 @@ class Drawn:
 
     @property
     def positives(self) -> Tensor | None:
-        """The groups, or None if every row is a group of its own."""
+        """The groups, or None if every row is its own group."""
         return self.group if self.grouped else None
 
     @property
@@ -97,7 +97,8 @@ class Drawn:
 class Rendered(Drawn):
     """Views with their pixels.
 
-    x: (B,V,3,S,S) float32, augmented and normalised. local: pixels of the small crops, L of (B,3,s,s).
+    x: (B,V,3,S,S) float32, augmented and normalised.
+    local: pixels of the small crops, L of (B,3,s,s).
     plain: (B,3,S,S) the whole images without augmentation, slot -1, for methods that ask for it.
     labels: slot -> (B,...) pseudo-labels that have been computed already.
     """
@@ -154,7 +155,9 @@ def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 class Out(NamedTuple):
     """The result of a method's forward pass.
 
-    views: its input. q: slot -> (B,D), with gradient. t: slot -> (B,...) pseudo-label.
+    views: its input.
+    q: slot -> (B,D), with gradient.
+    t: slot -> (B,...) pseudo-label.
     loss: (B,) per-sample loss, the mean over the method's pairs.
     """
 
@@ -167,9 +170,11 @@ class Out(NamedTuple):
 class Candidates(NamedTuple):
     """All candidates of a view selection, for the view log.
 
-    params: (B,V,P) of all candidate views, as scored. pairs: (C,S) slots of each candidate; of more than two, the
-    first two are the pair of large views. loss: (B,C) per candidate. best: (B,) the chosen candidate. local: (B,L,P)
-    of the small crops, the slots V, V + 1, ..., if candidates include them.
+    params: (B,V,P) of all candidate views, as scored.
+    pairs: (C,S) slots of each candidate; of more than two, the first two are the pair of large views.
+    loss: (B,C) per candidate.
+    best: (B,) the chosen candidate.
+    local: (B,L,P) of the small crops, the slots V, V + 1, ..., if candidates include them.
     """
 
     params: Tensor

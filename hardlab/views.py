@@ -38,10 +38,12 @@ _TILE, _TILE_GPU = 256 * 32 * 32, 2**25
 class Look:
     """Draws and renders views.
 
-    augment: slot i draws from entry i % len; the entries may differ in what is drawn, not in how it is rendered
-    (size, crop, interpolation, kernel, threshold), because a chosen view may move to another slot.
-    mean, std: (3,) of pixels in [0,1]. local: the same for the small crops of a multi-crop run, slot V + i taking
-    entry i % len; these may differ in size. Raises HardlabError.
+    augment: slot i draws from entry i % len; the entries may differ in what is drawn, not in how it is rendered (size,
+        crop, interpolation, kernel, threshold), because a chosen view may move to another slot.
+    mean, std: (3,) of pixels in [0,1].
+    local: the same for the small crops of a multi-crop run, slot V + i taking entry i % len; these may differ in size.
+
+    Raises HardlabError.
     """
 
     def __init__(
@@ -129,7 +131,7 @@ class Look:
         params = params.transpose(0, 1).flatten(0, 1)  # (V*B,P): slot by slot, so that a slot is contiguous
         dtype = raw.dtype if raw.is_floating_point() else torch.float32
         x = torch.empty(v * b, 3, size, size, dtype=dtype, device=raw.device)
-        with torch.autocast(raw.device.type, enabled=False):  # pixels keep their precision whoever asks for them
+        with torch.autocast(raw.device.type, enabled=False):  # pixels keep their precision inside any autocast context
             for rows in torch.arange(b * v, device=params.device).split(tile):
                 self._tile(x, raw, params, rows, bare)
         return x.view(v, b, 3, size, size).transpose(0, 1)
@@ -137,7 +139,7 @@ class Look:
     def views(self, batch: Batch, n: int, generator: torch.Generator | None = None, local: int = 0) -> Drawn:
         """Draw ``n`` views and ``local`` small crops of each image of the batch.
 
-        Every image is a group of its own. Raises HardlabError.
+        Every image is its own group. Raises HardlabError.
         """
         if local and not self.local:
             raise HardlabError(f"{local} local crops were asked for, but this run's augmentation has none: set `local`")

@@ -31,12 +31,12 @@ def test_the_published_networks_have_bigans_number_of_channels():
 def test_every_layer_of_the_game_has_a_largest_singular_value_of_one():
     net = game()
     biggan.iterate(net, 50)
-    seen = 0
+    layers = 0
     for m in net.modules():
         if isinstance(m, (nn.Conv2d, nn.Linear)):
-            seen += 1
+            layers += 1
             assert torch.linalg.svdvals(m.weight.detach().flatten(1))[0].item() == pytest.approx(1, abs=2e-3)
-    assert seen > 30
+    assert layers > 30
 
 
 def test_spectral_norm_is_torchs_with_the_same_vectors():

@@ -7,15 +7,15 @@ from hardlab.types import HardlabError
 
 
 @pytest.mark.parametrize(
-    ("name", "overrides", "said"),
+    ("name", "overrides", "message"),
     [
         ("simsiam", {"augment.size": 64}, "augment.size=64 is larger than the images of shapes"),
         ("simsiam", {"batch_size": 100_000}, "batch_size=100000 is larger than the data set: shapes has [0-9]+ images"),
     ],
 )
-def test_images_that_cannot_fill_a_batch_or_a_crop_are_refused(name, overrides, said, tmp_path):
+def test_images_that_cannot_fill_a_batch_or_a_crop_are_refused(name, overrides, message, tmp_path):
     run = recipes.recipe(name, "smoke", overrides)
-    with pytest.raises(HardlabError, match=said):
+    with pytest.raises(HardlabError, match=message):
         build.fits(run, build.images(run), build.look(run))
 
 

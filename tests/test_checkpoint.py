@@ -58,9 +58,9 @@ def test_a_checkpoint_that_carries_code_is_refused_and_the_code_does_not_run(tmp
     content = pickle.dumps(Evil())
     path = tmp_path / f"step-00000001-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     path.write_bytes(content)
-    with pytest.raises(HardlabError, match="is not a checkpoint") as told:
+    with pytest.raises(HardlabError, match="is not a checkpoint") as error:
         checkpoint.load(path)
-    assert "weights_only" not in str(told.value)  # torch's advice to trust it
+    assert "weights_only" not in str(error.value)  # torch's advice to trust it
     assert not mark.exists()
 
 
@@ -90,8 +90,8 @@ def test_a_process_killed_while_saving_leaves_a_whole_checkpoint_every_time(tmp_
         child.stdout.readline()
         for _ in range(6):  # look at what is on disk while the other process writes
             time.sleep(0.013)
-            found = checkpoint.listed(tmp_path)
-            assert all(p.exists() is False or checkpoint.load(p)["step"] > 0 for p in found[:1])
+            paths = checkpoint.listed(tmp_path)
+            assert all(p.exists() is False or checkpoint.load(p)["step"] > 0 for p in paths[:1])
         child.send_signal(signal.SIGKILL)
         child.wait()
         assert checkpoint.newest(tmp_path)[2] == []

@@ -50,14 +50,14 @@ def test_every_command_has_help(path):
 
 def test_a_dry_run_tells_the_whole_configuration_and_writes_nothing(tmp_path):
     result = call("pretrain", "simsiam-hvs", "seed=3", "--dry-run", "--json", "--runs", str(tmp_path / "runs"))
-    told = json.loads(result.output)
-    assert told["seed"] == 3
-    assert told["hard"][0]["name"] == "hvs"
+    configuration = json.loads(result.output)
+    assert configuration["seed"] == 3
+    assert configuration["hard"][0]["name"] == "hvs"
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["pretrain", "simsam"], "Did you mean 'simsiam'"),
         (["pretrain", "simsiam", "--rung", "cp"], "Did you mean 'cpu'"),
@@ -101,10 +101,10 @@ def test_a_dry_run_tells_the_whole_configuration_and_writes_nothing(tmp_path):
         (["report", "--rung", "cp"], "Did you mean 'cpu'"),
     ],
 )
-def test_wrong_input_exits_with_2_and_names_what_was_meant(words, said):
+def test_wrong_input_exits_with_2_and_names_what_was_meant(words, message):
     result = call(*words)
     assert result.exit_code == 2, result.output
-    assert said in result.output
+    assert message in result.output
 
 
 @pytest.mark.parametrize("words", [["claims"], ["claims", "--json"], ["figures", "hvs_f3"]])
@@ -121,7 +121,7 @@ DRAW, JUDGE = ["figures", "hvs_t1", "--out", "drawn"], ["claims", "hvs-dino-line
 
 
 @pytest.mark.parametrize(
-    ("words", "file", "content", "said"),
+    ("words", "file", "content", "message"),
     [
         (DRAW, "evaluation.csv", b"", "EmptyDataError"),
         (JUDGE, "evaluation.csv", b"", "EmptyDataError"),
@@ -135,7 +135,7 @@ DRAW, JUDGE = ["figures", "hvs_t1", "--out", "drawn"], ["claims", "hvs-dino-line
     ],
 )
 def test_a_broken_table_is_told_in_one_sentence_that_names_it(
-    words, file, content, said, tmp_path, monkeypatch, capsys
+    words, file, content, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     before = {"costs.csv": b"what was collected", file: content}
@@ -143,7 +143,7 @@ def test_a_broken_table_is_told_in_one_sentence_that_names_it(
         (tmp_path / name).write_bytes(held)
     status, err = spoken([*words, "--data", str(tmp_path)], monkeypatch, capsys)
     assert status == 1
-    assert err.startswith("hardlab: ") and err.count("\n") == 1 and str(tmp_path / file) in err and said in err
+    assert err.startswith("hardlab: ") and err.count("\n") == 1 and str(tmp_path / file) in err and message in err
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
@@ -230,9 +230,9 @@ def test_a_dry_run_speaks_json_and_leaves_no_trace(words, tmp_path, monkeypatch)
 
 
 def test_a_setting_takes_a_bare_name_and_numbers_with_an_exponent():
-    told = json.loads(call("pretrain", "simsiam", "data=digits", "batch_size=1e2", "--dry-run", "--json").output)
-    assert told["data"]["name"] == "digits"
-    assert told["batch_size"] == 100
+    written = json.loads(call("pretrain", "simsiam", "data=digits", "batch_size=1e2", "--dry-run", "--json").output)
+    assert written["data"]["name"] == "digits"
+    assert written["batch_size"] == 100
 
 
 def test_help_does_not_wait_for_torch():

@@ -39,7 +39,7 @@ def folders(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("simsiam data.name=digits batch_size=600", "digits has 577 images at fraction=0.4"),
         ("simsiam data.name=folder:nowhere", "nowhere does not exist"),
@@ -65,11 +65,11 @@ def folders(tmp_path, monkeypatch):
         ("simsiam --runs whole/train/a/0.png", "cannot be created .Not a directory"),
     ],
 )
-def test_a_dry_run_refuses_what_the_data_forbid_in_one_sentence(folders, words, said):
+def test_a_dry_run_refuses_what_the_data_forbid_in_one_sentence(folders, words, message):
     before = sorted(folders.rglob("*"))
     result = call("pretrain", *words.split(), "--dry-run")
     assert result.exit_code == 2, result.output
-    assert re.search(said, result.output), result.output
+    assert re.search(message, result.output), result.output
     assert sorted(folders.rglob("*")) == before
 
 
@@ -140,13 +140,13 @@ def done(tmp_path_factory):
 def test_a_dry_run_of_an_evaluation_refuses_what_is_no_finished_run_or_of_other_images(done, tmp_path):
     path = shutil.copytree(done[0], tmp_path / "run")
     assert call("evaluate", path, "--dry-run").exit_code == 0
-    for words, said in {
+    for words, message in {
         ("--checkpoint", "3"): "no checkpoint of step 3",
         ("--data", "folder:nowhere"): "nowhere does not exist",
         ("--protocol", "detection", "--set", "images=50000"): "50000 training scenes were requested",
     }.items():
         result = call("evaluate", path, *words, "--dry-run")
-        assert result.exit_code == 2 and said in result.output, result.output
+        assert result.exit_code == 2 and message in result.output, result.output
     about = run_folder.manifest(path)
     (path / "manifest.json").write_text(json.dumps(about | {"state": "stopped"}))
     assert "is not finished" in call("evaluate", path, "--dry-run").output
@@ -173,7 +173,7 @@ def test_a_dry_run_refuses_a_run_that_is_there_of_other_images_but_for_a_new_one
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("nb run 01_pretrain overrides=batch_size=100000", "batch_size=100000 is larger"),
         ("nb run 01_pretrain overrides=data.name=folder:nowhere", "nowhere does not exist"),
@@ -195,10 +195,10 @@ def test_a_dry_run_refuses_a_run_that_is_there_of_other_images_but_for_a_new_one
         ("evaluate nowhere", "no manifest.json"),
     ],
 )
-def test_every_dry_run_refuses_what_its_command_would(words, said, tmp_path, monkeypatch):
+def test_every_dry_run_refuses_what_its_command_would(words, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = call(*words.split(), "--dry-run")
-    assert result.exit_code != 0 and said in f"{result.output} {result.exception}", result.output
+    assert result.exit_code != 0 and message in f"{result.output} {result.exception}", result.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,7 +214,7 @@ NO_TABLES = "There are no tables in" if sys.version_info >= (3, 13) else "File n
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["pretrain", "simsiam", "--runs", "/proc/x", "--dry-run"], "cannot be created"),
         (["nb", "run", "01_pretrain", "runs_dir=/proc/x", "--dry-run"], "cannot be created"),
@@ -238,7 +238,7 @@ NO_TABLES = "There are no tables in" if sys.version_info >= (3, 13) else "File n
         (["check", LONG], "not a Python file"),
     ],
 )
-def test_a_name_that_no_folder_can_have_ends_in_one_sentence(words, said, tmp_path, monkeypatch, capsys):
+def test_a_name_that_no_folder_can_have_ends_in_one_sentence(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "nothing").symlink_to("nowhere")
@@ -246,7 +246,7 @@ def test_a_name_that_no_folder_can_have_ends_in_one_sentence(words, said, tmp_pa
     with pytest.raises(SystemExit) as end:
         cli.main()
     printed = capsys.readouterr().err
-    assert end.value.code in (1, 2) and said in printed and "Traceback" not in printed, printed
+    assert end.value.code in (1, 2) and message in printed and "Traceback" not in printed, printed
     assert sorted(p.name for p in tmp_path.iterdir()) == ["loop", "nothing"]
 
 
@@ -275,7 +275,7 @@ def test_a_dry_run_of_an_evaluation_compares_the_code_and_the_networks_that_the_
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["rung="], "There is no rung ''"),
         (["runs_dir=None"], "runs_dir cannot be 'None'"),
@@ -284,9 +284,9 @@ def test_a_dry_run_of_an_evaluation_compares_the_code_and_the_networks_that_the_
         (["overrides=['epochs=1'"], "overrides cannot be"),
     ],
 )
-def test_a_value_of_a_notebook_that_nobody_means_is_refused(words, said):
+def test_a_value_of_a_notebook_that_nobody_means_is_refused(words, message):
     result = call("nb", "run", "01_pretrain", *words, "--dry-run")
-    assert result.exit_code == 2 and said in result.output, result.output
+    assert result.exit_code == 2 and message in result.output, result.output
 
 
 def test_a_tilde_is_the_home_wherever_no_shell_expands_it(tmp_path, monkeypatch):

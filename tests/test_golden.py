@@ -104,13 +104,13 @@ def test_a_strategy_with_a_loss_of_its_own_has_it_in_its_trace():
 
 
 def test_every_method_and_every_strategy_has_a_trace():
-    told = [recipes.recipe(name, "smoke") for name in SYSTEMS]
+    runs = [recipes.recipe(name, "smoke") for name in SYSTEMS]
     own = {
         kind: {n for n, path in registry.TABLES[kind].items() if path.startswith("hardlab.")}
         for kind in ("method", "strategy")
     }
-    assert {run.method.name for run in told} >= own["method"]
-    assert {s.name for run in told for s in run.hard} >= own["strategy"]
+    assert {run.method.name for run in runs} >= own["method"]
+    assert {s.name for run in runs for s in run.hard} >= own["strategy"]
 
 
 if __name__ == "__main__":

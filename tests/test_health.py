@@ -104,16 +104,16 @@ def test_a_forced_fault_is_said_within_the_stated_steps(case, tmp_path, monkeypa
     name, more, force, rule, windows = FORCED[case]
     if force is not None:
         force(monkeypatch)
-    said = []
-    path = train.train(quick(name, **more), tmp_path, device="cpu", say=said.append)
+    lines = []
+    path = train.train(quick(name, **more), tmp_path, device="cpu", say=lines.append)
     kept = run_folder.manifest(path)["health"]
     alarm = next((a for a in kept if a["rule"] == rule), None)
     assert alarm is not None, kept
     assert health.PATIENCE <= alarm["step"] <= windows * health.PATIENCE
     # in the log with the step, in the metrics, and once each
-    assert [f"step {alarm['step']}," in line for line in said if alarm["sentence"] in line] == [True]
+    assert [f"step {alarm['step']}," in line for line in lines if alarm["sentence"] in line] == [True]
     assert [r["sentence"] for r in run_folder.metrics(path, "health") if r["rule"] == rule] == [alarm["sentence"]]
-    assert f"{rule} (step {alarm['step']})" in said[-1]
+    assert f"{rule} (step {alarm['step']})" in lines[-1]
     count("13 forced faults", 1)
 
 
@@ -209,8 +209,8 @@ def test_the_signals_of_the_workbooks_runs_raise_no_alarm(count):
     looked, ill = 0, []
     for run, rows in table.pivot_table(index=["run", "epoch"], columns="name", values="value").groupby("run"):
         monitor = health.Monitor()
-        for (_, epoch), of in rows.iterrows():
-            logged = of.dropna().to_dict()
+        for (_, epoch), row in rows.iterrows():
+            logged = row.dropna().to_dict()
             if {"std", "rank", "loss"} <= logged.keys():
                 monitor.look({"step": epoch, "kind": "step", **logged})
                 looked += 1
@@ -241,9 +241,9 @@ def test_a_rule_speaks_at_the_fifth_logged_step_in_a_row_and_once(rule):
     for step in range(health.PATIENCE - 1):
         assert monitor.look({**sick, "step": step}) == []
     assert monitor.look(well) == []  # the count starts again
-    found = [monitor.look({**sick, "step": 100 + step}) for step in range(2 * health.PATIENCE)]
-    assert [[a["rule"] for a in f] for f in found] == [[]] * 4 + [[rule]] + [[]] * 5
-    assert found[4][0]["step"] == 104 and found[4][0]["sentence"].startswith(
+    alarms = [monitor.look({**sick, "step": 100 + step}) for step in range(2 * health.PATIENCE)]
+    assert [[a["rule"] for a in f] for f in alarms] == [[]] * 4 + [[rule]] + [[]] * 5
+    assert alarms[4][0]["step"] == 104 and alarms[4][0]["sentence"].startswith(
         "At step 104, and 4 logged steps before it, "
     )
 

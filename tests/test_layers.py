@@ -39,9 +39,9 @@ def layer_of(module: str) -> str | None:
 
 
 def test_every_module_has_a_place_in_the_order_of_the_layers() -> None:
-    found = {layer for path in FILES if (layer := layer_of(module_of(path)))}
-    assert found - ranks().keys() == set(), "docs/architecture.md, section Layers, does not place these"
-    assert ranks().keys() - found == set(), "docs/architecture.md, section Layers, places what does not exist"
+    layers = {layer for path in FILES if (layer := layer_of(module_of(path)))}
+    assert layers - ranks().keys() == set(), "docs/architecture.md, section Layers, does not place these"
+    assert ranks().keys() - layers == set(), "docs/architecture.md, section Layers, places what does not exist"
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
@@ -87,8 +87,8 @@ def test_the_training_core_loads_only_the_core_dependencies() -> None:
     allowed = {IMPORT_NAMES.get(name, name) for name in names} | {"hardlab"} | sys.stdlib_module_names
     core = [p for p in FILES if (layer := layer_of(module_of(p))) and ranks().get(layer, -1) >= ranks()["train"]]
     assert len(core) > 10
-    found = {(module_of(p), module) for p in core for module in at_load(p) if module.split(".")[0] not in allowed}
-    assert found == set(), "these belong inside the function that needs them, or not into the core"
+    others = {(module_of(p), module) for p in core for module in at_load(p) if module.split(".")[0] not in allowed}
+    assert others == set(), "these belong inside the function that needs them, or not into the core"
 
 
 def test_no_module_is_hidden_by_something_else_of_its_name() -> None:

@@ -151,8 +151,8 @@ def test_the_name_of_a_run_does_not_depend_on_the_machine(monkeypatch):
     asked = recipes.recipe("simsiam-hvs")
     assert asked.precision == "auto"
     names = set()
-    for said in ("0", "1"):
-        monkeypatch.setenv("HARDLAB_BF16", said)
+    for answer in ("0", "1"):
+        monkeypatch.setenv("HARDLAB_BF16", answer)
         names.add(recipes.recipe("simsiam-hvs").id)
     assert names == {asked.id}
     assert len({asked.id} | {asked.with_({"precision": p}).id for p in ("fp32", "bf16")}) == 3
@@ -171,8 +171,8 @@ def test_the_processor_has_a_name_on_linux_macos_and_arm(monkeypatch, system, in
     monkeypatch.setattr(machine, "_cpuinfo", lambda key: info.get(key, ""))
     monkeypatch.setattr(machine.platform, "system", lambda: system)
     monkeypatch.setattr(machine.platform, "machine", lambda: "arch")
-    told = subprocess.CompletedProcess([], 0, stdout="Apple M9\n")
-    monkeypatch.setattr(machine.subprocess, "run", lambda *words, **how: told)
+    completed = subprocess.CompletedProcess([], 0, stdout="Apple M9\n")
+    monkeypatch.setattr(machine.subprocess, "run", lambda *words, **how: completed)
     machine._name.cache_clear()
     try:
         assert machine.processor() == f"{name}, {os.cpu_count()} cores"
@@ -188,11 +188,11 @@ def test_kernels_without_bf16_are_noticed_on_this_very_machine(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k not in (machine.SWITCH, *machine._KERNELS)}
     environment["XDG_CACHE_HOME"] = str(tmp_path)
     forced = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
-    found = [
+    kernels = [
         subprocess.run([sys.executable, "-c", ASK], env=environment | more, capture_output=True, text=True, check=True)
         for more in ({}, forced)
     ]
-    (_, here), (emulated, there) = (f.stdout.split() for f in found)
+    (_, here), (emulated, there) = (f.stdout.split() for f in kernels)
     assert emulated == "False"
     assert float(there) > max(1.0, 0.8 * float(here))  # never faster than with all that the processor has
     assert len(list(Path(tmp_path).rglob("*.json"))) == 2

@@ -21,8 +21,8 @@ def breaks(monkeypatch):
     """A function that sets what the probe answers and returns the list of what it was asked."""
     asked = []
 
-    def answer(said):
-        monkeypatch.setattr(machine, "narrow_channels_last_breaks", lambda: asked.append(said) or said)
+    def answer(words):
+        monkeypatch.setattr(machine, "narrow_channels_last_breaks", lambda: asked.append(words) or words)
         return asked
 
     return answer
@@ -30,14 +30,14 @@ def breaks(monkeypatch):
 
 def layouts(net):
     """The layouts of what convolutions of more than three channels take, and of their weights, after such images."""
-    seen = []
+    tensors = []
     for m in net.modules():
         if isinstance(m, torch.nn.Conv2d) and m.in_channels != 3:
-            m.register_forward_hook(lambda m, args, out: seen.extend((args[0], m.weight)))
+            m.register_forward_hook(lambda m, args, out: tensors.extend((args[0], m.weight)))
     with torch.no_grad():
         net(torch.randn(4, 3, 16, 16).contiguous(memory_format=CHANNELS_LAST))
-    found = [(x.is_contiguous(), x.is_contiguous(memory_format=CHANNELS_LAST)) for x in seen]
-    return {("contiguous", "channels_last")[last] for plain, last in found if plain != last}
+    pairs = [(x.is_contiguous(), x.is_contiguous(memory_format=CHANNELS_LAST)) for x in tensors]
+    return {("contiguous", "channels_last")[last] for plain, last in pairs if plain != last}
 
 
 def test_a_narrow_network_is_contiguous_where_it_would_crash_whatever_the_layout_of_its_images(breaks):
@@ -90,8 +90,8 @@ def test_a_narrow_network_learns_on_a_processor_without_avx_512_and_the_answer_i
 def test_the_answer_is_asked_once_a_machine_and_again_after_none(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     ask = machine.narrow_channels_last_breaks.__wrapped__
-    for said, breaks, kept in ([], True, 0), (["ready"], True, 1), (["ready", "right"], True, 1):
-        monkeypatch.setattr(machine, "probe", lambda code, said=said: said)
+    for words, breaks, kept in ([], True, 0), (["ready"], True, 1), (["ready", "right"], True, 1):
+        monkeypatch.setattr(machine, "probe", lambda code, words=words: words)
         assert ask() is breaks
         assert len(list(tmp_path.rglob("narrow-*.json"))) == kept
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")  # other kernels, another answer

@@ -56,11 +56,11 @@ def test_the_watch_remembers_the_first_number_that_is_none(loss, grad, word):
     watch.note("learner", 3, torch.tensor(1.0), [torch.ones(2), None], rows)
     watch.note("stn", 4, torch.tensor(loss), [None, torch.tensor([1.0, grad])], rows + 1)
     watch.note("learner", 5, torch.tensor(torch.nan), [torch.ones(1)], rows)
-    said = watch.complaint()
+    complaint = watch.complaint()
     if word is None:
         assert (
-            said
+            complaint
             == "The loss of the learner is not finite at step 6 (images [7, 8, 9, 10]...); nothing of it was saved."
         )
     else:
-        assert said.startswith(f"The {word} of the stn is not finite at step 5 (images [8, 9, 10, 11]...)")
+        assert complaint.startswith(f"The {word} of the stn is not finite at step 5 (images [8, 9, 10, 11]...)")

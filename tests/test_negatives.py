@@ -36,6 +36,6 @@ def test_the_last_queries_are_those_of_six_batches_with_the_rows_of_their_images
     assert len(last.seen()["queries"]) == 0
     for step in range(8):
         last.note(step, torch.full((4, 3), step + 1.0), torch.tensor([10 * step, 10 * step + 1, -1, -1]))
-    seen = last.seen()
-    assert sorted(set(seen["queries"][:, 0].tolist())) == [3, 4, 5, 6, 7, 8]
-    assert seen["query_rows"].tolist() == [60, 61, 70, 71, 20, 21, 30, 31, 40, 41, 50, 51]
+    queries = last.seen()
+    assert sorted(set(queries["queries"][:, 0].tolist())) == [3, 4, 5, 6, 7, 8]
+    assert queries["query_rows"].tolist() == [60, 61, 70, 71, 20, 21, 30, 31, 40, 41, 50, 51]

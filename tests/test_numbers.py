@@ -32,27 +32,27 @@ def bare(annotation: Any) -> list[str]:
         if any(isinstance(m, WrapValidator) and isinstance(m.func, numbers.Range) for m in parts[1:]):
             return []
         parts = parts[:1]
-    return [found for part in parts for found in bare(part)]
+    return [number for part in parts for number in bare(part)]
 
 
 def options() -> dict[str, Any]:
     """Where an option stands -> its type, with all that is annotated."""
-    found = {f"protocols.{name}": kind for name, kind in published.TYPES.items()}
+    types = {f"protocols.{name}": kind for name, kind in published.TYPES.items()}
     for model in CONFIGS:
-        found |= {f"{model.__name__}.{k}": t for k, t in typing.get_type_hints(model, include_extras=True).items()}
+        types |= {f"{model.__name__}.{k}": t for k, t in typing.get_type_hints(model, include_extras=True).items()}
     for kind in ("method", "strategy", "backbone"):
         for name in registry.TABLES[kind]:
-            found |= {f"{kind} {name}.{k}": p.annotation for k, p in registry.options(kind, name).items()}
+            types |= {f"{kind} {name}.{k}": p.annotation for k, p in registry.options(kind, name).items()}
     for path in execute.notebooks():
-        for key, (told, _) in parameters.schema(path).items():
-            found[f"{path.stem}.{key}"] = eval(told, {"path": str}, vars(numbers))
-    return found
+        for key, (declared, _) in parameters.schema(path).items():
+            types[f"{path.stem}.{key}"] = eval(declared, {"path": str}, vars(numbers))
+    return types
 
 
 def test_every_number_of_every_option_has_a_range() -> None:
-    found = options()
-    assert len(found) > 250
-    assert {where for where, kind in found.items() if bare(kind)} - {"Run.model_config"} == set()
+    types = options()
+    assert len(types) > 250
+    assert {where for where, kind in types.items() if bare(kind)} - {"Run.model_config"} == set()
     assert bare(tuple[int | None, ...]) == ["int"] and bare(dict[str, float]) == ["float"]  # the search itself
 
 
@@ -108,10 +108,10 @@ def test_the_names_that_a_setting_may_have_are_those_that_exist() -> None:
     ],
 )
 def test_a_number_that_cannot_be_is_refused_before_anything_is_hashed(recipe: str, pair: str) -> None:
-    with pytest.raises(HardlabError) as said:
+    with pytest.raises(HardlabError) as error:
         recipes.recipe(recipe, "smoke", config.parse([pair]))
-    told = str(said.value)
-    assert "\n" not in told and pair.partition("=")[0].rpartition(".")[2] in told, told
+    message = str(error.value)
+    assert "\n" not in message and pair.partition("=")[0].rpartition(".")[2] in message, message
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_a_number_that_cannot_be_is_refused_before_anything_is_hashed(recipe: st
 def test_values_that_mean_the_same_are_one_run(recipe: str, key: str, values: list[Any]) -> None:
     run = recipes.recipe("hnssl" if recipe == "mined-of" else recipe)
     made = [run.with_({key: value}) for value in values]
-    told = [run.with_(config.parse([f"{key}={config.written(value)}"])) for value in values]
-    assert len({one.id for one in made + told}) == 1
-    assert len({one.model_dump_json() for one in made + told}) == 1
+    runs = [run.with_(config.parse([f"{key}={config.written(value)}"])) for value in values]
+    assert len({one.id for one in made + runs}) == 1
+    assert len({one.model_dump_json() for one in made + runs}) == 1
 
 
 def test_threads_that_would_crash_are_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,8 +173,8 @@ def test_a_range_holds_exactly_its_numbers(low_high: tuple[float, float]) -> Non
     ],
 )  # fmt: skip
 def test_text_is_read_as_people_mean_it(text: str, value: Any) -> None:
-    found = config.parse([f"k={text}"])["k"]
-    assert (found, type(found)) == (value, type(value))
+    parsed = config.parse([f"k={text}"])["k"]
+    assert (parsed, type(parsed)) == (value, type(value))
 
 
 def test_the_command_of_an_arm_survives_a_shell() -> None:
@@ -187,7 +187,7 @@ def test_the_command_of_an_arm_survives_a_shell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "pair", "said"),
+    ("recipe", "pair", "message"),
     [
         ("simsiam", "batch_size=100000", "batch_size=100000 is larger than the data set: shapes has 2000 images"),
         ("simsiam", "augment.size=64", "augment.size=64 is larger than the images of shapes"),
@@ -195,8 +195,8 @@ def test_the_command_of_an_arm_survives_a_shell() -> None:
         ("moco", "method.queue=1000", "method.queue=1000 is not a multiple of the 128 keys"),
     ],
 )
-def test_a_dry_run_refuses_what_training_would(recipe: str, pair: str, said: str) -> None:
-    with pytest.raises(HardlabError, match=said):
+def test_a_dry_run_refuses_what_training_would(recipe: str, pair: str, message: str) -> None:
+    with pytest.raises(HardlabError, match=message):
         build.check(recipes.recipe(recipe, "smoke", config.parse([pair])))
     build.check(recipes.recipe(recipe, "smoke", config.parse(["data.size=64", "augment.size=64"])))
 
@@ -228,8 +228,8 @@ def test_what_is_no_number_is_refused_on_one_line_wherever_it_is_given(value: An
 def test_a_whole_number_is_one_run_however_it_is_spelled(ways: tuple[Any, ...]) -> None:
     for key in ("seed", "hard.hvs.draws", "logs.keep"):
         assert len({recipes.recipe("simsiam-hvs", "smoke", {key: way}).id for way in ways}) == 1
-    said = [w for w in ways if isinstance(w, str)]
-    assert {config.parse([f"seed={w}"])["seed"] for w in said if w == w.strip()} == {10}
+    texts = [w for w in ways if isinstance(w, str)]
+    assert {config.parse([f"seed={w}"])["seed"] for w in texts if w == w.strip()} == {10}
 
 
 @pytest.mark.parametrize("key", ["optim.betas", "data.classes", "augment.scale", "pixel_mean"])

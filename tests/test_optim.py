@@ -125,12 +125,12 @@ def test_weight_decay_follows_its_own_cosine_and_stays_zero_where_it_is_excluded
     model = net()
     config = Optim(name="adamw", lr=1e-3, weight_decay=0.04, weight_decay_end=0.4, exclude_bias_norm=True)
     opt = optim.build(model.parameters(), config, 256)
-    seen = []
+    decays = []
     for step in (0, 50, 100):
         optim.set_schedule(opt, config, 256, step, 100, 0)
-        seen.append(sorted({g["weight_decay"] for g in opt.param_groups}))
-    assert [s[0] for s in seen] == [0, 0, 0]
-    assert [s[1] for s in seen] == pytest.approx([0.04, 0.22, 0.4])
+        decays.append(sorted({g["weight_decay"] for g in opt.param_groups}))
+    assert [s[0] for s in decays] == [0, 0, 0]
+    assert [s[1] for s in decays] == pytest.approx([0.04, 0.22, 0.4])
 
 
 def test_larc_rescales_every_layer_as_apex_does_or_bounds_its_rate_and_leaves_excluded_tensors_alone():

@@ -250,11 +250,11 @@ def test_a_name_that_is_taken_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [("import nothing_of_that_name", "cannot be run: ModuleNotFoundError"), ("x = 1", "defines no method or str")],
 )
-def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(text, told, tmp_path):
-    with pytest.raises(HardlabError, match=told):
+def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(text, message, tmp_path):
+    with pytest.raises(HardlabError, match=message):
         build.load(written(tmp_path, text, "bad_code.py"))
     with pytest.raises(HardlabError, match="is not a Python file"):
         build.load(tmp_path / "nothing.py")
@@ -312,11 +312,11 @@ def packaged(monkeypatch, tmp_path):
 @pytest.mark.parametrize("kind", ["method", "strategy"])
 def test_an_entry_of_a_package_that_cannot_be_imported_is_refused_with_the_packages_name(kind, path, error, packaged):
     packaged(kind, "gone", path)
-    told = rf"The {kind} 'gone' \({path}\) of the installed package 'a-package' cannot be used: {error}"
+    message = rf"The {kind} 'gone' \({path}\) of the installed package 'a-package' cannot be used: {error}"
     for ask in (registry.find, registry.options):
-        with pytest.raises(HardlabError, match=told):
+        with pytest.raises(HardlabError, match=message):
             ask(kind, "gone")
-    with pytest.raises(HardlabError, match=told):
+    with pytest.raises(HardlabError, match=message):
         recipes.recipe("gone" if kind == "method" else "simsiam-gone")
 
 
@@ -362,7 +362,7 @@ HOOK = "    def terms(self, step):\n"
 
 
 @pytest.mark.parametrize(
-    ("kind", "change", "told"),
+    ("kind", "change", "message"),
     [
         ("strategy", ('"""Adds the loss once more."""', "pass"), "it has no docstring"),
         ("strategy", ("weight: float", "weight"), "without a type: weight"),
@@ -387,17 +387,17 @@ HOOK = "    def terms(self, step):\n"
         ("method", ("losses.cosine(q, t)", "0 * losses.cosine(q, t)"), "the gradient is zero in every weight"),
     ],
 )  # fmt: skip
-def test_a_broken_contract_is_told(kind, change, told, tmp_path):
-    found = broken(tmp_path, change, kind)
-    assert found == [] if told is None else any(told in line for line in found), found
+def test_a_broken_contract_is_told(kind, change, message, tmp_path):
+    complaints = broken(tmp_path, change, kind)
+    assert complaints == [] if message is None else any(message in line for line in complaints), complaints
 
 
 def test_a_loss_that_is_not_finite_with_some_methods_is_no_refusal_of_them(tmp_path):
     some = "float('nan') if step.method.negatives is not None else 1"
     build.load(written(tmp_path, STRATEGY.replace("FACTOR", f"({some})"), "some_code.py"))
-    told = {m: contracts._judged("", contracts.steps_with, "louder", m) for m in ("moco", "simsiam")}
-    assert told["simsiam"].holds is True
-    assert told["moco"].holds is False and "not finite" in told["moco"].detail
+    verdicts = {m: contracts._judged("", contracts.steps_with, "louder", m) for m in ("moco", "simsiam")}
+    assert verdicts["simsiam"].holds is True
+    assert verdicts["moco"].holds is False and "not finite" in verdicts["moco"].detail
 
 
 def test_state_that_is_not_saved_is_told_whatever_the_method(tmp_path):
@@ -405,8 +405,8 @@ def test_state_that_is_not_saved_is_told_whatever_the_method(tmp_path):
     forgetful = "    def after_step(self, step):\n        self.n = getattr(self, 'n', 1) + 1\n\n"
     text = STRATEGY.replace("FACTOR", "getattr(self, 'n', 1)").replace(HOOK, forgetful + HOOK)
     build.load(written(tmp_path, text, "forgetful_code.py"))
-    told = {m: contracts._judged("", contracts.steps_with, "louder", m) for m in registry.METHODS}
-    assert [m for m, v in told.items() if "takes another step" not in v.detail] == []
+    verdicts = {m: contracts._judged("", contracts.steps_with, "louder", m) for m in registry.METHODS}
+    assert [m for m, v in verdicts.items() if "takes another step" not in v.detail] == []
 
 
 @pytest.mark.parametrize("hook", ["install(self, method)", "on_start(self, images, batch_size, parent)",
@@ -486,23 +486,23 @@ SETS = "self.queue = queue"
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ([(SETS, f"{SETS}\n\n    def check(self, batch_size, keys):\n        pass")],
          "moco refuses batches of 3 images, but not with this strategy"),
         ([(SETS, f"{SETS}\n\n    def snapshot(self):\n        return {{}}")],
-         "the snapshots of moco have no negatives any more"),
+         "the snapshots of moco no longer have negatives"),
         ([(SETS, "self.hidden = (queue,)"), ("self.queue.", "self.hidden[0].")],  # no module is found in a tuple
-         "the snapshots of moco have no negatives any more"),
+         "the snapshots of moco no longer have negatives"),
     ],
 )  # fmt: skip
-def test_negatives_that_lose_what_a_queue_checks_or_shows_are_told(changes, told, tmp_path):
+def test_negatives_that_lose_what_a_queue_checks_or_shows_are_told(changes, message, tmp_path):
     text = WRAPPER
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
     build.load(written(tmp_path, text, "wrapper_code.py"))
-    with pytest.raises(contracts.Broken, match=told):
+    with pytest.raises(contracts.Broken, match=message):
         contracts.answers_for_what_it_wraps("wrapper")
 
 

@@ -76,7 +76,7 @@ def test_a_run_without_held_out_images_keeps_its_name():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("--data nowhere", "there is no folder 'nowhere'"),
         ("--data digits", "the data set of that name is data=digits"),
@@ -90,7 +90,7 @@ def test_a_run_without_held_out_images_keeps_its_name():
     ],
 )
 @pytest.mark.parametrize("dry", [True, False])
-def test_a_dry_run_refuses_exactly_what_the_run_refuses(tmp_path, monkeypatch, words, said, dry):
+def test_a_dry_run_refuses_exactly_what_the_run_refuses(tmp_path, monkeypatch, words, message, dry):
     monkeypatch.chdir(tmp_path)
     filled(tmp_path / "good", {"cat": 20, "dog": 20})
     filled(tmp_path / "few", {".": 6})
@@ -100,7 +100,7 @@ def test_a_dry_run_refuses_exactly_what_the_run_refuses(tmp_path, monkeypatch, w
     filled(tmp_path / "only_val", {"val/cat": 3})
     (tmp_path / "empty").mkdir()
     result = call("pretrain", "simsiam", *words.split(), *(["--dry-run"] if dry else []))
-    assert result.exit_code in (1, 2) and re.search(said, f"{result.output} {result.exception}"), result.output
+    assert result.exit_code in (1, 2) and re.search(message, f"{result.output} {result.exception}"), result.output
     assert not list((tmp_path / "runs").glob("*"))
 
 

@@ -131,23 +131,25 @@ def answers(commands: Iterable[str]) -> dict[str, tuple[int, str, list[str]]]:
 
 
 def test_a_command_that_answers_at_once_loads_nothing_heavy() -> None:
-    found = answers(command for command, _ in AT_ONCE)
-    assert {command: status for command, (status, _, _) in found.items()} == dict(AT_ONCE)
-    assert {command: said for command, (status, said, _) in found.items() if status and "Error: " not in said} == {}
-    heavy = {command: set(modules) & set(HEAVY) for command, (_, _, modules) in found.items()}
+    answered = answers(command for command, _ in AT_ONCE)
+    assert {command: status for command, (status, _, _) in answered.items()} == dict(AT_ONCE)
+    assert {
+        command: output for command, (status, output, _) in answered.items() if status and "Error: " not in output
+    } == {}
+    heavy = {command: set(modules) & set(HEAVY) for command, (_, _, modules) in answered.items()}
     assert {command: modules for command, modules in heavy.items() if modules} == {}
 
 
 def test_the_ledger_of_claims_loads_tables_and_no_torch() -> None:
-    found = answers(command for command, _ in LEDGER)
-    assert {command: status for command, (status, _, _) in found.items()} == dict(LEDGER)
-    heavy = {command: set(modules) & set(HEAVY) - set(VERDICTS) for command, (*_, modules) in found.items()}
+    answered = answers(command for command, _ in LEDGER)
+    assert {command: status for command, (status, _, _) in answered.items()} == dict(LEDGER)
+    heavy = {command: set(modules) & set(HEAVY) - set(VERDICTS) for command, (*_, modules) in answered.items()}
     assert {command: modules for command, modules in heavy.items() if modules} == {}
 
 
 def test_training_loads_no_library_of_the_workbook_or_the_analysis(tmp_path: Path) -> None:
     small = "backbone.width=8 epochs=1 batch_size=64 data.fraction=0.1 precision=fp32 --threads 1"
-    [(status, said, modules)] = answers([f"pretrain simsiam-hvs {small} --runs {tmp_path}"]).values()
-    assert status == 0, said
+    [(status, output, modules)] = answers([f"pretrain simsiam-hvs {small} --runs {tmp_path}"]).values()
+    assert status == 0, output
     unused = {"pandas", "scipy", "sklearn", "matplotlib", "nbformat", "papermill", "snakemake", "jinja2"}
     assert set(modules) & {*unused, "hardlab.evaluate.detection", "hardlab.evaluate.detectors"} == set()

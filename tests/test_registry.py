@@ -19,7 +19,7 @@ def test_every_name_leads_to_something_documented_whose_options_are_typed(kind, 
 
 
 @pytest.mark.parametrize(
-    ("said", "near"),
+    ("word", "near"),
     [
         ("HEXA", "hexa"),
         ("adco", "AdCo"),
@@ -30,11 +30,13 @@ def test_every_name_leads_to_something_documented_whose_options_are_typed(kind, 
         ("", None),
     ],
 )
-def test_the_nearest_name_is_found_whatever_the_case_and_from_its_beginning(said, near):
+def test_the_nearest_name_is_found_whatever_the_case_and_from_its_beginning(word, near):
     names = ["hvs_f10", "hvs_t9", "hvs_f1", "hexa", "AdCo"]
-    told = str(registry.unknown("figure", said, names))
-    assert told.startswith(f"There is no figure '{said}'.") and told.endswith(f"Allowed: {', '.join(sorted(names))}.")
-    assert (f"Did you mean '{near}'?" in told) if near else ("Did you mean" not in told)
+    message = str(registry.unknown("figure", word, names))
+    assert message.startswith(f"There is no figure '{word}'.") and message.endswith(
+        f"Allowed: {', '.join(sorted(names))}."
+    )
+    assert (f"Did you mean '{near}'?" in message) if near else ("Did you mean" not in message)
 
 
 @pytest.mark.parametrize("kind", registry.TABLES)

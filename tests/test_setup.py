@@ -89,15 +89,15 @@ def test_exactly_one_line_of_the_lock_holds_for_a_direct_dependency_on_every_pyt
 def test_no_index_host_and_no_address_in_the_files_that_are_installed_from() -> None:
     for name in ("requirements.lock", "pyproject.toml", "environment.yml", "Makefile", ".ci/install", ".ci/run"):
         text = (ROOT / name).read_text(encoding="utf-8")
-        found = re.findall(r"\w+://\S+|--(?:extra-)?index-url|--find-links|\bfile:\S+", text)
-        assert not found, f"{name} names {found}"
+        addresses = re.findall(r"\w+://\S+|--(?:extra-)?index-url|--find-links|\bfile:\S+", text)
+        assert not addresses, f"{name} names {addresses}"
 
 
 def test_a_package_has_the_same_floor_wherever_pyproject_names_it() -> None:
-    seen: dict[str, SpecifierSet] = {}
+    specifiers: dict[str, SpecifierSet] = {}
     for extra, wanted in floors():
         name = canonicalize_name(wanted.name)
-        assert wanted.specifier == seen.setdefault(name, wanted.specifier), f"{wanted} of extra '{extra}'"
+        assert wanted.specifier == specifiers.setdefault(name, wanted.specifier), f"{wanted} of extra '{extra}'"
         assert any(s.operator in (">=", "==") for s in wanted.specifier), f"{wanted} has no floor"
 
 
@@ -158,9 +158,9 @@ def tools_only(folder: Path, *names: str) -> str:
     """A PATH that holds these commands and nothing else."""
     folder.mkdir()
     for name in names:
-        found = shutil.which(name)
-        assert found, name
-        (folder / name).symlink_to(found)
+        program = shutil.which(name)
+        assert program, name
+        (folder / name).symlink_to(program)
     return str(folder)
 
 

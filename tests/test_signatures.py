@@ -17,12 +17,12 @@ ENTRIES = [(kind, name) for kind, table in registry.TABLES.items() if kind != "d
 @pytest.mark.parametrize(("kind", "name"), ENTRIES)
 def test_what_the_source_says_of_an_entry_is_what_python_says(kind: str, name: str) -> None:
     made = registry.find(kind, name)
-    told = inspect.signature(made, eval_str=True).parameters
+    expected = inspect.signature(made, eval_str=True).parameters
     read = signatures.read(registry.TABLES[kind][name])
-    assert list(read) == list(told)
-    assert [(p.kind, p.default) for p in read.values()] == [(p.kind, p.default) for p in told.values()]
-    options = [key for key, p in told.items() if p.default is not p.empty]
-    assert [read[key].annotation for key in options] == [told[key].annotation for key in options]
+    assert list(read) == list(expected)
+    assert [(p.kind, p.default) for p in read.values()] == [(p.kind, p.default) for p in expected.values()]
+    options = [key for key, p in expected.items() if p.default is not p.empty]
+    assert [read[key].annotation for key in options] == [expected[key].annotation for key in options]
 
 
 def written(folder: Path, monkeypatch: pytest.MonkeyPatch, **modules: str) -> None:
@@ -52,12 +52,12 @@ def test_annotations_and_defaults_are_read_through_aliases_imports_and_bases(tmp
             class Entry(Base): ...
         """,
     )  # fmt: skip
-    found = signatures.signature("quick_entry:Entry")
-    assert list(found) == ["net", "mode", "rate", "n"]
-    assert [p.default for p in found.values()] == [inspect.Parameter.empty, "a", 0.5, 16]
-    assert found["mode"].annotation.__args__ == ("a", "b")
-    assert found["rate"].annotation.__args__[0].__metadata__[0].metadata[0].gt == 0
-    assert found["rate"].kind is inspect.Parameter.KEYWORD_ONLY
+    parameters = signatures.signature("quick_entry:Entry")
+    assert list(parameters) == ["net", "mode", "rate", "n"]
+    assert [p.default for p in parameters.values()] == [inspect.Parameter.empty, "a", 0.5, 16]
+    assert parameters["mode"].annotation.__args__ == ("a", "b")
+    assert parameters["rate"].annotation.__args__[0].__metadata__[0].metadata[0].gt == 0
+    assert parameters["rate"].kind is inspect.Parameter.KEYWORD_ONLY
     assert not {"quick_entry", "quick_base", "quick_ranges"} & sys.modules.keys()
 
 

@@ -68,9 +68,9 @@ def test_a_run_whose_folder_grew_does_not_go_on_and_nothing_of_it_is_touched(pic
     before = {p: p.read_bytes() for p in (folder / run.id).rglob("*") if p.is_file() and p.name != "manifest.json"}
     digest = run_folder.manifest(folder / run.id)["data"]["digest"]
     fill(pictures, 10, start=50)
-    with pytest.raises(OtherImages, match=rf"{run.id} {REFUSED}") as told:
+    with pytest.raises(OtherImages, match=rf"{run.id} {REFUSED}") as error:
         train.train(run, folder, say=quiet)
-    assert "44 images, not 24" in str(told.value) and "\n" not in str(told.value)
+    assert "44 images, not 24" in str(error.value) and "\n" not in str(error.value)
     assert run_folder.manifest(folder / run.id)["data"]["digest"] == digest
     assert before == {p: p.read_bytes() for p in before}
 
@@ -116,11 +116,11 @@ def test_images_in_their_own_place_again_are_the_same_images(pictures, tmp_path)
     path = train.train(run, folder, say=quiet)
     shutil.copytree(pictures, tmp_path / "copy")  # other times
     shutil.rmtree(pictures)
-    said = []
-    assert train.train(run, folder, say=said.append) == path
-    assert "could not be compared" in said[0]  # gone is not other, and is said
+    lines = []
+    assert train.train(run, folder, say=lines.append) == path
+    assert "could not be compared" in lines[0]  # gone is not other, and is said
     (tmp_path / "copy").rename(pictures)
-    assert train.train(run, folder, say=said.append) == path and len(said) == 3
+    assert train.train(run, folder, say=lines.append) == path and len(lines) == 3
     shutil.rmtree(pictures)
     assert evaluate_run(path, ["knn"], options={"data": "digits", "size": 32})
 
@@ -131,10 +131,10 @@ def test_anew_starts_a_new_run_and_keeps_the_old_one_aside(pictures, tmp_path):
     path = train.train(run, folder, say=quiet)
     old = {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
     fill(pictures, 4, start=50)
-    said = []
-    assert train.train(run, folder, say=said.append, anew=True) == path
+    lines = []
+    assert train.train(run, folder, say=lines.append, anew=True) == path
     aside = folder / ".replaced" / f"{run.id}-1"
-    assert str(aside) in said[0]
+    assert str(aside) in lines[0]
     assert old == {p.relative_to(aside): p.read_bytes() for p in aside.rglob("*") if p.is_file()}
     assert run_folder.manifest(path)["data"]["count"] == 32
     assert list(Catalog(folder).manifests) == [run.id]  # the old one is in nobody's table
@@ -267,12 +267,12 @@ def test_a_damaged_manifest_is_no_reason_to_lose_a_run_and_stays_beside_the_new_
     with pytest.raises(stopping.Stopped):
         train.train(run, tmp_path / "runs", say=quiet)
     monkeypatch.undo()
-    path, said = tmp_path / "runs" / run.id, []
+    path, lines = tmp_path / "runs" / run.id, []
     (path / "manifest.json").write_bytes(b'{"id": ')
     with pytest.raises(files.DamagedFile, match=r"manifest.json"):
         run_folder.manifest(path)
-    assert train.train(run, tmp_path / "runs", say=said.append) == path
-    assert "manifest.json" in said[0] and (path / "manifest.json.damaged").read_bytes() == b'{"id": '
+    assert train.train(run, tmp_path / "runs", say=lines.append) == path
+    assert "manifest.json" in lines[0] and (path / "manifest.json.damaged").read_bytes() == b'{"id": '
     assert run_folder.manifest(path)["state"] == "done" and same(learned(path), learned(whole))
     assert checkpoint.newest(path / "checkpoints")[2] == []
 

@@ -32,7 +32,7 @@ def test_a_finished_run_is_found_again_without_touching_a_file(tmp_path):
 
 @pytest.mark.parametrize("began", ["0", "1"])
 def test_a_run_goes_on_in_the_precision_in_which_it_began_also_on_another_machine(began, tmp_path, monkeypatch):
-    run, said, lines = quick("simclr"), {"0": "fp32", "1": "bf16"}, []
+    run, precisions, lines = quick("simclr"), {"0": "fp32", "1": "bf16"}, []
     monkeypatch.setenv("HARDLAB_BF16", began)
     whole = train.train(run, tmp_path / "whole", say=lambda line: None)
     monkeypatch.setattr(meters.Rate, "tick", stopping_at(3))
@@ -43,12 +43,12 @@ def test_a_run_goes_on_in_the_precision_in_which_it_began_also_on_another_machin
     file = tmp_path / "parts" / run.id / "manifest.json"
     file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "precision"}))
     parts = train.train(run, tmp_path / "parts", say=lines.append)
-    assert [run_folder.manifest(p)["precision"] for p in (whole, parts)] == [said[began]] * 2
-    assert run_folder.manifest(other)["precision"] == said["10"[int(began)]]
+    assert [run_folder.manifest(p)["precision"] for p in (whole, parts)] == [precisions[began]] * 2
+    assert run_folder.manifest(other)["precision"] == precisions["10"[int(began)]]
     assert {run_folder.manifest(p)["config"]["precision"] for p in (whole, parts, other)} == {"auto"}
     assert same(learned(whole), learned(parts)) and rows(whole) == rows(parts)
     assert rows(whole) != rows(other)
-    assert any(f"stays in {said[began]}, as it began" in line for line in lines)
+    assert any(f"stays in {precisions[began]}, as it began" in line for line in lines)
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_keeps_its_precision(tmp_path, monkeypatch):
@@ -73,18 +73,18 @@ def test_a_manifest_from_before_there_was_auto_tells_its_precision_by_its_config
 def test_a_parent_that_another_process_trains_is_waited_for_and_then_taken_as_it_is(tmp_path, monkeypatch):
     parent = quick("simclr", epochs=1)
     child = quick("simsiam", epochs=1).with_({"parent": parent.model_dump(mode="json")})
-    other, said = run_folder.Folder(tmp_path, parent), []
+    other, lines = run_folder.Folder(tmp_path, parent), []
 
     def meanwhile(seconds):  # the other process ends its training while this one sleeps
-        if len(said) == 1:
+        if len(lines) == 1:
             other.close()
             train.train(parent, tmp_path, say=lambda text: None)
-            said.append("trained")
+            lines.append("trained")
 
     monkeypatch.setattr(train.time, "sleep", meanwhile)
-    path = train.train(child, tmp_path, say=said.append)
-    assert said[:2] == [f"{parent.id}: another process is training it; this one waits for that to end.", "trained"]
-    assert f"{parent.id}: already finished, nothing to do." in said
+    path = train.train(child, tmp_path, say=lines.append)
+    assert lines[:2] == [f"{parent.id}: another process is training it; this one waits for that to end.", "trained"]
+    assert f"{parent.id}: already finished, nothing to do." in lines
     assert run_folder.manifest(path)["parent"] == parent.id
 
 

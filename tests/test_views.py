@@ -78,7 +78,7 @@ def test_crop_boxes_are_distributed_as_those_of_torchvision(h: int, w: int, scal
     image = torch.empty(3, h, w)
     theirs = torch.tensor([RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3]) for _ in range(n)]).double()
     top, left, height, width = p[:, 2:6].unbind(1)
-    for mine, other in [
+    for ours, other in [
         (height * width, theirs[:, 2] * theirs[:, 3]),
         (width / height, theirs[:, 3] / theirs[:, 2]),
         (top, theirs[:, 0]),
@@ -86,15 +86,15 @@ def test_crop_boxes_are_distributed_as_those_of_torchvision(h: int, w: int, scal
         (top / (h - height + 1), theirs[:, 0] / (h - theirs[:, 2] + 1)),
         (left / (w - width + 1), theirs[:, 1] / (w - theirs[:, 3] + 1)),
     ]:
-        assert ks_2samp(mine.numpy(), other.numpy()).pvalue > 1e-3
+        assert ks_2samp(ours.numpy(), other.numpy()).pvalue > 1e-3
     assert (p[:, 2:4] + p[:, 4:6] <= p[:, :2]).all()
 
 
 def test_a_box_that_never_fits_becomes_the_central_crop_of_torchvision() -> None:
     for h, w in [(10, 100), (100, 10), (30, 32)]:
-        mine = draw(make(scale=(1.0, 1.0), ratio=(0.9, 0.91)), 50, h, w, 1)[:, 0, 2:6]
+        ours = draw(make(scale=(1.0, 1.0), ratio=(0.9, 0.91)), 50, h, w, 1)[:, 0, 2:6]
         theirs = RandomResizedCrop.get_params(torch.empty(3, h, w), [1.0, 1.0], [0.9, 0.91])
-        assert (mine == torch.tensor(theirs)).all()
+        assert (ours == torch.tensor(theirs)).all()
 
 
 def test_jitter_factors_are_distributed_as_those_of_torchvision() -> None:
@@ -220,8 +220,8 @@ def test_a_blur_wider_than_the_image_is_mirrored_again_and_again() -> None:
     wide = torch.nn.functional.pad(wide, (4, 4, 4, 4), mode="reflect")
     expected = F.gaussian_blur(wide, [23, 23], [2.0, 2.0])[..., 11:19, 11:19]
     p = row(32, 32, height=8, width=8, sigma=2.0)
-    found = Look(Augment(size=8, kernel=23), (0, 0, 0), (1, 1, 1)).apply(raw, p)[:, 0]
-    assert torch.allclose(found, expected, atol=1e-5)
+    rendered = Look(Augment(size=8, kernel=23), (0, 0, 0), (1, 1, 1)).apply(raw, p)[:, 0]
+    assert torch.allclose(rendered, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("crop", ["first", "last"])
@@ -294,12 +294,12 @@ def test_the_gradient_is_that_of_torchvision() -> None:
     raw = (raw + torch.rand_like(raw) * 0.05).requires_grad_()
     weight = torch.rand(4, 2, 3, 24, 24, dtype=torch.double)
     p[..., AT["hue"]] = 0
-    (mine,) = torch.autograd.grad((look.apply(raw, p) * weight).sum(), raw)
+    (ours,) = torch.autograd.grad((look.apply(raw, p) * weight).sum(), raw)
     theirs = torch.stack(
         [torch.stack([torchvision_view(raw[i], p[i, j], look, 24) for j in range(2)]) for i in range(4)]
     )
     (other,) = torch.autograd.grad((theirs * weight).sum(), raw)
-    assert torch.allclose(mine, other, atol=1e-6) and mine.abs().amax((1, 2, 3)).min() > 0
+    assert torch.allclose(ours, other, atol=1e-6) and ours.abs().amax((1, 2, 3)).min() > 0
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])

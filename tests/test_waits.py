@@ -176,13 +176,13 @@ def kinds() -> dict[str, bool]:
         key = json.dumps([parts, run["optim"]["name"], bool(run["local"])], sort_keys=True)
         if key not in first:
             first[key] = name
-    found = {}
+    labels = {}
     for name in first.values():
         run = recipes.recipe(name, "smoke")
         system = " ".join([run.method.name, *(h.name for h in run.hard)])
-        found[name] = system not in systems
+        labels[name] = system not in systems
         systems.add(system)
-    return found
+    return labels
 
 
 def started(name: str, folder: Path, patch: pytest.MonkeyPatch, device: str = "cpu") -> tuple[train.Session, Logger]:
@@ -231,22 +231,22 @@ def test_the_first_step_of_a_later_epoch_waits_nowhere_either(tmp_path, monkeypa
 
 @pytest.mark.gpu
 def test_on_a_gpu_torch_sees_no_step_wait_that_is_not_logged(tmp_path, monkeypatch):
-    seen = {}
+    waiting = {}
     for name in kinds():
         session, log = started(name, tmp_path / name, monkeypatch, "cuda")
         batches = session.batches()
         log.step(train.step(session, next(batches)))
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            with warnings.catch_warnings(record=True) as said:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 for _ in range(STEPS):
                     log.step(train.step(session, next(batches)))
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        waits = {f"{Path(w.filename).name}:{w.lineno}" for w in said if "synchroniz" in str(w.message)}
-        seen |= {name: sorted(waits)} if waits else {}
-    assert seen == {}
+        waits = {f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)}
+        waiting |= {name: sorted(waits)} if waits else {}
+    assert waiting == {}
 
 
 class Curious(Hard):

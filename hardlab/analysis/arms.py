@@ -64,9 +64,13 @@ Over = Literal["mean", "first", "last", "rise", "later", "late", "early", "sprea
 class Measure(BaseModel):
     """A quantity of a run, read from a table.
 
-    table: its name. where: column -> value of the rows to read. rows: for evaluations, (protocol, metric) pairs, of
-    which the first that was measured counts. value: the column to read. over: how the epochs of a run become one
-    number, a key of ``claims.OVER``. on: the data set of a transfer, "" for the training set. per: the unit of a cost.
+    table: its name.
+    where: column -> value of the rows to read.
+    rows: for evaluations, (protocol, metric) pairs, of which the first that was measured counts.
+    value: the column to read.
+    over: how the epochs of a run become one number, a key of ``claims.OVER``.
+    on: the data set of a transfer, "" for the training set.
+    per: the unit of a cost.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -92,12 +96,15 @@ class Measure(BaseModel):
 class Arm(NamedTuple):
     """Our runs of one recipe with the same overrides, of any seeds.
 
-    recipe: its name. changes: overrides as on the command line, e.g. (("method.tau", 0.999),); a run with other values
-    of these, another method or other strategies belongs to another arm. wider: factor of the channels of the rung's
-    network. trained: data set and share, e.g. ("CIFAR-10", "20 %"). budget: 0 for the recipe's own training length,
-    -1 for the longest run that is at least ``LONG`` times as long. minus: a second recipe; the value is then the
-    difference, paired by seed. sets: the loaders' names of the data sets that count; empty = any. longer: training
-    length as a multiple of the recipe's.
+    recipe: its name.
+    changes: overrides as on the command line, e.g. (("method.tau", 0.999),); a run with other values of these, another
+        method or other strategies belongs to another arm.
+    wider: factor of the channels of the rung's network.
+    trained: data set and share, e.g. ("CIFAR-10", "20 %").
+    budget: 0 for the recipe's own training length, -1 for the longest run of at least ``LONG`` times that.
+    minus: a second recipe; the value is then the difference, paired by seed.
+    sets: the loaders' names of the data sets that count; empty = any.
+    longer: training length as a multiple of the recipe's.
     """
 
     recipe: str

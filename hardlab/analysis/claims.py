@@ -151,9 +151,12 @@ class Side(_Strict):
 class Test(_Strict):
     """A named test with its threshold, in the published unit.
 
-    greater, less: first arm minus second, against ``margin``. above, below: the arm, or the ratio or difference of two,
-    or the difference of the differences of four (``gain``), against ``value``. equal_within: the whole interval within
-    ``margin`` of ``value``. ordering: every arm above the next. largest: the first arm above every other.
+    greater, less: first arm minus second, against ``margin``.
+    above, below: the arm, or the ratio or difference of two, or the difference of the differences of four (``gain``),
+        against ``value``.
+    equal_within: the whole interval within ``margin`` of ``value``.
+    ordering: every arm above the next.
+    largest: the first arm above every other.
     """
 
     __test__ = False  # nothing for pytest
@@ -172,9 +175,12 @@ class Test(_Strict):
 class Claim(_Strict):
     """A statement of a paper: its place, published value, measure, and the rung from which it is testable.
 
-    data: the sets that count for it, of which commands use the first; empty = any. headline: whether it is a main
-    result of the paper, which needs ``HEADLINE_SEEDS``. note: what a reader must know about the test. cannot: why no
-    run can judge it. Raises HardlabError on load for names that do not exist.
+    data: the sets that count for it, of which commands use the first; empty = any.
+    headline: whether it is a main result of the paper, which needs ``HEADLINE_SEEDS``.
+    note: what a reader must know about the test.
+    cannot: why no run can judge it.
+
+    Raises HardlabError on load for names that do not exist.
     """
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
@@ -205,9 +211,7 @@ class Claim(_Strict):
         if len(self.arms) < 3 if self.test.name in ("ordering", "largest") else len(self.arms) != arity:
             raise HardlabError(f"Claim '{self.id}': {len(self.arms)} arms do not fit the test '{self.test.name}'.")
         if (self.test.name in ("above", "below", "equal_within")) != (self.test.value is not None):
-            raise HardlabError(
-                f"Claim '{self.id}': above, below and equal_within are held against a value, other tests against none."
-            )
+            raise HardlabError(f"Claim '{self.id}': above, below and equal_within need a value, other tests take none.")
         if self.test.name == "equal_within" and not self.test.margin > 0:
             raise HardlabError(f"Claim '{self.id}': equal_within needs a margin above 0, not {self.test.margin:g}.")
         for side in self.arms:
@@ -408,7 +412,7 @@ def judge(test: Test, arms: Sequence[np.ndarray], least: int = SEEDS) -> Finding
     quantity = quantity[np.isfinite(quantity)]
     ours = interval(quantity)
     threshold = test.margin if test.value is None else test.value
-    if test.name == "equal_within":  # held against the nearer edge
+    if test.name == "equal_within":  # compared with the nearer edge
         threshold += test.margin if ours.mean > threshold else -test.margin
     if ours.n < least:
         return Finding(NO_SEEDS, ours, _too_few(ours, least), quantity, threshold)

@@ -17,10 +17,10 @@ def lowest_iou_share(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Per run and epoch, how often the selected pair is the one with the lowest IoU (HVS Fig. 3 left, Fig. 4 right).
 
     frame: a view log with at least two candidates per image. Returns run, epoch, images, share, chance = 1/C, control,
-    tied. If T pairs of an image tie for the lowest IoU (small crops often do not overlap), selecting one of them
-    counts 1/T, the expectation of random tie-breaking, so a selection that ignores the IoU has the expected share
-    ``chance``. tied: the share of images with a tie. control: the share for one pair drawn per image by a hash of
-    ``seed``, step and index, that is chance measured on these images. HardlabError for a log without selection.
+    tied. If T pairs of an image tie for the lowest IoU (small crops often do not overlap), selecting one of them counts
+    1/T, the expectation of random tie-breaking, so a selection that ignores the IoU has the expected share ``chance``.
+    tied: the share of images with a tie. control: the share for one pair drawn per image by a hash of ``seed``, step
+    and index, that is chance measured on these images. Raises HardlabError for a log without selection.
     """
     keys, values = viewlog.wide(_with_iou(frame), "iou", "chosen")
     iou = values["iou"]

@@ -87,9 +87,10 @@ def _bank(step: int, kept: dict[str, np.ndarray]) -> Bank:
 def microscope(bank: Bank, quantile: float = 0.95) -> pd.DataFrame:
     """A row per negative: norm, age, hardness, distance, outlier, query.
 
-    query: row in the data set of the nearest query. hardness, distance: cosine with and Euclidean distance to that
-    query. outlier: whether that distance exceeds the ``quantile`` of the queries' distances to their nearest other
-    query.
+    query: row in the data set of the nearest query.
+    hardness: cosine with that query.
+    distance: Euclidean distance to that query.
+    outlier: whether that distance exceeds the ``quantile`` of the queries' distances to their nearest other query.
     """
     nearest = (bank.negatives @ bank.queries.T).argmax(1)
     hardness = (bank.negatives * bank.queries[nearest]).sum(1)
@@ -109,23 +110,25 @@ def microscope(bank: Bank, quantile: float = 0.95) -> pd.DataFrame:
 def outliers(run_dirs: Sequence[Path | str], quantile: float = 0.95, resamples: int = 1000) -> pd.DataFrame:
     """The outlier score of AdCo's Figure 2: a row per run and snapshot, with run and step.
 
-    share: of the negatives that are outliers (``microscope``); chance: 1 - quantile, the expected share for a sample
-    of the queries themselves. lo, hi: 95 % bootstrap over negatives and over the queries' distances. norm, age,
-    hardness, distance: medians over the negatives. query_distance: median distance of a query to its nearest other
-    one. negatives, queries: numbers of each.
+    share: of the negatives that are outliers (``microscope``).
+    chance: 1 - quantile, the expected share for a sample of the queries themselves.
+    lo, hi: 95 % bootstrap over negatives and over the queries' distances.
+    norm, age, hardness, distance: medians over the negatives.
+    query_distance: median distance of a query to its nearest other one.
+    negatives, queries: numbers of each.
     """
     out = []
     for run_dir in run_dirs:
         for bank in banks(run_dir):
-            seen, between = microscope(bank, quantile), _between_queries(bank)
+            table, between = microscope(bank, quantile), _between_queries(bank)
             rng = np.random.default_rng(0)
-            shares = [_share(rng.choice(seen["distance"], len(seen)), rng.choice(between, len(between)), quantile)
+            shares = [_share(rng.choice(table["distance"], len(table)), rng.choice(between, len(between)), quantile)
                       for _ in range(resamples)]  # fmt: skip
             lo, hi = np.quantile(shares, [0.025, 0.975]) if resamples else (np.nan, np.nan)
             out.append(
-                {"run": Path(run_dir).name, "step": bank.step, "share": seen["outlier"].mean(), "lo": lo, "hi": hi,
-                 "chance": 1 - quantile, **seen[["norm", "age", "hardness", "distance"]].median(),
-                 "query_distance": np.median(between), "negatives": len(seen), "queries": len(between)}
+                {"run": Path(run_dir).name, "step": bank.step, "share": table["outlier"].mean(), "lo": lo, "hi": hi,
+                 "chance": 1 - quantile, **table[["norm", "age", "hardness", "distance"]].median(),
+                 "query_distance": np.median(between), "negatives": len(table), "queries": len(between)}
             )  # fmt: skip
     return pd.DataFrame(out)
 
@@ -235,8 +238,12 @@ def scores(run_dir: Path | str, root: Path | str | None = None) -> pd.DataFrame:
     except HardlabError:
         return table.reindex(columns=list(SCORES))
     hardest, every = false_negatives(last, real, resamples=1)["share"]
-    seen = {"false_hardest": hardest, "false_all": every, "nearest_real": nearest_real(last, real)["cosine"].median()}
-    table.loc[table["step"] == last.step, list(seen)] = list(seen.values())
+    numbers = {
+        "false_hardest": hardest,
+        "false_all": every,
+        "nearest_real": nearest_real(last, real)["cosine"].median(),
+    }
+    table.loc[table["step"] == last.step, list(numbers)] = list(numbers.values())
     return table.reindex(columns=list(SCORES))
 
 
@@ -295,8 +302,8 @@ def tsne(
 
     With one job the result is deterministic. start: places (N,2) to start from, instead of the first two principal
     components and 250 steps of early exaggeration. Fewer than ``_FEW`` points, and points that would collapse to one
-    place, skip the exaggeration. The perplexity is at most a third of the number of other points. HardlabError for
-    fewer than 4 points, numbers that are not finite, points that are all equal, and layouts without extent.
+    place, skip the exaggeration. The perplexity is at most a third of the number of other points. Raises HardlabError
+    for fewer than 4 points, numbers that are not finite, points that are all equal, and layouts without extent.
     """
     import openTSNE
 

@@ -70,11 +70,11 @@ def _pixels(manifest: Mapping[str, Any], views: pd.DataFrame, root: Path | str |
     params = torch.from_numpy(views[list(PARAMS)].to_numpy(np.float32)).reshape(len(first), n, -1)
     batch = next(iter(images.batches(torch.tensor(first["index"].to_numpy(np.int64))[None])))
     mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (run.pixel_mean, run.pixel_std))
-    seen = look.apply(batch.raw, params)  # (R,N,3,S,S)
-    if seen.shape[-1] > CELL:
-        seen = look.apply(batch.raw, params, CELL)
-    size = seen.shape[-1]
-    shown = ((seen * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
+    pixels = look.apply(batch.raw, params)  # (R,N,3,S,S)
+    if pixels.shape[-1] > CELL:
+        pixels = look.apply(batch.raw, params, CELL)
+    size = pixels.shape[-1]
+    shown = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
     strip = np.full((len(first) * size, (1 + n) * size, 3), 255, np.uint8)
     for row in range(len(first)):
         h, w = batch.sizes[row].tolist()

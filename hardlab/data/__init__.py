@@ -76,20 +76,24 @@ def load(
 ) -> Images:
     """Load a data set by its name in SETS, or ``folder:<path>`` for a folder of images (docs/data.md).
 
-    root: the folder of its files; default: ``HARDLAB_DATA``, else the user's cache. Nothing is downloaded if
-    ``HARDLAB_OFFLINE`` is set.
-    classes: a list of class names, or the path of a text file with one per line; label i is its i-th line.
+    split: "train", "test" or, where the set has one, "val".
+    root: the folder of its files; None = ``HARDLAB_DATA``, or else the user's cache. Nothing is downloaded if
+        ``HARDLAB_OFFLINE`` is set.
     fraction: share of each class, chosen by ``subset_seed`` alone, before looking for broken images.
-    on_broken: "error" raises HardlabError naming the path when the image is decoded; "skip" decodes every file once
-    at load (cached in the data root), leaves broken ones out, lists them in ``.skipped``, and raises HardlabError if
-    they are more than ``broken_share`` of all.
+    subset_seed: seed of that choice.
+    classes: a list of class names, or the path of a text file with one per line; label i is its i-th line.
+    device: where images that stay in memory lie.
+    on_broken: "error" raises HardlabError naming the path when the image is decoded; "skip" decodes every file once at
+        load (cached in the data root), leaves out the broken ones and lists them in ``.skipped``.
+    broken_share: the largest share of broken images that "skip" accepts; raises HardlabError above it.
     held_out: share of each class of the training images, at least one of two, that is the test split and never trained
-    on; 0 = the set's own test split. It is held out before ``fraction`` is taken, and the same at every call.
-    size: fit every image to size x size pixels (centred square); default: the set's own size, with images that have
-    a side above ``max_side`` shrunk to it. Images of one size up to 96 pixels (below 2 GiB together) stay in memory
-    on ``device``; others are decoded by ``workers`` processes.
-    dry: read just enough to know the number, sizes and labels of the images: large ones are not decoded, and a set
-    that would have to be downloaded raises ``data.base.Absent``.
+        on; 0 = the set's own test split. It is held out before ``fraction`` is taken, and the same at every call.
+    workers: number of processes that decode images which do not stay in memory.
+    max_side: the largest side in pixels of an image at the set's own size; larger images are shrunk to it.
+    size: fit every image to size x size pixels (centred square); None = the set's own size. Images of one size up to 96
+        pixels (below 2 GiB together) stay in memory.
+    dry: read only the number, sizes and labels of the images: large ones are not decoded, and a set that would have to
+        be downloaded raises ``data.base.Absent``.
     options: those of the set's own function, such as count, seed and objects of "shapes".
     """
     from hardlab.data.base import build, hold_out, nearest, staying_offline

@@ -323,7 +323,7 @@ def _entries(content: Any, part: str, needed: tuple[str, ...]) -> list[dict[str,
             if not fits or isinstance(value, bool):
                 raise _NotCoco(f"{key} of entry {i} of {part} is {_short(value)}.")
     for key in needed:
-        _once((e[key] for e in content[part]), f"{key} {{}} is there twice among its {part}.")
+        _once((e[key] for e in content[part]), f"{key} {{}} occurs twice among its {part}.")
     if not needed:
         return content[part]
     # numbers before texts: they do not compare
@@ -334,7 +334,7 @@ def _listed(content: Any, folder: Path) -> Source:
     categories = _entries(content, "categories", ("id", "name"))
     images = _entries(content, "images", ("id", "file_name"))
     annotations = _entries(content, "annotations", ())
-    _once((a["id"] for a in annotations if isinstance(a.get("id"), (int, str))), "annotation {} is there twice.")
+    _once((a["id"] for a in annotations if isinstance(a.get("id"), (int, str))), "annotation {} occurs twice.")
     label = {c["id"]: i for i, c in enumerate(categories)}
     of_image: dict[Any, list[tuple[str, dict[str, Any]]]] = {i["id"]: [] for i in images}
     for i, a in enumerate(annotations):
@@ -448,7 +448,7 @@ def _masks(o: ImageObjects, height: int, width: int) -> np.ndarray:
         if isinstance(outline, list):
             runs = rle.merge(rle.frPyObjects([p.astype(float).tolist() for p in outline], height, width))
         else:
-            assert outline is not None  # masks are there where each object has an outline
+            assert outline is not None  # a source has masks only if each object has an outline
             runs = rle.frPyObjects(_runs(o.called[i], outline, height, width), height, width)
         masks[i] = rle.decode(runs)
     return masks

@@ -140,11 +140,14 @@ def cached(
 class Source:
     """The result of a data set's function: pixels or paths, with labels.
 
-    pixels: (N,H,W,3) uint8, or None if ``paths`` names N files. names: the name of each row, in the digest and in
-    messages. targets: (N,) int64, -1 = no label. multi_hot: (N,C) int8, 1 present, 0 absent, -1 present only as
-    difficult or crowd (not counted by the VOC protocol). annotate(i): labels (n,), boxes (n,4), other annotations of
-    each object, and full (2,) = height and width of the image that the boxes refer to. side: the size to which images
-    are fitted by default, None = none. dropped: a sentence for each missing object of the annotations, with the reason.
+    pixels: (N,H,W,3) uint8, or None if ``paths`` names N files.
+    names: the name of each row, in the digest and in messages.
+    targets: (N,) int64, -1 = no label.
+    multi_hot: (N,C) int8, 1 present, 0 absent, -1 present only as difficult or crowd (not counted by the VOC protocol).
+    annotate: i -> labels (n,), boxes (n,4), other annotations of each object, and full (2,) = height and width of the
+        image that the boxes refer to.
+    side: the size to which images are fitted by default, None = none.
+    dropped: a sentence for each missing object of the annotations, with the reason.
     """
 
     classes: tuple[str, ...]
@@ -307,10 +310,14 @@ def _fitted(masks: Tensor, height: int, width: int, scale: Tensor, margin: Tenso
 class Images(ABC):
     """A data set of N uint8 images with labels, read in any order.
 
-    name, split: of the data set. classes: class names in label order. targets: (N,) int64, -1 for no label. names: the
-    name of each row. multi_hot: (N,C) int8 for sets with several labels per image (1, 0, -1 = difficult only), else
-    None. in_memory: whether all pixels are on the device. skipped: paths of broken images left out under policy
-    "skip". dropped: a sentence for each missing object of the set's annotations, with the reason.
+    name, split: of the data set.
+    classes: class names in label order.
+    targets: (N,) int64, -1 for no label.
+    names: the name of each row.
+    multi_hot: (N,C) int8 for sets with several labels per image (1, 0, -1 = difficult only), else None.
+    in_memory: whether all pixels are on the device.
+    skipped: paths of broken images left out under policy "skip".
+    dropped: a sentence for each missing object of the set's annotations, with the reason.
     """
 
     in_memory: bool
@@ -380,8 +387,8 @@ class Images(ABC):
 
         image (3,H,W) uint8; labels (n,) int64; boxes (n,4) float32 x0,y0,x1,y1 in pixels of the loaded (shrunk or
         fitted) image, x1 and y1 exclusive; and, depending on the set, masks (n,H,W) bool, difficult (n,) bool or crowd
-        (n,) bool. Objects of other classes, or smaller than a pixel, are left out. HardlabError if the set has no
-        annotations.
+        (n,) bool. Objects of other classes, or smaller than a pixel, are left out. Raises HardlabError if the set has
+        no annotations.
         """
         if self._annotate is None:
             raise HardlabError(f"{self.name} has no boxes: load 'shapes', 'voc2007', 'voc2012' or 'coco' for scenes")
@@ -400,8 +407,8 @@ class Images(ABC):
         out["boxes"] = boxes.clamp(min=torch.zeros(4), max=torch.tensor([width, height] * 2).float())
         out["labels"] = torch.from_numpy(self._label_map)[out["labels"]]
         x0, y0, x1, y1 = out["boxes"].unbind(1)
-        seen = (out["labels"] >= 0) & (x1 - x0 >= 1) & (y1 - y0 >= 1)
-        return {"image": batch.raw[0, :, :height, :width], **{name: a[seen] for name, a in out.items()}}
+        visible = (out["labels"] >= 0) & (x1 - x0 >= 1) & (y1 - y0 >= 1)
+        return {"image": batch.raw[0, :, :height, :width], **{name: a[visible] for name, a in out.items()}}
 
 
 class Pixels(Images):
@@ -495,8 +502,8 @@ class Files(Images):
 def class_list(classes: Sequence[str] | str | os.PathLike[str], known: Sequence[str]) -> list[str]:
     """The class names of a subset, from a list or a text file with one per line.
 
-    In a file, blank lines and # lines are skipped, and text after the first word is ignored if only the first word is
-    a class. HardlabError for an unknown class, a class named twice, or no class.
+    In a file, blank lines and # lines are skipped, and text after the first word is ignored if only the first word is a
+    class. Raises HardlabError for an unknown class, a class named twice, or no class.
     """
     if isinstance(classes, (str, os.PathLike)):
         try:
@@ -531,7 +538,7 @@ def stratified(targets: np.ndarray, fraction: float, seed: int, classes: Sequenc
     """Rows, ascending, of a class-balanced subset: round(fraction * n) of each class of n images.
 
     The choice depends only on the labels, the seed and the fraction; the rows of a smaller fraction are a subset of
-    those of a larger one. HardlabError if a class would have no image.
+    those of a larger one. Raises HardlabError if a class would have no image.
     """
     if not 0 < fraction <= 1:
         raise HardlabError(f"fraction must be above 0 and at most 1, not {fraction}")
@@ -553,8 +560,8 @@ def stratified(targets: np.ndarray, fraction: float, seed: int, classes: Sequenc
 def hold_out(source: Source, share: float, split: str) -> Source:
     """The training images without a share of each class, or, for the split test or val, that share.
 
-    A class of n images gives round(share * n) of them, at least 1, and keeps at least 1. HardlabError if nothing can be
-    held out.
+    A class of n images gives round(share * n) of them, at least 1, and keeps at least 1. Raises HardlabError if nothing
+    can be held out.
     """
     choose("split", split, ("train", "test", "val"))
     chosen: list[int] = []

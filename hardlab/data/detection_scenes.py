@@ -22,8 +22,8 @@ class Scenes:
     """Scenes of one or several sets in sequence, in the form that a detector takes.
 
     Example i: pixels (3,H,W) float32 in [0,1]; boxes (n,4), labels (n,) from 1 on, and masks (n,H,W), difficult (n,),
-    crowd (n,) if the set has them. rows: the scenes to use; None = all. HardlabError if a set has no boxes, lacks masks
-    that ``masks`` asks for, or has other classes than the first one.
+    crowd (n,) if the set has them. rows: the scenes to use; None = all. Raises HardlabError if a set has no boxes,
+    lacks masks that ``masks`` asks for, or has other classes than the first one.
     """
 
     def __init__(self, sets: Sequence[Images], *, masks: bool = False, rows: Sequence[int] | None = None) -> None:

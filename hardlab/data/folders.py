@@ -93,7 +93,7 @@ def _entries(where: Path) -> tuple[list[str], list[str]]:
     """Names of the subfolders of ``where``, real ones before links, and of its images.
 
     ``__MACOSX`` and names that begin with a dot (``.ipynb_checkpoints``, ``._x.jpg``) are ignored: programs made them.
-    HardlabError for a folder that cannot be read, because its images would be missing silently.
+    Raises HardlabError for a folder that cannot be read, because its images would be missing silently.
     """
     folders: list[str] = []
     links: list[str] = []

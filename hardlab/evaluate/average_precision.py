@@ -36,8 +36,8 @@ class AveragePrecision:
         """Add the detections and annotations of one image.
 
         predicted: boxes (n,4) xyxy, labels (n,), scores (n,), and for "segm" masks (n,H,W) bool. true: boxes, labels,
-        and, if known, masks, difficult (m,), crowd (m,). Areas are those of the masks if there are any. HardlabError
-        for numbers that are not finite.
+        and, if known, masks, difficult (m,), crowd (m,). Areas are those of the masks if there are any. Raises
+        HardlabError for numbers that are not finite.
         """
         for what, objects in (("detections", predicted), ("annotations", true)):
             if not all(objects[k].isfinite().all() for k in ("boxes", "scores") if k in objects):

@@ -44,7 +44,7 @@ def tune(
 
     BN uses batch statistics, which on one device equal those of SyncBN over several. As in Detectron2, norm parameters
     do not decay, crowds are left out and difficult objects are kept. generator: draws the order and the flips; regions
-    are sampled from torch's global generator. HardlabError if the loss is not finite.
+    are sampled from torch's global generator. Raises HardlabError if the loss is not finite.
     """
     for name, value in (("iterations", iterations), ("batch_size", batch_size)):
         if value < 1:
@@ -70,13 +70,13 @@ def tune(
         for group in opt.param_groups:
             group["lr"] = rate(step, lr, steps, warmup)
         mirrored = torch.rand(batch_size, generator=generator) < 0.5
-        seen = [flipped(x, t) if m else (x, t) for (x, t), m in zip(batch, mirrored.tolist())]
-        targets = [{k: v.to(device) for k, v in without_crowd(t).items()} for _, t in seen]
+        views = [flipped(x, t) if m else (x, t) for (x, t), m in zip(batch, mirrored.tolist())]
+        targets = [{k: v.to(device) for k, v in without_crowd(t).items()} for _, t in views]
         if scenes.masks:
             targets = [t | {"masks": t["masks"].to(torch.uint8)} for t in targets]
         else:
             targets = [{k: v for k, v in t.items() if k != "masks"} for t in targets]
-        loss = torch.stack(list(model([x.to(device) for x, _ in seen], targets).values())).sum()
+        loss = torch.stack(list(model([x.to(device) for x, _ in views], targets).values())).sum()
         losses.append(loss.item())
         if not np.isfinite(losses[-1]):
             raise HardlabError(f"the detector diverged in iteration {step + 1} at lr={lr}: lower it.")
@@ -107,9 +107,12 @@ def detect(
 ) -> Detection:
     """Fine-tune a copy of a backbone as a detector and test it; ``net`` does not change.
 
-    net: a run's backbone, on the device to use. mean, std: of its pixels. options: all those of an entry of
-    ``published.DETECTION``. seed: decides everything random, so that every backbone gets the same scenes, regions and
-    new layers. HardlabError for a backbone without stages, sets without boxes or masks, and options that do not fit.
+    net: a run's backbone, on the device to use.
+    mean, std: of its pixels.
+    options: all those of an entry of ``published.DETECTION``.
+    seed: decides everything random, so that every backbone gets the same scenes, regions and new layers.
+
+    Raises HardlabError for a backbone without stages, sets without boxes or masks, and options that do not fit.
     """
     o = dict(options)
     masks = o["predict"] == "masks"

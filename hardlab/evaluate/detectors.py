@@ -138,13 +138,16 @@ def detector(
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
 ) -> FasterRCNN:
-    """Faster R-CNN, or Mask R-CNN with ``predict="masks"``, around the modules of a backbone.
+    """Faster R-CNN, or Mask R-CNN with ``predict="masks"``, around the modules of a backbone; loads no weights.
 
     neck: "c4" proposes on the second last stage and uses the last one as head, with BN on its output unless
-    ``res5_norm="none"`` (MoCo, arXiv 1911.05722, App. B); "fpn" is torchvision's pyramid and two-layer head. tuned:
-    "heads" freezes the backbone, BN in eval mode. anchors: sides in pixels, three shapes each; with "fpn" one per
-    level. rois: regions per image to train the head on. scales, max_side: ``min_size`` and ``max_size`` of
-    torchvision. No weights are loaded. HardlabError for a backbone without stages and for options that do not fit.
+        ``res5_norm="none"`` (MoCo, arXiv 1911.05722, App. B); "fpn" is torchvision's pyramid and two-layer head.
+    tuned: "heads" freezes the backbone, BN in eval mode.
+    anchors: sides in pixels, three shapes each; with "fpn" one per level.
+    rois: regions per image to train the head on.
+    scales, max_side: ``min_size`` and ``max_size`` of torchvision.
+
+    Raises HardlabError for a backbone without stages and for options that do not fit.
     """
     for option, given in (("predict", predict), ("neck", neck), ("res5_norm", res5_norm), ("tuned", tuned)):
         if given not in CHOICES[option]:

@@ -56,9 +56,13 @@ def extract(
     """Features (N,D) float32 and targets (N,) of every image, by a frozen ``encode`` of un-augmented pixels.
 
     encode: (B,3,S,S) channels_last -> (B,D), usually ``method.backbone``; every module that it runs is in eval mode
-    meanwhile. size: side S of the pixels; None = the look's own. precision: of the network, "fp32" or "bf16"
-    (autocast). crop: the whole image, or the centred square of 224 / 256 of its shorter side. rows: rows (N,) of the
-    data set instead of all. The results are on the device of the batches. HardlabError.
+        meanwhile.
+    size: side S of the pixels; None = the look's own.
+    precision: of the network, "fp32" or "bf16" (autocast).
+    crop: the whole image, or the centred square of 224 / 256 of its shorter side.
+    rows: rows (N,) of the data set; None = all.
+
+    The results are on the device of the batches. Raises HardlabError.
     """
     if precision not in ("fp32", "bf16"):
         raise HardlabError(f"precision is 'fp32' or 'bf16', not {precision!r}.")

@@ -65,7 +65,7 @@ def finetune(
 
     lr of the network and head_lr of the classifier (None = the same) are per 256 images and follow one schedule, set
     once per epoch. size, crop: of the pixels, as in ``extract``. seed: decides everything random. ``net`` does not
-    change. HardlabError if a label is missing, the classes of the two parts differ, or training diverges.
+    change. Raises HardlabError if a label is missing, the classes of the two parts differ, or training diverges.
     """
     classes = _classes(train, test)
     seed, epochs, batch_size, lr = check_training(optimizer, schedule, seed, epochs, batch_size, lr)

@@ -37,8 +37,8 @@ def knn(
     """Top-1 accuracy for each k of ``ks``: neighbours vote with weight exp(cosine / temperature).
 
     train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). Ties go to the neighbour with the lower row and to the lower
-    class, so the result does not depend on tiles or threads. HardlabError if a k is larger than N. HVS; Wu et al. 2018,
-    Sec. 3.4.
+    class, so the result does not depend on tiles or threads. Raises HardlabError if a k is larger than N. HVS; Wu et
+    al. 2018, Sec. 3.4.
     """
     classes = check_features(train_f, train_y, test_f, test_y)
     ks = _checked(ks, len(train_f))

@@ -56,9 +56,12 @@ _TILE = 2**20  # numbers in a tile of features: 4 MiB, still in cache when the g
 class Probe(NamedTuple):
     """A trained linear classifier: scores of f (N,D) are ``f @ weight.T + bias``.
 
-    weight (C,D), bias (C,). top1, top5: accuracy on the test features after each epoch (``lbfgs``: at the optimum);
-    top5 is empty below 6 classes. objective: final mean cross entropy on the training features plus the penalty, if
-    there is one. steps: number of updates.
+    weight: (C,D).
+    bias: (C,).
+    top1, top5: accuracy on the test features after each epoch (``lbfgs``: at the optimum); top5 is empty below 6
+        classes.
+    objective: final mean cross entropy on the training features plus the penalty, if there is one.
+    steps: number of updates.
     """
 
     weight: Tensor
@@ -91,7 +94,7 @@ def linear_probe(
     train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). The defaults are the public ones for CIFAR (moco's colab
     notebook, PatrickHua/SimSiam, hvp): SGD with momentum 0.9, rate ``lr * batch_size / 256``, no decay, cosine.
     final_lr: the end of the schedule instead of 0, scaled like ``lr``. fresh: returns an epoch's features of newly
-    augmented views; None = the cached ``train_f``. seed: decides everything random. HardlabError if the probe
+    augmented views; None = the cached ``train_f``. seed: decides everything random. Raises HardlabError if the probe
     diverges, or the features are too small to train on.
     """
     classes = check_features(train_f, train_y, test_f, test_y)
@@ -145,7 +148,7 @@ def check_training(
 def held_out(labels: Tensor, share: float = 0.1) -> tuple[Tensor, Tensor]:
     """Split rows into those to train on and those to choose a setting on: ``share`` of each class, at least one of two.
 
-    labels (N,). Both results are ascending and the same at every call. HardlabError if nothing can be held out.
+    labels (N,). Both results are ascending and the same at every call. Raises HardlabError if nothing can be held out.
     """
     out = []
     for c in labels.unique():
@@ -175,8 +178,8 @@ def lbfgs(
 
     train_f (N,D), train_y (N,), test_f (Q,D), test_y (Q,). Minimises mean cross entropy + |weight|² / (2 c N), the
     objective of scikit-learn's ``LogisticRegression(C=c)``, until no entry of the gradient that L-BFGS sees exceeds
-    ``tolerance`` or float32 shows no progress. HardlabError if that takes more than ``max_iter`` iterations, float32
-    stops short of the optimum, or features are so small that the penalty leaves only the class frequencies.
+    ``tolerance`` or float32 shows no progress. Raises HardlabError if that takes more than ``max_iter`` iterations,
+    float32 stops short of the optimum, or features are so small that the penalty leaves only the class frequencies.
 
     L-BFGS works on centred, whitened features. The objective is unchanged, because the bias absorbs the mean and the
     penalty applies to the weight of the original features; whitening only improves the conditioning. Columns of another
@@ -327,7 +330,7 @@ def accuracy(
 ) -> None:
     """Append the accuracy on (Q,D) features to ``top1``, and to ``top5`` if there are more than 5 classes.
 
-    frame: as in ``_framed``. HardlabError if scores overflow float32, because infinities cannot be ranked.
+    frame: as in ``_framed``. Raises HardlabError if scores overflow float32, because infinities cannot be ranked.
     """
     one = five = 0
     for tile, true in _tiles(x, y, len(bias), frame):

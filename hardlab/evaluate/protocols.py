@@ -45,9 +45,11 @@ class Row(TypedDict):
 class Task:
     """A network and a data set to evaluate; only what a protocol asks for is computed.
 
-    features(blocks): frozen features of plain images; for a ViT, of the last ``blocks`` side by side. net, look, train,
-    test: the network and the images, None if only features exist. size: pixels; None = the look's own. crop,
-    precision: as in ``extract``. root: the folder of the data sets.
+    features: blocks -> frozen features of plain images; for a ViT, of the last ``blocks`` side by side.
+    net, look, train, test: the network and the images, None if only features exist.
+    size: pixels; None = the look's own.
+    crop, precision: as in ``extract``.
+    root: the folder of the data sets.
     """
 
     features: Callable[[int], Features]
@@ -258,14 +260,14 @@ def _tuned(
     """updates: the length of training, rounded to whole epochs, if epochs is None."""
     net, look, train, test = task.network()
     rows = labelled(train, labels, listing, task.root)
-    seen: dict[str, Any] = {"seed": seed, "size": task.size, "crop": task.crop, "precision": task.precision}
+    given: dict[str, Any] = {"seed": seed, "size": task.size, "crop": task.crop, "precision": task.precision}
 
     def tuned_on(settings: Mapping[str, Any], seen_rows: Tensor, tested: Part) -> Tuned:
         length = settings["epochs"]
         if length is None:
             length = max(1, round(updates / math.ceil(len(seen_rows) / max(1, batch_size))))
         more = {"lr": settings["lr"], "epochs": length, "batch_size": batch_size, **options}
-        return finetune(net, look, Part(train, seen_rows), tested, **seen, **more)
+        return finetune(net, look, Part(train, seen_rows), tested, **given, **more)
 
     def score(settings: Mapping[str, Any], rest: Tensor, kept: Tensor) -> float:
         return tuned_on(settings, rows[rest], Part(train, rows[kept])).top1[-1]
@@ -301,8 +303,8 @@ _SILENT: Mapping[str, Any] = {"final_lr": 0.0, "augment": "none", "blocks": 1, *
 def run_protocol(name: str, task: Task, seed: int = 0, **overrides: Any) -> Outcome:
     """Evaluate a task by a named protocol; returns a row per metric, each with the options of the protocol.
 
-    overrides: settings that replace published ones; the task decides network and data. HardlabError for an unknown
-    protocol or setting, and for data that cannot be evaluated.
+    overrides: settings that replace published ones; the task decides network and data. Raises HardlabError for an
+    unknown protocol or setting, and for data that cannot be evaluated.
     """
     options = settings(name, overrides, task.train.name if task.train else "")
     extracted = 0.0

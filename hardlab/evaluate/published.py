@@ -117,10 +117,12 @@ DETECTION: Mapping[str, Mapping[str, Any]] = {
 class Protocol(NamedTuple):
     """A published way of evaluating a network.
 
-    kind: the function in ``protocols``. settings: as published; exactly these may be overridden. needs: frozen
-    ``features``; frozen features of augmented ``views`` (the same if augment=none); the whole ``network``; or the
-    network and ``scenes`` from sets of the protocol's own. used_by: the papers that use it. by_data: settings that
-    differ on some sets.
+    kind: the function in ``protocols``.
+    settings: as published; exactly these may be overridden.
+    needs: frozen ``features``; frozen features of augmented ``views`` (the same if augment=none); the whole
+        ``network``; or the network and ``scenes`` from sets of the protocol's own.
+    used_by: the papers that use it.
+    by_data: settings that differ on some sets.
     """
 
     kind: str
@@ -350,7 +352,7 @@ def find(name: str) -> Protocol:
 def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[str, Any]:
     """The settings of a protocol on a data set: the published ones, replaced by ``overrides``.
 
-    Every protocol has those of ``PLACE`` too; None means as in the run. HardlabError for an unknown protocol or
+    Every protocol has those of ``PLACE`` too; None means as in the run. Raises HardlabError for an unknown protocol or
     setting, or a value of the wrong type.
     """
     protocol = find(name)

@@ -20,8 +20,8 @@ CURVE_KEY = (*KEY, "step", "classifier_epoch")  # the key of ``curves.jsonl``
 def append_rows(path: Path | str, rows: Iterable[Mapping[str, Any]], key: Sequence[str] = KEY) -> None:
     """Add rows to a ``results.jsonl``; a row replaces an earlier one with an equal ``key``.
 
-    The file is replaced atomically, and of two processes that add rows at once the second waits. HardlabError if the
-    file cannot be written, holds something else, or a value is not finite.
+    The file is replaced atomically, and of two processes that add rows at once the second waits. Raises HardlabError if
+    the file cannot be written, holds something else, or a value is not finite.
     """
     path = Path(path)
     new = [dict(row) for row in rows]

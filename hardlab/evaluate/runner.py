@@ -46,11 +46,13 @@ def evaluate_run(
 ) -> list[dict[str, Any]]:
     """Evaluate a run's network, and raw pixels if asked, by each protocol; returns the rows and adds them to its files.
 
-    names: the protocols. options: settings that replace published ones in all protocols; ``network`` names one of the
-    method's networks, or ``all``, instead of the first; ``data``, ``size`` and ``fraction`` choose other images.
-    pixels: also measure plain pixels by the protocols that need only features. checkpoints: ``newest`` adds rows to
-    ``results.jsonl`` and needs a finished run; a step, or ``all`` kept checkpoints, adds learning curves to
-    ``curves.jsonl``, which also gets the accuracies by epoch of the classifier.
+    names: the protocols.
+    options: settings that replace published ones in all protocols; ``network`` names one of the method's networks, or
+        ``all``, instead of the first; ``data``, ``size`` and ``fraction`` choose other images.
+    pixels: also measure plain pixels by the protocols that need only features.
+    checkpoints: ``newest`` adds rows to ``results.jsonl`` and needs a finished run; a step, or ``all`` kept
+        checkpoints, adds learning curves to ``curves.jsonl``, which also gets the accuracies by epoch of the
+        classifier.
 
     Unless its protocol says otherwise, a classifier sees the labels of the images that the run trained on; it is tested
     on the whole test split. Protocols share features, which are cached in the run's folder by the checkpoint's digest.
@@ -114,7 +116,7 @@ def check(
     options: Mapping[str, Any] | None = None,
     root: str | Path | None = None,
 ) -> None:
-    """Refuse protocols that cannot evaluate a run's images, reading as little of them as possible. HardlabError.
+    """Refuse protocols that cannot evaluate a run's images, reading as little of them as possible. Raises HardlabError.
 
     A set that would have to be downloaded first is not checked.
     """

@@ -106,7 +106,7 @@ def draw(hot: np.ndarray, k: int, reading: Reading, seed: int) -> list[np.ndarra
     """The training rows of each class in one low-shot draw of ``k`` from labels (N,C).
 
     reading: "union", k images per class, all used by every SVM (PCL); "own", k positives and 19 k negatives of the
-    class, or as many as exist (Goyal et al.). HardlabError if a class has fewer than k images.
+    class, or as many as exist (Goyal et al.). Raises HardlabError if a class has fewer than k images.
     """
     if reading not in READINGS:
         raise HardlabError(f"the reading of low-shot is 'union' or 'own', not {reading!r}.")

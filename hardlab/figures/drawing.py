@@ -47,7 +47,7 @@ def gaps(name: str, data_dir: Path | str) -> list[str]:
     """
     with gap_notes.noting() as notes, style.applied():
         _made(name, data_dir)
-    runs = list(notes.pop("", {}))  # that are there, and not evaluated so
+    runs = list(notes.pop("", {}))  # existing runs without this evaluation
     return [*runs, *(" && ".join([train, *evaluations]) for train, evaluations in notes.items())]
 
 

@@ -1,4 +1,4 @@
-"""The published tables for a document: LaTeX with booktabs, and HTML; ours stands beside what is printed."""
+"""The published tables as LaTeX with booktabs and as HTML, with our numbers beside the printed ones."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _TEX = {
 
 
 class Column(NamedTuple):
-    """Of a table, which of its columns is printed, and whether what is printed or what is ours stands in it."""
+    """A column of the document: the column of the table, and whether it shows the printed or our numbers."""
 
     at: int
     ours: bool
 
 
 def columns(sheet: Sheet) -> list[Column]:
-    """What is printed and ours of each column of a table, without what no line has."""
+    """The printed and our columns for each column of a table, without empty ones."""
     out = []
     for at in range(len(sheet.heads)):
         cells = [line[at] for line in sheet.cells]
@@ -42,7 +42,7 @@ def _text(cell: Cell, ours: bool) -> str:
 
 
 def seeds(cell: Cell) -> str:
-    """The number of seeds behind ours, as it stands after it."""
+    """The number of seeds behind our number, as text that follows it."""
     return f" ({cell.seeds})" if cell.seeds else ""
 
 
@@ -52,7 +52,7 @@ def tex(text: str) -> str:
 
 
 def _tex_number(text: str) -> str:
-    """A number with its sign and half an interval in mathematics, a mark after it; other text as it is."""
+    """A number with its sign and half an interval in math mode, and a mark after it; other text unchanged."""
     number = r"[\d.]+(?:e[+-]?\d+)?"
     match = re.fullmatch(rf"([+-]?)({number})(?:\N{{PLUS-MINUS SIGN}}({number}))?([{''.join(MARKS)}]?)", text)
     if match is None:
@@ -64,7 +64,7 @@ def _tex_number(text: str) -> str:
 
 
 def latex(sheet: Sheet, label: str) -> str:
-    """A float with caption and label, which needs the packages booktabs and, where it is wide, graphicx."""
+    """A float with caption and label; it needs the packages booktabs and, if it is wide, graphicx."""
     shown = columns(sheet)
     spec = "l" + "r" * len(shown)
     lines = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
@@ -112,7 +112,7 @@ def fragment(sheet: Sheet) -> str:
 
 
 def page(sheet: Sheet) -> str:
-    """The table as a page of its own."""
+    """The table as a whole page."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{_html(sheet.title)}</title><style>{STYLE}</style></head><body>\n{fragment(sheet)}</body></html>\n"

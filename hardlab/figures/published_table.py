@@ -53,9 +53,12 @@ class _Strict(BaseModel):
 class Row(_Strict):
     """One line of a table: the published row of this name, and our arm under it.
 
-    says: text shown instead of the name. called: text shown instead of the arm's name. rule: whether a line separates
-    it from the row above. signed: whether the printed number is a difference; "as printed" implies it. recipe and
-    minus may hold ``{base}``, which each column fills in. The other fields are those of ``arms.Arm``.
+    ``recipe`` and ``minus`` may hold ``{base}``, which each column fills in. Other fields are those of ``arms.Arm``.
+
+    says: text shown instead of the name.
+    called: text shown instead of the arm's name.
+    rule: whether a line separates it from the row above.
+    signed: whether the printed number is a difference; "as printed" implies it.
     """
 
     name: str
@@ -94,9 +97,13 @@ class Row(_Strict):
 class Column(_Strict):
     """A column of results.
 
-    name: the published column, or several of which each row has one. head: its title. ours: the name of our measure.
-    below: the title of our measure. to: the data set, by its name in the papers, of a transfer. trained, budget: which
-    runs of each arm, as in ``arms.Arm``. base: the value of ``{base}`` in the rows' recipes.
+    name: the published column, or several of which each row has one.
+    head: its title.
+    ours: the name of our measure.
+    below: the title of our measure.
+    to: the data set, by its name in the papers, of a transfer.
+    trained, budget: which runs of each arm, as in ``arms.Arm``.
+    base: the value of ``{base}`` in the rows' recipes.
     """
 
     name: tuple[str, ...] = ()
@@ -121,9 +128,12 @@ class Column(_Strict):
 class Compared(_Strict):
     """A table of printed results, with ours under them.
 
-    scale: how our experiments compare with the paper's, a key of ``SCALES``. rows: rows, or lists of rows that tables
-    share. printed_rows: keep only the rows that the published table has. turned: draw rows as columns. any_data: the
-    columns say which data an arm was trained on. says_devices, says_protocols: name these in the caption.
+    scale: how our experiments compare with the paper's, a key of ``SCALES``.
+    rows: rows, or lists of rows that tables share.
+    printed_rows: keep only the rows that the published table has.
+    turned: draw rows as columns.
+    any_data: the columns say which data an arm was trained on.
+    says_devices, says_protocols: name these in the caption.
     """
 
     kind: Literal["results"] = "results"

@@ -34,7 +34,7 @@ class KeysOfOthers(Negatives):
 
 
 class Known(torch.autograd.Function):
-    """A value (N,) or () whose gradient with respect to x, (N,D) or x's shape, is known already."""
+    """A value (N,) or () with a precomputed gradient with respect to x, (N,D) or of x's shape."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: Tensor, grad: Tensor) -> Tensor:
@@ -64,8 +64,8 @@ class Learned(Negatives):
         super().__init__()
         self.vectors = nn.Parameter(F.normalize(torch.randn(size, dim), dim=1))
         self.inside, self.temperature, self.objective, self.wrt = inside, temperature, objective, wrt
-        self.recording = False  # whether losses are a step's own, which the adversary answers
-        self.share = 1.0  # of one loss in the step's
+        self.recording = False  # whether losses are those of a step, to which the adversary responds
+        self.share = 1.0  # of one loss in that of the step
         self.mass: dict[str, Tensor] = {}  # of the softmax, in the last loss
         self.descent, self.tiles = torch.empty(0), [torch.empty(0)]
 
@@ -73,7 +73,7 @@ class Learned(Negatives):
     def record(self) -> Iterator[None]:
         """Forget the last step's direction and record the losses inside: those of a step's own forward pass.
 
-        A loss that is taken elsewhere (a selection, an attack) is no step of the game.
+        Losses computed elsewhere (in a selection or an attack) are not part of the game.
         """
         self.recording, self.value = True, self.vectors.new_zeros(())
         self.fresh = True  # the direction is overwritten, not added to
@@ -101,7 +101,7 @@ class Learned(Negatives):
             yield F.normalize(w, dim=1)
 
     def similarities(self, q: Tensor, k: Tensor) -> Tensor:
-        """(N,D), (N,D) -> (N,M+K) similarities; constants where the learned ones are concerned."""
+        """(N,D), (N,D) -> (N,M+K) similarities, those to learned negatives without a gradient."""
         columns = [] if self.inside is None else [self.inside.similarities(q, k)]
         return torch.cat([*columns, *(q @ n.T for n in self.bank(q))], dim=1)
 
@@ -186,14 +186,20 @@ class Learned(Negatives):
 class AdCo(Hard):
     """Replaces a method's queue by as many vectors that are trained to maximise the contrastive loss. AdCo, Eqs. 2-6.
 
-    They move after the network, against the queries from before its step, in the same pass over the bank.
-    size: K, by default that of the queue (65536 where there is none). temperature: the adversary's; the network's is
-    the method's. lr, momentum, weight_decay: of the adversary's SGD. schedule: of its rate, ``constant`` as in the
-    code or ``cosine`` as the text may be read. inbatch_keys: the keys of the other images are negatives too (code).
-    objective: ``contrastive`` loss, or the ``alternative`` J of Sec. 4.1. wrt: gradient for the ``vector`` W (code)
-    or for the ``unit`` vector n (Eq. 4). renorm: W is normalised after each step (text). init: ``keys`` of the first
-    steps, after which the key encoder starts again from the network (code), or ``random``. fill_keys: whether the
-    keys of the other images are negatives in those steps as well, which they are not in the code.
+    The vectors move after the network, against the queries from before its step, in the same pass over the bank.
+
+    size: K, the number of vectors; None = the size of the queue that they replace, or 65536 (the paper's K) without
+        one.
+    temperature: the adversary's, 0.02 in the paper; the network's is the method's. At least 1/70.
+    lr, momentum, weight_decay: of the adversary's SGD.
+    schedule: of the adversary's rate: ``constant`` (the code) or ``cosine`` (a reading of the text).
+    inbatch_keys: whether the keys of the other images are negatives too, as in the code.
+    objective: the ``contrastive`` loss, or the ``alternative`` J of Sec. 4.1.
+    wrt: gradient for the ``vector`` W (the code) or for the ``unit`` vector n (Eq. 4).
+    renorm: whether W is normalised after each step (the text).
+    init: ``keys`` of the first steps, after which the key encoder restarts from the network (the code), or ``random``.
+    fill_keys: whether the keys of the other images are negatives in those first steps as well; in the code they are
+        not.
     """
 
     owns_loss = True
@@ -238,7 +244,7 @@ class AdCo(Hard):
         super().install(method)
         contrastive: Any = method
         replaced = method.negatives
-        assert replaced is not None  # as ``needs`` asks
+        assert replaced is not None  # as ``needs`` demands
         if contrastive.temperature < _COLDEST:
             raise HardlabError(f"AdCo on method.temperature={contrastive.temperature}: at least 1/70; paper: 0.12.")
         if method.borrowed:
@@ -315,5 +321,5 @@ class AdCo(Hard):
         }
 
     def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
-        """What the bank shows, and the queries of the last six batches (Fig. 2)."""
+        """The snapshot of the bank, and the queries of the last six batches (Fig. 2)."""
         return {**self.bank.snapshot(), **self.queries.seen()}

@@ -24,13 +24,20 @@ from hardlab.views import Look
 class Adversarial(Hard):
     """Adds weight * loss(q(x + delta; aux BN), clean labels), with delta from a few steps of gradient ascent on x.
 
-    It attacks every view that predicts, small crops included. epsilon: bound on delta; eta: length of a step; both in
-    grey levels (0-255). steps: of projected gradient ascent. norm: ``linf`` (sign steps), or ``l2`` over a whole view.
-    start: at the ``clean`` pixels or a ``random`` point of the ball. aim: ``away`` from the own label, or ``towards``
-    that of a random other image. attack_bn: the norms used during the attack, with batch statistics that are not kept.
-    aux_of: which norms get a second set, ``all`` or those of images only (``2d``, CLAE). aux_momentum: of the second
-    running statistics. against: the ``label`` (HEXA), or the ``clean`` view itself, first slot only (CLAE, for SimCLR).
-    HEXA, Eqs. 5-7, Algs. 1-2; CLAE (arXiv 2010.12050), Alg. 1; AdvProp (arXiv 1911.09665), Sec. 4.
+    It attacks every view that predicts, small crops included. HEXA, Eqs. 5-7, Algs. 1-2; CLAE (arXiv 2010.12050), Alg.
+    1; AdvProp (arXiv 1911.09665), Sec. 4.
+
+    epsilon: bound on delta, in grey levels (0-255).
+    eta: length of a step, in grey levels.
+    steps: number of steps of projected gradient ascent.
+    weight: of the term in the learner's objective.
+    norm: ``linf`` (sign steps), or ``l2`` over a whole view.
+    start: at the ``clean`` pixels or at a ``random`` point of the ball.
+    aim: ``away`` from the view's own label, or ``towards`` the label of a random other image.
+    attack_bn: the norms used during the attack, ``aux`` or ``main``; their batch statistics are not kept.
+    aux_of: which norms get a second set: ``all``, or ``2d``, those of images only (CLAE).
+    aux_momentum: momentum of the second running statistics.
+    against: the ``label`` (HEXA), or the ``clean`` view itself, first slot only (CLAE, for SimCLR).
     """
 
     offers = frozenset({"adversarial"})
@@ -117,8 +124,8 @@ class Adversarial(Hard):
             q = {0: method.query(v.slot(0)).detach()} if self.against == "clean" else {}
             for _ in range(self.steps):
                 x = [part.requires_grad_() for part in moved(delta)]
-                seen = replace(v, x=x[0], local=tuple(x[1:]))
-                loss = method.score(*self._compared(seen, q, t, method), group=v.positives).sum()
+                attacked = replace(v, x=x[0], local=tuple(x[1:]))
+                loss = method.score(*self._compared(attacked, q, t, method), group=v.positives).sum()
                 # towards the pixels only: autograd then leaves out the gradients of the weights
                 grads = torch.autograd.grad(loss if self.aim == "away" else -loss, x)
                 delta = [self._within(d + self._step(g / unit)) for d, g in zip(delta, grads, strict=True)]

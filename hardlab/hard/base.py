@@ -19,17 +19,23 @@ from hardlab.views import Look
 
 
 class Hard(nn.Module):
-    """The base class of strategies, whose hooks change nothing.
+    """The base class of strategies: its hooks change nothing.
 
-    name: its name in the run, in metrics and files. draws: large views to draw per image, 0 = as many as the method has
-    slots; local_draws: the same for small crops. adds: whether it adds images to a batch, whose views others may then
-    choose. regroups: whether it changes which rows are positives of each other, and calls the method's loss for that.
-    owns_loss: whether it replaces the method's loss, or the negatives in it. offers, takes: names of forms of the views
-    in ``Step.made`` that it makes for other strategies, and that an earlier strategy must make for it. needs: what a
-    method must have, by its name in ``needs.NEEDS``, with the words that complete a refusal. when: (option, value) ->
-    which of these that value changes; its needs are added. All of them are read from the source. weights: of its terms
-    in the learner's objective (1 by default). SMALL: options that make it small enough for tests. given: the arguments
-    of its constructor.
+    All class attributes are read from the source, without importing it.
+
+    name: the strategy's name in the run, in metrics and in files.
+    draws: large views to draw per image; 0 = as many as the method has slots.
+    local_draws: small crops to draw per image; 0 = as many as the method takes.
+    adds: whether it adds images to a batch, whose views other strategies may then choose.
+    regroups: whether it changes which rows are positives of each other, and calls the method's loss for that.
+    owns_loss: whether it replaces the method's loss, or the negatives in it.
+    offers: names of forms of the views in ``Step.made`` that it makes for other strategies.
+    takes: names of forms of the views that an earlier strategy must make for it.
+    needs: what a method must have, by its name in ``needs.NEEDS``, with the words that complete a refusal.
+    when: (option, value) -> which of these that value changes; its needs are added.
+    weights: of its terms in the learner's objective, 1 by default.
+    SMALL: options that make it small enough for tests.
+    given: the arguments of its constructor.
     """
 
     draws = 0
@@ -51,15 +57,15 @@ class Hard(nn.Module):
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         made = super().__new__(cls)
-        made.given = args, options  # so that a run can say how to make it again
+        made.given = args, options  # recorded in the run, to make it again
         return made
 
     def declared(self) -> SimpleNamespace:
-        """What it declares, with what its options change: those that are attributes of the same name."""
+        """The declarations of the strategy, with the changes made by options that are attributes of the same name."""
         return needs.declared(partial(getattr, self), lambda option: getattr(self, option, None))
 
     def install(self, method: Method) -> None:
-        """Swap a part of the method, or refuse with a ``HardlabError`` that gives the reason; here for its needs."""
+        """Change a part of the method, or refuse it with a ``HardlabError``; the base class refuses unmet needs."""
         own, on = type(self).__name__, type(method).__name__
         why = needs.refusal(own, self.declared().needs, on, partial(getattr, method))
         if why is not None:

@@ -24,12 +24,16 @@ from hardlab.views import Look
 class CutMix(Hard):
     """Adds weight * [lambda loss(q(x_mix), t) + (1 - lambda) loss(q(x_mix), t[pi])], lambda the share of own pixels.
 
-    It mixes every view that predicts, all with one permutation pi and one box in relative coordinates. alpha, beta: of
-    the Beta distribution of the share before rounding and clipping. per: one box per ``batch`` (CutMix's code) or per
-    ``sample``. box: its centre is uniform and the box ``clipped`` at the border (CutMix's code), or it lies ``inside``.
-    labels: the ``two-term`` loss (Eq. 9), or ``soft``: one softmax over both keys and the queue (Eq. 1 with soft y,
-    MoCo only). bn: of the clean mixtures. source: mix ``clean`` views, those of the strategy ``adversarial`` (through
-    the auxiliary BN), or ``both``. HEXA, Eqs. 8-9; CutMix (arXiv 1905.04899), Alg. A1.
+    It mixes every view that predicts, all with one permutation pi and one box in relative coordinates. HEXA, Eqs. 8-9;
+    CutMix (arXiv 1905.04899), Alg. A1.
+
+    alpha, beta: of the Beta distribution of the share, before rounding and clipping.
+    weight: of the term in the learner's objective.
+    per: one box per ``batch`` (CutMix's code) or per ``sample``.
+    box: ``clipped`` has a uniform centre and is cut off at the border (CutMix's code); ``inside`` lies in the image.
+    labels: the ``two-term`` loss (Eq. 9), or ``soft``: one softmax over both keys and the queue (Eq. 1, MoCo only).
+    bn: the norms that clean mixtures pass, ``main`` or ``aux``.
+    source: mix ``clean`` views, those of the strategy ``adversarial`` (through the auxiliary BN), or ``both``.
     """
 
     when: Mapping[tuple[str, Any], Mapping[str, Any]] = {

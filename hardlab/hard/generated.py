@@ -23,15 +23,21 @@ from hardlab.views import Look
 
 
 class Generated(Hard):
-    """Adds as many generated images as the batch has real ones; the generator plays against the learner.
+    """Adds generated images to the batch; the generator G plays against the learner. PPCL, Eqs. 4-8, Alg. 1.
 
-    positives: ``pair`` makes the images of the same z by G and its average positives of each other (Eq. 5, 7);
-    ``view`` takes one image of G per z, whose only positive is its other view (Sec. 3.1). learn: ``joint`` ascends the
-    learner's loss and also trains against the discriminator (Eq. 4, Alg. 1), ``gan`` only the latter, ``frozen``
-    neither. combine: the two objectives of G in separate ``steps`` or as their ``sum``, the ascent's with ``weight``.
-    count: of generated images, None = as many as real ones. every: n, steps between two moves of G. keep: m of Eq. 6.
-    ascent_lr: eta_w. d_steps, generator_lr, discriminator_lr, diffaugment, size, width, latent: of the GAN, as in
-    method ``gan``. The networks come from the run's parent, trained by that method; without one they are random.
+    The networks come from the run's parent, trained by the method ``gan``; without a parent they are random.
+
+    positives: ``pair`` makes the images of one z by G and its average positives of each other (Eqs. 5, 7); ``view``
+        takes one image of G per z, whose only positive is its other view (Sec. 3.1).
+    learn: ``joint`` ascends the learner's loss and trains against the discriminator (Eq. 4, Alg. 1), ``gan`` only
+        trains against the discriminator, ``frozen`` does neither.
+    combine: take the two objectives of G in separate ``steps``, or their ``sum``.
+    weight: of the ascent in that sum.
+    count: number of generated images; None = as many as real ones.
+    every: n, the number of steps between two moves of G.
+    keep: m of Eq. 6, the EMA coefficient of G's average.
+    ascent_lr: eta_w, the rate of the ascent.
+    d_steps, generator_lr, discriminator_lr, diffaugment, size, width, latent: of the GAN, as in the method ``gan``.
     """
 
     adds = regroups = True
@@ -211,7 +217,7 @@ class Generated(Hard):
             biggan.iterate(self.discriminator, self.d_steps)
             biggan.iterate(self.generator, 2)
             ema(self.averaged, self.generator, self.keep, buffers=True)
-            biggan.iterate(self.averaged)  # an average of unit vectors is none
+            biggan.iterate(self.averaged)  # averages of unit vectors are not unit vectors
 
     # ------------------------------------------------------------------------------------------ logs and snapshots
 

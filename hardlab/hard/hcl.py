@@ -39,8 +39,10 @@ class Reweighted(Around):
 class HCL(Hard):
     """Reweights the negatives of a contrastive loss.
 
-    beta: how much more the near ones count, 0 = all alike. tau: the assumed share of negatives of the anchor's class.
-    Both as in the authors' ``image/main.py``; on STL-10 the best of their README.
+    beta: how much more near negatives count; 0 = all alike.
+    tau: the assumed share of negatives of the anchor's class.
+
+    The defaults are those of the authors' ``image/main.py``, the best of their README on STL-10.
     """
 
     owns_loss = True
@@ -52,5 +54,5 @@ class HCL(Hard):
 
     def install(self, method: Method) -> None:
         super().install(method)
-        assert method.negatives is not None  # as ``needs`` asks
+        assert method.negatives is not None  # as ``needs`` demands
         method.negatives = Reweighted(method.negatives, self.beta, self.tau)

@@ -22,14 +22,17 @@ from hardlab.views import COLOUR
 class HVS(Hard):
     """Scores every candidate of ``draws`` views without gradient and keeps one per image. HVS, Sec. 3.2, Eq. 2.
 
-    draws: N, the large views per image; a candidate is a pair of them, for DINO a crop set. local_draws: M, the small
-    crops per image, 0 = as many as the method takes. limit: if there are more candidates, so many are drawn at each
-    step for the whole batch (Sec. 4). pick: ``hardest``, or ``easiest`` (App. F.2, collapses). colour: ``static``
-    scores all views with one colour draw per image and gives the chosen ones their own (Sec. 5.1). statistics: of BN
-    during scoring: ``joint`` over all views (the official code), ``per-view``, or ``running``. update_bn: whether
-    scoring moves the running statistics (the official code does). labels: of the chosen views: computed ``again`` in
-    the step, or ``reused`` from the scoring pass, which is equal if the teacher has no batch statistics. probe_size:
-    score the large views at this resolution, cheaper but inexact. probe_precision: precision of the scoring pass.
+    draws: N, the large views per image, 4 in the paper; a candidate is a pair of them, for DINO a crop set.
+    local_draws: M, the small crops per image; 0 = as many as the method takes.
+    limit: the most candidates; of more, as many are drawn at each step for the whole batch (Sec. 4).
+    pick: ``hardest``, or ``easiest`` (App. F.2, collapses).
+    colour: ``static`` scores all views with one colour draw per image and gives the chosen ones their own (Sec. 5.1).
+    statistics: of BN during scoring: ``joint`` over all views (the official code), ``per-view``, or ``running``.
+    update_bn: whether scoring moves the running statistics, as in the official code.
+    labels: of the chosen views: computed ``again`` in the step, or ``reused`` from the scoring pass, which is equal if
+        the teacher has no batch statistics.
+    probe_size: score the large views at this resolution, cheaper but inexact; None = at full size.
+    probe_precision: of the scoring pass: that of the ``run``, ``fp32`` or ``bf16``.
     """
 
     draws = 4  # or as many as the option says

@@ -20,10 +20,13 @@ from hardlab.views import Look, iou
 class IoUPolicy(Hard):
     """Redraws the two large views of an image until their IoU is at most a bound. HVS, Sec. 5.2 (Q2), Table 4.
 
+    Small crops are not redrawn.
+
     start, end: the bound b(epoch) moves linearly from one to the other; start > end is the inverse schedule.
-    warmup_epochs: epochs without a bound, after which the schedule starts. alternate: ``every-other`` step without the
-    policy (the text), or ``random``, each pair without it with probability ``plain`` (the code). tries: redraws of a
-    pair before the last one is accepted. Small crops are not redrawn.
+    warmup_epochs: epochs without a bound, after which the schedule starts.
+    alternate: ``every-other`` step without the policy (the text); ``random`` exempts each pair by chance (the code).
+    plain: the probability of that exemption.
+    tries: redraws of a pair before the last one is accepted.
     """
 
     draws = 2

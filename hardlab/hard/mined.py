@@ -18,10 +18,15 @@ from hardlab.types import HardlabError
 class Mined(Hard):
     """L2 = -log(sum over j in H_i of d_ij + epsilon), H_i the other images with d_ij <= threshold. HNSSL, Eqs. 3-5.
 
-    d_ij: squared distance of label i and prediction j, both max-normalised; labels have a gradient only if the method
-    gives them one, which HNSSL does not. An anchor without a hard negative has no row in the term. alpha2: weight of
-    the term. mine: by ``threshold``, ``all`` other images (the paper's ablation), or the nearest alone (``top1``, the
-    wording of Sec. 3.1). reduction: of the squares over the dimensions.
+    d_ij is the squared distance of label i and prediction j, both max-normalised; labels have a gradient only if the
+    method gives them one, which HNSSL does not. An anchor without a hard negative has no row in the term.
+
+    alpha2: weight of the term.
+    threshold: the largest distance of a hard negative.
+    epsilon: added inside the logarithm.
+    mine: by ``threshold``, ``all`` other images (the paper's ablation), or the nearest alone (``top1``, as in Sec.
+        3.1).
+    reduction: of the squares over the dimensions, ``sum`` or ``mean``.
     """
 
     needs: Mapping[str, str] = {"vectors": "measures distances between predictions and labels"}
@@ -45,7 +50,7 @@ class Mined(Hard):
         """The term's rows: all anchors with a hard negative, for each pair of the method."""
         out = step.out
         same = out.views.group[:, None] == out.views.group
-        totals, some, seen = [], [], []  # seen: distances and hard sets, for the logs
+        totals, some, measured = [], [], []  # measured: distances and hard sets, for the logs
         with torch.autocast(same.device.type, enabled=False):
             for a, b in step.method.pairs:
                 d = losses.squared_distances(
@@ -56,8 +61,8 @@ class Mined(Hard):
                 hard = self.hard(d.detach(), same)
                 totals.append(d.masked_fill(~hard, 0).sum(1))
                 some.append(hard.any(1))
-                seen.append((d.detach().masked_fill(same, torch.nan), hard))
-        step.kept[self.name] = seen
+                measured.append((d.detach().masked_fill(same, torch.nan), hard))
+        step.kept[self.name] = measured
         return {"mined": self.loss(torch.cat(totals), torch.cat(some))}
 
     def loss(self, total: Tensor, some: Tensor) -> Tensor:
@@ -84,9 +89,9 @@ class Mined(Hard):
         return torch.zeros_like(same).scatter(1, nearest, True) & ~same
 
     def logs(self, step: Step) -> Mapping[str, float]:
-        seen = step.kept[self.name]
-        sizes = torch.cat([hard.sum(1) for _, hard in seen]).float()
-        d = torch.cat([d.flatten() for d, _ in seen])
+        measured = step.kept[self.name]
+        sizes = torch.cat([hard.sum(1) for _, hard in measured]).float()
+        d = torch.cat([d.flatten() for d, _ in measured])
         quantiles = torch.nanquantile(d[: 2**24], d.new_tensor([0.05, 0.25, 0.5, 0.75, 0.95]))
         return {
             "frac_nonempty": float((sizes > 0).float().mean()),

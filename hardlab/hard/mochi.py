@@ -30,7 +30,7 @@ class Synthesis(Hard):
     def install(self, method: Method) -> None:
         super().install(method)
         kept, name = method.negatives, type(self).__name__
-        assert kept is not None  # as ``needs`` asks
+        assert kept is not None  # as ``needs`` demands
         if self.hard > len(kept.stored()):
             raise HardlabError(
                 f"{name} with hard={self.hard}: the queue has {len(kept.stored())} negatives, and no more can be taken."
@@ -70,8 +70,10 @@ class Mixed(Synthetic):
 class MoCHi(Synthesis):
     """Adds new synthetic negatives to those of a queue at each step. MoCHi, Sec. 4.
 
-    hard: N, the number of nearest negatives to mix. pairs: s, mixtures of two of those. queries: s', mixtures of one of
-    those and the query. warmup_epochs: epochs without synthetic negatives.
+    hard: N, the number of nearest negatives to mix.
+    pairs: s, the number of mixtures of two of those.
+    queries: s', the number of mixtures of one of those and the query.
+    warmup_epochs: epochs without synthetic negatives.
     """
 
     SMALL: Mapping[str, Any] = {"hard": 16, "pairs": 8, "queries": 4, "warmup_epochs": 0}

@@ -26,10 +26,13 @@ NONE = -1
 class SAS(Hard):
     """Trains on a share of the images, the same in every epoch, for as many steps as on all.
 
-    share: of the images of each class. classes: number of latent classes, clusters by k-means of the features of a
-    proxy: the parent's backbone, or, without a parent, the initial backbone. pick: ``alike`` maximises the similarity
-    of the kept images to those left out (the paper), ``unlike`` minimises it, ``random`` keeps any of each class. The
-    authors' ``sas/subset_dataset.py`` ranks instead: docs/departures.md, Q4.
+    The authors' ``sas/subset_dataset.py`` ranks instead: docs/departures.md, Q4.
+
+    share: of the images of each class.
+    classes: number of latent classes: clusters by k-means of the features of a proxy, which is the parent's backbone,
+        or, without a parent, the initial backbone.
+    pick: ``alike`` maximises the similarity of the kept images to those left out (the paper), ``unlike`` minimises it,
+        ``random`` keeps any of each class.
     """
 
     needs: Mapping[str, str] = {"no rows": "leaves images out"}
@@ -108,7 +111,7 @@ class SAS(Hard):
         for _ in range(size):
             best = int(gain.argmax())
             out.append(best)
-            gain -= 2 * sign * s[best]  # it is not outside any more, so similarity to it does not count
+            gain -= 2 * sign * s[best]  # it is no longer outside, so similarity to it does not count
             gain[best] = -torch.inf
         return torch.tensor(out, dtype=torch.long)
 

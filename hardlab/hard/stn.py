@@ -60,16 +60,21 @@ class Localiser(nn.Module):
 class STN(Hard):
     """Takes crops from a network that ascends the loss; flips and appearance stay random. HVS, App. E, Table 5.
 
-    mode: which transforms theta (2,3) may hold; ``-sym`` scales both axes alike. limit: ``image`` divides each row of
-    theta by its L1 norm where that exceeds 1, so that a crop lies in the image (the code); ``sphere`` keeps the numbers
-    within ``radius`` (large views) or ``local_radius`` of the identity's (the text). penalty: ``tcp`` regresses |det|
-    of the 2x2 block to an area from the augmentation's range, and the share of the image that a shift leaves (the
-    code); ``area`` is the first part as a squared error (the text); ``identity`` the squared distance of theta to the
-    identity. weight: of the penalty. target: an area drawn ``uniform`` per crop and step, or the ``mean`` of the range.
-    lr, schedule, optim, weight_decay: of the STN's own optimiser. width, hidden: of the CNN. input_size: its pixels.
+    mode: the transforms that theta (2,3) may hold; ``-sym`` scales both axes alike.
+    penalty: ``tcp`` regresses |det| of the 2x2 block to an area from the augmentation's range, and the share of the
+        image that a shift leaves (the code); ``area`` is the first part as a squared error (the text); ``identity`` is
+        the squared distance of theta to the identity; ``none``.
+    weight: of the penalty, 10 by default.
+    target: an area drawn ``uniform`` per crop and step, or the ``mean`` of the range.
+    limit: ``image`` divides each row of theta by its L1 norm where that exceeds 1, so that a crop lies in the image
+        (the code); ``sphere`` keeps the numbers near those of the identity (the text); ``none``.
+    radius, local_radius: of that sphere, for large views and small crops.
+    optim, lr, weight_decay, schedule: of the STN's own optimiser, ``adamw`` or ``sgd``, ``cosine`` or ``constant``.
+    width, hidden: of the CNN.
+    input_size: pixels of a side of its input.
     """
 
-    draws = 2  # it chooses the large views, so nobody else may; the method's number once installed
+    draws = 2  # it chooses the large views, so no other strategy may; the method's number once installed
     SMALL: Mapping[str, Any] = {"width": 4, "hidden": 8}
 
     def __init__(
@@ -133,7 +138,7 @@ class STN(Hard):
         x = []
         for i, (part, p) in enumerate(zip(self._looks(look), drawn.split(1, 1), strict=True)):
             size = part.augment[0].size
-            whole = p.clone()  # already cropped; flip and appearance are as drawn
+            whole = p.clone()  # already cropped; flip and appearance stay as drawn
             whole[..., 2:4] = 0
             whole[..., 0:2] = whole[..., 4:6] = size
             x.append(part.apply(sample(raw, v.sizes, theta[:, i], size), whole)[:, 0])

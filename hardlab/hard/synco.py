@@ -54,9 +54,14 @@ def _towards(n: Tensor, other: Tensor, share: Tensor) -> Tensor:
 class SynCo(Synthesis):
     """Adds new negatives of six kinds to those of a queue at each step; defaults as in the authors' ``main_synco.py``.
 
-    hard: N, the number of nearest negatives to start from. interpolated, extrapolated (away from the query), mixed (of
-    two), noised (deviation ``sigma``), perturbed (by ``delta`` times the gradient of the similarity), adversarial (by
-    ``eta`` times its sign): numbers of each kind. warmup_epochs: epochs without synthetic negatives.
+    hard: N, the number of nearest negatives to start from.
+    interpolated: number of negatives moved towards the query.
+    extrapolated: number of negatives moved away from the query.
+    mixed: number of mixtures of two negatives.
+    noised, sigma: number of negatives with Gaussian noise, and its deviation.
+    perturbed, delta: number of negatives moved along the gradient of the similarity, and the factor of that gradient.
+    adversarial, eta: number of negatives moved along the sign of that gradient, and the length of the step.
+    warmup_epochs: epochs without synthetic negatives.
     """
 
     SMALL: Mapping[str, Any] = {

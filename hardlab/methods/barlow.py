@@ -18,9 +18,12 @@ class BarlowTwins(Method):
     """sum_d (1 - C_dd)^2 + redundancy * sum_{d != e} C_de^2, C the correlations of both views over the batch.
 
     C is a mean over the batch; the loss of an image is its share in it, so that the mean over the batch is the paper's
-    loss. layers: of the projector, each of ``dim`` units. redundancy: lambda, as in the authors' ``main.py``. scale: of
-    the whole loss; LARS makes weights, but not biases and norm parameters, independent of it. Barlow Twins, Eqs. 1, 2,
-    Sec. 2.2.
+    loss. Barlow Twins, Eqs. 1, 2, Sec. 2.2.
+
+    dim: units of each layer of the projector.
+    layers: number of layers of the projector.
+    redundancy: lambda, as in the authors' ``main.py``.
+    scale: of the whole loss; LARS makes weights, but not biases and norm parameters, independent of it.
     """
 
     shared = vectors = mixes_rows = True

@@ -25,12 +25,19 @@ START = Progress(0, 1, 0, 1)
 class Step:
     """A training step that passes through all hooks; each hook reads what earlier ones wrote.
 
-    method, look: the learner, and what draws and renders views. drawn: the views of the batch as drawn. at: the
-    progress of the run. low: whether networks compute in bf16. views: the current views, after the strategies so far
-    have chosen, added to or rendered them. out: the result of the forward pass. terms: name -> loss (n,), ``base``
-    first. made: further forms of the views by the name of the strategy that offers them, each made on first use. kept:
-    strategy -> values for its own later hooks. numbers: ``<strategy>.<name>`` -> number, on the device until logged.
-    rates: player -> learning rate. seen: the candidates of a selection, for the view log.
+    method: the learner.
+    look: draws and renders views.
+    drawn: the views of the batch as drawn.
+    at: the progress of the run.
+    low: whether networks compute in bf16.
+    views: the current views, after the strategies so far have chosen, added to or rendered them.
+    out: the result of the forward pass.
+    terms: name -> loss (n,), ``base`` first.
+    made: further forms of the views by the name of the strategy that offers them, each made on first use.
+    kept: strategy -> values for its own later hooks.
+    numbers: ``<strategy>.<name>`` -> number, on the device until logged.
+    rates: player -> learning rate.
+    seen: the candidates of a selection, for the view log.
     """
 
     method: Method
@@ -52,7 +59,7 @@ class Step:
 
     def autocast(self) -> torch.autocast:
         """A new autocast context with the precision of the networks."""
-        # the weight cache of one that also ran without gradient would cut the graph
+        # a context that also ran without gradient has cached weights that cut the graph
         return torch.autocast(self.drawn.raw.device.type, torch.bfloat16, enabled=self.low)
 
     def means(self) -> dict[str, Tensor]:
@@ -61,11 +68,15 @@ class Step:
 
 
 class Player(NamedTuple):
-    """One that optimises parameters of its own.
+    """A network or tensor that is optimised by an objective and an optimiser of its own.
 
-    objective: scalar to minimise (negate it to ascend). times: number of steps at training step ``step``, 0 = not due.
-    joint: it differentiates the learner's graph, so its gradients are computed before any player moves; the objective
-    of any other player builds its own graph, after the learner's step.
+    name: in metrics and checkpoints.
+    params: the tensors that it optimises.
+    opt: the optimiser of ``params``.
+    objective: scalar to minimise (negate it to ascend).
+    times: training step -> number of optimiser steps to take then, 0 = not due.
+    joint: whether it differentiates the learner's graph, so that its gradients are computed before any player moves;
+        the objective of any other player builds its own graph, after the learner's step.
     """
 
     name: str
@@ -79,17 +90,20 @@ class Player(NamedTuple):
 class Method(nn.Module):
     """Backbone and heads; ``forward`` is pure, and state changes only in ``after_step`` and ``on_epoch``.
 
-    pairs: (predicting slot, slot whose label is predicted); slot -1 is the un-augmented image. slots: large views.
-    locals: small crops, set by ``multi_crop``. joint: all slots go through a network as one batch (one per size), so
-    that they share BN statistics. shared: prediction and label come out of one pass (``both``). vectors: labels lie
-    in the space of the predictions, so that distances between the two mean something. grouped: ``loss`` takes rows of
-    one group as positives of each other. indexed: labels belong to rows of the data set, so that an image with index -1
-    has none. mixes_rows: the loss of a row depends on the other rows of the batch, as with negatives or correlations
-    from it. SMALL: options that make it small enough for tests, and that draw no random numbers for a single image.
-    NETWORK: the backbone that tests give it, where it does not take any. negatives: those of a contrastive loss, with
-    its ``temperature`` and the ``dim`` of its vectors. negatives_from: the "batch", the "memory" of earlier batches, or
-    "" without negatives.
     backbone: (N,3,S,S) -> (N,D) pooled features, with ``dim`` = D.
+    pairs: (predicting slot, slot whose label is predicted); slot -1 is the un-augmented image.
+    slots: number of large views.
+    locals: number of small crops, set by ``multi_crop``.
+    joint: whether all slots go through a network as one batch (one per size), so that they share BN statistics.
+    shared: whether prediction and label come out of one pass (``both``).
+    vectors: whether labels lie in the space of the predictions, so that distances between the two mean something.
+    grouped: whether ``loss`` takes rows of one group as positives of each other.
+    indexed: whether labels belong to rows of the data set, so that an image with index -1 has none.
+    mixes_rows: whether the loss of a row depends on the others of the batch, as with negatives or correlations from it.
+    negatives: those of a contrastive loss, with its ``temperature`` and the ``dim`` of its vectors.
+    negatives_from: the "batch", the "memory" of earlier batches, or "" without negatives.
+    SMALL: options that make it small enough for tests, and that draw no random numbers for a single image.
+    NETWORK: the backbone that tests give it, if it does not take any.
     """
 
     pairs: Sequence[tuple[int, int]] = ((0, 1), (1, 0))

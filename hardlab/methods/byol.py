@@ -19,9 +19,12 @@ from hardlab.types import HardlabError, Progress
 class BYOL(Method):
     """2 - 2 cos(h(g(f(x))), sg g'(f'(x'))), mean of both directions, g'f' the moving average of gf. BYOL, Eqs. 1, 2.
 
-    dim: of g and h. hidden: of both heads. start, end: of tau, the share of itself that the target keeps at each step,
-    along half a cosine (Sec. 3.2). average: the ``parameters`` (the target has its own BN statistics), or ``all``, BN
-    buffers included. Each view has its own forward pass, with its own BN statistics.
+    Each view has its own forward pass, with its own BN statistics.
+
+    dim: output width of g and h.
+    hidden: hidden width of both.
+    start, end: of tau, the share of itself that the target keeps at each step, along half a cosine (Sec. 3.2).
+    average: the ``parameters`` (the target has its own BN statistics), or ``all``, BN buffers included.
     """
 
     vectors = True

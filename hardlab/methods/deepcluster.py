@@ -26,8 +26,13 @@ class DeepCluster(Method):
 
     Two banks keep the last embeddings of crops 0 and 1 of every image; before each epoch, head h clusters bank h mod 2
     into C_h (spherical k-means), which is fixed until the next epoch. Before epoch 0 a pass without gradient fills the
-    banks. hidden, dim: of the projector. prototypes: clusters K of each of the ``heads``. iterations: of k-means.
-    Generated images (index -1) have no cluster. facebookresearch/swav, main_deepclusterv2.py.
+    banks. Generated images (index -1) have no cluster. facebookresearch/swav, main_deepclusterv2.py.
+
+    hidden, dim: widths of the projector.
+    prototypes: K, the number of clusters of each head.
+    heads: number of heads.
+    temperature: tau.
+    iterations: of k-means.
     """
 
     joint = indexed = True

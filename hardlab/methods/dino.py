@@ -58,11 +58,19 @@ class Head(nn.Module):
 class DINO(Method):
     """CE(softmax((t_g - c) / tau_t), softmax(s_v / tau_s)) over all (v, g), v != g, of two global and L local crops.
 
-    The student sees all crops, the teacher (its moving average, without drop-path and gradient) the global ones;
-    crops of one size share a pass. hidden, bottleneck, prototypes, gain, bn: of the head. temperature: of the student.
-    teacher_temperature: of the teacher, reached linearly from ``teacher_warmup_temperature`` over
-    ``teacher_warmup_epochs``. momentum: of the teacher, cosine to 1. center_momentum: of c, updated after the loss.
-    freeze_last_layer: epochs with fixed prototypes. DINO, Eqs. 1-4, Alg. 1; facebookresearch/dino, main_dino.py.
+    The student sees all crops, the teacher (its moving average, without drop-path and gradient) the global ones; crops
+    of one size share a pass. DINO, Eqs. 1-4, Alg. 1; facebookresearch/dino, main_dino.py.
+
+    hidden, bottleneck, prototypes: widths of the head's layers.
+    gain: of the prototypes, ``fixed`` at 1 (``norm_last_layer`` of the code) or ``learned``.
+    bn: whether the head has BN.
+    temperature: of the student.
+    teacher_temperature: of the teacher, after the warm-up.
+    teacher_warmup_temperature: of the teacher at the start, from which it moves linearly.
+    teacher_warmup_epochs: length of that warm-up.
+    momentum: of the teacher, along a cosine to 1.
+    center_momentum: of c, which is updated after the loss.
+    freeze_last_layer: epochs with fixed prototypes.
     """
 
     joint = True

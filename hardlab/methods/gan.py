@@ -20,11 +20,15 @@ from hardlab.views import Look
 class GAN(Method):
     """BigGAN with the hinge loss, without labels; the loss of an image is D's loss on it and on the mean fake.
 
-    size, width, latent: of the generator; the backbone is the discriminator's trunk. d_steps: steps of the
-    discriminator per step of the generator. generator_lr: of its Adam(0, 0.999). keep: EMA coefficient of the averaged
-    generator, from its step ``keep_from`` on (a copy until then). diffaugment: whether to apply it to all images that D
-    sees. Hinge loss: BigGAN (arXiv 1809.11096), App. C; settings: BigGAN-PyTorch's and DiffAugment's (arXiv
-    2006.10738) for CIFAR.
+    The backbone is the discriminator's trunk. Hinge loss: BigGAN (arXiv 1809.11096), App. C; settings: BigGAN-PyTorch's
+    and DiffAugment's (arXiv 2006.10738) for CIFAR.
+
+    size, width, latent: of the generator.
+    d_steps: steps of the discriminator per step of the generator.
+    generator_lr: of the generator's Adam(0, 0.999).
+    keep: EMA coefficient of the averaged generator.
+    keep_from: the step of the generator from which the average starts; it is a copy until then.
+    diffaugment: whether to apply it to all images that D sees.
     """
 
     pairs = ((0, 0),)
@@ -60,7 +64,7 @@ class GAN(Method):
 
     def train(self, mode: bool = True) -> GAN:
         super().train(mode)
-        self.averaged.eval()  # it averages running statistics, so it uses them
+        self.averaged.eval()  # its running statistics are averages too, so it uses them
         return self
 
     def both(self, x: Any, index: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -95,7 +99,7 @@ class GAN(Method):
             biggan.iterate(self.generator)
             late = (step.at.step + 1) // self.d_steps >= self.keep_from
             ema(self.averaged, self.generator, self.keep if late else 0.0, buffers=True)
-            biggan.iterate(self.averaged)  # an average of unit vectors is none
+            biggan.iterate(self.averaged)  # averages of unit vectors are not unit vectors
 
     def check_look(self, look: Look) -> None:
         if look.mean != (0.5,) * 3 or look.std != (0.5,) * 3:

@@ -19,11 +19,14 @@ from hardlab.types import HardlabError
 class HNSSL(Method):
     """L1 = alpha1 |u - u'|^2 between max-normalised outputs; unlike elsewhere, the *teacher* is the trained network.
 
-    The teacher (``backbone``, ``head``) sees the augmented image, the student the plain one. tau: the share of itself
-    that the student keeps at each step, 0 = the teacher, 1 = as initialised. reduction: of the squares over the
-    dimensions. head: ``pooled`` features, or a ``projector`` to 256. student: the average of the teacher (``ema``), or
-    trained by its own ``gradient`` (Sec. 4.4). HNSSL, Eqs. 1, 2, 6, 7; the negative term of Eq. 4 is the strategy
-    ``mined``.
+    The teacher (``backbone``, ``head``) sees the augmented image, the student the plain one. HNSSL, Eqs. 1, 2, 6, 7;
+    the negative term of Eq. 4 is the strategy ``mined``.
+
+    tau: the share of itself that the student keeps at each step; 0 = the teacher, 1 = as initialised.
+    alpha1: weight of the loss.
+    reduction: of the squares over the dimensions, ``sum`` or ``mean``.
+    head: ``pooled`` features, or a ``projector`` to 256.
+    student: the average of the teacher (``ema``), or trained by its own ``gradient`` (Sec. 4.4).
     """
 
     pairs = ((0, -1),)

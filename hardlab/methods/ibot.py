@@ -19,12 +19,12 @@ from hardlab.types import HardlabError, Progress, Rendered
 
 _WORD = 2**32 - 1
 ATTEMPTS = 64  # rectangles that a block-wise mask tries in all
-FAILURES = 10  # ... and in a row, before it stays as it is
+FAILURES = 10  # ... and in a row, before the mask is final
 ASPECT = math.log(10 / 3)  # of rectangles: 0.3 to 1 / 0.3
 
 
 class Predictions(dict[int, Tensor]):
-    """Slot -> (B,K) of the class token; patch: slot -> what belongs to its patches."""
+    """Slot -> (B,K) of the class token. patch: slot -> the values of its patches."""
 
     def __init__(self, cls: Mapping[int, Tensor], patch: Mapping[int, Tensor]) -> None:
         super().__init__(cls)
@@ -34,18 +34,23 @@ class Predictions(dict[int, Tensor]):
 class IBOT(DINO):
     """DINO's loss of [CLS] plus, for each global crop, the mean cross-entropy of its masked patches.
 
-    The student sees global crops with masked patches and predicts at them what the teacher makes of the same crop
-    without a mask. The mask of a view follows from its image and its crop, so that a selection trains on what it
-    scored. cls_weight, patch_weight: lambda_1, lambda_2. shape: of a mask, ``block`` by block (BEiT) or ``random``
-    patches. ratio, spread: a mask has a share of the patches between ratio - spread and ratio + spread. unmasked:
-    share of the views without a mask. patch_temperature: of the teacher on patches, with a warm-up as that on [CLS],
-    from ``patch_warmup_temperature``. patch_head: prototypes of the patches, ``shared`` with [CLS] or their ``own``.
-    The other options are DINO's. iBOT, Eqs. 1-3, Sec. 3.2; bytedance/ibot, main_ibot.py, loader.py.
+    The student sees global crops with masked patches, and predicts for them the teacher's output on the unmasked crop.
+    The mask of a view follows from its image and its crop, so that a selection trains on the mask that it scored. iBOT,
+    Eqs. 1-3, Sec. 3.2; bytedance/ibot, main_ibot.py, loader.py.
+
+    cls_weight, patch_weight: lambda_1, lambda_2.
+    patch_temperature: of the teacher on patches, after the warm-up, which is as long as that on [CLS].
+    patch_warmup_temperature: of the teacher on patches, at the start of the warm-up.
+    patch_head: the prototypes of the patches, ``shared`` with [CLS] or their ``own``.
+    shape: of a mask, ``block`` by block (BEiT) or ``random`` patches.
+    ratio, spread: a mask has a share of the patches between ratio - spread and ratio + spread.
+    unmasked: share of the views without a mask.
+    The other options are those of ``DINO``.
     """
 
     SMALL: Mapping[str, Any] = {"hidden": 16, "bottleneck": 8, "prototypes": 64, "unmasked": 0.0}
     NETWORK = "vit_micro"
-    shared = True  # patches are compared where both networks' passes are at hand
+    shared = True  # patches are compared during the passes of both networks
 
     def __init__(
         self,
@@ -146,7 +151,7 @@ class IBOT(DINO):
         most = math.floor((self.ratio + self.spread) * masked.shape[1])
         if not most:
             return q.new_zeros(len(q), dtype=torch.float32)
-        # as many of each view as the largest mask has: how many there are is not asked, which a GPU would wait for
+        # as many of each view as the largest mask can have: counting them would make a GPU wait
         weight, rows = masked.float().topk(most, dim=1)  # (B,most)
         q, t = (x.gather(1, rows[..., None].expand(-1, -1, x.shape[2])).flatten(0, 1) for x in (q, t))
         student, teacher = self.patch_layers()
@@ -164,7 +169,7 @@ class IBOT(DINO):
         group: Tensor | None = None,
         known: dict[tuple[int, int], Tensor] | None = None,
     ) -> Tensor:
-        """(B,) lambda_1 times DINO's loss plus lambda_2 times that of the patches, where they were compared."""
+        """(B,) lambda_1 times DINO's loss plus lambda_2 times that of the patches, if they were compared."""
         loss = self.cls_weight * super().score(q, t, pick, group, known)
         patch = q.patch if isinstance(q, Predictions) else {}
         if not patch:
@@ -177,7 +182,7 @@ class IBOT(DINO):
     def masks(self, v: Rendered, slots: Iterable[int]) -> Tensor:
         """(n * B,T) bool: the masked patches of global crops, slot by slot; T patches row by row.
 
-        They follow from the image's row and its crop (top, left, height, width, flip), whole numbers all.
+        They are a hash of the image's row and its crop (top, left, height, width, flip), which are integers.
         """
         assert isinstance(self.backbone, ViT)
         rows, columns = (side // self.backbone.patch for side in v.x.shape[-2:])
@@ -229,8 +234,8 @@ def _parts(x: Tensor, slots: list[int]) -> dict[int, Tensor]:
 def blocks(u: Tensor, count: Tensor, rows: int, columns: int) -> Tensor:
     """Block-wise masks (N, rows * columns) of at most ``count`` (N,) patches, from uniform numbers u (N,tries,4).
 
-    Rectangles of a random area and aspect ratio are added while they fit; ten that do not, one after another, end it.
-    BEiT (arXiv 2106.08254), Alg. 1, as loader.py of iBOT has it.
+    Rectangles of random area and aspect ratio are added while they fit, until ten in a row do not. BEiT (arXiv
+    2106.08254), Alg. 1, as in loader.py of iBOT.
     """
     n, tries, _ = u.shape
     mask = torch.zeros(n, rows, columns, dtype=torch.bool, device=u.device)
@@ -272,4 +277,4 @@ def _hashed(columns: Tensor) -> Tensor:
 def _numbers(state: Tensor, n: int) -> Tensor:
     """(N,) words -> (N,n) numbers in [0, 1)."""
     words = (state[:, None] + 0x9E3779B9 * torch.arange(1, n + 1, device=state.device)) & _WORD
-    return (_mixed(words) >> 8).float() / 2**24  # which a float32 holds
+    return (_mixed(words) >> 8).float() / 2**24  # exact in float32

@@ -21,12 +21,19 @@ from hardlab.views import Look
 class MoCo(Method):
     """InfoNCE of a query against its key and a queue of earlier keys. MoCo, Eq. 1, Alg. 1; v2 for the MLP head.
 
-    dim: of q and k. queue: K. momentum: of the key encoder. bn: ``shuffled`` normalises in ``groups`` groups, like
-    several GPUs, with different groups for keys and queries (MoCo, Sec. 3.3; its CIFAR notebook); ``split`` leaves out
-    the shuffling; ``plain`` is one batch. symmetric: both views are queries, the notebook's option; K takes 2B keys.
-    total: of both directions, their ``mean`` (AdCo's code) or ``sum`` (the notebook).
     The paper moves the key encoder at the start of a step; here it moves at the end of the step before, which is equal,
     since both encoders start equal. Only parameters are averaged: the keys have their own BN statistics.
+
+    dim: of q and k.
+    queue: K, the number of keys, 65536 in the paper.
+    momentum: of the key encoder, 0.999 in the paper.
+    temperature: 0.2 in v2.
+    head: ``mlp`` (v2) or ``linear``.
+    bn: ``shuffled`` normalises in groups, like several GPUs, with different groups for keys and queries (MoCo, Sec.
+        3.3; its CIFAR notebook); ``split`` leaves out the shuffling; ``plain`` is one batch.
+    groups: the number of those groups, 8 in the notebook.
+    symmetric: whether both views are queries, the notebook's option; the queue then takes 2B keys.
+    total: of both directions, their ``mean`` (AdCo's code) or ``sum`` (the notebook).
     """
 
     vectors = True

@@ -16,7 +16,9 @@ from hardlab.numbers import Layers, Units
 class SimSiam(Method):
     """L = -1/2 [cos(p1, sg z2) + cos(p2, sg z1)]; each view has its own forward pass and BN statistics.
 
-    layers: of the projector, 3 (ImageNet) or 2 (CIFAR). dim: of z. hidden: of the predictor.
+    layers: of the projector, 3 (ImageNet) or 2 (CIFAR).
+    dim: of z.
+    hidden: of the predictor.
     fix_predictor_rate: the predictor's learning rate is not scheduled. SimSiam, Alg. 1, Sec. 3; App. D for CIFAR.
     """
 

@@ -16,9 +16,14 @@ from hardlab.numbers import Layers, Positive, Units, Weight
 class VICReg(Method):
     """invariance |z - z'|^2 / D + variance and covariance of each branch. VICReg, Eqs. 1-4, 6, Sec. 4.2.
 
-    The terms are weighted as in the authors' ``main_vicreg.py``: the mean over D, half of each branch's variance term.
     Variance and covariance are of the whole batch; the loss of an image is its share in them, so that the mean over the
-    batch is that loss. layers: of the expander, each of ``dim`` units. epsilon: inside the root of the variance.
+    batch is that loss.
+
+    dim: D, units of each layer of the expander.
+    layers: number of layers of the expander.
+    invariance, variance, covariance: weights as in the authors' ``main_vicreg.py``: of the mean over D, of half of each
+        branch's variance term, of its covariance term.
+    epsilon: inside the root of the variance.
     """
 
     shared = vectors = mixes_rows = True

@@ -53,7 +53,7 @@ def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None =
     """The run of a recipe at a rung, with dotted overrides, e.g. ``recipe("simsiam-hvs", "cpu", {"seed": 1})``.
 
     A method without a recipe gets a default one, and ``<recipe>-<strategy>`` adds a strategy, as in ``vicreg-hvs``.
-    ``hvp``, as the later edition of HVS calls it, is another word for ``hvs``: ``simsiam-hvp`` is ``simsiam-hvs``.
+    ``hvp``, as the later edition of HVS calls it, is an alias of ``hvs``: ``simsiam-hvp`` is ``simsiam-hvs``. Raises
     HardlabError for unknown names.
     """
     made = _lookup(name) or _lookup(re.sub(r"-hvp(?=-|$)", "-hvs", name))
@@ -67,7 +67,7 @@ def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None =
 
 @cache
 def _made(made: Recipe, rung: str) -> Run:
-    """A recipe of the package at a rung; one of an outside method is made anew, since its source may change."""
+    """A recipe of the package at a rung; that of an outside method is made at each call."""
     return made(rung)
 
 

@@ -8,7 +8,7 @@ from hardlab.config import Run
 from hardlab.recipes.common import Recipe, make
 
 LARC = {"name": "larc", "weight_decay": 1e-6, "warmup_epochs": 10}
-SWAV_STD = (0.228, 0.224, 0.225)  # as swav/src/multicropdataset.py has it
+SWAV_STD = (0.228, 0.224, 0.225)  # as in swav/src/multicropdataset.py
 
 
 def deepcluster(rung: str) -> Run:

@@ -19,7 +19,7 @@ def per_256(lr: float) -> float:
 def hnssl(rung: str) -> Run:
     """HNSSL with mined negatives. paper: Table 1, 77.1 linear top-1.
 
-    The printed rate is 0.1 with Adam, which the arm ``hnssl-literal`` keeps; here it is the usual 1e-3. At rung cpu it
+    The printed rate is 0.1 with Adam, which the arm ``hnssl-literal`` uses; here it is the usual 1e-3. At rung cpu it
     is 3e-4 with a warm-up, for half the epochs: at 1e-3 the network ends worse than it began (docs/tuning.md).
     """
     settings: dict[str, Any] = {

@@ -1,6 +1,6 @@
-"""What runs leave, packed under a limit of bytes: rows, manifests and logs first, weights never.
+"""Packs the files of runs into archives of limited size: rows, manifests and logs first, weights never.
 
-This module needs Python alone: ``benchmarks.lease`` uses it where little else is installed.
+This module imports the standard library alone: ``benchmarks.lease`` uses it where little else is installed.
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ALWAYS = ("manifest.json", "metrics.jsonl", "results.jsonl", "curves.jsonl")  # of a run
-EXTRAS = ("views", "crops", "snapshots")  # as long as they fit; weights and features never
+ALWAYS = ("manifest.json", "metrics.jsonl", "results.jsonl", "curves.jsonl")  # of every run
+EXTRAS = ("views", "crops", "snapshots")  # as far as they fit; weights and features are never packed
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Files that are packed together or not at all: (path, name in the archive)."""
+    """Files that are packed together or not at all.
+
+    files: (path, name in the archive) of each.
+    """
 
     name: str
     files: tuple[tuple[Path, str], ...]
 
 
 def units(runs: Path, logs: Path, done: Sequence[str]) -> list[Unit]:
-    """Everything to pack, the most important first: the rows of all runs, all logs, then view logs and snapshots.
+    """List everything to pack by importance: the rows of all runs, all logs, then view logs and snapshots.
 
-    View logs and snapshots of the first seeds come first, so that every recipe has some.
+    View logs and snapshots are sorted by seed, so that every recipe has some.
     """
 
     def of(run: str, names: Iterable[str]) -> tuple[tuple[Path, str], ...]:
@@ -74,7 +77,7 @@ def pack(archives: Sequence[Path], units: Sequence[Unit], *, limit: int) -> list
                 for file, name in unit.files:
                     tar.add(file, name, recursive=False)
         if scratch.stat().st_size > limit:
-            left += [unit.name for unit in chosen]  # cannot be, unless a file grew meanwhile
+            left += [unit.name for unit in chosen]  # happens only if a file has grown meanwhile
             scratch.unlink()
         else:
             scratch.replace(path)
@@ -82,14 +85,17 @@ def pack(archives: Sequence[Path], units: Sequence[Unit], *, limit: int) -> list
 
 
 def packed_size(path: Path) -> int:
-    """Bytes of a file in an archive with its header, or a little more."""
-    if path.suffix in (".parquet", ".npz"):  # compressed as they are, and many
+    """An upper estimate of the bytes of a file and its header in an archive."""
+    if path.suffix in (".parquet", ".npz"):  # already compressed, and numerous
         return path.stat().st_size + 2048
     return len(zlib.compress(path.read_bytes(), 6)) + 1024
 
 
 def evaluated(folder: Path, protocols: Iterable[str]) -> bool:
-    """Whether the run in this folder is done and has rows of all protocols; ``<name>@<data set>`` asks for a set."""
+    """Whether the run in this folder is done and has rows of all protocols.
+
+    protocols: names, or ``<name>@<data set>`` for rows on that data set.
+    """
     try:
         about = json.loads((folder / "manifest.json").read_text())
         lines = (folder / "results.jsonl").read_text().splitlines() if protocols else []

@@ -1,4 +1,4 @@
-"""Runs what a campaign lacks until its budget ends, and packs what came of it into one archive."""
+"""Trains the missing runs of a campaign within a time budget, and packs the results into one archive."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from hardlab.workbook.workflow import locked
 if TYPE_CHECKING:
     import subprocess
 
-LIMIT_BYTES = 60 * 10**6  # of the archive
-# what takes minutes to compute, or needs the weights of all systems: `hardlab figures --from` makes these
+LIMIT_BYTES = 60 * 10**6  # largest size of the archive
+# tables that take minutes, or need the weights of all systems: `hardlab figures --from` makes them
 SLOW = ("importance", "predictability", "hardness", "transfer")
 
 
@@ -40,11 +40,19 @@ def run(
     dry_run: bool = False,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Make the missing runs of these stages for ``budget`` seconds, ``jobs`` at a time (by default as many as fit).
+    """Train and evaluate the missing runs of these stages for ``budget`` seconds.
 
-    ``out`` has then runs/, logs/, data/ (the tables of ``data_dir`` with the new rows) and ``campaign.tar.gz``: rows,
-    logs and manifests of all runs, view logs and snapshots as far as there is room, no weights. The same call goes on
-    from there. Returns the exit status: 0 done or out of time, 1 where a run failed, 75 stopped on request.
+    The call writes to ``out``: runs/, logs/, data/ (the tables of ``data_dir`` with the new rows) and
+    ``campaign.tar.gz`` (rows, logs and manifests of all runs, view logs and snapshots as far as they fit, no weights).
+    The same call continues an earlier one. Returns the exit status: 0 if done or out of time, 1 if a run failed, 75 if
+    stopped on request.
+
+    jobs: runs at a time; None = as many as fit into cores and memory.
+    out: the folder of the campaign.
+    data_dir: the collected tables, which decide what is missing.
+    root: the folder of the data sets.
+    dry_run: print the plan only.
+    say: prints progress lines.
     """
     from hardlab import build
 
@@ -81,7 +89,7 @@ def run(
 def prepare(
     stages: Sequence[Stage], gpu: bool, runs_dir: Path, data_dir: Path, root: Path | None
 ) -> tuple[Campaign, Estimate]:
-    """What is missing and in which order, on this machine, and how long each run takes."""
+    """The missing runs in order, and an estimate of the time that each takes on this machine."""
     import torch
 
     from hardlab import machine as here
@@ -113,7 +121,7 @@ def _work(
     device: str,
     say: Callable[[str], None],
 ) -> tuple[dict[str, str], bool]:
-    """Each run's state, and whether the end was asked for."""
+    """Run the jobs; returns the state of each run, and whether a signal asked to stop."""
     threads = 1 if gpu else max(1, (os.cpu_count() or 1) // machine.places)
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
 
@@ -121,7 +129,7 @@ def _work(
         words = job_queue.command(job, out / "runs", device=device, threads=threads, root=root)
         return job_queue.start(words, out / "logs" / f"{job.id}.log", env, config=job.config)
 
-    if not gpu:  # a heavy run on a GPU takes a core like any other here
+    if not gpu:  # a job that is heavy on a GPU takes one core here, like any other
         jobs = [replace(job, weight=1) for job in jobs]
     (out / "runs").mkdir(exist_ok=True)
     queue = Queue(jobs, machine, estimate, launch, say, resumes=True)
@@ -134,7 +142,7 @@ def _work(
 
 
 def _collect(made: Campaign, out: Path, data_dir: Path, root: Path | None, say: Callable[[str], None]) -> None:
-    """The archive of all runs of the campaign that are done, and the tables with their rows."""
+    """Write the archive of the campaign's finished runs, and the tables with their rows."""
     runs, archive = out / "runs", out / "campaign.tar.gz"
     done = [p.name for p in sorted(runs.iterdir()) if evaluated(p, ())]
     left_out = pack([archive], units(runs, out / "logs", done), limit=LIMIT_BYTES)

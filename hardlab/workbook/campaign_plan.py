@@ -1,8 +1,9 @@
-"""What a campaign runs: the runs that the claims of a rung lack, in the order of what they decide per minute.
+"""Plans a campaign: the runs that the claims of a rung lack, ordered by the statistical power that they add per second.
 
-A claim gains power with every seed that all of its arms have. Of all claims, and of all numbers of seeds up to the one
-that a claim needs, the next to be run is what adds the most power, to it and to every claim that shares its runs, per
-second of the runs that are still missing. So a baseline is trained once, and counts only for the first that needs it.
+A claim gains power with every seed that all of its arms have. The planner compares all claims, with every number of
+seeds up to the number that each needs. It picks the runs that add the most power, summed over all claims that share
+them, per second of training, and repeats. A baseline is trained once; its cost counts only for the first claim that
+needs it.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ from hardlab.workbook.job_queue import Estimate, Job
 from hardlab.workbook.plan import IMAGES
 
 UNKNOWN = 0.5  # power of a claim with enough seeds for a verdict, where neither its size nor its spread is known
-BESIDE = ("knn", LINEAR[0])  # what every run is measured by
+BESIDE = ("knn", LINEAR[0])  # protocols that evaluate every run
 
 
 class Stage(BaseModel):
     """Claims at a rung.
 
-    claims: papers, of which all claims count that the rung can test, or ids, which count at any rung; none given = all
-    papers. seeds: of an arm at most. set: overrides of all of its runs, dotted as on the command line, e.g. a shorter
-    schedule.
+    claims: papers, for all their claims that the rung can test, or ids of claims, at any rung; empty = all papers.
+    seeds: the most seeds of an arm.
+    set: overrides of all runs, dotted as on the command line, e.g. a shorter schedule.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +53,7 @@ class Stage(BaseModel):
     set: dict[str, Any] = Field(default_factory=dict)
 
     def chosen(self) -> list[Claim]:
-        """Its claims, in the ledger's order."""
+        """The claims of the stage, in the ledger's order."""
         papers = self.claims or claims.PAPERS
         return [
             claim
@@ -62,9 +63,9 @@ class Stage(BaseModel):
 
 
 def read(plan: str) -> list[Stage]:
-    """The stages of a plan, one after the other: a rung's name, or a YAML file with a stage or a list of them.
+    """Read the stages of a plan: the name of a rung, or a YAML file with a stage or a list of stages.
 
-    HardlabError for a file that is not there, holds something else, or names what does not exist.
+    Raises HardlabError for a file that is missing, holds something else, or names what does not exist.
     """
     if plan in RUNGS:
         return [Stage(rung=plan)]
@@ -85,7 +86,7 @@ def read(plan: str) -> list[Stage]:
             raise registry.unknown("claim or paper", name, known)
         if label := stage.set.keys() & {"seed", "recipe", "rung"}:
             raise HardlabError(f"'{path}' sets {min(label)} for all runs of a stage, which tells runs apart.")
-        recipe("simsiam", stage.rung, _without_parent(stage.set))  # any will do
+        recipe("simsiam", stage.rung, _without_parent(stage.set))  # any recipe: only the overrides are checked
     return stages
 
 
@@ -98,11 +99,14 @@ def _without_parent(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Question:
-    """A claim that is open.
+    """An open claim, and the runs that it lacks.
 
-    there: seeds that all of its arms have. needed: for a power of 80 %, and for a verdict. least: below it there is no
-    verdict. size, spread: of the difference, None where unknown. steps: (seeds afterwards, missing runs by id), each
-    step after those before it; the first may be the untrained networks that an accuracy is held against.
+    there: number of seeds that all of its arms have.
+    needed: number of seeds for a verdict with a power of 80 %.
+    least: the smallest number of seeds for a verdict.
+    size, spread: of the difference; None if unknown.
+    steps: (seeds afterwards, ids of missing runs), each after the steps before it; the first may be the untrained
+        networks that an accuracy is compared with.
     """
 
     claim: str
@@ -115,12 +119,12 @@ class Question:
     steps: tuple[tuple[int, tuple[str, ...]], ...]
 
     def reached(self, done: Iterable[str]) -> int:
-        """The number of steps whose runs are all among these."""
+        """The number of steps, from the first, whose runs are all in ``done``."""
         done = set(done)
         return next((i for i, (_, runs) in enumerate(self.steps) if not done.issuperset(runs)), len(self.steps))
 
     def power(self, steps: int) -> float:
-        """How often the claim would be decided after so many steps."""
+        """The probability that the claim is decided after so many steps."""
         seeds = self.steps[steps - 1][0] if steps else self.there
         controlled = steps > 0 or not self.steps or self.steps[0][0] != self.there
         if seeds < max(2, self.least) or not controlled:
@@ -136,7 +140,7 @@ def _power(size: float, spread: float, seeds: int) -> float:
 
 
 class Pick(NamedTuple):
-    """What is run next: the claim that it is for, its missing runs, and their seconds."""
+    """The next runs of a plan: the claim that they serve, their ids, and their total seconds."""
 
     claim: str
     runs: tuple[str, ...]
@@ -144,9 +148,9 @@ class Pick(NamedTuple):
 
 
 def order(questions: Sequence[Question], seconds: Mapping[str, float]) -> list[Pick]:
-    """All missing runs, each once: those for the headlines of the papers first, then by power per second.
+    """Order all missing runs, each once: those for the headlines of the papers first, then by power per second.
 
-    seconds: of each run by id. Of equals the first claim, then the fewest seeds.
+    seconds: run id -> seconds. Ties go to the first claim, then to the fewest seeds.
     """
     of_run: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
@@ -178,10 +182,13 @@ def order(questions: Sequence[Question], seconds: Mapping[str, float]) -> list[P
 
 @dataclass
 class Survey:
-    """What is open at the stages of a plan, and the runs that are missing.
+    """The open claims at the stages of a plan, and their missing runs.
 
-    data_dir: the collected tables. runs_dir: the campaign's own runs. precision: of runs here that leave it open, since
-    only runs of one precision are a pair.
+    stages: of the plan.
+    data_dir: the collected tables.
+    runs_dir: the campaign's own runs.
+    precision: that of runs on this machine with ``precision=auto``; only runs of one precision are paired.
+    root: the folder of the data sets.
     """
 
     stages: Sequence[Stage]
@@ -205,7 +212,7 @@ class Survey:
         self.images: dict[config.Data, int] = {}
 
     def questions(self, stage: Stage) -> list[Question]:
-        """The open claims of a stage that lack runs. Claims whose runs are refused are noted."""
+        """The open claims of a stage that lack runs; claims whose runs cannot be made go to ``refused``."""
         out = []
         for claim in stage.chosen():
             try:
@@ -218,7 +225,7 @@ class Survey:
         return out
 
     def _settled(self, claim: Claim, stage: Stage) -> bool:
-        """Whether it is decided after correction at this rung, or can never be."""
+        """Whether a claim is decided after correction at this rung, or can never be decided."""
         _, finding, group = self.judged[claim.id]
         here = group is not None and group.rung == stage.rung
         return bool(claim.cannot) or (here and finding.verdict in claims.WEAKLY and self.q[claim.id] <= evidence.LEVEL)
@@ -233,7 +240,7 @@ class Survey:
         needed = max(claim.seeds, enough)
         judged = self.judged[claim.id]
         if judged.finding.verdict == claims.NOT_LEARNED and judged.group and self._planned(judged.group.changes, stage):
-            return None  # more seeds of a network that does not learn decide nothing
+            return None  # a network that does not learn decides nothing with more seeds
         steps = [] if claim.probe is None else [(there, self._control(claim, stage))]
         steps = [step for step in steps if step[1]]
         seeds = (seed for seed in count() if not all(seed in of_side for of_side in have))
@@ -245,7 +252,7 @@ class Survey:
         return Question(claim.id, claim.headline, there, needed, claim.seeds, size, spread, tuple(steps))
 
     def _have(self, claim: Claim, stage: Stage) -> list[set[int]]:
-        """The seeds of each side that have rows of runs as this stage would make them."""
+        """The seeds of each side that have rows from runs with this stage's settings."""
         book = self.ledger.book
         trained = [side for side in claim.arms if side.recipe != UNTRAINED]
         alike = iter(book.alike([claim.arm(side) for side in trained]))
@@ -261,18 +268,21 @@ class Survey:
         return out
 
     def _planned(self, changes: Mapping[str, Any], stage: Stage) -> bool:
-        """Whether these differences from a recipe are those of the stage, in the precision of this machine."""
+        """Whether these changes of a recipe are those of the stage, in the precision of this machine."""
         wanted = {option_key(k): v for k, v in _without_parent(stage.set).items()}
         precision = changes.get("precision", wanted.get("precision", self.precision))
         rest = {k: v for k, v in changes.items() if k != "precision"}
         return precision == wanted.pop("precision", self.precision) and rest == wanted
 
     def _size(self, claim: Claim, rung: str) -> tuple[float | None, float | None]:
-        """The expected difference from the threshold (seen in two seeds or more, else published), and its spread."""
+        """The expected difference from the threshold, and its spread.
+
+        The difference is the measured one, from two seeds or more, else the published one.
+        """
         judged, threshold = self.judged[claim.id], claim.test.margin if claim.test.value is None else claim.test.value
-        seen = judged.group is not None and judged.group.rung == rung and judged.finding.ours.n > 1
+        measured = judged.group is not None and judged.group.rung == rung and judged.finding.ours.n > 1
         spread, _ = self.spreads.get(claim.spread_at(rung) or (), (np.nan, 0))
-        if seen:
+        if measured:
             size: float | None = judged.finding.ours.mean - judged.finding.threshold
             if not np.isfinite(spread):
                 spread, _ = evidence.pooled_spread([judged.finding.values])
@@ -296,7 +306,7 @@ class Survey:
         return run
 
     def _ways(self, claim: Claim, side: Side) -> tuple[str, ...]:
-        """How a side is measured: a protocol, with its data set where that is not the run's own; else nothing."""
+        """The protocol that measures a side, with its data set if that is not the run's own; empty without one."""
         where = claim.seen(side).where
         on = where.get("evaluated_on", "")
         return (where["protocol"] + (f"@{on}" if on else ""),) if "protocol" in where else ()
@@ -305,7 +315,7 @@ class Survey:
         return evaluated(self.runs_dir / run.id, ways)
 
     def _missing(self, claim: Claim, side: Side, stage: Stage, seed: int) -> list[str]:
-        """The ids of a side's run of this seed and of what it starts from, as far as they are not there."""
+        """The ids of the missing runs of a side with this seed: its parent and itself."""
         run = self._run(claim, side, stage, seed)
         self._check(run)
         wanted = []
@@ -317,7 +327,7 @@ class Survey:
         return [*wanted, run.id]
 
     def _control(self, claim: Claim, stage: Stage) -> tuple[str, ...]:
-        """The untrained networks, two seeds, that an accuracy at this stage is held against, where they lack rows."""
+        """The ids of the untrained networks, of two seeds, that an accuracy is compared with, if they lack rows."""
         assert claim.probe is not None
         runs = [self._run(claim, Side(recipe=UNTRAINED), stage, seed) for seed in (0, 1)]
         known = [run.id for run in runs if run.id in self.ledger.book.runs]
@@ -331,7 +341,7 @@ class Survey:
         return tuple(run.id for run in missing)
 
     def _check(self, run: Run) -> None:
-        """HardlabError for a run that cannot be made, or whose images cannot be had; seeds do not matter."""
+        """Raise HardlabError for a run that cannot be trained, or whose images are missing, whatever its seed."""
         from hardlab import build
 
         key = run.with_({"seed": 0}).id
@@ -339,7 +349,7 @@ class Survey:
             try:
                 build.check(run)
                 if run.data not in self.images:
-                    images = build.check_images(run, self.root)  # None: they would be downloaded first
+                    images = build.check_images(run, self.root)  # None if they would have to be downloaded
                     known = int(IMAGES.get(run.data.name, 0) * run.data.fraction)
                     self.images[run.data] = known if images is None else len(images)
                 self.asked[key] = ""
@@ -349,7 +359,7 @@ class Survey:
             raise HardlabError(self.asked[key])
 
     def job(self, run: Run, claim: str = "") -> Job:
-        """A missing run as a job; one that is trained and lacks rows alone sees no images."""
+        """The job of a missing run; a trained run that lacks only rows sees no images."""
         count = 0 if self._done(run, ()) else self.images.get(run.data, 0)
         return Job.of(run, claim, run.rung, count, tuple(self.protocols.get(run.id, ())))
 
@@ -357,10 +367,10 @@ class Survey:
 def rates(
     manifests: Mapping[str, Mapping[str, Any]], device: str, known: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
-    """``<rung>/<recipe>`` -> images_per_s and peak_memory_mb on a device, as ``job_queue.Estimate`` reads them.
+    """``<rung>/<recipe>`` -> images_per_s and peak_memory_mb on a device, for ``job_queue.Estimate``.
 
-    As measured on this very device, else ``known`` (images per second by the same keys), else as measured on another,
-    times the ratio of what both have.
+    A rate is that measured on this device; else the one in ``known`` (images per second by the same keys); else that of
+    another device, times the median ratio over the recipes that both have.
     """
     by: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     memory: dict[str, float] = {}
@@ -379,7 +389,7 @@ def rates(
 
 
 class Row(NamedTuple):
-    """A line of the table: a claim, its seeds, and the minutes of the runs that no claim above it brings."""
+    """A line of the table: a claim, its seeds, and the minutes of the runs that no claim above it has."""
 
     claim: str
     seeds_there: int
@@ -389,7 +399,7 @@ class Row(NamedTuple):
 
 
 class Campaign(NamedTuple):
-    """A plan worked out: a row a claim in the order of their runs, and all jobs in that order."""
+    """A complete plan: a row per claim and all jobs, in the order in which they run."""
 
     rows: list[Row]
     jobs: list[Job]
@@ -397,13 +407,13 @@ class Campaign(NamedTuple):
 
 
 def work_out(survey: Survey, estimate: Estimate) -> Campaign:
-    """The missing runs of all stages, one stage after the other, in their order."""
+    """Plan the missing runs of all stages, one stage after the other."""
     rows: dict[str, Row] = {}
     jobs: dict[str, Job] = {}
     for stage in survey.stages:
         questions = survey.questions(stage)
         known = {run.id: survey.job(run) for run in survey.runs.values() if run.id not in jobs}
-        # where nothing is known of a rung, its images alone are compared
+        # without any rate for a rung, only numbers of images are compared
         seconds = {name: estimate.alone(job) or job.images / 100 for name, job in known.items()}
         asked = {question.claim: question for question in questions}
         for pick in order(questions, seconds | dict.fromkeys(jobs, 0.0)):
@@ -413,13 +423,13 @@ def work_out(survey: Survey, estimate: Estimate) -> Campaign:
             minutes = before.minutes + sum(seconds[name] for name in new) / 60
             rows[pick.claim] = before._replace(runs=before.runs + len(new), minutes=minutes)
             jobs |= {name: survey.job(survey.runs[name], pick.claim) for name in new}
-        for question in questions:  # all of their runs come with another claim
+        for question in questions:  # claims whose runs all belong to another claim
             rows.setdefault(question.claim, Row(question.claim, question.there, question.needed, 0, 0.0))
     return Campaign(list(rows.values()), list(jobs.values()), survey.refused)
 
 
 def describe(campaign: Campaign, places: int) -> str:
-    """The table, and how long all of it takes."""
+    """The plan as a table, with its total time."""
     wide = max((len(row.claim) for row in campaign.rows), default=5)
     lines = [f"{'claim':{wide}}  seeds there  seeds needed  runs  minutes"]
     lines += [

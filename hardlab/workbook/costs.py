@@ -43,7 +43,7 @@ def calibrate(rung: str) -> Rates | None:
         [sys.executable, "-m", "hardlab.workbook.costs", rung], capture_output=True, text=True, check=False
     )
     if child.returncode:
-        last = (child.stderr.strip() or "it said nothing").splitlines()[-1]
+        last = (child.stderr.strip() or "no output").splitlines()[-1]
         raise HardlabError(f"Cannot measure the speed of this machine, because torch does not run: {last}")
     return Rates(*json.loads(child.stdout))
 
@@ -96,7 +96,7 @@ def recorded() -> dict[str, Any]:
 
 
 def estimate(step: Step, rates: Rates | None) -> float:
-    """Seconds of a step while another runs on a second core; 0 without rates."""
+    """Seconds of a step with another one running on a second core; 0 without rates."""
     if rates is None:
         return 0.0
     book = recorded()
@@ -131,7 +131,7 @@ def finish(
             if len(busy) < cores and not needs[name] - ended:
                 heapq.heappush(busy, (now + seconds[name], name))
                 del waiting[name]
-        if not busy:  # steps that wait for one that failed
+        if not busy:  # the remaining steps wait for one that failed
             break
         now, name = heapq.heappop(busy)
         ended.add(name)

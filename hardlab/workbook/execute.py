@@ -101,8 +101,12 @@ def execute(
     skipped if it was done with the same text, parameters, code and inputs (folders in ``path`` parameters), unless
     ``force``. SIGTERM, SIGINT and SIGUSR1 end it and all that it started within 20 s; training runs save a checkpoint.
 
-    params: as for ``parameters.check``. timeout: seconds for the whole notebook. report: also write a self-contained
-    ``<name>.html``. echo: called with each new piece of the log. Raises ``HardlabError`` before starting anything.
+    params: as for ``parameters.check``.
+    timeout: seconds for the whole notebook.
+    report: also write a self-contained ``<name>.html``.
+    echo: called with each new piece of the log.
+
+    Raises ``HardlabError`` before starting anything.
     """
     import nbformat
 

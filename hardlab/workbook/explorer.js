@@ -140,7 +140,7 @@
     const ys = range(points.map((p) => p.y));
     const plots = names.map((name, k) => {
       const canvas = el("canvas", { className: "hl-plot", width: 640, height: 460, tabIndex: 0, role: "application",
-        "aria-label": `Loss over ${name}. Enter puts a brush, arrows move it, shift with arrows sizes it, Escape clears it.` });
+        "aria-label": `Loss over ${name}. Enter places a brush, arrow keys move it, Shift with an arrow key resizes it, Escape clears it.` });
       return { k, name, canvas, c: context(canvas), xs: range(points.map((p) => p.x[k])), brush: null };
     });
 
@@ -266,7 +266,7 @@
   /* Negatives and queries in the plane at several checkpoints; the face of a negative is its nearest query's image. */
   const negatives = (host, data) => {
     const canvas = el("canvas", { className: "hl-plot", width: 640, height: 640, tabIndex: 0, role: "application",
-      "aria-label": "Negatives and queries by t-SNE. Left and right go from point to point, Escape lets go." });
+      "aria-label": "Negatives and queries by t-SNE. Left and right move from point to point, Escape ends." });
     const c = context(canvas), face = el("p", { className: "hl-status", role: "status" });
     let now = data.at[data.at.length - 1], hot = -1;
     const xy = (p) => [24 + p[0] * 592, 24 + p[1] * 592];

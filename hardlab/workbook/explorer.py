@@ -1,4 +1,4 @@
-"""The explorer of hardness: candidates, negatives and attacks to handle, on one page or as one cell's output."""
+"""The explorer of hardness: interactive panels of candidates, negatives and attacks, as a page or a cell's output."""
 
 from __future__ import annotations
 
@@ -46,10 +46,13 @@ _BODY = """<div class="hl-ex"><style>{{ css }}</style>
 
 @dataclass(frozen=True)
 class Explorer:
-    """The explorer of one or several runs. In a notebook it shows itself.
+    """The explorer of one or several runs; a notebook displays it.
 
-    body: its HTML, for any page. data: the values in it, panel -> run -> values. tables: the same as text, panel ->
-    run -> table. missing: panel -> sentences on what a run lacks for it.
+    body: HTML that any page can include.
+    data: panel -> run -> the values shown.
+    tables: panel -> run -> the same values as a table.
+    missing: panel -> sentences that say what a run lacks for it.
+    title: of the page.
     """
 
     body: str
@@ -86,10 +89,13 @@ class Explorer:
 def explore(*runs: str | Path, root: str | Path | None = None) -> Explorer:
     """The explorer of up to five run folders, e.g. ``hardlab.explore("runs/simclr-hvs-smoke-s0-...")``.
 
-    Each panel appears where a run has its data: candidates (the view log), negatives, generated pairs, an attack, and
-    the same images under several methods; otherwise a sentence names the command that makes it. root: the folder of the
-    data sets. The page is below 3 MB, needs no network, and says without scripts what it says with them. HardlabError
-    for a folder that is no run, and if there is nothing to show.
+    The panels show candidates (the view log), negatives, generated pairs, an attack, and the same images under several
+    methods. For a panel without data, a sentence names the command that makes them. The page is smaller than 3 MB,
+    needs no network, and shows static pictures and tables without scripts.
+
+    root: the folder of the data sets.
+
+    Raises HardlabError for a folder that is no run, and if there is nothing to show.
     """
     if not 1 <= len(runs) <= RUNS:
         raise HardlabError(f"{len(runs)} runs: the explorer takes 1 to {RUNS} folders of runs.")
@@ -104,7 +110,7 @@ def explore(*runs: str | Path, root: str | Path | None = None) -> Explorer:
 
 
 def choose(catalog: Catalog) -> list[Path]:
-    """Finished runs for one page: the first seed, by name, with views, negatives, generated pairs and an attack."""
+    """Choose finished runs for one page: the first seed with views, negatives, generated pairs and an attack each."""
     runs = catalog.done.sort_values(["seed", "run"])
     logged = [bool(viewlog.segments(Path(p))) or (Path(p) / "snapshots").is_dir() for p in runs["path"]]
     chosen = []
@@ -153,7 +159,7 @@ def _titles() -> dict[str, str]:
 
 
 def _plain(error: object) -> str:
-    """A sentence, with a full stop."""
+    """The text of an error with a full stop at its end."""
     text = str(error).strip()
     return text if text.endswith((".", "`")) else f"{text}."
 
@@ -161,7 +167,7 @@ def _plain(error: object) -> str:
 def _shown(
     name: str, title: str, data: dict[str, Any], tables: dict[str, dict[str, pd.DataFrame]], missing: dict[str, Any]
 ) -> dict[str, Any]:
-    """One panel for the page. What a run lacks is said only where no run has it, or where pictures are missing."""
+    """One panel for the page; it says what a run lacks only if no run has it, or if pictures are missing."""
     some = data.get(name, {})
     words = _LINES.get(name, lambda run, panel, last: [])
     lines = [line for run, panel in some.items() for line in words(run, panel, run == list(some)[-1])]
@@ -193,7 +199,7 @@ def _html(table: pd.DataFrame) -> Markup:
 
 
 def _ledger_lines(run: str, panel: dict[str, Any], last: bool) -> list[Markup]:
-    """How the loss goes with the overlap and with colour, in words. last: whether it is the last run."""
+    """Sentences on how the loss depends on overlap and colour. last: whether it is the last run."""
     words = {"iou": "overlap", "colour_distance": "distance in colour"}
     parts = [f"{rho:+.2f} with {words[name]}" for name, rho in panel["why"].items()]
     within = "between the candidates of an image" if panel["pairs"] > 2 else "between pairs"

@@ -1,4 +1,4 @@
-"""What the explorer of hardness shows of runs, as plain values: one function per panel."""
+"""The values that the explorer shows of runs: one function per panel, which returns plain values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,14 @@ Panel = dict[str, Any]
 
 @dataclass(frozen=True)
 class Size:
-    """How much a page holds. tile, small: pixels of a picture in the ledger, and of others."""
+    """Limits on the content of a page.
+
+    images: of the ledger.
+    occurrences: logged steps of an image.
+    tile, small: pixels of a side of a picture in the ledger, and elsewhere.
+    points: of a snapshot.
+    snapshots: checkpoints shown.
+    """
 
     images: int = 96
     occurrences: int = 8
@@ -40,16 +47,16 @@ class Size:
 SIZES = (Size(), Size(64, 6, 64, 32, 110, 5), Size(40, 5, 48, 24, 80, 4))
 LATENTS = 12
 ATTACKED = 6
-FACTORS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of the run's own attack
+FACTORS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # multiples of the run's own attack
 _ALONE = (
     "The same images under several methods need two runs or more on the same images, with their checkpoints: "
     "`hardlab explore RUN RUN ...` compares them."
 )
-SHARED, DRAWS = 36, 8  # images that several methods judge, and views of each
+SHARED, DRAWS = 36, 8  # images whose loss is compared between methods, and draws of their views
 
 
 class Opened:
-    """A run's folder with its configuration and, where they are on this machine, its images."""
+    """A run's folder with its configuration and, if they are on this machine, its images."""
 
     def __init__(self, path: str | Path, root: str | Path | None = None) -> None:
         self.path, self.root = Path(path), root
@@ -64,7 +71,7 @@ class Opened:
             self.without = f"The images of {self.path.name} cannot be shown: {e}"
 
     def by_name(self, error: HardlabError) -> str:
-        """An error's text with the run's name in place of its path, since the page is read on other machines."""
+        """The text of an error, with the run's name instead of its path, which means nothing on another machine."""
         return str(error).replace(f"'{self.path}'", self.path.name)
 
     def command(self, recipe: str) -> str:
@@ -83,12 +90,14 @@ class Opened:
 
 
 def ledger(opened: Opened, size: Size) -> Panel:
-    """Candidates of images that were logged often: the hardest, and as many evenly over the rest.
+    """Candidates of images that were logged often: the hardest images, and as many evenly over the rest.
 
-    images: row, name, label, percentile (of the mean loss of its candidates among those of the same step), seen, and
-    at: an entry per logged step, with epoch, step, source height and width, views (slot, top, left, height, width) and
-    pairs (a, b, loss, percentile, iou, colour distance, chosen), hardest first. why: mean rank correlation of the loss
-    with overlap and colour distance within an image. Raises HardlabError for a run without a view log.
+    images: row, name, label, percentile (of the mean loss of its candidates among those of the same step), seen, at.
+    at: an entry per logged step: epoch, step, source height and width, views (slot, top, left, height, width), and
+        pairs (a, b, loss, percentile, iou, colour distance, chosen), hardest first.
+    why: mean rank correlation of the loss with overlap and colour distance within an image.
+
+    Raises HardlabError for a run without a view log.
     """
     if not viewlog.segments(opened.path):
         raise HardlabError(
@@ -96,8 +105,8 @@ def ledger(opened: Opened, size: Size) -> Panel:
             "logs.views_every=2` logs those of every second step."
         )
     log = hardness.scored(opened.path)
-    seen = log.groupby("index")["step"].nunique()
-    often = seen.index[seen >= min(3, seen.median())]  # the mean of an image that was logged once says little
+    logged = log.groupby("index")["step"].nunique()
+    often = logged.index[logged >= min(3, logged.median())]  # the mean over one or two steps is too noisy
     mean = log.groupby("index")["percentile"].mean()[often].sort_values(ascending=False, kind="stable")
     half = size.images // 2
     rest = [half + i for i in gan.evenly(max(0, len(mean) - half), size.images - half)] if len(mean) > half else []
@@ -115,7 +124,7 @@ def ledger(opened: Opened, size: Size) -> Panel:
         "images": entries,
         "atlas": atlas(opened, rows, size.tile),
         "pairs": len(log) // max(1, log.groupby(["step", "index"]).ngroups),
-        "logged": len(seen),
+        "logged": len(logged),
         "why": why(log),
     }
 
@@ -123,7 +132,7 @@ def ledger(opened: Opened, size: Size) -> Panel:
 def why(log: pd.DataFrame) -> dict[str, float]:
     """Mean rank correlation of a pair's loss with ``iou`` and ``colour_distance`` among the candidates of an image.
 
-    With one pair an image, the correlation over all pairs. NaN where nothing varies is left out.
+    With one pair per image, the correlation is over all pairs. Constant quantities are left out.
     """
     keys = [log["step"], log["index"]]
     several = log.groupby(keys)["loss"].transform("size").max() > 2
@@ -162,7 +171,7 @@ def snapshots(opened: Opened, size: Size) -> Panel:
     """Negatives and queries laid out by t-SNE, at up to ``size.snapshots`` checkpoints.
 
     at: step, epoch and points (x, y in 0..1, whether it is a negative, cosine with the nearest query, index of that
-    query's picture or -1). Raises HardlabError for a run that kept none.
+    query's picture or -1). Raises HardlabError for a run without such snapshots.
     """
     try:
         banks = negatives.banks(opened.path)
@@ -211,7 +220,7 @@ def generated(opened: Opened, size: Size) -> Panel:
         )
     try:
         curve = gan.hardness(opened.path)[["step", "real", "generated"]].to_numpy(float)
-    except HardlabError:  # a run of the GAN alone has no learner
+    except HardlabError:  # a run of the method gan has no learner
         curve = np.zeros((0, 3))
     side = shots[0].g.shape[-1]
     return {
@@ -223,11 +232,14 @@ def generated(opened: Opened, size: Size) -> Panel:
 
 
 def attack(opened: Opened, size: Size) -> Panel:
-    """A trained run's attack at growing sizes: pictures of a few views, what was added, and the loss of each.
+    """A trained run's attack at growing sizes: pictures of a few views, the added noise, and the loss of each.
 
-    sizes: largest change in grey levels. loss: (images, sizes). mean: over the batch. tiles: pictures, a line per
-    image, a column per size, then as many columns of the amplified change. Raises HardlabError for a run without an
-    attack, or without its checkpoint or images.
+    sizes: largest change in grey levels.
+    loss: (images, sizes).
+    mean: over the batch.
+    tiles: pictures, a line per image, a column per size, then as many columns of the amplified change.
+
+    Raises HardlabError for a run without an attack, or without its checkpoint or images.
     """
     if not any(h.name == "adversarial" for h in opened.run.hard):
         raise HardlabError(f"{opened.path.name} attacks nothing: {opened.command('hexa-moco')} trains with attacks.")
@@ -276,16 +288,16 @@ def methods(several: Sequence[Opened], size: Size) -> Panel:
         raise HardlabError(_ALONE)
     count = len(alike[0].images or ())
     rows = np.unique(np.linspace(0, count - 1, min(SHARED, count)).round().astype(int))
-    seen = {}
+    percentiles = {}
     for o in alike:
         try:
-            seen[o.path.name] = hardness.percentiles(hardness.losses(o.path, rows, DRAWS, root=o.root)).mean(0)
+            percentiles[o.path.name] = hardness.percentiles(hardness.losses(o.path, rows, DRAWS, root=o.root)).mean(0)
         except HardlabError:  # e.g. its checkpoints were removed, or another version wrote them
             continue
-    judged = [o for o in alike if o.path.name in seen]
+    judged = [o for o in alike if o.path.name in percentiles]
     if len(judged) < 2:
         raise HardlabError(_ALONE)
-    table = np.stack(list(seen.values()), 1)
+    table = np.stack(list(percentiles.values()), 1)
     order = np.argsort(-table.mean(1), kind="stable")
     images = [
         {"row": int(rows[i]), "name": alike[0].name_of(int(rows[i])), "label": alike[0].label_of(int(rows[i]))}
@@ -294,7 +306,7 @@ def methods(several: Sequence[Opened], size: Size) -> Panel:
     ]
     short = [f"{o.run.recipe}, seed {o.run.seed}" for o in judged]
     return {
-        "runs": list(seen),
+        "runs": list(percentiles),
         "titles": short,
         "images": images,
         "atlas": atlas(alike[0], rows[order].tolist(), size.small),
@@ -302,7 +314,7 @@ def methods(several: Sequence[Opened], size: Size) -> Panel:
 
 
 def atlas(opened: Opened, rows: Sequence[int], side: int) -> Panel | None:
-    """Pictures of rows of a data set in one JPEG, each at the top left of a square of ``side`` pixels; None without."""
+    """One JPEG of rows of a data set, each at the top left of a square of ``side`` pixels; None without images."""
     if opened.images is None or not len(rows):
         return None
     columns = int(np.ceil(np.sqrt(len(rows))))
@@ -322,12 +334,12 @@ def atlas(opened: Opened, rows: Sequence[int], side: int) -> Panel | None:
 
 
 def jpeg(pixels: np.ndarray) -> str:
-    """Pixels (H,W,3) uint8 as a data URL; some detail is lost."""
+    """Pixels (H,W,3) uint8 as a data URL, compressed with loss."""
     return _url(pixels, "JPEG", quality=82)
 
 
 def png(pixels: np.ndarray) -> str:
-    """Pixels (H,W,3) uint8 as a data URL, exactly."""
+    """Pixels (H,W,3) uint8 as a data URL, compressed without loss."""
     return _url(pixels, "PNG", optimize=True)
 
 
@@ -338,5 +350,5 @@ def _url(pixels: np.ndarray, kind: str, **options: Any) -> str:
 
 
 def _short(value: Any) -> Any:
-    """Four significant digits, None for what is not finite: JSON has no NaN."""
+    """Round to four significant digits; None for a number that is not finite, because JSON has no NaN."""
     return float(f"{float(value):.4g}") if np.isfinite(float(value)) else None

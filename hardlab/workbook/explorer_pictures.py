@@ -1,4 +1,4 @@
-"""The explorer's panels as static pictures, for paper and for readers without scripts."""
+"""The explorer's panels as static pictures, for print and for browsers without scripts."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Panel = dict[str, Any]
 
 
 def pixels(url: str) -> np.ndarray:
-    """The picture in a data URL, (H,W,3) uint8."""
+    """Decode the picture of a data URL, (H,W,3) uint8."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
 
 
 def picture(name: str, panel: Panel) -> str:
-    """One panel as a PNG in a data URL. name: of ``DRAWN``."""
+    """Draw one panel, as a PNG in a data URL. name: a key of ``DRAWN``."""
     with style.applied():
         figure = DRAWN[name](panel)
         sink = io.BytesIO()
         figure.savefig(sink, format="png", dpi=110)
-    few, small = Image.open(sink).convert("P", palette=Image.Palette.ADAPTIVE), io.BytesIO()  # a third of the bytes
+    few, small = Image.open(sink).convert("P", palette=Image.Palette.ADAPTIVE), io.BytesIO()  # a third of the size
     few.save(small, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}"
 
@@ -40,7 +40,7 @@ def _bare(ax: Axes, title: str = "") -> None:
 
 
 def _ledger(panel: Panel) -> Figure:
-    """The hardest and the easiest images with their hardest pair, over all pairs by overlap and colour."""
+    """The hardest and easiest images with their hardest pair, above scatter plots of all pairs."""
     images, atlas = panel["images"], panel["atlas"]
     figure = Figure(figsize=(style.WIDTH, 3.6), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=(1, 1.7))

@@ -1,6 +1,6 @@
-"""Runs side by side on one machine, each a process: which starts next, what is late, and the end of all of them.
+"""Schedules runs side by side on one machine, each in its own process, and ends those that are late.
 
-This module needs Python alone: ``benchmarks.lease`` uses it where little else is installed.
+This module imports the standard library alone: ``benchmarks.lease`` uses it where little else is installed.
 """
 
 from __future__ import annotations
@@ -23,18 +23,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hardlab.config import Run
 
-STOPPED = 75  # exit status of what was asked to stop, as of hardlab
-GRACE_S = 15.0  # from SIGTERM to SIGKILL: a run saves meanwhile
-HEAVY = {"gpu": 4, "paper": 8}  # rung -> places that a run takes on a GPU: a ResNet-18 fills a third of it by itself
+STOPPED = 75  # exit status after a request to stop, as in the command line
+GRACE_S = 15.0  # from SIGTERM to SIGKILL, in which a run saves a checkpoint
+HEAVY = {"gpu": 4, "paper": 8}  # rung -> places that a run takes on a GPU: one ResNet-18 uses a third of it
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be made: its configuration, and what decides when it is started.
+    """A run to train and evaluate: its configuration, and the facts that decide when it starts.
 
-    rate: the key of the table of rates, ``<rung>/<recipe>``. images: that it sees. protocols: it is evaluated by, each
-    with ``@<data set>`` where that is not its own. weight: places that it takes of the machine's. parent: the id of the
-    run that comes first.
+    id: of the run.
+    line: its description in messages.
+    rate: its key in the table of rates, ``<rung>/<recipe>``.
+    images: number of images that it trains on, over all epochs.
+    config: its whole configuration.
+    protocols: of its evaluation, each with ``@<data set>`` if that is not the run's own.
+    parent: the id of the run that must be trained before.
+    weight: number of the machine's places that it takes.
     """
 
     id: str
@@ -48,7 +53,7 @@ class Job:
 
     @classmethod
     def of(cls, run: Run, line: str, rung: str, count: int, protocols: Sequence[str] = ()) -> Job:
-        """The job of a run that sees ``count`` images an epoch; a GAN has no features to evaluate."""
+        """The job of a run on a data set of ``count`` images; a GAN has no features to evaluate."""
         images = run.epochs * (count // run.batch_size) * run.batch_size
         own = () if run.recipe == "gan" else tuple(protocols)
         parent = None if run.parent is None else run.parent.id
@@ -58,25 +63,24 @@ class Job:
 
 @dataclass
 class Child:
-    """A job at work, and when it is late."""
+    """A running job, and the time from which it is late."""
 
     job: Job
     process: subprocess.Popen[bytes]
     started: float
     late: float
-    told: float | None = None  # when it was asked to end
 
 
 @dataclass
 class Machine:
-    """What bounds runs side by side: places (one a core that can be spared) and memory of the device in MB."""
+    """The limits of runs side by side: places (one per available core), and memory of the device in MB."""
 
     places: int
     memory_mb: float
 
     @classmethod
     def here(cls, gpu: bool) -> Machine:
-        """This machine: every core, or three of four beside a GPU, whose free memory counts."""
+        """The limits of this machine: all cores and memory; with a GPU, three of four cores and its free memory."""
         cores = os.cpu_count() or 1
         if not gpu:
             return cls(cores, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20)
@@ -86,16 +90,18 @@ class Machine:
 
 
 class Estimate:
-    """Seconds of a job, from the table of rates, then from the runs that ended here, beside the others as they were.
+    """Estimates the seconds of a job from the table of rates, then from the jobs that have ended on this machine.
 
-    rates: ``<rung>/<recipe>`` -> {images_per_s, peak_memory_mb}; a recipe that was not measured takes the slowest of
-    its rung. overhead: of a process: its start and its evaluation.
+    rates: ``<rung>/<recipe>`` -> {images_per_s, peak_memory_mb}; a recipe that was not measured gets the slowest rate
+        of its rung.
+    overhead: seconds of a process besides training: its start and its evaluation.
+    context_mb: memory of a process besides that of the run.
     """
 
     def __init__(self, rates: dict[str, dict[str, Any]], overhead: float = 20.0, context_mb: float = 600.0) -> None:
         self.rates, self.overhead, self.context_mb = rates, overhead, context_mb
-        self.took: dict[str, list[float]] = {}  # seconds an image of the runs that ended
-        self.slower: list[float] = []  # how much longer they took than alone
+        self.took: dict[str, list[float]] = {}  # rate key -> seconds per image of the runs that ended
+        self.slower: list[float] = []  # ratios of their time to the estimate for a run alone
 
     def _row(self, job: Job) -> dict[str, Any] | None:
         if job.rate in self.rates:
@@ -109,7 +115,7 @@ class Estimate:
         return None if row is None else self.overhead + job.images / row["images_per_s"]
 
     def seconds(self, job: Job) -> float | None:
-        """None where nothing is known: such a job is tried."""
+        """The estimate, or None if nothing is known; the queue tries such a job."""
         if job.rate in self.took:
             return self.overhead + job.images * max(self.took[job.rate][-3:])
         alone = self.alone(job)
@@ -129,9 +135,17 @@ class Estimate:
 
 @dataclass
 class Queue:
-    """Jobs side by side, started in their order, none that cannot end before the deadline.
+    """Runs jobs side by side in their order, skipping those that cannot end before the deadline.
 
-    resumes: once no other can end in time such a job is started all the same; it saves what it has and goes on later.
+    jobs: in their order; a parent comes before the runs that start from it.
+    machine: the limits of runs side by side.
+    estimate: of the time and memory of jobs; it learns from each job that ends.
+    launch: starts the process of a job.
+    say: prints progress lines.
+    grace: seconds from SIGTERM to SIGKILL.
+    resumes: whether to start a job that cannot end in time once no other can; it saves a checkpoint and resumes later.
+    running: the jobs at work.
+    state: id -> done, failed, hung or stopped; absent if not started.
     """
 
     jobs: Sequence[Job]
@@ -142,19 +156,19 @@ class Queue:
     grace: float = GRACE_S
     resumes: bool = False
     running: list[Child] = field(default_factory=list)
-    state: dict[str, str] = field(default_factory=dict)  # id -> done, failed, hung, stopped; absent: not started
+    state: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.all = {job.id: job for job in self.jobs}  # a parent that is not among them is there, or trained on the way
+        self.all = {job.id: job for job in self.jobs}  # a parent that is not among them exists, or its child trains it
 
     def next(self, left: float) -> Job | None:
-        """The first job that may start and can end in ``left`` seconds; None where it finds no place now."""
+        """The first job that may start and can end in ``left`` seconds; None if there is none, or no room for it."""
         busy, late = {c.job.id for c in self.running}, None
         for job in self.jobs:
             if job.id in self.state or job.id in busy:
                 continue
             if job.parent in self.all and self.state.get(job.parent) != "done":
-                continue  # its turn comes with the parent; if that failed, never
+                continue  # it waits for its parent, and never starts if that failed
             seconds = self.estimate.seconds(job)
             if seconds is not None and seconds > left:
                 late = late or job
@@ -164,13 +178,13 @@ class Queue:
 
     def _room(self, job: Job) -> bool:
         if not self.running:
-            return True  # alone it gets whatever there is
+            return True  # a job alone may take the whole machine
         places = sum(c.job.weight for c in self.running) + job.weight
         memory = sum(self.estimate.memory_mb(c.job) for c in self.running) + self.estimate.memory_mb(job)
         return places <= self.machine.places and memory <= 0.85 * self.machine.memory_mb
 
     def run(self, deadline: float, asked: Callable[[], bool], tick: Callable[[], None] = lambda: None) -> None:
-        """Run jobs until none is left that can end by ``deadline`` (time.monotonic), or ``asked``; end the rest."""
+        """Run jobs until no other can end by ``deadline`` (time.monotonic), or ``asked`` is true; then end the rest."""
         try:
             while not asked() and time.monotonic() < deadline:
                 self._reap()
@@ -208,13 +222,13 @@ class Queue:
         end([c.process for c in children], self.grace)
         for child in children:
             self.running.remove(child)
-            # one that ended by itself in the meantime is done all the same
+            # it may have ended by itself in the meantime
             self.state[child.job.id] = "done" if child.process.returncode == 0 else state
             self.say(f"{self.state[child.job.id]} {child.job.id} after {time.monotonic() - child.started:.0f} s")
 
 
 def end(processes: Iterable[subprocess.Popen[bytes]], grace: float = GRACE_S) -> None:
-    """SIGTERM to the groups of all, SIGKILL to those that are there after ``grace`` seconds."""
+    """Send SIGTERM to the groups of all processes, and SIGKILL to those that live after ``grace`` seconds."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         alive = [p for p in processes if p.poll() is None]
         for p in alive:
@@ -227,34 +241,34 @@ def end(processes: Iterable[subprocess.Popen[bytes]], grace: float = GRACE_S) ->
 
 
 def _orphaned() -> None:
-    """In a child: end with the parent, whose own end may be a SIGKILL."""
+    """Let this child process end with its parent, even if the parent is killed by SIGKILL."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def command(job: Job, runs: Path, *, device: str = "auto", threads: int = 1, root: Path | None = None) -> list[str]:
-    """What trains and evaluates a job's run, its configuration coming from standard input."""
+    """The command that trains and evaluates a job's run; it reads the configuration from standard input."""
     words = [sys.executable, "-m", "hardlab.process", "--runs", str(runs), "--device", device]
     words += ["--threads", str(threads), "--wait", *(["--root", str(root)] if root is not None else [])]
     words += [word for protocol in job.protocols for word in ("--protocol", protocol)]
-    # raw pixels are what a network is held against: once, beside those that have learned nothing
+    # raw pixels, with which networks are compared, are measured once, with the untrained networks
     return words + (["--pixels"] if job.protocols and job.config["recipe"] == "untrained" else [])
 
 
 def start(
     words: Sequence[str], log: Path, env: Mapping[str, str], *, cwd: Path | None = None, config: Any = None
 ) -> subprocess.Popen[bytes]:
-    """A process in a group of its own that ends with this one and adds what it says to a log.
+    """Start a process in its own group, which ends with this process and appends its output to ``log``.
 
-    config: what it reads, as JSON, from standard input.
+    config: passed to its standard input as JSON.
     """
     given = None
     if config is not None:
         given = log.with_suffix(".json")
         given.write_text(json.dumps(config))
-    with open(log, "ab") as said, open(given or os.devnull, "rb") as read:
-        process = subprocess.Popen(words, cwd=cwd, env=dict(env), stdout=said, stderr=said, stdin=read, process_group=0,
-                                   preexec_fn=_orphaned)  # fmt: skip
+    with open(log, "ab") as output, open(given or os.devnull, "rb") as read:
+        process = subprocess.Popen(words, cwd=cwd, env=dict(env), stdout=output, stderr=output, stdin=read,
+                                   process_group=0, preexec_fn=_orphaned)  # fmt: skip
     if given is not None:
         given.unlink()
     return process

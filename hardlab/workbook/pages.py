@@ -24,7 +24,7 @@ TIMES, HEADLINES, RESULTS, CLAIMS = "times", "headlines", "results", "claims"  #
 NAMES = {"hexa": "HEXA", "hvs": "HVS", "hnssl": "HNSSL", "adco": "AdCo", "ppcl": "PPCL"}
 _NOTEBOOK = re.compile(r"^\| `(\w+)` \|(.*)\|[^|]*\|$", re.M)  # a row of the README's table of notebooks; time last
 IMAGENET = 1_281_167  # images of its training set
-_MANY = 190  # more seeds than that are just "too many"
+_MANY = 190  # above it, the page says "too many" instead of the number
 
 
 def write(
@@ -215,9 +215,9 @@ def _results(judged: pd.DataFrame, data_dir: Path) -> Iterator[str]:
         hours = sum(took.get(run, 0) for run in runs) / 60
         yield f"## {name}\n"
         yield f"{len(rows)} claims, judged by {len(runs)} runs that took {hours:.1f} hours: {counted(rows)}.\n"
-        seen = sum(manifests[run]["config"]["batch_size"] * (manifests[run].get("steps_done") or 0) for run in runs)
-        if seen and (above := next_rung(rung for rung in rows["rung"] if rung)):
-            yield one_rung_up(paper, above, seen)
+        images = sum(manifests[run]["config"]["batch_size"] * (manifests[run].get("steps_done") or 0) for run in runs)
+        if images and (above := next_rung(rung for rung in rows["rung"] if rung)):
+            yield one_rung_up(paper, above, images)
         for title, verdicts in GROUPS.items():
             group = rows[rows["verdict"].str.startswith(verdicts)]
             if not len(group):
@@ -227,8 +227,11 @@ def _results(judged: pd.DataFrame, data_dir: Path) -> Iterator[str]:
             yield ""
 
 
-def one_rung_up(paper: str, rung: str, seen: int) -> str:
-    """The cost of a paper's claims at ``rung`` with as many seeds as their verdicts need. seen: images so far."""
+def one_rung_up(paper: str, rung: str, trained: int) -> str:
+    """The cost of a paper's claims at ``rung``, with as many seeds as their verdicts need.
+
+    trained: images that the runs so far were trained on.
+    """
     runs: dict[str, int] = {}
     for claim in claims.load():
         if claim.paper == paper and reaches(rung, claim.testable_from):
@@ -242,7 +245,7 @@ def one_rung_up(paper: str, rung: str, seen: int) -> str:
         return f"One rung up, at `{rung}`, these claims need {len(runs)} runs.\n"
     return (
         f"One rung up, at `{rung}`, these claims need {len(runs)} runs that see {images / 1e6:,.0f} million images, "
-        f"{images / seen:,.0f} times as many as so far.\n"
+        f"{images / trained:,.0f} times as many as so far.\n"
     )
 
 

@@ -1,7 +1,8 @@
-"""A reproduction report of one paper, as HTML and LaTeX, in the outline that tracks for reproductions ask for.
+"""Writes a reproduction report of one paper, as HTML and LaTeX, in the outline of reproducibility tracks.
 
-Scope claim by claim, methodology, results, what does not hold, what was easy and hard, cost, what was not done: all
-comes from the collected rows and the ledger, except the sentences of ``paper_notes.yaml``.
+The sections are the scope (claim by claim), methodology, results, negative results, what was easy and difficult, cost,
+and what was not done. Everything comes from the collected rows and the ledger, except the sentences of
+``paper_notes.yaml``.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Items(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A table of text. wide: for each column, its share of the width."""
+    """A table of text. wide: the share of the width of each column."""
 
     head: Sequence[str]
     lines: Sequence[Sequence[str]]
@@ -53,7 +54,7 @@ class Rows(NamedTuple):
 
 
 class Printed(NamedTuple):
-    """A published table, ours beside it."""
+    """A published table with our numbers beside the printed ones."""
 
     sheet: Sheet
     label: str
@@ -63,7 +64,7 @@ Block = str | Items | Rows | Printed
 
 
 class Section(NamedTuple):
-    """A title with what stands below it."""
+    """A title and the blocks below it."""
 
     title: str
     blocks: list[Block]
@@ -72,7 +73,7 @@ class Section(NamedTuple):
 def build(paper: str, data_dir: Path, out: Path) -> list[Path]:
     """Write ``report-<paper>.html`` and ``report-<paper>.tex`` into ``out``.
 
-    Raises ``HardlabError`` for a paper that there is not, and where no rows were collected.
+    Raises ``HardlabError`` for an unknown paper, and if no rows were collected.
     """
     if paper not in claims.PAPERS:
         raise unknown("paper", paper, claims.PAPERS)
@@ -92,7 +93,7 @@ def build(paper: str, data_dir: Path, out: Path) -> list[Path]:
 
 
 def sections(paper: str, data_dir: Path) -> Iterator[Section]:
-    """The parts of a report in their order."""
+    """The sections of a report in order."""
     judged = claims.verdicts(data_dir)
     rows = judged[judged["paper"] == paper]
     ledger = {claim.id: claim for claim in claims.load()}
@@ -113,7 +114,7 @@ def sections(paper: str, data_dir: Path) -> Iterator[Section]:
 
 
 def _notes(paper: str) -> dict[str, Any]:
-    """What people wrote of a paper, and of all of them."""
+    """The handwritten notes on a paper and on all papers."""
     with as_expected(NOTES):
         tree = read_yaml(NOTES)
         shared, own = tree["all"], tree[paper]
@@ -133,8 +134,8 @@ def _summary(paper: str, rows: pd.DataFrame, data_dir: Path) -> Iterator[Block]:
 
 def _scope(own: Sequence[Claim]) -> Iterator[Block]:
     yield (
-        "Each claim is a test with a dated digest; where a test was set or changed after its runs, the results say so. "
-        "It is testable from the rung that is named; below it numbers are shown without a verdict."
+        "Each claim is a test with a dated digest; the results say which tests were set or changed after their runs. "
+        "A claim is testable from the rung in the last column; below it, numbers are shown without a verdict."
     )
     lines = [
         (f"{claim.statement} ({claim.place})", str(claim.published), in_words(claim), claim.testable_from)
@@ -144,7 +145,7 @@ def _scope(own: Sequence[Claim]) -> Iterator[Block]:
 
 
 def in_words(claim: Claim) -> str:
-    """What has to hold for a claim, on which measure."""
+    """The condition of a claim's test and its measure, in words."""
     test, unit, arms = claim.test, claim.published.unit, [_arm(side) for side in claim.arms]
     quantity = {
         "value": arms[0],
@@ -172,7 +173,7 @@ def _against(arms: Sequence[str], how: str, margin: float, unit: str) -> str:
 
 
 def _arm(side: Side) -> str:
-    """An arm as on the command line, and in brackets the measure that it alone has."""
+    """An arm as on the command line, with its own measure, if any, in brackets."""
     words = [side.recipe, *(f"{k}={v}" for k, v in side.set.items())]
     words += [f"trained {side.longer:g} times as long"] if side.longer != 1 else []
     own = [*side.where.values(), *filter(None, (side.value, side.over))]
@@ -182,9 +183,9 @@ def _arm(side: Side) -> str:
 def _methodology(paper: str, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
     yield (
         f"The primary probe of accuracies is {LINEAR[0]}, a logistic regression on frozen features that is run to its "
-        "optimum; the other probes stand beside it. An accuracy counts only where every arm beats the untrained "
+        "optimum; other probes are listed beside it. An accuracy counts only if every arm beats the untrained "
         "network and raw pixels under the same probe. The test is the 95 % Student t-interval of differences paired "
-        f"by seed. A verdict takes {claims.SEEDS} seeds, one on a headline {claims.HEADLINE_SEEDS}, and is corrected "
+        f"by seed. A verdict needs {claims.SEEDS} seeds ({claims.HEADLINE_SEEDS} on a headline) and is corrected "
         f"for the number of claims (Benjamini-Hochberg, {evidence.LEVEL:g})."
     )
     each: dict[tuple[Any, ...], set[int]] = defaultdict(set)
@@ -210,13 +211,13 @@ def _methodology(paper: str, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[
     commits = sorted({str(m["commit"])[:7] + "*" * bool(m["dirty"]) for m in runs.values()})
     versions = sorted({m.get("versions", {}).get("torch", "") for m in runs.values()} - {""})
     yield f"Code: hardlab at the commits {', '.join(commits)} (*: with changes), torch {', '.join(versions)}."
-    yield "Where the paper, its code and this reproduction differ (docs/departures.md has the options):"
+    yield "Where the paper, its code and this reproduction differ (docs/departures.md lists the options):"
     yield Items([f"{place}: {what}. Here: {here}." for place, what, here in departures(paper)])
 
 
 def departures(paper: str) -> list[tuple[str, str, str]]:
     """(place, what differs, here) of the rows of a paper's section of docs/departures.md."""
-    if not DEPARTURES.exists():  # an installed package comes without it
+    if not DEPARTURES.exists():  # an installed package does not contain it
         return []
     parts = DEPARTURES.read_text(encoding="utf-8").split("\n## ")
     section = next((part for part in parts if part.split(maxsplit=1)[0] == pages.NAMES[paper]), "")
@@ -244,7 +245,7 @@ def _results(paper: str, rows: pd.DataFrame, data_dir: Path) -> Iterator[Block]:
             for r in group.itertuples()
         ]
         yield Rows(("Claim", "Published", "Ours", "Verdict", "Evidence"), lines, (0.26, 0.16, 0.16, 0.12, 0.3))
-    yield "The tables of the paper, ours beside the printed values:"
+    yield "The tables of the paper, with our values beside the printed ones:"
     for n in range(1, claims.PAPERS[paper][1] + 1):
         name = f"{paper}_t{n}"
         yield Printed(figures.sheet(name, data_dir), name)
@@ -273,7 +274,7 @@ def _cost(paper: str, rows: pd.DataFrame, runs: Mapping[str, Mapping[str, Any]],
     for name, m in runs.items():
         each[m["config"]["recipe"], m["config"]["rung"], str(m.get("device"))].append(name)
     total = sum(minutes.get(name, 0.0) for name in runs)
-    yield f"The verdicts rest on {len(runs)} runs that trained for {total / 60:.1f} hours, as their own logs have it."
+    yield f"The verdicts rest on {len(runs)} runs, which trained for {total / 60:.1f} hours according to their logs."
     lines = []
     for (recipe, rung, device), names in sorted(each.items()):
         took = [minutes[name] for name in names if name in minutes]
@@ -281,9 +282,9 @@ def _cost(paper: str, rows: pd.DataFrame, runs: Mapping[str, Mapping[str, Any]],
         lines.append((recipe, rung, device, str(len(names)), f"{np.mean(took):.1f}" if took else "", f"{memory:.0f}"))
     head = ("Recipe", "Rung", "Device", "Runs", "Minutes each", "Peak memory, MB")
     yield Rows(head, lines, (0.22, 0.08, 0.34, 0.08, 0.13, 0.15))
-    seen = sum(m["config"]["batch_size"] * (m.get("steps_done") or 0) for m in runs.values())
-    if seen and (above := next_rung(rung for rung in rows["rung"] if rung)):
-        yield pages.one_rung_up(paper, above, seen).replace("`", "").strip()
+    images = sum(m["config"]["batch_size"] * (m.get("steps_done") or 0) for m in runs.values())
+    if images and (above := next_rung(rung for rung in rows["rung"] if rung)):
+        yield pages.one_rung_up(paper, above, images).replace("`", "").strip()
 
 
 def _undone(rows: pd.DataFrame) -> Iterator[Block]:
@@ -295,7 +296,7 @@ def _undone(rows: pd.DataFrame) -> Iterator[Block]:
     yield Items([f"{r.statement} ({r.place}; {r.verdict}, from rung {r.testable_from})" for r in left.itertuples()])
 
 
-# ------------------------------------------------------------------------------------------------ as documents
+# ------------------------------------------------------------------------------------------------ HTML and LaTeX
 
 
 def _html(title: str, parts: Iterable[Section]) -> Iterator[str]:

@@ -74,9 +74,11 @@ class Training(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """One job: ``shell`` makes ``outputs`` from ``inputs``, all paths relative to the rung's folder.
+    """One step: ``shell`` makes ``outputs`` from ``inputs``, all paths relative to the rung's folder.
 
-    name: of the rule and the log. kind: run, notebook, figures or report. commands: argument lists after `hardlab`.
+    name: of the rule and the log.
+    kind: run, notebook, figures or report.
+    commands: argument lists after `hardlab`.
     trains: the runs that it trains, a parent before its child.
     """
 
@@ -151,7 +153,7 @@ def steps(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -
 
 
 def check(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -> None:
-    """Refuse, before training the first, runs that cannot be trained. HardlabError.
+    """Raise HardlabError for runs that cannot be trained, before the first one starts.
 
     Without overrides only their images are checked, since tests build every unchanged recipe.
     """
@@ -189,7 +191,7 @@ def _runs(rung: str, overrides: Sequence[str], with_claims: bool, place: Mapping
         for claim in claims.load():
             for named in claim.arms if reaches(rung, claim.testable_from) else ():
                 wanted_by.setdefault((named.recipe, claim.overrides(named, rung)), []).append(claim.id)
-    # if several arms are one run, as `ppcl` and `ppcl` with its own share, the first names it
+    # if several arms are the same run, as `ppcl` and `ppcl` with its own share, the first names it
     runs: dict[str, tuple[Run, Arm, list[str]]] = {}
     measured: dict[str, set[tuple[str, str]]] = {}
     purposes: dict[str, list[str]] = {}
@@ -241,7 +243,7 @@ def _commands(
     on: dict[str, list[str]] = {}
     for protocol, data in sorted(measures):
         on.setdefault(data, []).extend(["--protocol", protocol])
-    # raw pixels are the same whatever was trained: once per seed will do
+    # raw pixels do not depend on the training: they are measured once per seed
     pixels = ["--pixels"] if run.recipe == "untrained" else []
     first = ["pretrain", run.recipe, *pairs, "--rung", rung, "--runs", "runs", "--threads", str(threads)]
     lines = [(*first, *on.pop("", []), *pixels)]

@@ -69,7 +69,7 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
     manifests = list(catalog.manifests.values()) if catalog else []
     if not catalog or not manifests:
         raise HardlabError(f"There is nothing to report in '{out}': its folder runs/ holds no run.")
-    rung = catalog.runs["rung"].iloc[0]  # which also refuses a manifest that is none
+    rung = catalog.runs["rung"].iloc[0]  # reading it also refuses damaged manifests
     states = catalog.runs["state"].value_counts()
     body = html.JINJA.from_string(_REPORT).render(
         title=title or f"hardlab workbook, rung {rung}",
@@ -91,7 +91,7 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
 
 
 def _explorer(catalog: Catalog) -> Markup:
-    """The explorer of a few of the runs, or why there is none."""
+    """The explorer of a few of the runs, or a sentence on why there is none."""
     from hardlab.workbook import explorer  # which loads torch
 
     chosen = explorer.choose(catalog)
@@ -140,7 +140,7 @@ def _health(alarms: Any) -> str:
 
 
 def _results(catalog: Catalog, data_dir: Path) -> list[tuple[str, Markup]]:
-    """A table per protocol and metric, and one of what is known of the selection."""
+    """A table per protocol and metric, and one of the overlap of the selected pairs."""
     sections = []
     rows = catalog.results
     rows = rows[rows["run"].isin(catalog.done["run"])]
@@ -148,7 +148,7 @@ def _results(catalog: Catalog, data_dir: Path) -> list[tuple[str, Markup]]:
     what = ["protocol", "metric", "evaluated_on", "split", "options"]
     for (protocol, metric, data, split, options), group in rows.groupby(what, sort=True):
         lines = []
-        # one mean is of one setting and arm: runs of other epochs, data or options are another row
+        # a mean is over one setting and arm: runs with other epochs, data or options have their own row
         arm_columns = ["features", "recipe", "setting", "arm"]
         for (features, recipe, setting, arm), values in group.groupby(arm_columns, sort=True):
             lines.append(
@@ -170,7 +170,7 @@ def _results(catalog: Catalog, data_dir: Path) -> list[tuple[str, Markup]]:
 
 
 def _claims(data_dir: Path) -> dict[str, Any]:
-    """Every claim with its verdict on these tables, those with rows first; nothing where there are no tables."""
+    """Every claim with its verdict on these tables, those with runs first; empty without tables."""
     if not any(data_dir.glob("*.csv")):
         return {"claims": None}
     verdicts = claims.verdicts(data_dir)
@@ -219,8 +219,8 @@ def _about_notebook(path: Path, out: Path) -> dict[str, Any]:
 
 def _versions(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per set of versions; several rows mean that the runs differ in their versions."""
-    seen = {json.dumps(m.get("versions", {}) | {"python": m.get("python")}, sort_keys=True) for m in manifests}
-    return [json.loads(s) for s in sorted(seen)]
+    versions = {json.dumps(m.get("versions", {}) | {"python": m.get("python")}, sort_keys=True) for m in manifests}
+    return [json.loads(s) for s in sorted(versions)]
 
 
 def _drawn_from(name: str, data_dir: Path) -> str:
@@ -233,7 +233,7 @@ def _inline(path: Path) -> str:
 
 
 def _number(value: Any) -> Any:
-    """Four significant digits; an empty cell for what is not there."""
+    """Round to four significant digits; a missing value becomes an empty cell."""
     if value is None or (isinstance(value, float | np.floating) and not np.isfinite(value)):
         return ""
     return float(f"{value:.4g}") if isinstance(value, float | np.floating) else value

@@ -69,7 +69,7 @@ def reproduce(
 
 @contextmanager
 def locked(out: Path, what: str) -> Iterator[None]:
-    """A folder with ``logs/`` in which no other process runs the same meanwhile; HardlabError where one does."""
+    """Lock a folder with ``logs/`` against other processes; raises HardlabError if one has locked it."""
     try:
         (out / "logs").mkdir(parents=True, exist_ok=True)
         lock = open(out / ".lock", "w")  # noqa: SIM115  held until this process ends
@@ -139,16 +139,14 @@ def _trouble(out: Path, display: progress.Display) -> str:
         return f"The log of each step is in {out / 'logs'}."
     lines = (out / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [line.strip() for line in lines if re.match(r"\w*(Error|Exception)\b", line.strip())]
-    return (
-        f"The workflow engine stopped ({(errors or lines or ['it said nothing'])[-1].strip()}); its log is {out / LOG}."
-    )
+    return f"The workflow engine stopped ({(errors or lines or ['no output'])[-1].strip()}); its log is {out / LOG}."
 
 
 def _snakemake(cores: int, out: Path, display: progress.Display) -> int:
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(out)),
         *("--cores", str(cores), "--resources", "gpu=1"),
-        # our lock ends with its process; Snakemake's stays after a crash
+        # our lock ends with its process, but Snakemake's stays after a crash
         *("--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--keep-going"),
     ]  # fmt: skip
     tree = ProcessTree()

@@ -48,6 +48,6 @@ def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     small = {"data.fraction": 0.05, "epochs": 1, "batch_size": 32, "precision": "fp32", "logs.views_rows": 8}
     settings = {"adco": small | {"method.queue": 64, "method.dim": 8}, "simsiam-hvs": small}
     return {
-        name: train.train(recipes.recipe(name, "smoke", of), folder, device="cpu", say=lambda line: None)
-        for name, of in settings.items()
+        name: train.train(recipes.recipe(name, "smoke", setting), folder, device="cpu", say=lambda line: None)
+        for name, setting in settings.items()
     }

@@ -68,9 +68,9 @@ def test_runs_of_other_strategies_or_data_are_not_taken_together(tmp_path: Path)
     easy = [write_run(tmp_path, "simsiam-hvs", s, None, changes={"hard.hvs.draws": 8}).name for s in (0, 1)]
     plain = [write_run(tmp_path, "simsiam-hvs", s, None).name for s in (0, 1, 2)]
     other = [write_run(tmp_path, "simsiam", s, None, changes={"data.name": "digits"}).name for s in (0, 1, 2)]
-    mine = write_run(tmp_path, "simsiam", 0, None).name
+    hvs = write_run(tmp_path, "simsiam", 0, None).name
     every = Catalog(tmp_path).finished("smoke", ["simsiam-hvs", "simsiam"])
-    assert comparable(every)["run"].tolist() == [*plain, mine]  # on the data of both recipes
+    assert comparable(every)["run"].tolist() == [*plain, hvs]  # on the data of both recipes
     assert comparable(every[every["run"].isin(easy)])["run"].tolist() == easy
     alone = every[every["recipe"] == "simsiam"]
     assert comparable(alone)["run"].tolist() == other
@@ -89,8 +89,8 @@ def arms(tmp_path: Path) -> Path:
             rows["evaluation"].append(run | where | measured)
             rows["configs"] += configured(run, **({} if tau is None else {"method__tau": tau}))
             rows["epochs"] += [run | {"epoch": e, "name": "loss", "value": value} for e in (0, 1)]
-    for name, of in rows.items():
-        pd.DataFrame(of, columns=schema.columns(name)).to_csv(tmp_path / f"{name}.csv", index=False)
+    for name, seeds in rows.items():
+        pd.DataFrame(seeds, columns=schema.columns(name)).to_csv(tmp_path / f"{name}.csv", index=False)
     shutil.copy(PAPER, tmp_path)
     return tmp_path
 
@@ -200,12 +200,12 @@ def test_the_example_of_the_page_is_what_the_rule_gives() -> None:
 
     def pairs(left_out: tuple[str, ...] = ()) -> tuple[int, ...]:
         alike = book.alike(arms)
-        values = [{run: 0.5 for run in of if run not in left_out} for of in alike]
+        values = [{run: 0.5 for run in arm if run not in left_out} for arm in alike]
         return book.paired(alike, values, "cpu")[0].seeds
 
     def means(left_out: tuple[str, ...] = ()) -> list[list[int]]:
         frame = pd.DataFrame(rows)
-        return [of["seed"].tolist() for of in book.together(arms, frame[~frame["run"].isin(left_out)])]
+        return [arm["seed"].tolist() for arm in book.together(arms, frame[~frame["run"].isin(left_out)])]
 
     assert pairs() == (0, 1, 2) and means() == [[0, 1, 2], [0, 1, 2]]
     gone = (str(one("simsiam", 2, epochs=30)["run"]),)
@@ -237,17 +237,17 @@ def probed(rung: str, data: str, **by: int) -> list[dict[str, object]]:
 def test_below_the_papers_rung_the_primary_probe_is_shown_where_as_many_arms_have_it(
     rung: str, by: dict[str, int], shown: str
 ) -> None:
-    of = Selection(("hnssl", "byol"), pd.DataFrame(probed(rung, "cifar10", **by)))
-    assert len(of.values(Arm("byol"), linear("linear-hnssl")))
-    assert of.by == [shown]
+    selection = Selection(("hnssl", "byol"), pd.DataFrame(probed(rung, "cifar10", **by)))
+    assert len(selection.values(Arm("byol"), linear("linear-hnssl")))
+    assert selection.by == [shown]
 
 
 def test_each_data_set_has_one_probe_of_its_own() -> None:
     rows = probed("cpu", "cifar10 10 %", linear=3, linear_lbfgs=1) + probed("cpu", "fashionmnist", linear=2)
-    of = Selection(("hnssl", "byol"), pd.DataFrame(rows), any_data=True)
+    selection = Selection(("hnssl", "byol"), pd.DataFrame(rows), any_data=True)
     for data, share, n in (("CIFAR-10", "10 %", 1), ("FMNIST", "100 %", 2)):
-        assert len(of.values(Arm("byol", trained=(data, share)), linear("linear-hnssl"))) == n
-    assert of.by == ["linear", "linear-lbfgs"]
+        assert len(selection.values(Arm("byol", trained=(data, share)), linear("linear-hnssl"))) == n
+    assert selection.by == ["linear", "linear-lbfgs"]
 
 
 def test_the_networks_that_runs_began_as_are_of_their_rung_their_data_and_their_backbone() -> None:
@@ -272,7 +272,7 @@ def test_one_run_that_stands_for_several_is_the_first_recipes_lowest_seed() -> N
 
 
 def test_of_recipes_of_which_one_is_shown_the_preferred_one_at_the_highest_rung_is_shown(tmp_path: Path) -> None:
-    wanted, other, seed = (write_run(tmp_path, *of, None).name for of in (("adco", 0), ("moco", 0), ("moco", 1)))
+    wanted, other, seed = (write_run(tmp_path, *arm, None).name for arm in (("adco", 0), ("moco", 0), ("moco", 1)))
     runs, names = Catalog(tmp_path).runs, ("adco-queue", "adco", "moco")
     assert preferred(names, runs) == "adco" and preferred(names, runs[runs["recipe"] == "moco"]) == "moco"
     assert preferred(names, runs.iloc[:0]) == "adco-queue"
@@ -295,8 +295,8 @@ def test_a_training_under_two_names_counts_once_for_each_number_and_under_the_fi
 
 
 def test_a_gain_is_of_the_seeds_that_both_have_and_of_one_setting() -> None:
-    mine, other = pd.Series({0: 0.5, 1: 0.6, 2: 0.9}), pd.Series({1: 0.4, 0: 0.2, 7: 0.1})
-    assert gain(mine, other).to_dict() == pytest.approx({0: 0.3, 1: 0.2})
+    ours, other = pd.Series({0: 0.5, 1: 0.6, 2: 0.9}), pd.Series({1: 0.4, 0: 0.2, 7: 0.1})
+    assert gain(ours, other).to_dict() == pytest.approx({0: 0.3, 1: 0.2})
     columns = ["rung", "data", "method", "setting", "seed", "name", "value"]
     place = ("cpu", "cifar10", "simsiam")
     rows = [(*place, "s", 0, "iou", 0.5), (*place, "s", 1, "iou", 0.6), (*place, "t", 2, "iou", 0.7)]

@@ -60,8 +60,8 @@ def test_finished_runs_are_found_by_recipe_in_the_order_asked_for_and_missing_on
     for recipe, seed in (("simsiam", 1), ("simclr", 0), ("simsiam", 0)):
         write_run(tmp_path, recipe, seed, None)
     write_run(tmp_path, "moco", 0, None, state="stopped")
-    found = Catalog(tmp_path).finished("smoke", ["simsiam", "simclr"])
-    assert found[["recipe", "seed"]].to_numpy().tolist() == [["simsiam", 0], ["simsiam", 1], ["simclr", 0]]
+    runs = Catalog(tmp_path).finished("smoke", ["simsiam", "simclr"])
+    assert runs[["recipe", "seed"]].to_numpy().tolist() == [["simsiam", 0], ["simsiam", 1], ["simclr", 0]]
     with pytest.raises(HardlabError, match=r"no finished run of moco, byol .*`hardlab pretrain moco --rung smoke` and"):
         Catalog(tmp_path).finished("smoke", ["moco", "simclr", "byol"])
 
@@ -80,9 +80,10 @@ def test_top1_is_one_number_a_protocol_with_its_interval_over_seeds(tmp_path: Pa
     paths = [write_run(tmp_path, "simsiam", seed, None) for seed in (0, 1)]
     assert len(Catalog(tmp_path).top1([p.name for p in paths])) == 0
     for path, value in zip(paths, (0.5, 0.7), strict=True):
-        rows = [{"protocol": "knn", "metric": metric, "value": v, "features": of, "data": "shapes", "split": "test"}
-                for metric, v, of in (("top1@k=20", value, "backbone"), ("top1@k=200", 0.1, "backbone"),
-                                      ("top1@k=20", 0.2, "pixels"))]  # fmt: skip
+        same = {"protocol": "knn", "data": "shapes", "split": "test"}
+        rows = [{**same, "metric": metric, "value": v, "features": features}
+                for metric, v, features in (("top1@k=20", value, "backbone"), ("top1@k=200", 0.1, "backbone"),
+                                            ("top1@k=20", 0.2, "pixels"))]  # fmt: skip
         (path / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (row,) = Catalog(tmp_path).top1([p.name for p in paths], ("method", "arm")).to_dict("records")
     assert (row["method"], row["arm"], row["protocol"], row["n"]) == ("simsiam", "standard", "knn", 2)

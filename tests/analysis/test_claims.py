@@ -92,25 +92,25 @@ class Folder:
     ) -> str:
         made = recipe(name, rung, {**(overrides or {}), "seed": seed})
         if all(json.loads(m)["id"] != made.id for m in self.manifests):
-            told = {"precision": precision} if precision else {}
-            self.manifests.append(json.dumps({"id": made.id, "config": made.model_dump(mode="json"), **told}))
+            extra = {"precision": precision} if precision else {}
+            self.manifests.append(json.dumps({"id": made.id, "config": made.model_dump(mode="json"), **extra}))
         if value is not None:
             who = {"rung": rung, "data": "x", "method": "m", "setting": "0", "arm": "a", "recipe": name}
-            told = {"protocol": "linear-lbfgs", "features": "backbone", "evaluated_on": made.data.name}
-            told |= {"split": "test", "metric": "top1", "options": "{}"} if table == "evaluation" else {}
+            extra = {"protocol": "linear-lbfgs", "features": "backbone", "evaluated_on": made.data.name}
+            extra |= {"split": "test", "metric": "top1", "options": "{}"} if table == "evaluation" else {}
             if table != "evaluation":
-                told = {}
-            row = who | {"seed": seed, "run": made.id} | told | {"value": value} | columns
+                extra = {}
+            row = who | {"seed": seed, "run": made.id} | extra | {"value": value} | columns
             self.rows.setdefault(table, []).append(row)
         return made.id
 
-    def verdict(self, of: Claim) -> Any:
+    def verdict(self, one: Claim) -> Any:
         lines, tables = list(self.manifests), {name: list(rows) for name, rows in self.rows.items()}
         self._controls(lines, tables.get("evaluation", []))
         (self.path / "manifests.jsonl").write_text("\n".join(lines))
         for table, rows in tables.items():
             pd.DataFrame(rows).to_csv(self.path / f"{table}.csv", index=False)
-        return next(claims.verdicts(self.path, [of]).itertuples())
+        return next(claims.verdicts(self.path, [one]).itertuples())
 
     def _controls(self, lines: list[str], rows: list[dict[str, Any]]) -> None:
         """An untrained network of each seed, of the rung and the data of every run, and its rows by every probe."""
@@ -139,9 +139,9 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def test_there_are_sixty_claims_or_more_and_every_paper_has_its_share() -> None:
-    found = claims.load()
-    papers = pd.Series([c.paper for c in found]).value_counts()
-    assert len(found) >= 60
+    loaded = claims.load()
+    papers = pd.Series([c.paper for c in loaded]).value_counts()
+    assert len(loaded) >= 60
     assert set(papers.index) == set(claims.PAPERS)
     assert papers.min() >= 8
 
@@ -176,7 +176,7 @@ def test_every_arm_can_be_trained_at_every_rung_from_which_its_claim_is_testable
         ({"place": "somewhere"}, "hvs has no 'somewhere'"),
         ({"arms": ["simsiam"]}, "1 arms do not fit"),
         ({"test": "largest"}, "2 arms do not fit"),
-        ({"test": {"name": "above", "of": "ratio"}}, "held against a value"),
+        ({"test": {"name": "above", "of": "ratio"}}, "need a value"),
         ({"test": {"name": "equal_within", "of": "difference", "value": 0}}, "margin above 0"),
         ({"data": ["cifar11"]}, "no data set 'cifar11'"),
         ({"arms": [{"recipe": "simsiam-hvs", "set": {"hard.hvs.drawz": 3}}, "simsiam"]}, "drawz"),
@@ -231,13 +231,13 @@ def test_an_interval_that_ends_at_the_threshold_decides_nothing() -> None:
     assert judge(test("equal_within", value=2, margin=1), per_arm([3, 3, 3])).verdict == INCONCLUSIVE
 
 
-@pytest.mark.parametrize("of", [test("greater"), test("above", value=0.0), test("largest"), test("ordering")])
+@pytest.mark.parametrize("rule", [test("greater"), test("above", value=0.0), test("largest"), test("ordering")])
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_fewer_than_three_seeds_decide_nothing_however_far_apart_the_arms_are(of: Test, seeds: int) -> None:
-    far = per_arm(*([v, v + 0.01][:seeds] for v in ((9, 5, 1) if of.name != "above" else (9,))))
-    found = judge(of, far)
-    assert (found.verdict, np.isnan(found.p)) == (NO_SEEDS, True)
-    assert f"{seeds} seed{'s' * (seeds > 1)} with all arms: a verdict needs 3" in found.why
+def test_fewer_than_three_seeds_decide_nothing_however_far_apart_the_arms_are(rule: Test, seeds: int) -> None:
+    far = per_arm(*([v, v + 0.01][:seeds] for v in ((9, 5, 1) if rule.name != "above" else (9,))))
+    finding = judge(rule, far)
+    assert (finding.verdict, np.isnan(finding.p)) == (NO_SEEDS, True)
+    assert f"{seeds} seed{'s' * (seeds > 1)} with all arms: a verdict needs 3" in finding.why
 
 
 def test_above_and_below_hold_a_value_or_a_ratio_against_a_constant() -> None:
@@ -365,14 +365,14 @@ def test_an_evaluation_is_asked_for_of_the_seeds_that_every_arm_has_a_run_of_and
 def test_runs_that_came_without_the_rows_are_named_with_what_makes_them(folder: Folder) -> None:
     loss = {"table": "epochs", "where": {"name": "loss"}}
     for s in range(2):
-        told = folder.run("simsiam-hvs", s, 0.5, table="epochs", epoch=0, name="loss")
+        known = folder.run("simsiam-hvs", s, 0.5, table="epochs", epoch=0, name="loss")
         bare = folder.run("simsiam", s, 0.4)
     # of another length: its rows compare with no run of the other arm
     other = folder.run("simsiam", 0, 0.4, overrides={"epochs": 9}, table="epochs", epoch=0, name="loss")
     row = folder.verdict(claim(measure=loss, published={"value": None, "unit": "loss", "of": "none"}))
     assert row.verdict == NO_RUN
     assert f"{bare} came without rows in epochs.csv" in row.why
-    assert told not in row.why and other not in row.why
+    assert known not in row.why and other not in row.why
     assert row.commands == "hardlab figures --from runs --all\nhardlab pretrain simsiam --rung cpu"
 
 
@@ -416,9 +416,9 @@ def test_a_single_seed_asks_for_the_next_one_trained_in_the_same_way(folder: Fol
 
 
 def test_a_ratio_to_nothing_is_no_value() -> None:
-    of = test("above", of="ratio", value=1)
-    assert judge(of, per_arm([2, 2.1, 2.2, 1], [1, 1, 1, 0])).verdict == REPRODUCED
-    assert judge(of, per_arm([2, 2.1, 2.2, 1], [1, 1, 1, 0])).ours.n == 3
+    rule = test("above", of="ratio", value=1)
+    assert judge(rule, per_arm([2, 2.1, 2.2, 1], [1, 1, 1, 0])).verdict == REPRODUCED
+    assert judge(rule, per_arm([2, 2.1, 2.2, 1], [1, 1, 1, 0])).ours.n == 3
 
 
 def test_the_highest_rung_with_all_arms_counts(folder: Folder) -> None:
@@ -517,8 +517,8 @@ def test_epochs_become_one_number_as_the_measure_says(folder: Folder) -> None:
     def mean(over: str) -> float:
         measure = {"table": "epochs", "where": {"name": "loss"}, "over": over}
         unit = {"value": None, "unit": "loss", "of": "none"}
-        of = claim(measure=measure, arms=["simsiam"], test={"name": "above", "value": 0}, published=unit)
-        return float(folder.verdict(of).mean)
+        one = claim(measure=measure, arms=["simsiam"], test={"name": "above", "value": 0}, published=unit)
+        return float(folder.verdict(one).mean)
 
     values = [9, 4, 4, 4, 4, 4, 4, 4, 3, 1]
     assert mean("mean") == pytest.approx(np.mean(values) + 0.005)
@@ -529,11 +529,11 @@ def test_epochs_become_one_number_as_the_measure_says(folder: Folder) -> None:
 
 
 def test_without_tables_every_claim_needs_a_run(tmp_path: Path) -> None:
-    found = claims.verdicts(tmp_path)
-    assert list(found.columns) == list(claims.COLUMNS)
-    assert set(found["verdict"]) == {NO_RUN}
-    assert found["commands"].str.contains("hardlab pretrain").all()
-    assert not found["why"].str.contains("hardlab ").any()
+    verdicts = claims.verdicts(tmp_path)
+    assert list(verdicts.columns) == list(claims.COLUMNS)
+    assert set(verdicts["verdict"]) == {NO_RUN}
+    assert verdicts["commands"].str.contains("hardlab pretrain").all()
+    assert not verdicts["why"].str.contains("hardlab ").any()
 
 
 # ------------------------------------------------------------------------------------------------ the rules
@@ -690,23 +690,25 @@ def test_seeds_that_were_trained_and_not_evaluated_come_before_new_ones(folder: 
 
 
 def test_an_arm_is_trained_several_times_as_long_as_its_recipe_at_any_rung(folder: Folder) -> None:
-    of = claim(arms=["simsiam-hvs", {"recipe": "simsiam", "longer": 2.5}])
+    longer = claim(arms=["simsiam-hvs", {"recipe": "simsiam", "longer": 2.5}])
     for rung in ("cpu", "gpu"):
         usual = recipe("simsiam", rung).epochs
-        assert of.commands(of.arms[1:], rung) == [f"hardlab pretrain simsiam --rung {rung} epochs={2.5 * usual:.0f}"]
+        assert longer.commands(longer.arms[1:], rung) == [
+            f"hardlab pretrain simsiam --rung {rung} epochs={2.5 * usual:.0f}"
+        ]
     accuracies(folder, [0.5, 0.51, 0.52], [0.4, 0.4, 0.4])
-    assert folder.verdict(of).verdict == NO_RUN  # as long as its recipe is another arm
+    assert folder.verdict(longer).verdict == NO_RUN  # as long as its recipe is another arm
     for s in range(3):
         folder.run("simsiam", s, 0.45, overrides={"epochs": round(2.5 * recipe("simsiam", "cpu").epochs)})
-    assert folder.verdict(of).mean == pytest.approx(6)
+    assert folder.verdict(longer).mean == pytest.approx(6)
 
 
 def test_a_gain_is_the_difference_of_two_differences() -> None:
-    of = test("above", of="gain", value=0.0)
+    rule = test("above", of="gain", value=0.0)
     arms = [9, 9.1, 9.2], [5, 5, 5], [7, 7, 7], [6, 6.1, 6.2]
-    assert judge(of, per_arm(*arms)).ours.mean == pytest.approx(4.1 - 0.9)
-    assert judge(of, per_arm(*arms)).verdict == REPRODUCED
-    assert judge(of, per_arm(*arms[2:], *arms[:2])).verdict == CONTRADICTED
+    assert judge(rule, per_arm(*arms)).ours.mean == pytest.approx(4.1 - 0.9)
+    assert judge(rule, per_arm(*arms)).verdict == REPRODUCED
+    assert judge(rule, per_arm(*arms[2:], *arms[:2])).verdict == CONTRADICTED
 
 
 def test_the_p_of_a_verdict_is_the_level_at_which_it_would_just_have_been_given() -> None:
@@ -766,11 +768,11 @@ def test_a_change_is_noted_once_with_its_day_and_told_beside_the_runs_before_it(
     assert (first.digest, second.digest) == (claim().digest, claim(headline=True).digest)
     monkeypatch.setattr(claims, "frozen", lambda: {"a-gain": (first, second)})
     accuracies(folder, [0.5] * 3, [0.4, 0.41, 0.42])
-    for begins, told in ((day - timedelta(hours=1), True), (day + timedelta(hours=1), False)):
+    for begins, noted in ((day - timedelta(hours=1), True), (day + timedelta(hours=1), False)):
         folder.manifests = [json.dumps(json.loads(m) | {"started": begins.isoformat()}) for m in folder.manifests]
         row = folder.verdict(claim(headline=True))
         remark = "This test is of 2026-11-27, after its runs: it is what the paper is known for."
-        assert row.why.endswith(remark) == told and row.frozen == day.isoformat()
+        assert row.why.endswith(remark) == noted and row.frozen == day.isoformat()
 
 
 # ------------------------------------------------------------------------------------------------ today's rows
@@ -788,7 +790,7 @@ def test_todays_rows_reproduce_that_selection_prefers_the_lowest_overlap(today: 
     share = share[
         (share["recipe"] == "simsiam-hvs") & share["run"].isin(today.loc["hvs-lowest-iou-40", "runs"].split())
     ]
-    late = [of.sort_values("epoch")["share"].iloc[-(len(of) // 5) :].mean() for _, of in share.groupby("seed")]
+    late = [rows.sort_values("epoch")["share"].iloc[-(len(rows) // 5) :].mean() for _, rows in share.groupby("seed")]
     test = stats.ttest_1samp(late, 0.4)
     row, (lo, hi) = today.loc["hvs-lowest-iou-40"], test.confidence_interval()
     assert [row["mean"], row["lo"], row["hi"], row["p"]] == pytest.approx([np.mean(late), lo, hi, test.pvalue])
@@ -827,14 +829,14 @@ def test_the_terminal_shows_claims_in_110_columns_and_filters_them() -> None:
     assert max(map(len, lines)) <= 110
     assert any(line.startswith("  hvs-lowest-iou-chance") and "reproduced" in line for line in lines)
     assert "needs a run" not in result.output and "HEXA" not in result.output
-    told = CliRunner().invoke(cli, ["claims", "--data", str(DATA), "--paper", "hvs", "--why"]).output
-    assert "Runs: simsiam-hvs-cpu-s0" in told
+    explained = CliRunner().invoke(cli, ["claims", "--data", str(DATA), "--paper", "hvs", "--why"]).output
+    assert "Runs: simsiam-hvs-cpu-s0" in explained
     named = CliRunner().invoke(cli, ["claims", "hvs-predict", "hexa-beta", "--data", str(DATA), "--json"]).output
     assert {row["id"] for row in json.loads(named)} == {"hvs-predict", "hexa-beta"}
     # a command is one line, to be copied
-    commands = [line.strip() for line in told.splitlines() if line.startswith("        hardlab ")]
+    commands = [line.strip() for line in explained.splitlines() if line.startswith("        hardlab ")]
     assert "hardlab pretrain simsiam-hvs-8 --rung gpu" in commands
-    assert max(len(line) for line in told.splitlines() if line.strip() not in commands) <= 110
+    assert max(len(line) for line in explained.splitlines() if line.strip() not in commands) <= 110
     plain = CliRunner().invoke(cli, ["claims", "--data", str(DATA), "--verdict", "needs a run"]).output
     assert plain.count("hardlab pretrain") >= plain.count("needs a run") - 1 > 10  # the last line counts the verdicts
 

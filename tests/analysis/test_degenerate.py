@@ -109,15 +109,15 @@ def test_snapshots_of_a_diverged_run_and_of_one_query_are_refused(tmp_path):
 def test_a_negative_of_zeros_has_a_place_in_the_picture(tmp_path):
     zero = unit(8)
     zero[2] = 0
-    found = negatives.picture(bank(tmp_path, zero, unit(6, seed=1)))
-    assert np.isfinite(found[["x", "y"]]).all(axis=None) and found["distance"][2] == 1
+    picture = negatives.picture(bank(tmp_path, zero, unit(6, seed=1)))
+    assert np.isfinite(picture[["x", "y"]]).all(axis=None) and picture["distance"][2] == 1
 
 
 def test_the_picture_of_a_collapsed_network_has_distances_and_no_places(tmp_path):
     same = np.repeat(unit(1), 9, axis=0)
-    found = negatives.picture(bank(tmp_path, same, same[:5]))
-    assert len(found) == 14 and found[["x", "y"]].isna().all(axis=None)
-    assert found["distance"][:9].to_numpy() == pytest.approx(0, abs=1e-6)
+    picture = negatives.picture(bank(tmp_path, same, same[:5]))
+    assert len(picture) == 14 and picture[["x", "y"]].isna().all(axis=None)
+    assert picture["distance"][:9].to_numpy() == pytest.approx(0, abs=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- importance
@@ -144,11 +144,11 @@ def test_one_rare_value_is_explained_by_the_trees_that_saw_it():
     x = columns(400)
     y = np.zeros(400)
     y[x["a"].argmax()] = 1
-    found = importance.importance(x, y, **QUICK).set_index("effect")
+    table = importance.importance(x, y, **QUICK).set_index("effect")
     forest = importance._forest(x.to_numpy(), y, [], seed=0, **QUICK)
-    saw = [not np.isnan(of).all() for of in forest]
-    assert 0 < sum(saw) < 6 and found["n"].tolist() == [sum(saw)] * 2
-    assert found["share"]["a"] > found["share"]["b"]
+    saw = [not np.isnan(shares).all() for shares in forest]
+    assert 0 < sum(saw) < 6 and table["n"].tolist() == [sum(saw)] * 2
+    assert table["share"]["a"] > table["share"]["b"]
     again = importance.importance(x, y, bootstrap=6, **QUICK)
     assert np.isfinite(again[["boot_lo", "boot_hi"]]).all(axis=None)
 
@@ -167,8 +167,8 @@ def test_units_of_columns_and_response_do_not_matter(backend, scale, shift):
     y = x["a"] + 0.3 * x["b"]
     wanted = importance.importance(x, y, backend=backend, **QUICK)["share"]
     for columns_, response in ((x * scale + shift, y), (x, y * scale + shift)):
-        found = importance.importance(columns_, response, backend=backend, **QUICK)["share"]
-        assert found.tolist() == pytest.approx(wanted.tolist(), abs=0.03)
+        shares = importance.importance(columns_, response, backend=backend, **QUICK)["share"]
+        assert shares.tolist() == pytest.approx(wanted.tolist(), abs=0.03)
 
 
 def test_no_column_is_refused():
@@ -208,8 +208,8 @@ def test_tables_part_runs_that_draw_other_views(monkeypatch):
     monkeypatch.setattr(predict, "predictability", spy)
     monkeypatch.setattr(pairs, "LEAST_CHOSEN", 1)
     logs = {"x": of_views(4, 0), "y": of_views(5, 1), "z": of_views(4, 2), "w": of_views(5, 3)}
-    found = pairs.predictabilities(logs, pairs.SMOKE)
-    assert found["run"].tolist() == ["x", "z", "y", "w"]
+    table = pairs.predictabilities(logs, pairs.SMOKE)
+    assert table["run"].tolist() == ["x", "z", "y", "w"]
     assert len(asked) == 2 and asked[0] == [6, 6] and len(set(asked[1])) == 1
 
 

@@ -25,9 +25,9 @@ def test_snapshots_are_read_in_order_and_others_are_left_alone(tmp_path: Path):
         one = shot(step, seed=step)
         np.savez(tmp_path / "snapshots" / f"generated-{step:08d}.npz", g=one.g, g_ema=one.g_ema, g_frechet=float(step))
     np.savez(tmp_path / "snapshots" / "adco-00000003.npz", negatives=np.zeros(3))
-    found = gan.shots(tmp_path)
-    assert [s.step for s in found] == [3, 20] and found[1].scores == {"g_frechet": 20}
-    assert (found[1].g == shot(seed=20).g).all()
+    shots = gan.shots(tmp_path)
+    assert [s.step for s in shots] == [3, 20] and shots[1].scores == {"g_frechet": 20}
+    assert (shots[1].g == shot(seed=20).g).all()
 
 
 def test_a_run_without_generated_images_is_refused(tmp_path: Path):

@@ -28,9 +28,9 @@ def test_rank_correlations_are_spearmans_with_an_interval_that_holds_them():
     def of(weight):
         return weight * image + rng.normal(size=(20, 200))
 
-    found = {"a": of(1.0), "b": np.exp(of(1.0)), "c": of(0.0)}
-    table = hardness.transfer(found, resamples=200).set_index(["a", "b"])
-    means = {name: hardness.percentiles(x).mean(0) for name, x in found.items()}
+    losses = {"a": of(1.0), "b": np.exp(of(1.0)), "c": of(0.0)}
+    table = hardness.transfer(losses, resamples=200).set_index(["a", "b"])
+    means = {name: hardness.percentiles(x).mean(0) for name, x in losses.items()}
     for a, b in (("a", "b"), ("a", "c")):
         assert table.loc[(a, b), "rho"] == pytest.approx(stats.spearmanr(means[a], means[b]).statistic)
         assert table.loc[(a, b), "lo"] < table.loc[(a, b), "rho"] < table.loc[(a, b), "hi"]
@@ -62,8 +62,8 @@ def test_a_trained_method_judges_one_batch_the_same_way_each_time(trained: dict[
 def test_methods_are_compared_on_the_images_that_the_catalogue_says_both_were_trained_on(trained: dict[str, Path]):
     names = [path.name for path in trained.values()]
     catalog = Catalog(next(iter(trained.values())).parent)
-    found = hardness.together(catalog, names, range(16), draws=2)
-    assert list(found) == names and {x.shape for x in found.values()} == {(2, 16)}
+    losses = hardness.together(catalog, names, range(16), draws=2)
+    assert list(losses) == names and {x.shape for x in losses.values()} == {(2, 16)}
     with pytest.raises(HardlabError, match="simsiam-hv"):
         hardness.together(catalog, [names[0], "simsiam-hv"], range(16))
     catalog.manifests[names[1]]["data"]["digest"] = "another"
@@ -81,15 +81,15 @@ def test_the_ledger_is_every_candidate_with_its_run_and_percentile(trained: dict
     book = hardness.ledger(trained["adco"].parent)
     logs = {name: viewlog.metrics(viewlog.read(path)) for name, path in trained.items()}
     assert len(book) == sum(map(len, logs.values()))
-    mine = book.query("recipe == 'simsiam-hvs'").reset_index(drop=True)
+    hvs = book.query("recipe == 'simsiam-hvs'").reset_index(drop=True)
     log = logs["simsiam-hvs"]
-    assert mine["loss"].tolist() == log["loss"].tolist() and mine["iou"].tolist() == log["iou"].tolist()
-    assert mine["chosen"].mean() == pytest.approx(1 / 6)
+    assert hvs["loss"].tolist() == log["loss"].tolist() and hvs["iou"].tolist() == log["iou"].tolist()
+    assert hvs["chosen"].mean() == pytest.approx(1 / 6)
     step = log[log["step"] == log["step"].iloc[-1]]
     wanted = 100 * (stats.rankdata(step["loss"]) - 0.5) / len(step)
-    assert mine["percentile"][log["step"] == log["step"].iloc[-1]].to_numpy() == pytest.approx(wanted)
+    assert hvs["percentile"][log["step"] == log["step"].iloc[-1]].to_numpy() == pytest.approx(wanted)
     # what hard view selection takes is harder than what it leaves
-    by = mine.groupby("chosen")["percentile"].mean()
+    by = hvs.groupby("chosen")["percentile"].mean()
     assert by[True] > by[False] + 10
 
 

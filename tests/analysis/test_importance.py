@@ -80,8 +80,8 @@ def test_the_effects_of_a_tree_of_two_numbers_add_up_to_one():
 @pytest.mark.parametrize(("backend", "rows"), [("forest", 6000), pytest.param("xgboost", 6000, marks=pytest.mark.slow)])
 def test_known_shares_are_found(backend, rows):
     x, y, wanted = known(rows)
-    found = importance.importance(x, y, backend=backend, leaf=1, max_features=1.0, pairs=True)
-    for effect, share in found.set_index("effect")["share"].items():
+    table = importance.importance(x, y, backend=backend, leaf=1, max_features=1.0, pairs=True)
+    for effect, share in table.set_index("effect")["share"].items():
         assert share == pytest.approx(wanted.get(effect, 0.0), abs=0.03 if " x " in effect else 0.02), effect
 
 
@@ -118,13 +118,13 @@ def test_the_bootstrap_interval_is_as_wide_as_the_spread_over_fresh_data():
     wide, shares = [], []
     for seed in range(12):
         x, y, _ = known(400, seed)
-        found = importance.importance(x, y, leaf=5, max_features=1.0, trees=4, bootstrap=20 if seed < 3 else 0)
-        shares.append(found["share"])
+        table = importance.importance(x, y, leaf=5, max_features=1.0, trees=4, bootstrap=20 if seed < 3 else 0)
+        shares.append(table["share"])
         if seed < 3:
-            wide.append(found["boot_hi"] - found["boot_lo"])
-            assert ((found["boot_lo"] < found["share"]) & (found["share"] < found["boot_hi"])).all()
-            assert ((found["lo"] < found["share"]) & (found["share"] < found["hi"])).all()
-            assert (found["n"] == 4).all()  # trees
+            wide.append(table["boot_hi"] - table["boot_lo"])
+            assert ((table["boot_lo"] < table["share"]) & (table["share"] < table["boot_hi"])).all()
+            assert ((table["lo"] < table["share"]) & (table["share"] < table["hi"])).all()
+            assert (table["n"] == 4).all()  # trees
     expected = 2 * 1.96 * np.std(shares, axis=0, ddof=1)
     assert 0.5 < np.mean(wide, axis=0)[0] / expected[0] < 2  # the effect that matters
 
@@ -137,8 +137,8 @@ def test_flags_and_whole_numbers_have_the_shares_of_the_cells_around_their_value
     y = x["flag"] + 0.25 * x["whole"] + x["x"]
     # on [0, 4] the outer values fill half a cell: 0, 4 with weight 1/8, 1 to 3 with 1/4
     variance = np.array([1 / 4, 0.0625 * (2 * 4 / 8 + 2 * 1 / 4), 1 / 12])
-    found = importance.importance(x, y, backend=backend, leaf=2, max_features=1.0, trees=8)
-    assert found["share"].tolist() == pytest.approx((variance / variance.sum()).tolist(), abs=0.03)
+    table = importance.importance(x, y, backend=backend, leaf=2, max_features=1.0, trees=8)
+    assert table["share"].tolist() == pytest.approx((variance / variance.sum()).tolist(), abs=0.03)
 
 
 def test_resamples_are_of_whole_groups_as_many_as_there_are():
@@ -163,12 +163,12 @@ def test_pairs_have_a_bootstrap_interval_and_smaller_forests_for_it_leave_the_sh
     x, y, _ = known(200)
     settings = {"leaf": 5, "max_features": 1.0, "pairs": True}
     plain = importance.importance(x, y, trees=6, **settings)
-    found = importance.importance(x, y, trees=6, bootstrap=4, refit_trees=2, **settings)
-    pd.testing.assert_frame_equal(found[list(plain)], plain)
+    table = importance.importance(x, y, trees=6, bootstrap=4, refit_trees=2, **settings)
+    pd.testing.assert_frame_equal(table[list(plain)], plain)
     again = importance.importance(x, y, trees=2, bootstrap=4, **settings)
     for side in ("boot_lo", "boot_hi"):  # the same refits, around another mean
-        assert (found[side] - found["share"]).tolist() == pytest.approx((again[side] - again["share"]).tolist())
-    assert (found["boot_hi"] > found["boot_lo"]).all() and set(found["order"]) == {1, 2}
+        assert (table[side] - table["share"]).tolist() == pytest.approx((again[side] - again["share"]).tolist())
+    assert (table["boot_hi"] > table["boot_lo"]).all() and set(table["order"]) == {1, 2}
 
 
 def one_log():
@@ -180,10 +180,10 @@ def one_log():
 
 
 def test_the_metrics_of_a_pair_are_distances_of_its_strengths_and_the_sum_of_the_papers_code():
-    found = importance.metrics(one_log())
-    assert tuple(found) == importance.METRICS
-    assert found["hue"].tolist() == pytest.approx([0.3, 0, 0])
-    assert found["all"].tolist() == pytest.approx([0.875 + 1, 0.875, 0.875 + 1])  # flags: gray, none, blur
+    metrics = importance.metrics(one_log())
+    assert tuple(metrics) == importance.METRICS
+    assert metrics["hue"].tolist() == pytest.approx([0.3, 0, 0])
+    assert metrics["all"].tolist() == pytest.approx([0.875 + 1, 0.875, 0.875 + 1])  # flags: gray, none, blur
 
 
 def test_parameters_that_never_change_are_left_out_and_pairs_of_one_image_belong_together():

@@ -40,17 +40,17 @@ def test_shares_means_and_control_per_epoch_equal_a_loop_over_images(log: pa.Tab
 
 def test_the_distance_of_the_centres_is_averaged_as_the_overlap_is(log: pa.Table) -> None:
     frame = log.to_pandas().assign(run="r")
-    chosen, others = (iou.mean_iou(frame, of, "centre_distance") for of in ("chosen", "others"))  # type: ignore[arg-type]
+    chosen, others = (iou.mean_iou(frame, views, "centre_distance") for views in ("chosen", "others"))  # type: ignore[arg-type]
     for epoch in range(3):
-        mine, rest = [], []
+        pair, rest = [], []
         for r in frame[frame["epoch"] == epoch].to_dict("records"):
             x, y = (
                 [r[f"{s}_{at}"] + r[f"{s}_{side}"] / 2 for s in "ab"]
                 for at, side in (("left", "width"), ("top", "height"))
             )
             apart = np.hypot(x[0] - x[1], y[0] - y[1]) / np.hypot(r["a_image_h"], r["a_image_w"])
-            (mine if r["chosen"] else rest).append(apart)
-        assert chosen.loc[epoch, "centre_distance"] == pytest.approx(np.mean(mine))
+            (pair if r["chosen"] else rest).append(apart)
+        assert chosen.loc[epoch, "centre_distance"] == pytest.approx(np.mean(pair))
         assert others.loc[epoch, "centre_distance"] == pytest.approx(np.mean(rest))
     assert list(chosen.columns) == ["run", "epoch", "images", "centre_distance"]
 

@@ -25,10 +25,10 @@ HEAVY = {"torch", "torchvision", "sklearn", "pyarrow"}
 def test_a_module_that_reads_tables_imports_nothing_heavy(path: Path) -> None:
     named = set(at_load(path))
     assert {m for m in named if m.partition(".")[0] in HEAVY or m == "scipy.stats"} == set()
-    mine = {m for m in named if m.startswith("hardlab.")}
+    own = {m for m in named if m.startswith("hardlab.")}
     # of a package its modules are not told apart here: `from hardlab.analysis import schema` is checked by name below
     allowed = ALLOWED | {module_of(p) for p in LIGHT} | {"hardlab.analysis"}
-    assert mine <= allowed, "import it inside the function that needs it"
+    assert own <= allowed, "import it inside the function that needs it"
 
 
 def test_of_the_analysis_only_light_modules_are_imported_by_name() -> None:

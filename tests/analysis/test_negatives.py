@@ -48,15 +48,15 @@ def saved(folder: Path, name: str, **arrays) -> None:
 
 def test_distances_and_hardness_on_a_circle():
     one = bank(circle(10, 95, 200), circle(0, 30, 90), rows=[7, 8, 9])
-    seen = negatives.microscope(one)
-    assert list(seen["query"]) == [7, 9, 9]
+    table = negatives.microscope(one)
+    assert list(table["query"]) == [7, 9, 9]
     angles = np.deg2rad([10, 5, 110])
-    assert seen["hardness"].to_numpy() == pytest.approx(np.cos(angles))
-    assert seen["distance"].to_numpy() == pytest.approx(2 * np.sin(angles / 2))
+    assert table["hardness"].to_numpy() == pytest.approx(np.cos(angles))
+    assert table["distance"].to_numpy() == pytest.approx(2 * np.sin(angles / 2))
     # queries are 30, 30 and 60 degrees from their nearest other one
-    assert list(seen["outlier"]) == [False, False, True]
+    assert list(table["outlier"]) == [False, False, True]
     assert list(negatives.microscope(one, quantile=0.01)["outlier"]) == [False, False, True]
-    assert seen["age"].isna().all() and (seen["norm"] == 2).all()
+    assert table["age"].isna().all() and (table["norm"] == 2).all()
 
 
 def test_a_sample_of_the_queries_scores_chance_and_a_far_cloud_scores_one(tmp_path: Path):

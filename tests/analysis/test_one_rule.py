@@ -42,7 +42,7 @@ def looks_up(key: ast.AST, tree: ast.AST) -> bool:
     """Whether a key, or the function that it names, is several values in turn, or what a table has for the item."""
     if isinstance(key, ast.Name):
         named = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == key.id]
-        returned = [n.value for of in named for n in ast.walk(of) if isinstance(n, ast.Return)]
+        returned = [n.value for function in named for n in ast.walk(function) if isinstance(n, ast.Return)]
         return any(isinstance(value, ast.Tuple | ast.Subscript) for value in returned)
     return isinstance(key, ast.Lambda) and isinstance(key.body, ast.Tuple | ast.Subscript)
 

@@ -38,21 +38,21 @@ def write_log(folder: Path, images: int, seed: int, views: int = 4) -> Path:
 @pytest.mark.slow
 def test_the_metric_that_makes_the_loss_has_the_largest_share_at_every_leaf_size(tmp_path: Path) -> None:
     log = pairs.read(write_log(tmp_path / "r", 250, 0))
-    found = pairs.importances(log, QUICK)
-    assert set(found["leaf"]) == set(pairs.LEAVES) and (found["n"] == 600).all()
-    for _, of in found.groupby("leaf"):
-        assert tuple(of["name"]) == importance.METRICS
-        assert of.set_index("name")["share"].idxmax() == "brightness"
-        assert of.set_index("name")["share"]["brightness"] > 0.6
+    shares = pairs.importances(log, QUICK)
+    assert set(shares["leaf"]) == set(pairs.LEAVES) and (shares["n"] == 600).all()
+    for _, group in shares.groupby("leaf"):
+        assert tuple(group["name"]) == importance.METRICS
+        assert group.set_index("name")["share"].idxmax() == "brightness"
+        assert group.set_index("name")["share"]["brightness"] > 0.6
 
 
 def test_a_leaf_size_that_few_rows_cannot_be_cut_by_is_left_out_and_a_handful_of_rows_says_nothing(
     tmp_path: Path,
 ) -> None:
     log = pairs.read(write_log(tmp_path / "r", 250, 0))
-    found = pairs.shares(log, 100, (1, 5, 60), trees=2)
-    assert sorted(set(found["leaf"])) == [1, 5]  # two leaves of 60 rows are more than 100 rows have
-    assert (found["n"] == 100).all()
+    shares = pairs.shares(log, 100, (1, 5, 60), trees=2)
+    assert sorted(set(shares["leaf"])) == [1, 5]  # two leaves of 60 rows are more than 100 rows have
+    assert (shares["n"] == 100).all()
     for few in (0, 1, 12):
         assert tuple(pairs.shares(log[:few], 100, (10,), trees=2)) == pairs.SHARES
         assert not len(pairs.shares(log[:few], 100, (10,), trees=2))
@@ -61,9 +61,9 @@ def test_a_leaf_size_that_few_rows_cannot_be_cut_by_is_left_out_and_a_handful_of
 @pytest.mark.slow
 def test_each_run_is_held_out_once_and_a_single_run_has_nothing_to_be_held_out_from(tmp_path: Path) -> None:
     logs = {f"r{seed}": pairs.read(write_log(tmp_path / f"r{seed}", 300, seed)) for seed in range(2)}
-    found = pairs.predictabilities(logs, QUICK)
-    assert found["run"].tolist() == ["r0", "r1"]
-    assert (found["n_train"] == 250).all() and (found["n_test"] == 250).all()
+    table = pairs.predictabilities(logs, QUICK)
+    assert table["run"].tolist() == ["r0", "r1"]
+    assert (table["n_train"] == 250).all() and (table["n_test"] == 250).all()
     assert not len(pairs.predictabilities({"r0": logs["r0"]}, QUICK))
 
 

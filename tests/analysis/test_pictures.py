@@ -94,11 +94,11 @@ def test_snapshots_become_tiles_and_a_layout_of_negatives(tmp_path: Path) -> Non
     layout = pd.read_csv(tmp_path / "out" / "adco_f2.csv")
     assert layout["kind"].value_counts().to_dict() == {"negative": 30, "query": 24}
     nearest = [1 - max(n @ q for q in queries) for n in negatives]
-    found = layout.loc[layout["kind"] == "negative", "distance"]
-    np.testing.assert_allclose(sorted(found), sorted(nearest), rtol=1e-4)
+    distances = layout.loc[layout["kind"] == "negative", "distance"]
+    np.testing.assert_allclose(sorted(distances), sorted(nearest), rtol=1e-4)
     nearest = [1 - max(n @ q for n in negatives) for q in queries]
-    found = layout.loc[layout["kind"] == "query", "distance"]
-    np.testing.assert_allclose(sorted(found), sorted(nearest), rtol=1e-4)
+    distances = layout.loc[layout["kind"] == "query", "distance"]
+    np.testing.assert_allclose(sorted(distances), sorted(nearest), rtol=1e-4)
     scores = pd.read_csv(tmp_path / "out" / "negatives.csv")
     length = recipes.recipe("adco", "smoke").epochs
     assert scores["step"].tolist() == [40, 80] and scores["epoch"].tolist() == [length / 2, length]

@@ -28,13 +28,13 @@ def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_counts")
 def test_the_panel_is_what_two_systems_find_hard_on_one_batch(trained: dict[str, Path], tmp_path: Path):
     catalog = Catalog(trained["adco"].parent)
-    found = shared_batch.judge(catalog, batch=24, draws=4)
+    table = shared_batch.judge(catalog, batch=24, draws=4)
     _, _, _, images = run_folder.open_whole(trained["adco"])
     rows = np.linspace(0, len(images) - 1, 24).round().astype(int)
     loss = {name: hardness.losses(path, rows, draws=4) for name, path in trained.items()}
     panel = hardness.panel(loss, rows)
-    shown = found.hardness.pivot_table(index="tile", columns="recipe", values="percentile")
-    index = found.hardness.drop_duplicates("tile").set_index("tile")["index"]
+    shown = table.hardness.pivot_table(index="tile", columns="recipe", values="percentile")
+    index = table.hardness.drop_duplicates("tile").set_index("tile")["index"]
     assert len(shown) == shared_batch.SHOWN and shown["adco"].tolist() == pytest.approx(
         panel.loc[index, "adco"].tolist()
     )
@@ -42,11 +42,11 @@ def test_the_panel_is_what_two_systems_find_hard_on_one_batch(trained: dict[str,
     order = means.loc[index].to_numpy()
     assert (np.diff(order) >= 0).all() and (order[0], order[-1]) == (means.min(), means.max())
     labels = [images.classes[images.targets[i]] for i in index]
-    assert found.hardness.drop_duplicates("tile")["label"].tolist() == labels
+    assert table.hardness.drop_duplicates("tile")["label"].tolist() == labels
     # the strip is the images themselves, of the size of the set
     batch = next(iter(images.batches(torch.tensor(index.to_numpy())[None])))
-    assert (found.pixels == np.concatenate([p.permute(1, 2, 0).numpy() for p in batch.raw], axis=1)).all()
-    rho = found.transfer.set_index(["recipe", "other"])
+    assert (table.pixels == np.concatenate([p.permute(1, 2, 0).numpy() for p in batch.raw], axis=1)).all()
+    rho = table.transfer.set_index(["recipe", "other"])
     both = rho.loc[("simsiam-hvs", "adco")]
     assert both["rho"] == pytest.approx(stats.spearmanr(panel["adco"], panel["simsiam-hvs"]).statistic)
     own = [max(0, rho.loc[(name, name), "rho"]) for name in trained]

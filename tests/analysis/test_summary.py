@@ -20,8 +20,8 @@ def test_the_summarys_shift_of_the_mean_iou_is_paired_by_seed(runs_dir: Path, tm
     table = Catalog(runs_dir).runs
     shifts = []
     for seed in (0, 1):
-        of = table[(table["seed"] == seed) & (table["state"] == "done")].set_index("recipe")["path"]
-        means = [iou.mean_iou(viewlog.read(of[r]))["iou"].mean() for r in ("simsiam-hvs", "simsiam")]
+        paths = table[(table["seed"] == seed) & (table["state"] == "done")].set_index("recipe")["path"]
+        means = [iou.mean_iou(viewlog.read(paths[r]))["iou"].mean() for r in ("simsiam-hvs", "simsiam")]
         shifts.append(means[0] - means[1])
     row = summary.loc[("hvs", "iou_selected - iou_standard")]
     assert row[["mean", "lo", "hi"]].tolist() == pytest.approx(list(interval(shifts)[:3]), rel=1e-4)

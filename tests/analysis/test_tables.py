@@ -48,13 +48,13 @@ def test_collecting_again_gives_the_same_bytes_and_no_other_files(runs_dir: Path
 
 def test_every_run_that_a_table_names_has_its_manifest_beside_it(runs_dir: Path, tmp_path: Path) -> None:
     tables.collect(runs_dir, tmp_path)
-    told = {
+    manifests = {
         json.loads(line)["id"]: json.loads(line) for line in (tmp_path / "manifests.jsonl").read_text().splitlines()
     }
     for name in schema.TABLES:
         named = {run for cell in pd.read_csv(tmp_path / f"{name}.csv")["run"] for run in str(cell).split()}
-        assert named <= told.keys()
-    assert {m["state"] for m in told.values()} == {"done"}
+        assert named <= manifests.keys()
+    assert {m["state"] for m in manifests.values()} == {"done"}
 
 
 def test_a_folder_without_a_finished_run_is_refused_and_the_tables_stay_as_they_were(tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_a_folder_without_a_finished_run_is_refused_and_the_tables_stay_as_they_
             words = ["--from", tmp_path / name, "--data", tmp_path / out, "--out", tmp_path / "drawn"]
             refused = CliRunner().invoke(cli, ["figures", "hvs_f3", *map(str, words)])
             assert refused.exit_code == 1 and isinstance(refused.exception, HardlabError)
-            said = f"'{tmp_path / name}' has no finished run .*`hardlab pretrain`"
-            assert re.match(said, str(refused.exception))
+            message = f"'{tmp_path / name}' has no finished run .*`hardlab pretrain`"
+            assert re.match(message, str(refused.exception))
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
     assert not (tmp_path / "new").exists() and not (tmp_path / "drawn").exists()
 
@@ -163,15 +163,15 @@ def test_a_run_that_is_collected_again_without_its_evaluation_keeps_its_rows_and
 def test_added_tables_compute_importances_again_only_where_a_seed_is_new_or_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[float] = []
+    sums: list[float] = []
 
     def explained(log: pd.DataFrame, effort: Any) -> pd.DataFrame:
-        seen.append(float(log["loss"].sum()))
-        return pd.DataFrame({"name": ["iou"], "leaf": 1, "share": seen[-1], "lo": 0.0, "hi": 1.0, "n": len(log)})
+        sums.append(float(log["loss"].sum()))
+        return pd.DataFrame({"name": ["iou"], "leaf": 1, "share": sums[-1], "lo": 0.0, "hi": 1.0, "n": len(log)})
 
     def predicted(logs: dict[str, pd.DataFrame], effort: Any) -> pd.DataFrame:
-        told = [{"run": r, "accuracy": len(logs) / 10, "settings": "{}", "uses": "{}"} for r in logs]
-        return pd.DataFrame(told if len(logs) > 1 else [])
+        records = [{"run": r, "accuracy": len(logs) / 10, "settings": "{}", "uses": "{}"} for r in logs]
+        return pd.DataFrame(records if len(logs) > 1 else [])
 
     monkeypatch.setattr(tables.pairs, "LEAST", 10)
     monkeypatch.setattr(tables.pairs, "importances", explained)
@@ -182,9 +182,9 @@ def test_added_tables_compute_importances_again_only_where_a_seed_is_new_or_trai
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"ended": ended}))
 
     def rows(collected: int) -> dict[str, pd.DataFrame]:
-        seen.clear()
+        sums.clear()
         tables.collect(tmp_path / "runs", tmp_path / "added", add=True, only=["importance", "predictability"])
-        assert len(seen) == collected
+        assert len(sums) == collected
         tables.collect(tmp_path / "runs", tmp_path / "whole", only=["importance", "predictability"])
         both = [(tmp_path / side / f"{n}.csv").read_text() for n in NAMES for side in ("added", "whole")]
         assert both[0] == both[1] and both[2] == both[3]
@@ -206,20 +206,20 @@ def test_added_tables_compute_importances_again_only_where_a_seed_is_new_or_trai
 def test_epochs_costs_and_configurations_of_a_run_are_rows(runs_dir: Path, tmp_path: Path) -> None:
     tables.collect(runs_dir, tmp_path)
     epochs, costs = (pd.read_csv(tmp_path / f"{n}.csv") for n in ("epochs", "costs"))
-    mine = epochs[(epochs["recipe"] == "simsiam") & (epochs["seed"] == 1)].set_index(["name", "epoch"])["value"]
-    assert mine["loss", 2] == 1.5
-    assert mine["terms.base", 2] == 1.5
-    assert mine["knn", 2] == 0.32
-    assert mine["std", 2] == pytest.approx(0.05), "a number logged at steps is the mean over the epoch"
-    assert "images_per_s" not in mine.index.get_level_values(0)
-    told = costs[(costs["recipe"] == "simsiam") & (costs["seed"] == 1)].set_index("quantity")["value"]
+    values = epochs[(epochs["recipe"] == "simsiam") & (epochs["seed"] == 1)].set_index(["name", "epoch"])["value"]
+    assert values["loss", 2] == 1.5
+    assert values["terms.base", 2] == 1.5
+    assert values["knn", 2] == 0.32
+    assert values["std", 2] == pytest.approx(0.05), "a number logged at steps is the mean over the epoch"
+    assert "images_per_s" not in values.index.get_level_values(0)
+    quantities = costs[(costs["recipe"] == "simsiam") & (costs["seed"] == 1)].set_index("quantity")["value"]
     run = recipes.recipe("simsiam", "smoke")
-    assert told["seconds.total"] == pytest.approx(2 + (run.epochs - 1) / 2)
-    assert (told["images_per_s"], told["peak_memory_mb"]) == (100, 50)
-    assert told["parameters"] == sum(p.numel() for p in build.method(run).backbone.parameters())
+    assert quantities["seconds.total"] == pytest.approx(2 + (run.epochs - 1) / 2)
+    assert (quantities["images_per_s"], quantities["peak_memory_mb"]) == (100, 50)
+    assert quantities["parameters"] == sum(p.numel() for p in build.method(run).backbone.parameters())
     configs = pd.read_csv(tmp_path / "configs.csv", dtype=str)
-    mine = configs[(configs["recipe"] == "simsiam-hvs") & (configs["seed"] == "1")].set_index("key")["value"]
-    assert (mine["hard.0.name"], mine["optim.lr"], mine["epochs"]) == ("hvs", str(run.optim.lr), str(run.epochs))
+    values = configs[(configs["recipe"] == "simsiam-hvs") & (configs["seed"] == "1")].set_index("key")["value"]
+    assert (values["hard.0.name"], values["optim.lr"], values["epochs"]) == ("hvs", str(run.optim.lr), str(run.epochs))
     curves = pd.read_csv(tmp_path / "curves.csv")
     assert set(curves["classifier_epoch"].dropna()) == {3}
     assert set(curves.loc[curves["classifier_epoch"].notna(), "metric"]) == {"top1"}, "no figure has another"
@@ -245,10 +245,10 @@ def test_of_a_long_training_so_many_epochs_are_kept_the_first_and_the_last_among
     lines = [curve | {"classifier_epoch": e, "value": 0.0} for e in range(1, 101)] + [curve | {"value": 1.0}]
     (run / "curves.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     tables.collect(tmp_path / "runs", tmp_path / "out")
-    told = pd.read_csv(tmp_path / "out" / "curves.csv")
-    assert told["classifier_epoch"].isna().sum() == 1
-    assert len(of := told["classifier_epoch"].dropna()) == tables.KEPT_EPOCHS
-    assert (of.min(), of.max()) == (1, 100)
+    curves = pd.read_csv(tmp_path / "out" / "curves.csv")
+    assert curves["classifier_epoch"].isna().sum() == 1
+    assert len(epochs := curves["classifier_epoch"].dropna()) == tables.KEPT_EPOCHS
+    assert (epochs.min(), epochs.max()) == (1, 100)
     kept = pd.read_csv(tmp_path / "out" / "epochs.csv")
     assert len(kept) == tables.KEPT_EPOCHS
     assert (kept["epoch"].min(), kept["epoch"].max()) == (0, 299)
@@ -272,7 +272,7 @@ def test_the_precision_that_auto_became_is_part_of_the_setting_and_stands_in_the
     assert kept["run"].tolist() == [old, same]
     assert " in bf16, " in explain_choice(done, kept) and other in explain_choice(done, kept)
     tables.collect(tmp_path / "runs", tmp_path / "out", only=["configs"])
-    told = pd.read_csv(tmp_path / "out" / "configs.csv").query("key == 'precision'").set_index("run")["value"]
-    assert told.to_dict() == {old: "bf16", same: "bf16", other: "fp32"}
+    precisions = pd.read_csv(tmp_path / "out" / "configs.csv").query("key == 'precision'").set_index("run")["value"]
+    assert precisions.to_dict() == {old: "bf16", same: "bf16", other: "fp32"}
     kept_as_asked = {name: m["config"]["precision"] for name, m in schema.read_manifests(tmp_path / "out").items()}
     assert kept_as_asked == {old: "bf16", same: "auto", other: "auto"}

@@ -87,5 +87,5 @@ def test_slots_lists_each_view_once_and_marks_the_two_that_were_selected(log: pa
         assert rows["chosen"].sum() == 2
     image = frame[(frame["epoch"] == 0) & (frame["index"] == frame["index"][0])]
     pair = image[image["chosen"]].iloc[0]
-    mine = each[(each["epoch"] == 0) & (each["index"] == pair["index"]) & (each["slot"] == pair["b"])].iloc[0]
-    assert all(mine[p] == pair[f"b_{p}"] for p in viewlog.PARAMS)
+    view = each[(each["epoch"] == 0) & (each["index"] == pair["index"]) & (each["slot"] == pair["b"])].iloc[0]
+    assert all(view[p] == pair[f"b_{p}"] for p in viewlog.PARAMS)

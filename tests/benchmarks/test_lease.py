@@ -27,8 +27,8 @@ def job(name: str, images: int = 1000, *, parent: str | None = None, weight: int
 
 
 def test_a_line_of_several_recipes_and_seeds_gives_whole_pairs_first() -> None:
-    found = lease.read_queue("# a comment\n\na,b cpu seed=1..2 parent.seed={seed} epochs=3 -- linear\nc gpu\n")
-    assert found == [
+    entries = lease.read_queue("# a comment\n\na,b cpu seed=1..2 parent.seed={seed} epochs=3 -- linear\nc gpu\n")
+    assert entries == [
         Line("a", "cpu", ("seed=1", "parent.seed=1", "epochs=3"), ("linear",)),
         Line("b", "cpu", ("seed=1", "parent.seed=1", "epochs=3"), ("linear",)),
         Line("a", "cpu", ("seed=2", "parent.seed=2", "epochs=3"), ("linear",)),
@@ -88,12 +88,12 @@ def test_a_run_whose_rows_are_committed_is_not_made_again(tmp_path: Path) -> Non
 
 def test_merging_keeps_a_run_that_has_more_rows(tmp_path: Path) -> None:
     finished(tmp_path / "there", "a")
-    mine = finished(tmp_path / "here", "a", ("knn", "linear"))
+    ours = finished(tmp_path / "here", "a", ("knn", "linear"))
     (tmp_path / "logs").mkdir()
     pack([tmp_path / "a.tar.gz"], units(tmp_path / "there", tmp_path / "logs", ["a"]), limit=10**6)
     lease.merge([tmp_path / "a.tar.gz"], tmp_path / "here", tmp_path / "brought")
-    assert (mine / "results.jsonl").read_text().count("\n") == 2
-    assert (mine / "checkpoints").is_dir()
+    assert (ours / "results.jsonl").read_text().count("\n") == 2
+    assert (ours / "checkpoints").is_dir()
 
 
 def test_an_archive_with_a_foreign_path_is_refused_whole(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_processes_share_the_card_where_the_driver_lets_them_and_the_daemon_ends
     sharing = lease.Sharing(tmp_path / "mps")
     more, sentence = sharing.start(dict(os.environ), ["sh", "-c", 'test -d "$CUDA_MPS_PIPE_DIRECTORY"'])
     sharing.end()
-    assert more["CUDA_MPS_PIPE_DIRECTORY"] == str(tmp_path / "mps") and "share the card" in sentence
+    assert more["CUDA_MPS_PIPE_DIRECTORY"] == str(tmp_path / "mps") and "share the GPU" in sentence
     assert mps.read_text().splitlines() == [f"start {tmp_path / 'mps'}", "quit -t 5"]
 
 
@@ -232,20 +232,20 @@ def test_a_whole_lease_in_small_stops_by_itself_and_a_second_one_goes_on(tmp_pat
     def hold(name: str) -> str:
         start = time.monotonic()
         more = ["--out", f"{tmp_path}/{name}", "--work", f"{tmp_path}/work-{name}"]
-        told = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert told.returncode == 0, told.stderr
+        result = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
         assert time.monotonic() - start < 120
-        return told.stdout
+        return result.stdout
 
-    said = hold("first")
-    assert "packages  all there" in said
-    assert "rates:" in said or "plan was ended" in said  # what a loaded machine has time for is open
+    report = hold("first")
+    assert "packages  all there" in report
+    assert "rates:" in report or "plan was ended" in report  # what a loaded machine has time for is open
     came = lease.merge(sorted((tmp_path / "first").glob("*.tar.gz")), tmp_path / "runs", tmp_path / "brought")
-    done = [line.partition("] done ")[2].split()[0] for line in said.splitlines() if "] done " in line]
+    done = [line.partition("] done ")[2].split()[0] for line in report.splitlines() if "] done " in line]
     assert sorted(came) == sorted(done)
     assert all((tmp_path / "runs" / run / "results.jsonl").is_file() for run in came)
     if came:
-        assert f"{len(came)} runs of an earlier call are not made again" in hold("second")
+        assert f"{len(came)} runs of earlier calls are skipped" in hold("second")
 
 
 @pytest.mark.slow
@@ -253,9 +253,9 @@ def test_a_lease_that_is_told_to_stop_packs_first(tmp_path: Path) -> None:
     words = ["run", "--out", f"{tmp_path}/out", "--work", f"{tmp_path}/work", "--brought", f"{tmp_path}/brought"]
     (tmp_path / "brought").mkdir()
     (tmp_path / "brought" / lease.QUEUE).write_text("untrained cpu\n")
-    told = subprocess.Popen([sys.executable, "-m", "benchmarks.lease", *words, "--rehearse", "yes"], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.lease", *words, "--rehearse", "yes"], cwd=ROOT)
     time.sleep(3)
-    told.send_signal(signal.SIGTERM)
-    assert told.wait(60) == lease.STOPPED
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == lease.STOPPED
     assert (tmp_path / "out" / "lease-1.tar.gz").exists()
     assert (tmp_path / "out" / "report.txt").exists()

@@ -79,7 +79,7 @@ BAD_BOXES = ([], [1, 2, 3], [1, 2, 3, 4, 5], ["1", 2, 3, 4], [1, None, 3, 4], [f
         (put("annotations", 1, image_id="1"), "annotation 12 has the image_id '1'"),
         (put("annotations", 1, iscrowd="0"), "annotation 12 has iscrowd '0'"),
         (put("annotations", 1, iscrowd=2), "annotation 12 has iscrowd 2"),
-        (put("annotations", 1, id=11), "annotation 11 is there twice"),
+        (put("annotations", 1, id=11), "annotation 11 occurs twice"),
         (put("annotations", 0, segmentation=SQUARE), "annotation 11 has the segmentation"),
         (put("annotations", 0, segmentation="x"), "annotation 11 has the segmentation 'x'"),
         (put("annotations", 0, segmentation=[SQUARE[:7]]), "annotation 11 has a polygon of 7 coordinates"),
@@ -90,12 +90,12 @@ BAD_BOXES = ([], [1, 2, 3], [1, 2, 3, 4, 5], ["1", 2, 3, 4], [1, None, 3, 4], [f
         (put("images", 1, height=60.5), "height of image 2 is 60.5"),
         (put("images", 1, width="80"), "width of image 2 is '80'"),
         (put("images", 1, width=-80), "width of image 2 is -80"),
-        (put("images", 1, id=1), "id 1 is there twice among its images"),
-        (put("images", 1, file_name="1.jpg"), "file_name '1.jpg' is there twice among its images"),
+        (put("images", 1, id=1), "id 1 occurs twice among its images"),
+        (put("images", 1, file_name="1.jpg"), "file_name '1.jpg' occurs twice among its images"),
         (without("images", 1, "file_name"), "file_name of entry 1 of images is None"),
         (without("images", 1, "id"), "id of entry 1 of images is None"),
-        (put("categories", 1, id=90), "id 90 is there twice among its categories"),
-        (put("categories", 1, name="brush"), "name 'brush' is there twice among its categories"),
+        (put("categories", 1, id=90), "id 90 occurs twice among its categories"),
+        (put("categories", 1, name="brush"), "name 'brush' occurs twice among its categories"),
         (without("categories", 1, "name"), "name of entry 1 of categories is None"),
         (lambda listing: listing.update(annotations=[5]), "entry 0 of annotations is 5"),
         (lambda listing: listing.update(images={"1": {}}), "no list of images"),
@@ -155,8 +155,8 @@ def test_a_polygon_that_encloses_nothing_takes_nothing_from_the_others_of_its_ob
 def test_a_size_that_is_not_said_is_that_of_the_file(coco, missing):
     listing = said()
     without("images", 0, *missing)(listing)
-    found, wanted = coco(listing).scene(0), coco(said()).scene(0)
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    scene, wanted = coco(listing).scene(0), coco(said()).scene(0)
+    assert all(torch.equal(scene[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.parametrize("size", [(80, 60), (60, 81), (120, 160)])

@@ -150,8 +150,8 @@ def test_a_class_list_chooses_and_orders_the_labels_from_a_list_or_a_file(tmp_pa
     for classes in (["n03", "n01"], str(tmp_path / "few.txt"), tmp_path / "few.txt"):
         data = load("folder", root=tmp_path, classes=classes)
         assert data.classes == ("n03", "n01") and data.targets.tolist() == [1, 1, 0, 0]
-    for wrong, said in ((["n30"], "'n30'.*did you mean 'n03'"), (["n01", "n01"], "twice"), ([], "empty")):
-        with pytest.raises(HardlabError, match=said):
+    for wrong, message in ((["n30"], "'n30'.*did you mean 'n03'"), (["n01", "n01"], "twice"), ([], "empty")):
+        with pytest.raises(HardlabError, match=message):
             load("folder", root=tmp_path, classes=wrong)
     with pytest.raises(HardlabError, match="cannot read the class list"):
         load("folder", root=tmp_path, classes=str(tmp_path / "none.txt"))
@@ -261,8 +261,8 @@ def test_broken_files_are_skipped_counted_and_remembered(tmp_path, side, monkeyp
     assert data.in_memory == (side(0) == (20, 20))
     assert data.skipped == broken and len(data) == 16
     assert data.targets.tolist() == [0] * 6 + [1] * 10
-    seen = torch.cat([b.raw for b in data.all(5)]) if data.in_memory else next(data.batches(torch.tensor([[0]]))).raw
-    np.testing.assert_array_equal(seen[0].permute(1, 2, 0), np.array(Image.open(top / "train/ant/04.jpg")))
+    pixels = torch.cat([b.raw for b in data.all(5)]) if data.in_memory else next(data.batches(torch.tensor([[0]]))).raw
+    np.testing.assert_array_equal(pixels[0].permute(1, 2, 0), np.array(Image.open(top / "train/ant/04.jpg")))
 
     monkeypatch.setattr("hardlab.data.base.decode", lambda *a: pytest.fail("decoded again"))
     again = load("folder", root=top, on_broken="skip", broken_share=0.2)
@@ -361,7 +361,7 @@ def test_built_in_data_need_neither_a_home_nor_a_data_root():
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("cifar", {}, "unknown data set 'cifar'.*did you mean 'cifar10'"),
         ("Shapes", {}, "did you mean 'shapes'"),
@@ -381,8 +381,8 @@ def test_built_in_data_need_neither_a_home_nor_a_data_root():
         ("digits", {"classes": ["ten"]}, "unknown class 'ten'"),
     ],
 )
-def test_a_wrong_word_is_told_with_what_is_allowed(name, options, said):
-    with pytest.raises(HardlabError, match=said):
+def test_a_wrong_word_is_told_with_what_is_allowed(name, options, message):
+    with pytest.raises(HardlabError, match=message):
         load(name, **options)
 
 

@@ -69,10 +69,10 @@ def test_a_set_without_boxes_is_refused(tmp_path):
 
 def test_masks_that_a_set_does_not_have_are_refused(coco):
     listing = coco / "coco" / "annotations" / "instances_val2017.json"
-    said = json.loads(listing.read_text())
-    for one in said["annotations"]:
+    content = json.loads(listing.read_text())
+    for one in content["annotations"]:
         del one["segmentation"]
-    listing.write_text(json.dumps(said))
+    listing.write_text(json.dumps(content))
     data = load("coco", "val", root=coco)
     assert len(Scenes([data])) == 2
     with pytest.raises(HardlabError, match="coco has no masks: predict boxes there"):

@@ -252,7 +252,7 @@ def test_whole_numbers_of_32_bits_have_no_range_and_those_of_16_have_theirs(top,
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         (Path("/tmp"), {}, "is named by text"),
         (b"digits", {}, "is named by text"),
@@ -270,8 +270,8 @@ def test_whole_numbers_of_32_bits_have_no_range_and_those_of_16_have_theirs(top,
         ("digits", {"workers": 60000}, "workers must be a whole number from 0 to 256"),
     ],
 )
-def test_an_argument_of_another_kind_is_refused_in_one_sentence(name, options, said):
-    with pytest.raises(HardlabError, match=said) as e:
+def test_an_argument_of_another_kind_is_refused_in_one_sentence(name, options, message):
+    with pytest.raises(HardlabError, match=message) as e:
         load(name, **options)
     assert "\n" not in str(e.value)
 

@@ -67,8 +67,8 @@ def test_cifar_batches_give_their_pixels_labels_and_class_names(root, name, fold
         labels[split] = np.arange(2 * len(batches)) % 7
         for i, batch in enumerate(batches):
             part = slice(2 * i, 2 * i + 2)
-            said = {"data": images[split][part].reshape(2, -1), key: labels[split][part].tolist()}
-            (root / folder / batch).write_bytes(pickle.dumps(said))
+            content = {"data": images[split][part].reshape(2, -1), key: labels[split][part].tolist()}
+            (root / folder / batch).write_bytes(pickle.dumps(content))
     (root / folder / meta).write_bytes(pickle.dumps({names_key: classes}))
     for split in files:
         data = load(name, split, root=root)
@@ -181,12 +181,12 @@ def test_sun397_is_split_in_fixed_halves_of_each_class(root):
 
 
 def voc_xml(width, height, objects):
-    said = "".join(
+    boxes_xml = "".join(
         f"<object><name>{escape(name)}</name><difficult>{hard}</difficult><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin>"
         f"<xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
         for name, hard, x0, y0, x1, y1 in objects
     )
-    return f"<annotation><size><width>{width}</width><height>{height}</height></size>{said}</annotation>"
+    return f"<annotation><size><width>{width}</width><height>{height}</height></size>{boxes_xml}</annotation>"
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def test_a_voc_annotation_that_cannot_be_read_is_named(voc):
 
 
 def test_coco_gives_the_largest_object_every_class_present_and_boxes(root):
-    said = {
+    content = {
         "categories": [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}],
         "images": [
             {"id": 7, "file_name": "b.jpg", "height": 60, "width": 80},
@@ -260,7 +260,7 @@ def test_coco_gives_the_largest_object_every_class_present_and_boxes(root):
         jpeg(root / "coco" / "val2017" / f"{name}.jpg", seed=i)
     listing = root / "coco" / "annotations" / "instances_val2017.json"
     listing.parent.mkdir()
-    listing.write_text(json.dumps(said))
+    listing.write_text(json.dumps(content))
     for place in (root, root / "coco"):
         data = load("coco", "val", root=place)
         assert data.classes == ("person", "toothbrush")
@@ -284,11 +284,11 @@ def test_offline_nothing_is_downloaded_and_the_missing_files_are_named(tmp_path,
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("tried to download"))
     with pytest.raises(HardlabError) as e:
         load(name, root=tmp_path / "empty")
-    said = str(e.value)
+    message = str(e.value)
     assert (
-        f"{name} was not found or is damaged: put " in said
-        and str(tmp_path / "empty") in said
-        and "HARDLAB_OFFLINE" in said
+        f"{name} was not found or is damaged: put " in message
+        and str(tmp_path / "empty") in message
+        and "HARDLAB_OFFLINE" in message
     )
     assert not (tmp_path / "empty").exists(), "nothing is created either"
 

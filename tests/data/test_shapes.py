@@ -35,8 +35,8 @@ def test_scene_i_depends_on_neither_the_count_nor_the_place_in_a_chunk():
 
 
 def test_seeds_and_splits_share_no_image():
-    seen = [load("shapes", split, count=50, seed=seed) for split in SPLITS for seed in (0, 1)]
-    pictures = {image.tobytes() for data in seen for image in data.pixels.numpy()}
+    sets = [load("shapes", split, count=50, seed=seed) for split in SPLITS for seed in (0, 1)]
+    pictures = {image.tobytes() for data in sets for image in data.pixels.numpy()}
     assert len(pictures) == 200
 
 
@@ -121,7 +121,7 @@ def test_a_linear_probe_on_raw_pixels_stays_below_45_percent():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"size": 8}, "16 to 96"),
         ({"count": 0}, "from 1 to"),
@@ -131,8 +131,8 @@ def test_a_linear_probe_on_raw_pixels_stays_below_45_percent():
         ({"cuont": 5}, "'count'"),
     ],
 )
-def test_an_option_out_of_range_is_told_with_its_value(options, said):
-    with pytest.raises(HardlabError, match=said):
+def test_an_option_out_of_range_is_told_with_its_value(options, message):
+    with pytest.raises(HardlabError, match=message):
         load("shapes", **options)
 
 

@@ -32,10 +32,10 @@ def test_every_layer_of_the_backbone_gets_a_gradient_and_no_weight_is_a_copy(nec
     missing = [name for name, p in backbone.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert missing == []
     model.eval().roi_heads.detections_per_img = 3
-    found = model([torch.rand(3, 50, 64)])[0]
-    assert set(found) == {"boxes", "labels", "scores"} | ({"masks"} if predict == "masks" else set())
+    prediction = model([torch.rand(3, 50, 64)])[0]
+    assert set(prediction) == {"boxes", "labels", "scores"} | ({"masks"} if predict == "masks" else set())
     if predict == "masks":
-        assert found["masks"].shape[1:] == (1, 50, 64)
+        assert prediction["masks"].shape[1:] == (1, 50, 64)
 
 
 def test_resnet_50_c4_proposes_on_1024_channels_and_ends_in_res5_with_a_norm_on_its_output():
@@ -83,8 +83,8 @@ def test_the_c4_heads_give_the_losses_and_boxes_of_torchvisions_heads_around_the
     for heads in (ours, theirs):
         torch.manual_seed(3)
         losses = heads.train()(features, list(boxes), [(64, 64)] * 2, targets)[1]
-        found = heads.eval()(features, list(boxes), [(64, 64)] * 2)[0]
-        out.append((losses, found))
+        prediction = heads.eval()(features, list(boxes), [(64, 64)] * 2)[0]
+        out.append((losses, prediction))
     assert out[0][0].keys() == out[1][0].keys()
     for name, value in out[1][0].items():
         torch.testing.assert_close(out[0][0][name], value)

@@ -21,7 +21,7 @@ def data(n=240, q=60, d=8, classes=3, seed=0):
     centres = torch.randn(classes, d, generator=g)
     y, t = (torch.randint(0, classes, (m,), generator=g) for m in (n, q))
     y[:classes] = torch.arange(classes)
-    x, z = (centres[of] + 1.2 * torch.randn(len(of), d, generator=g) for of in (y, t))
+    x, z = (centres[labels] + 1.2 * torch.randn(len(labels), d, generator=g) for labels in (y, t))
     return x, y, z, t
 
 
@@ -152,11 +152,11 @@ def test_the_minibatch_probe_of_huge_features_learns_or_refuses():
     wanted = linear_probe(x, y, z, t, epochs=5).top1[-1]
     for scale in (1e3, 1e6, 1e12, 1e20, 1e37):
         try:
-            found = linear_probe(x * scale, y, z * scale, t, epochs=5).top1[-1]
+            accuracy = linear_probe(x * scale, y, z * scale, t, epochs=5).top1[-1]
         except HardlabError as e:
             assert "diverged" in str(e) and scale > 1e6
         else:
-            assert found > wanted - 0.15
+            assert accuracy > wanted - 0.15
 
 
 def test_a_test_feature_beyond_all_others_is_no_silent_answer():

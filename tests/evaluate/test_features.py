@@ -113,14 +113,14 @@ def test_features_do_not_depend_on_batch_size_or_order():
 
 
 def test_the_encoder_sees_channels_last_pixels_of_the_asked_size_without_a_gradient():
-    seen = []
+    inputs = []
 
     def encode(x):
-        seen.append((x.shape, x.is_contiguous(memory_format=torch.channels_last), torch.is_grad_enabled()))
+        inputs.append((x.shape, x.is_contiguous(memory_format=torch.channels_last), torch.is_grad_enabled()))
         return x.mean((2, 3))
 
     extract(encode, data(), Plain(), size=4, batch_size=37)
-    assert seen == [((37, 3, 4, 4), True, False)]
+    assert inputs == [((37, 3, 4, 4), True, False)]
 
 
 def test_bf16_features_are_float32_and_close_to_the_exact_ones():

@@ -97,14 +97,14 @@ def test_the_semi_supervised_schedule_falls_fivefold_after_12_and_16_of_20_epoch
     np.testing.assert_allclose([SCHEDULES["fifth-60-80"](e / 20) for e in range(20)], [1] * 12 + [0.2] * 4 + [0.04] * 4)
     np.testing.assert_allclose([SCHEDULES["step-35-70"](e / 20) for e in range(20)], [1] * 7 + [0.1] * 7 + [0.01] * 6)
     for share, head in (("1", 1.0), ("10", 0.1), ("100", 0.1)):
-        told = PROTOCOLS[f"semi-hexa-{share}"].settings
-        assert (told["labels"], told["head_lr"], told["lr"], told["weight_decay"]) == (
+        settings = PROTOCOLS[f"semi-hexa-{share}"].settings
+        assert (settings["labels"], settings["head_lr"], settings["lr"], settings["weight_decay"]) == (
             int(share) / 100,
             head,
             0.01,
             5e-4,
         )
-        assert (told["optimizer"], told["epochs"], told["batch_size"]) == ("sgd", 20, 256)
+        assert (settings["optimizer"], settings["epochs"], settings["batch_size"]) == ("sgd", 20, 256)
 
 
 def test_adcos_places_schedule_is_torchs_cosine_with_a_period_of_24_epochs():
@@ -142,22 +142,22 @@ def test_the_probe_on_augmented_views_learns_from_fresh_crops_through_the_frozen
     model, (train, test) = net().train(), sets
     before = copy.deepcopy(model.state_dict())
     halves = *extract(model, train, LOOK), *extract(model, test, LOOK)
-    seen = []
+    inputs = []
 
     def encode(x):
-        seen.append(x)
+        inputs.append(x)
         return model(x)
 
     fresh = Rendered("rrc-flip", LOOK, 16, "whole", 3).features(encode, train)
     probe = linear_probe(*halves, epochs=2, batch_size=100, lr=1.0, fresh=fresh)
-    assert [tuple(x.shape) for x in seen] == [(100, 3, 16, 16), (100, 3, 16, 16), (60, 3, 16, 16)] * 2
+    assert [tuple(x.shape) for x in inputs] == [(100, 3, 16, 16), (100, 3, 16, 16), (60, 3, 16, 16)] * 2
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and model.training
     look, g = Look(AUGMENTS["rrc-flip"].but(size=16), LOOK.mean, LOOK.std), torch.Generator().manual_seed(3)
     order = torch.Generator().manual_seed(0)
     torch.empty(10, 32).normal_(generator=order)  # the weights come first
     rows = torch.randperm(260, generator=order)[:100]
     batch = next(train.batches(rows[None]))
-    torch.testing.assert_close(seen[0], look.apply(batch.raw, look.draw(batch.sizes, 1, g))[:, 0])
+    torch.testing.assert_close(inputs[0], look.apply(batch.raw, look.draw(batch.sizes, 1, g))[:, 0])
     assert probe.weight.shape == (10, 32) and probe.steps == 6
 
 

@@ -61,10 +61,10 @@ def test_scores_equal_a_loop_in_double_precision(tiles):
 @pytest.mark.parametrize("n", [205, 1000, 2003])
 def test_accuracy_equals_scikit_learn_with_the_same_weights(tiles, n):
     train_f, train_y, test_f, test_y = make(n, 150)
-    found = knn(train_f, train_y, test_f, test_y)
-    assert list(found) == [10, 20, 100, 200]
+    accuracies = knn(train_f, train_y, test_f, test_y)
+    assert list(accuracies) == [10, 20, 100, 200]
     unit = lambda f: torch.nn.functional.normalize(f.double(), dim=1).numpy()  # noqa: E731
-    for k, accuracy in found.items():
+    for k, accuracy in accuracies.items():
         peer = KNeighborsClassifier(
             k, weights=lambda dist: np.exp((1 - dist) / 0.07), metric="cosine", algorithm="brute"
         )
@@ -99,8 +99,8 @@ def test_of_equally_near_neighbours_the_lower_row_is_taken(tiles):
 
 def test_a_collapsed_network_gives_the_class_majority_of_the_first_rows():
     train_f, train_y, test_f, test_y = make(500, 40)
-    found = knn(torch.ones_like(train_f), train_y, torch.ones_like(test_f), test_y, ks=(10, 200))
-    for k, accuracy in found.items():
+    accuracies = knn(torch.ones_like(train_f), train_y, torch.ones_like(test_f), test_y, ks=(10, 200))
+    for k, accuracy in accuracies.items():
         majority = torch.bincount(train_y[:k]).argmax()
         assert accuracy == pytest.approx(float((test_y == majority).float().mean()))
 
@@ -122,9 +122,9 @@ def test_scaling_the_features_changes_nothing():
 
 def test_ks_are_answered_in_the_order_asked_and_repeat_as_themselves():
     train_f, train_y, test_f, test_y = make(400, 100)
-    found = knn(train_f, train_y, test_f, test_y, ks=(100, 1, 10))
-    assert list(found) == [100, 1, 10]
-    assert all(found[k] == knn(train_f, train_y, test_f, test_y, ks=[k])[k] for k in found)
+    accuracies = knn(train_f, train_y, test_f, test_y, ks=(100, 1, 10))
+    assert list(accuracies) == [100, 1, 10]
+    assert all(accuracies[k] == knn(train_f, train_y, test_f, test_y, ks=[k])[k] for k in accuracies)
 
 
 @pytest.mark.parametrize("search", ["_nearest_of_all", "_nearest_of_rough"])
@@ -173,9 +173,9 @@ def test_what_bfloat16_rounds_away_never_costs_a_neighbour(monkeypatch, spread, 
     cosine, rows = neighbours(memory, queries, k)
     exact = queries.double() @ memory.double().T
     kth = exact.topk(k, dim=1).values[:, -1:]
-    found = exact.gather(1, rows)
-    assert float((kth - found).max()) < 1e-6  # a miss by rounding of float32 is none
-    torch.testing.assert_close(cosine.double(), found, rtol=0, atol=1e-6)
+    similarities = exact.gather(1, rows)
+    assert float((kth - similarities).max()) < 1e-6  # a miss by rounding of float32 is none
+    torch.testing.assert_close(cosine.double(), similarities, rtol=0, atol=1e-6)
     assert all(len(set(row)) == k for row in rows.tolist())
     assert len(left[0]) < 172 if spread == 1.0 else len(left) == 1
     if spread == 0.0:
@@ -187,8 +187,8 @@ def test_when_the_rough_search_answers_every_query_nothing_is_multiplied_again(m
     monkeypatch.setattr(module, "_by_convolution", lambda: by_convolution)
     left = rough(monkeypatch, on=True)
     rows = torch.nn.functional.normalize(torch.randn(1200, 48), dim=1)
-    _, found = neighbours(rows, rows[:90], 1)
-    assert len(left[0]) == 0 and (found[:, 0] == torch.arange(90)).all()
+    _, nearest = neighbours(rows, rows[:90], 1)
+    assert len(left[0]) == 0 and (nearest[:, 0] == torch.arange(90)).all()
 
 
 def test_copies_of_a_row_come_in_their_order_by_either_search(monkeypatch):

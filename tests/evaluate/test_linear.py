@@ -93,11 +93,11 @@ def test_the_minibatch_probe_equals_a_plain_torch_loop(optimizer):
 
 
 def test_the_published_default_starts_at_30_and_falls_along_a_cosine(monkeypatch):
-    seen = []
+    rates = []
 
     class Spy(torch.optim.SGD):
         def step(self, closure=None):
-            seen.append(self.param_groups[0]["lr"])
+            rates.append(self.param_groups[0]["lr"])
             super().step(closure)
 
     def sgd(params, lr, decay):
@@ -106,8 +106,8 @@ def test_the_published_default_starts_at_30_and_falls_along_a_cosine(monkeypatch
 
     monkeypatch.setitem(OPTIMIZERS, "sgd", sgd)
     linear_probe(*make(n=256))
-    assert len(seen) == 100
-    np.testing.assert_allclose(seen, 15 * (1 + np.cos(np.pi * np.arange(100) / 100)))
+    assert len(rates) == 100
+    np.testing.assert_allclose(rates, 15 * (1 + np.cos(np.pi * np.arange(100) / 100)))
 
 
 def test_the_step_schedule_falls_tenfold_at_60_and_at_80_percent():

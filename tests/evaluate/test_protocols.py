@@ -53,14 +53,14 @@ def quick(name):
 def test_every_protocol_gives_complete_rows_that_a_file_can_hold(name, task):
     rows, curves, *_ = run_protocol(name, task, 4, **quick(name))
     assert rows and len({r["metric"] for r in rows}) == len(rows)
-    told = set(PROTOCOLS[name].settings) - {"size"}
+    settings = set(PROTOCOLS[name].settings) - {"size"}
     for row in [*rows, *curves]:
         assert json.loads(json.dumps(row)) == row
         extra = {"classifier_epoch"} if "classifier_epoch" in row else set()
         assert set(row) - extra == {"protocol", "metric", "value", "n_train", "n_test", "seed", "cost_s", "options"}
         assert (row["protocol"], row["n_test"], row["seed"]) == (name, 80, 4)
         assert row["n_train"] == (30 if row["options"].get("labels", 1) < 1 else 260)
-        assert row["cost_s"] > 0 and set(row["options"]) - {"size"} <= told
+        assert row["cost_s"] > 0 and set(row["options"]) - {"size"} <= settings
         if row["metric"].startswith(("top", "mAP@", "ap")) and "-sd" not in row["metric"]:
             assert 0 <= row["value"] <= 1
     for metric in {r["metric"] for r in curves}:
@@ -88,9 +88,9 @@ def test_of_several_penalties_the_held_out_tenth_chooses_and_all_labels_are_lear
     rest, kept = held_out(y)
     costs = (1e-4, 1e-2, 1.0)
     each = [lbfgs(train_f[rest], y[rest], train_f[kept], y[kept], c=c).top1[0] for c in costs]
-    found = {r["metric"]: r["value"] for r in run_protocol("linear-lbfgs", given(train_f, y, test_f, t), c=costs).rows}
-    assert len(set(each)) > 1 and found["chosen-c"] == costs[int(np.argmax(each))]
-    assert found["objective"] == lbfgs(train_f, y, test_f, t, c=found["chosen-c"]).objective
+    values = {r["metric"]: r["value"] for r in run_protocol("linear-lbfgs", given(train_f, y, test_f, t), c=costs).rows}
+    assert len(set(each)) > 1 and values["chosen-c"] == costs[int(np.argmax(each))]
+    assert values["objective"] == lbfgs(train_f, y, test_f, t, c=values["chosen-c"]).objective
 
 
 def test_of_rates_and_lengths_the_best_pair_is_chosen_on_the_held_out_tenth():
@@ -100,10 +100,10 @@ def test_of_rates_and_lengths_the_best_pair_is_chosen_on_the_held_out_tenth():
     halves = train_f[rest], y[rest], train_f[kept], y[kept]
     each = [linear_probe(*halves, lr=lr, epochs=n).top1[-1] for lr, n in pairs]
     out = run_protocol("linear", given(train_f, y, test_f, t), lr=[1e-4, 1e-3, 1.0], epochs=[1, 4])
-    found = {r["metric"]: r["value"] for r in out.rows}
+    values = {r["metric"]: r["value"] for r in out.rows}
     assert len(set(each)) > 1
-    assert (found["chosen-lr"], found["chosen-epochs"]) == pairs[int(np.argmax(each))]
-    assert {r["classifier_epoch"] for r in out.curves} == set(range(1, int(found["chosen-epochs"]) + 1))
+    assert (values["chosen-lr"], values["chosen-epochs"]) == pairs[int(np.argmax(each))]
+    assert {r["classifier_epoch"] for r in out.curves} == set(range(1, int(values["chosen-epochs"]) + 1))
 
 
 def test_a_length_in_updates_is_that_many_batches_in_whole_epochs(task):

@@ -76,11 +76,11 @@ CLASSIFIERS = {
 def test_every_classifier_has_the_settings_of_its_paper(name):
     keys = ("optimizer", "lr", "batch_size", "epochs", "weight_decay", "schedule")
     *wanted, more = CLASSIFIERS[name]
-    told = dict(PROTOCOLS[name].settings)
-    assert [told.pop(k) for k in keys] == wanted
+    settings = dict(PROTOCOLS[name].settings)
+    assert [settings.pop(k) for k in keys] == wanted
     frozen = {"augment": "none", "blocks": 1, "final_lr": 0.0}
     tuned = {"augment": "rrc-flip", "labels": 1.0, "head_lr": None, "listing": None, "fraction": 1.0}
-    assert told == (frozen if name.startswith("linear") else tuned) | more
+    assert settings == (frozen if name.startswith("linear") else tuned) | more
 
 
 def test_no_classifier_is_left_out_of_that_list():

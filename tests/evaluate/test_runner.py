@@ -61,14 +61,16 @@ def test_several_protocols_share_one_extraction_and_a_later_call_reads_it_from_d
 
 @pytest.mark.parametrize(("took", "here"), [("fp32", "1"), ("bf16", "0")])
 def test_a_run_is_evaluated_in_the_precision_that_it_took_and_its_rows_say_so(path, monkeypatch, took, here):
-    file, seen, real = path / "manifest.json", [], protocols.run_protocol
+    file, precisions, real = path / "manifest.json", [], protocols.run_protocol
     file.write_text(json.dumps(json.loads(file.read_text()) | {"precision": took}))
     monkeypatch.setenv("HARDLAB_BF16", here)
     monkeypatch.setattr(
-        protocols, "run_protocol", lambda name, task, *a, **k: seen.append(task.precision) or real(name, task, *a, **k)
+        protocols,
+        "run_protocol",
+        lambda name, task, *a, **k: precisions.append(task.precision) or real(name, task, *a, **k),
     )
     evaluate_run(path, ["knn"])
-    assert seen == [took]
+    assert precisions == [took]
     assert {r["precision"] for r in rows(path)} == {took}
 
 
@@ -89,21 +91,21 @@ def test_the_first_network_is_evaluated_and_the_others_by_name(path):
 
 
 def test_pixels_are_measured_by_the_protocols_that_need_no_network(path):
-    found = evaluate_run(path, ["knn", "semi-hexa-1"], options={}, pixels=True)
-    assert {(r["protocol"], r["features"]) for r in found} == {
+    results = evaluate_run(path, ["knn", "semi-hexa-1"], options={}, pixels=True)
+    assert {(r["protocol"], r["features"]) for r in results} == {
         ("knn", "backbone"),
         ("knn", "pixels"),
         ("semi-hexa-1", "backbone"),
     }
-    assert {r["n_train"] for r in found if r["protocol"] == "semi-hexa-1"} == {10}
+    assert {r["n_train"] for r in results if r["protocol"] == "semi-hexa-1"} == {10}
 
 
 def test_a_protocol_runs_on_another_data_set_with_the_images_at_another_size(path):
     own = evaluate_run(path, ["linear"], options=LINEAR)
-    found = evaluate_run(path, ["linear"], options={"data": "digits", "size": 8, "fraction": 0.5, **LINEAR})
-    assert {(r["data"], r["n_train"], r["n_test"]) for r in found} == {("digits", 723, 355)}
-    assert found[0]["options"]["size"] == 8 and "data" not in found[0]["options"]
-    assert len(rows(path)) == len(own) + len(found)  # neither takes the other's place
+    results = evaluate_run(path, ["linear"], options={"data": "digits", "size": 8, "fraction": 0.5, **LINEAR})
+    assert {(r["data"], r["n_train"], r["n_test"]) for r in results} == {("digits", 723, 355)}
+    assert results[0]["options"]["size"] == 8 and "data" not in results[0]["options"]
+    assert len(rows(path)) == len(own) + len(results)  # neither takes the other's place
     assert len([p for p in (path / "features").iterdir() if "-8-" in p.name]) == 2
 
 
@@ -114,8 +116,8 @@ def test_rows_on_two_folders_of_images_stand_apart(path, tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (16, 16), (40 * grey, 0, 200 * (kind == "a"))).save(file)
         evaluate_run(path, ["linear-lbfgs"], options={"data": f"folder:{tmp_path / name}"})
-    found = [r for r in rows(path) if r["metric"] == "top1"]
-    assert [(r["data"].partition("-")[0], r["n_train"]) for r in found] == [
+    results = [r for r in rows(path) if r["metric"] == "top1"]
+    assert [(r["data"].partition("-")[0], r["n_train"]) for r in results] == [
         ("folder:places", 10),
         ("folder:insects", 10),
     ]
@@ -125,8 +127,8 @@ def test_rows_of_the_last_checkpoint_are_results_and_curves_know_step_epoch_and_
     plain = evaluate_run(path, ["linear"], options=LINEAR)
     assert all("step" not in r and "classifier_epoch" not in r for r in rows(path))
     assert [r["value"] for r in rows(path)] == [r["value"] for r in plain]
-    mine = rows(path, "curves.jsonl")
-    assert {(r["step"], r["epoch"], r["classifier_epoch"]) for r in mine} == {(10, 2.0, 1), (10, 2.0, 2)}
+    curves = rows(path, "curves.jsonl")
+    assert {(r["step"], r["epoch"], r["classifier_epoch"]) for r in curves} == {(10, 2.0, 1), (10, 2.0, 2)}
     evaluate_run(path, ["linear"], options=LINEAR, checkpoints=5)
     assert [r["value"] for r in rows(path)] == [r["value"] for r in plain]  # an older checkpoint is no result
     evaluate_run(path, ["linear"], options=LINEAR, checkpoints="all")
@@ -197,7 +199,7 @@ def test_an_unfinished_run_is_measured_only_at_a_named_checkpoint(path):
 
 
 def test_a_list_of_rates_is_chosen_from_on_held_out_training_images_not_on_the_test_images(path):
-    found = {r["metric"]: r["value"] for r in evaluate_run(path, ["linear"], options={"epochs": 1, "lr": [1e-6, 1.0]})}
-    assert found["chosen-lr"] == 1.0
+    values = {r["metric"]: r["value"] for r in evaluate_run(path, ["linear"], options={"epochs": 1, "lr": [1e-6, 1.0]})}
+    assert values["chosen-lr"] == 1.0
     single = {r["metric"]: r["value"] for r in evaluate_run(path, ["linear"], options={"epochs": 1, "lr": 1.0})}
-    assert single["top1-last"] == found["top1-last"]
+    assert single["top1-last"] == values["top1-last"]

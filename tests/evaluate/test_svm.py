@@ -112,29 +112,29 @@ def envelope(positive, scores):
 def test_the_ap_of_a_class_is_the_area_under_the_envelope():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        hot, found = (rng.random(40) < 0.3).astype(np.int8), rng.standard_normal(40)
+        hot, scores = (rng.random(40) < 0.3).astype(np.int8), rng.standard_normal(40)
         hot[0] = 1
-        assert svm.class_ap(hot, found) == pytest.approx(envelope(hot, found))
-        ties = found.round()
+        assert svm.class_ap(hot, scores) == pytest.approx(envelope(hot, scores))
+        ties = scores.round()
         precision, recall, _ = precision_recall_curve(hot, ties)  # from recall 1 down to 0
         raised = np.maximum.accumulate(precision)
         assert svm.class_ap(hot, ties) == pytest.approx(-np.sum(np.diff(recall) * raised[:-1]))
 
 
 def test_equal_scores_and_difficult_images_do_not_depend_on_the_order_of_the_images():
-    hot, found = several(80, 1, 1)[:, 0], np.random.default_rng(1).integers(0, 4, 80).astype(float)
+    hot, scores = several(80, 1, 1)[:, 0], np.random.default_rng(1).integers(0, 4, 80).astype(float)
     order = np.random.default_rng(2).permutation(80)
-    assert svm.class_ap(hot, found) == svm.class_ap(hot[order], found[order])
+    assert svm.class_ap(hot, scores) == svm.class_ap(hot[order], scores[order])
     known = hot >= 0
-    assert svm.class_ap(hot, found) == svm.class_ap(hot[known], found[known])
+    assert svm.class_ap(hot, scores) == svm.class_ap(hot[known], scores[known])
     assert np.isnan(svm.class_ap(np.zeros(5, np.int8), np.arange(5.0)))
 
 
 def test_adcos_number_is_scikit_learns_ap_of_each_image_over_its_classes():
-    hot, found = several(50, 6, 3), np.random.default_rng(3).standard_normal((50, 6))
+    hot, scores = several(50, 6, 3), np.random.default_rng(3).standard_normal((50, 6))
     shown = (hot > 0).any(1)
-    each = [average_precision_score(h > 0, f) for h, f in zip(hot[shown], found[shown], strict=True)]
-    assert svm.image_ap(hot, found) == pytest.approx(np.mean(each))
+    each = [average_precision_score(h > 0, f) for h, f in zip(hot[shown], scores[shown], strict=True)]
+    assert svm.image_ap(hot, scores) == pytest.approx(np.mean(each))
 
 
 def test_both_readings_of_low_shot_draw_what_they_say():
@@ -156,11 +156,11 @@ def test_a_protocol_reports_each_class_their_mean_and_adcos_number_on_labels_of_
     hot, test_hot = several(150, 3, 4), several(60, 3, 5)
     task = given(*Features(train_f, y, test_f, t, torch.tensor(hot), torch.tensor(test_hot), ("cat", "dog", "cow")))
     value = {r["metric"]: r["value"] for r in run_protocol("svm", task).rows}
-    found = svm.scores(svm.normalised(train_f), hot, svm.normalised(test_f))
-    each = [svm.class_ap(test_hot[:, c], found[:, c]) for c in range(3)]
+    scores = svm.scores(svm.normalised(train_f), hot, svm.normalised(test_f))
+    each = [svm.class_ap(test_hot[:, c], scores[:, c]) for c in range(3)]
     assert [value[f"ap:{name}"] for name in ("cat", "dog", "cow")] == each
     assert value["mAP"] == pytest.approx(np.mean(each))
-    assert value["ap-per-image"] == svm.image_ap(test_hot, found)
+    assert value["ap-per-image"] == svm.image_ap(test_hot, scores)
 
 
 def test_low_shot_is_the_mean_and_the_deviation_of_its_draws_and_leaves_out_shots_that_do_not_fit():
@@ -170,8 +170,8 @@ def test_low_shot_is_the_mean_and_the_deviation_of_its_draws_and_leaves_out_shot
     hot, test_hot = svm.one_hot(parts[1], 4), svm.one_hot(parts[3], 4)
     x, q, each = svm.normalised(parts[0]), svm.normalised(parts[2]), []
     for i in range(3):
-        found = svm.scores(x, hot, q, rows=svm.draw(hot, 4, "union", i))
-        each.append(np.mean([svm.class_ap(test_hot[:, c], found[:, c]) for c in range(4)]))
+        scores = svm.scores(x, hot, q, rows=svm.draw(hot, 4, "union", i))
+        each.append(np.mean([svm.class_ap(test_hot[:, c], scores[:, c]) for c in range(4)]))
     assert rows["mAP@k=4"] == pytest.approx(np.mean(each)) and rows["mAP-sd@k=4"] == pytest.approx(np.std(each))
 
 

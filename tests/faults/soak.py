@@ -77,7 +77,7 @@ def soak(seconds: float, say=print) -> tuple[int, Use, Use]:
     Every run's folder is removed after it: what stays on disk stays of the package's own.
     """
     keep_pages()
-    start = said = time.monotonic()
+    start = reported = time.monotonic()
     before, number = None, 0
     with tempfile.TemporaryDirectory(prefix="hardlab-soak-") as top:
         os.environ["HARDLAB_DATA"] = f"{top}/data"
@@ -89,8 +89,8 @@ def soak(seconds: float, say=print) -> tuple[int, Use, Use]:
             round_done = number % len(RECIPES) == 0
             if before is None and round_done and now - start >= WARM_UP * seconds:
                 before = use(Path(top))
-            if now - said >= 60:
-                said = now
+            if now - reported >= 60:
+                reported = now
                 say(f"{(now - start) / 60:.0f} min, {number} runs: {use(Path(top))}")
             # whole rounds, so that the same recipe ran last
             if before is not None and round_done and now - start >= seconds:

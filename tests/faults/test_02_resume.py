@@ -32,15 +32,15 @@ def test_two_resumes_with_workers_repeat_and_skip_no_image(workers, folder, tmp_
         return opened[-1]
 
     monkeypatch.setattr(build.data, "load", load)
-    seen, step = [], train.step
+    batches, step = [], train.step
     monkeypatch.setattr(
-        train, "step", lambda s, batch: (seen.append((s.done, batch.index.tolist())), step(s, batch))[1]
+        train, "step", lambda s, batch: (batches.append((s.done, batch.index.tolist())), step(s, batch))[1]
     )
     run = small_run("simclr", batch_size=8, data={"name": f"folder:{folder}"})
     whole, parts = whole_and_parts(run, tmp_path, monkeypatch, 4, 6)  # 4 is in mid-epoch, 6 the end of the first
     assert {s.workers for s in opened} == {workers} and not opened[0].in_memory
-    once, twice = dict(seen[:12]), dict(seen[12:])
-    assert len(seen) == 24 and once == twice
+    once, twice = dict(batches[:12]), dict(batches[12:])
+    assert len(batches) == 24 and once == twice
     for epoch in (0, 6):
         assert sorted(row for s in range(6) for row in twice[epoch + s]) == list(range(48))
     assert same(learned(whole), learned(parts))

@@ -85,10 +85,10 @@ def test_a_run_that_fills_the_disk_ends_in_a_sentence_and_goes_on_when_there_is_
 
 
 def test_another_user_may_not_write_into_a_folder_and_is_told_which(public, count):
-    mine = public / "mine"
-    mine.mkdir()
-    os.chmod(mine, 0o755 if unprivileged.prefix() else 0o555)
-    words = ["pretrain", "simclr", "--rung", "smoke", "--device", "cpu", "--runs", str(mine)]
+    locked = public / "mine"
+    locked.mkdir()
+    os.chmod(locked, 0o755 if unprivileged.prefix() else 0o555)
+    words = ["pretrain", "simclr", "--rung", "smoke", "--device", "cpu", "--runs", str(locked)]
     words += ["data.name=digits", "data.fraction=0.1", "batch_size=32"]
     env = os.environ | {"HARDLAB_DATA": str(public / "none"), "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
     start = [sys.executable, "-c", "from hardlab import cli; cli.main()"]
@@ -96,6 +96,6 @@ def test_another_user_may_not_write_into_a_folder_and_is_told_which(public, coun
         [*unprivileged.prefix(), *start, *words], capture_output=True, text=True, env=env, cwd="/", check=False
     )
     assert done.returncode == 1, done.stderr
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("hardlab: ") and str(mine) in done.stderr
-    assert list(mine.iterdir()) == []
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("hardlab: ") and str(locked) in done.stderr
+    assert list(locked.iterdir()) == []
     count("4 another user", 1)

@@ -24,9 +24,9 @@ def test_one_of_several_processes_trains_and_evaluates_nothing(name, tmp_path, m
     count("14 one of several processes", 2)
 
 
-@pytest.mark.parametrize("said", ["1", "", " 1 ", "0"])
-def test_a_process_that_is_alone_by_its_environment_trains(said, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", said)
+@pytest.mark.parametrize("size", ["1", "", " 1 ", "0"])
+def test_a_process_that_is_alone_by_its_environment_trains(size, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", size)
     run = small_run("simclr", epochs=0)
     path = train.train(run, tmp_path, device="cpu", say=lambda line: None)
     assert run_folder.manifest(path)["world_size"] == 1

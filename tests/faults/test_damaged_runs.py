@@ -100,9 +100,9 @@ def spoken(work, *names: str) -> bool:
     try:
         work()
     except HardlabError as e:
-        said = str(e)
-        assert "\n" not in said.strip() and "weights_only" not in said, said
-        assert not names or any(name in said for name in names), said
+        message = str(e)
+        assert "\n" not in message.strip() and "weights_only" not in message, message
+        assert not names or any(name in message for name in names), message
         return True
     return False
 
@@ -133,10 +133,10 @@ def test_a_checkpoint_of_any_content_falls_back_on_the_one_before(path, record_p
             torch.save(changed(state, rng, others), sink)
         seal(folder, step, sink.getvalue() if seed % 2 else harmed(content, rng))
         spoken(lambda: run_folder.open_run(path))
-        held, said = run_folder.Folder(path.parent, run), []
+        held, lines = run_folder.Folder(path.parent, run), []
         try:
-            session = train.open(run, held, say=said.append)
-            assert session.done == step or any(f"step-{step:08d}" in line for line in said)
+            session = train.open(run, held, say=lines.append)
+            assert session.done == step or any(f"step-{step:08d}" in line for line in lines)
             back += session.done != step
             if session.done < session.total:
                 train.step(session, next(session.batches()))
@@ -486,10 +486,10 @@ def test_a_file_of_another_run_is_not_taken_for_the_runs_own(name, path):
     evaluate_run(other, ["knn"])
     evaluate_run(other, ["knn"], checkpoints="all")
     expected = [r["value"] for r in evaluate_run(path, ["knn"])]
-    mine, theirs = (
+    ours, theirs = (
         sorted((folder / name).iterdir()) if "." not in name else [folder / name] for folder in (path, other)
     )
-    for file, by in zip(mine, theirs, strict=name == "features"):
+    for file, by in zip(ours, theirs, strict=name == "features"):
         shutil.copy(by, file if name == "features" else file.with_name(by.name))
         if name == "checkpoints":
             file.unlink()
@@ -501,9 +501,9 @@ def test_a_file_of_another_run_is_not_taken_for_the_runs_own(name, path):
         assert spoken(lambda: [Catalog(path.parent).results, Catalog(path.parent).curves], name)
     if name == "manifest.json":
         assert spoken(lambda: evaluate_run(path, ["knn"]), name)
-        said = []
-        train.train(small_run(**LOGS), path.parent, device="cpu", say=said.append)
-        assert any(f"it is that of {other.name}" in line for line in said)
+        lines = []
+        train.train(small_run(**LOGS), path.parent, device="cpu", say=lines.append)
+        assert any(f"it is that of {other.name}" in line for line in lines)
         assert run_folder.manifest(path)["seed"] == 0 and (path / "manifest.json.damaged").exists()
 
 

@@ -24,8 +24,8 @@ SEED = 20_261_127
 
 def sentence(error: HardlabError) -> None:
     """One line, not empty, without the words of a traceback."""
-    said = str(error)
-    assert said and "\n" not in said and "Traceback" not in said, said
+    message = str(error)
+    assert message and "\n" not in message and "Traceback" not in message, message
 
 
 def picture(rng: random.Random, kind: str = "PNG") -> bytes:
@@ -192,10 +192,10 @@ def test_random_listings_of_coco_are_read_or_refused_in_one_sentence(tmp_path, c
         Image.fromarray(np.full((60, 80, 3), 90 * i, np.uint8)).save(tmp_path / "val2017" / f"{i}.jpg")
     file, read = tmp_path / "annotations" / "instances_val2017.json", 0
     for case in range(cases(100, 10_000)):
-        rng, said = random.Random(SEED + case), listing()
+        rng, content = random.Random(SEED + case), listing()
         for _ in range(rng.randrange(1, 4)):
-            spoil(rng, said)
-        text = json.dumps(said).encode()
+            spoil(rng, content)
+        text = json.dumps(content).encode()
         file.write_bytes(damaged(rng, text) if rng.random() < 0.1 else text)
         try:
             images = load("coco", "val", root=tmp_path)

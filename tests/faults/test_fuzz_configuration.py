@@ -29,20 +29,20 @@ JUNK: list[Any] = [
 
 def keys(run: config.Run) -> dict[str, Any]:
     """Dotted key -> type, of all that can be set in a run by name."""
-    found = {k: t for k, t in hints(config.Run).items() if k not in ("recipe", "rung", "parent")}
+    types = {k: t for k, t in hints(config.Run).items() if k not in ("recipe", "rung", "parent")}
     for name in ("data", "optim", "logs"):
-        found |= {f"{name}.{k}": t for k, t in hints(config.Run.model_fields[name].annotation).items()}
-    found |= {f"augment.{k}": t for k, t in hints(augment.Augment).items()}
+        types |= {f"{name}.{k}": t for k, t in hints(config.Run.model_fields[name].annotation).items()}
+    types |= {f"augment.{k}": t for k, t in hints(augment.Augment).items()}
     entries = [("method", "method", run.method), ("backbone", "backbone", run.backbone)]
     entries += [("strategy", f"hard.{spec.name}", spec) for spec in run.hard]
     for kind, at, spec in entries:
-        found |= {f"{at}.{k}": p.annotation for k, p in registry.options(kind, spec.name).items()}
-    return found
+        types |= {f"{at}.{k}": p.annotation for k, p in registry.options(kind, spec.name).items()}
+    return types
 
 
 def hints(model: Any) -> dict[str, Any]:
-    told = typing.get_type_hints(model, include_extras=True)
-    return {k: told[k] for k in model.model_fields}
+    types = typing.get_type_hints(model, include_extras=True)
+    return {k: types[k] for k in model.model_fields}
 
 
 def drawn(rng: random.Random, kind: Any, small: bool = False) -> Any:
@@ -63,13 +63,16 @@ def drawn(rng: random.Random, kind: Any, small: bool = False) -> Any:
     return {bool: rng.random() < 0.5, str: "digits"}.get(kind)
 
 
-def number(rng: random.Random, of: numbers.Range, small: bool) -> float:
-    if of.whole:
-        high = min(of.high, of.low + 6) if small else of.high
-        return rng.choice([int(of.low), int(high), rng.randint(int(of.low), int(high))])
-    high = min(of.high, of.low + 10)
-    ends = [math.nextafter(of.low, high) if of.above else of.low, math.nextafter(of.high, 0) if of.below else of.high]
-    return rng.choice([*ends, rng.uniform(of.low, high)])
+def number(rng: random.Random, r: numbers.Range, small: bool) -> float:
+    if r.whole:
+        high = min(r.high, r.low + 6) if small else r.high
+        return rng.choice([int(r.low), int(high), rng.randint(int(r.low), int(high))])
+    high = min(r.high, r.low + 10)
+    ends = [
+        math.nextafter(r.low, high) if r.above else r.low,
+        math.nextafter(r.high, 0) if r.below else r.high,
+    ]
+    return rng.choice([*ends, rng.uniform(r.low, high)])
 
 
 def plain(value: Any) -> bool:

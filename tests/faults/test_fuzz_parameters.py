@@ -76,17 +76,17 @@ def test_a_value_passes_a_command_line_and_a_shell_as_it_is(record_property: Cal
         value = tree(rng)
         pair = f"optim.x={config.written(value)}"
         assert shlex.split(shlex.join([pair])) == [pair]
-        found = config.parse([pair])["optim.x"]
-        assert (found, json.dumps(found)) == (value, json.dumps(value)), (case, value)
+        parsed = config.parse([pair])["optim.x"]
+        assert (parsed, json.dumps(parsed)) == (value, json.dumps(value)), (case, value)
     record_property("faults:15 values of overrides", case + 1)
 
 
 def test_any_text_is_a_value_or_one_sentence(record_property: Callable[[str, object], None]) -> None:
     rng = random.Random(1)
     for _ in range(cases(2000)):
-        said = text(rng) + text(rng)
+        words = text(rng) + text(rng)
         try:
-            config.parse([said, f"k={said}"])
+            config.parse([words, f"k={words}"])
         except HardlabError as e:
             assert str(e)
     record_property("faults:15 texts of overrides", cases(2000))
@@ -134,8 +134,8 @@ def test_a_list_of_words_is_parted_at_its_own_commas_alone(cell: Path) -> None:
         "": [],
     }.items():
         assert parameters.check(cell, parameters.split([f"texts={given}"])) == {"texts": words}
-    found = parameters.check(cell, {"texts": "optim.betas=[0.9, 0.99],data.classes=[no, 'true']"})["texts"]
-    assert config.parse(found) == {"optim.betas": [0.9, 0.99], "data.classes": ["no", "true"]}
+    texts = parameters.check(cell, {"texts": "optim.betas=[0.9, 0.99],data.classes=[no, 'true']"})["texts"]
+    assert config.parse(texts) == {"optim.betas": [0.9, 0.99], "data.classes": ["no", "true"]}
 
 
 @pytest.mark.parametrize(

@@ -17,5 +17,5 @@ def test_every_row_of_the_fault_table_has_its_tests():
         for test in tests:
             file, _, name = test.partition("::")
             tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
-            found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
-            assert found, f"row {row} names {test}, which is not there"
+            functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+            assert functions, f"row {row} names {test}, which is not there"

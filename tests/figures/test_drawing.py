@@ -156,9 +156,9 @@ def test_a_picture_that_cannot_be_written_leaves_the_one_before(data_dir: Path, 
 def test_every_figure_and_table_of_the_five_papers_is_there() -> None:
     counts = {"hexa": (5, 5), "hvs": (11, 12), "hnssl": (3, 7), "adco": (2, 4), "ppcl": (6, 4)}
     for paper, (drawings, printed) in counts.items():
-        mine = [n for n in figures.FIGURES if n.startswith(f"{paper}_")]
-        assert sum(n[len(paper) + 1] == "f" for n in mine) == drawings
-        assert sum(n[len(paper) + 1] == "t" for n in mine) == printed
+        names = [n for n in figures.FIGURES if n.startswith(f"{paper}_")]
+        assert sum(n[len(paper) + 1] == "f" for n in names) == drawings
+        assert sum(n[len(paper) + 1] == "t" for n in names) == printed
     assert sum(map(sum, counts.values())) == 59
     assert set(figures.FIGURES) - {
         f"{p}_{k}{n}" for p, c in counts.items() for k, m in zip("ft", c) for n in range(1, m + 1)

@@ -30,5 +30,5 @@ def test_an_accuracy_on_another_set_is_none_of_the_accuracies_on_the_own_set(dat
         return [np.asarray(line.get_ydata(), float).tolist() for ax in figure.axes for line in ax.get_lines()]
 
     for name in ("hvs_results", "hnssl_f3", "hexa_f3"):
-        mine = heights(figures.make(name, tmp_path))
-        assert mine == heights(figures.make(name, data_dir)) and any(mine), name
+        own = heights(figures.make(name, tmp_path))
+        assert own == heights(figures.make(name, data_dir)) and any(own), name

@@ -98,12 +98,12 @@ def test_every_value_of_every_published_table_is_transcribed_and_shown(
     rows = rows[rows["paper"] == paper]
     shutil.copy(PAPER, tmp_path)
     for n, count in enumerate(PRINTED[paper], 1):
-        mine = rows[rows["item"] == f"Table {n}"]
-        assert len(mine) == count, f"Table {n}"
+        printed = rows[rows["item"] == f"Table {n}"]
+        assert len(printed) == count, f"Table {n}"
         shown = texts(figures.make(f"{paper}_t{n}", tmp_path)).replace("\N{MINUS SIGN}", "-").split("\n")
-        for row in mine.to_dict("records"):
-            told = row["value"] if not row["row"].endswith("as printed") else row["value"].lstrip("-")
-            assert any(told == s.lstrip("+-") or row["value"] == s.lstrip("+") for s in shown), row
+        for row in printed.to_dict("records"):
+            value = row["value"] if not row["row"].endswith("as printed") else row["value"].lstrip("-")
+            assert any(value == s.lstrip("+-") or row["value"] == s.lstrip("+") for s in shown), row
 
 
 @pytest.mark.parametrize(
@@ -142,13 +142,13 @@ def test_the_gains_of_ppcl_and_hnssl_add_up_but_for_the_known_misprints() -> Non
     wide = published("hnssl", "Table 4")
     for row, column in wide.index:
         if row.endswith("gain as printed"):
-            mine = row.removesuffix(" gain as printed")
+            label = row.removesuffix(" gain as printed")
             others = [
-                wide[m + mine.removeprefix("Ours"), column]
+                wide[m + label.removeprefix("Ours"), column]
                 for m in ("SimCLR", "BYOL")
-                if (m + mine.removeprefix("Ours"), column) in wide.index
+                if (m + label.removeprefix("Ours"), column) in wide.index
             ]
-            assert wide[mine, column] - max(others) == pytest.approx(wide[row, column])
+            assert wide[label, column] - max(others) == pytest.approx(wide[row, column])
 
 
 def test_a_tables_cell_is_the_mean_over_seeds_with_half_the_interval(data_dir: Path) -> None:
@@ -218,12 +218,12 @@ def test_the_transfer_to_a_built_in_set_stands_in_its_cell(
 
 def test_a_run_trained_on_shapes_leaves_its_own_cell_a_gap_that_no_command_fills(tmp_path: Path) -> None:
     transferred(tmp_path, "hnssl", "linear-hnssl-transfer", "top1", "shapes")
-    with gap_notes.noting() as found:
+    with gap_notes.noting() as gaps:
         shown = texts(figures.make("hnssl_t5", tmp_path)).split("\n")
     assert "62.5" in shown and not {"50.0", "75.0"} & set(shown)
-    told = [command for evaluations in found.values() for command in evaluations]
-    assert not any("runs/hnssl" in command and "--data shapes" in command for command in told)
-    assert "hardlab evaluate RUN --protocol linear-hnssl-transfer --data digits" in told  # of the other arms
+    commands = [command for evaluations in gaps.values() for command in evaluations]
+    assert not any("runs/hnssl" in command and "--data shapes" in command for command in commands)
+    assert "hardlab evaluate RUN --protocol linear-hnssl-transfer --data digits" in commands  # of the other arms
 
 
 def test_settings_other_than_the_published_ones_are_told_in_the_caption(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ def test_correlations_of_one_seed_and_of_several_are_told_apart() -> None:
     whole = pd.DataFrame(rows)
     first = whole[whole["seed"] == SEEDS[0]]
     mixed = pd.concat([first, whole[(whole["seed"] != SEEDS[0]) & (whole["recipe"] == "adco")]])
-    said = [shared_batch_plots.transfer(rows).get_supxlabel() for rows in (whole, mixed)]
-    assert "t-interval over seeds, by Fisher's z\n" in said[0]
-    assert "t-interval over seeds, by Fisher's z\n(of one seed: bootstrap over images)\n" in said[1]
+    captions = [shared_batch_plots.transfer(rows).get_supxlabel() for rows in (whole, mixed)]
+    assert "t-interval over seeds, by Fisher's z\n" in captions[0]
+    assert "t-interval over seeds, by Fisher's z\n(of one seed: bootstrap over images)\n" in captions[1]
     assert "bootstrap interval over images\n" in shared_batch_plots.transfer(first).get_supxlabel()
 
 

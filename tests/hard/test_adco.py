@@ -333,7 +333,7 @@ def test_a_step_with_the_papers_bank_makes_no_copy_of_it(monkeypatch):
 
     for _ in range(2):  # lasting buffers and the velocity are made once
         step()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
-    largest = max(event.self_cpu_memory_usage for event in seen.events())
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
     assert 0 < largest < size * dim * 4

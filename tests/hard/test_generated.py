@@ -100,11 +100,11 @@ def test_a_pair_is_the_generators_image_and_its_averages_of_the_same_latent():
     torch.manual_seed(7)
     z = hard.generator.sample(2)
     with torch.no_grad(), nets.running_stats_frozen(hard.generator):
-        mine, twin = hard.generator(z), hard.averaged(z)
-    wanted = torch.stack([mine[0], twin[0], mine[1], twin[1]])
+        own, twin = hard.generator(z), hard.averaged(z)
+    wanted = torch.stack([own[0], twin[0], own[1], twin[1]])
     assert torch.allclose(v.raw[6:], (wanted + 1) / 2, atol=1e-6)
     assert torch.allclose(v.raw[:6], batch().raw / 255)
-    assert not torch.allclose(mine, twin)
+    assert not torch.allclose(own, twin)
 
 
 def test_making_images_moves_no_state():
@@ -249,17 +249,17 @@ def test_the_logs_split_the_loss_and_measure_pairs_and_weights():
     now.at = Progress(1, 9, 0, 1)
     hard.after_step(now)
     state = torch.get_rng_state()
-    said = hard.logs(now)
+    logs = hard.logs(now)
     assert torch.equal(state, torch.get_rng_state())
-    assert said["loss_real"] == pytest.approx(now.out.loss[:6].mean().item())
-    assert said["loss_generated"] == pytest.approx(now.out.loss[6:].mean().item())
+    assert logs["loss_real"] == pytest.approx(now.out.loss[:6].mean().item())
+    assert logs["loss_generated"] == pytest.approx(now.out.loss[6:].mean().item())
     cosines = [(now.out.q[0][6 + 2 * i] @ now.out.q[0][7 + 2 * i]).item() for i in range(3)]
-    assert said["pair_cosine"] == pytest.approx(sum(cosines) / 3, abs=1e-5)
-    assert said["weights_apart"] == pytest.approx(0, abs=1e-6)
+    assert logs["pair_cosine"] == pytest.approx(sum(cosines) / 3, abs=1e-5)
+    assert logs["weights_apart"] == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
         hard.generator.bn.bias.add_(3)
     assert hard.logs(now)["weights_apart"] == pytest.approx(3 * math.sqrt(len(hard.generator.bn.bias)), rel=1e-5)
-    assert {"d_real", "d_generated"} <= said.keys()
+    assert {"d_real", "d_generated"} <= logs.keys()
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

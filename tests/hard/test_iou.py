@@ -46,11 +46,11 @@ def test_the_bound_is_a_line_over_the_epochs_after_the_warm_up(start, end, warmu
 
 def test_alternating_leaves_every_other_step_without_a_bound():
     policy = IoUPolicy(0.3, 0.3, alternate="every-other")
-    seen = []
+    largest = []
     for step in range(6):
         policy.before_step(at(0, step=step))
-        seen.append(policy.bound)
-    assert seen == [0.3, 1.0, 0.3, 1.0, 0.3, 1.0]
+        largest.append(policy.bound)
+    assert largest == [0.3, 1.0, 0.3, 1.0, 0.3, 1.0]
 
 
 def test_random_alternation_leaves_a_share_of_the_pairs_as_they_were_drawn(look):
@@ -124,8 +124,8 @@ def test_the_overlap_under_a_bound_is_distributed_as_by_rejection_one_pair_at_a_
     wanted = []
     while len(wanted) < 3000:
         pairs = look.draw(torch.full((3000, 2), 32), 2)
-        found = iou(pairs[:, 0], pairs[:, 1])
-        wanted += found[found <= bound].tolist()
+        overlaps = iou(pairs[:, 0], pairs[:, 1])
+        wanted += overlaps[overlaps <= bound].tolist()
     assert ks_2samp(iou(after[:, 0], after[:, 1]).numpy(), wanted).pvalue > 0.01
 
 

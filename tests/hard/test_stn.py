@@ -222,12 +222,12 @@ def test_the_learners_gradient_is_that_of_the_same_views_without_an_adversary(ma
     v, out = now.views, now.out
     (player,) = stn.players(method)
     assert player.joint
-    mine = [p for p in method.parameters() if p.requires_grad]
-    got = torch.autograd.grad(out.loss.mean(), mine, retain_graph=True)
+    parameters = [p for p in method.parameters() if p.requires_grad]
+    got = torch.autograd.grad(out.loss.mean(), parameters, retain_graph=True)
     ours = torch.autograd.grad(player.objective(now), player.params)
     assert any(g.abs().max() > 0 for g in ours)
     fixed = replace(v, x=v.x.detach(), local=tuple(x.detach() for x in v.local))
-    wanted = torch.autograd.grad(method(fixed).loss.mean(), mine)
+    wanted = torch.autograd.grad(method(fixed).loss.mean(), parameters)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(got, wanted, strict=True))
 
 
@@ -351,5 +351,5 @@ def test_a_run_that_was_stopped_ends_bitwise_like_one_that_was_not(tmp_path, mon
 def test_the_rows_of_table_5_build_at_every_rung(name, rung):
     run = recipes.recipe(name, rung)
     with torch.device("meta"):
-        found = build.strategies(run, build.method(run))
-    assert [s.mode for s in found] == ([] if name == "stn-baseline" else [name.removeprefix("stn-")])
+        strategies = build.strategies(run, build.method(run))
+    assert [s.mode for s in strategies] == ([] if name == "stn-baseline" else [name.removeprefix("stn-")])

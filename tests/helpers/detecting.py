@@ -36,7 +36,7 @@ def net(seed: int = 0) -> Tiny:
 
 def write_coco(root: Path) -> None:
     """COCO's two halves: an image with a polygon and a crowd, and one with nothing."""
-    said = {
+    content = {
         "categories": [{"id": 1, "name": "person"}],
         "images": [{"id": i, "file_name": f"{i}.jpg", "height": 60, "width": 80} for i in (1, 2)],
         "annotations": [
@@ -52,4 +52,4 @@ def write_coco(root: Path) -> None:
             Image.fromarray(np.full((60, 80, 3), 90 * i, np.uint8)).save(root / "coco" / split / f"{i}.jpg")
         listing = root / "coco" / "annotations" / f"instances_{split}.json"
         listing.parent.mkdir(exist_ok=True)
-        listing.write_text(json.dumps(said))
+        listing.write_text(json.dumps(content))

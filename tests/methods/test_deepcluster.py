@@ -162,10 +162,10 @@ def test_images_without_an_embedding_or_a_place_in_the_data_have_no_label_and_no
 
 
 def test_crops_of_all_sizes_share_the_batch_of_the_projectors_norm(look, batch):
-    net, seen = method(4), []
-    net.projector.register_forward_hook(lambda m, x, y: seen.append(len(x[0])))
+    net, batches = method(4), []
+    net.projector.register_forward_hook(lambda m, x, y: batches.append(len(x[0])))
     net(views(look, batch, 4))
-    assert seen == [6 * B]
+    assert batches == [6 * B]
 
 
 def test_the_logs_tell_cluster_sizes_and_agreement_with_labels_and_with_the_epoch_before(look, batch):
@@ -173,16 +173,16 @@ def test_the_logs_tell_cluster_sizes_and_agreement_with_labels_and_with_the_epoc
     net.on_epoch(START, images, look)
     first = net.assigned.clone()
     net.on_epoch(Progress(10, 100, 1, 10), images, look)
-    said = net.logs(after(net, net(views(look, batch))))
+    logs = net.logs(after(net, net(views(look, batch))))
     sizes = [net.assigned[h].bincount(minlength=K) for h in range(3)]
-    assert set(MEASURED) < set(said)
-    assert said["cluster_min"] == pytest.approx(np.mean([float(s.min()) for s in sizes]))
-    assert said["cluster_max"] == pytest.approx(np.mean([float(s.max()) for s in sizes]))
-    assert said["empty_clusters"] == sum(int((s == 0).sum()) for s in sizes)
-    assert 0 < said["cluster_entropy"] <= np.log(K)
+    assert set(MEASURED) < set(logs)
+    assert logs["cluster_min"] == pytest.approx(np.mean([float(s.min()) for s in sizes]))
+    assert logs["cluster_max"] == pytest.approx(np.mean([float(s.max()) for s in sizes]))
+    assert logs["empty_clusters"] == sum(int((s == 0).sum()) for s in sizes)
+    assert 0 < logs["cluster_entropy"] <= np.log(K)
     for name, other in (("nmi_labels", [images.targets] * 3), ("nmi_previous", first)):
         wanted = [normalized_mutual_info_score(net.assigned[h], other[h]) for h in range(3)]
-        assert said[name] == pytest.approx(np.mean(wanted), abs=1e-5)
+        assert logs[name] == pytest.approx(np.mean(wanted), abs=1e-5)
     assert torch.equal(net.snapshot(images, look)["assigned"], net.assigned.int())
 
 

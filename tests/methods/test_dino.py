@@ -108,13 +108,13 @@ def test_the_centre_moves_after_the_step_and_not_in_forward(look, batch):
 
 
 def test_the_student_sees_all_crops_and_the_teacher_the_global_ones_in_one_pass_per_size(look, batch):
-    net, seen = method(local=3), []
+    net, passes = method(local=3), []
     for n in (net.backbone, net.teacher):
-        n.register_forward_hook(lambda m, x, y: seen.append(tuple(x[0].shape)))
+        n.register_forward_hook(lambda m, x, y: passes.append(tuple(x[0].shape)))
     out = net(look.render(drawn(look, batch, 2, 3)))
     assert sorted(out.q) == [0, 1, 2, 3, 4]
     assert sorted(out.t) == [0, 1]
-    assert seen == [(2 * B, 3, 32, 32), (3 * B, 3, 16, 16), (2 * B, 3, 32, 32)]
+    assert passes == [(2 * B, 3, 32, 32), (3 * B, 3, 16, 16), (2 * B, 3, 32, 32)]
 
 
 def test_student_and_teacher_are_equal_at_the_start_and_no_gradient_reaches_the_teacher(look, batch):
@@ -328,13 +328,13 @@ def test_labels_kept_from_the_selection_are_those_that_the_step_would_make_again
     losses, passes = [], []
     for labels in ("again", "reused"):
         net = method(local=1, net=vit())
-        seen = []
-        net.teacher.register_forward_hook(lambda m, x, y, seen=seen: seen.append(len(x[0])))
+        batches = []
+        net.teacher.register_forward_hook(lambda m, x, y, batches=batches: batches.append(len(x[0])))
         hvs = HVS(local_draws=3, labels=labels)
         out = net(looked(hvs, net, drawn(look, batch, 4, 3), look).views)
         assert sorted(out.t) == [0, 1]
         losses.append(out.loss)
-        passes.append(seen)
+        passes.append(batches)
     assert torch.allclose(losses[0], losses[1], atol=1e-5)
     assert passes == [[4 * B, 2 * B], [4 * B]]
 

@@ -45,8 +45,8 @@ def test_the_discriminators_loss_of_an_image_is_its_own_and_the_mean_over_genera
 def test_only_the_generators_player_moves_the_generator_and_only_when_due():
     net = game(d_steps=3)
     out = net(rendered())
-    mine = torch.autograd.grad(out.loss.mean(), list(net.generator.parameters()), allow_unused=True)
-    assert all(g is None for g in mine)
+    gradients = torch.autograd.grad(out.loss.mean(), list(net.generator.parameters()), allow_unused=True)
+    assert all(g is None for g in gradients)
     (player,) = net.players()
     assert [player.times(s) for s in range(7)] == [0, 0, 1, 0, 0, 1, 0]
     grads = torch.autograd.grad(player.objective(after(net, out)), player.params)

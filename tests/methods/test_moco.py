@@ -67,12 +67,12 @@ def test_the_keys_of_a_step_enter_the_queue_after_it_both_views_where_both_are_q
 
 def test_the_key_encoder_averages_parameters_only_and_after_the_step_is_before_the_next():
     net = moco(momentum=0.9)
-    mine = [copy.deepcopy(p.data) for p in net.key_backbone.parameters()]
+    averages = [copy.deepcopy(p.data) for p in net.key_backbone.parameters()]
     x = torch.randn(3, 8, 2, 3, 16, 16)
     for i in range(3):
         # the paper's order: average first, then keys; at the first step both encoders are the same
-        mine = [0.9 * m + 0.1 * p.data for m, p in zip(mine, net.backbone.parameters(), strict=True)]
-        for m, p in zip(mine, net.key_backbone.parameters(), strict=True):
+        averages = [0.9 * m + 0.1 * p.data for m, p in zip(averages, net.backbone.parameters(), strict=True)]
+        for m, p in zip(averages, net.key_backbone.parameters(), strict=True):
             assert torch.allclose(m, p, atol=1e-6)
         sgd_step(net, x[i])
     assert any(
@@ -114,7 +114,7 @@ def test_moco_counts_the_queries_whose_key_is_nearer_than_all_negatives():
 
 
 @pytest.mark.parametrize(
-    ("options", "batch", "said"),
+    ("options", "batch", "message"),
     [
         ({"queue": 100}, 16, "the nearest multiple is 96"),
         ({"queue": 4}, 16, "is 16"),
@@ -122,8 +122,8 @@ def test_moco_counts_the_queries_whose_key_is_nearer_than_all_negatives():
         ({"groups": 3}, 16, "batch_size=15"),
     ],
 )
-def test_a_queue_or_groups_that_do_not_fit_the_batch_are_refused_with_what_would(options, batch, said):
-    with pytest.raises(HardlabError, match=said):
+def test_a_queue_or_groups_that_do_not_fit_the_batch_are_refused_with_what_would(options, batch, message):
+    with pytest.raises(HardlabError, match=message):
         moco(**options).on_start(images(), batch)
 
 

@@ -35,11 +35,11 @@ def test_a_step_trains_both_branches_through_one_pass_each(kind):
 
 
 def test_hvs_says_once_that_its_pick_depends_on_the_batch_where_the_loss_does():
-    for name, told in (("vicreg", 1), ("simsiam", 0)):
-        said = []
+    for name, times in (("vicreg", 1), ("simsiam", 0)):
+        lines = []
         run = small_run(name, hard=["hvs"])
-        train.open(run, device="cpu", say=said.append)
-        assert len([line for line in said if "depends on the others of its batch" in line]) == told
+        train.open(run, device="cpu", say=lines.append)
+        assert len([line for line in lines if "depends on the others of its batch" in line]) == times
 
 
 @pytest.mark.parametrize("name", ["vicreg", "barlow"])

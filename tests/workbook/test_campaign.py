@@ -28,17 +28,17 @@ def test_a_campaign_trains_each_run_once_and_its_archive_has_the_rows_and_no_wei
     out, stages = tmp_path / "out", campaign_plan.read(str(tmp_path / "plan.yaml"))
 
     def run(budget: float) -> list[str]:
-        said: list[str] = []
+        report: list[str] = []
         status = campaign.run(stages, budget=budget, jobs=2, out=out, data_dir=tmp_path / "data",
-                              say=said.append)  # fmt: skip
-        assert status == 0, said
-        return said
+                              say=report.append)  # fmt: skip
+        assert status == 0, report
+        return report
 
-    said = run(1.0)  # too short for any
-    assert "2 left" in "\n".join(said)
+    report = run(1.0)  # too short for any
+    assert "2 left" in "\n".join(report)
     assert not list((out / "runs").glob("*/results.jsonl"))
-    said = run(300.0)
-    assert "2 runs done, 0 left" in "\n".join(said)
+    report = run(300.0)
+    assert "2 runs done, 0 left" in "\n".join(report)
     with tarfile.open(out / "campaign.tar.gz") as tar:
         names = tar.getnames()
         tar.extractall(tmp_path / "unpacked", filter="data")

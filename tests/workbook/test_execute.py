@@ -84,7 +84,7 @@ def test_a_done_notebook_has_its_files_is_skipped_and_runs_again_when_anything_c
 
 
 @pytest.mark.parametrize(
-    ("cell", "said"),
+    ("cell", "message"),
     [
         ("1 / 0", "ZeroDivisionError"),
         pytest.param("import sys; sys.exit(0)", "SystemExit", marks=pytest.mark.slow),
@@ -93,13 +93,13 @@ def test_a_done_notebook_has_its_files_is_skipped_and_runs_again_when_anything_c
         pytest.param("import os; os.kill(os.getpid(), 9)", "ended", marks=pytest.mark.slow),
     ],
 )
-def test_a_notebook_that_does_not_reach_its_end_is_failed_and_kept(tmp_path: Path, cell: str, said: str) -> None:
+def test_a_notebook_that_does_not_reach_its_end_is_failed_and_kept(tmp_path: Path, cell: str, message: str) -> None:
     source = notebook(tmp_path / "n.ipynb", "print('before')", cell, "print('after')")
     result = execute.execute(source, out_dir=tmp_path / "out", report=False)
     assert (result.state, result.status) == ("failed", 1)
     # a kernel that ends by itself may answer for its cell first; then its end is noticed at the next one
-    blamed = "cell [23]" if said == "ended" else "cell 2"
-    assert said in result.error and re.search(blamed, result.error)
+    blamed = "cell [23]" if message == "ended" else "cell 2"
+    assert message in result.error and re.search(blamed, result.error)
     assert left_in(tmp_path / "out", "n") == {".ipynb", ".log", ".failed.json"}
     assert json.loads(result.marker.read_text())["error"] == result.error
     kept = nbformat.read(result.notebook, as_version=4)
@@ -174,10 +174,10 @@ def test_a_kernel_that_dies_and_a_limit_that_passes_leave_no_process_behind(tmp_
 @pytest.mark.slow
 def test_outside_the_main_thread_a_notebook_runs_without_touching_the_signal_handlers(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    source, found = notebook(tmp_path / "n.ipynb", "print(1)"), []
+    source, states = notebook(tmp_path / "n.ipynb", "print(1)"), []
     thread = threading.Thread(
-        target=lambda: found.append(execute.execute(source, out_dir=tmp_path / "out", report=False))
+        target=lambda: states.append(execute.execute(source, out_dir=tmp_path / "out", report=False))
     )
     thread.start()
     thread.join()
-    assert found[0].state == "done" and signal.getsignal(signal.SIGTERM) is before
+    assert states[0].state == "done" and signal.getsignal(signal.SIGTERM) is before

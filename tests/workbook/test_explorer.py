@@ -91,11 +91,11 @@ def test_the_ledger_in_the_page_is_the_view_log_pair_by_pair(runs, both):
     hardest = [image["percentile"] for image in panel["images"]]
     assert hardest == sorted(hardest, reverse=True)
     for image in panel["images"]:
-        mine = [row for row in rows if row["index"] == image["row"]]
-        assert image["seen"] == len({row["step"] for row in mine})
-        assert image["percentile"] == four(sum(row["percentile"] for row in mine) / len(mine))
+        own = [row for row in rows if row["index"] == image["row"]]
+        assert image["seen"] == len({row["step"] for row in own})
+        assert image["percentile"] == four(sum(row["percentile"] for row in own) / len(own))
         for at in image["at"]:
-            logged = sorted((r for r in mine if r["step"] == at["step"]), key=lambda r: -r["loss"])
+            logged = sorted((r for r in own if r["step"] == at["step"]), key=lambda r: -r["loss"])
             views = {slot: box for slot, *box in at["views"]}
             assert len(logged) == len(at["pairs"]) == 6 and sum(pair[6] for pair in at["pairs"]) == 1
             for row, (a, b, loss, percentile, iou, colour, chosen) in zip(logged, at["pairs"], strict=True):
@@ -258,8 +258,8 @@ def test_why_is_the_mean_rank_correlation_within_images(runs, both):
 
     log = hardness.scored(runs["simsiam-hvs"])
     each = [stats.spearmanr(part["loss"], part["iou"])[0] for _, part in log.groupby(["step", "index"])]
-    told = in_page(both)["ledger"][runs["simsiam-hvs"].name]["why"]["iou"]
-    assert told == pytest.approx(np.nanmean(each)) and f"{told:+.2f} with overlap" in both.page
+    shown = in_page(both)["ledger"][runs["simsiam-hvs"].name]["why"]["iou"]
+    assert shown == pytest.approx(np.nanmean(each)) and f"{shown:+.2f} with overlap" in both.page
 
 
 def test_the_table_and_the_named_log_say_which_file_an_index_is(runs, both):
@@ -338,8 +338,8 @@ def test_in_a_browser_sliders_keys_and_brushes_change_what_is_shown(both, tmp_pa
     page.write_text(both.page.replace("</body>", f"{DRIVE}</body>"), encoding="utf-8")
     words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     result = subprocess.run([*words, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
-    told = json.loads(re.findall(r'<pre id="told">(.*?)</pre>', result.stdout)[0])
-    assert told["errors"] == [] and told["rank"] and told["checkpoint"] and told["size"] and told["next"]
-    assert told["live"] == [True, True, False, True, True]
+    shown = json.loads(re.findall(r'<pre id="told">(.*?)</pre>', result.stdout)[0])
+    assert shown["errors"] == [] and shown["rank"] and shown["checkpoint"] and shown["size"] and shown["next"]
+    assert shown["live"] == [True, True, False, True, True]
     images = next(iter(both.data["ledger"].values()))["images"]
-    assert told["brushed"] < told["thumbs"] == told["cleared"] == len(images)
+    assert shown["brushed"] < shown["thumbs"] == shown["cleared"] == len(images)

@@ -50,8 +50,8 @@ def test_a_run_waits_for_its_parent_and_is_left_where_that_failed() -> None:
 def test_as_many_run_side_by_side_as_places_and_memory_allow(places: int, memory: float, beside: int) -> None:
     q = queue([job(str(i)) for i in range(6)], "import time; time.sleep(60)", places=places, memory_mb=memory)
     try:
-        while (found := q.next(1e6)) is not None:
-            q._start(found)
+        while (started := q.next(1e6)) is not None:
+            q._start(started)
         assert len(q.running) == beside  # 1,300 MB and 600 of its own each, of 85 % of the memory; one always goes
     finally:
         end([c.process for c in q.running], 1.0)

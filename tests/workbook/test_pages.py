@@ -72,8 +72,8 @@ def test_every_paper_has_a_row_with_its_first_headline_that_was_measured_and_whe
     text = block(written["readme"], pages.HEADLINES)
     for paper, name in pages.NAMES.items():
         (row,) = cells(text, name + " ")
-        of = verdicts[(verdicts["paper"] == paper) & verdicts["headline"] & (verdicts["n"] > 0)]
-        r = next(of[of["verdict"].str.contains("rung").eq(False)].itertuples(), None)
+        headlines = verdicts[(verdicts["paper"] == paper) & verdicts["headline"] & (verdicts["n"] > 0)]
+        r = next(headlines[headlines["verdict"].str.contains("rung").eq(False)].itertuples(), None)
         if r is None:  # nothing was measured: the first headline, and what it needs
             r = next(verdicts[(verdicts["paper"] == paper) & verdicts["headline"]].itertuples())
             assert (row[1], row[3], row[4]) == (r.statement, "–", r.verdict) and r.verdict.startswith("needs")
@@ -82,8 +82,8 @@ def test_every_paper_has_a_row_with_its_first_headline_that_was_measured_and_whe
         assert row[3].startswith(f"{r.mean:.3g}") and f"{r.n} seeds, rung {r.rung}" in row[3]
     manifests = [json.loads(line) for line in (DATA / "manifests.jsonl").read_text().splitlines()]
     behind = {run for runs in verdicts.loc[verdicts["headline"], "runs"] for run in runs.split()}
-    seen = [m["steps_done"] * m["config"]["batch_size"] / 1281167 for m in manifests if m["id"] in behind]
-    assert f"{100 * min(seen):.2g} to {100 * max(seen):.2g} % of one epoch of ImageNet" in text
+    passes = [m["steps_done"] * m["config"]["batch_size"] / 1281167 for m in manifests if m["id"] in behind]
+    assert f"{100 * min(passes):.2g} to {100 * max(passes):.2g} % of one epoch of ImageNet" in text
 
 
 def test_the_arms_stand_under_the_same_probes_beside_the_untrained_network_and_raw_pixels(
@@ -98,8 +98,8 @@ def test_the_arms_stand_under_the_same_probes_beside_the_untrained_network_and_r
         (line,) = cells(text, name)
         assert line[1].startswith(f"{100 * began[began['features'] == features]['value'].mean():.4g} (")
     runs = verdicts.set_index("id").loc["hvs-simsiam-linear", "runs"].split()
-    mine = rows[rows["run"].isin(runs) & (rows["recipe"] == "simsiam-hvs")]
-    assert any(line[1].startswith(f"{100 * mine['value'].mean():.4g} (") for line in cells(text, "`simsiam-hvs`"))
+    hvs = rows[rows["run"].isin(runs) & (rows["recipe"] == "simsiam-hvs")]
+    assert any(line[1].startswith(f"{100 * hvs['value'].mean():.4g} (") for line in cells(text, "`simsiam-hvs`"))
 
 
 def test_each_claim_that_the_committed_rows_decide_is_a_row_of_the_readme(
@@ -119,9 +119,9 @@ def test_the_page_of_results_has_every_claim_once_in_the_section_of_its_paper(
 ) -> None:
     sections = dict(zip(pages.NAMES, re.split(r"^## .*$", written["results"], flags=re.M)[1:], strict=True))
     for paper, text in sections.items():
-        of = verdicts[verdicts["paper"] == paper]
-        assert sorted(row[0].strip("`") for row in cells(text, "`")) == sorted(of["id"])
-        for r in of[of["n"] > 0].itertuples():
+        claims = verdicts[verdicts["paper"] == paper]
+        assert sorted(row[0].strip("`") for row in cells(text, "`")) == sorted(claims["id"])
+        for r in claims[claims["n"] > 0].itertuples():
             (row,) = cells(text, f"`{r.id}`")
             assert row[4].startswith(r.verdict)
         assert re.search(r"One rung up, at `gpu`, these claims need \d+ runs that see [\d,]+ million images", text)
@@ -129,7 +129,7 @@ def test_the_page_of_results_has_every_claim_once_in_the_section_of_its_paper(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "sentence"),
     [
         ({"verdict": claims.REPRODUCED, "excluded": "yes"}, "yes; the published size is excluded"),
         ({"verdict": claims.NOT_LEARNED}, "no, a network has to learn first"),
@@ -140,9 +140,9 @@ def test_the_page_of_results_has_every_claim_once_in_the_section_of_its_paper(
         ({"verdict": "needs rung gpu"}, "no, needs rung gpu"),
     ],
 )
-def test_what_a_scale_can_tell_is_told_from_the_verdict_and_the_seeds(change: dict[str, object], told: str) -> None:
+def test_what_a_scale_can_tell_is_told_from_the_verdict_and_the_seeds(change: dict[str, object], sentence: str) -> None:
     row = {"verdict": "", "excluded": "", "more_seeds": np.nan, "more_seeds_published": np.nan} | change
-    assert pages.tells(next(pd.DataFrame([row]).itertuples())) == told
+    assert pages.tells(next(pd.DataFrame([row]).itertuples())) == sentence
 
 
 def test_one_rung_up_costs_all_seeds_of_each_arm_once_and_the_parents(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,12 +156,12 @@ def test_one_rung_up_costs_all_seeds_of_each_arm_once_and_the_parents(monkeypatc
             images += run.epochs * (5000 // run.batch_size) * run.batch_size
             if run.parent is not None:
                 parents[run.parent.id] = run.parent
-    images += sum(of.epochs * (5000 // of.batch_size) * of.batch_size for of in parents.values())
-    told = pages.one_rung_up("ppcl", "gpu", images // 7)
-    assert told.startswith(
+    images += sum(parent.epochs * (5000 // parent.batch_size) * parent.batch_size for parent in parents.values())
+    sentence = pages.one_rung_up("ppcl", "gpu", images // 7)
+    assert sentence.startswith(
         f"One rung up, at `gpu`, these claims need {15 + len(parents)} runs that see {images / 1e6:,.0f} million"
     )
-    assert ", 7 times as many" in told
+    assert ", 7 times as many" in sentence
 
 
 BEGIN, END = pages.marks(pages.RESULTS)

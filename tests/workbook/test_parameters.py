@@ -40,9 +40,9 @@ def test_the_schema_is_read_from_comments_annotations_and_defaults(tmp_path: Pat
     ],
 )
 def test_a_value_arrives_in_its_declared_type(typed: Path, name: str, text: object, value: object) -> None:
-    found = parameters.check(typed, {name: text})[name]
-    assert found == value
-    assert type(found) is type(value)
+    parsed = parameters.check(typed, {name: text})[name]
+    assert parsed == value
+    assert type(parsed) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_a_value_of_another_type_is_refused_with_the_name_the_value_and_the_type
     typed: Path, name: str, bad: object
 ) -> None:
     kind = parameters.schema(typed)[name].type
-    with pytest.raises(HardlabError, match=name) as said:
+    with pytest.raises(HardlabError, match=name) as error:
         parameters.check(typed, {name: bad})
-    assert str(bad) in str(said.value) and kind in str(said.value)
+    assert str(bad) in str(error.value) and kind in str(error.value)
 
 
 def test_an_unknown_parameter_is_refused_with_the_nearest_name_and_nothing_is_written(typed: Path) -> None:

@@ -37,8 +37,8 @@ def test_snakemake_plans_the_same_steps_and_gives_every_value_as_it_was_given(tm
     given = ["optim.betas=[0.9, 0.99]", "data.name=folder:/a b/{c}'s"]
     steps = plan.steps("smoke", given)
     plan.write(steps, folder / "plan.json")
-    said = snakemake(folder, "--dry-run", "--printshellcmds").splitlines()
-    lines = [line.removeprefix("Shell command: ") for line in said if line.startswith("Shell command: if ")]
+    printed = snakemake(folder, "--dry-run", "--printshellcmds").splitlines()
+    lines = [line.removeprefix("Shell command: ") for line in printed if line.startswith("Shell command: if ")]
     assert sorted(lines) == sorted(s.shell for s in steps)
     words = shlex.split(next(line for line in lines if "simsiam-hvs-static" in line))
     assert words[words.index("simsiam-hvs-static") :][:4] == ["simsiam-hvs-static", "seed=0", *given]
@@ -101,7 +101,7 @@ def test_when_the_engine_itself_stops_one_sentence_tells_why_and_where_its_log_i
     monkeypatch.setattr(workflow, "SNAKEFILE", broken)
     monkeypatch.setattr(workflow.costs, "calibrate", lambda rung: None)
     assert workflow.reproduce("smoke", out=tmp_path / "out") == 1
-    said = capsys.readouterr()
-    assert "MissingInputException" in said.err and str(tmp_path / "out" / workflow.LOG) in said.err
-    assert len(said.err.splitlines()) == 1
+    printed = capsys.readouterr()
+    assert "MissingInputException" in printed.err and str(tmp_path / "out" / workflow.LOG) in printed.err
+    assert len(printed.err.splitlines()) == 1
     assert json.loads((tmp_path / "out" / "plan.json").read_text())[-1]["outputs"] == ["report.html"]
