@@ -426,11 +426,13 @@ def once(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def named_once(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The rows without repeated trainings: of two recipes that are one training, the first by name is kept.
+    """The rows without repeated trainings: of two recipes that are one training, one stands for both.
 
-    For example, stn-baseline and dino are one training at most rungs. by: the columns that identify a number of a run.
+    It is the one named after its method, else the first by name: stn-baseline and dino are one training at most rungs,
+    and so are ppcl-simclr and simclr. by: the columns that identify a number of a run.
     """
-    return values.sort_values("recipe", kind="stable").drop_duplicates([*SAME, *by])
+    order = values.assign(other=values["recipe"] != values["method"]).sort_values(["other", "recipe"], kind="stable")
+    return order.drop(columns="other").drop_duplicates([*SAME, *by])
 
 
 def gain(arm: pd.Series, other: pd.Series) -> pd.Series:
