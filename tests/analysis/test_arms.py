@@ -284,9 +284,10 @@ def test_of_recipes_of_which_one_is_shown_the_preferred_one_at_the_highest_rung_
     assert one_with_most(runs, counts, names[:1]) is one_with_most(runs, dict.fromkeys(counts, 0), names) is None
 
 
-def test_a_training_under_two_names_counts_once_for_each_number_and_under_the_first() -> None:
-    same = {"setting": "s", "arm": "standard", "seed": 0}
-    rows = [{**same, "recipe": r, "name": n} for r, n in (("stn", "loss"), ("dino", "loss"), ("stn", "iou"))]
+def test_a_training_under_two_names_counts_once_for_each_number_and_under_that_of_its_method() -> None:
+    same = {"setting": "s", "arm": "standard", "seed": 0, "method": "dino"}
+    names = (("stn", "loss"), ("a-first", "loss"), ("dino", "loss"), ("stn", "iou"))
+    rows = [{**same, "recipe": r, "name": n} for r, n in names]
     rows.append({**same, "recipe": "stn", "name": "loss", "seed": 1})
     kept = named_once(pd.DataFrame(rows), ["name"])
     assert sorted(zip(kept["recipe"], kept["name"], kept["seed"], strict=True)) == [
