@@ -550,15 +550,6 @@ def usual(options: Sequence[str]) -> str:
 # ---------------------------------------------------------------------------------------------- configurations
 
 
-def flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and values of a configuration; strategies are numbered by their position in the list."""
-    if isinstance(value, Mapping) and (value or not key):
-        return [pair for k, v in value.items() for pair in flat(v, f"{key}.{k}" if key else k)]
-    if isinstance(value, list) and value and isinstance(value[0], Mapping):
-        return [pair for i, v in enumerate(value) for pair in flat(v, f"{key}.{i}")]
-    return [(key, value)]
-
-
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -574,7 +565,7 @@ def _typed(text: str | None) -> Any:
 def _as_text(run: Run) -> dict[str, str]:
     """Dotted key -> value of a run's configuration, without keys that do not affect the outcome."""
     parent = {} if run.parent is None else {_SHARED: _text(run.parent.seed)}
-    return {k: _text(v) for k, v in flat(run.model_dump(mode="json", exclude=set(_OUTSIDE)))} | parent
+    return {k: _text(v) for k, v in config.flat(run.model_dump(mode="json", exclude=set(_OUTSIDE)))} | parent
 
 
 @cache

@@ -16,7 +16,7 @@ from PIL import Image
 
 from hardlab import build, config
 from hardlab.analysis import iou, negatives, pairs, pictures, schema, shared_batch, viewlog
-from hardlab.analysis.arms import HVS, STANDARD, STATIC, flat
+from hardlab.analysis.arms import HVS, STANDARD, STATIC
 from hardlab.analysis.catalog import Catalog, measurement
 from hardlab.analysis.pictures import Table, epoch_of
 from hardlab.analysis.schema import SAME, WHO, who
@@ -205,7 +205,7 @@ def _configs(sources: Sources) -> Table:
 
 def _settings(about: Mapping[str, Any], manifest: Mapping[str, Any]) -> pd.DataFrame:
     """Dotted keys of a run's configuration as it ran, with values as JSON, and the device that it ran on."""
-    settings = {k: v for k, v in flat(config.as_ran(manifest)) if not k.startswith(("parent.", "logs."))}
+    settings = {k: v for k, v in config.flat(config.as_ran(manifest)) if not k.startswith(("parent.", "logs."))}
     settings |= {"device": manifest.get("device")}
     rows = [{**who(about), "key": k, "value": v if isinstance(v, str) else json.dumps(v)} for k, v in settings.items()]
     return pd.DataFrame(rows, columns=schema.columns("configs"))
