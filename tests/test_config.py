@@ -65,7 +65,7 @@ def test_values_arrive_with_their_types():
 
 
 def test_unknown_recipes_and_rungs_name_the_nearest():
-    with pytest.raises(HardlabError, match="Did you mean 'simsiam-hvs'"):
+    with pytest.raises(HardlabError, match=r"Did you mean 'simsiam-hvs'.*--code FILE"):
         recipes.recipe("simsiam-hsv")
     with pytest.raises(HardlabError, match="Did you mean 'smoke'"):
         recipes.recipe("simsiam", "smok")

@@ -242,8 +242,7 @@ def _edges(a: Box, b: Box) -> tuple[tuple[float, float], tuple[float, float]]:
 
 def add_caption(figure: Figure, frame: pd.DataFrame, scale: str, extra: str = "") -> None:
     """Add a caption that says which of our runs are shown, if any, and what the marks mean."""
-    about = style.about(frame) if len(frame) else "no finished run of these arms has a row here"
-    lines = [scale, about, *([extra] if extra else [])]
+    lines = [scale, style.about(frame), *([extra] if extra else [])]
     style.caption(figure, "\n".join(lines))
 
 

@@ -184,7 +184,7 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
     plots.add_caption(
         figure,
         ours.frame,
-        "ours at CIFAR scale, a training of its own for each point · open diamonds: points whose number is stated\n"
+        "ours at CIFAR scale, each point is a separate training run · open diamonds: points whose number is stated\n"
         f"{style.bands(ours.frame)}",
     )
     return figure

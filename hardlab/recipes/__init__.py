@@ -13,6 +13,7 @@ from typing import Any
 
 from hardlab import registry
 from hardlab.config import Run, flat
+from hardlab.errors import HardlabError
 from hardlab.recipes import (
     adco,
     bases,
@@ -59,7 +60,10 @@ def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None =
     """
     made = _lookup(name) or _lookup(re.sub(r"-hvp(?=-|$)", "-hvs", name))
     if made is None:
-        raise registry.unknown("recipe", name, RECIPES)
+        raise HardlabError(
+            f"{registry.unknown('recipe', name, RECIPES)} Load a method or strategy of your own first: --code FILE, or "
+            "hardlab.load(FILE) in Python."
+        )
     if rung not in RUNGS:
         raise registry.unknown("rung", rung, RUNGS)
     run = _made(made, rung) if name in RECIPES else made(rung)
