@@ -64,7 +64,7 @@ def f3(hvs_f3_left: pd.DataFrame, hvs_f3_right: pd.DataFrame, paper: pd.DataFram
     else:
         style.gap(b, "no finished run\nwith a view log")
     read_off = " · published: read off the printed curve, its epochs on the top axis" if len(curve) else ""
-    style.caption(figure, f"{style.about(left)}\n{style.bands(left)}{read_off}" if len(left) else style.about(left))
+    style.caption(figure, f"{style.about(left)}\n{style.bands(left)}{read_off}" if len(left) else "no run of ours")
     return figure
 
 
