@@ -206,7 +206,7 @@ def check_images(run: Run, root: str | Path | None = None) -> Images | None:
     with torch.device("meta"), suppress(NotImplementedError):
         made.on_start(data, run.batch_size)
         for h in hard:
-            h.on_start(data, run.batch_size, None)
+            h.on_start(data, run.batch_size)
             h.check_steps(run.epochs * (len(data) // run.batch_size), run.epochs)
     if run.parent is not None:
         check_images(run.parent, root)

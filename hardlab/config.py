@@ -265,8 +265,8 @@ class Run(_Strict):
         """A copy with dotted keys replaced, e.g. ``{"optim.lr": 0.1, "hard.hvs.views": 8}``; checked as a whole.
 
         A parent learns from the same images, and has the run's seed unless ``parent.seed`` is given: a parent that
-        several seeds share would make them dependent. With another method it is no longer a run of its recipe: unless
-        ``recipe`` is given too, it is named after its method and strategies.
+        several seeds share would make them dependent. With another method or other strategies it is no longer a run of
+        its recipe: unless ``recipe`` is given too, ``recipes.name_of`` names it.
         """
         tree = self.model_dump(mode="json")
         for key, value in overrides.items():
@@ -276,17 +276,18 @@ class Run(_Strict):
                 _set(tree["parent"], key, _copied(value))
         run = make(tree)
         given = {*overrides, *("parent.recipe" for key in overrides if key == "parent")}
-        named = {key: name for key, name in run._composed(self).items() if key not in given}
+        pairs = {"recipe": (run, self), "parent.recipe": (run.parent, self.parent)}
+        named = {
+            key: registry.name_of(now, then)
+            for key, (now, then) in pairs.items()
+            if key not in given and now and then and now.composition != then.composition
+        }
         return run.with_(named) if named else run
 
-    def _composed(self, before: Run) -> dict[str, str]:
-        """The new names, by key, of the run and its parent if their method has changed: method and strategies."""
-        pairs = {"recipe": (self, before), "parent.recipe": (self.parent, before.parent)}
-        return {
-            key: "-".join([now.method.name, *(h.name for h in now.hard)])
-            for key, (now, then) in pairs.items()
-            if now and then and now.method.name != then.method.name
-        }
+    @property
+    def composition(self) -> tuple[str, ...]:
+        """The names of the method and the strategies, in their order."""
+        return (self.method.name, *(h.name for h in self.hard))
 
 
 def _augments(name: str, changes: Mapping[str, Any]) -> list[Augment]:
@@ -309,6 +310,15 @@ def precision_of(manifest: Mapping[str, Any]) -> Literal["fp32", "bf16"]:
     """The precision of a run; manifests older than ``auto`` record it in the configuration alone."""
     precision: Literal["fp32", "bf16"] = manifest.get("precision") or manifest["config"]["precision"]
     return precision
+
+
+def flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
+    """Dotted keys and values of a configuration; strategies are numbered by their position in the list."""
+    if isinstance(value, Mapping) and (value or not key):
+        return [pair for k, v in value.items() for pair in flat(v, f"{key}.{k}" if key else k)]
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return [pair for i, v in enumerate(value) for pair in flat(v, f"{key}.{i}")]
+    return [(key, value)]
 
 
 def of(manifest: Mapping[str, Any]) -> Run:

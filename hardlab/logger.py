@@ -98,7 +98,7 @@ class Logger:
         folder.flush_views(s.done)
         folder.snapshot("method", s.done, s.method.snapshot(s.data, s.look))
         for h in s.hard:
-            folder.snapshot(h.name, s.done, h.snapshot(s.method, s.data, s.look))
+            folder.snapshot(h.name, s.done, h.snapshot(s.data, s.look))
         checkpoint.save(folder.checkpoints, s.done, s.dump(), s.run.logs.keep)
 
     def flush(self) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardlab import losses
-from hardlab.types import HardlabError
+from hardlab.types import HardlabError, Reference
 
 _SHOWN = 4096  # most negatives in a snapshot
 
@@ -25,6 +25,11 @@ class Negatives(nn.Module):
     def held(self) -> list[Negatives]:
         """Other negatives that these hold as attributes."""
         return [child for child in self.children() if isinstance(child, Negatives)]
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether they are a strategy's, or wrap such."""
+        return any(inner.borrowed for inner in self.held())
 
     def similarities(self, q: Tensor, k: Tensor) -> Tensor:
         """Similarities (N,M) of unit rows q (N,D) to the negatives; -inf for a negative that does not count.
@@ -69,6 +74,30 @@ class Around(Negatives):
 
     def similarities(self, q: Tensor, k: Tensor) -> Tensor:
         return self.inner.similarities(q, k)
+
+
+class Borrowed(Negatives):
+    """Negatives that a strategy owns, trains and saves, in the place of a method's own."""
+
+    def __init__(self, owned: Negatives) -> None:
+        super().__init__()
+        self.owned = Reference(owned)
+
+    @property
+    def borrowed(self) -> bool:
+        return True
+
+    def held(self) -> list[Negatives]:
+        return [self.owned.to]
+
+    def similarities(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.owned.to.similarities(q, k)
+
+    def loss(self, q: Tensor, k: Tensor, temperature: float) -> Tensor:
+        return self.owned.to.loss(q, k, temperature)
+
+    def nearest(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.owned.to.nearest(q, k)
 
 
 class Synthetic(Around):

@@ -223,6 +223,12 @@ def check(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def name_of(run: Any, before: Any) -> str:
+    """The name of a run whose method or strategies are not those of ``before``; ``recipes``, imported on use, knows."""
+    name: str = importlib.import_module("hardlab.recipes").name_of(run, before)
+    return name
+
+
 def build(kind: str, name: str, given: Mapping[str, Any], *args: Any) -> Any:
     """Make an instance of the entry ``name`` from positional arguments and checked options."""
     return find(kind, name)(*args, **check(kind, name, given))

@@ -425,7 +425,7 @@ def open_whole(
     def load(saved: dict[str, Any]) -> None:
         method.load_state_dict(saved["method"])
         for h, state in zip(hard, saved["hard"], strict=True):
-            h.on_start(images, run.batch_size, None)
+            h.on_start(images, run.batch_size)
             h.load_state_dict(state)
 
     restored(path, about, step, load)

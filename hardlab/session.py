@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,7 +191,9 @@ def _begun(
         remark = h.remark(method)
         if remark is not None:
             say(f"{run.id}: {remark}")
-        h.on_start(data, run.batch_size, parent)
+        h.on_start(data, run.batch_size)
+        if parent is not None and type(h).start_from is not Hard.start_from:
+            h.start_from(parent.name, _networks(parent))
         h.check_steps(run.epochs * (len(data) // run.batch_size), run.epochs)
         h.to(on)
     for net in (method, *hard):
@@ -199,6 +201,14 @@ def _begun(
     generator = torch.Generator(on).manual_seed(run.seed)
     parties = players.assemble(run, method, hard)
     return Session(run, on, precision, data, build.look(run), method.train(), hard, parties, generator)
+
+
+def _networks(parent: Path) -> Mapping[str, Tensor]:
+    """The state of the method of a trained parent. Raises HardlabError unless its last checkpoint can be read."""
+    saved: dict[str, Any] = {}
+    run_folder.restored(parent, run_folder.read_run(parent)[1], None, saved.update)
+    networks: Mapping[str, Tensor] = saved["method"]
+    return networks
 
 
 def epoch_order(seed: int, epoch: int, count: int, batch_size: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import NamedTuple, Self
+from typing import Generic, NamedTuple, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -165,6 +165,15 @@ class Out(NamedTuple):
     q: Mapping[int, Tensor]
     t: Mapping[int, Tensor]
     loss: Tensor
+
+
+Owned = TypeVar("Owned")
+
+
+class Reference(NamedTuple, Generic[Owned]):
+    """A module that another module owns: in an attribute of this type it is trained, moved and saved only there."""
+
+    to: Owned
 
 
 class Candidates(NamedTuple):

@@ -65,7 +65,7 @@ def test_values_arrive_with_their_types():
 
 
 def test_unknown_recipes_and_rungs_name_the_nearest():
-    with pytest.raises(HardlabError, match="Did you mean 'simsiam-hvs'"):
+    with pytest.raises(HardlabError, match=r"Did you mean 'simsiam-hvs'.*--code FILE"):
         recipes.recipe("simsiam-hsv")
     with pytest.raises(HardlabError, match="Did you mean 'smoke'"):
         recipes.recipe("simsiam", "smok")
@@ -86,6 +86,37 @@ def test_a_run_with_another_method_than_its_recipes_is_named_after_its_method_an
     changed = sas.with_({"parent": given})
     assert (changed.recipe, changed.parent.recipe) == ("simclr-sas", "mine")
     assert config.make(changed.model_dump(mode="json")) == changed
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "name"),
+    [
+        ("simsiam hard=[hvs]", "simsiam-hvs", "simsiam-hvs"),
+        ("simsiam hard=[hvs] hard.hvs.draws=3 epochs=2", "simsiam-hvs epochs=2 hard.hvs.draws=3", "simsiam-hvs"),
+        ("simsiam hard=[hvs] hard.hvs.draws=8", "simsiam-hvs-8", "simsiam-hvs-8"),
+        ("moco hard=[adversarial] method.temperature=0.5", "hexa-moco method.temperature=0.5", "hexa-moco"),
+        ("moco-adversarial data=digits", "hexa-moco data=digits", "hexa-moco"),
+        ("hexa-moco hard=[adversarial,hvs]", "moco-adversarial-hvs", "hexa-moco-hvs"),
+        ("hexa-moco seed=2 hard=[]", "moco seed=2", "moco"),
+        ("moco hard=[hvs,adversarial]", "moco-hvs hard=[hvs,adversarial]", "moco-hvs-adversarial"),
+        ("simclr hard=[double]", "simclr-double", "simclr-dd"),
+        ("adco-queue hard=[adversarial]", "adco-queue-adversarial", "adco-queue-adversarial"),
+    ],
+)
+def test_one_training_has_one_id_by_whichever_strategies_and_recipe_it_is_asked_for(first, second, name):
+    one, other = (recipes.recipe(door[0], "smoke", config.parse(door[1:])) for door in (first.split(), second.split()))
+    assert one.id == other.id
+    assert one.recipe == name
+
+
+def test_other_strategies_rename_a_run_step_by_step_as_at_once_and_options_or_a_given_name_keep_it():
+    run = recipes.recipe("simsiam", "smoke")
+    stepwise = run.with_({"epochs": 3}).with_({"hard": ["hvs"]}).with_({"seed": 1})
+    assert stepwise.id == recipes.recipe("simsiam-hvs", "smoke", {"seed": 1, "epochs": 3}).id
+    assert recipes.recipe("hexa-moco", "smoke", {"hard.adversarial.epsilon": 3}).recipe == "hexa-moco"
+    assert recipes.recipe("simsiam-hvs-8", "smoke", {"hard": ["hvs"]}).recipe == "simsiam-hvs-8"  # an option alone
+    assert run.with_({"hard": ["hvs"], "recipe": "mine"}).recipe == "mine"
+    assert run.with_({"recipe": "mine"}).with_({"hard": ["hvs"]}).recipe == "simsiam-hvs"
 
 
 def test_one_strategy_may_stand_alone_and_what_is_none_is_refused_in_one_sentence():

@@ -80,6 +80,7 @@ def test_a_step_is_taken_as_the_trainer_takes_it(path: Path) -> None:
     hooks = r"\bStep\(|\.(views|terms|perturb|before_step|after_step|objective)\(step"
     source = "\n".join(c.source for c in code(path))
     assert re.search(hooks, source) is None, "use train.begin or train.step"
+    assert "open_whole(" not in source, "use train.reopen"
 
 
 def test_a_notebook_begins_with_its_claim_and_ends_with_what_differs(path: Path) -> None:

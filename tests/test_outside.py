@@ -370,13 +370,13 @@ HOOK = "    def terms(self, step):\n"
         ("strategy", (HOOK, f"    def logs(self, step):\n        return {{'x': float('nan')}}\n\n{HOOK}"), "x is nan"),
         ("strategy", (HOOK, f"    def logs(self, step):\n        return {{'x': 'much'}}\n\n{HOOK}"), "x is 'much'"),
         ("strategy", ("1 * step.out.loss", "step.out.loss * float('nan')"), "loss of the learner is not finite"),
-        ("strategy", (HOOK, f"    def snapshot(self, method, images, look):\n        return {{'x': 1}}\n\n{HOOK}"),
+        ("strategy", (HOOK, f"    def snapshot(self, images, look):\n        return {{'x': 1}}\n\n{HOOK}"),
          "snapshot: 'x' is int"),
         ("strategy", (HOOK, f"    def after_step(self, step):\n        self.n = getattr(self, 'n', 0) + 1\n\n{HOOK}"),
          None),
         ("strategy", ('{"louder": 1 * step.out.loss}', "{'louder': step.out.loss * getattr(self, 'n', 1)}\n\n"
                       "    def after_step(self, step):\n        self.n = getattr(self, 'n', 1) + 1"),
-         "takes another step"),
+         "keep what a step changes in a buffer"),
         ("method", ("losses.cosine(q, t)", "losses.cosine(q, t).mean()"), "has the shape"),
         ("method", ("losses.cosine(q, t)", "losses.cosine(q, t) + q.mean()"), "mixes_rows is False"),
         ("method", ("shared = vectors = True", "shared = vectors = mixes_rows = True"), "mixes_rows is True"),
@@ -406,10 +406,10 @@ def test_state_that_is_not_saved_is_told_whatever_the_method(tmp_path):
     text = STRATEGY.replace("FACTOR", "getattr(self, 'n', 1)").replace(HOOK, forgetful + HOOK)
     build.load(written(tmp_path, text, "forgetful_code.py"))
     verdicts = {m: contracts._judged("", contracts.steps_with, "louder", m) for m in registry.METHODS}
-    assert [m for m, v in verdicts.items() if "takes another step" not in v.detail] == []
+    assert [m for m, v in verdicts.items() if "keep what a step changes in a buffer" not in v.detail] == []
 
 
-@pytest.mark.parametrize("hook", ["install(self, method)", "on_start(self, images, batch_size, parent)",
+@pytest.mark.parametrize("hook", ["install(self, method)", "on_start(self, images, batch_size)",
                                   "check_steps(self, steps, epochs)", "views(self, step)"])  # fmt: skip
 def test_a_strategy_that_refuses_every_method_fails(hook, tmp_path):
     shy = f"    def {hook}:\n        raise HardlabError('It is not to my taste, thank you.')\n\n{HOOK}"
@@ -527,10 +527,26 @@ def test_the_command_line_trains_code_from_a_file(louder, tmp_path):
 
 def test_the_example_of_the_page_on_adding_keeps_its_contracts(tmp_path):
     page = (Path(__file__).parents[1] / "docs" / "adding.md").read_text(encoding="utf-8")
-    example = re.search(r"```python\n(.*?)```", page, re.S)[1]
-    assert build.load(written(tmp_path, example, "page_code.py")) == [("strategy", "confident")]
-    for contract in contracts.STRATEGY:
-        contract("confident")
-    contracts.steps_with("confident", "simclr")
+    examples = [text for text in re.findall(r"```python\n(.*?)```", page, re.S) if "(Hard):" in text]
+    for text, name, method in zip(examples, ("confident", "notwins"), ("simclr", "moco"), strict=True):
+        assert build.load(written(tmp_path, text, f"{name}_code.py")) == [("strategy", name)]
+        for contract in contracts.STRATEGY:
+            contract(name)
+        contracts.steps_with(name, method)
     for name in re.findall(r"`([a-z]+(?:-[a-z]+)+)`", page):
         assert recipes.recipe(name, "smoke").hard
+
+
+def test_the_negatives_of_the_page_on_adding_are_a_loop_over_those_that_are_not_too_near(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "adding.md").read_text(encoding="utf-8")
+    build.load(written(tmp_path, re.search(r"```python\n# my_negatives.py\n(.*?)```", page, re.S)[1], "page_code.py"))
+    method = contracts.make("moco")
+    q, k = (torch.nn.functional.normalize(torch.randn(4, method.dim), dim=1) for _ in range(2))
+    keys = method.negatives.keys
+    keys[0] = q[1]
+    registry.build("strategy", "notwins", {"most": 0.95}).install(method)
+    for i, loss in enumerate(method.loss(q, k)):
+        far = [float(q[i] @ n) for n in keys if float(q[i] @ n) <= 0.95]
+        assert len(far) == len(keys) - (i == 1)
+        logits = torch.tensor([float(q[i] @ k[i]), *far]) / method.temperature
+        assert loss == pytest.approx(float(torch.logsumexp(logits, 0) - logits[0]), rel=1e-5)

@@ -54,6 +54,14 @@ def test_a_run_is_opened_again_as_it_ended_and_at_an_earlier_step_and_its_folder
         train.reopen(path, 7)
 
 
+def test_a_strategy_does_not_start_from_a_parent_that_was_never_trained(tmp_path):
+    child = small_run("simclr-sas")
+    held = run_folder.Folder(tmp_path, child.parent)
+    held.close()
+    with pytest.raises(HardlabError, match="no manifest"):
+        train.open(child, device="cpu", parent=held.path, say=lambda line: None)
+
+
 def test_the_first_half_of_a_step_has_the_terms_of_the_whole_and_moves_nothing():
     one, whole = opened("simsiam-hvs"), opened("simsiam-hvs")
     before = {key: x.clone() for key, x in one.method.state_dict().items() if "running" not in key}

@@ -1,8 +1,8 @@
-"""The one rule for which runs may be compared, explained in docs/arms.md.
+"""The rules for which runs may be compared, explained in docs/arms.md.
 
-An arm is all runs of a recipe with the same overrides (``Book.matching``). Runs of an arm share a mean if they have the
-same rung, data set and setting; arms stand side by side (``Book.together``) or are paired by seed (``Book.paired``).
-Only this module chooses runs, by their configurations and never by their results.
+One rule says which runs are an arm: all of a recipe with the same overrides (``Book.matching``). Two say which arms
+compare: side by side, each with a mean over runs of one rung, data set and setting (``Book.together``), or paired by
+seed (``Book.paired``). Only this module chooses runs, by their configurations and never by their results.
 """
 
 from __future__ import annotations
@@ -425,6 +425,23 @@ def once(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.drop_duplicates([*SAME, "recipe"], keep="last").sort_values("run", ignore_index=True)
 
 
+def not_replaced(earlier: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of an earlier table that no run of its new ``rows`` replaces.
+
+    A run replaces its own earlier rows, and those of an earlier run that differs from it in its name alone, only
+    in the tables and measurements in which it has rows now: a folder from another machine may lack a view log, or
+    not be evaluated. Configurations, by which runs are told apart, are replaced by those of the very run alone.
+    """
+    if not len(rows):
+        return earlier
+    replaced = pd.Series(False, earlier.index)
+    measured = [c for c in ("protocol", "features", "evaluated_on") if c in earlier]
+    for names in [["run"]] if "key" in earlier else [["run"], [*SAME, "recipe"]]:
+        made = pd.MultiIndex.from_frame(rows[[*names, *measured]])
+        replaced |= pd.MultiIndex.from_frame(earlier[[*names, *measured]]).isin(made)
+    return earlier[~replaced]
+
+
 def named_once(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """The rows without repeated trainings: of two recipes that are one training, one stands for both.
 
@@ -566,15 +583,6 @@ def usual(options: Sequence[str]) -> str:
 # ---------------------------------------------------------------------------------------------- configurations
 
 
-def flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and values of a configuration; strategies are numbered by their position in the list."""
-    if isinstance(value, Mapping) and (value or not key):
-        return [pair for k, v in value.items() for pair in flat(v, f"{key}.{k}" if key else k)]
-    if isinstance(value, list) and value and isinstance(value[0], Mapping):
-        return [pair for i, v in enumerate(value) for pair in flat(v, f"{key}.{i}")]
-    return [(key, value)]
-
-
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -590,7 +598,7 @@ def _typed(text: str | None) -> Any:
 def _as_text(run: Run) -> dict[str, str]:
     """Dotted key -> value of a run's configuration, without keys that do not affect the outcome."""
     parent = {} if run.parent is None else {_SHARED: _text(run.parent.seed)}
-    return {k: _text(v) for k, v in flat(run.model_dump(mode="json", exclude=set(_OUTSIDE)))} | parent
+    return {k: _text(v) for k, v in config.flat(run.model_dump(mode="json", exclude=set(_OUTSIDE)))} | parent
 
 
 @cache

@@ -555,23 +555,19 @@ class Ledger:
             return ()
         key = (group.rung, json.dumps(group.changes, sort_keys=True))
         partners = self.book.with_partners(alike).get(key, {})
+        pairs = [runs for seed, runs in partners.items() if seed not in group.seeds]
+        return self._evaluate(claim, sides, _without(values, pairs))
+
+    def _evaluate(self, claim: Claim, sides: Sequence[Side], runs: Sequence[Sequence[str]]) -> tuple[str, ...]:
+        """One ``hardlab evaluate ...`` for each protocol and data set that measures these runs of the sides."""
         ways: dict[tuple[str, str], list[str]] = {}
-        for at, (side, measured) in enumerate(zip(sides, values, strict=True)):
-            for seed, runs in partners.items():
-                if seed not in group.seeds and not any(name in measured for name in runs[at]):
-                    ways.setdefault(self._way(claim, side), []).append(runs[at][-1])
-        return self._evaluate(ways)
-
-    def _way(self, claim: Claim, side: Side) -> tuple[str, str]:
-        """How to evaluate an arm: the protocol, and the data set if it is not the run's own."""
-        where = claim.seen(side).where
-        return str(where.get("protocol") or ""), str(where.get("evaluated_on") or "")
-
-    def _evaluate(self, ways: Mapping[tuple[str, str], Iterable[str]]) -> tuple[str, ...]:
-        """One ``hardlab evaluate ...`` for each way."""
+        for side, names in zip(sides, runs, strict=True):
+            where = claim.seen(side).where
+            if names:
+                ways.setdefault((where.get("protocol", ""), where.get("evaluated_on", "")), []).extend(names)
         return tuple(
-            evaluate_command(dict.fromkeys(without), {"protocol": protocol, "data": data})
-            for (protocol, data), without in ways.items()
+            evaluate_command(dict.fromkeys(names), {"protocol": protocol, "data": data})
+            for (protocol, data), names in ways.items()
         )
 
     def _arms(self, claim: Claim, group: Paired) -> list[np.ndarray]:
@@ -793,21 +789,25 @@ class Ledger:
             again = tuple(claim.commands(claim.arms, rung, json.loads(changes) | {"seed": seed}))
             return Finding(NO_RUN, NOTHING, "no seed has a run of every arm", commands=again)
         pairs = [runs for of_seed in shared.values() for runs in of_seed.values()]
-        bare: list[Side] = []
-        ways: dict[tuple[str, str], list[str]] = {}  # of evaluating, each with the runs that lack it
-        for at, (side, measured) in enumerate(zip(sides, values, strict=True)):
-            if without := [runs[at][-1] for runs in pairs if not any(name in measured for name in runs[at])]:
-                bare.append(side)
-                ways.setdefault(self._way(claim, side), []).extend(without)
+        without = _without(values, pairs)
         if table == "evaluation":
             why = "the runs exist but were not evaluated this way"
-            return Finding(NO_EVALUATION, NOTHING, why, commands=self._evaluate(ways))
-        names = " ".join(dict.fromkeys(name for without in ways.values() for name in without))
+            return Finding(NO_EVALUATION, NOTHING, why, commands=self._evaluate(claim, sides, without))
+        bare = [side for side, runs in zip(sides, without, strict=True) if runs]
+        names = " ".join(dict.fromkeys(name for runs in without for name in runs))
         why = (
             f"the runs {names} came without rows in {table}.csv: collect where their folders are, else train them again"
         )
         again = ("hardlab figures --from runs --all", *claim.commands(bare, claim.testable_from))
         return Finding(NO_RUN, NOTHING, why, commands=again)
+
+
+def _without(values: Sequence[Mapping[str, float]], pairs: Sequence[tuple[list[str], ...]]) -> list[list[str]]:
+    """Of each arm the runs to measure, one of each of the ``pairs`` in which no run of the arm has a value."""
+    return [
+        [runs[at][-1] for runs in pairs if not any(name in measured for name in runs[at])]
+        for at, measured in enumerate(values)
+    ]
 
 
 def _shared(arms: Sequence[Mapping[int, float]], seeds: Sequence[int], scale: float) -> list[np.ndarray]:

@@ -16,10 +16,10 @@ from PIL import Image
 
 from hardlab import build, config
 from hardlab.analysis import iou, negatives, pairs, pictures, schema, shared_batch, viewlog
-from hardlab.analysis.arms import HVS, STANDARD, STATIC, flat
+from hardlab.analysis.arms import HVS, STANDARD, STATIC, not_replaced
 from hardlab.analysis.catalog import Catalog, measurement
 from hardlab.analysis.pictures import Table, epoch_of
-from hardlab.analysis.schema import SAME, WHO, who
+from hardlab.analysis.schema import WHO, who
 from hardlab.analysis.summary import quantities, summary
 from hardlab.errors import HardlabError
 from hardlab.files import make_folder, write_atomic
@@ -42,7 +42,7 @@ def collect(
     last. Rows are sorted, so the files are byte-identical if nothing changed. root: the folder of the data sets; a
     picture is left out if the run's images are missing or are not those it was trained on. add: keep the rows and
     manifests of runs in ``out_dir`` that are not in ``runs_dir``, since they may come from another machine
-    (``Sources.with_earlier`` has the rule), and do not compute importances and predictions of unchanged runs again.
+    (``arms.not_replaced`` has the rule), and do not compute importances and predictions of unchanged runs again.
     only: the tables to write instead of all; importances and the comparison across the papers take the longest. Raises
     ``HardlabError`` before anything is written if there is no finished run and ``add`` is off.
     """
@@ -153,22 +153,12 @@ class Sources:
         return self.with_earlier(_stack([rows_of_run(self, about) for about in self.done.to_dict("records")]), name)
 
     def with_earlier(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
-        """``frame`` and the rows of the earlier table that no run of the catalogue replaces.
-
-        A run replaces its own earlier rows, and those of an earlier run that differs from it in its name alone, only
-        in the tables and measurements in which it has rows now: a folder from another machine may lack a view log, or
-        not be evaluated.
-        """
+        """``frame`` and the rows of the earlier table that no run of the catalogue replaces (``arms.not_replaced``)."""
         earlier = schema.read(self.earlier, name, whole=False) if self.earlier else pd.DataFrame()
         if not len(earlier):
             return frame
-        replaced = pd.Series(False, earlier.index)
-        measured = [c for c in ("protocol", "features", "evaluated_on") if c in earlier]
-        # configurations are what tells runs apart, so that another run of the same has its own
-        for key in ([["run"], [*SAME, "recipe"]] if name != "configs" else [["run"]]) if len(frame) else ():
-            made = pd.MultiIndex.from_frame(frame[[*key, *measured]])
-            replaced |= pd.MultiIndex.from_frame(earlier[[*key, *measured]]).isin(made)
-        return pd.concat([f for f in (frame, earlier[~replaced]) if len(f)] or [frame], ignore_index=True)
+        kept = [part for part in (frame, not_replaced(earlier, frame)) if len(part)]
+        return pd.concat(kept or [frame], ignore_index=True)
 
     def keeps_picture(self, name: str, table: Table) -> bool:
         """Whether an earlier picture is kept because the table has no new one."""
@@ -205,7 +195,7 @@ def _configs(sources: Sources) -> Table:
 
 def _settings(about: Mapping[str, Any], manifest: Mapping[str, Any]) -> pd.DataFrame:
     """Dotted keys of a run's configuration as it ran, with values as JSON, and the device that it ran on."""
-    settings = {k: v for k, v in flat(config.as_ran(manifest)) if not k.startswith(("parent.", "logs."))}
+    settings = {k: v for k, v in config.flat(config.as_ran(manifest)) if not k.startswith(("parent.", "logs."))}
     settings |= {"device": manifest.get("device")}
     rows = [{**who(about), "key": k, "value": v if isinstance(v, str) else json.dumps(v)} for k, v in settings.items()]
     return pd.DataFrame(rows, columns=schema.columns("configs"))

@@ -17,24 +17,10 @@ LINEAR = linear("linear-adco")
 
 def f1(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """AdCo Figure 1: accuracy over the length of training; each point is a run such as `adco epochs=20`, evaluated."""
-    figure, (ax, right) = style.new(2.6, 2)
-    ax.set(title="ours", xlabel="epochs of training", ylabel="linear top-1 (%)")
-    right.set(title="published, ImageNet", xlabel="epochs of training")
-    ours = Selection(("adco", "adco-queue"), evaluation, configs)
-    values: dict[str, dict[float, float]] = {"AdCo": {}, "MoCo v2": {}}
-    for (name, epochs), value in published(paper, "adco", "Figure 1").items():
-        if name in values:
-            values[name][float(epochs)] = float(value)
-    plots.budgets(ax, ours, (("AdCo", "adco"), ("MoCo v2", "adco-queue")), LINEAR, (right, values))
-    style.legend_above(figure)
-    plots.add_caption(
-        figure,
-        ours.frame,
-        "ours at CIFAR scale, a training of its own for each point · open diamonds: points whose number is stated\n"
-        "stated: AdCo leads by 5 points at 10 epochs · "
-        f"{style.bands(ours.frame)}",
-    )
-    return figure
+    named = (("AdCo", "adco"), ("MoCo v2", "adco-queue"))
+    ours, printed = Selection(("adco", "adco-queue"), evaluation, configs), published(paper, "adco", "Figure 1")
+    stated = "stated: AdCo leads by 5 points at 10 epochs · "
+    return plots.lengths(ours, named, LINEAR, printed, "ImageNet", remark=stated)
 
 
 def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame, configs: pd.DataFrame) -> Figure:

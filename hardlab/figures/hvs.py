@@ -43,7 +43,7 @@ def f3(hvs_f3_left: pd.DataFrame, hvs_f3_right: pd.DataFrame, paper: pd.DataFram
     figure, (a, b) = style.new(2.6, 2)
     a.set_title("Selected pair has the lowest IoU", y=ABOVE)
     a.set(xlabel="epoch", ylabel="share of images")
-    published = _published(paper, "Figure 3 left", "share")
+    curve = _published(paper, "Figure 3 left", "share")
     if len(left):
         if "epoch_steps" in left and left["epoch_steps"].notna().all():  # epochs of ours are short
             left = left.assign(epoch=left["epoch"] * left["epoch_steps"])
@@ -51,8 +51,8 @@ def f3(hvs_f3_left: pd.DataFrame, hvs_f3_right: pd.DataFrame, paper: pd.DataFram
         style.series(a, left, "epoch", "share", style.BLUE, "HVS")
         style.series(a, left, "epoch", "control", style.GREY, "random pair", ":")
         a.axhline(left["chance"].iloc[0], color=style.INK, linewidth=0.7, label=f"chance, {_chance(left)}")
-        _beside(a, published, left["epoch"].max())
-        style.legend(a, 0, [*left["share"], *published["value"]], lines=2)
+        _beside(a, curve, left["epoch"].max())
+        style.legend(a, 0, [*left["share"], *curve["value"]], lines=2)
     else:
         style.gap(a, "no finished run with HVS\nand a view log")
     b.set_title("Overlap of the trained pair", y=ABOVE)
@@ -63,7 +63,7 @@ def f3(hvs_f3_left: pd.DataFrame, hvs_f3_right: pd.DataFrame, paper: pd.DataFram
         style.legend(b, 0, right["density"], lines=2, columns=1)
     else:
         style.gap(b, "no finished run\nwith a view log")
-    read_off = " · published: read off the printed curve, its epochs on the top axis" if len(published) else ""
+    read_off = " · published: read off the printed curve, its epochs on the top axis" if len(curve) else ""
     style.caption(figure, f"{style.about(left)}\n{style.bands(left)}{read_off}" if len(left) else "no run of ours")
     return figure
 
@@ -80,9 +80,9 @@ def f4(hvs_f4_left: pd.DataFrame, hvs_f4_right: pd.DataFrame, paper: pd.DataFram
         series, colour, label = _standard(left)
         style.series(a, left[left["series"] == "selected"], "epoch", "iou", style.BLUE, "HVS")
         style.series(a, left[left["series"] == series], "epoch", "iou", colour, label, "--")
-        published = _published(paper, "Figure 4 left", "selected")
-        _beside(a, published, left["epoch"].max(), "published (top axis)")
-        values = [*left.loc[left["series"].isin(["selected", series]), "iou"], *published["value"]]
+        curve = _published(paper, "Figure 4 left", "selected")
+        _beside(a, curve, left["epoch"].max(), "published (top axis)")
+        values = [*left.loc[left["series"].isin(["selected", series]), "iou"], *curve["value"]]
         style.legend(a, max(0, 1.2 * min(values) - 0.2 * max(values)), values, lines=2)
     else:
         style.gap(a, "no finished run with HVS\nand a view log")
@@ -152,16 +152,16 @@ def _published(paper: pd.DataFrame, item: str, row: str) -> pd.DataFrame:
     return curve.sort_values("epoch")
 
 
-def _beside(ax: Axes, published: pd.DataFrame, last: int, label: str = "published (top axis)") -> None:
+def _beside(ax: Axes, curve: pd.DataFrame, last: int, label: str = "published (top axis)") -> None:
     """Plot a published curve on its own axis of epochs, so that both trainings span the whole width."""
     ax.set_xlim(0, max(last, 1))
-    if not len(published):
+    if not len(curve):
         return
     top = ax.twiny()
-    top.set_xlim(0, published["epoch"].max())
+    top.set_xlim(0, curve["epoch"].max())
     top.spines["top"].set(visible=True, color=style.GREY)
     top.tick_params(colors=style.GREY)
-    top.plot(published["epoch"], published["value"], color=style.GREY, linewidth=0.8)
+    top.plot(curve["epoch"], curve["value"], color=style.GREY, linewidth=0.8)
     ax.plot([], [], color=style.GREY, linewidth=0.8, label=label)
 
 
@@ -376,7 +376,7 @@ def f5(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     plots.add_caption(
         figure,
         pd.concat(frames),
-        "ours at CIFAR scale, a training of its own for each point; the paper has CIFAR-100 "
+        "ours at CIFAR scale, each point is a separate training run; the paper has CIFAR-100 "
         f"and prints no number\n{style.bands(pd.concat(frames)).replace('thin lines', 'small dots')}",
     )
     return figure

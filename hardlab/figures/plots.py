@@ -69,6 +69,34 @@ def arms(
         ax.set_ylim(low - 0.4 * (high - low), high)
 
 
+def lengths(
+    ours: Selection,
+    named: Sequence[tuple[str, str]],
+    measure: Measure,
+    printed: Mapping[tuple[str, str], str],
+    on: str,
+    *,
+    height: float = 2.6,
+    remark: str = "",
+) -> Figure:
+    """Accuracy over the length of training, ours beside the published points.
+
+    named: (label, recipe) of each line. printed: (label, epochs) -> value. on: the paper's data. remark: for the
+    caption.
+    """
+    figure, (ax, right) = style.new(height, 2)
+    ax.set(title="ours", xlabel="epochs of training", ylabel="linear top-1 (%)")
+    right.set(title=f"published, {on}", xlabel="epochs of training")
+    values: dict[str, dict[float, float]] = {}
+    for (name, epochs), value in printed.items():
+        values.setdefault(name, {})[float(epochs)] = float(value)
+    budgets(ax, ours, named, measure, (right, values))
+    style.legend_above(figure)
+    scale = "ours at CIFAR scale, each point is a separate training run · open diamonds: points whose number is stated"
+    add_caption(figure, ours.frame, f"{scale}\n{remark}{style.bands(ours.frame)}")
+    return figure
+
+
 def budgets(
     ax: Axes,
     ours: Selection,
@@ -163,12 +191,7 @@ def tiles(title: str, labels: pd.DataFrame, pixels: np.ndarray | None, recipe: s
     """
     if pixels is None or not len(labels):
         gap(Arm(recipe).command("cpu"))
-        missing = f"no finished run of {recipe}\nwith snapshots"
-        figure, (ax,) = style.new(1.6)
-        ax.set_title(title)
-        style.gap(ax, missing)
-        style.caption(figure, "no run of ours")
-        return figure
+        return style.placeholder(title, f"no finished run of {recipe}\nwith snapshots")
     rows, columns = int(labels["row"].max()) + 1, int(labels["tile"].max()) + 1
     side = min(0.9, (style.WIDTH - (0.8 if by_epoch else 0.1)) / columns)
     figure = Figure(figsize=(style.WIDTH, side * rows + 0.75), layout="constrained")
@@ -246,8 +269,7 @@ def _edges(a: Box, b: Box) -> tuple[tuple[float, float], tuple[float, float]]:
 
 def add_caption(figure: Figure, frame: pd.DataFrame, scale: str, extra: str = "") -> None:
     """Add a caption that says which of our runs are shown, if any, and what the marks mean."""
-    about = style.about(frame) if len(frame) else "no finished run of these arms has a row here"
-    lines = [scale, about, *([extra] if extra else [])]
+    lines = [scale, style.about(frame), *([extra] if extra else [])]
     style.caption(figure, "\n".join(lines))
 
 

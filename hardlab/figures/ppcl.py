@@ -172,22 +172,8 @@ def f3() -> Figure:
 
 def f5(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """PPCL Figure 5: accuracy over the length of training."""
-    figure, (ax, right) = style.new(2.8, 2)
-    ax.set(title="ours", xlabel="epochs of training", ylabel="linear top-1 (%)")
-    right.set(title="published, CIFAR-10", xlabel="epochs of training")
     ours = Selection([r for _, r in ARMS], evaluation, configs)
-    values: dict[str, dict[float, float]] = {}
-    for (name, epochs), value in published(paper, "ppcl", "Figure 5").items():
-        values.setdefault(name, {})[float(epochs)] = float(value)
-    plots.budgets(ax, ours, ARMS, LINEAR, (right, values))
-    style.legend_above(figure)
-    plots.add_caption(
-        figure,
-        ours.frame,
-        "ours at CIFAR scale, a training of its own for each point · open diamonds: points whose number is stated\n"
-        f"{style.bands(ours.frame)}",
-    )
-    return figure
+    return plots.lengths(ours, ARMS, LINEAR, published(paper, "ppcl", "Figure 5"), "CIFAR-10", height=2.8)
 
 
 def f6(ppcl_f6: pd.DataFrame, ppcl_f6_pixels: np.ndarray | None) -> Figure:

@@ -286,7 +286,7 @@ def _compared(table: Compared, printed: Mapping[tuple[str, str], str], read: Tab
         cells = [list(line) for line in zip(*cells, strict=True)]
         names, heads = heads, names
     shown = ours.frame
-    about = style.about(shown) if len(shown) else "no finished run of these arms has a row here"
+    about = style.about(shown)
     by = f" · by {', '.join(_protocol(p, shown) for p in ours.by)}" if ours.by and table.says_protocols else ""
     notes = [table.note] if table.note else []
     if ours.marks:
@@ -372,7 +372,7 @@ def _settings(table: Settings, printed: Mapping[tuple[str, str], str], configs: 
             [Cell(values.get(key, ""), ""), Cell(ours.get(at, "none" if not at else "default"), ""), Cell(run, "")]
         )
     heads = ["printed", "our recipe, rung paper", f"our runs, rung {rung}" if rung else "our runs"]
-    about = style.about(runs) if len(runs) else "no finished run of this recipe"
+    about = style.about(runs)
     caption = f"recipe {name}; a rate is per 256 images; none: there is no such choice here\nours: {about}"
     return Sheet(table.title, rows, [(head, "", False) for head in heads], cells, caption)
 

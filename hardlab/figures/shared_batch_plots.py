@@ -24,18 +24,10 @@ MARK = "–"
 AXIS = "percentile of an image's loss within the batch, 0 (easy) to 100 (hard)"
 
 
-def _no_figure(title: str) -> Figure:
-    figure, (ax,) = style.new(1.6)
-    ax.set_title(title)
-    style.gap(ax, MISSING)
-    style.caption(figure, "no run of ours")
-    return figure
-
-
 def hardness(hardness: pd.DataFrame, hardness_pixels: np.ndarray | None) -> Figure:
     """Draw the loss percentile of each image of a batch under each method, easiest image first."""
     if not len(hardness):
-        return _no_figure("Same image, five methods")
+        return style.placeholder("Same image, five methods", MISSING)
     names, count = _rows(hardness), int(hardness["tile"].max()) + 1
     first, last = 1.15, 1.15 + len(names)
     figure = Figure(figsize=(style.WIDTH, 0.27 * (last + 3.2) + 0.75), layout="constrained")
@@ -83,7 +75,7 @@ def hardness(hardness: pd.DataFrame, hardness_pixels: np.ndarray | None) -> Figu
 def transfer(transfer: pd.DataFrame) -> Figure:
     """Draw the rank correlation of mean loss percentiles between every two methods, and its ceiling."""
     if not len(transfer):
-        return _no_figure("Does hardness transfer?")
+        return style.placeholder("Does hardness transfer?", MISSING)
     names = _rows(transfer)
     figure = Figure(figsize=(style.WIDTH, 0.37 * len(names) + 1.2), layout="constrained")
     ax = figure.subplots()

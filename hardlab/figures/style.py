@@ -70,6 +70,15 @@ def caption(figure: Figure, text: str) -> None:
     figure.supxlabel(text, fontsize=7, color=GREY)
 
 
+def placeholder(title: str, missing: str) -> Figure:
+    """A figure without data: its title, and what is missing."""
+    figure, (ax,) = new(1.6)
+    ax.set_title(title)
+    gap(ax, missing)
+    caption(figure, "no run of ours")
+    return figure
+
+
 def gap(ax: Axes, text: str) -> None:
     """Mark axes as not measured, without inventing a value."""
     ax.set(xticks=[], yticks=[])
@@ -131,7 +140,9 @@ def legend_above(figure: Figure) -> None:
 
 
 def about(frame: pd.DataFrame) -> str:
-    """Rung, methods, data, seeds and, if the rows have them, epochs, as text for a caption."""
+    """Rung, methods, data, seeds and, if the rows have them, epochs, as text for a caption; that there are no rows."""
+    if not len(frame):
+        return "no run of ours"
     seeds = sorted(frame["seed"].unique())
     each = frame.groupby(["setting", "recipe"])["seed"].nunique()  # some arms may lack seeds that others have
     count = f"{each.min()} to {each.max()}" if each.min() < each.max() else f"{len(seeds)}"

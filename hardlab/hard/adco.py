@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -17,7 +16,7 @@ from hardlab import transfer
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player, Step
-from hardlab.negatives import LastQueries, Negatives
+from hardlab.negatives import Borrowed, LastQueries, Negatives
 from hardlab.numbers import Count, Decay, Momentum, RateOrZero, real
 from hardlab.types import HardlabError, Progress
 from hardlab.views import Look
@@ -255,10 +254,10 @@ class AdCo(Hard):
         self.inside = batch if self.inbatch_keys else None
         inside = self.inside
         self.bank = Learned(size, contrastive.dim, inside, self.temperature, self.objective, self.wrt)
-        method.borrow_negatives(self.bank)
+        method.negatives = Borrowed(self.bank)
         self.bank.share = 1.0 if getattr(method, "sums", False) else 1 / len(method.pairs)
 
-    def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
+    def on_start(self, images: Images, batch_size: int) -> None:
         k, d = self.bank.vectors.shape
         self.batch_size = batch_size
         self.queries.start(batch_size, d)
@@ -320,6 +319,6 @@ class AdCo(Hard):
             **{f"mass_{name}": float(x) for name, x in self.bank.mass.items()},
         }
 
-    def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
+    def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
         """The snapshot of the bank, and the queries of the last six batches (Fig. 2)."""
         return {**self.bank.snapshot(), **self.queries.seen()}

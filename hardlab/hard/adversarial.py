@@ -160,7 +160,7 @@ class Adversarial(Hard):
     def after_step(self, step: Step) -> None:
         del step.made["adversarial"]  # free its memory
 
-    def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
+    def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
         """Eight views of the last step and their adversaries in [0,1], and their amplified difference (Fig. 1a)."""
         if self._shown is None:
             return {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -78,14 +77,17 @@ class Hard(nn.Module):
     def check_steps(self, steps: int, epochs: int) -> None:
         """Refuse a length of training with a ``HardlabError``; called before the first step."""
 
-    def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
-        """Called once, before training and before a checkpoint is restored. parent: the folder of the run's parent.
+    def on_start(self, images: Images, batch_size: int) -> None:
+        """Called once, before training and restoring a checkpoint, to make tensors sized by the data; or refuse.
 
-        A dry run calls it without a parent, on the device ``meta``, to see whether it refuses.
+        A dry run calls it on the device ``meta``, to see whether it refuses.
         """
 
     def start_from(self, parent: str, networks: Mapping[str, Tensor]) -> None:
-        """Copy networks from the state of the parent's method, or refuse them. parent: its name for messages."""
+        """Copy networks from the state of the method of the run's parent, or refuse them; called after ``on_start``.
+
+        parent: its name for messages.
+        """
 
     def order(self, rows: Tensor, epoch: int, images: Images, look: Look) -> Tensor:
         """Choose which images meet in the batches of an epoch: rows (S,B) of the data set -> rows (S,B).
@@ -124,7 +126,7 @@ class Hard(nn.Module):
         """Record numbers of this step, scalars on the device, for ``metrics.jsonl``."""
         step.numbers |= {f"{self.name}.{key}": value for key, value in numbers.items()}
 
-    def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
+    def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
         """Arrays to save in ``snapshots/`` at a checkpoint, such as negatives or images of fixed latents."""
         return {}
 

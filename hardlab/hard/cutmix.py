@@ -125,7 +125,7 @@ class CutMix(Hard):
             columns = [a[:, None], b.masked_fill(same, -torch.inf)[:, None], queue.similarities(q, own)]
             return torch.logsumexp(torch.cat(columns, 1) / temperature, 1) - (lam * a + (1 - lam) * b) / temperature
 
-    def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
+    def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
         """Eight mixtures of the last step in [0,1], of the images that strategy adversarial saves (Fig. 1a)."""
         return {} if self._shown is None else {"mixed": in_unit_range(self._shown, look)}
 

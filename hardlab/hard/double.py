@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ class Double(Hard):
         self._epoch = -1
         self._seed: int | None = None  # on the host, because reading from a device synchronises
 
-    def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
+    def on_start(self, images: Images, batch_size: int) -> None:
         self.images, self.batch_size = images, batch_size
         self.seed: Tensor
         self.register_buffer("seed", torch.randint(2**62, ()))  # seed of the order of the further images

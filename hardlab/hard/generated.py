@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardlab import biggan, checkpoint, losses
+from hardlab import biggan, losses
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player, Step, ema
@@ -83,16 +82,6 @@ class Generated(Hard):
         self.averaged = deepcopy(self.generator).requires_grad_(False).eval()
         trunk = biggan.Trunk(size, width)
         self.discriminator = biggan.spectral(nn.Sequential(trunk, nn.Linear(trunk.dim, 1)))
-
-    def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
-        if parent is None:
-            return
-        newest = checkpoint.newest(parent / "checkpoints")
-        if newest is None:
-            raise HardlabError(f"{parent} has no checkpoint to take the GAN from; train it first.")
-        if newest[2]:
-            raise HardlabError(f"{newest[2][0]} An older checkpoint of the GAN cannot stand in for it: train it again.")
-        self.start_from(parent.name, newest[0]["method"])
 
     def start_from(self, parent: str, networks: Mapping[str, Tensor]) -> None:
         def part(prefix: str) -> dict[str, Any]:
@@ -251,5 +240,5 @@ class Generated(Hard):
             numbers["pair_cosine"] = (unit[0::2] * unit[1::2]).sum(1).mean()
         return {k: float(x) for k, x in numbers.items()}
 
-    def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
+    def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
         return biggan.report({"g": self.generator, "g_ema": self.averaged}, self.generator, images, look)

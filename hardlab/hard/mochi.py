@@ -12,7 +12,7 @@ from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
 from hardlab.negatives import Negatives, Synthetic
 from hardlab.numbers import Count, Epochs, ManyOrNone
-from hardlab.types import HardlabError, Progress
+from hardlab.types import HardlabError, Progress, Reference
 
 
 class Synthesis(Hard):
@@ -35,9 +35,8 @@ class Synthesis(Hard):
             raise HardlabError(
                 f"{name} with hard={self.hard}: the queue has {len(kept.stored())} negatives, and no more can be taken."
             )
-        made = self.around_stored(kept)
-        method.negatives = made
-        self._made = (made,)  # in a tuple: it belongs to the method, which saves it
+        method.negatives = made = self.around_stored(kept)
+        self.made = Reference(made)
 
     def check_steps(self, steps: int, epochs: int) -> None:
         if epochs and epochs <= self.warmup_epochs:
@@ -47,7 +46,7 @@ class Synthesis(Hard):
             )
 
     def before_step(self, at: Progress) -> None:
-        self._made[0].on = at.epochs_done >= self.warmup_epochs
+        self.made.to.on = at.epochs_done >= self.warmup_epochs
 
 
 class Mixed(Synthetic):

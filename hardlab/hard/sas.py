@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardlab import checkpoint
 from hardlab.clusters import kmeans
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
 from hardlab.numbers import Count, PositiveShare
-from hardlab.types import HardlabError
+from hardlab.types import HardlabError, Reference
 from hardlab.views import Look
 
 NONE = -1
@@ -45,9 +43,9 @@ class SAS(Hard):
 
     def install(self, method: Method) -> None:
         super().install(method)
-        self._backbone = (method.backbone,)  # in a tuple: it is the method's
+        self.backbone = Reference(method.backbone)
 
-    def on_start(self, images: Images, batch_size: int, parent: Path | None) -> None:
+    def on_start(self, images: Images, batch_size: int) -> None:
         self.rows: Tensor
         self.seed: Tensor
         count = round(self.share * len(images))
@@ -60,22 +58,17 @@ class SAS(Hard):
         self.register_buffer("rows", torch.full((count,), NONE))  # chosen before the first step
         self.register_buffer("seed", torch.randint(2**62, ()))  # seed of the order of the images
         self.batch_size = batch_size
-        self._proxy = (copy.deepcopy(self._backbone[0]).eval(),)
-        if parent is not None:
-            newest = checkpoint.newest(parent / "checkpoints")
-            if newest is None:
-                raise HardlabError(f"{parent} has no checkpoint to take the proxy from; train it first.")
-            self.start_from(parent.name, newest[0]["method"])
+        self.proxy = Reference(copy.deepcopy(self.backbone.to).eval())  # needed once, so not saved
 
     def start_from(self, parent: str, networks: Mapping[str, Tensor]) -> None:
         head = "backbone."
         state = {k.removeprefix(head): v for k, v in networks.items() if k.startswith(head)}
-        proxy = copy.deepcopy(self._backbone[0])
+        proxy = copy.deepcopy(self.backbone.to)
         try:
             proxy.load_state_dict(state)
         except RuntimeError:
             raise HardlabError(f"{parent} has another backbone than this run, so it cannot be the proxy.") from None
-        self._proxy = (proxy.eval(),)  # needed once, so not saved
+        self.proxy = Reference(proxy.eval())
 
     def order(self, rows: Tensor, epoch: int, images: Images, look: Look) -> Tensor:
         if (self.rows == NONE).any():
@@ -91,8 +84,8 @@ class SAS(Hard):
     @torch.no_grad()
     def chosen(self, images: Images, look: Look) -> Tensor:
         """The rows (count,) of the data set to keep, the share of each latent class."""
-        device, (proxy,) = self.rows.device, self._proxy
-        parts = [proxy.to(device)(look.plain(b.raw, b.sizes)).float() for b in images.all(self.batch_size)]
+        proxy = self.proxy.to.to(self.rows.device)
+        parts = [proxy(look.plain(b.raw, b.sizes)).float() for b in images.all(self.batch_size)]
         z = F.normalize(torch.cat(parts), dim=1).cpu()
         y = kmeans(z, self.classes, 20)[1]
         members = [(y == c).nonzero()[:, 0] for c in range(self.classes)]

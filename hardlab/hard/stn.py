@@ -224,7 +224,7 @@ class STN(Hard):
         return numbers | ({"area_local": float(area[:, self.large :].mean())} if area.shape[1] > self.large else {})
 
     @torch.no_grad()
-    def snapshot(self, method: Method, images: Images, look: Look) -> Mapping[str, Tensor]:
+    def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
         """theta (8,crops,2,3) of the first images, and their crops ``view_<slot>`` in [0,1] without augmentation."""
         assert self.net is not None
         batch = next(iter(images.all(min(_SHOWN, len(images)))))

@@ -124,7 +124,11 @@ class Method(nn.Module):
         self.backbone = backbone
         self.features: int = cast(int, backbone.dim)
         self.negatives: Negatives | None = None
-        self.borrowed = False  # whether the negatives belong to a strategy
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether a strategy has replaced the negatives by its own."""
+        return self.negatives is not None and self.negatives.borrowed
 
     @property
     def plain(self) -> bool:
@@ -154,16 +158,6 @@ class Method(nn.Module):
     def players(self) -> list[Player]:
         """Further players, which optimise parameters of their own."""
         return []
-
-    def borrow_negatives(self, negatives: Negatives) -> None:
-        """Use a strategy's ``negatives`` instead of the method's own; they stay part of the strategy.
-
-        Negatives that wrap the method's own, and have no state of their own, are assigned to ``negatives`` instead.
-        """
-        del self.negatives
-        # outside the tree of modules: the strategy trains and saves them
-        object.__setattr__(self, "negatives", negatives)
-        self.borrowed = True
 
     def networks(self) -> Mapping[str, nn.Module]:
         """The networks whose pooled features can be evaluated; first the one of the paper's main result."""

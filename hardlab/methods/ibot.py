@@ -31,6 +31,11 @@ class Predictions(dict[int, Tensor]):
         self.patch = dict(patch)
 
 
+def patches(predictions: Mapping[int, Tensor]) -> Mapping[int, Tensor]:
+    """What belongs to the patches, by slot; nothing for predictions or labels that a strategy has put together."""
+    return predictions.patch if isinstance(predictions, Predictions) else {}
+
+
 class IBOT(DINO):
     """DINO's loss of [CLS] plus, for each global crop, the mean cross-entropy of its masked patches.
 
@@ -171,7 +176,7 @@ class IBOT(DINO):
     ) -> Tensor:
         """(B,) lambda_1 times DINO's loss plus lambda_2 times that of the patches, if they were compared."""
         loss = self.cls_weight * super().score(q, t, pick, group, known)
-        patch = q.patch if isinstance(q, Predictions) else {}
+        patch = patches(q)
         if not patch:
             return loss
         return loss + self.patch_weight * torch.stack([patch[i] for i in (pick or (0, 1))[:2]]).mean(0)
@@ -202,8 +207,8 @@ class IBOT(DINO):
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
         super().after_step(step)
-        if isinstance(step.out.t, Predictions):
-            mean = torch.stack(list(step.out.t.patch.values())).mean(0)
+        if means := patches(step.out.t):
+            mean = torch.stack(list(means.values())).mean(0)
             self.patch_center.lerp_(mean.float(), 1 - self.center_momentum)
         if self.patch_prototypes is not None and self.teacher_patch_prototypes is not None:
             ema(self.teacher_patch_prototypes, self.patch_prototypes, self.keep)
@@ -217,8 +222,7 @@ class IBOT(DINO):
     @torch.no_grad()
     def logs(self, step: Step) -> Mapping[str, float]:
         """DINO's numbers, and the loss of the patches and the share of them that is masked."""
-        views, out = step.out.views, step.out.q
-        patch = out.patch.values() if isinstance(out, Predictions) else ()
+        views, patch = step.out.views, patches(step.out.q).values()
         return {
             **super().logs(step),
             "patch_loss": float(torch.stack([x.mean() for x in patch]).mean()) if patch else 0.0,

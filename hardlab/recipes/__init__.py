@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any
 
 from hardlab import registry
-from hardlab.config import Run
+from hardlab.config import Run, flat
+from hardlab.errors import HardlabError
 from hardlab.recipes import (
     adco,
     bases,
@@ -52,13 +53,17 @@ RECIPES: dict[str, Recipe] = {
 def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None = None) -> Run:
     """The run of a recipe at a rung, with dotted overrides, e.g. ``recipe("simsiam-hvs", "cpu", {"seed": 1})``.
 
-    A method without a recipe gets a default one, and ``<recipe>-<strategy>`` adds a strategy, as in ``vicreg-hvs``.
+    A method without a recipe gets a default one, and ``<recipe>-<strategy>`` adds a strategy, as in ``vicreg-hvs``;
+    if a recipe with these settings exists, it is that one (``name_of``).
     ``hvp``, as the later edition of HVS calls it, is an alias of ``hvs``: ``simsiam-hvp`` is ``simsiam-hvs``. Raises
     HardlabError for unknown names.
     """
     made = _lookup(name) or _lookup(re.sub(r"-hvp(?=-|$)", "-hvs", name))
     if made is None:
-        raise registry.unknown("recipe", name, RECIPES)
+        raise HardlabError(
+            f"{registry.unknown('recipe', name, RECIPES)} Load a method or strategy of your own first: --code FILE, or "
+            "hardlab.load(FILE) in Python."
+        )
     if rung not in RUNGS:
         raise registry.unknown("rung", rung, RUNGS)
     run = _made(made, rung) if name in RECIPES else made(rung)
@@ -69,6 +74,43 @@ def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None =
 def _made(made: Recipe, rung: str) -> Run:
     """A recipe of the package at a rung; that of an outside method is made at each call."""
     return made(rung)
+
+
+def name_of(run: Run, before: Run) -> str:
+    """The name of a run whose method or strategies are not those of ``before`` any more, from which it was made.
+
+    One training has one name: that of the recipe which the overrides of ``before``, and options of strategies, turn
+    into the run, and ``-<strategy>`` for each strategy that comes after the recipe's. Of several such recipes it is the
+    one with the fewest differences, then the one that ``before`` is named after. If there is none, the method and the
+    strategies make the name: ``byol-hvs``.
+    """
+    own = _lookup(before.recipe)
+    made = ({before.recipe: own(run.rung)} if own else {}) | {name: _made(r, run.rung) for name, r in RECIPES.items()}
+    changed = _differences(run, made[before.recipe]) if own else set()
+    changed = {key for key in changed if not key.startswith("hard.")}
+    for count in range(len(run.hard), -1, -1):
+        part = run.model_copy(update={"hard": run.hard[:count]})
+        given = changed | {key for key in _facts(part) if key.startswith("hard.")}
+        peers = [(name, other) for name, other in made.items() if other.composition == part.composition]
+        fits = [
+            (len(differences), not name.startswith(before.recipe), place, name)
+            for place, (name, other) in enumerate(peers)
+            if (differences := _differences(part, other)) <= given
+        ]
+        if fits:
+            return "-".join([min(fits)[-1], *run.composition[1 + count :]])
+    return "-".join(run.composition)
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """The settings of a run by dotted key, without its name and without empty groups."""
+    return {key: value for key, value in flat(run.model_dump(mode="json", exclude={"recipe"})) if value not in ({}, [])}
+
+
+def _differences(run: Run, other: Run) -> set[str]:
+    """The keys in which two runs differ."""
+    own, others = _facts(run), _facts(other)
+    return {key for key in own.keys() | others.keys() if own.get(key) != others.get(key)}
 
 
 def _lookup(name: str) -> Recipe | None:

@@ -33,7 +33,7 @@ def with_more(base: Recipe, name: str, strategy: str) -> Recipe:
 
     def recipe(rung: str) -> Run:
         run = base(rung)
-        return run.with_({"recipe": name, "hard": [*run.model_dump(mode="json")["hard"], strategy]})
+        return run.with_({"hard": [*run.model_dump(mode="json")["hard"], strategy]})
 
     recipe.__doc__ = f"{name}: with {strategy} behind its own strategies."
     return recipe

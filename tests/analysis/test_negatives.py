@@ -18,7 +18,7 @@ from hardlab.analysis import negatives
 from hardlab.analysis.negatives import Bank, Reals
 from hardlab.hard.base import Hard
 from hardlab.methods.moco import MoCo
-from hardlab.negatives import Around, Queue
+from hardlab.negatives import Around, Borrowed, Queue
 from hardlab.types import HardlabError
 
 
@@ -157,7 +157,7 @@ def test_both_sides_of_the_distance_are_medians_of_cosines_beside_the_norm_that_
 def test_moco_whose_negatives_another_keeps_has_no_queue_to_show():
     net = MoCo(nets.Tiny(width=4), dim=8, queue=16, bn="plain")
     assert len(net.negatives.ages()) == 16
-    net.borrow_negatives(Queue(4, 8))
+    net.negatives = Borrowed(Queue(4, 8))
     assert net.snapshot(None, None) == {}
 
 

@@ -149,7 +149,7 @@ def test_columns_and_nearest_hold_the_batch_and_the_bank():
 def played(method, hard):
     """Players of a run whose strategy is installed."""
     hard.install(method)
-    hard.on_start(None, 8, None)
+    hard.on_start(None, 8)
     return hard.players(method)[0]
 
 
@@ -199,7 +199,7 @@ def test_the_player_moves_by_sgd_against_the_queries_before_the_networks_step(sy
 def test_the_keys_of_other_images_are_negatives_in_the_first_steps_unless_they_are_left_out(fill_keys):
     method, hard = moco(), AdCo(size=16, fill_keys=fill_keys)
     hard.install(method)
-    hard.on_start(None, 8, None)
+    hard.on_start(None, 8)
     for step, inbatch in ((0, fill_keys), (1, fill_keys), (2, True)):
         hard.before_step(Progress(step, 10, 0, 1))
         out = forward(method, rendered(torch.randn(8, 2, 3, 16, 16)), hard).out
@@ -231,7 +231,8 @@ def test_simclr_keeps_its_own_negatives_beside_the_learned_ones():
     AdCo(size=32, init="random").install(method)
     out = method(rendered(torch.randn(8, 2, 3, 16, 16)))
     z = torch.cat([out.q[0], out.q[1]]).detach()
-    logits = torch.cat([(z @ z.T).fill_diagonal_(-torch.inf), z @ F.normalize(method.negatives.vectors, dim=1).T], 1)
+    bank = F.normalize(method.negatives.owned.to.vectors, dim=1)
+    logits = torch.cat([(z @ z.T).fill_diagonal_(-torch.inf), z @ bank.T], 1)
     rows = F.cross_entropy(logits / 0.1, (torch.arange(16) + 8) % 16, reduction="none")
     assert torch.allclose(out.loss, (rows[:8] + rows[8:]) / 2, rtol=1e-4)
 
@@ -286,7 +287,7 @@ def test_a_stopped_run_ends_bitwise_like_a_whole_one(stop, tmp_path, monkeypatch
     row = run_folder.metrics(whole, "step")[-1]
     assert {"accuracy", "adco.norm", "adco.cos_nearest", "adco.mass_negatives", "adco.mass_keys"} <= row.keys()
     assert row["lr"]["negatives"] == 3.0
-    assert run_folder.open_run(whole)[1].negatives.vectors.shape == (64, 128)
+    assert run_folder.open_run(whole)[1].negatives.owned.to.vectors.shape == (64, 128)
     assert list((whole / "snapshots").glob("adco-*.npz"))
 
 

@@ -158,13 +158,13 @@ def test_a_snapshot_shows_the_views_of_the_last_step_as_the_network_saw_them():
     net = method("moco")
     attack, mix = ready(net), CutMix()
     mix.install(net)
-    assert attack.snapshot(net, None, look()) == mix.snapshot(net, None, look()) == {}
+    assert attack.snapshot(None, look()) == mix.snapshot(None, look()) == {}
     v = views()
     out = net(v)
     now = taken(attack, net, out)
     attack.terms(now)
     mix.terms(now)
-    shown = {**attack.snapshot(net, None, look()), **mix.snapshot(net, None, look())}
+    shown = {**attack.snapshot(None, look()), **mix.snapshot(None, look())}
     mean, std = (torch.tensor(c)[:, None, None] for c in (MEAN, STD))
     assert torch.allclose(shown["clean"], v.slot(0)[:8] * std + mean, atol=1e-6)
     delta = (shown["adversarial"] - shown["clean"]) * 255

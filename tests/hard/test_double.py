@@ -17,7 +17,7 @@ def doubled(data, at, seed=0, x=False):
     torch.manual_seed(seed)
     look = Look(PRESETS["simclr_cifar"][0].but(size=16), (0.5,) * 3, (0.25,) * 3)
     hard = Double()
-    hard.on_start(data, 4, None)
+    hard.on_start(data, 4)
     first = next(data.batches(torch.arange(4)[None]))
     out = []
     for progress in at:

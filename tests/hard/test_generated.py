@@ -10,7 +10,7 @@ from small_runs import small_run
 from steps import forward, looked
 from torch import nn
 
-from hardlab import build, checkpoint, losses, meters, nets, recipes, run_folder, stopping, train
+from hardlab import build, losses, meters, nets, recipes, run_folder, stopping, train
 from hardlab.hard.generated import Generated
 from hardlab.methods.gan import GAN
 from hardlab.methods.simclr import SimCLR
@@ -277,7 +277,7 @@ def test_methods_that_cannot_use_generated_images_are_refused_with_the_reason():
         strategy().install(GAN(nets.Tiny(width=4), width=2))
 
 
-def test_wrong_options_rendered_views_and_a_parent_of_other_sizes_are_refused(tmp_path):
+def test_wrong_options_rendered_views_and_a_parent_of_other_sizes_are_refused():
     wrong = ({"count": 3}, {"count": -1}, {"every": 0}, {"d_steps": 0}, {"keep": 1.0}, {"size": 31})
     for options in wrong:
         (name,) = options
@@ -285,12 +285,9 @@ def test_wrong_options_rendered_views_and_a_parent_of_other_sizes_are_refused(tm
             strategy(**options)
     with pytest.raises(HardlabError, match="rendered already"):
         looked(strategy(), learner(), LOOK.render(LOOK.views(batch(), 2)), LOOK)
-    with pytest.raises(HardlabError, match="no checkpoint"):
-        strategy().on_start(None, 6, tmp_path)
     other = GAN(strategy().discriminator[0], width=4, latent=8)
-    checkpoint.save(tmp_path / "checkpoints", 1, {"method": other.state_dict()}, 1)
     with pytest.raises(HardlabError, match="width"):
-        strategy().on_start(None, 6, tmp_path)
+        strategy().start_from("gan", other.state_dict())
 
 
 # ------------------------------------------------------------------------------------------------------------- recipes

@@ -292,7 +292,7 @@ def test_a_snapshot_holds_theta_and_crops_of_fixed_images_and_changes_nothing():
     stn = installed(method, moved=0.1)
     state = {k: x.clone() for k, x in stn.state_dict().items()}
     random = torch.get_rng_state()
-    kept = stn.snapshot(method, Fixed(), look)
+    kept = stn.snapshot(Fixed(), look)
     assert kept["theta"].shape == (6, 5, 2, 3)
     assert kept["view_0"].shape == (6, 3, 32, 32)
     assert kept["view_4"].shape == (6, 3, 16, 16)

@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hardlab import recipes
+from hardlab import config, recipes
 from hardlab.analysis import schema, viewlog
-from hardlab.analysis.arms import HVS, STATIC, UNTRAINED, flat
+from hardlab.analysis.arms import HVS, STATIC, UNTRAINED
 from hardlab.recipes import RECIPES
 
 PAPER = Path(__file__).parents[2] / "figures" / "data" / "paper.csv"
@@ -199,7 +199,7 @@ def configured(run: dict[str, object], **options: object) -> list[dict[str, obje
     """The rows of the table of configurations that tell a run of a recipe with overrides."""
     overrides = {k.replace("__", "."): v for k, v in options.items()}
     tree = recipes.recipe(str(run["recipe"]), str(run["rung"]), overrides).model_dump(mode="json")
-    return [run | {"key": k, "value": v if isinstance(v, str) else json.dumps(v)} for k, v in flat(tree)]
+    return [run | {"key": k, "value": v if isinstance(v, str) else json.dumps(v)} for k, v in config.flat(tree)]
 
 
 def placed(figure: Figure) -> dict[str, tuple[float, float]]:
