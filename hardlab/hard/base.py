@@ -24,7 +24,8 @@ class Hard(nn.Module):
     name: its name in the run, in metrics and files. draws: large views to draw per image, 0 = as many as the method has
     slots; local_draws: the same for small crops. adds: whether it adds images to a batch, whose views others may then
     choose. regroups: whether it changes which rows are positives of each other, and calls the method's loss for that.
-    owns_loss: whether it replaces the method's loss, or the negatives in it. offers, takes: names of forms of the views
+    owns_loss: whether it replaces the method's loss, or the negatives in it. borrows: whether it gives the method
+    negatives of its own. offers, takes: names of forms of the views
     in ``Step.made`` that it makes for other strategies, and that an earlier strategy must make for it. needs: what a
     method must have, by its name in ``needs.NEEDS``, with the words that complete a refusal. when: (option, value) ->
     which of these that value changes; its needs are added. All of them are read from the source. weights: of its terms
@@ -37,6 +38,7 @@ class Hard(nn.Module):
     adds = False
     regroups = False
     owns_loss = False
+    borrows = False
     offers: frozenset[str] = frozenset()
     takes: frozenset[str] = frozenset()
     needs: Mapping[str, str] = {}
@@ -53,6 +55,14 @@ class Hard(nn.Module):
         made = super().__new__(cls)
         made.given = args, options  # so that a run can say how to make it again
         return made
+
+    @staticmethod
+    def check_options(*args: Any, **options: Any) -> None:
+        """As ``Method.check_options``."""
+
+    @staticmethod
+    def check_run(*args: Any, **options: Any) -> None:
+        """As ``Method.check_run``."""
 
     def declared(self) -> SimpleNamespace:
         """What it declares, with what its options change: those that are attributes of the same name."""
