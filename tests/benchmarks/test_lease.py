@@ -251,7 +251,7 @@ def test_operations_of_a_step_are_those_of_the_layers() -> None:
 def test_a_whole_lease_in_small_stops_by_itself_and_a_second_one_goes_on(tmp_path: Path) -> None:
     (tmp_path / "queue.txt").write_text("untrained cpu\nsimsiam cpu seed=3\n")
     command = [sys.executable, "-m", "benchmarks.lease", "run", "--queue", f"{tmp_path}/queue.txt", "--rehearse", "yes"]
-    command += ["--brought", f"{tmp_path}/brought", "--budget", "1.5"]
+    command += ["--brought", f"{tmp_path}/brought", "--budget", "1.5", "--rates", "0.1"]
     (tmp_path / "brought").mkdir()
 
     def hold(name: str) -> str:
