@@ -20,10 +20,10 @@ figures: install ## draw the figures again from figures/data
 	@$(BIN)/hardlab figures --all
 
 test: install ## run all tests that this machine can run, CORES of them at a time
-	@$(BIN)/python -m pytest --numprocesses $(CORES)
+	@$(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal
 
 test-fast: install ## run the tests that take seconds, CORES of them at a time
-	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES)
+	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES) --dist worksteal
 
 test-faults: install ## run the tests of the fault table at full length (hours), with counts; the soak: tests/faults/soak.py
 	@HARDLAB_FAULTS=long $(BIN)/python -m pytest --timeout 3600 $$($(BIN)/python tests/faults/rows.py)

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from hardlab import transfer
+from hardlab.backbones import GAN_HALVES, check_gan
 from hardlab.data import Images
 from hardlab.nets import running_stats_frozen
 from hardlab.numbers import Pixels, Units
-from hardlab.types import Batch, HardlabError
+from hardlab.types import Batch
 from hardlab.views import Look
 
 # channels in units of the width, from 4 x 4 pixels on for G, from the image on for D (BigGAN-PyTorch, G_arch, D_arch)
 _G = {32: (4, 4, 4, 4), 64: (16, 16, 8, 4, 2)}
 _D = {32: (4, 4, 4, 4), 64: (1, 2, 4, 8, 16)}
-_DOWN = {32: 2, 64: 4}  # blocks of D that halve the resolution
 SHOWN, SAMPLES, CELLS = 64, 1000, 32  # of a report: images kept, images compared, cells of the coverage
 
 
@@ -112,12 +112,6 @@ class _Down(nn.Module):
         return self.pool(h) + self.skip(self.pool(x))
 
 
-def _size(size: int) -> int:
-    if size not in _G:
-        raise HardlabError(f"A GAN with size={size}: BigGAN's networks are made for {' or '.join(map(str, _G))}.")
-    return size
-
-
 class Generator(nn.Module):
     """(N,latent) normal numbers -> (N,3,size,size) in [-1,1]; BigGAN (arXiv 1809.11096), App. B, with plain BN.
 
@@ -126,7 +120,8 @@ class Generator(nn.Module):
 
     def __init__(self, size: int = 32, width: int = 64, latent: int = 128) -> None:
         super().__init__()
-        channels = [width * c for c in _G[_size(size)]]
+        check_gan(size)
+        channels = [width * c for c in _G[size]]
         self.latent, self.size = latent, size
         self.start = nn.Linear(latent, 16 * channels[0])
         self.blocks = nn.Sequential(*[_Up(a, b) for a, b in pairwise(channels)])
@@ -154,9 +149,10 @@ class Trunk(nn.Module):
 
     def __init__(self, size: Pixels = 32, width: Units = 64) -> None:
         super().__init__()
-        channels = [3, *(width * c for c in _D[_size(size)])]
+        check_gan(size)
+        channels = [3, *(width * c for c in _D[size])]
         self.blocks = nn.Sequential(
-            *[_Down(a, b, i < _DOWN[size], i == 0) for i, (a, b) in enumerate(pairwise(channels))]
+            *[_Down(a, b, i < GAN_HALVES[size], i == 0) for i, (a, b) in enumerate(pairwise(channels))]
         )
         self.dim = channels[-1]
         _init(self)

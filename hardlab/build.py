@@ -101,9 +101,9 @@ def strategies(run: Run, on: Method | None = None) -> list[Hard]:
     if on is None:
         return out
     for spec, h in zip(run.hard, out, strict=True):
+        if (why := compatible.refusal(run.method.name, spec)) is not None:
+            raise HardlabError(f"{why}{compatible.hint(run.method.name, spec, compatible.refusal)}")
         try:
-            if (why := compatible.refusal(run.method.name, spec)) is not None:
-                raise HardlabError(why)
             h.install(on)
         except HardlabError as e:
             raise HardlabError(f"{e}{compatible.hint(run.method.name, spec, refusal)}") from None

@@ -11,6 +11,15 @@ from hardlab.types import HardlabError
 TILE = 2**25  # bytes of similarities at once
 
 
+def check_clusters(what: str, clusters: int, images: int | None) -> None:
+    """Refuse more clusters than images, of which the number may not be known yet. Raises HardlabError.
+
+    what: who wants them, for the message.
+    """
+    if images is not None and clusters > images:
+        raise HardlabError(f"{what}: more clusters than the {images} images.")
+
+
 def nearest(x: Tensor, centroids: Tensor) -> Tensor:
     """The index of the centroid with the highest dot product; x: (N,D), centroids: (K,D) -> (N,)."""
     rows = max(1, TILE // (4 * len(centroids)))

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from hardlab import data, needs, registry
+from hardlab import backbones, data, needs, registry
 from hardlab.config import Run, Spec
 from hardlab.errors import HardlabError
+from hardlab.needs import Entry, Setting
+
+
+def options(kind: str, spec: Spec) -> dict[str, Any]:
+    """All options of an entry: those given, and the defaults of the others."""
+    return {key: p.default for key, p in registry.options(kind, spec.name).items()} | spec.options
 
 
 def strategy(spec: Spec) -> SimpleNamespace:
     """What a strategy with these options declares. Raises HardlabError for a need that does not exist."""
-    options = {key: p.default for key, p in registry.options("strategy", spec.name).items()} | spec.options
-    declared = needs.declared(partial(registry.attribute, "strategy", spec.name), options.get)
+    given = options("strategy", spec)
+    declared = needs.declared(partial(registry.attribute, "strategy", spec.name), given.get)
     for need in declared.needs:
         if need not in needs.NEEDS:
             raise registry.unknown("need", need, needs.NEEDS, f"The strategy {spec.name!r}")
@@ -66,18 +74,66 @@ def check(run: Run) -> None:
 
     ``build.check`` refuses what only built networks can tell.
     """
-    check_order([spec.name for spec in run.hard], [strategy(spec) for spec in run.hard])
+    declared = [strategy(spec) for spec in run.hard]
+    check_order([spec.name for spec in run.hard], declared)
     for spec in run.hard:
         if (why := refusal(run.method.name, spec)) is not None:
             raise HardlabError(f"{why}{hint(run.method.name, spec, refusal)}")
-    if run.data.name in data.BALANCED:
-        classes, each, side = data.BALANCED[run.data.name]
-        each -= max(1, int(run.data.held_out * each + 0.5)) if run.data.held_out else 0
-        count = len(run.data.classes or range(classes)) * int(run.data.fraction * each + 0.5)
-        side = run.data.size or side
-        check_sizes(run, count, side if side <= 96 else None, run.augments()[0][0].size)
+    count, side = known_images(run)
+    if count is not None:
+        check_sizes(run, count, side, run.augments()[0][0].size)
+    check_settings(run, [one.borrows for one in declared])
     if run.parent is not None:
         check(run.parent)
+
+
+def known_images(run: Run) -> tuple[int | None, int | None]:
+    """The number of training images and a side of them, of balanced sets; None where only loading them tells."""
+    if run.data.name not in data.BALANCED:
+        return None, None
+    classes, each, side = data.BALANCED[run.data.name]
+    each -= max(1, int(run.data.held_out * each + 0.5)) if run.data.held_out else 0
+    side = run.data.size or side
+    return len(run.data.classes or range(classes)) * int(run.data.fraction * each + 0.5), side if side <= 96 else None
+
+
+def entry(kind: str, spec: Spec) -> Entry:
+    """What a configuration says of an entry."""
+    return Entry(spec.name, registry.class_name(kind, spec.name), options(kind, spec))
+
+
+def setting(run: Run, borrowed: bool = False) -> Setting:
+    """What a run's configuration says; borrowed: as in ``Setting``."""
+
+    large, local = run.augments()
+    return Setting(
+        run.id, entry("method", run.method), run.batch_size, run.epochs, run.local.count if run.local else 0,
+        min(crop.size for crop in (*large, *local)), run.pixel_mean, run.pixel_std, entry("method", run.method),
+        entry("backbone", run.backbone), borrowed, known_images(run)[0], setting(run.parent) if run.parent else None,
+    )  # fmt: skip
+
+
+def check_settings(run: Run, borrows: Sequence[bool]) -> None:
+    """Refuse settings that exclude each other, by ``check_options`` and ``check_run`` of the method and the strategies.
+
+    borrows: of each strategy, whether it replaces the method's negatives by its own. Raises HardlabError.
+    """
+    at = setting(run, any(borrows))
+    backbones.check(at.backbone.name, at.backbone.options, at.view, run.backbone.options)
+    if at.local and registry.binder("method", run.method.name, "multi_crop") == "Method":
+        raise needs.no_crops(at.method.kind, at.local)
+    _rules("method", run.method, at)
+    for i, spec in enumerate(run.hard):
+        _rules("strategy", spec, replace(at, borrowed=any(borrows[:i])))
+
+
+def _rules(kind: str, spec: Spec, at: Setting) -> None:
+    """Call the static methods of an entry that refuse settings, with those of its options that they name."""
+    own = entry(kind, spec)
+    for rule, first in (("check_options", ()), ("check_run", (replace(at, own=own),))):
+        function = registry.attribute(kind, spec.name, rule)
+        named = inspect.signature(function).parameters.keys() & own.options.keys()
+        function(*first, **{key: own.options[key] for key in named})
 
 
 def hint(method: str, spec: Spec, refused: Callable[[str, Spec], str | None]) -> str:

@@ -21,7 +21,7 @@ from hardlab.methods.base import START, Method
 from hardlab.negatives import Negatives
 from hardlab.types import Batch, HardlabError, Rendered
 
-BATCH, SIZE, COUNT = 8, 32, 512
+BATCH, SIZE, COUNT = 8, 32, 128
 
 
 class Broken(Exception):

@@ -1,12 +1,15 @@
-"""The needs that a strategy may have of a method, and the sentences that refuse a method; imports nothing heavy."""
+"""The needs of a strategy, what a run must fit, and the sentences that refuse the rest; imports nothing heavy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-STRATEGY = ("draws", "adds", "regroups", "owns_loss", "offers", "takes", "needs", "when")
+from hardlab.errors import HardlabError
+
+STRATEGY = ("draws", "adds", "regroups", "owns_loss", "borrows", "offers", "takes", "needs", "when")
 METHOD = ("negatives_from", "slots", "vectors", "shared", "grouped", "indexed")
 # what may be needed -> whether a method has it, and the end of the sentence about one that does not
 NEEDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
@@ -43,3 +46,46 @@ def refusal(strategy: str, needs: Mapping[str, str], method: str, attribute: Cal
         if not has(SimpleNamespace(**facts)):
             return f"{strategy} {why}, and {method} {lacks.format(**facts)}."
     return None
+
+
+def no_crops(method: str, local: int) -> HardlabError:
+    """The refusal of small crops by a method, named by its class, that has no form for them."""
+    return HardlabError(f"{method} has no multi-crop form: leave out local.count={local}.")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method, strategy or backbone of a configuration. kind: its class. options: all of them, with their defaults."""
+
+    name: str
+    kind: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a configuration says of a run before anything is built, for ``check_run`` of a method or strategy.
+
+    own: the method or strategy that is asked. local: small crops of an image. view: a side of the smallest view, in
+    pixels. mean, std: of pixels. borrowed: whether a strategy has replaced the method's negatives by its own: for a
+    method any, for a strategy an earlier one. images, steps: of the data set and of the whole training; None where only
+    loading it tells. parent: the same of the run's parent.
+    """
+
+    id: str
+    own: Entry
+    batch_size: int
+    epochs: int
+    local: int
+    view: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    method: Entry
+    backbone: Entry
+    borrowed: bool
+    images: int | None
+    parent: Setting | None = None
+
+    @property
+    def steps(self) -> int | None:
+        return None if self.images is None else self.epochs * (self.images // self.batch_size)

@@ -180,6 +180,16 @@ class OtherKeys(Negatives):
         return torch.cat([q @ k.T, q @ q.T], dim=1).masked_fill(own, -torch.inf)
 
 
+def check_queue(size: int, batch_size: int, keys: int) -> None:
+    """Refuse a queue that steps of ``batch_size`` images with ``keys`` keys each do not fill. Raises HardlabError."""
+    step = batch_size * keys
+    if size % step:
+        raise HardlabError(
+            f"method.queue={size} is not a multiple of the {step} keys of a step at batch_size={batch_size}: "
+            f"the nearest multiple is {max(1, round(size / step)) * step}."
+        )
+
+
 class Queue(Negatives):
     """A first-in, first-out queue of the keys of the last steps, initially full of random unit vectors.
 
@@ -201,12 +211,7 @@ class Queue(Negatives):
         return self.keys
 
     def check(self, batch_size: int, keys: int) -> None:
-        size, step = len(self.keys), batch_size * keys
-        if size % step:
-            raise HardlabError(
-                f"method.queue={size} is not a multiple of the {step} keys of a step at batch_size={batch_size}: "
-                f"the nearest multiple is {max(1, round(size / step)) * step}."
-            )
+        check_queue(len(self.keys), batch_size, keys)
 
     def snapshot(self) -> Mapping[str, Tensor]:
         """Up to 4096 keys, evenly spaced, and their ages in keys."""

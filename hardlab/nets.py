@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import StochasticDepth
 
+from hardlab.backbones import check_patches
 from hardlab.numbers import Factor, Layers, Momentum, Pixels, Units
 from hardlab.types import HardlabError
 
@@ -174,8 +175,7 @@ class ViT(nn.Module):
         super().__init__()
         if not 0 <= drop_path < 1:
             raise HardlabError(f"A ViT with drop_path={drop_path}: it is a probability below 1; DINO takes 0.1.")
-        if patch < 1 or size < patch:
-            raise HardlabError(f"A ViT with patch={patch}, size={size}: an image must hold at least one patch.")
+        check_patches(patch, size)
         self.dim, self.patch, self.side = dim, patch, size // patch
         self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv2d(3, dim, patch, patch)))
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))

@@ -180,6 +180,15 @@ def attribute(kind: str, name: str, key: str) -> Any:
         return signatures.attribute(path, key) if made is None else getattr(made, key)
 
 
+def binder(kind: str, name: str, key: str) -> str:
+    """The name of the class, of an entry's and its bases, that defines ``key``; nothing is imported for it either."""
+    path, made = _path(kind, name), _registered.get((kind, name))
+    with blaming(kind, name):
+        if made is None:
+            return signatures.binder(path, key)
+        return next(cls.__name__ for cls in made.__mro__ if key in vars(cls))
+
+
 def class_name(kind: str, name: str) -> str:
     """The name of the class of an entry."""
     return _path(kind, name).rpartition(":")[2].rpartition(".")[2]

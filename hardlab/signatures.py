@@ -1,15 +1,17 @@
 """Reads signatures from source code, so that the options of a class are known without importing it and torch."""
 
 from __future__ import annotations
+import __future__
 
 import ast
+import copy
 import importlib
 import importlib.util
 import inspect
 import linecache
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from typing import Any
 from hardlab.errors import HardlabError
 
 # the modules from which annotations may take names: light ones, which are imported
-_VOCABULARY = {"typing", "collections", "pydantic", "annotated_types", "math", "types", "hardlab.numbers"}
+_VOCABULARY = {
+    "typing", "collections", "pydantic", "annotated_types", "math", "types", "hardlab.numbers", "hardlab.errors",
+}  # fmt: skip
 
 
 class Unreadable(Exception):
@@ -52,7 +56,10 @@ def read(path: str) -> dict[str, inspect.Parameter]:
 
 
 def attribute(path: str, key: str) -> Any:
-    """The class attribute ``key`` of ``"module:class"``, read from the source if possible, as ``signature``."""
+    """The class attribute ``key`` of ``"module:class"``, read from the source if possible, as ``signature``.
+
+    A static method is one too, if the names in it lead to functions and values that the source states plainly.
+    """
     module, _, name = path.partition(":")
     if module not in sys.modules:
         try:
@@ -65,17 +72,24 @@ def attribute(path: str, key: str) -> Any:
 @cache
 def read_attribute(path: str, key: str) -> Any:
     """As ``attribute``, from the source alone. Raises Unreadable."""
-    module, _, name = path.partition(":")
-    source, node = _defined(Source.of(module), name)
-    while isinstance(node, ast.ClassDef):
-        for own in node.body:
-            if key not in _binds(own):
-                continue
-            if isinstance(own, ast.Assign | ast.AnnAssign) and own.value is not None:
-                return source.value(own.value)
-            raise Unreadable(f"{path}.{key}")
-        source, node = _base(source, node)
+    source, _, own = _bound(path, key)
+    if isinstance(own, ast.Assign | ast.AnnAssign) and own.value is not None:
+        return source.value(own.value)
+    if isinstance(own, ast.FunctionDef) and [ast.unparse(d) for d in own.decorator_list] == ["staticmethod"]:
+        return source.function(own)
     raise Unreadable(f"{path}.{key}")
+
+
+def binder(path: str, key: str) -> str:
+    """The name of the class, of ``"module:class"`` and its bases, that defines ``key``; read as by ``attribute``."""
+    module, _, name = path.partition(":")
+    if module not in sys.modules:
+        try:
+            return _bound(path, key)[1].name
+        except Unreadable:
+            pass
+    made = getattr(importlib.import_module(module), name)
+    return next(cls.__name__ for cls in made.__mro__ if key in vars(cls))
 
 
 def inspected(made: Any) -> dict[str, inspect.Parameter]:
@@ -210,6 +224,28 @@ class Source(Mapping[str, Any]):
         except Exception as e:
             raise Unreadable(f"{self.module}: {ast.unparse(node)}: {e}") from e
 
+    def function(self, node: ast.FunctionDef) -> Callable[..., Any]:
+        """A function made of its statement alone, with those names of the module that it uses; annotations are text."""
+        bare = copy.deepcopy(node)
+        bare.decorator_list = []
+        inside = {name.id for part in [*bare.body, *bare.args.defaults] for name in ast.walk(part)
+                  if isinstance(name, ast.Name)}  # fmt: skip
+        scope = {name: self.used(name) for name in sorted(inside & self.nodes.keys())}
+        flags = __future__.annotations.compiler_flag
+        exec(compile(ast.Module([bare], []), self.module, "exec", flags=flags, dont_inherit=True), scope)
+        made: Callable[..., Any] = scope[node.name]
+        return made
+
+    def used(self, name: str) -> Any:
+        """What a function uses under this name: another function, or a value."""
+        try:
+            source, node = _defined(self, name)
+        except Unreadable:
+            return self[name]
+        if isinstance(node, ast.FunctionDef) and not node.decorator_list:
+            return source.function(node)
+        return self[name]
+
     def parameters(self, node: ast.stmt) -> dict[str, inspect.Parameter]:
         """The parameters of a function; those without a default are no options, so their annotations are skipped."""
         if not isinstance(node, ast.FunctionDef) or node.decorator_list:
@@ -253,6 +289,18 @@ def _defined(source: Source, name: str) -> tuple[Source, ast.stmt]:
     if not isinstance(node, ast.ClassDef | ast.FunctionDef):
         raise Unreadable(f"{source.module}:{name}")
     return source, node
+
+
+def _bound(path: str, key: str) -> tuple[Source, ast.ClassDef, ast.stmt]:
+    """The source, class and statement that bind the attribute ``key`` of ``"module:class"``. Raises Unreadable."""
+    module, _, name = path.partition(":")
+    source, node = _defined(Source.of(module), name)
+    while isinstance(node, ast.ClassDef):
+        for own in node.body:
+            if key in _binds(own):
+                return source, node, own
+        source, node = _base(source, node)
+    raise Unreadable(f"{path}.{key}")
 
 
 def _constructor(source: Source, node: ast.ClassDef) -> tuple[Source, ast.stmt]:

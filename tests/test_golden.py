@@ -7,7 +7,7 @@ In double precision, where what processors, kernels and threads round differentl
 import json
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,26 @@ def double_precision():
             torch.set_default_dtype(usual)
 
 
+class Enough(Exception):
+    """The steps of a trace are taken."""
+
+
+@contextmanager
+def ended_after(run, steps):
+    """Inside, the training of this run ends after its first steps, as one with a whole plan of rates."""
+    step = train.step
+
+    def counted(session, batch):
+        if session.run == run and session.done == steps:
+            raise Enough
+        return step(session, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "step", counted)
+        with suppress(Enough):
+            yield
+
+
 def trace(name, runs_dir, changes=None):
     """Every term of the loss, and what is ``LOGGED``, at each of the first steps: name -> numbers.
 
@@ -77,9 +97,10 @@ def trace(name, runs_dir, changes=None):
     )
     if run.backbone.name == "tiny":
         small["backbone.width"] = 32
-    with double_precision():
-        path = train.train(run.with_(small | (changes or {})), Path(runs_dir), device="cpu", say=lambda line: None)
-    steps = run_folder.metrics(path, "step")[:STEPS]
+    run = run.with_(small | (changes or {}))
+    with double_precision(), ended_after(run, STEPS):
+        train.train(run, Path(runs_dir), device="cpu", say=lambda line: None)
+    steps = run_folder.metrics(Path(runs_dir) / run.id, "step")
     rows = [step["terms"] | {key: step[key] for key in LOGGED.get(name, ())} for step in steps]
     return {key: [row.get(key) for row in rows] for key in sorted(set().union(*rows))}
 

@@ -25,7 +25,7 @@ def test_a_method_without_what_is_needed_is_refused_in_a_sentence_and_one_with_i
 
 
 def test_an_option_changes_what_is_declared_only_at_its_value() -> None:
-    own = {"draws": 0, "adds": False, "regroups": False, "owns_loss": False, "offers": (), "takes": ()}
+    own = dict.fromkeys(("draws", "adds", "regroups", "owns_loss", "borrows", "offers", "takes"), 0)
     own |= {"needs": {"vectors": "measures"}, "when": {("labels", "soft"): {"needs": {"memory": "mixes"}, "draws": 4}}}
     soft = declared(own.__getitem__, {"labels": "soft"}.get)
     assert soft.needs == {"vectors": "measures", "memory": "with labels=soft mixes"} and soft.draws == 4

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from refused import SETTINGS
+
 ROOT = Path(__file__).resolve().parents[1]
 # each takes from a tenth of a second to several on a slow machine
 HEAVY = ("torch", "torchvision", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "pyarrow", "PIL",
@@ -49,6 +51,8 @@ AT_ONCE = [
     ("pretrain supervised hard=[iou]", REFUSED),
     ("pretrain simsiam batch_size=2001", REFUSED),
     ("pretrain simsiam augment.size=33", REFUSED),
+    *((f"pretrain {words} --dry-run", REFUSED) for words in SETTINGS),
+    ("nb run 01_pretrain recipe=moco overrides=batch_size=100", REFUSED),
     ("nb run 01_pretrain overrides=hard=[hcl]", REFUSED),
     ("reproduce hard=[adco] --dry-run", REFUSED),
     ("pretrain simsiam-hvs hard.hvs.viwes=3", REFUSED),

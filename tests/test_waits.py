@@ -193,8 +193,31 @@ def started(name: str, folder: Path, patch: pytest.MonkeyPatch, device: str = "c
     return session, log
 
 
+@contextmanager
+def gradients_watched(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Inside, nothing lies on the host, and what the gradients read is listed.
+
+    By torch's profiler: some gradients of torch, of products and determinants, read values, and do so in another way
+    where a mode such as ``Play`` is on.
+    """
+    reads: list[str] = []
+    grad = torch.autograd.grad
+
+    def watched(*args, **kwargs):
+        with torch.autograd.profiler.profile() as profile:
+            out = grad(*args, **kwargs)
+        names = (event.name().removeprefix("aten::") for event in profile.kineto_results.events())
+        reads.extend(name for name in names if name in Play.READS)
+        return out
+
+    with patch.context() as inside:
+        inside.setattr(torch.autograd, "grad", watched)
+        inside.setattr(transfer, "on_host", lambda x: False)
+        yield reads
+
+
 def waits_of(name: str, folder: Path, patch: pytest.MonkeyPatch, more: Hard | None = None) -> list[str]:
-    """What the steps after the first one wait for."""
+    """What the steps after the first one wait for, and what the gradients of one more step read."""
     session, log = started(name, folder, patch)
     session.hard += [more] if more else []
     with played(patch) as play:
@@ -206,7 +229,9 @@ def waits_of(name: str, folder: Path, patch: pytest.MonkeyPatch, more: Hard | No
             log.step(train.step(session, next(batches)))
             if session.done == 1:
                 play.waits.clear()
-    return play.waits
+    with gradients_watched(patch) as reads:
+        log.step(train.step(session, next(batches)))
+    return play.waits + reads
 
 
 @pytest.mark.parametrize(
@@ -279,6 +304,15 @@ class Curious(Hard):
 )
 def test_the_count_of_waits_sees_what_a_strategy_reads_or_copies(read, name, tmp_path, monkeypatch):
     assert waits_of("supervised", tmp_path, monkeypatch, Curious(read)) == [name] * STEPS
+
+
+@pytest.mark.parametrize("term", [lambda x: x.view(2, -1).prod(1), lambda x: x.view(4, 2, 2).det()])
+def test_the_count_of_waits_sees_what_a_gradient_of_torch_reads(term, tmp_path, monkeypatch):
+    class Term(Hard):
+        def terms(self, step: Step) -> Mapping[str, Tensor]:
+            return {"term": term(step.out.loss)}
+
+    assert set(waits_of("supervised", tmp_path, monkeypatch, Term())) == {"_local_scalar_dense"}
 
 
 def test_what_lies_on_the_host_may_be_read_at_every_step(tmp_path, monkeypatch):

@@ -16,11 +16,13 @@ from hardlab import transfer
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player, Step
+from hardlab.needs import Setting
 from hardlab.negatives import Borrowed, LastQueries, Negatives
 from hardlab.numbers import Count, Decay, Momentum, RateOrZero, real
 from hardlab.types import HardlabError, Progress
 from hardlab.views import Look
 
+SIZE = 65536  # negatives, where the method has no queue
 _COLDEST = 1 / 70  # |cos| <= 1, so above it exp(cos / temperature) needs no shift: 1e8 terms still fit a float32
 _TILE, _TILE_GPU = 2**20, 2**22  # similarities at once: on a CPU 4 MiB stay in its cache, and threads meet seldom
 
@@ -201,7 +203,7 @@ class AdCo(Hard):
         not.
     """
 
-    owns_loss = True
+    owns_loss = borrows = True
     needs: Mapping[str, str] = {"negatives": "learns the negatives of a contrastive loss"}
     SMALL: Mapping[str, Any] = {"size": 64, "init": "random"}
 
@@ -239,18 +241,23 @@ class AdCo(Hard):
         self.opt: SGD | None = None
         self.queries = LastQueries()
 
+    @staticmethod
+    def check_run(at: Setting, size: int | None, init: str) -> None:
+        check_temperature(at.method.options.get("temperature", _COLDEST))
+        if init == "keys" and at.steps is not None:
+            check_filling(size or at.method.options.get("queue", SIZE), at.steps, at.batch_size)
+
     def install(self, method: Method) -> None:
         super().install(method)
         contrastive: Any = method
         replaced = method.negatives
         assert replaced is not None  # as ``needs`` demands
-        if contrastive.temperature < _COLDEST:
-            raise HardlabError(f"AdCo on method.temperature={contrastive.temperature}: at least 1/70; paper: 0.12.")
+        check_temperature(contrastive.temperature)
         if method.borrowed:
             raise HardlabError("Another strategy has replaced the negatives of this run: that can be done once.")
         kept = len(replaced.stored())
         batch = KeysOfOthers() if kept else replaced
-        size = self.size or kept or 65536
+        size = self.size or kept or SIZE
         self.inside = batch if self.inbatch_keys else None
         inside = self.inside
         self.bank = Learned(size, contrastive.dim, inside, self.temperature, self.objective, self.wrt)
@@ -262,15 +269,11 @@ class AdCo(Hard):
         self.batch_size = batch_size
         self.queries.start(batch_size, d)
         if self.init == "keys":
-            self.filling = math.ceil(k / batch_size)
+            self.filling = filling(k, batch_size)
 
     def check_steps(self, steps: int, epochs: int) -> None:
-        if steps and self.filling >= steps:
-            raise HardlabError(
-                f"hard.adco.size={len(self.bank.vectors)} takes {self.filling} steps to fill and this run has "
-                f"{steps}: no negative would learn. Take at most {(steps - 1) * self.batch_size // 2}, or "
-                "hard.adco.init=random."
-            )
+        if self.init == "keys":
+            check_filling(len(self.bank.vectors), steps, self.batch_size)
 
     def before_step(self, at: Progress) -> None:
         self.moves = at.step >= self.filling
@@ -322,3 +325,24 @@ class AdCo(Hard):
     def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
         """The snapshot of the bank, and the queries of the last six batches (Fig. 2)."""
         return {**self.bank.snapshot(), **self.queries.seen()}
+
+
+def filling(size: int, batch_size: int) -> int:
+    """The number of steps whose keys fill ``size`` negatives."""
+    return math.ceil(size / batch_size)
+
+
+def check_filling(size: int, steps: int, batch_size: int) -> None:
+    """Refuse negatives that take the whole training to fill. Raises HardlabError."""
+    if steps and (fill := filling(size, batch_size)) >= steps:
+        raise HardlabError(
+            f"hard.adco.size={size} takes {fill} steps to fill and this run has "
+            f"{steps}: no negative would learn. Take at most {(steps - 1) * batch_size // 2}, or "
+            "hard.adco.init=random."
+        )
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature of the learner at which float32 cannot hold the exponentials. Raises HardlabError."""
+    if temperature < _COLDEST:
+        raise HardlabError(f"AdCo on method.temperature={temperature}: at least 1/70; paper: 0.12.")

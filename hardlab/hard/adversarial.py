@@ -16,6 +16,7 @@ from hardlab import nets, transfer
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Step
+from hardlab.needs import Setting
 from hardlab.numbers import Few, PositiveShare, Weight
 from hardlab.types import HardlabError, Rendered
 from hardlab.views import Look
@@ -69,21 +70,25 @@ class Adversarial(Hard):
             raise HardlabError(f"An attack with steps={steps}: at least 1 step; the paper uses 1.")
         if not 0 < aux_momentum <= 1:
             raise HardlabError(f"An attack with aux_momentum={aux_momentum}: above 0 and at most 1.")
-        if against == "clean" and aim == "towards":
-            raise HardlabError("An attack against=clean has no label of its own to aim=towards: take aim=away.")
+        self.check_options(against, aim)
         self.epsilon, self.eta, self.steps, self.weight = epsilon, eta, steps, weight
         self.norm, self.start, self.aim, self.attack_bn = norm, start, aim, attack_bn
         self.aux_of, self.aux_momentum, self.against = aux_of, aux_momentum, against
         self.weights = {"adversarial": weight}
         self._shown: tuple[Tensor, Tensor] | None = None
 
+    @staticmethod
+    def check_options(against: str, aim: str) -> None:
+        if against == "clean" and aim == "towards":
+            raise HardlabError("An attack against=clean has no label of its own to aim=towards: take aim=away.")
+
+    @staticmethod
+    def check_run(at: Setting, against: str) -> None:
+        check_negatives(against, at.borrowed)
+
     def install(self, method: Method) -> None:
         super().install(method)
-        if self.against == "clean" and method.borrowed:
-            raise HardlabError(
-                "An attack against=clean needs views that are each other's negatives, which another strategy has "
-                "replaced: take against=label."
-            )
+        check_negatives(self.against, method.borrowed)
         nets.give_auxiliary(method, _BatchNorm if self.aux_of == "all" else nn.BatchNorm2d, self.aux_momentum)
 
     def views(self, step: Step) -> None:
@@ -186,3 +191,12 @@ def in_unit_range(x: Tensor, look: Look) -> Tensor:
 def _length(x: Tensor) -> Tensor:
     """Euclidean norm of each view: (...,3,S,S) -> (...,1,1,1)."""
     return torch.linalg.vector_norm(x, dim=(-3, -2, -1), keepdim=True).clamp_min(1e-12)
+
+
+def check_negatives(against: str, borrowed: bool) -> None:
+    """Refuse an attack on negatives that a strategy has replaced. Raises HardlabError."""
+    if against == "clean" and borrowed:
+        raise HardlabError(
+            "An attack against=clean needs views that are each other's negatives, which another strategy has "
+            "replaced: take against=label."
+        )

@@ -28,6 +28,7 @@ class Hard(nn.Module):
     adds: whether it adds images to a batch, whose views other strategies may then choose.
     regroups: whether it changes which rows are positives of each other, and calls the method's loss for that.
     owns_loss: whether it replaces the method's loss, or the negatives in it.
+    borrows: whether it gives the method negatives of its own.
     offers: names of forms of the views in ``Step.made`` that it makes for other strategies.
     takes: names of forms of the views that an earlier strategy must make for it.
     needs: what a method must have, by its name in ``needs.NEEDS``, with the words that complete a refusal.
@@ -42,6 +43,7 @@ class Hard(nn.Module):
     adds = False
     regroups = False
     owns_loss = False
+    borrows = False
     offers: frozenset[str] = frozenset()
     takes: frozenset[str] = frozenset()
     needs: Mapping[str, str] = {}
@@ -58,6 +60,14 @@ class Hard(nn.Module):
         made = super().__new__(cls)
         made.given = args, options  # recorded in the run, to make it again
         return made
+
+    @staticmethod
+    def check_options(*args: Any, **options: Any) -> None:
+        """As ``Method.check_options``."""
+
+    @staticmethod
+    def check_run(*args: Any, **options: Any) -> None:
+        """As ``Method.check_run``."""
 
     def declared(self) -> SimpleNamespace:
         """The declarations of the strategy, with the changes made by options that are attributes of the same name."""

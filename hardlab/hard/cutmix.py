@@ -15,6 +15,7 @@ from hardlab.data import Images
 from hardlab.hard.adversarial import first_images, in_unit_range
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Step
+from hardlab.needs import Setting
 from hardlab.negatives import Negatives
 from hardlab.numbers import Shape, Weight
 from hardlab.types import HardlabError, Rendered
@@ -63,13 +64,13 @@ class CutMix(Hard):
         self.weights = {"cutmix": weight, "cutmix_adversarial": weight}
         self._shown: Tensor | None = None
 
+    @staticmethod
+    def check_run(at: Setting, labels: str) -> None:
+        check_negatives(labels, at.borrowed)
+
     def install(self, method: Method) -> None:
         super().install(method)
-        if self.labels == "soft" and method.borrowed:
-            raise HardlabError(
-                "CutMix with labels=soft needs a queue of negatives, which another strategy has replaced: take "
-                "labels=two-term."
-            )
+        check_negatives(self.labels, method.borrowed)
         if self.bn == "aux":
             nets.give_auxiliary(method)
 
@@ -146,3 +147,12 @@ def boxes(share: Tensor, place: Tensor, size: int, box: Literal["clipped", "insi
     at = torch.arange(size)
     within = (at >= low[..., None]) & (at < high[..., None])  # (n,2,S)
     return within[:, 0, :, None] & within[:, 1, None, :]
+
+
+def check_negatives(labels: str, borrowed: bool) -> None:
+    """Refuse labels over a queue that a strategy has replaced. Raises HardlabError."""
+    if labels == "soft" and borrowed:
+        raise HardlabError(
+            "CutMix with labels=soft needs a queue of negatives, which another strategy has replaced: take "
+            "labels=two-term."
+        )

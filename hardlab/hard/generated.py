@@ -12,13 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardlab import biggan, losses
+from hardlab.backbones import check_gan
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player, Step, ema
+from hardlab.needs import Setting
 from hardlab.nets import running_stats_frozen
 from hardlab.numbers import Count, Few, ManyOrNone, Momentum, Pixels, Rate, RateOrZero, Units, Weight
 from hardlab.types import Batch, Drawn, HardlabError, Rendered
 from hardlab.views import Look
+
+
+def other_sizes(parent: str) -> HardlabError:
+    """The refusal of a parent whose networks are not of the sizes of this run's."""
+    return HardlabError(
+        f"{parent} holds no GAN of these sizes: hard.generated.size, width and latent must be those of "
+        "its backbone and method."
+    )
 
 
 class Generated(Hard):
@@ -68,8 +78,7 @@ class Generated(Hard):
         latent: Units = 128,
     ) -> None:
         super().__init__()
-        if count is not None and (count < 0 or (positives == "pair" and count % 2)):
-            raise HardlabError(f"generated with count={count}: 0 or more images, and an even number for pairs.")
+        self.check_options(count, positives)
         if every < 1 or d_steps < 1:
             raise HardlabError(f"generated with every={every}, d_steps={d_steps}: both count steps and are at least 1.")
         if not 0 <= keep < 1:
@@ -83,6 +92,22 @@ class Generated(Hard):
         trunk = biggan.Trunk(size, width)
         self.discriminator = biggan.spectral(nn.Sequential(trunk, nn.Linear(trunk.dim, 1)))
 
+    @staticmethod
+    def check_options(count: int | None, positives: str) -> None:
+        if count is not None and (count < 0 or (positives == "pair" and count % 2)):
+            raise HardlabError(f"generated with count={count}: 0 or more images, and an even number for pairs.")
+
+    @staticmethod
+    def check_run(at: Setting, size: int, width: int, latent: int) -> None:
+        check_gan(size)
+        if at.parent is not None:
+            method, trunk = at.parent.method, at.parent.backbone
+            made = [(trunk.name, trunk.options.get("size"), trunk.options.get("width")),
+                    (method.name, method.options.get("size"), method.options.get("width"))]  # fmt: skip
+            wanted = [("biggan", size, width), ("gan", size, width)]
+            if made != wanted or method.options["latent"] != latent:
+                raise other_sizes(at.parent.id)
+
     def start_from(self, parent: str, networks: Mapping[str, Tensor]) -> None:
         def part(prefix: str) -> dict[str, Any]:
             return {k.removeprefix(prefix): v for k, v in networks.items() if k.startswith(prefix)}
@@ -93,10 +118,7 @@ class Generated(Hard):
             self.discriminator[0].load_state_dict(part("backbone."))  # type: ignore[index]
             self.discriminator[1].load_state_dict(part("head."))  # type: ignore[index]
         except RuntimeError:
-            raise HardlabError(
-                f"{parent} holds no GAN of these sizes: hard.generated.size, width and latent must be those of "
-                "its backbone and method."
-            ) from None
+            raise other_sizes(parent) from None
 
     # ---------------------------------------------------------------------------------------------- the mixed batch
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from hardlab import transfer
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Step
+from hardlab.needs import Setting
 from hardlab.nets import running_stats_frozen
 from hardlab.numbers import Count, ManyOrNone, whole
 from hardlab.types import Candidates, Drawn, HardlabError, Rendered
@@ -60,26 +61,27 @@ class HVS(Hard):
             raise HardlabError(f"HVS with local_draws={local_draws}, limit={limit}: at least 0 and 1.")
         if probe_size is not None and probe_size < 8:
             raise HardlabError(f"HVS with probe_size={probe_size}: at least 8 pixels, or null for the full size.")
-        if labels == "reused" and (probe_size is not None or probe_precision != "run" or colour == "static"):
-            raise HardlabError(
-                "HVS with labels=reused: they must be those of the views that are trained on, so leave out probe_size, "
-                "probe_precision and colour=static."
-            )
+        self.check_options(labels, probe_size, probe_precision, colour)
         self.draws, self.local_draws, self.limit = draws, local_draws, limit
         self.pick, self.colour, self.labels = pick, colour, labels
         self.statistics, self.update_bn = statistics, update_bn
         self.probe_size, self.probe_precision = probe_size, probe_precision
 
+    @staticmethod
+    def check_options(labels: str, probe_size: int | None, probe_precision: str, colour: str) -> None:
+        if labels == "reused" and (probe_size is not None or probe_precision != "run" or colour == "static"):
+            raise HardlabError(
+                "HVS with labels=reused: they must be those of the views that are trained on, so leave out probe_size, "
+                "probe_precision and colour=static."
+            )
+
+    @staticmethod
+    def check_run(at: Setting, local_draws: int) -> None:
+        check_crops(local_draws, at.method.kind, at.local)
+
     def install(self, method: Method) -> None:
         super().install(method)
-        name = type(method).__name__
-        if self.local_draws and self.local_draws < method.locals:
-            raise HardlabError(
-                f"HVS with local_draws={self.local_draws}: {name} takes {method.locals} small crops in this run, so at "
-                "least as many must be drawn."
-            )
-        if self.local_draws and not method.locals:
-            raise HardlabError(f"HVS with local_draws={self.local_draws}: {name} takes no small crops in this run.")
+        check_crops(self.local_draws, type(method).__name__, method.locals)
 
     def remark(self, method: Method) -> str | None:
         if not method.mixes_rows:
@@ -170,3 +172,14 @@ def first_max(loss: Tensor) -> Tensor:
     loss = torch.nan_to_num(loss, nan=torch.inf)
     columns = torch.arange(loss.shape[1], device=loss.device)
     return torch.where(loss == loss.amax(1, keepdim=True), columns, loss.shape[1]).amin(1)
+
+
+def check_crops(draws: int, method: str, local: int) -> None:
+    """Refuse small crops to draw of which a method, named by its class, takes none or more. Raises HardlabError."""
+    if draws and draws < local:
+        raise HardlabError(
+            f"HVS with local_draws={draws}: {method} takes {local} small crops in this run, so at "
+            "least as many must be drawn."
+        )
+    if draws and not local:
+        raise HardlabError(f"HVS with local_draws={draws}: {method} takes no small crops in this run.")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
+from hardlab.needs import Setting
 from hardlab.negatives import Negatives, Synthetic
 from hardlab.numbers import Count, Epochs, ManyOrNone
 from hardlab.types import HardlabError, Progress, Reference
@@ -27,26 +28,39 @@ class Synthesis(Hard):
         """Wrap ``inner`` by negatives that add synthetic ones."""
         raise NotImplementedError
 
+    @staticmethod
+    def check_run(at: Setting, hard: int, warmup_epochs: float) -> None:
+        check_stored(at.own.kind, hard, at.method.options.get("queue", hard))
+        check_warmup(at.own.name, warmup_epochs, at.epochs)
+
     def install(self, method: Method) -> None:
         super().install(method)
-        kept, name = method.negatives, type(self).__name__
+        kept = method.negatives
         assert kept is not None  # as ``needs`` demands
-        if self.hard > len(kept.stored()):
-            raise HardlabError(
-                f"{name} with hard={self.hard}: the queue has {len(kept.stored())} negatives, and no more can be taken."
-            )
+        check_stored(type(self).__name__, self.hard, len(kept.stored()))
         method.negatives = made = self.around_stored(kept)
         self.made = Reference(made)
 
     def check_steps(self, steps: int, epochs: int) -> None:
-        if epochs and epochs <= self.warmup_epochs:
-            raise HardlabError(
-                f"hard.{self.name}.warmup_epochs={self.warmup_epochs:g} leaves nothing of a run of {epochs} epochs: "
-                f"take less, or hard.{self.name}.warmup_epochs=0."
-            )
+        check_warmup(self.name, self.warmup_epochs, epochs)
 
     def before_step(self, at: Progress) -> None:
         self.made.to.on = at.epochs_done >= self.warmup_epochs
+
+
+def check_stored(strategy: str, hard: int, stored: int) -> None:
+    """Refuse more negatives to start from than are stored. Raises HardlabError."""
+    if hard > stored:
+        raise HardlabError(f"{strategy} with hard={hard}: the queue has {stored} negatives, and no more can be taken.")
+
+
+def check_warmup(strategy: str, warmup_epochs: float, epochs: int) -> None:
+    """Refuse a warm-up that leaves nothing of a run. Raises HardlabError."""
+    if epochs and epochs <= warmup_epochs:
+        raise HardlabError(
+            f"hard.{strategy}.warmup_epochs={warmup_epochs:g} leaves nothing of a run of {epochs} epochs: "
+            f"take less, or hard.{strategy}.warmup_epochs=0."
+        )
 
 
 class Mixed(Synthetic):

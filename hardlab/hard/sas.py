@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardlab.clusters import kmeans
+from hardlab.backbones import may_be_one
+from hardlab.clusters import check_clusters, kmeans
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
+from hardlab.needs import Setting
 from hardlab.numbers import Count, PositiveShare
 from hardlab.types import HardlabError, Reference
 from hardlab.views import Look
@@ -41,6 +43,14 @@ class SAS(Hard):
         super().__init__()
         self.share, self.classes, self.pick = share, classes, pick
 
+    @staticmethod
+    def check_run(at: Setting, share: float, classes: int) -> None:
+        if at.images is not None:
+            kept(share, at.images, at.batch_size)
+        check_clusters(f"SAS with classes={classes}", classes, at.images)
+        if at.parent is not None and not may_be_one(at.backbone, at.parent.backbone):
+            raise other_backbone(at.parent.id)
+
     def install(self, method: Method) -> None:
         super().install(method)
         self.backbone = Reference(method.backbone)
@@ -48,13 +58,8 @@ class SAS(Hard):
     def on_start(self, images: Images, batch_size: int) -> None:
         self.rows: Tensor
         self.seed: Tensor
-        count = round(self.share * len(images))
-        if count < batch_size:
-            raise HardlabError(
-                f"SAS with share={self.share} keeps {count} of {len(images)} images, less than a batch of {batch_size}."
-            )
-        if self.classes > len(images):
-            raise HardlabError(f"SAS with classes={self.classes}: more clusters than the {len(images)} images.")
+        count = kept(self.share, len(images), batch_size)
+        check_clusters(f"SAS with classes={self.classes}", self.classes, len(images))
         self.register_buffer("rows", torch.full((count,), NONE))  # chosen before the first step
         self.register_buffer("seed", torch.randint(2**62, ()))  # seed of the order of the images
         self.batch_size = batch_size
@@ -67,7 +72,7 @@ class SAS(Hard):
         try:
             proxy.load_state_dict(state)
         except RuntimeError:
-            raise HardlabError(f"{parent} has another backbone than this run, so it cannot be the proxy.") from None
+            raise other_backbone(parent) from None
         self.proxy = Reference(proxy.eval())
 
     def order(self, rows: Tensor, epoch: int, images: Images, look: Look) -> Tensor:
@@ -107,6 +112,21 @@ class SAS(Hard):
             gain -= 2 * sign * s[best]  # it is no longer outside, so similarity to it does not count
             gain[best] = -torch.inf
         return torch.tensor(out, dtype=torch.long)
+
+
+def kept(share: float, images: int, batch_size: int) -> int:
+    """The number of images that are trained on. Raises HardlabError for fewer than a batch."""
+    count = round(share * images)
+    if count < batch_size:
+        raise HardlabError(
+            f"SAS with share={share} keeps {count} of {images} images, less than a batch of {batch_size}."
+        )
+    return count
+
+
+def other_backbone(parent: str) -> HardlabError:
+    """The refusal of a parent whose backbone does not fit this run's."""
+    return HardlabError(f"{parent} has another backbone than this run, so it cannot be the proxy.")
 
 
 def _shares(sizes: list[int], count: int) -> list[int]:

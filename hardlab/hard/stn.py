@@ -178,11 +178,12 @@ class STN(Hard):
             return (theta - torch.eye(2, 3, device=theta.device)).square().mean()
         looks = enumerate(self._looks(look))
         low, high = transfer.constant([part.augment[i % len(part.augment)].scale for i, part in looks], theta).T
-        area = theta[..., :2].det().abs()  # (B,crops), as a share of the image's
+        area = share_of_image(theta)
         target = self._between(area, low, high)
         if self.penalty == "area":
             return F.mse_loss(area, target)
-        stays = (1 - theta[..., 2].abs() / 2).prod(-1)
+        across, down = (1 - theta[..., 2].abs() / 2).unbind(-1)
+        stays = across * down  # (B,crops); the gradient of torch's `prod` would wait for the device
         # the eighth root, which narrows the range to shifts near the centre, is the authors'
         return F.huber_loss(area, target) + F.huber_loss(stays, self._between(area, low**0.125, high**0.125))
 
@@ -215,7 +216,7 @@ class STN(Hard):
     def logs(self, step: Step) -> Mapping[str, float]:
         """penalty (weighted); areas of the large and the small crops; spread: std of theta over images, 0 = static."""
         theta, cost = step.kept[self.name]
-        area = theta[..., :2].det().abs()
+        area = share_of_image(theta)
         numbers = {
             "penalty": float(cost),
             "area": float(area[:, : self.large].mean()),
@@ -262,6 +263,12 @@ def matrices(numbers: Tensor, mode: str) -> Tensor:
     if "scale" in mode:
         sx, sy = rest[..., 0], rest[..., -1]  # one and the same where scaling is symmetric
     return torch.stack((sx * cos, -sx * sin, tx, sy * sin, sy * cos, ty), -1).unflatten(-1, (2, 3))
+
+
+def share_of_image(theta: Tensor) -> Tensor:
+    """The area of affine crops theta (...,2,3), as a share of the image's: |det| of the 2x2 block."""
+    (a, b), (c, d) = (row.unbind(-1) for row in theta[..., :2].unbind(-2))
+    return (a * d - b * c).abs()  # written out: the gradient of torch's `det` reads values, which waits for a device
 
 
 def sample(raw: Tensor, sizes: Tensor, theta: Tensor, size: int) -> Tensor:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hardlab.data import Images
+from hardlab.needs import no_crops
 from hardlab.negatives import Negatives
-from hardlab.types import Candidates, Drawn, HardlabError, Out, Progress, Rendered
+from hardlab.types import Candidates, Drawn, Out, Progress, Rendered
 from hardlab.views import Look
 
 START = Progress(0, 1, 0, 1)
@@ -137,10 +138,21 @@ class Method(nn.Module):
 
     # -------------------------------------------------------------------------------- set-up, before the first step
 
+    @staticmethod
+    def check_options(*args: Any, **options: Any) -> None:
+        """Refuse options, by name, that exclude each other. Raises HardlabError.
+
+        Read from the source and called before torch is loaded, as ``check_run``: both use nothing that needs it.
+        """
+
+    @staticmethod
+    def check_run(*args: Any, **options: Any) -> None:
+        """Refuse, with a ``HardlabError``, a ``needs.Setting`` that does not go with these options, by name."""
+
     def multi_crop(self, local: int) -> None:
         """Use ``local`` small crops beside the large views, or refuse with a ``HardlabError``."""
         if local:
-            raise HardlabError(f"{type(self).__name__} has no multi-crop form: leave out local.count={local}.")
+            raise no_crops(type(self).__name__, local)
 
     def check_batch(self, batch_size: int) -> None:
         """Refuse, with a ``HardlabError`` and without data, a batch size that does not work."""

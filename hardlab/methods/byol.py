@@ -40,13 +40,17 @@ class BYOL(Method):
         average: Literal["parameters", "all"] = "parameters",
     ) -> None:
         super().__init__(backbone)
-        if not 0 <= start <= end <= 1:
-            raise HardlabError(f"BYOL with start={start}, end={end}: the target keeps shares 0 <= start <= end <= 1.")
+        self.check_options(start, end)
         self.projector = mlp(self.features, hidden, dim, bias_output=False)
         self.predictor = mlp(dim, hidden, dim, bias_output=False)
         self.twin, self.twin_projector = twin_of(backbone), twin_of(self.projector)
         self.start, self.end, self.average = start, end, average
         self.tau = start
+
+    @staticmethod
+    def check_options(start: float, end: float) -> None:
+        if not 0 <= start <= end <= 1:
+            raise HardlabError(f"BYOL with start={start}, end={end}: the target keeps shares 0 <= start <= end <= 1.")
 
     def query(self, x: Any) -> Tensor:
         return self.predictor(self.projector(self.pooled(x)))  # (N,dim)

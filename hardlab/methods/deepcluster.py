@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardlab.clusters import kmeans
+from hardlab.clusters import check_clusters, kmeans
 from hardlab.data import Images
 from hardlab.methods.base import Method, Step
+from hardlab.needs import Setting
 from hardlab.nets import mlp
 from hardlab.numbers import Count, Few, Temperature, Units, whole
 from hardlab.types import HardlabError, Progress
@@ -70,10 +71,13 @@ class DeepCluster(Method):
         self.locals = local
         self.pairs = tuple((v, 0) for v in range(2 + local))
 
+    @staticmethod
+    def check_run(at: Setting, prototypes: int) -> None:
+        check_clusters(f"DeepCluster with prototypes={prototypes}", prototypes, at.images)
+
     def on_start(self, images: Images, batch_size: int) -> None:
         heads, k, dim = self.centroids.shape
-        if k > len(images):
-            raise HardlabError(f"DeepCluster with prototypes={k}: more clusters than the {len(images)} images.")
+        check_clusters(f"DeepCluster with prototypes={k}", k, len(images))
         at = self.centroids.device
         self.register_buffer("bank", torch.zeros(2, len(images), dim, device=at))
         self.register_buffer("assigned", torch.full((heads, len(images)), MISSING, device=at))

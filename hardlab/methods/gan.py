@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hardlab import biggan, losses
+from hardlab.backbones import check_gan
 from hardlab.data import Images
 from hardlab.methods.base import Method, Player, Step, ema
+from hardlab.needs import Setting
 from hardlab.numbers import Few, Momentum, Natural, Pixels, Rate, Units
 from hardlab.types import HardlabError, Progress
 from hardlab.views import Look
@@ -62,6 +64,11 @@ class GAN(Method):
         self.keep, self.keep_from = keep, keep_from
         self.augment = biggan.diffaugment if diffaugment else nn.Identity()
 
+    @staticmethod
+    def check_run(at: Setting, size: int) -> None:
+        check_gan(size)
+        check_pixels(at.mean, at.std)
+
     def train(self, mode: bool = True) -> GAN:
         super().train(mode)
         self.averaged.eval()  # its running statistics are averages too, so it uses them
@@ -102,11 +109,7 @@ class GAN(Method):
             biggan.iterate(self.averaged)  # averages of unit vectors are not unit vectors
 
     def check_look(self, look: Look) -> None:
-        if look.mean != (0.5,) * 3 or look.std != (0.5,) * 3:
-            raise HardlabError(
-                f"gan with pixel_mean={look.mean} and pixel_std={look.std}: both are 0.5, so that real "
-                "images span -1 to 1 as the generated ones do."
-            )
+        check_pixels(look.mean, look.std)
 
     def on_epoch(self, at: Progress, images: Images, look: Look) -> None:
         self.check_look(look)
@@ -124,3 +127,12 @@ class GAN(Method):
 
     def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
         return biggan.report({"g": self.generator, "g_ema": self.averaged}, self.generator, images, look)
+
+
+def check_pixels(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Refuse real images in another range than the generated ones. Raises HardlabError."""
+    if mean != (0.5,) * 3 or std != (0.5,) * 3:
+        raise HardlabError(
+            f"gan with pixel_mean={mean} and pixel_std={std}: both are 0.5, so that real "
+            "images span -1 to 1 as the generated ones do."
+        )

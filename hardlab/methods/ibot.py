@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardlab import losses
+from hardlab.backbones import is_vit
 from hardlab.methods.base import Step, by_slot, ema, twin_of
 from hardlab.methods.dino import DINO, Head, Prototypes
+from hardlab.needs import Setting
 from hardlab.nets import ViT
 from hardlab.numbers import Natural, Share, Temperature, Units, Weight
 from hardlab.types import HardlabError, Progress, Rendered
@@ -21,6 +23,15 @@ _WORD = 2**32 - 1
 ATTEMPTS = 64  # rectangles that a block-wise mask tries in all
 FAILURES = 10  # ... and in a row, before the mask is final
 ASPECT = math.log(10 / 3)  # of rectangles: 0.3 to 1 / 0.3
+
+
+def check_vit(has_patches: bool) -> None:
+    """Refuse a backbone without patches. Raises HardlabError."""
+    if not has_patches:
+        raise HardlabError(
+            "iBOT masks the patches of a vision transformer, and this backbone has none: take "
+            "backbone=vit_micro, vit_tiny, vit_small or vit_base."
+        )
 
 
 class Predictions(dict[int, Tensor]):
@@ -82,28 +93,32 @@ class IBOT(DINO):
         spread: Share = 0.2,
         unmasked: Share = 0.5,
     ) -> None:
-        if not isinstance(backbone, ViT):
-            raise HardlabError(
-                "iBOT masks the patches of a vision transformer, and this backbone has none: take "
-                "backbone=vit_micro, vit_tiny, vit_small or vit_base."
-            )
-        if not spread <= ratio <= 1 - spread:
-            raise HardlabError(
-                f"iBOT with ratio={ratio}, spread={spread}: ratio - spread and ratio + spread are shares of the "
-                "patches, from 0 to 1."
-            )
+        check_vit(isinstance(backbone, ViT))
+        self.check_options(ratio, spread)
         self.patch_temperatures = (patch_warmup_temperature, patch_temperature)
         super().__init__(
             backbone, hidden, bottleneck, prototypes, gain, bn, temperature, teacher_temperature,
             teacher_warmup_temperature, teacher_warmup_epochs, momentum, center_momentum, freeze_last_layer,
         )  # fmt: skip
-        self.mask_token = nn.Parameter(torch.zeros(backbone.dim))
+        self.mask_token = nn.Parameter(torch.zeros(self.features))
         self.patch_prototypes = Prototypes(bottleneck, prototypes, gain) if patch_head == "own" else None
         self.teacher_patch_prototypes = None if self.patch_prototypes is None else twin_of(self.patch_prototypes)
         self.register_buffer("patch_center", torch.zeros(prototypes))
         self.patch_center: Tensor
         self.cls_weight, self.patch_weight = cls_weight, patch_weight
         self.shape, self.ratio, self.spread, self.unmasked = shape, ratio, spread, unmasked
+
+    @staticmethod
+    def check_options(ratio: float, spread: float) -> None:
+        if not spread <= ratio <= 1 - spread:
+            raise HardlabError(
+                f"iBOT with ratio={ratio}, spread={spread}: ratio - spread and ratio + spread are shares of the "
+                "patches, from 0 to 1."
+            )
+
+    @staticmethod
+    def check_run(at: Setting) -> None:
+        check_vit(is_vit(at.backbone.name))
 
     def before_step(self, at: Progress) -> None:
         super().before_step(at)

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardlab.backbones import last_side
 from hardlab.data import Images
 from hardlab.methods.base import Method, Step, ema, twin_of
-from hardlab.negatives import LastQueries, Negatives, Queue
+from hardlab.needs import Setting
+from hardlab.negatives import LastQueries, Negatives, Queue, check_queue
 from hardlab.nets import split_bn
 from hardlab.numbers import Count, Share, Temperature, Units
 from hardlab.types import HardlabError
@@ -60,8 +62,7 @@ class MoCo(Method):
             raise HardlabError(f"MoCo with temperature={temperature}: it must be above 0; the paper (v2) takes 0.2.")
         if queue < 1 or groups < 1:
             raise HardlabError(f"MoCo with queue={queue}, groups={groups}: both must be at least 1.")
-        if total == "sum" and not symmetric:
-            raise HardlabError("MoCo with total=sum: only with symmetric=true are there two directions to add up.")
+        self.check_options(total, symmetric)
         if bn != "plain":
             split_bn(backbone, groups)
         last = nn.Linear(self.features, dim)
@@ -75,20 +76,33 @@ class MoCo(Method):
         self.pairs = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
         self.sums = total == "sum"
 
+    @staticmethod
+    def check_options(total: str, symmetric: bool) -> None:
+        if total == "sum" and not symmetric:
+            raise HardlabError("MoCo with total=sum: only with symmetric=true are there two directions to add up.")
+
+    @staticmethod
+    def check_run(at: Setting, queue: int, bn: str, groups: int, symmetric: bool) -> None:
+        check_crops(at.local, symmetric)
+        check_groups(at.batch_size, groups, bn)
+        side = last_side(at.backbone.name, at.backbone.options, at.view)
+        if bn != "plain" and at.batch_size == groups and side == 1:
+            raise HardlabError(
+                f"Views of {at.view} pixels cannot pass through backbone {at.backbone.name}: a group of "
+                f"method.groups={groups} is one image, of which its last norms see one pixel; take method.bn=plain."
+            )
+        if not at.borrowed:
+            check_queue(queue, at.batch_size, 2 if symmetric else 1)
+
     def multi_crop(self, local: int) -> None:
         """Use the large view as key and the small crops as queries, and sum their losses (AdCo's code)."""
-        if local and len(self.pairs) > 1:
-            raise HardlabError("MoCo with small crops has one key for all of them: leave out method.symmetric=true.")
+        check_crops(local, len(self.pairs) > 1)
         if local:
             self.slots, self.locals, self.sums = 1, local, True
             self.pairs = tuple((i, 0) for i in range(1, 1 + local))
 
     def check_batch(self, batch_size: int) -> None:
-        if self.bn != "plain" and batch_size % self.groups:
-            raise HardlabError(
-                f"batch_size={batch_size} does not split into method.groups={self.groups} groups of one size: take "
-                f"batch_size={max(1, round(batch_size / self.groups)) * self.groups} or method.bn=plain."
-            )
+        check_groups(batch_size, self.groups, self.bn)
         self.negatives.check(batch_size, len({b for _, b in self.pairs}))
 
     def on_start(self, images: Images, batch_size: int) -> None:
@@ -145,3 +159,18 @@ class MoCo(Method):
     def snapshot(self, images: Images, look: Look) -> Mapping[str, Tensor]:
         """The snapshot of the negatives, and the queries of the last six batches."""
         return {} if self.borrowed else {**self.negatives.snapshot(), **self.queries.seen()}
+
+
+def check_crops(local: int, symmetric: bool) -> None:
+    """Refuse small crops with several keys. Raises HardlabError."""
+    if local and symmetric:
+        raise HardlabError("MoCo with small crops has one key for all of them: leave out method.symmetric=true.")
+
+
+def check_groups(batch_size: int, groups: int, bn: str) -> None:
+    """Refuse a batch that does not split into the groups of the norms. Raises HardlabError."""
+    if bn != "plain" and batch_size % groups:
+        raise HardlabError(
+            f"batch_size={batch_size} does not split into method.groups={groups} groups of one size: take "
+            f"batch_size={max(1, round(batch_size / groups)) * groups} or method.bn=plain."
+        )

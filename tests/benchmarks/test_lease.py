@@ -121,6 +121,31 @@ def test_preparing_refuses_an_archive_that_is_not_there(tmp_path: Path) -> None:
     assert not (tmp_path / "lease").exists()
 
 
+def test_what_travels_is_weighed_in_mebibytes_and_too_much_is_refused_with_what_to_leave_out(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(bytes(3 * 2**20))
+    sizes = {"site": 8.25, "the checkout": lease.size_mib([tmp_path])}
+    lines: list[str] = []
+    lease.weigh(sizes, 11.5, [tmp_path / "a.png"], lines.append)
+    assert lines == ["     8.2 MiB  site", "     3.0 MiB  the checkout", "    11.2 MiB  in all, of 11.5"]
+    with pytest.raises(LeaseError, match=r"11.2 MiB are more than the 11 MiB .* the 1 pictures of figures/ \(3.0 MiB"):
+        lease.weigh(sizes, 11.0, [tmp_path / "a.png"], lines.append)
+    with pytest.raises(LeaseError, match="the largest part"):
+        lease.weigh(sizes, 11.0, [], lines.append)
+
+
+def test_what_is_brought_stays_without_bytecode_when_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "PYTHON", f"{sys.version_info.major}.{sys.version_info.minor}")
+    (tmp_path / "brought" / "site" / "carried").mkdir(parents=True)
+    (tmp_path / "brought" / "site" / "carried" / "__init__.py").write_text("here = __file__\n")
+    for _ in range(2):
+        env = lease.environment(tmp_path / "brought", tmp_path / "work")
+        subprocess.run([sys.executable, "-c", "import carried"], env=env, check=True)
+        assert [p.name for p in (tmp_path / "brought").rglob("*")] == ["site", "carried", "__init__.py"]
+    assert list((tmp_path / "work" / "site" / "carried").glob("__pycache__/*.pyc"))
+
+
 @pytest.fixture
 def mps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A stand-in for the daemon's command on PATH, which writes down how it was called."""
@@ -226,7 +251,7 @@ def test_operations_of_a_step_are_those_of_the_layers() -> None:
 def test_a_whole_lease_in_small_stops_by_itself_and_a_second_one_goes_on(tmp_path: Path) -> None:
     (tmp_path / "queue.txt").write_text("untrained cpu\nsimsiam cpu seed=3\n")
     command = [sys.executable, "-m", "benchmarks.lease", "run", "--queue", f"{tmp_path}/queue.txt", "--rehearse", "yes"]
-    command += ["--brought", f"{tmp_path}/brought", "--budget", "1.5"]
+    command += ["--brought", f"{tmp_path}/brought", "--budget", "1.5", "--rates", "0.1"]
     (tmp_path / "brought").mkdir()
 
     def hold(name: str) -> str:

@@ -10,7 +10,7 @@ from soak import Use, grown, soak
 @pytest.mark.timeout(1800)
 def test_short_runs_one_after_the_other_leave_nothing_behind(cases, monkeypatch, count):
     monkeypatch.setenv("HARDLAB_DATA", "elsewhere")  # put back after it
-    number, before, after = soak(cases(20, 300), lambda line: None)
+    number, before, after = soak(cases(10, 300), lambda line: None)
     assert grown(before, after) == []
     count("2 short runs of a soak", number)
 

@@ -13,7 +13,7 @@ from steps import looked
 from torch import nn
 
 from hardlab import build, nets, recipes, registry
-from hardlab.hard.stn import STN, bounding_box, matrices, sample, start_of
+from hardlab.hard.stn import STN, bounding_box, matrices, sample, share_of_image, start_of
 from hardlab.methods.dino import DINO
 from hardlab.methods.simsiam import SimSiam
 from hardlab.types import Batch, HardlabError, Progress
@@ -169,6 +169,14 @@ def test_the_logged_box_holds_every_corner_of_the_crop_and_lies_in_the_image():
         assert top + height <= 24 + 1e-4
         assert left + width <= 40 + 1e-4
     assert ((iou(box[:, 0], box[:, 1]) >= 0) & (iou(box[:, 0], box[:, 1]) <= 1)).all()
+
+
+def test_the_area_of_a_crop_and_its_gradient_are_those_of_the_determinant():
+    theta = torch.randn(5, 3, 2, 3, dtype=torch.float64, requires_grad=True)
+    wanted = theta[..., :2].det().abs()
+    assert torch.allclose(share_of_image(theta), wanted, atol=1e-12)
+    grads = [torch.autograd.grad(area.square().sum(), theta)[0] for area in (share_of_image(theta), wanted)]
+    assert torch.allclose(*grads, atol=1e-12)
 
 
 @pytest.mark.parametrize("penalty", ["tcp", "area", "identity", "none"])

@@ -88,9 +88,7 @@ def test_a_done_notebook_has_its_files_is_skipped_and_runs_again_when_anything_c
     [
         ("1 / 0", "ZeroDivisionError"),
         pytest.param("import sys; sys.exit(0)", "SystemExit", marks=pytest.mark.slow),
-        pytest.param("raise SystemExit('x')", "SystemExit", marks=pytest.mark.slow),
         pytest.param("import os; os._exit(0)", "ended", marks=pytest.mark.slow),
-        pytest.param("import os; os.kill(os.getpid(), 9)", "ended", marks=pytest.mark.slow),
     ],
 )
 def test_a_notebook_that_does_not_reach_its_end_is_failed_and_kept(tmp_path: Path, cell: str, message: str) -> None:
@@ -108,15 +106,6 @@ def test_a_notebook_that_does_not_reach_its_end_is_failed_and_kept(tmp_path: Pat
     last = kept.cells[-1]
     assert last.execution_count is None and last.metadata.papermill.status == "pending"
     assert kept.metadata.hardlab.state == "failed" and kept.metadata.papermill.exception
-
-
-@pytest.mark.slow
-def test_a_failed_notebook_that_succeeds_later_leaves_no_failed_marker(tmp_path: Path) -> None:
-    source = notebook(tmp_path / "n.ipynb", "print(1)")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "n.failed.json").write_text("{}")
-    assert execute.execute(source, out_dir=tmp_path / "out", report=False).state == "done"
-    assert left_in(tmp_path / "out", "n") == {".ipynb", ".log", ".done.json"}
 
 
 TRAINER = """
@@ -164,20 +153,26 @@ def test_a_stop_lets_training_save_ends_everybody_and_exits_75(tmp_path: Path) -
 def test_a_kernel_that_dies_and_a_limit_that_passes_leave_no_process_behind(tmp_path: Path) -> None:
     start = "import subprocess, os; subprocess.Popen(['sleep', '303'], start_new_session=True)"
     killed = notebook(tmp_path / "killed.ipynb", start, "os.kill(os.getpid(), 9)")
-    assert execute.execute(killed, out_dir=tmp_path / "out", report=False).state == "failed"
+    result = execute.execute(killed, out_dir=tmp_path / "out", report=False)
+    assert result.state == "failed" and "ended" in result.error
     late = notebook(tmp_path / "late.ipynb", start, "import time; time.sleep(300)")
-    result = execute.execute(late, out_dir=tmp_path / "out", report=False, timeout=15)
-    assert result.state == "failed" and "15 s" in result.error
+    result = execute.execute(late, out_dir=tmp_path / "out", report=False, timeout=8)
+    assert result.state == "failed" and "8 s" in result.error
     assert [p.cmdline() for p in living() if cwd(p) == str(tmp_path)] == []
 
 
 @pytest.mark.slow
-def test_outside_the_main_thread_a_notebook_runs_without_touching_the_signal_handlers(tmp_path: Path) -> None:
+def test_a_failed_notebook_succeeds_later_outside_the_main_thread_and_leaves_no_marker_or_handler(
+    tmp_path: Path,
+) -> None:
     before = signal.getsignal(signal.SIGTERM)
     source, states = notebook(tmp_path / "n.ipynb", "print(1)"), []
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "n.failed.json").write_text("{}")
     thread = threading.Thread(
         target=lambda: states.append(execute.execute(source, out_dir=tmp_path / "out", report=False))
     )
     thread.start()
     thread.join()
     assert states[0].state == "done" and signal.getsignal(signal.SIGTERM) is before
+    assert left_in(tmp_path / "out", "n") == {".ipynb", ".log", ".done.json"}
