@@ -31,7 +31,7 @@ _INLINE = 300_000  # bytes of a table that the page holds whole
 
 
 class Part(NamedTuple):
-    """A section of the page. items: how many things it lists, for the contents. parts: (id, name) of its own sections."""
+    """A section of the page. items: how many things it lists. parts: (id, name) of its own sections."""
 
     id: str
     name: str
