@@ -285,6 +285,10 @@ def _costs(catalog: Catalog) -> Markup:
     return _table(_cost(recipe, device, some) for (recipe, device), some in sorted(groups.items()))
 
 
+def _millions(count: Any) -> Any:
+    return None if count is None else count / 1e6
+
+
 def _cost(recipe: str, device: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def mean(values: Iterable[Any]) -> Any:
         held = [v for v in values if v is not None]
@@ -299,7 +303,7 @@ def _cost(recipe: str, device: str, runs: Sequence[Mapping[str, Any]]) -> dict[s
         "minutes each": mean(minutes),
         "images/s": mean(m.get("images_per_s") for m in runs),
         "peak memory, MB": mean(m.get("peak_memory_mb") for m in runs),
-        "parameters": mean((m.get("parameters") or {}).get("learner") for m in runs),
+        "parameters, millions": mean(_millions((m.get("parameters") or {}).get("learner")) for m in runs),
     }
 
 
