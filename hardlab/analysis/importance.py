@@ -184,11 +184,11 @@ def importance(
 
     backend: ``forest``, ours, exact on each tree; ``fanova``, the original package, whose licence allows non-commercial
     use only (quadratic in N: at most thousands of rows; it does not cut half-way between the values of a flag);
-    ``xgboost``, the same decomposition of a boosted ensemble. leaf: fewest rows in a leaf (for xgboost: the least child weight); it changes the shares, because a tree's
-    total variance includes noise. pairs: whether to add the interactions of every two columns. bootstrap: the number
-    of resamples of the rows, or of whole ``groups`` (N,); boot_lo and boot_hi are the share plus the 2.5 and 97.5 %
-    quantiles of the resamples around their mean (resamples repeat rows, which shifts their level, not their spread).
-    refit_trees: trees of each resample's forest (default: ``trees``).
+    ``xgboost``, the same decomposition of a boosted ensemble. leaf: fewest rows in a leaf (for xgboost: the least child
+    weight); it changes the shares, because a tree's total variance includes noise. pairs: whether to add the
+    interactions of every two columns. bootstrap: the number of resamples of the rows, or of whole ``groups`` (N,);
+    boot_lo and boot_hi are the share plus the 2.5 and 97.5 % quantiles of the resamples around their mean (resamples
+    repeat rows, which shifts their level, not their spread). refit_trees: trees of each resample's forest (default: ``trees``).
 
     Raises HardlabError for columns that are not finite, no column, and fewer than 2 rows; NothingToExplain for a
     constant response, and for leaves so large that no tree makes a cut.

@@ -9,8 +9,8 @@ from typing import Any
 from hardlab.files import as_expected, read_yaml
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# an installed package holds the file itself, a checkout at its top
-FILE = next((p for p in (_PACKAGE / "CITATION.cff",) if p.exists()), _PACKAGE.parent / "CITATION.cff")
+_INSTALLED = _PACKAGE / "CITATION.cff"  # a wheel has a copy there
+FILE = _INSTALLED if _INSTALLED.exists() else _PACKAGE.parent / "CITATION.cff"
 
 
 def text(path: Path = FILE) -> str:
