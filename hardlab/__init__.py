@@ -4,13 +4,17 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_DOORS = {"recipe": "hardlab.recipes:recipe", "load": "hardlab.build:load", "train": "hardlab.train"} | {
-    "explore": "hardlab.workbook.explorer:explore"
+_DOORS = {
+    "recipe": "hardlab.recipes:recipe",
+    "train": "hardlab.train",
+    "load": "hardlab.pretrained:load",
+    "load_code": "hardlab.build:load",
+    "explore": "hardlab.workbook.explorer:explore",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """``recipe``, ``load``, ``train`` and ``explore`` are loaded when they are first asked for."""
+    """What ``_DOORS`` names is loaded when it is first asked for."""
     if name not in _DOORS:
         raise AttributeError(f"module 'hardlab' has no attribute '{name}'")
     import importlib

@@ -118,8 +118,15 @@ def cli() -> None:
         config.environment()
 
 
+def _completed_recipe(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Recipes that begin like this, for the shell."""
+    from hardlab import recipes
+
+    return [name for name in recipes.RECIPES if name.startswith(incomplete)]
+
+
 @cli.command()
-@click.argument("recipe", required=False)
+@click.argument("recipe", required=False, shell_complete=_completed_recipe)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @RUNG
 @RUNS
@@ -618,10 +625,10 @@ def build_report(
         _echo(as_json, ("would write " if dry_run else "") + ", ".join(targets), {"written": targets})
         return
     folder = out or Path("out") / rung
+    if not readme and not next((folder / "runs").glob("*/manifest.json"), None):
+        raise click.UsageError(f"There is nothing to report in '{folder}': its folder runs/ holds no run.")
     if dry_run:
         target = "README.md, docs/results.md" if readme else str(folder / "report.html")
-        if not readme and not next((folder / "runs").glob("*/manifest.json"), None):
-            raise click.UsageError(f"There is nothing to report in '{folder}': its folder runs/ holds no run.")
         _echo(as_json, f"would write {target}", {"would_write": target})
         return
     if readme:
@@ -633,6 +640,224 @@ def build_report(
 
         written = str(report.build(folder))
     _echo(as_json, written, {"written": written})
+
+
+@cli.group("runs")
+def handle_runs() -> None:
+    """List, show, compare or delete the runs of a folder."""
+
+
+def _completed_run(context: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of runs that begin like this, for the shell."""
+    folder = Path(context.params.get("runs_dir") or "runs")
+    return sorted(p.parent.name for p in folder.glob("*/manifest.json") if p.parent.name.startswith(incomplete))
+
+
+@handle_runs.command("list")
+@click.option("--recipe", default=None, help="Only runs of this recipe.")
+@click.option(
+    "--state", "states", multiple=True, help="Only runs in this state: running, done, stopped, failed, damaged."
+)
+@click.option("--sort", type=click.Choice(["name", "started", "size"]), default="name", show_default=True)
+@RUNS
+@JSON
+def list_runs(recipe: str | None, states: tuple[str, ...], sort: str, runs_dir: Path, as_json: bool) -> None:
+    """List the runs with state, epochs, a first accuracy, alarms, and size on disk."""
+    from hardlab.workbook import run_list
+
+    with usage():
+        _known_states(states)
+        entries = run_list.listed(runs_dir)
+    entries = [e for e in entries if recipe in (None, e.config.get("recipe")) and (not states or e.state in states)]
+    keys = {"name": lambda e: e.path.name, "size": lambda e: -e.size, "started": lambda e: e.about.get("started", "")}
+    entries.sort(key=keys[sort])
+    _echo(as_json, run_list.table(entries), [run_list.summary(e) for e in entries])
+
+
+def _known_states(states: Sequence[str]) -> None:
+    from hardlab import files, registry
+    from hardlab.workbook import run_list
+
+    for state in states:
+        if state not in (*files.STATES, run_list.DAMAGED):
+            raise registry.unknown("state", state, (*files.STATES, run_list.DAMAGED))
+
+
+@handle_runs.command("show")
+@click.argument("run", shell_complete=_completed_run)
+@RUNS
+@JSON
+def show_run(run: str, runs_dir: Path, as_json: bool) -> None:
+    """Show RUN, a name, the beginning of one, or a path: settings, health in plain words, results, files by size."""
+    from hardlab.workbook import run_list
+
+    with usage():
+        shown = run_list.find(runs_dir, run)
+        text = run_list.describe(shown, shown.path.parent)
+    _echo(as_json, text, {**run_list.summary(shown), "fault": shown.fault, "manifest": shown.about})
+
+
+@handle_runs.command("compare")
+@click.argument("run", nargs=-1, required=True, shell_complete=_completed_run)
+@RUNS
+@JSON
+def compare_runs(run: tuple[str, ...], runs_dir: Path, as_json: bool) -> None:
+    """Show the settings in which two or more runs differ, and their results side by side."""
+    from hardlab.workbook import run_list
+
+    if len(run) < 2:
+        raise click.UsageError("Name two runs or more to compare.")
+    with usage():
+        entries = [run_list.find(runs_dir, name) for name in run]
+        text = run_list.compared(entries)
+        _echo(as_json, text, {"runs": [e.path.name for e in entries], **run_list.compare(entries)})
+
+
+@handle_runs.command("prune")
+@click.argument("run", nargs=-1, shell_complete=_completed_run)
+@click.option("--state", "states", multiple=True, help="Runs in this state too: stopped, failed, done or damaged.")
+@click.option("--older", default=0.0, show_default=True, type=click.FloatRange(min=0),
+              help="With --state: only runs that ended this many days ago.")  # fmt: skip
+@click.option("--weights", is_flag=True, help="Delete checkpoints and features alone; rows, logs and views stay.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+@RUNS
+@JSON
+@DRY
+def prune_runs(
+    run: tuple[str, ...],
+    states: tuple[str, ...],
+    older: float,
+    weights: bool,
+    yes: bool,
+    runs_dir: Path,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Delete runs after asking. A run under way stays, and so does a parent that another run needs."""
+    from hardlab.workbook import run_list
+
+    if not run and not states:
+        raise click.UsageError("Name the runs to delete, or a --state; `hardlab runs list` lists them.")
+    with usage():
+        _known_states(states)
+        if "running" in states:
+            raise click.UsageError("A run under way is not deleted: stop it first.")
+        plan = run_list.plan_pruning(runs_dir, run, states, older, weights)
+    what = "checkpoints and features" if weights else "everything"
+    lines = [f"{name}  {run_list.readable(size)}" for name, size in plan.deleted.items()]
+    lines += [f"{name}  stays: {why}" for name, why in plan.kept.items()]
+    total = run_list.readable(sum(plan.deleted.values()))
+    result = {"deleted": [] if dry_run else list(plan.deleted), "would_delete": plan.deleted, "kept": plan.kept}
+    if dry_run or not plan.deleted:
+        lines.append(f"would delete {what} of {len(plan.deleted)} runs, {total}")
+        _echo(as_json, "\n".join(lines), {**result, "deleted": []})
+        return
+    click.echo("\n".join(lines), err=as_json)
+    if not yes:
+        click.confirm(f"Delete {what} of these {len(plan.deleted)} runs, {total}?", abort=True, err=as_json)
+    with usage():
+        done = run_list.prune(runs_dir, plan)
+    _echo(as_json, f"deleted {what} of {len(done)} runs, {total}", {**result, "deleted": done})
+
+
+@cli.command("export")
+@click.argument("run", type=PATH)
+@click.option("--out", type=PATH, default=None, help="Default: export/ in the folder of RUN.")
+@click.option("--network", default=None, help="One of the method's networks, e.g. student; default: the one evaluated.")
+@click.option("--features", type=click.Choice(["npz", "parquet"]), default=None,
+              help="Also write the features of all images with their file names.")  # fmt: skip
+@click.option("--onnx", is_flag=True, help="Also write the network as ONNX.")
+@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
+              help="The collected tables, for the claims on the card.")  # fmt: skip
+@CODE
+@ROOT
+@JSON
+@DRY
+def export_run(
+    run: Path,
+    out: Path | None,
+    network: str | None,
+    features: str | None,
+    onnx: bool,
+    data_dir: Path,
+    code: tuple[Path, ...],
+    root: Path | None,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Write the network of RUN for other libraries: safetensors in torchvision's and timm's names, and a model card.
+
+    In Python, `hardlab.load(RUN)` is the same network, ready to use.
+    """
+    import importlib.util
+
+    from hardlab import files
+    from hardlab.errors import HardlabError
+
+    folder = out or run / "export"
+    with usage():
+        if not (run / "manifest.json").exists():  # which needs no torch
+            raise HardlabError(f"{run} is not a run: it has no manifest.json.")
+        state = files.read_manifest(run / "manifest.json", need=("state",))["state"]
+        if state != "done":
+            raise HardlabError(f"{run} is not finished, its state is '{state}': `hardlab pretrain` continues it.")
+        for package, extra in [("safetensors", "export"), *[(p, "onnx") for p in ("onnx", "onnxscript") if onnx]]:
+            if importlib.util.find_spec(package) is None:
+                raise HardlabError(f"{package} is not installed: `pip install 'hardlab[{extra}]'` adds it.")
+        files.check_folder(folder)
+    if dry_run:
+        _echo(as_json, f"would write the network of {run} into {folder}", {"would_write": str(folder)})
+        return
+    _load(code)
+    from hardlab.workbook import export
+
+    with usage():
+        written = export.export(
+            run, folder, network=network, features=features, onnx=onnx, data_dir=data_dir, root=root
+        )  # fmt: skip
+    _echo(as_json, "\n".join(map(str, written)), {"written": [str(p) for p in written]})
+
+
+@cli.command("bundle")
+@click.argument("run", nargs=-1, required=True, shell_complete=_completed_run)
+@click.option("--out", type=PATH, default=Path("bundle.tar.gz"), show_default=True, help="The archive.")
+@click.option("--weights", is_flag=True, help="Pack the last checkpoint of each run too.")
+@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
+              help="The collected tables, whose rows of these runs are packed.")  # fmt: skip
+@RUNS
+@JSON
+@DRY
+def bundle_runs(
+    run: tuple[str, ...], out: Path, weights: bool, data_dir: Path, runs_dir: Path, as_json: bool, dry_run: bool
+) -> None:
+    """Pack runs into one archive: manifests, rows, logs, views, their rows of the tables, cards, and a citation."""
+    from hardlab import files
+    from hardlab.workbook import bundle, run_list
+
+    with usage():
+        paths = [run_list.find(runs_dir, name).path for name in run]
+        files.check_folder(out.parent)
+        named = bundle.contents(paths, data_dir, weights=weights)
+        if dry_run:
+            _echo(as_json, "\n".join(["would pack", *named]), {"would_write": str(out), "files": list(named)})
+            return
+        bundle.write(out, named)
+    size = out.stat().st_size
+    _echo(as_json, f"{out}  {run_list.readable(size)}, {len(named)} files", {"written": str(out), "files": list(named)})
+
+
+@cli.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def print_completion(shell: str) -> None:
+    """Print what makes SHELL complete hardlab's commands, options, recipes and runs.
+
+    For bash, `eval "$(hardlab completion bash)"` in ~/.bashrc.
+    """
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None
+    click.echo(made(cli, {}, "hardlab", "_HARDLAB_COMPLETE").source())
 
 
 @cli.command()

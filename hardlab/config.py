@@ -84,7 +84,7 @@ def _traced(kind: str, spec: Spec) -> Spec:
     if spec.source is not None and spec.name not in registry.TABLES[kind]:
         raise HardlabError(
             f"The {kind} '{spec.name}' is your own code and is not loaded: load its file first, with "
-            "`--code FILE` or hardlab.load(FILE)."
+            "`--code FILE` or hardlab.load_code(FILE)."
         )
     if spec.source is not None or spec.name not in registry.TABLES[kind]:
         return spec

@@ -207,7 +207,7 @@ class ViT(nn.Module):
         flat = patches.flatten(2).mT
         if masked is not None and fill is not None:
             flat = torch.where(masked[..., None], fill.to(flat.dtype), flat)
-        return torch.cat([self.cls_token.expand(len(x), -1, -1), flat], 1) + positions
+        return torch.cat([self.cls_token.expand(x.shape[0], -1, -1), flat], 1) + positions
 
     def every_token(self, x: Tensor, masked: Tensor | None = None, fill: Tensor | None = None) -> Tensor:
         """(N,3,S,S) -> (N,1+T,dim): what the last block makes of [CLS] and of each patch, after the norm."""

@@ -118,7 +118,7 @@ def file(kind: str, name: str) -> Path | None:
     if made is not None and path is None:
         raise HardlabError(
             f"The {kind} '{name}' is defined in a cell, which another process cannot see: write it to a file and load "
-            "that with hardlab.load(FILE), or train in this process with hardlab.train(run)."
+            "that with hardlab.load_code(FILE), or train in this process with hardlab.train(run)."
         )
     return path
 

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 from refused import SETTINGS
+from run_folders import folder_of
 
 ROOT = Path(__file__).resolve().parents[1]
 # each takes from a tenth of a second to several on a slow machine
@@ -22,7 +24,8 @@ AT_ONCE = [
     ("--version", 0),
     *((f"{command} --help", 0) for command in (
         "pretrain", "evaluate", "nb", "nb list", "nb run", "figures", "claims", "report", "reproduce", "doctor",
-        "campaign", "explore",
+        "campaign", "explore", "runs", "runs list", "runs show", "runs compare", "runs prune", "export", "bundle",
+        "completion",
     )),
     ("pretrain --list", 0),
     ("pretrain --list --json", 0),
@@ -72,6 +75,23 @@ AT_ONCE = [
     ("evaluate nowhere --dry-run", REFUSED),
     ("explore", REFUSED),
     ("explore nowhere", REFUSED),
+    ("runs list --runs RUNS", 0),
+    ("runs list --runs RUNS --json", 0),
+    ("runs list --runs nowhere", REFUSED),
+    ("runs list --runs RUNS --state runing", REFUSED),
+    ("runs show simsiam --runs RUNS", 0),
+    ("runs show simsam --runs RUNS", REFUSED),
+    ("runs compare simsiam moco --runs RUNS", 0),
+    ("runs compare simsiam --runs RUNS", REFUSED),
+    ("runs prune --runs RUNS", REFUSED),
+    ("runs prune simsiam --runs RUNS --dry-run", 0),
+    ("runs prune simsiam --runs RUNS --weights --yes", 0),
+    ("completion bash", 0),
+    ("completion tcsh", REFUSED),
+    ("export", REFUSED),
+    ("export nowhere", REFUSED),
+    ("bundle", REFUSED),
+    ("report --out nowhere", REFUSED),
     ("nb list", 0),
     ("nb run 99_nothing", REFUSED),
     ("nb run 01_pretrain seeds=1", REFUSED),
@@ -103,6 +123,9 @@ LEDGER = [
     ("claims --paper hsv", REFUSED),
     ("claims --verdict maybe", REFUSED),
     ("campaign cpuu", REFUSED),
+    ("bundle simsiam --runs RUNS --out RUNS/b.tar.gz", 0),
+    ("bundle simsiam --runs RUNS --out RUNS/b.tar.gz --dry-run", 0),
+    ("bundle simsam --runs RUNS", REFUSED),
 ]
 
 
@@ -134,9 +157,22 @@ def answers(commands: Iterable[str]) -> dict[str, tuple[int, str, list[str]]]:
     return json.loads(done.stdout)
 
 
-def test_a_command_that_answers_at_once_loads_nothing_heavy() -> None:
-    answered = answers(command for command, _ in AT_ONCE)
-    assert {command: status for command, (status, _, _) in answered.items()} == dict(AT_ONCE)
+@pytest.fixture
+def runs(tmp_path: Path) -> str:
+    """A folder of two runs, for RUNS in the commands."""
+    for recipe in ("simsiam", "moco"):
+        folder_of(tmp_path, recipe, 0, 0.5)
+    return str(tmp_path)
+
+
+def expected_of(commands: Iterable[tuple[str, int]], runs: str) -> dict[str, int]:
+    return {command.replace("RUNS", runs): status for command, status in commands}
+
+
+def test_a_command_that_answers_at_once_loads_nothing_heavy(runs: str) -> None:
+    expected = expected_of(AT_ONCE, runs)
+    answered = answers(expected)
+    assert {command: status for command, (status, _, _) in answered.items()} == expected
     assert {
         command: output for command, (status, output, _) in answered.items() if status and "Error: " not in output
     } == {}
@@ -144,9 +180,10 @@ def test_a_command_that_answers_at_once_loads_nothing_heavy() -> None:
     assert {command: modules for command, modules in heavy.items() if modules} == {}
 
 
-def test_the_ledger_of_claims_loads_tables_and_no_torch() -> None:
-    answered = answers(command for command, _ in LEDGER)
-    assert {command: status for command, (status, _, _) in answered.items()} == dict(LEDGER)
+def test_the_ledger_of_claims_loads_tables_and_no_torch(runs: str) -> None:
+    expected = expected_of(LEDGER, runs)
+    answered = answers(expected)
+    assert {command: status for command, (status, _, _) in answered.items()} == expected
     heavy = {command: set(modules) & set(HEAVY) - set(VERDICTS) for command, (*_, modules) in answered.items()}
     assert {command: modules for command, modules in heavy.items() if modules} == {}
 

@@ -182,8 +182,9 @@ def importance(
     n, and with ``bootstrap`` boot_lo, boot_hi. Shares do not depend on the units of x and y. A tree or resample without
     variance, because it misses a rare value, has no shares; n is the number of trees that have.
 
-    backend: ``forest``, ours, exact on each tree; ``fanova``, the original package (quadratic in N: at most thousands
-        of rows; it does not cut half-way between the values of a flag); ``xgboost``, the same decomposition of a
+    backend: ``forest``, ours, exact on each tree; ``fanova``, the original package, whose licence allows
+        non-commercial use only (quadratic in N: at most thousands of rows; it does not cut half-way between the
+        values of a flag); ``xgboost``, the same decomposition of a
         boosted ensemble.
     leaf: fewest rows in a leaf (for xgboost: the least child weight); it changes the shares, because a tree's total
         variance includes noise.

@@ -47,7 +47,7 @@ def read_folder(root: Path, split: str) -> Source:
     if not present and os.path.isdir(root) and next(_walk(root, "", set()), None) is not None:
         if split != "train":
             choose("split", split, SPLITS)
-            raise HardlabError(
+            raise Missing(
                 f"{root} has no split {split!r}, only images: data.held_out=0.1 keeps a tenth of them for evaluation."
             )
         present, split = ["."], "."

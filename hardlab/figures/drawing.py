@@ -89,6 +89,25 @@ def write_markup(name: str, data_dir: Path | str, out_dir: Path | str) -> list[P
     return written
 
 
+def caption(name: str) -> str:
+    """What the figure ``name`` shows, in a sentence."""
+    where = FIGURES[find(name)]
+    if where == TABLE:
+        return published_table.find(name).title
+    module, _, attribute = where.partition(":")
+    return (inspect.getdoc(getattr(importlib.import_module(module), attribute)) or name).partition("\n\n")[0]
+
+
+def sources(name: str) -> list[str]:
+    """The tables that the figure ``name`` is drawn from."""
+    where = FIGURES[find(name)]
+    if where == TABLE:
+        return published_table.sources(name)
+    module, _, attribute = where.partition(":")
+    parameters = inspect.signature(getattr(importlib.import_module(module), attribute)).parameters
+    return [p for p in parameters if not p.endswith("_pixels")]
+
+
 def sheet(name: str, data_dir: Path | str) -> Sheet:
     """The published table ``name`` as text, from the tables in ``data_dir``."""
     folder = Path(data_dir)

@@ -251,6 +251,16 @@ def find(name: str) -> Compared | Settings | Evaluated:
     return load().tables[name]
 
 
+def sources(name: str) -> list[str]:
+    """The tables that the published table ``name`` is made from."""
+    table = find(name)
+    if isinstance(table, Settings | Evaluated):
+        return ["paper", "configs" if isinstance(table, Settings) else "evaluation"]
+    measures = load().measures
+    read = {measures[c.ours].table for c in table.columns if c.ours}
+    return ["paper", *sorted({"configs", "evaluation", *read} | ({"costs"} if table.says_devices else set()))]
+
+
 def make(name: str, read: Table) -> Figure:
     """Draw the published table ``name``. read: returns a table of rows by its name."""
     return typeset(*sheet(name, read))

@@ -59,7 +59,9 @@ def describe(facts: dict[str, Any]) -> str:
         "gpu": facts["gpu"] or "none",
         "precision": f"runs take {facts['precision']}: {facts['precision_why']}",
         "packages": "all there" if not bad else "; ".join(bad),
-        "fanova": "installed" if facts["fanova"] else "not installed (it needs a C++ compiler to build)",
+        "fanova": "installed (its licence allows non-commercial use only)"
+        if facts["fanova"]
+        else "not installed (it needs a C++ compiler to build)",
         "compiler": facts["compiler"] or "none",
         "data": f"{facts['data_root']}: {', '.join(facts['data_present']) or 'nothing; built-in sets need none'}",
         "downloads": "off (HARDLAB_OFFLINE)" if facts["offline"] else "on",

@@ -6,6 +6,8 @@ import base64
 import html
 import io
 import re
+from functools import cache
+from typing import Any
 
 import nbformat
 from jinja2 import Environment, StrictUndefined
@@ -13,17 +15,26 @@ from markupsafe import Markup
 
 JINJA = Environment(autoescape=True, undefined=StrictUndefined)
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+:root { color-scheme: light dark; --ink: #222; --paper: #fff; --line: #ddd; --soft: #f6f6f4; --muted: #555;
+  --link: #0b57a4; --good: #0a6b3d; --bad: #a40000; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink: #e2e2e0; --paper: #17191b; --line: #44484c; --soft: #24272a; --muted: #a6abb0;
+    --link: #8ab8f0; --good: #5cc48f; --bad: #ff8a80; }
+  img { background: #fff; } img.math { filter: invert(1); }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem;
+  margin: 2rem auto; padding: 0 1rem; }
+a { color: var(--link); }
 table { border-collapse: collapse; font-size: 0.85rem; margin: 0.6rem 0; display: block; overflow-x: auto; }
-th, td { padding: 0.2rem 0.7rem; text-align: left; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th, td { padding: 0.2rem 0.7rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { border-bottom: 2px solid #888; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; } img.math { max-width: none; }
-figure { margin: 1.5rem 0; } figcaption { font-size: 0.85rem; color: #555; }
+figure { margin: 1.5rem 0; } figcaption { font-size: 0.85rem; color: var(--muted); }
 pre { overflow-x: auto; font-size: 0.8rem; line-height: 1.35; } code { font-size: 0.9em; }
-.highlight pre { background: #f6f6f4; padding: 0.6rem; }
-.output_stderr pre { color: #777; } .output_error pre, .failed { color: #a40000; }
-details { border: 1px solid #ddd; padding: 0.4rem 1rem; margin: 0.6rem 0; } summary { cursor: pointer; }
+.highlight pre { background: var(--soft); padding: 0.6rem; }
+.output_stderr pre { color: var(--muted); } .output_error pre, .failed { color: var(--bad); }
+details { border: 1px solid var(--line); padding: 0.4rem 1rem; margin: 0.6rem 0; } summary { cursor: pointer; }
 """
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -33,11 +44,13 @@ PAGE = """<!DOCTYPE html>
 """
 
 
-def wrap(title: str, body: Markup) -> str:
-    """A whole, self-contained page around a body."""
+def wrap(title: str, body: Markup, extra: str = "") -> str:
+    """A whole, self-contained page around a body, light or dark as the reader's system is. extra: more CSS."""
     from pygments.formatters import HtmlFormatter
 
-    style = Markup(STYLE + HtmlFormatter().get_style_defs(".highlight"))
+    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
+    # on paper and on a screen in the light, else in the dark
+    style = Markup(f"{STYLE}{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n{extra}")
     return JINJA.from_string(PAGE).render(title=title, style=style, body=body)
 
 
@@ -51,10 +64,16 @@ def notebook_body(nb: nbformat.NotebookNode, code: bool = True) -> str:
 
     code: whether to show the cells' source. nbconvert's full page would load scripts and equations from a network.
     """
+    shown = nbformat.from_dict({**nb, "cells": [_typeset(c) for c in nb.cells]})
+    body: str = _exporter(code).from_notebook_node(shown)[0]
+    return body
+
+
+@cache
+def _exporter(code: bool) -> Any:
     from nbconvert import HTMLExporter  # half a second to import
 
-    shown = nbformat.from_dict({**nb, "cells": [_typeset(c) for c in nb.cells]})
-    exporter = HTMLExporter(
+    return HTMLExporter(
         template_name="basic",
         exclude_input=not code,
         exclude_input_prompt=True,
@@ -62,7 +81,6 @@ def notebook_body(nb: nbformat.NotebookNode, code: bool = True) -> str:
         exclude_anchor_links=True,
         embed_images=True,
     )
-    return exporter.from_notebook_node(shown)[0]
 
 
 _MATH = re.compile(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import csv
+import io
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
 import numpy as np
@@ -17,52 +21,30 @@ from hardlab.analysis import claims, schema
 from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.intervals import interval
 from hardlab.errors import HardlabError
+from hardlab.figures import FIGURES
 from hardlab.files import as_expected, damaged, read_json
-from hardlab.workbook import html
+from hardlab.workbook import citation, html, model_card, pages
 
 ROOT = Path(__file__).resolve().parents[2]
-_TABLE = """<table><thead><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>
-{%- for row in rows %}<tr>{% for cell in row %}<td{% if cell is number %} class="number"{% endif %}>
-{{- cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table>"""
-_REPORT = """<h1>{{ title }}</h1>
-<p>{{ states }}. Intervals are 95 % Student t-intervals over seeds; with one seed there is none.</p>
-<h2>What was run</h2>
-{{ runs }}
-<h2>Results</h2>
-{% for name, table in results %}<h3>{{ name }}</h3>
-{{ table }}
-{% else %}<p>No run was evaluated.</p>
-{% endfor %}
-<h2>Claims of the papers</h2>
-{% if claims %}<p>{{ claims_counted }}. The claim's test computes the verdict from one value
-per seed, at the highest rung that has rows; <code>hardlab claims --why</code> gives the reasons.</p>
-{{ claims }}
-{% else %}<p>No tables were collected.</p>
-{% endif %}
-<h2>Figures</h2>
-{% for f in figures %}<figure id="{{ f.name }}"><img alt="{{ f.name }}" src="{{ f.source }}">
-<figcaption>{{ f.name }}: drawn from {{ f.drawn_from }}</figcaption></figure>
-{% else %}<p>No figure was drawn.</p>
-{% endfor %}
-<h2>Explorer</h2>
-{{ explorer }}
-<h2>Notebooks</h2>
-{% for n in notebooks %}<details><summary>{{ n.name }}, <span class="{{ n.state }}">{{ n.state }}</span>,
-{{ n.seconds }} s (<a href="{{ n.link }}">with its code</a>)</summary>
-{{ n.body }}</details>
-{% else %}<p>No notebook was run.</p>
-{% endfor %}
-<h2>Versions</h2>
-{{ versions }}
-"""
+_HERE = Path(__file__).parent
+_INLINE = 300_000  # bytes of a table that the page holds whole
+
+
+class Part(NamedTuple):
+    """A section of the page. items: how many things it lists. parts: (id, name) of its own sections."""
+
+    id: str
+    name: str
+    body: Markup
+    items: str = ""
+    parts: Sequence[tuple[str, str]] = ()
 
 
 def build(out_dir: str | Path, title: str | None = None) -> Path:
     """Write ``out_dir/report.html`` from the folders runs/, data/, figures/ and notebooks/ in ``out_dir``.
 
-    The file is self-contained, with inline pictures. It says which parts are missing. Raises ``HardlabError`` if there
-    are no runs.
+    The file is self-contained, with inline pictures; its links to other files are to those in ``out_dir``. It says
+    which parts are missing. Raises ``HardlabError`` if there are no runs.
     """
     out = Path(out_dir)
     catalog = Catalog(out / "runs") if (out / "runs").is_dir() else None
@@ -71,23 +53,46 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
         raise HardlabError(f"There is nothing to report in '{out}': its folder runs/ holds no run.")
     rung = catalog.runs["rung"].iloc[0]  # reading it also refuses damaged manifests
     states = catalog.runs["state"].value_counts()
-    body = html.JINJA.from_string(_REPORT).render(
+    claimed, judged = _claims(out / "data")
+    figures = _figures(out)
+    runs = _runs(catalog, out)
+    minutes = [m for m in map(model_card.minutes, manifests) if m is not None]
+    notebooks = [_about_notebook(n, out) for n in sorted((out / "notebooks").glob("*.ipynb"))]
+    sections = [
+        claimed,
+        figures,
+        _results(catalog, out / "data"),
+        Part("explorer", "Explorer", _explorer(catalog)),
+        runs,
+        Part("costs", "Costs", _costs(catalog)),
+        Part("notebooks", "Notebooks", _parts().notebooks(notebooks=notebooks) or Markup("<p>No notebook was run.</p>"),
+             str(len(notebooks)), [(f"notebook-{n['name']}", n["name"]) for n in notebooks]),
+        _data(out / "data"),
+        Part("versions", "Versions", _table(_versions(manifests))),
+        Part("citation", "How to cite", _parts().lines(lines=citation.text().splitlines())),
+    ]  # fmt: skip
+    decided = sum(judged.get(v, 0) for v in ("reproduced", "contradicted"))
+    body = _parts().page(
         title=title or f"hardlab workbook, rung {rung}",
         states=f"{len(manifests)} runs: " + ", ".join(f"{n} {state}" for state, n in states.items()),
-        runs=_table(_about_run(out / "runs" / name / "manifest.json", m) for name, m in catalog.manifests.items()),
-        results=_results(catalog, out / "data"),
-        **_claims(out / "data"),
-        figures=[
-            {"name": f.stem, "source": _inline(f), "drawn_from": _drawn_from(f.stem, out / "data")}
-            for f in sorted((out / "figures").glob("*.svg"))
+        tiles=[
+            (len(manifests), "runs"), (f"{sum(minutes):.0f} min", "of training"),
+            (f"{decided} of {sum(judged.values())}", "claims reproduced or contradicted"),
+            (figures.items or 0, "figures and tables"),
         ],
-        explorer=_explorer(catalog),
-        notebooks=[_about_notebook(n, out) for n in sorted((out / "notebooks").glob("*.ipynb"))],
-        versions=_table(_versions(manifests)),
-    )
+        sections=sections,
+        js=Markup((_HERE / "report.js").read_text(encoding="utf-8")),
+    )  # fmt: skip
     written = out / "report.html"
-    _replace(written, html.wrap(title or "hardlab workbook", Markup(body)))
+    style = (_HERE / "report.css").read_text(encoding="utf-8")
+    _replace(written, html.wrap(title or "hardlab workbook", body, style))
     return written
+
+
+@cache
+def _parts() -> Any:
+    """The macros of the template: name -> a function of values that gives HTML."""
+    return html.JINJA.from_string((_HERE / "report.html.jinja").read_text(encoding="utf-8")).module
 
 
 def _explorer(catalog: Catalog) -> Markup:
@@ -103,10 +108,32 @@ def _explorer(catalog: Catalog) -> Markup:
         return Markup("<p>{}</p>").format(e)
 
 
-def _table(rows: Iterable[dict[str, Any]]) -> Markup:
+def _table(rows: Iterable[Mapping[str, Any]]) -> Markup:
     rows = list(rows)
-    columns = list(rows[0]) if rows else []
-    return Markup(html.JINJA.from_string(_TABLE).render(columns=columns, rows=[list(r.values()) for r in rows]))
+    return _parts().table(columns=list(rows[0]) if rows else [], rows=[list(r.values()) for r in rows])
+
+
+def _runs(catalog: Catalog, out: Path) -> Part:
+    """Every run with its alarms, and its manifest."""
+    negatives = _false_negatives(out / "data")
+    runs = []
+    for name, manifest in catalog.manifests.items():
+        about = _about_run(out / "runs" / name / "manifest.json", manifest)
+        health = "; ".join(filter(None, [about["health"], negatives.get(name, "")]))
+        text = json.dumps(manifest, indent=1, ensure_ascii=False)
+        runs.append({"id": name, "about": about, "manifest": text} | about | {"health": health})
+    return Part("runs", "Runs and their manifests", _parts().runs(runs=runs), str(len(runs)))
+
+
+def _false_negatives(data_dir: Path) -> dict[str, str]:
+    """Run -> a sentence on its negatives of the class of their query, at the last snapshot."""
+    rows = schema.read(data_dir, "negatives").dropna(subset=["false_hardest", "false_all"])
+    last = rows.sort_values("step").drop_duplicates("run", keep="last")
+    return {
+        r.run: f"false negatives: {100 * r.false_hardest:.0f} % of the hardest negatives have the class of their "
+        f"query, {100 * r.false_all:.0f} % of all."
+        for r in last.itertuples()
+    }
 
 
 def _about_run(path: Path, m: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +144,6 @@ def _about_run(path: Path, m: dict[str, Any]) -> dict[str, Any]:
 def _cells(m: dict[str, Any]) -> dict[str, Any]:
     c = m["config"]
     return {
-        "run": Markup('<a id="{0}" href="runs/{0}/manifest.json">{0}</a>').format(m["id"]),
         "recipe": c["recipe"],
         "rung": c["rung"],
         "seed": m["seed"],
@@ -139,7 +165,7 @@ def _health(alarms: Any) -> str:
     return " ".join(str(a["sentence"]) for a in alarms if isinstance(a, dict) and "sentence" in a) or "no alarm"
 
 
-def _results(catalog: Catalog, data_dir: Path) -> list[tuple[str, Markup]]:
+def _results(catalog: Catalog, data_dir: Path) -> Part:
     """A table per protocol and metric, and one of the overlap of the selected pairs."""
     sections = []
     rows = catalog.results
@@ -166,34 +192,119 @@ def _results(catalog: Catalog, data_dir: Path) -> list[tuple[str, Markup]]:
     ]
     if lines:
         sections.append(("The overlap of the selected pairs", _table(lines)))
-    return sections
+    body = _parts().sections(tables=sections)
+    return Part("results", "Results", body, str(len(sections)))
 
 
-def _claims(data_dir: Path) -> dict[str, Any]:
-    """Every claim with its verdict on these tables, those with runs first; empty without tables."""
+def _claims(data_dir: Path) -> tuple[Part, dict[str, int]]:
+    """Every claim with its verdict on these tables, those with runs first, and the number of claims by verdict."""
     if not any(data_dir.glob("*.csv")):
-        return {"claims": None}
+        return Part("claims", "Claims of the papers", Markup("<p>No tables were collected.</p>")), {}
     verdicts = claims.verdicts(data_dir)
     verdicts = verdicts.iloc[(verdicts["runs"] == "").argsort(kind="stable")]
-    counts = verdicts["verdict"].value_counts(sort=False)
-    rows = [
+    counts = {str(v): int(n) for v, n in verdicts["verdict"].value_counts(sort=False).items()}
+    listed = [
         {
-            "claim": r.id,
-            "paper": r.paper,
-            "place": r.place,
+            "id": r.id,
+            "paper": pages.NAMES[r.paper],
             "statement": r.statement,
-            "published": r.published,
-            "ours": claims.ours(r),
-            "rung": r.rung or f"from {r.testable_from}",
             "verdict": r.verdict,
-            "why": r.why,
-            "commands": Markup("<br>").join(Markup("<code>{}</code>").format(c) for c in r.commands.splitlines()),
-            "runs": Markup(" ").join(Markup('<a href="#{0}">{0}</a>').format(name) for name in r.runs.split()),
+            "ours": claims.ours(r),
+            "about": [
+                ("Place", r.place),
+                ("Published", r.published),
+                ("Ours", f"{claims.ours(r)}, rung {r.rung}" if r.rung else f"testable from rung {r.testable_from}"),
+                ("Why", r.why),
+                ("Evidence", claims.strength(r)),
+                ("Beside", r.beside),
+                ("Runs", Markup(" ").join(Markup('<a href="#{0}">{0}</a>').format(n) for n in r.runs.split())),
+                ("To fill", Markup("<br>").join(map(Markup("<code>{}</code>").format, r.commands.splitlines()))),
+            ],
         }
         for r in verdicts.itertuples()
     ]
     counted = f"{len(verdicts)} claims: " + ", ".join(f"{n} {v}" for v, n in counts.items())
-    return {"claims": _table(rows), "claims_counted": counted}
+    body = _parts().claims(counted=counted, claims=listed, papers=list(pages.NAMES.values()), verdicts=sorted(counts)
+    )  # fmt: skip
+    return Part("claims", "Claims of the papers", body, str(len(listed))), counts
+
+
+def _figures(out: Path) -> Part:
+    """The drawn figures by paper, each with a caption and its tables."""
+    from hardlab.figures import drawing  # half a second to import
+
+    by_paper: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((out / "figures").glob("*.svg"), key=_in_order):
+        known = path.stem in FIGURES
+        name = pages.NAMES.get(path.stem.partition("_")[0], "Across the papers")
+        source = _inline(path)
+        by_paper.setdefault(name, []).append(
+            {
+                "name": path.stem,
+                "caption": drawing.caption(path.stem) if known else path.stem,
+                "tables": [t for t in drawing.sources(path.stem) if (out / "data" / f"{t}.csv").exists()]
+                if known
+                else [],
+                "source": source,
+                "size": _size(path),
+            }
+        )
+    body = _parts().figures(papers=by_paper.items()) or Markup("<p>No figure was drawn.</p>")
+    count = sum(map(len, by_paper.values()))
+    return Part("figures", "Figures and tables", body, str(count or ""), [(f"figures-{p}", p) for p in by_paper])
+
+
+def _in_order(path: Path) -> tuple[int, str]:
+    names = list(FIGURES)
+    return (names.index(path.stem) if path.stem in names else len(names), path.stem)
+
+
+def _data(data_dir: Path) -> Part:
+    """The tables behind the figures: rows, the first of them, and the whole table to save."""
+    parts = []
+    for path in sorted(data_dir.glob("*.csv")):
+        content = path.read_bytes()
+        with as_expected(path):
+            rows = list(csv.DictReader(io.StringIO(content.decode())))
+        link = f"data/{path.name}"
+        if len(content) <= _INLINE:
+            link = f"data:text/csv;base64,{base64.b64encode(content).decode()}"
+        parts.append(
+            _parts().csv(name=path.stem, count=len(rows), link=link, head=_table(rows[:8]))
+        )  # fmt: skip
+    body = Markup("\n").join(parts) or Markup("<p>No tables were collected.</p>")
+    return Part("data", "Data of the figures", body, str(len(parts) or ""))
+
+
+def _costs(catalog: Catalog) -> Markup:
+    """Time and memory of the runs by recipe and device."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for name, manifest in catalog.manifests.items():
+        with as_expected(catalog.folder / name / "manifest.json"):
+            groups.setdefault((manifest["config"]["recipe"], str(manifest.get("device"))), []).append(manifest)
+    return _table(_cost(recipe, device, some) for (recipe, device), some in sorted(groups.items()))
+
+
+def _millions(count: Any) -> Any:
+    return None if count is None else count / 1e6
+
+
+def _cost(recipe: str, device: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def mean(values: Iterable[Any]) -> Any:
+        held = [v for v in values if v is not None]
+        return _number(float(np.mean(held))) if held else ""
+
+    minutes = [model_card.minutes(m) for m in runs]
+    return {
+        "recipe": recipe,
+        "device": device,
+        "runs": len(runs),
+        "minutes in all": _number(sum(m for m in minutes if m is not None)),
+        "minutes each": mean(minutes),
+        "images/s": mean(m.get("images_per_s") for m in runs),
+        "peak memory, MB": mean(m.get("peak_memory_mb") for m in runs),
+        "parameters, millions": mean(_millions((m.get("parameters") or {}).get("learner")) for m in runs),
+    }
 
 
 def _interval_cells(i: Any) -> dict[str, Any]:
@@ -210,6 +321,7 @@ def _about_notebook(path: Path, out: Path) -> dict[str, Any]:
                 marker = read_json(markers[0])
                 about = {"state": str(marker["state"]), "seconds": marker["seconds"]}
         body = Markup(html.notebook_body(nbformat.read(path, as_version=4), code=False))
+        body = Markup(body.replace("<img ", '<img loading="lazy" decoding="async" '))
     except HardlabError as e:
         about, body = {"state": "damaged", "seconds": "?"}, Markup("<p>{}</p>").format(e)
     except Exception as e:  # nbformat has no common base for what can be wrong in a file
@@ -223,13 +335,18 @@ def _versions(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [json.loads(s) for s in sorted(versions)]
 
 
-def _drawn_from(name: str, data_dir: Path) -> str:
-    rows = sorted(p.name for p in data_dir.glob("*.csv") if p.stem == name or p.stem.startswith(f"{name}_"))
-    return ", ".join(rows) or "the tables in data/"
-
-
 def _inline(path: Path) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _size(path: Path) -> Markup:
+    """The width and height of a picture, 1.8 pixels a point, as attributes, so that the page does not move."""
+    with open(path, encoding="utf-8") as f:
+        found = re.search(r'<svg[^>]*?width="([\d.]+)pt" height="([\d.]+)pt"', f.read(4000))
+    if not found:
+        return Markup("")
+    width, height = (round(1.8 * float(points)) for points in found.groups())
+    return Markup(' width="{}" height="{}"').format(width, height)
 
 
 def _number(value: Any) -> Any:

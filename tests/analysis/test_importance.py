@@ -1,6 +1,7 @@
 """fANOVA: exact on each tree, right on functions whose shares are known, and in agreement with the package."""
 
 import itertools
+import json
 import logging
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.ensemble import RandomForestRegressor
 
+from benchmarks import record_fanova
 from hardlab.analysis import importance
 from hardlab.types import HardlabError
 
@@ -102,6 +104,24 @@ def test_the_package_finds_known_shares_and_ours_agrees_with_it_on_the_same_fore
         assert row.share == pytest.approx(wanted, abs=0.03 if row.order == 2 else 0.02), row.effect
         spread = (row.hi - row.lo) / 2 + (row.hi_ours - row.lo_ours) / 2
         assert abs(row.share - row.share_ours) <= max(0.01, spread), row.effect
+
+
+@pytest.mark.parametrize("problem", record_fanova.PROBLEMS)
+def test_ours_agrees_with_what_the_package_found_when_it_was_recorded(problem):
+    recorded = pd.DataFrame(json.loads(record_fanova.FILE.read_text())["shares"][problem])
+    both = recorded.merge(record_fanova.shares(problem, "forest"), on="effect", suffixes=("", "_ours"))
+    assert len(both) == len(recorded) >= 3
+    for row in both.itertuples():
+        spread = (row.hi - row.lo) / 2 + (row.hi_ours - row.lo_ours) / 2
+        assert abs(row.share - row.share_ours) <= max(0.01, spread), row.effect
+
+
+def test_the_package_still_finds_what_was_recorded():
+    pytest.importorskip("fanova")
+    for problem in record_fanova.PROBLEMS:
+        recorded = pd.DataFrame(json.loads(record_fanova.FILE.read_text())["shares"][problem])
+        found = record_fanova.shares(problem, "fanova")
+        assert found["share"].to_numpy() == pytest.approx(recorded["share"].to_numpy(), abs=1e-9)
 
 
 @pytest.mark.parametrize("backend", ["forest", pytest.param("xgboost", marks=pytest.mark.slow)])

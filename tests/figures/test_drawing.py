@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -22,6 +24,7 @@ from PIL import Image
 from hardlab import config, figures, recipes
 from hardlab.analysis import schema
 from hardlab.evaluate.published import PROTOCOLS
+from hardlab.figures import drawing
 from hardlab.types import HardlabError
 
 # tables are all drawn by the same function
@@ -151,6 +154,30 @@ def test_a_picture_that_cannot_be_written_leaves_the_one_before(data_dir: Path, 
         figures.draw("hvs_f3", _broken(data_dir, tmp_path / "t"), tmp_path)
     assert drawn([tmp_path / n for n in before]) == before
     assert {p.name for p in tmp_path.iterdir()} == {*before, "t"}
+
+
+def test_every_figure_has_a_caption_in_words_and_names_the_tables_that_it_reads(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: set[str] = set()
+    original = drawing._rows
+
+    def noted(folder: Path, table: str, manifests: Any) -> pd.DataFrame:
+        read.add(table)
+        return original(folder, table, manifests)
+
+    monkeypatch.setattr(drawing, "_rows", noted)
+    for name in figures.FIGURES:
+        paper, _, item = name.partition("_")
+        words = drawing.caption(name)
+        assert len(words.split()) > 3 and name not in words
+        if item[:1] in ("f", "t") and item[1:].isdigit():
+            assert words.lower().startswith(paper) and re.search(rf"\b{item[1:]}\b", words), words
+    for name in ("hvs_f3", "hexa_t1", "hvs_t7"):
+        read.clear()
+        figures.make(name, data_dir)
+        assert read <= set(drawing.sources(name)), name
+        assert set(drawing.sources(name)) - read <= {"paper", "costs", "configs", "evaluation"}, name
 
 
 def test_every_figure_and_table_of_the_five_papers_is_there() -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
+import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +19,7 @@ from hardlab import recipes
 from hardlab.analysis import claims, schema, tables
 from hardlab.config import Run
 from hardlab.types import HardlabError
-from hardlab.workbook import report
+from hardlab.workbook import citation, report
 
 VALUES = {"simsiam": (0.30, 0.40, 0.50), "simsiam-hvs": (0.35, 0.45, 0.55)}
 HALF = 4.302653 * 0.1 / 3**0.5  # Student's t for 2 degrees of freedom, spread 0.1, 3 values
@@ -64,20 +69,35 @@ def out(tmp_path: Path) -> Path:
 
 
 class Page(HTMLParser):
-    """Rows of the tables, everything that is loaded, and headings."""
+    """Rows of the tables, everything that is loaded, links, ids, texts of elements, and pictures."""
+
+    VOID = ("img", "meta", "input", "br", "link", "hr")
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.rows: list[list[str]] = []
         self.loads: list[str] = []
-        self.scripts = 0
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []  # tag, attributes, text in it
+        self.open: list[tuple[str, list[str]]] = []
         self.in_cell = False
         self.feed(text)
+        assert self.open == [], "every element is closed"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.loads += [v for k, v in attrs if k in ("src", "srcset", "data") and v]
+        given = dict(attrs)
+        self.loads += [v for k, v in attrs if k in ("src", "srcset", "data", "action", "poster") and v]
         self.loads += [v for k, v in attrs if tag == "link" and k == "href" and v]
-        self.scripts += tag == "script"
+        self.links += [v for k, v in attrs if tag == "a" and k == "href" and v]
+        self.ids += [v for k, v in attrs if k == "id" and v]
+        if tag == "img":
+            self.images.append(given)
+        if tag not in self.VOID:
+            text: list[str] = []
+            self.elements.append((tag, given, text))
+            self.open.append((tag, text))
         if tag == "tr":
             self.rows.append([])
         elif tag in ("td", "th"):
@@ -86,27 +106,79 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         self.in_cell = self.in_cell and tag not in ("td", "th")
+        opened, _ = self.open.pop()
+        assert opened == tag, f"<{opened}> is closed by </{tag}>"
 
     def handle_data(self, data: str) -> None:
+        for _, text in self.open:
+            text.append(data)
         if self.in_cell:
             self.rows[-1][-1] += data.strip()
 
+    def classed(self, name: str) -> list[tuple[dict[str, str | None], str]]:
+        """The attributes and the text of every element of a class."""
+        every = [(given, " ".join("".join(text).split())) for _, given, text in self.elements]
+        return [(given, text) for given, text in every if name in (given.get("class") or "").split()]
 
-def test_the_report_is_one_file_that_loads_nothing(out: Path) -> None:
-    page = Page(report.build(out).read_text())
-    assert page.scripts == 0
+
+def test_the_report_is_one_file_that_loads_nothing_and_whose_links_all_resolve(out: Path) -> None:
+    tables.collect(out / "runs", out / "data")
+    written = report.build(out)
+    text = written.read_text()
+    page = Page(text)
     assert page.loads and all(source.startswith("data:") for source in page.loads)
+    outside = re.findall(r"https?://(?!www\.w3\.org/)[^\s\"'<]+", re.sub(r"data:[^\"]+", "", text))
+    assert set(outside) <= {reference for line in citation.text().splitlines() for reference in line.split()}
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|\bimport\(", text)
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids, link
+        elif not link.startswith("data:text/csv;base64,"):
+            assert (out / link).exists() or link == "notebooks/00_x.html", link
+
+
+def test_the_contents_name_every_section_in_order(out: Path) -> None:
+    page = Page(report.build(out).read_text())
+    sections = [given["id"] for tag, given, _ in page.elements if tag == "section"]
+    assert sections == [
+        "claims",
+        "figures",
+        "results",
+        "explorer",
+        "runs",
+        "costs",
+        "notebooks",
+        "data",
+        "versions",
+        "citation",
+    ]
+    listed = [link[1:] for link in page.links if link.startswith("#") and link[1:] in sections]
+    assert listed[: len(sections)] == sections
 
 
 def test_the_report_shows_every_run_and_the_interval_over_its_seeds(out: Path) -> None:
     page = Page(report.build(out).read_text())
-    runs = [r for r in page.rows if r and r[0].startswith("simsiam") and "some processor" in r]
-    assert len(runs) == 6 and all("1235" in "".join(r) and "0123456*" in r for r in runs)
+    runs = page.classed("run")
+    assert len(runs) == 6 and all(
+        "1235" in text and "0123456*" in text and "some processor" in text for _, text in runs
+    )
+    for given, text in runs:
+        about = json.loads((out / "runs" / str(given["id"]) / "manifest.json").read_text())
+        assert " ".join(json.dumps(about, indent=1).split()) in text
     for name, values in VALUES.items():
         (row,) = [r for r in page.rows if r[0] == name and r[4:5] == ["backbone"]]
         mean = sum(values) / 3
         assert [float(v) for v in row[5:8]] == pytest.approx([mean, mean - HALF, mean + HALF], rel=1e-3)
         assert row[8] == "3"
+
+
+def test_costs_are_those_of_the_runs_of_each_recipe_and_device(out: Path) -> None:
+    rows = [r for r in Page(report.build(out).read_text()).rows if r[1:2] == ["some processor"]]
+    parameters = ""  # which these manifests lack
+    assert rows == [
+        [name, "some processor", "3", "3.0", "1.0", "1235.0", "99.0", parameters] for name in sorted(VALUES)
+    ]
 
 
 def test_runs_of_other_epochs_are_a_row_of_their_own_and_the_same_run_twice_counts_once(out: Path) -> None:
@@ -129,27 +201,92 @@ def test_the_reports_overlaps_are_the_quantities_of_views_whatever_data_are_call
     (out / "data").mkdir()
     pd.DataFrame(rows).to_csv(out / "data" / "hvs_summary.csv", index=False)
     page = Page(report.build(out).read_text())
-    assert [r[1] for r in page.rows if r[0] == "x"] == ["iou first"]
+    assert [r[1] for r in page.rows if r[0] == "x" and len(r) == 6] == ["iou first"]
 
 
 def test_the_report_shows_figures_and_notebooks_without_their_code(out: Path) -> None:
     text = report.build(out).read_text()
-    assert 'id="hvs_f3"' in text and "shown" in text and "hidden" not in text
+    assert 'id="hvs_f3"' in text and "shown" in text and "hidden = 1" not in text
     assert "<b>shown" not in text  # a cell's text is text
     assert 'href="notebooks/00_x.html"' in text and "3.25 s" in text
 
 
-def test_the_report_shows_every_claim_with_its_verdict_and_links_to_the_runs(out: Path) -> None:
+def test_every_claim_is_named_by_an_anchor_and_says_its_verdict_its_paper_and_its_runs(out: Path) -> None:
     assert "No tables were collected" in report.build(out).read_text()
     tables.collect(out / "runs", out / "data")
     text = report.build(out).read_text()
-    rows = {r[0]: r for r in Page(text).rows if r}
+    page = Page(text)
+    shown = {given["id"]: (given, said) for given, said in page.classed("claim")}
     verdicts = claims.verdicts(out / "data")
-    assert all(rows[v.id][7] == v.verdict and rows[v.id][3] == v.statement for v in verdicts.itertuples())
-    linked = {name for runs in verdicts["runs"] for name in runs.split()}
-    assert linked and all(
-        f'<a href="#{name}">' in text and f'<a id="{name}" href="runs/{name}/manifest.json">' in text for name in linked
-    )
+    assert shown.keys() == {f"claim-{name}" for name in verdicts["id"]}
+    for row in verdicts.itertuples():
+        given, said = shown[f"claim-{row.id}"]
+        assert given["data-verdict"] == row.verdict and str(given["data-paper"]).lower() == row.paper
+        for part in (row.statement, row.published, row.why, row.id, *row.commands.splitlines()):
+            assert " ".join(part.split()) in said
+        assert all(f'<a href="#{name}">' in text and name in page.ids for name in row.runs.split())
+    options = {"".join(words) for tag, _, words in page.elements if tag == "option"}
+    assert {given["data-verdict"] for given, _ in shown.values()} <= options
+    assert {given["data-paper"] for given, _ in shown.values()} <= options
+
+
+def test_a_figure_has_its_caption_in_words_its_size_and_its_tables(out: Path) -> None:
+    tables.collect(out / "runs", out / "data")
+    (out / "figures" / "hvs_t1.svg").write_text('<svg width="100pt" height="50.5pt" viewBox="0 0 100 50.5"/>')
+    page = Page(report.build(out).read_text())
+    by_name = {given["id"]: "".join(text) for tag, given, text in page.elements if tag == "figure"}
+    assert "share of images whose selected pair has the lowest IoU" in by_name["hvs_f3"]
+    assert "HVS, Table 1" in by_name["hvs_t1"]
+    lazy = [image for image in page.images if image.get("loading") == "lazy"]
+    assert {"180", "91"} == {value for i in lazy for value in (i.get("width"), i.get("height")) if value}
+    assert len(lazy) == 2 and all(image["alt"] for image in lazy)
+    assert "#data-evaluation" in page.links
+    csv = next(link for link in page.links if link.startswith("data:text/csv"))
+    kept = [base64.b64decode(link.partition(",")[2]) for link in page.links if link.startswith("data:text/csv")]
+    assert csv and (out / "data" / "evaluation.csv").read_bytes() in kept
+
+
+def test_alarms_and_false_negatives_are_told_beside_the_run(out: Path) -> None:
+    tables.collect(out / "runs", out / "data")
+    name = next(p.name for p in (out / "runs").iterdir())
+    rows = [
+        dict.fromkeys(schema.columns("negatives"), 1.0) | {"run": name, "step": step, "false_hardest": share}
+        | {"false_all": 0.1} for step, share in ((5, 0.9), (9, 0.25))
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(out / "data" / "negatives.csv", index=False)
+    about = json.loads((out / "runs" / name / "manifest.json").read_text())
+    about["health"] = [{"step": 9, "rule": "collapse", "sentence": "At step 9 <all> is one."}]
+    (out / "runs" / name / "manifest.json").write_text(json.dumps(about))
+    (told,) = [said for given, said in Page(report.build(out).read_text()).classed("run") if given["id"] == name]
+    assert "At step 9 <all> is one." in told and "25 % of the hardest negatives" in told and "10 % of all" in told
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+@pytest.mark.slow
+def test_in_a_browser_the_filter_hides_claims_and_an_anchor_opens_one(out: Path, tmp_path: Path) -> None:
+    tables.collect(out / "runs", out / "data")
+    page = report.build(out)
+    verdicts = claims.verdicts(out / "data")
+    chosen = verdicts[verdicts["paper"] == "hvs"].iloc[3]
+    act = f"""<script>addEventListener("load", () => {{
+      location.hash = "claim-{chosen.id}";
+      setTimeout(() => {{
+        const opened = document.querySelectorAll(".claim[open]").length;
+        const [search, paper] = document.querySelectorAll(".filter input, .filter select");
+        paper.value = "HVS"; search.value = "SimSiam linear";
+        document.querySelector(".filter").dispatchEvent(new Event("input"));
+        const shown = [...document.querySelectorAll(".claim:not([hidden])")].map((c) => c.id);
+        document.title = JSON.stringify([opened, shown, document.documentElement.scrollWidth, innerWidth]);
+      }}, 100);
+    }});</script></body>"""
+    page.write_text(page.read_text().replace("</body>", act))
+    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    words += ["--window-size=500,900", "--virtual-time-budget=3000", "--dump-dom", page.as_uri()]
+    dom = subprocess.run(words, capture_output=True, text=True, timeout=120).stdout
+    opened, shown, wide, window = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom)[1]))  # type: ignore[index]
+    fits = [r.id for r in verdicts.itertuples() if r.paper == "hvs"]
+    assert opened == 1 and wide <= window
+    assert shown and {name.removeprefix("claim-") for name in shown} < set(fits)
 
 
 def test_the_report_says_what_is_missing_and_a_folder_without_runs_is_refused(tmp_path: Path, out: Path) -> None:
