@@ -142,7 +142,7 @@ def legend_above(figure: Figure) -> None:
 def about(frame: pd.DataFrame) -> str:
     """Rung, methods, data, seeds and, if the rows have them, epochs, as text for a caption; that there are no rows."""
     if not len(frame):
-        return "no run of ours"
+        return "no finished run of ours"
     seeds = sorted(frame["seed"].unique())
     each = frame.groupby(["setting", "recipe"])["seed"].nunique()  # some arms may lack seeds that others have
     count = f"{each.min()} to {each.max()}" if each.min() < each.max() else f"{len(seeds)}"
