@@ -20,11 +20,12 @@ AT_ONCE = [
     ("--version", 0),
     *((f"{command} --help", 0) for command in (
         "pretrain", "evaluate", "nb", "nb list", "nb run", "figures", "claims", "report", "reproduce", "doctor",
-        "campaign", "explore",
+        "campaign", "explore", "watch", "lab",
     )),
     ("pretrain --list", 0),
     ("pretrain --list --json", 0),
     ("pretrain", REFUSED),
+    ("watch .", REFUSED),
     ("pretrain simsaim", REFUSED),
     ("pretrain simsiam --rung smoek", REFUSED),
     ("pretrain simsiam --device nonsense", REFUSED),

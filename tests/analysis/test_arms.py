@@ -55,11 +55,15 @@ def test_runs_of_two_lengths_are_not_taken_together_and_the_shorter_ones_are_nam
     every = Catalog(tmp_path).finished("smoke", ["simsiam-hvs", "simclr"])
     kept = comparable(every)
     assert kept["run"].tolist() == [long[1], long[0], long[2], one]  # three seeds, and the longer of two such lengths
-    simsiam, simclr = explain_choice(every, kept).splitlines()
-    assert simsiam.startswith("simsiam-hvs: ") and ", 4 epochs on " in simsiam
-    assert ", seeds 0, 1, 2; left out: " in simsiam
-    assert {name for name in every["run"] if name in simsiam} == {*short, *shorter}
-    assert simclr.startswith("simclr: ") and simclr.endswith("8 epochs on shapes 40 %, seed 0; left out: none")
+    told = explain_choice(every, kept)
+    used, unused = (
+        {(r.Index, r.seed, r.epochs) for r in told.itertuples() if r.used == word} for word in ("yes", "no")
+    )
+    assert used == {("simsiam-hvs", 0, 4), ("simsiam-hvs", 1, 4), ("simsiam-hvs", 2, 4), ("simclr", 0, 8)}
+    assert unused == {
+        ("simsiam-hvs", seed, epochs) for epochs, seeds in ((2, (0, 1)), (1, (0, 1, 2))) for seed in seeds
+    }
+    assert len(told) == len(every) and set(told["data"]) == {"shapes 40 %"}
     fewer = comparable(every[every["run"].isin([*long[:1], *short])])
     assert fewer["run"].tolist() == short  # the most seeds come first, then the length
 
