@@ -96,7 +96,7 @@ def run_all(page: Page, lab: Lab, name: str) -> Any:
     tab.goto(lab.notebook(f"notebooks/{name}.ipynb"))
     panel = tab.locator(".jp-NotebookPanel:has(.jp-Notebook):not(.lm-mod-hidden)")
     panel.locator(".jp-CodeCell").first.wait_for(timeout=60_000)
-    tab.locator('.jp-NotebookPanel .jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(timeout=60_000)
+    tab.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120_000)  # before that a cell asks for a kernel
     tab.get_by_role("menuitem", name="Run", exact=True).click()
     tab.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
     tab.wait_for_function(
