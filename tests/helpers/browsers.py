@@ -64,6 +64,8 @@ def jupyterlab(root: Path, home: Path) -> Iterator[Lab]:
     env.pop("MPLBACKEND", None)  # a kernel draws inline
     words = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", "--allow-root"]
     words += [f"--ServerApp.root_dir={root}", "--ServerApp.log_level=WARN", "--LabApp.extension_manager=readonly"]
+    # a test run that is killed leaves no server behind
+    words += ["--MappingKernelManager.cull_idle_timeout=600", "--ServerApp.shutdown_no_activity_timeout=600"]
     log = home / "jupyterlab.log"
     with open(log, "w") as sink:
         command = [sys.executable, "-c", "from hardlab.cli import main; main()", "lab", *words]
