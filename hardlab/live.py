@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -75,7 +76,7 @@ class Live:
         lines = [self._head()]
         for name, points in self.curves().items():
             values = [y for _, y in points]
-            lines.append(f"  {CURVES[name]:26}{rich.spark(values):40}  {values[0]:.4g} to {values[-1]:.4g}")
+            lines.append(f"  {CURVES[name]:26}{rich.spark(values, 30):30}  {values[0]:.4g} to {values[-1]:.4g}")
         return "\n".join(lines + [f"  {alarm}" for alarm in self._alarms()])
 
     def _repr_html_(self) -> str:
@@ -114,10 +115,12 @@ def watch(
             writer.add(live)
         going = any(live.state == "running" for live in shown) and (out.isatty() or bool(events))
         if out.isatty() or not going:
-            text = "\n".join(map(repr, shown))
-            out.write((f"\x1b[{drawn}A\x1b[J" if drawn and out.isatty() else "") + text + "\n")
+            lines = "\n".join(map(repr, shown)).splitlines()
+            if out.isatty():  # a line that wraps would be two to go up
+                lines = [line[: shutil.get_terminal_size().columns - 1] for line in lines]
+            out.write((f"\x1b[{drawn}A\x1b[J" if drawn else "") + "\n".join(lines) + "\n")
             out.flush()
-            drawn = text.count("\n") + 1
+            drawn = len(lines) if out.isatty() else 0
         if not going:
             return shown
         time.sleep(every)
