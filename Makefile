@@ -5,10 +5,10 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce figures test test-fast test-faults bench lint format lock clean
+.PHONY: help install reproduce figures test test-fast test-browser test-faults bench lint format lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 install: ## make .venv with the exact versions of requirements.lock
 	@.ci/install
@@ -24,6 +24,9 @@ test: install ## run all tests that this machine can run, CORES of them at a tim
 
 test-fast: install ## run the tests that take seconds, CORES of them at a time
 	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(CORES) --dist worksteal
+
+test-browser: install ## open notebooks, explorer and report in JupyterLab and the Chromium that is installed
+	@$(BIN)/python -m pytest -m browser
 
 test-faults: install ## run the tests of the fault table at full length (hours), with counts; the soak: tests/faults/soak.py
 	@HARDLAB_FAULTS=long $(BIN)/python -m pytest --timeout 3600 $$($(BIN)/python tests/faults/rows.py)

@@ -335,6 +335,41 @@ def _rows_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+@cli.command("watch")
+@click.argument("run", nargs=-1, required=True, type=PATH)
+@click.option("--tensorboard", "events", type=PATH, default=None, metavar="FOLDER",
+              help="Also write their numbers as events that `tensorboard --logdir FOLDER` shows.")  # fmt: skip
+def watch_runs(run: tuple[Path, ...], events: Path | None) -> None:
+    """Draw the curves of RUN folders, in a terminal until they end: loss, spread, kNN, and alarms of their health."""
+    from hardlab import files, live
+
+    with usage():
+        if events is not None:
+            files.check_folder(events)
+        live.check(run)
+    live.watch(run, events=events)
+
+
+@cli.command("lab", context_settings={"ignore_unknown_options": True})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTER OPTION]...")
+def open_lab(options: tuple[str, ...]) -> None:
+    """Open JupyterLab on the notebooks; options go to it, e.g. `hardlab lab --no-browser --port 8890`."""
+    from importlib.util import find_spec
+
+    from hardlab.workbook import execute
+
+    notebooks = execute.notebooks()
+    if not notebooks:
+        raise click.UsageError("The notebooks are in a checkout of hardlab, and this is none: clone it first.")
+    if find_spec("jupyterlab") is None:
+        raise click.UsageError("JupyterLab is not installed: install the extra 'workbook'.")
+    root = execute.NOTEBOOKS.parent
+    own = {"--ServerApp.root_dir": root, "--LabApp.default_url": f"/lab/tree/{notebooks[0].relative_to(root)}"}
+    given = {option.partition("=")[0] for option in options}  # Jupyter takes the same option only once
+    words = [f"{name}={value}" for name, value in own.items() if name not in given]
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *words, *options])
+
+
 @cli.group()
 def nb() -> None:
     """List the notebooks, or run them headless after checking their parameters."""

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from hardlab import augment, numbers, registry
+from hardlab import augment, numbers, registry, rich
 from hardlab.augment import Augment
 from hardlab.errors import HardlabError
 from hardlab.numbers import (
@@ -248,6 +248,33 @@ class Run(_Strict):
                 )
         return large, local
 
+    def about(self) -> dict[str, str]:
+        """The run in a few words a line: its parts with the options that are set, its length and its data."""
+        named = [self.method.name, *(f"+ {spec.name}" for spec in self.hard)]
+        options = {self.method.name: self.method.options} | {spec.name: spec.options for spec in self.hard}
+        share = f"{100 * self.data.fraction:g} % of {self.data.name}" if self.data.fraction < 1 else self.data.name
+        own = [f"{spec.name} {spec.source}" for spec in (self.method, *self.hard) if spec.source]
+        lines = {
+            "method": " ".join(named),
+            "options": "; ".join(f"{name}: {_options(given)}" for name, given in options.items() if given),
+            "views": f"{self.augment.name} {_options(self.augment.options)}".strip(),
+            "network": f"{self.backbone.name} {_options(self.backbone.options)}".strip(),
+            "data": share + (f", {100 * self.data.held_out:g} % held out" if self.data.held_out else ""),
+            "length": f"{self.epochs} epochs of batches of {self.batch_size}, precision {self.precision}",
+            "optimiser": f"{self.optim.name}, learning rate {self.optim.lr:g} per 256 images",
+            "own code": ", ".join(own),
+            "parent": self.parent.id if self.parent else "",
+        }
+        return {key: text for key, text in lines.items() if text}
+
+    def __repr__(self) -> str:
+        return "\n".join([f"Run {self.id}", *(f"  {key:10} {text}" for key, text in self.about().items())])
+
+    def _repr_html_(self) -> str:
+        every = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        rest = f"<details><summary>All settings</summary><pre>{rich.escape(every)}</pre></details>"
+        return f"<p><b>{self.id}</b></p>{rich.table(self.about().items())}{rest}"
+
     @property
     def hash(self) -> str:
         """Hex sha256 of the canonical JSON of this configuration.
@@ -288,6 +315,10 @@ class Run(_Strict):
     def composition(self) -> tuple[str, ...]:
         """The names of the method and the strategies, in their order."""
         return (self.method.name, *(h.name for h in self.hard))
+
+
+def _options(given: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={written(value)}" for key, value in given.items())
 
 
 def _augments(name: str, changes: Mapping[str, Any]) -> list[Augment]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
+import queue
 import subprocess
 import sys
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from hardlab import build, config, files, registry, run_folder, train
+from hardlab import build, config, files, live, registry, run_folder, train
 from hardlab.config import Run
 from hardlab.stopping import STOPPED, Stopped
 from hardlab.types import HardlabError
@@ -40,6 +44,7 @@ def launch(
 ) -> Path:
     """Train a run in a separate process and print its progress; a finished run returns at once.
 
+    A notebook with a live front end draws its curves instead; with ``HARDLAB_PLAIN=1`` it prints lines as well.
     If the notebook's kernel is interrupted or terminated, the process gets the same signal and saves before it stops.
     It loads your own methods and strategies from their files, and refuses those of a cell. root: the folder of the data
     sets. anew: as in ``train.train``. Returns the run's folder; raises ``Stopped``, or ``HardlabError`` with the last
@@ -60,11 +65,11 @@ def launch(
         command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
     )
     assert child.stdin is not None and child.stderr is not None
-    line = ""
+    line, curves = "", _Curves(run, runs_dir) if _in_notebook() else None
     try:
         child.stdin.write(json.dumps(run.model_dump(mode="json")))
         child.stdin.close()
-        for line in child.stderr:
+        for line in child.stderr if curves is None else curves.beside(child.stderr):
             print(line.rstrip(), flush=True)
         status = child.wait()
     except BaseException:
@@ -76,6 +81,44 @@ def launch(
     if status != 0:
         raise HardlabError(f"Training of {run.id} failed (exit {status}): {line.strip()}")
     return runs_dir / run.id
+
+
+def _in_notebook() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel") and not os.environ.get("HARDLAB_PLAIN")
+
+
+class _Curves:
+    """The curves of a run, or of its parent as long as that is trained, in the output of a notebook's cell."""
+
+    def __init__(self, run: Run, runs_dir: Path) -> None:
+        from IPython.display import display
+
+        self.lives = [live.Live(runs_dir / one.id) for one in (run, run.parent) if one is not None]
+        self.handle = display(self.lives[0], display_id=True)
+
+    def beside(self, lines: Iterable[str]) -> Iterator[str]:
+        """Draw anew every second until the lines end; yields those that are no progress, such as alarms."""
+        waiting: queue.Queue[str | None] = queue.Queue()
+
+        def read() -> None:
+            for each in lines:
+                waiting.put(each)
+            waiting.put(None)
+
+        threading.Thread(target=read, daemon=True).start()
+        line: str | None = ""
+        while line is not None:
+            with suppress(queue.Empty):
+                line = waiting.get(timeout=1)
+                if line is not None and " | epoch " not in line:
+                    yield line
+            self._draw()
+
+    def _draw(self) -> None:
+        with suppress(HardlabError):  # damaged files are the trainer's to report
+            started = next((one for one in self.lives if one.read().about), self.lives[0])
+            self.handle.update(started)
 
 
 def _code(run: Run) -> list[Path]:

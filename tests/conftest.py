@@ -20,13 +20,15 @@ ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run, with the reason in pytest's summary."""
     skips = {}
     if not torch.cuda.is_available():
         skips["gpu"] = pytest.mark.skip(reason="no CUDA device")
     if "HARDLAB_TEST_DATA" not in os.environ:
         skips["data"] = pytest.mark.skip(reason="HARDLAB_TEST_DATA names no data root with the real data sets")
+    if "browser" not in config.getoption("markexpr"):
+        skips["browser"] = pytest.mark.skip(reason="`make test-browser` runs it, with the Chromium that is installed")
     for item in items:
         for name in skips.keys() & {mark.name for mark in item.iter_markers()}:  # keywords have the folders' names too
             item.add_marker(skips[name])

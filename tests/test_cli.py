@@ -240,3 +240,22 @@ def test_help_does_not_wait_for_torch():
         "import sys; from hardlab.cli import cli; cli(['-h'], standalone_mode=False); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_lab_opens_jupyterlab_on_the_first_notebook_and_hands_options_on(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(cli.os, "execv", lambda program, words: started.append(words))
+    assert call("lab", "--no-browser").exit_code == 0
+    assert started[0][1:3] == ["-m", "jupyterlab"] and started[0][-1] == "--no-browser"
+    assert f"--ServerApp.root_dir={ROOT}" in started[0]
+    assert "--LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb" in started[0]
+    assert call("lab", f"--ServerApp.root_dir={tmp_path}").exit_code == 0
+    assert [word for word in started[1] if "root_dir" in word] == [f"--ServerApp.root_dir={tmp_path}"]
+    monkeypatch.setattr("hardlab.workbook.execute.NOTEBOOKS", tmp_path)
+    outside = call("lab")
+    assert outside.exit_code == 2 and "clone it first" in outside.output and len(started) == 2
+
+
+def test_what_is_no_run_is_not_watched(tmp_path):
+    refused = call("watch", str(tmp_path))
+    assert refused.exit_code == 2 and "is not a run" in refused.output

@@ -26,6 +26,39 @@ def test_what_went_wrong_in_the_process_is_told_where_it_was_started(tmp_path, c
     assert "batch_size=100000" in capfd.readouterr().out
 
 
+def test_in_a_notebook_curves_stand_for_progress_lines_and_alarms_are_printed(tmp_path, monkeypatch):
+    class Display:
+        """Stands in for the handle of a cell's output."""
+
+        def __init__(self, first, display_id):
+            self.shown = [repr(first)]
+
+        def update(self, later):
+            self.shown.append(repr(later))
+
+    handles = []
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: handles.append(Display(*a, **k)) or handles[-1])
+    run = quick(epochs=1)
+    curves = process._Curves(run, tmp_path)
+
+    def lines():
+        yield f"{run.id} | epoch 1/1, step 1/4 | loss 1.0\n"
+        train.train(run, tmp_path, say=lambda line: None)
+        yield "collapse. All outputs are one point.\n"
+
+    assert list(curves.beside(lines())) == ["collapse. All outputs are one point.\n"]
+    (handle,) = handles
+    assert "not started" in handle.shown[0] and "done" in handle.shown[-1]
+
+
+def test_progress_is_printed_where_there_is_no_notebook_or_plain_lines_are_wanted(monkeypatch):
+    assert not process._in_notebook()
+    monkeypatch.setattr("IPython.get_ipython", lambda: type("Shell", (), {"kernel": 1})())
+    assert process._in_notebook()
+    monkeypatch.setenv("HARDLAB_PLAIN", "1")
+    assert not process._in_notebook()
+
+
 MANY_STEPS = {"data.fraction": 1.0, "batch_size": 64, "epochs": 4}  # so many that a signal comes in time, each short
 
 

@@ -523,17 +523,10 @@ def comparable(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept, ignore_index=True) if kept else runs
 
 
-def explain_choice(runs: pd.DataFrame, kept: pd.DataFrame) -> str:
-    """One line per recipe: what ``comparable`` kept (setting, data, epochs, seeds) and which runs it left out."""
-    lines = []
-    for name, group in kept.groupby("recipe", sort=False):
-        others = runs[(runs["recipe"] == name) & ~runs["run"].isin(group["run"])]
-        left = [f"{row.run} ({row.epochs} epochs on {row.data}, setting {row.setting})" for row in others.itertuples()]
-        seeds = f"seed{'s' if len(group) > 1 else ''} {', '.join(map(str, group['seed']))}"
-        what = f"setting {group['setting'].iloc[0]} in {group['precision'].iloc[0]}"
-        what += f", {group['epochs'].iloc[0]} epochs on {group['data'].iloc[0]}, {seeds}"
-        lines.append(f"{name}: {what}; left out: {', '.join(left) or 'none'}")
-    return "\n".join(lines)
+def explain_choice(runs: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
+    """All ``runs`` as a table for a reader, with what tells them apart, and whether ``comparable`` kept each."""
+    used = runs["run"].isin(kept["run"]).map({True: "yes", False: "no"})
+    return runs.assign(used=used).set_index("recipe")[["seed", "data", "epochs", "precision", "arm", "used"]]
 
 
 def preferred(recipes: Sequence[str], rows: pd.DataFrame) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hardlab import registry
+from hardlab import registry, rich
 from hardlab.analysis import evidence, schema
 from hardlab.analysis.arms import (
     LINEAR,
@@ -218,6 +218,36 @@ class Claim(_Strict):
             recipe(side.recipe, self.testable_from, side.set)
             _check_rows(self.id, self.seen(side))
         return self
+
+    def _about(self) -> dict[str, str]:
+        test = f"{self.test.name} of {self.test.of}" if self.test.of != "value" else self.test.name
+        limit = f" {self.test.value:g}" if self.test.value is not None else ""
+        margin = f", margin {self.test.margin:g}" if self.test.margin else ""
+        return {
+            "statement": f"{self.statement} ({self.paper.upper()}, {self.place})",
+            "published": str(self.published),
+            "arms": "; ".join(
+                " ".join([s.recipe, *(f"{k}={v}" for k, v in {**s.set, **s.where}.items()), s.value or ""]).strip()
+                for s in self.arms
+            ),
+            "measure": " ".join(
+                [
+                    self.measure.value,
+                    "of table",
+                    self.measure.table,
+                    *(f"{k}={v}" for k, v in self.measure.where.items()),
+                ]
+            ),
+            "test": f"{test}{limit}{margin}; {self.seeds} seeds, from rung {self.testable_from}",
+            "note": self.note or self.cannot,
+        }
+
+    def __repr__(self) -> str:
+        return "\n".join([f"Claim {self.id}", *(f"  {key:10} {text}" for key, text in self._about().items() if text)])
+
+    def _repr_html_(self) -> str:
+        rows = [(key, text) for key, text in self._about().items() if text]
+        return f"<p><b>{self.id}</b></p>{rich.table(rows)}"
 
     def seen(self, side: Side) -> Measure:
         """The measure with this arm's changes."""

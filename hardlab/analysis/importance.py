@@ -15,9 +15,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from hardlab import numbers
+from hardlab import numbers, rich
 from hardlab.analysis import viewlog
 from hardlab.analysis.intervals import interval
+from hardlab.analysis.shown import Shown
 from hardlab.errors import HardlabError
 from hardlab.registry import unknown
 from hardlab.views import PARAMS
@@ -27,6 +28,7 @@ FACTORS = ("brightness", "contrast", "saturation", "hue")
 METRICS = ("iou", "centre_distance", "colour_distance", *FACTORS, "all")  # the bars of HVS Fig. 9
 FLAGS = ("flip", "gray", "sigma", "solarize")  # on where they are above 0
 DRAWN = tuple(p for p in PARAMS if p not in ("image_h", "image_w"))  # what is drawn for a view
+_BARS = 12  # most effects of an order that are shown as bars
 _STRIPE = 2**20  # numbers of a pair's marginal that are looked at together
 
 
@@ -52,6 +54,29 @@ def parameters(log: pd.DataFrame) -> pd.DataFrame:
 def images(log: pd.DataFrame) -> np.ndarray:
     """The number (N,) of each pair's sampled image, for ``importance`` to resample whole images."""
     return log.groupby([k for k in viewlog.KEY if k in log.columns], observed=True, sort=False).ngroup().to_numpy()
+
+
+class Importance(Shown):
+    """What ``importance`` returns: shares of the variance, which show themselves as bars in a notebook."""
+
+    def summary(self) -> str:
+        alone = self[self["order"] == 1]
+        best = alone.loc[alone["share"].idxmax()]
+        pairs = self.loc[self["order"] == 2, "share"].sum()
+        more = f", the pairs {100 * pairs:.1f} % more" if len(alone) < len(self) else ""
+        return (
+            f"{len(alone)} parameters explain {100 * alone['share'].sum():.1f} % of the forest's variance alone{more}; "
+            f"the largest share is {100 * best['share']:.1f} % of {best['effect']}."
+        )
+
+    def drawn(self) -> str:
+        most = self["share"].max()
+        top = self.sort_values("share", ascending=False).groupby("order", sort=True).head(_BARS)
+        rows = [
+            (r.effect, f"{100 * r.share:.2f} %", rich.bar(r.share / most), f"{100 * r.lo:.2f} to {100 * r.hi:.2f}")
+            for r in top.sort_values(["order", "share"], ascending=[True, False]).itertuples()
+        ]
+        return rich.table(rows, ("effect", "share", "", "95 % over trees"))
 
 
 class NothingToExplain(HardlabError):
@@ -175,7 +200,7 @@ def importance(
     refit_trees: int | None = None,
     groups: np.ndarray | None = None,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> Importance:
     """The share of the variance of ``y`` (N,) that each column of ``x`` (N,d) explains, alone and in pairs.
 
     Returns a row per effect: effect, order, share, lo, hi (95 % t-interval over the n trees: the forest's own noise),
@@ -248,7 +273,19 @@ def importance(
             raise NothingToExplain(f"None of {bootstrap} resamples of {len(rows)} rows shows any variance.")
         spread = np.quantile(np.array(again) - np.mean(again, axis=0), [0.025, 0.975], axis=0)
         table = table.assign(boot_lo=table["share"] + spread[0], boot_hi=table["share"] + spread[1])
-    return table
+    return Importance(table)
+
+
+def backends(
+    x: pd.DataFrame, y: np.ndarray | pd.Series, names: Sequence[Backend], *, trees: int = 16, leaf: int = 10
+) -> pd.DataFrame:
+    """The shares by several backends on the same rows, in per cent with half their interval, a column each."""
+    columns = {}
+    for name in names:
+        shares = importance(x, y, backend=name, trees=trees, leaf=leaf).set_index("effect")
+        half = 100 * (shares["hi"] - shares["lo"]) / 2
+        columns[f"{name}, %"] = [f"{100 * share:.1f} ± {h:.1f}" for share, h in zip(shares["share"], half, strict=True)]
+    return pd.DataFrame(columns, index=pd.Index(x.columns, name="effect"))
 
 
 def _tame(columns: np.ndarray) -> np.ndarray:

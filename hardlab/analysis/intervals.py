@@ -20,6 +20,15 @@ class Interval(NamedTuple):
     hi: float
     n: int
 
+    def in_words(self, digits: int = 4) -> str:
+        """The mean with its limits and the number of seeds as text, e.g. ``43.76 (42.84 to 44.67; 9 seeds)``."""
+        mean, lo, hi = (f"{x:.{digits}g}" for x in self[:3])
+        if self.n == 0:
+            return "–"
+        if self.n == 1:
+            return f"{mean} (one seed)"
+        return f"{mean} (the same for every seed)" if lo == hi else f"{mean} ({lo} to {hi}; {self.n} seeds)"
+
 
 def interval(values: Sequence[float] | np.ndarray | pd.Series, level: float = 0.95) -> Interval:
     """Mean and Student t-interval of independent values, one per seed; NaN is no value, and infinity has no limits."""
@@ -37,3 +46,9 @@ def interval(values: Sequence[float] | np.ndarray | pd.Series, level: float = 0.
     mean = float((x / unit).mean() * unit)
     half = float(stdtrit(len(x) - 1, (1 + level) / 2) * ((x / unit).std(ddof=1) * unit) / np.sqrt(len(x)))
     return Interval(mean, mean - half, mean + half, len(x))
+
+
+def in_words(rows: pd.DataFrame, scale: float = 1.0) -> pd.Series:
+    """Each row's ``Interval`` as text. rows: with the columns mean, lo, hi and n. scale: a factor, 100 for per cent."""
+    text = [Interval(scale * r.mean, scale * r.lo, scale * r.hi, int(r.n)).in_words(3) for r in rows.itertuples()]
+    return pd.Series(text, rows.index, dtype=object)

@@ -17,7 +17,7 @@ import pandas as pd
 import scipy.fft
 import torch
 
-from hardlab import build, numbers, registry, run_folder
+from hardlab import build, numbers, registry, rich, run_folder
 from hardlab.analysis.schema import SCORES
 from hardlab.errors import HardlabError
 from hardlab.evaluate.knn import neighbours
@@ -41,6 +41,28 @@ class Bank(NamedTuple):
     rows: np.ndarray
     norms: np.ndarray
     ages: np.ndarray | None
+
+    def _about(self) -> dict[str, str]:
+        seen = microscope(self)
+        kind = "learned, without an age" if self.ages is None else f"of a queue, median age {np.median(self.ages):.0f}"
+        return {
+            "negatives": f"{len(self.negatives)} in {self.negatives.shape[1]} dimensions, {kind}",
+            "queries": f"{len(self.queries)} of the last batches",
+            "hardness": f"median cosine {seen['hardness'].median():.3f} with the nearest query",
+            "outliers": f"{100 * seen['outlier'].mean():.1f} %, farther from all queries than 95 % of the queries",
+        }
+
+    def __repr__(self) -> str:
+        lines = [f"Negatives at step {self.step}", *(f"  {key:10} {text}" for key, text in self._about().items())]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        counts, edges = np.histogram(microscope(self)["hardness"], 12)
+        rows = [(f"{a:.2f} to {b:.2f}", rich.bar(n / counts.max()), n) for n, a, b in zip(counts, edges, edges[1:])]
+        return (
+            f"<p><b>Negatives at step {self.step}</b></p>{rich.table(self._about().items())}"
+            f"{rich.table(rows, ('cosine with the nearest query', '', 'negatives'))}"
+        )
 
 
 class Reals(NamedTuple):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from hardlab.analysis import importance, predict, viewlog
@@ -15,6 +16,7 @@ LEAVES = (1, 10, 100)  # fewest rows in a leaf; the first grows trees to the end
 SHARES = ("name", "leaf", "share", "lo", "hi", "n")
 LEAST = 200  # images in a log that is large enough for leaves of 100 rows and for six pairs
 COLLAPSED = 1e-4  # a smaller standard deviation of the loss leaves nothing to explain
+_EPOCH, _IMAGE = ["run", "epoch"], ["run", "epoch", "step", "index"]
 LEAST_CHOSEN = 20  # images in which each pair must have been chosen, so that it can be learned and tested
 
 
@@ -72,6 +74,49 @@ def shares(log: pd.DataFrame, count: int, leaves: Sequence[int], trees: int) -> 
         return pd.DataFrame(columns=list(SHARES))
     table = pd.concat(tables, ignore_index=True).rename(columns={"effect": "name"})
     return table.assign(n=len(rows))[list(SHARES)]
+
+
+def by_leaf(logs: Mapping[str, pd.DataFrame], rows: int, leaves: Sequence[int], trees: int) -> pd.DataFrame:
+    """The shares of each log's own forest, of ``rows`` pairs of all logs, at several sizes of its leaves.
+
+    logs: run -> view log with its metrics. Returns a row per name and leaf: mean, min, max over the runs, and runs, the
+    number of those with rows enough for such leaves; no row where none has.
+    """
+    each = [shares(log, rows // len(logs), leaves, trees) for log in logs.values()]
+    return _over_runs(each, "leaf")
+
+
+def by_epoch(logs: Mapping[str, pd.DataFrame], rows: int, leaf: int, trees: int, windows: int = 6) -> pd.DataFrame:
+    """As ``by_leaf``, in up to ``windows`` windows of epochs instead, each named by its mean epoch."""
+    epochs = np.unique(np.concatenate([log["epoch"].unique() for log in logs.values()]))
+    each = [
+        shares(log[log["epoch"].isin(window)], rows // len(logs), [leaf], trees).assign(epoch=window.mean())
+        for window in np.array_split(epochs, min(windows, len(epochs)))
+        for log in logs.values()
+    ]
+    return _over_runs(each, "epoch")
+
+
+def _over_runs(each: Sequence[pd.DataFrame], by: str) -> pd.DataFrame:
+    frame = pd.concat([part for part in each if len(part)] or each[:1])
+    groups = frame.astype({"share": float}).groupby(["name", by])["share"]
+    return groups.agg(["mean", "min", "max", "size"]).rename(columns={"size": "runs"}).reset_index()
+
+
+def parts(log: pd.DataFrame) -> pd.Series:
+    """The shares of the loss's variance between epochs (and runs), between images of a step, and within an image."""
+    epoch, image = (_mean_by(log, keys) for keys in (_EPOCH, _IMAGE))
+    between = {"epochs and seeds": epoch, "images": image - epoch, "pairs of an image": log["loss"] - image}
+    return pd.Series({name: part.var() / log["loss"].var() for name, part in between.items()}, name="share")
+
+
+def within_image(log: pd.DataFrame) -> pd.DataFrame:
+    """The log with each loss reduced by the mean of its image: what a selection among an image's pairs sees."""
+    return log.assign(loss=log["loss"] - _mean_by(log, _IMAGE))
+
+
+def _mean_by(log: pd.DataFrame, keys: list[str]) -> pd.Series:
+    return log.groupby(keys, observed=True)["loss"].transform("mean")
 
 
 def predictabilities(logs: dict[str, pd.DataFrame], effort: Effort) -> pd.DataFrame:

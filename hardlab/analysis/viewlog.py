@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 
+from hardlab import rich
 from hardlab.analysis.schema import PARAMS
+from hardlab.analysis.shown import Shown
 from hardlab.errors import HardlabError
 
 SCHEMA = pa.schema(
@@ -44,12 +46,35 @@ class Wide(NamedTuple):
     values: dict[str, np.ndarray]
 
 
+class ViewLog(Shown):
+    """A view log, a row per candidate pair, which shows itself by epoch in a notebook."""
+
+    def summary(self) -> str:
+        keys = [key for key in KEY if key in self.columns]
+        images = len(self[keys].drop_duplicates()) if {"step", "index"} <= set(keys) else 0
+        seen = f" of {images} images at logged steps" if images else ""
+        runs = self["run"].nunique()
+        return f"{len(self)} candidate pairs{seen}, from {runs} run{'s' if runs > 1 else ''}."
+
+    def drawn(self) -> str:
+        if not {"epoch", "loss", "chosen", *BOX} <= set(self.columns):
+            return ""
+        log = metrics(pd.DataFrame(self))
+        rows = []
+        for epoch, part in log.groupby("epoch"):
+            chosen = part[part["chosen"]]
+            rows.append((epoch, len(part), *(f"{x.mean():.3f}" for x in (part["loss"], chosen["loss"], part["iou"])),
+                         f"{chosen['iou'].mean():.3f}", rich.bar(chosen["iou"].mean(), 4)))  # fmt: skip
+        head = ("epoch", "pairs", "mean loss", "of the chosen", "mean IoU", "of the chosen", "")
+        return rich.table(rows if len(rows) < 12 else [*rows[:5], *rows[-5:]], head)
+
+
 def segments(run_dir: Path | str) -> list[Path]:
     """The view-log files of a run, oldest first; empty if the run wrote none."""
     return sorted((Path(run_dir) / "views").glob("step-*.parquet"))
 
 
-def read(source: Path | str | Sequence[Path | str], columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read(source: Path | str | Sequence[Path | str], columns: Sequence[str] | None = None) -> ViewLog:
     """The view log of one or several runs, a row per candidate pair, with the folder's name in the column ``run``.
 
     columns: those to read (default: all of ``SCHEMA``). Raises ``HardlabError`` for a run without a log, an unknown
@@ -87,7 +112,7 @@ def read(source: Path | str | Sequence[Path | str], columns: Sequence[str] | Non
             f"The same run is given twice: {', '.join(sorted({n for n in labels if labels.count(n) > 1}))}."
         )
     frame.insert(0, "run", pd.Categorical.from_codes(codes, labels))
-    return frame
+    return ViewLog(frame)
 
 
 def metrics(frame: pd.DataFrame) -> pd.DataFrame:

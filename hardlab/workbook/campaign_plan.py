@@ -31,7 +31,7 @@ from hardlab.files import damaged, read_yaml
 from hardlab.recipes import RUNGS, recipe
 from hardlab.workbook.archive import evaluated
 from hardlab.workbook.job_queue import Estimate, Job
-from hardlab.workbook.plan import IMAGES
+from hardlab.workbook.plan import training_images
 
 UNKNOWN = 0.5  # power of a claim with enough seeds for a verdict, where neither its size nor its spread is known
 BESIDE = ("knn", LINEAR[0])  # protocols that evaluate every run
@@ -350,8 +350,7 @@ class Survey:
                 build.check(run)
                 if run.data not in self.images:
                     images = build.check_images(run, self.root)  # None if they would have to be downloaded
-                    known = int(IMAGES.get(run.data.name, 0) * run.data.fraction)
-                    self.images[run.data] = known if images is None else len(images)
+                    self.images[run.data] = training_images(run.data) if images is None else len(images)
                 self.asked[key] = ""
             except HardlabError as e:
                 self.asked[key] = str(e)

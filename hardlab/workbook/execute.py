@@ -185,6 +185,7 @@ def _run(
         "JUPYTER_PREFER_ENV_PATH": "1",
         "JUPYTER_PLATFORM_DIRS": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "HARDLAB_PLAIN": "1",  # progress in the log, line by line
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])),
     }
     if "MPLCONFIGDIR" not in env and not os.access(Path(env.get("HOME", "/nowhere")), os.W_OK):

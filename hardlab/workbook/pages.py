@@ -13,7 +13,6 @@ import pandas as pd
 from hardlab import config
 from hardlab.analysis import claims, schema
 from hardlab.analysis.arms import next_rung, reaches
-from hardlab.analysis.intervals import Interval
 from hardlab.errors import HardlabError
 from hardlab.files import as_expected, read_json, write_atomic
 from hardlab.recipes import recipe
@@ -154,7 +153,7 @@ def _levels(levels: Iterable[claims.Level], data_dir: Path) -> list[str]:
         rows.append(
             (
                 f"`{level.name}`" if " " not in level.name else level.name,
-                *(_mean(level.by.get(probe)) for probe in claims.PROBES),
+                *(value.in_words() if (value := level.by.get(probe)) else "–" for probe in claims.PROBES),
                 f"{level.rung}, {level.data}",
                 f"{level.epochs:g}" if level.epochs else "–",
                 ", ".join(f"{np.mean(each):.1f}{device}" for device, each in sorted(cost.items())) or "–",
@@ -162,16 +161,6 @@ def _levels(levels: Iterable[claims.Level], data_dir: Path) -> list[str]:
         )
     probes = [f"{probe}, %" for probe in claims.PROBES]
     return table(("Arm", *probes, "Rung, data", "Epochs", "Minutes a run, on processors unless a GPU is named"), rows)
-
-
-def _mean(value: Interval | None) -> str:
-    if value is None:
-        return "–"
-    if value.n == 1:
-        return f"{value.mean:.4g} (one seed)"
-    if f"{value.lo:.4g}" == f"{value.hi:.4g}":
-        return f"{value.mean:.4g} (the same for every seed)"
-    return f"{value.mean:.4g} ({value.lo:.4g} to {value.hi:.4g}; {value.n} seeds)"
 
 
 def counted(judged: pd.DataFrame) -> str:

@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from hardlab.analysis import claims
 from hardlab.analysis.arms import reaches
 from hardlab.analysis.schema import TABLES
 from hardlab.config import Run
+from hardlab.errors import HardlabError
 from hardlab.figures import FIGURES
 
 Arm = tuple[str, tuple[str, ...]]  # a recipe with overrides
@@ -61,6 +63,7 @@ NOTEBOOKS: dict[str, tuple[tuple[str, ...] | None, str]] = {
     "08_hnssl": (HNSSL, "mined negatives"),
     "09_results": (None, "all results beside the published ones"),
     "10_your_images": ((), "which images of a folder are hard"),
+    "11_your_strategy": ((), "a strategy of one's own"),
 }
 
 
@@ -259,6 +262,8 @@ def _parameters(notebook: str, rung: str) -> dict[str, str]:
         return {"data_dir": "data", "runs_dir": "runs", "out_dir": "notebooks/09_results"}
     if notebook == "10_your_images":
         return {"images_dir": "own/pictures", "runs_dir": "own/runs"}
+    if notebook == "11_your_strategy":
+        return {"folder": "own/strategy"}
     own = {"rung": rung, "runs_dir": "runs"}
     if notebook == "03_view_iou":
         own["out_dir"] = "notebooks/03_view_iou"
@@ -286,13 +291,37 @@ def _purpose(names: Iterable[str]) -> str:
     return ", ".join(parts)
 
 
-# images in the training split of the sets that the small rungs train on; `training_steps` needs no data for them
-IMAGES = {"shapes": 5000, "digits": 1437, "cifar10-jpeg": 50_000, "cifar10": 50_000, "fashionmnist": 60_000}
+# images in the training split of sets that the small rungs train on and that have no equal classes of known size
+IMAGES = {"digits": 1437, "fashionmnist": 60_000}
 
 
 def training_steps(run: Run) -> int:
     """The number of training steps of a run without its parent's; 0 if the size of its data is unknown beforehand."""
-    return run.epochs * (int(IMAGES.get(run.data.name, 0) * run.data.fraction) // run.batch_size)
+    return run.epochs * (training_images(run.data) // run.batch_size)
+
+
+def training_images(chosen: config.Data) -> int:
+    """The number of training images of a run's data, from the size of a set or the files of a folder.
+
+    Loads no image; 0 if the number is unknown beforehand. Of sets with unequal classes it may be off by a few.
+    """
+    if chosen.name.startswith("folder:"):
+        from hardlab.data import folders
+
+        try:
+            source = folders.read_folder(Path(chosen.name.removeprefix("folder:")), "train")
+        except HardlabError:  # the run itself refuses it
+            return 0
+        named = Counter("" if label < 0 else source.classes[label] for label in source.targets)
+        each = [n for name, n in named.items() if chosen.classes is None or name in chosen.classes]
+    elif chosen.name in sets.BALANCED:
+        classes, n, _ = sets.BALANCED[chosen.name]
+        each = [n] * len(chosen.classes or range(classes))
+    else:
+        each = [IMAGES.get(chosen.name, 0)]
+    if chosen.held_out:
+        each = [n - min(max(1, int(chosen.held_out * n + 0.5)), n - 1) for n in each if n]
+    return sum(int(chosen.fraction * n + 0.5) for n in each)
 
 
 def missing(plan: Sequence[Step], folder: Path) -> list[Step]:

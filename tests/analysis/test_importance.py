@@ -221,3 +221,12 @@ def test_what_cannot_be_decomposed_is_refused_in_one_sentence():
         importance.importance(x.assign(a=np.nan), y)
     with pytest.raises(HardlabError, match="no variance"):
         importance.importance(x, np.ones(50))
+
+
+def test_backends_stand_side_by_side_in_per_cent() -> None:
+    rng = np.random.default_rng(0)
+    x = pd.DataFrame(rng.random((200, 2)), columns=["a", "b"])
+    found = importance.backends(x, x["a"], ["forest"], trees=3, leaf=5)
+    alone = importance.importance(x, x["a"], trees=3, leaf=5).set_index("effect")
+    share, half = 100 * alone.loc["a", "share"], 50 * (alone.loc["a", "hi"] - alone.loc["a", "lo"])
+    assert found.loc["a", "forest, %"] == f"{share:.1f} ± {half:.1f}" and list(found.index) == ["a", "b"]

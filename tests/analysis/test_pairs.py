@@ -1,38 +1,16 @@
 """The tables of importance and predictability: what stands in them, and where there is nothing to say."""
 
-import itertools
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from made_logs import write_log
 
-from hardlab.analysis import importance, pairs, viewlog
-from hardlab.views import PARAMS
+from hardlab.analysis import importance, pairs
 
 QUICK = pairs.Effort(600, 250, ({"max_depth": 2, "n_estimators": 5},))
-
-
-def write_log(folder: Path, images: int, seed: int, views: int = 4) -> Path:
-    """A run's view log of random squares in which the pair that is farthest apart in brightness is chosen."""
-    rng = np.random.default_rng(seed)
-    drawn = rng.random((images, views, len(PARAMS))).astype(np.float32)
-    drawn[..., :2], drawn[..., 2:4], drawn[..., 4:6] = 32, np.round(16 * drawn[..., 2:4]), 16
-    candidates = list(itertools.combinations(range(views), 2))
-    light = drawn[..., PARAMS.index("brightness")]
-    loss = np.stack([abs(light[:, a] - light[:, b]) for a, b in candidates], 1) + 0.01 * rng.random((images, 1))
-    rows = []
-    for c, (a, b) in enumerate(candidates):
-        columns = {"epoch": np.arange(images) // 50, "step": 1, "index": np.arange(images), "candidate": c}
-        columns |= {"a": a, "b": b, "loss": loss[:, c], "chosen": loss.argmax(1) == c}
-        columns |= {f"{s}_{p}": drawn[:, v, j] for s, v in (("a", a), ("b", b)) for j, p in enumerate(PARAMS)}
-        rows.append(pd.DataFrame(columns))
-    (folder / "views").mkdir(parents=True)
-    table = pa.Table.from_pandas(pd.concat(rows), viewlog.SCHEMA, preserve_index=False)
-    pa.parquet.write_table(table, folder / "views" / "step-00000001.parquet")
-    return folder
 
 
 @pytest.mark.slow
@@ -86,3 +64,35 @@ def test_a_collapsed_network_has_no_importances_and_no_predictability(tmp_path: 
     log["chosen"] = log["candidate"] == 0
     assert not len(pairs.importances(log, QUICK))
     assert not len(pairs.predictabilities({"r0": log, "r1": log}, QUICK))
+
+
+def test_the_spread_over_runs_is_that_of_the_forest_of_each_run(tmp_path: Path) -> None:
+    logs = {f"r{seed}": pairs.read(write_log(tmp_path / f"r{seed}", 220, seed)) for seed in (0, 1)}
+    found = pairs.by_leaf(logs, 200, (1, 60), trees=2)
+    assert set(found["leaf"]) == {1}  # of 100 rows each, none has two leaves of 60
+    each = [pairs.shares(log, 100, [1], 2).set_index("name")["share"] for log in logs.values()]
+    for row in found.itertuples():
+        values = [float(one[row.name]) for one in each]
+        assert (row.mean, row.min, row.max) == pytest.approx((sum(values) / 2, min(values), max(values)))
+        assert row.runs == 2
+
+
+def test_windows_of_epochs_cover_all_and_one_without_pairs_is_absent(tmp_path: Path) -> None:
+    log = pairs.read(write_log(tmp_path / "r", 260, 0))  # epochs 0 to 5, the last of 10 images
+    found = pairs.by_epoch({"r": log}, 150, 10, trees=2, windows=3)
+    assert sorted(set(found["epoch"])) == [0.5, 2.5, 4.5]
+    middle = pairs.shares(log[log["epoch"].isin([2, 3])], 150, [10], 2).set_index("name")["share"]
+    assert found[found["epoch"] == 2.5].set_index("name")["mean"].to_dict() == pytest.approx(middle.to_dict())
+    constant = log.assign(loss=log["loss"].where(log["epoch"] > 1, 0.5))
+    assert sorted(set(pairs.by_epoch({"r": constant}, 150, 10, trees=2, windows=3)["epoch"])) == [2.5, 4.5]
+
+
+def test_the_parts_of_the_variance_add_up_and_each_made_kind_is_found_where_it_was_put(tmp_path: Path) -> None:
+    log = pairs.read(write_log(tmp_path / "r", 240, 0)).assign(run="r")
+    assert pairs.parts(log).sum() == pytest.approx(1)
+    noise = np.random.default_rng(0).random(len(log)) - 0.5
+    image = np.random.default_rng(1).random(240)[log["index"]]
+    for name, loss in (("epochs and seeds", log["epoch"]), ("images", image), ("pairs of an image", noise)):
+        assert pairs.parts(log.assign(loss=loss.astype(float)))[name] > 0.8
+    within = pairs.within_image(log).groupby(["step", "index"])["loss"].mean()
+    assert np.abs(within).max() < 1e-6

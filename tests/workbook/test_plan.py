@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
-from hardlab import config, recipes
+from hardlab import config, own_images, recipes
 from hardlab.analysis import claims as ledger
 from hardlab.cli import cli
 from hardlab.figures import FIGURES
@@ -101,5 +102,22 @@ def test_training_steps_are_those_that_the_data_give() -> None:
     for name in ("simsiam", "ppcl"):
         run = recipes.recipe(name, "smoke")
         assert plan.training_steps(run) == run.epochs * (len(build.images(run)) // run.batch_size)
+    changes: dict[str, Any] = {"data.held_out": 0.3, "data.fraction": 0.13, "data.classes": ["disc", "ring"]}
+    held = recipes.recipe("simsiam", "smoke", changes | {"batch_size": 8})
+    assert plan.training_steps(held) == held.epochs * (len(build.images(held)) // 8)
     ppcl = next(s for s in plan.steps("smoke") if s.title == "ppcl")
     assert [t.recipe for t in ppcl.trains] == ["gan", "ppcl"]
+
+
+def test_training_steps_on_a_folder_of_images_leave_out_what_is_held_out(tmp_path: Path) -> None:
+    from hardlab import build
+
+    folder = own_images.drawn(tmp_path / "pictures", count=47)
+    (next(folder.iterdir()) / "notes.txt").write_text("no image")
+    own = {"data": f"folder:{folder}", "batch_size": 2, "epochs": 3}
+    for held_out in (0.0, 0.1, 0.45):
+        for fraction in (1.0, 0.6):
+            run = recipes.recipe("simsiam", "smoke", own | {"data.held_out": held_out, "data.fraction": fraction})
+            assert plan.training_steps(run) == 3 * (len(build.images(run)) // 2) > 0
+    gone = recipes.recipe("simsiam", "smoke", own | {"data": f"folder:{tmp_path / 'gone'}"})
+    assert plan.training_steps(gone) == 0
