@@ -143,7 +143,7 @@ def test_a_dry_run_of_an_evaluation_refuses_what_is_no_finished_run_or_of_other_
     for words, said in {
         ("--checkpoint", "3"): "no checkpoint of step 3",
         ("--data", "folder:nowhere"): "nowhere does not exist",
-        ("--protocol", "detection", "--set", "images=50000"): "50000 training scenes were requested",
+        ("--protocol", "detection", *"--set images=50000 --set side=16 --set objects=1".split()): "50000 training scenes were requested",
     }.items():
         result = call("evaluate", path, *words, "--dry-run")
         assert result.exit_code == 2 and said in result.output, result.output

@@ -16,7 +16,7 @@ PLAN = """
 rung: smoke
 claims: [hvs-iou-lower]
 seeds: 1
-set: {epochs: 1, data.fraction: 0.1, batch_size: 64, backbone.width: 8, precision: fp32}
+set: {epochs: 1, data.name: digits, data.fraction: 0.2, batch_size: 64, backbone.width: 8, precision: fp32}
 """
 
 
