@@ -36,8 +36,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The data root of the whole session: empty at first, shared by all tests, so that each set is made once."""
-    root = tmp_path_factory.mktemp("data")
+    """The data root of the whole session: empty at first, shared by all tests, so that each set is made once.
+
+    The workers of one session share it: files are written whole.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "data"
+    root.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARDLAB_DATA", str(root))
         yield root

@@ -96,3 +96,47 @@ def test_a_module_that_is_loaded_answers_for_itself(tmp_path, monkeypatch) -> No
         assert list(signatures.signature("quick_loaded:made")) == ["b"]
     finally:
         del sys.modules["quick_loaded"]
+
+
+def test_a_static_method_is_read_with_the_functions_and_values_it_uses_and_nothing_is_imported(
+    tmp_path, monkeypatch
+) -> None:
+    written(tmp_path, monkeypatch,
+        quick_rules="""
+            import math
+            raise_if_run = 1 / 0
+            LEAST = 2**3
+            def whole(x: "not evaluated", up=math.ceil): return up(x)
+        """,
+        quick_ruled="""
+            from quick_rules import LEAST as least, whole
+            class Above:
+                @staticmethod
+                def check(size: Absent, *, more: int = 1) -> Absent:
+                    return [whole(size / least) for _ in range(more)]
+                def multi(self): ...
+                @cached
+                def made(self): ...
+            class Entry(Above): ...
+        """,
+    )  # fmt: skip
+    check = signatures.attribute("quick_ruled:Entry", "check")
+    assert check(17, more=2) == [3, 3] and list(inspect.signature(check).parameters) == ["size", "more"]
+    assert signatures.binder("quick_ruled:Entry", "multi") == "Above"
+    assert not {"quick_ruled", "quick_rules"} & sys.modules.keys()
+    for key in ("multi", "made", "absent"):
+        with pytest.raises(signatures.Unreadable):
+            signatures.read_attribute("quick_ruled:Entry", key)
+
+
+def test_the_class_that_defines_an_attribute_is_told_of_a_loaded_module_too(tmp_path, monkeypatch) -> None:
+    text = "class Above:\n    def multi(self): ...\nclass Entry(Above): ..."
+    written(tmp_path, monkeypatch, quick_bound=text)
+    import quick_bound
+
+    try:
+        assert signatures.binder("quick_bound:Entry", "multi") == "Above"
+        quick_bound.Entry.multi = lambda self: None
+        assert signatures.binder("quick_bound:Entry", "multi") == "Entry"
+    finally:
+        del sys.modules["quick_bound"]

@@ -219,17 +219,14 @@ def test_impossible_options_and_methods_are_refused_in_one_sentence():
             build.check(recipes.recipe(name, "smoke", {"hard": [hard]}))
 
 
-def test_every_hexa_recipe_can_be_built_at_every_rung_and_differs_from_its_base_in_the_strategy_alone():
+def test_every_hexa_recipe_differs_from_its_base_in_the_strategy_alone():
     bases = {n: n.removeprefix("hexa-").removeprefix("plus-") for n in recipes.RECIPES if n.startswith("hexa")}
     bases = {n: base.partition("-adv")[0].partition("-cmx")[0] for n, base in bases.items()} | {"clae": "ppcl-simclr"}
     for name, base in bases.items():
         for rung in recipes.RUNGS:
             run = recipes.recipe(name, rung)
-            if rung in ("smoke", "paper"):
-                build.check(run)
             here, there = run.model_dump(), recipes.recipe(base, rung).model_dump()
             assert {k for k in here if here[k] != there[k]} == {"recipe", "hard"}
-    build.check(recipes.recipe("clae-code"))
 
 
 @pytest.mark.slow

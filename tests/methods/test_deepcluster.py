@@ -10,7 +10,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from small_runs import small_run
 from steps import after
 
-from hardlab import build, nets, recipes, run_folder
+from hardlab import nets, recipes, run_folder
 from hardlab.clusters import nearest
 from hardlab.methods.deepcluster import MEASURED, MISSING, DeepCluster, nmi
 from hardlab.types import Batch, HardlabError, Progress
@@ -215,9 +215,8 @@ def test_the_loss_falls_under_fixed_clusters(look, batch):
 
 @pytest.mark.parametrize("rung", recipes.RUNGS)
 @pytest.mark.parametrize(("name", "crops"), [("deepcluster", 2), ("deepcluster-6crop", 6), ("deepcluster-8crop", 8)])
-def test_the_recipes_build_at_every_rung(name, crops, rung):
+def test_the_recipes_have_the_published_crops_and_rates(name, crops, rung):
     run = recipes.recipe(name, rung)
-    build.check(run)
     assert run.recipe == name
     assert 2 + (run.local.count if run.local else 0) == crops
     if rung == "paper":  # 0.6 at 256 images; 4.8 at 4096

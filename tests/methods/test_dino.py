@@ -14,7 +14,7 @@ from small_runs import small_run
 from steps import after, looked
 from torchvision.ops import StochasticDepth
 
-from hardlab import build, nets, recipes, run_folder, train
+from hardlab import nets, recipes, run_folder, train
 from hardlab.hard.hvs import HVS
 from hardlab.methods.dino import DINO, CropSets
 from hardlab.methods.simsiam import SimSiam
@@ -378,9 +378,8 @@ def test_small_crops_of_several_sizes_are_not_exchanged(batch):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("rung", recipes.RUNGS)
-def test_the_recipes_build_at_every_rung(name, rung):
+def test_the_recipes_have_the_published_settings(name, rung):
     run = recipes.recipe(name, rung)
-    build.check(run)
     assert run.recipe == name
     if rung == "paper" and name.startswith("dino"):
         assert (run.optim.clip, run.optim.clip_by, run.optim.weight_decay_end) == (3.0, "all", 0.4)

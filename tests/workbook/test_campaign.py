@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import tarfile
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from hardlab.analysis import schema
-from hardlab.workbook import campaign, campaign_plan
+from hardlab.workbook import campaign, campaign_plan, costs
 
 PLAN = """
 rung: smoke
 claims: [hvs-iou-lower]
 seeds: 1
-set: {epochs: 1, data.fraction: 0.1, batch_size: 64, backbone.width: 8, precision: fp32}
+set: {epochs: 1, data.name: digits, data.fraction: 0.2, batch_size: 64, backbone.width: 8, precision: fp32}
 """
 
 
 @pytest.mark.slow
-def test_a_campaign_trains_each_run_once_and_its_archive_has_the_rows_and_no_weights(tmp_path: Path) -> None:
+def test_a_campaign_trains_each_run_once_and_its_archive_has_the_rows_and_no_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "calibrate", cache(costs.calibrate))  # of one machine, by a process of its own
     (tmp_path / "plan.yaml").write_text(PLAN)
     (tmp_path / "data").mkdir()
     schema.empty("evaluation").to_csv(tmp_path / "data" / "evaluation.csv", index=False)
