@@ -188,7 +188,8 @@ def importance(
     weight); it changes the shares, because a tree's total variance includes noise. pairs: whether to add the
     interactions of every two columns. bootstrap: the number of resamples of the rows, or of whole ``groups`` (N,);
     boot_lo and boot_hi are the share plus the 2.5 and 97.5 % quantiles of the resamples around their mean (resamples
-    repeat rows, which shifts their level, not their spread). refit_trees: trees of each resample's forest (default: ``trees``).
+    repeat rows, which shifts their level, not their spread). refit_trees: trees of each resample's
+    forest (default: ``trees``).
 
     Raises HardlabError for columns that are not finite, no column, and fewer than 2 rows; NothingToExplain for a
     constant response, and for leaves so large that no tree makes a cut.
