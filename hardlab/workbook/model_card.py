@@ -92,9 +92,9 @@ def minutes(about: Mapping[str, Any]) -> float | None:
     """Minutes from the start of a run to its end, pauses included; None if it has not ended."""
     try:
         ended, started = (datetime.fromisoformat(about[key]) for key in ("ended", "started"))
+        return (ended - started).total_seconds() / 60
     except (KeyError, TypeError, ValueError):
         return None
-    return (ended - started).total_seconds() / 60
 
 
 def _spec(spec: Mapping[str, Any]) -> str:

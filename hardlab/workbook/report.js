@@ -35,10 +35,10 @@
   };
   addEventListener("hashchange", show);
   show();
-  // on paper nothing is folded but notebooks and tables
+  // on paper no claim is folded; manifests, notebooks and tables are
   let opened = [];
   addEventListener("beforeprint", () => {
-    opened = [...document.querySelectorAll(".claim:not([open]), .run:not([open])")];
+    opened = [...document.querySelectorAll(".claim:not([open])")];
     for (const d of opened) d.open = true;
   });
   addEventListener("afterprint", () => { for (const d of opened) d.open = false; });
