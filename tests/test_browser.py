@@ -20,8 +20,20 @@ SMALL = {"epochs": 2, "data.fraction": 0.1, "logs.views_every": 1}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The notebooks, with small runs beside them."""
+def browser() -> Iterator[Any]:
+    program = chromium()
+    if program is None:
+        pytest.skip(f"No Chromium is installed ({', '.join(NAMES)}): on Debian, `apt-get install chromium` adds it.")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: install the extra 'dev'")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def folder(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The notebooks, with small runs beside them; none without a browser."""
     root = tmp_path_factory.mktemp("lab")
     (root / "notebooks").mkdir()
     for path in execute.notebooks():
@@ -36,18 +48,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lab(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with jupyterlab(folder, tmp_path_factory.mktemp("jupyter")) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = chromium()
-    if program is None:
-        pytest.skip(f"No Chromium is installed ({', '.join(NAMES)}): on Debian, `apt-get install chromium` adds it.")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: install the extra 'dev'")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 class Page:

@@ -9,6 +9,8 @@
       else if (key in node && key !== "list") node[key] = value;
       else node.setAttribute(key, value);
     }
+    /* JupyterLab's shortcuts take the arrow keys of whatever has the focus, but of elements with this attribute */
+    if (["input", "button", "select", "canvas"].includes(tag)) node.setAttribute("data-lm-suppress-shortcuts", "true");
     node.append(...kids);
     return node;
   };
