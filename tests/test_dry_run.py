@@ -15,7 +15,6 @@ from hardlab.data import load
 from hardlab.data.base import Absent
 from hardlab.types import HardlabError
 
-
 SCENES = ("--set", "side=16", "--set", "objects=1")  # quickly drawn
 
 
