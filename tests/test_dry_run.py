@@ -15,6 +15,8 @@ from hardlab.data import load
 from hardlab.data.base import Absent
 from hardlab.types import HardlabError
 
+SCENES = ("--set", "side=16", "--set", "objects=1")  # quickly drawn
+
 
 def call(*words):
     return CliRunner().invoke(cli.cli, list(map(str, words)))
@@ -144,7 +146,7 @@ def test_a_dry_run_of_an_evaluation_refuses_what_is_no_finished_run_or_of_other_
     for words, message in {
         ("--checkpoint", "3"): "no checkpoint of step 3",
         ("--data", "folder:nowhere"): "nowhere does not exist",
-        ("--protocol", "detection", *small, "--set", "images=50000"): "50000 training scenes were requested",
+        ("--protocol", "detection", *SCENES, "--set", "images=50000"): "50000 training scenes were requested",
     }.items():
         result = call("evaluate", path, *words, "--dry-run")
         assert result.exit_code == 2 and message in result.output, result.output

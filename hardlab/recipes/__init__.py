@@ -62,7 +62,7 @@ def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None =
     if made is None:
         raise HardlabError(
             f"{registry.unknown('recipe', name, RECIPES)} Load a method or strategy of your own first: --code FILE, or "
-            "hardlab.load(FILE) in Python."
+            "hardlab.load_code(FILE) in Python."
         )
     if rung not in RUNGS:
         raise registry.unknown("rung", rung, RUNGS)

@@ -23,6 +23,7 @@ ALLOWED = {
     ("hardlab/analysis/claims.py", "max((int(self.book.runs[name]['seed']) for runs in trained for name in runs))"):
         "the next seed to train is one above all",
     ("hardlab/analysis/claims.py", "max((-1, *group.seeds))"): "the next seed to train is one above all",
+    ("hardlab/analysis/importance.py", "alone['share'].idxmax()"): "an effect, not a run",
     ("hardlab/analysis/shared_batch.py", "chosen['run'].iloc[0]"): "these runs have the same images: arms.same_images",
     ("hardlab/cli.py", "next((folder / 'runs').glob('*/manifest.json'), None)"): "whether there is any",
     ("hardlab/figures/hvs.py", "rows.groupby('run')['outside'].first()"): "a run has one number in all of its bins",
@@ -33,6 +34,10 @@ ALLOWED = {
     ("hardlab/workbook/explorer.py", "list(some)[-1]"): "whether a sentence is the last of a panel",
     ("hardlab/workbook/pages.py", "(measured if len(measured) else known).head(1)"): "a claim, not a run",
     ("hardlab/workbook/report.py", "values['run'].iloc[0]"): "runs of one setting have the same length",
+    ("notebooks/02_evaluate.ipynb",
+     "top1.drop_duplicates(['evaluated_on', 'bar', 'protocol', 'seed'], keep='last')"): "raw pixels of a seed are the same",
+    ("notebooks/11_your_strategy.ipynb", "frame.head(1)"): "steps of one run",
+    ("notebooks/11_your_strategy.ipynb", "frame.tail(1)"): "steps of one run",
     ("notebooks/06_gan_evolution.ipynb", "alike[alike['part'] == 'the GAN on its own'].tail(1)"): "a step of one run",
     ("notebooks/10_your_images.ipynb", "by_image.nlargest(5, 'hardness')"): "images of one run",
     ("notebooks/10_your_images.ipynb", "by_image.nsmallest(5, 'hardness')"): "images of one run",
