@@ -142,7 +142,6 @@ def done(tmp_path_factory):
 def test_a_dry_run_of_an_evaluation_refuses_what_is_no_finished_run_or_of_other_images(done, tmp_path):
     path = shutil.copytree(done[0], tmp_path / "run")
     assert call("evaluate", path, "--dry-run").exit_code == 0
-    small = ("--set", "side=16", "--set", "objects=1")
     for words, message in {
         ("--checkpoint", "3"): "no checkpoint of step 3",
         ("--data", "folder:nowhere"): "nowhere does not exist",
