@@ -35,8 +35,8 @@ class Lab(NamedTuple):
     token: str
 
     def notebook(self, path: str) -> str:
-        """The address of a notebook below its root folder."""
-        return f"{self.url}/lab/tree/{path}?token={self.token}"
+        """The address of a notebook below its root folder, in a workspace without the tabs of others."""
+        return f"{self.url}/lab/workspaces/{Path(path).stem}/tree/{path}?token={self.token}"
 
 
 @contextmanager
