@@ -184,7 +184,7 @@ def test_pairs_have_a_bootstrap_interval_and_smaller_forests_for_it_leave_the_sh
     settings = {"leaf": 5, "max_features": 1.0, "pairs": True}
     plain = importance.importance(x, y, trees=6, **settings)
     table = importance.importance(x, y, trees=6, bootstrap=4, refit_trees=2, **settings)
-    pd.testing.assert_frame_equal(table[list(plain)], plain)
+    pd.testing.assert_frame_equal(pd.DataFrame(table[list(plain)]), pd.DataFrame(plain))
     again = importance.importance(x, y, trees=2, bootstrap=4, **settings)
     for side in ("boot_lo", "boot_hi"):  # the same refits, around another mean
         assert (table[side] - table["share"]).tolist() == pytest.approx((again[side] - again["share"]).tolist())
