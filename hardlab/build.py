@@ -67,12 +67,12 @@ def look(run: Run) -> Look:
 
 
 def _as_it_was(kind: str, spec: Spec) -> None:
-    """Refuse a reader's own code that has changed since the configuration was made."""
+    """Refuse the user's own code that has changed since the configuration was made."""
     now = registry.source(kind, spec.name)
     if spec.source is not None and spec.source != now:
         raise HardlabError(
-            f"The source of {kind} '{spec.name}' is {now} and this run's is {spec.source}: it has been edited since, "
-            "so that it is another run; make the configuration again."
+            f"The source of {kind} '{spec.name}' is {now} and this run's is {spec.source}: it has been edited since. "
+            "Make the configuration again; it will be another run."
         )
 
 
@@ -165,7 +165,7 @@ def spec(kind: str, given: Any) -> Spec:
     if isinstance(given, type) and issubclass(given, Method if kind == "method" else Hard):
         return Spec(name=registry.register(kind, given))
     if not isinstance(given, str | Mapping | Spec):
-        raise HardlabError(f"{given!r} is no {kind}: give a name, a class, or for a strategy one that is made.")
+        raise HardlabError(f"{given!r} is not a {kind}: give its name, its class or, for a strategy, an instance.")
     return Spec.model_validate(given)
 
 
@@ -202,7 +202,7 @@ def check_images(run: Run, root: str | Path | None = None) -> Images | None:
         return None
     fits(run, data, look(run))
     made, hard = unmade(run)
-    # a reader's own code may ask for numbers, which the device `meta` lacks
+    # the user's own code may ask for numbers, which the device `meta` lacks
     with torch.device("meta"), suppress(NotImplementedError):
         made.on_start(data, run.batch_size)
         for h in hard:

@@ -139,7 +139,11 @@ def _rules(kind: str, spec: Spec, at: Setting) -> None:
 def hint(method: str, spec: Spec, refused: Callable[[str, Spec], str | None]) -> str:
     """The methods that a strategy goes with, as the end of a refusal; "" if this method is among them."""
     partners = [name for name in registry.METHODS if refused(name, spec) is None]
-    return f" It goes with {' or '.join(partners)}." if partners and method not in partners else ""
+    return f" It goes with {_either(partners)}." if partners and method not in partners else ""
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def check_sizes(run: Run, count: int, smallest: int | None, size: int) -> None:

@@ -122,7 +122,7 @@ class _Curves:
 
 
 def _code(run: Run) -> list[Path]:
-    """The files of the reader's own methods and strategies in a run and its parent."""
+    """The files of the user's own methods and strategies in a run and its parent."""
     named = [
         (kind, spec.name)
         for one in (run, run.parent)

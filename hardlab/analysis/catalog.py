@@ -143,7 +143,7 @@ def measurement(line: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, 
 def arm(configuration: Mapping[str, Any]) -> str:
     """How a run differs from its baseline: ``standard``, ``untrained``, or its strategies, e.g. ``hvs draws=8``.
 
-    Default options are left out. A reader's own code adds the digest of its source, so that edited code is another
+    Default options are left out. The user's own code adds the digest of its source, so that edited code is another
     arm.
     """
     if configuration["epochs"] == 0:
@@ -151,7 +151,7 @@ def arm(configuration: Mapping[str, Any]) -> str:
     names = []
     for spec in configuration["hard"]:
         defaults: dict[str, Any] = {}
-        with suppress(HardlabError):  # a reader's code may not be loaded, or a package uninstalled
+        with suppress(HardlabError):  # the user's code may not be loaded, or a package uninstalled
             defaults = {k: p.default for k, p in registry.options("strategy", spec["name"]).items()}
         changed = {k: v for k, v in sorted(spec["options"].items()) if k not in defaults or v != defaults[k]}
         changed |= {"source": spec["source"]} if spec.get("source") else {}

@@ -160,7 +160,7 @@ def _levels(levels: Iterable[claims.Level], data_dir: Path) -> list[str]:
             )
         )
     probes = [f"{probe}, %" for probe in claims.PROBES]
-    return table(("Arm", *probes, "Rung, data", "Epochs", "Minutes a run, on processors unless a GPU is named"), rows)
+    return table(("Arm", *probes, "Rung, data", "Epochs", "Minutes per run (CPU unless a GPU is named)"), rows)
 
 
 def counted(judged: pd.DataFrame) -> str:
