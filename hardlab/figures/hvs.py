@@ -425,8 +425,10 @@ def f8(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
             style.gap(ax, "no published value\nat hand")
     ours = Selection([a.recipe for _, a in named], evaluation, configs)
     axes[2].set(title="ours", xlabel="views")
-    plots.arms(axes[2], ours, named, linear("linear-hvs-simsiam"), missing="no finished run")
-    shared = pd.DataFrame({at: ours.values(arm, linear("linear-hvs-simsiam")) for at, (_, arm) in enumerate(named)})
+    measure = linear("linear-hvs-simsiam")
+    plots.arms(axes[2], ours, named, measure, missing="no finished run")
+    pairs = [(at, arm) for at, (_, arm) in enumerate(named) if not ours.other_length(arm, measure)]
+    shared = pd.DataFrame({at: ours.values(arm, measure) for at, arm in pairs})
     for _, seed in shared.iterrows():  # an arm may lack seeds that others have: these are the pairs
         axes[2].plot(seed.dropna(), color=style.GREY, linewidth=0.6, zorder=0)
     axes[0].set_ylabel("linear top-1 (%)")
