@@ -57,9 +57,9 @@ def small(kind: str, name: str) -> dict[str, Any]:
 
 
 def network(method: str, width: int) -> tuple[str, dict[str, Any]]:
-    """The backbone that a method is tested on, and its options. width: of the tiny one."""
+    """The backbone that a method is tested on, and its options. width: of one that has a width."""
     made: Any = registry.find("method", method)
-    return made.NETWORK, {"width": width} if made.NETWORK == "tiny" else {}
+    return made.NETWORK, {"width": width} if "width" in registry.options("backbone", made.NETWORK) else {}
 
 
 def make(name: str) -> Method:
