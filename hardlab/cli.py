@@ -990,10 +990,9 @@ def check_file(file: Path, as_json: bool) -> None:
     with usage():
         defined = build.load(file)
     results = {f"{kind} {name}": list(contracts.verdicts(kind, name)) for kind, name in defined}
-    signs = {True: "holds", False: "BROKEN", None: "refuses"}
     lines = []
     for entry, verdicts in results.items():
-        lines += [entry, *(f"  {signs[v.holds]:8}{v.contract}{v.detail and f': {v.detail}'}" for v in verdicts)]
+        lines += [entry, *(f"  {line}" for line in contracts.described(entry.split()[0], verdicts))]
     _echo(as_json, "\n".join(lines), {entry: [v._asdict() for v in verdicts] for entry, verdicts in results.items()})
     sys.exit(1 if any(v.holds is False for verdicts in results.values() for v in verdicts) else 0)
 

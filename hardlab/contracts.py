@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,11 +19,12 @@ from hardlab.config import Run, Spec
 from hardlab.data import Images
 from hardlab.data.base import Pixels, Source
 from hardlab.hard.base import Hard
-from hardlab.methods.base import START, Method
+from hardlab.methods.base import START, Method, Step
 from hardlab.negatives import Negatives
 from hardlab.types import Batch, HardlabError, Rendered
 
 BATCH, SIZE, COUNT = 8, 32, 128
+STEPS = "It takes steps with"
 
 
 class Broken(Exception):
@@ -57,9 +60,9 @@ def small(kind: str, name: str) -> dict[str, Any]:
 
 
 def network(method: str, width: int) -> tuple[str, dict[str, Any]]:
-    """The backbone that a method is tested on, and its options. width: of the tiny one."""
+    """The backbone that a method is tested on, and its options. width: of one that has a width."""
     made: Any = registry.find("method", method)
-    return made.NETWORK, {"width": width} if made.NETWORK == "tiny" else {}
+    return made.NETWORK, {"width": width} if "width" in registry.options("backbone", made.NETWORK) else {}
 
 
 def make(name: str) -> Method:
@@ -115,8 +118,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def says_what_it_is(name: str) -> None:
-    """It is a `Method` with a docstring, and its options have types and defaults."""
-    _entry("method", name, Method)
+    """It is a `Method` with a docstring, its options have types and defaults, and its hooks are spelt as `Method`'s."""
+    _spelt_as(_entry("method", name, Method), Method)
 
 
 def says_where_its_negatives_are_from(name: str) -> None:
@@ -189,8 +192,12 @@ def trains(name: str) -> None:
 
 
 def strategy_says_what_it_is(name: str) -> None:
-    """It is a `Hard` with a docstring, its options have types and defaults, and its needs exist."""
-    _entry("strategy", name, Hard)
+    """It is a `Hard` with a docstring, its options have types and defaults, it has a hook, and its needs exist."""
+    made = _entry("strategy", name, Hard)
+    _spelt_as(made, Hard)
+    acts = _hooks(Hard) - {"remark", "logs", "declared", "note", "numbers"} | {"draws", "local_draws"}
+    acts = {hook for hook in acts if not hook.startswith("check_")}
+    _demand(acts & _own(made, Hard), f"it does nothing: it overrides none of {', '.join(sorted(acts))}")
     compatible.strategy(Spec(name=name))
 
 
@@ -280,7 +287,21 @@ def verdicts(kind: str, name: str) -> Iterator[Verdict]:
         yield _judged(sentence(contract), contract, name)
     pairs = [(s, name) for s in registry.HARD] if kind == "method" else [(name, m) for m in registry.METHODS]
     for strategy, method in pairs:
-        yield _judged(f"It takes steps with {strategy if kind == 'method' else method}", steps_with, strategy, method)
+        yield _judged(f"{STEPS} {strategy if kind == 'method' else method}", steps_with, strategy, method)
+
+
+def described(kind: str, verdicts: Iterable[Verdict]) -> Iterator[str]:
+    """The verdicts on an entry as text, with one line for all that it steps with if the same holds of them."""
+    grouped: dict[Verdict, list[str]] = {}
+    for v in verdicts:
+        partner = v.contract.removeprefix(f"{STEPS} ") if v.contract.startswith(STEPS) else ""
+        grouped.setdefault(v._replace(contract=STEPS) if partner else v, []).append(partner)
+    others = "strategies" if kind == "method" else "methods"
+    for v, partners in grouped.items():
+        sign = {True: "holds", False: "BROKEN", None: "refuses"}[v.holds]
+        names = ", ".join(filter(None, partners))
+        count = f" ({len(partners)} {others})" if len(partners) > 1 else ""
+        yield f"{sign:8}{v.contract}{names and f' {names}'}{count}{v.detail and f': {v.detail}'}"
 
 
 def _judged(contract_name: str, contract: Callable[..., None], *about: str) -> Verdict:
@@ -296,16 +317,45 @@ def _judged(contract_name: str, contract: Callable[..., None], *about: str) -> V
     return Verdict(contract_name, True)
 
 
-def _entry(kind: str, name: str, base: type) -> None:
-    made = registry.find(kind, name)
+def _entry(kind: str, name: str, base: type) -> type:
+    made: Any = registry.find(kind, name)
     _demand(isinstance(made, type) and issubclass(made, base), f"{made!r} is no {base.__name__}")
     _demand(made.__doc__ not in (None, base.__doc__), "it has no docstring")
     bare = [key for key, p in registry.options(kind, name).items() if p.annotation in (Any, p.empty)]
     _demand(not bare, f"without a type: {', '.join(bare)}")
+    return made
+
+
+def _hooks(base: type) -> set[str]:
+    """The public functions of a base class."""
+    return {name for name in vars(base) if name[0] != "_" and inspect.isroutine(getattr(base, name))}
+
+
+def _own(made: type, base: type) -> set[str]:
+    """The public names that an entry defines, in its class or in one between that and the base class."""
+    between = made.__mro__[: made.__mro__.index(base)]
+    return {name for cls in between for name in vars(cls) if name[0] != "_"}
+
+
+def _spelt_as(made: type, base: type) -> None:
+    """Refuse a function whose name is almost that of a hook, which nothing would call, unless it has that hook too."""
+    own = _own(made, base)
+    for name in sorted(own):
+        if hasattr(base, name) or not inspect.isroutine(getattr(made, name)):
+            continue
+        near = get_close_matches(name, _hooks(base), 1, 0.8)
+        _demand(not near or near[0] in own, f"`{name}` is no hook: did you mean `{''.join(near)}`?")
 
 
 def _opened(name: str, *strategies: str) -> train.Session:
     return train.open(run(name, *strategies), data=toy(), device="cpu", say=lambda line: None)
+
+
+def _step(session: train.Session, batch: Batch) -> Step:
+    try:
+        return train.step(session, batch)
+    except train.NoLossPerImage as e:  # no refusal
+        raise Broken(str(e)) from e
 
 
 def _steps(name: str, *strategies: str) -> None:
@@ -315,7 +365,7 @@ def _steps(name: str, *strategies: str) -> None:
     before = [[p.clone() for p in player.params] for player in players]
     method.on_epoch(session.at, session.data, session.look)
     batches = session.batches()
-    now = train.step(session, next(batches))
+    now = _step(session, next(batches))
     complaint = session.watch.complaint()
     _demand(complaint is None, str(complaint))
     for player, old in zip(players, before, strict=True):
@@ -335,11 +385,11 @@ def _steps(name: str, *strategies: str) -> None:
     for key, x in shown.items():
         _demand(isinstance(x, Tensor) and key, f"snapshot: {key!r} is {type(x).__name__}, and should be a tensor")
     saved = copy.deepcopy(session.dump())
-    terms = train.step(session, next(batches)).terms
+    terms = _step(session, next(batches)).terms
     other = _opened(name, *strategies)
     other.restore(saved)
     _demand(same(other.dump(), saved), "what was saved does not come back: `state_dict` and `load_state_dict` disagree")
-    again = train.step(other, next(other.batches())).terms
+    again = _step(other, next(other.batches())).terms
     _demand(
         same(terms, again),
         "a resumed run takes another step than one that was not interrupted: keep what a step changes in a buffer or a "

@@ -66,10 +66,14 @@ class Entry:
 class Setting:
     """What a configuration says of a run before anything is built, for ``check_run`` of a method or strategy.
 
-    own: the method or strategy that is asked. local: small crops of an image. view: a side of the smallest view, in
-    pixels. mean, std: of pixels. borrowed: whether a strategy has replaced the method's negatives by its own: for a
-    method any, for a strategy an earlier one. images, steps: of the data set and of the whole training; None where only
-    loading it tells. parent: the same of the run's parent.
+    own: the method or strategy that is asked.
+    local: small crops of an image.
+    view: a side of the smallest view, in pixels.
+    mean, std: of pixels.
+    borrowed: whether a strategy has replaced the method's negatives by its own: for a method any, for a strategy an
+        earlier one.
+    images, steps: of the data set and of the whole training; None where only loading it tells.
+    parent: the same of the run's parent.
     """
 
     id: str

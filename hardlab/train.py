@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from hardlab import build, optim, players, run_folder, stopping
 from hardlab.config import Run
 from hardlab.data.base import Missing
@@ -22,7 +24,7 @@ from hardlab.session import open as open
 from hardlab.session import reopen as reopen
 from hardlab.session import say as say
 from hardlab.stopping import Stopped
-from hardlab.types import Batch
+from hardlab.types import Batch, HardlabError
 
 
 def train(
@@ -151,6 +153,10 @@ def begin(session: Session, batch: Batch) -> Step:
     return now
 
 
+class NoLossPerImage(HardlabError):
+    """A term of the loss that is not one-dimensional."""
+
+
 def _untimed(part: str) -> AbstractContextManager[None]:
     return nullcontext()
 
@@ -159,6 +165,8 @@ def forward(now: Step, hard: Sequence[Hard], timed: Callable[[str], AbstractCont
     """Choose and render the views of a step, predict, and compute the terms of the loss.
 
     timed: returns a context that times a part, given by its name.
+
+    Raises NoLossPerImage for a term that is not one-dimensional.
     """
     for h in hard:
         with timed(h.name), now.autocast():
@@ -170,9 +178,20 @@ def forward(now: Step, hard: Sequence[Hard], timed: Callable[[str], AbstractCont
             around.enter_context(h.around(now))
         now.out = now.method(views)
     now.terms["base"] = now.out.loss
+    _demand_rows(f"Method '{type(now.method).__name__.lower()}': its loss", now.out.loss)
     for h in hard:
         with timed(h.name), now.autocast():
-            now.terms |= h.terms(now)
+            terms = h.terms(now)
+        for name, term in terms.items():
+            _demand_rows(f"Strategy '{h.name}': its term '{name}'", term)
+        now.terms |= terms
+
+
+def _demand_rows(what: str, term: Any) -> None:
+    if not isinstance(term, Tensor):
+        raise NoLossPerImage(f"{what} is a {type(term).__name__}; it must be a tensor (N,), a loss per image.")
+    if term.ndim != 1:
+        raise NoLossPerImage(f"{what} has shape {tuple(term.shape)}; it must be (N,), a loss per image.")
 
 
 def finished(manifest: Mapping[str, Any] | None, run: Run, root: str | Path | None = None, say: Say = say) -> bool:

@@ -29,6 +29,11 @@ def test_a_strategy_keeps_its_contracts(contract, name):
     contract(name)
 
 
+@pytest.mark.parametrize("name", registry.METHODS)
+def test_a_small_run_has_the_backbone_that_its_method_declares(name):
+    assert small_run(name).backbone.name == registry.find("method", name).NETWORK
+
+
 @pytest.mark.parametrize(("strategy", "name"), list(itertools.product(registry.HARD, registry.METHODS)))
 def test_a_strategy_steps_with_a_method_or_refuses_with_a_reason(strategy, name):
     try:

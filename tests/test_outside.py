@@ -369,6 +369,19 @@ HOOK = "    def terms(self, step):\n"
         ("strategy", (HOOK, f"    def install(self, method):\n        raise ValueError\n\n{HOOK}"), "ValueError"),
         ("strategy", (HOOK, f"    def logs(self, step):\n        return {{'x': float('nan')}}\n\n{HOOK}"), "x is nan"),
         ("strategy", (HOOK, f"    def logs(self, step):\n        return {{'x': 'much'}}\n\n{HOOK}"), "x is 'much'"),
+        ("strategy", ("def terms", "def term"), "`term` is no hook: did you mean `terms`?"),
+        ("strategy", (HOOK, f"    def after_steps(self, step):\n        pass\n\n{HOOK}"),
+         "`after_steps` is no hook: did you mean `after_step`?"),
+        ("strategy", (HOOK, f"    def term(self, step):\n        pass\n\n{HOOK}"), None),  # it has the hook as well
+        ("strategy", ("def terms", "def addend"), "it does nothing: it overrides none of after_step, "),
+        ("method", ("    def loss", "    def on_epochs(self, at, images, look):\n        pass\n\n    def loss"),
+         "`on_epochs` is no hook: did you mean `on_epoch`?"),
+        ("strategy", ("1 * step.out.loss", "step.out.loss.mean()"),
+         "Strategy 'louder': its term 'louder' has shape (); it must be (N,), a loss per image."),
+        ("strategy", ("1 * step.out.loss", "step.out.loss[:, None]"), "its term 'louder' has shape (8, 1); it must be"),
+        ("strategy", ("1 * step.out.loss", "2.0"), "its term 'louder' is a float; it must be a tensor (N,)"),
+        ("method", ("losses.cosine(q, t)", "losses.cosine(q, t).mean()"),
+         "Method 'siamese': its loss has shape (); it must be (N,), a loss per image."),
         ("strategy", ("1 * step.out.loss", "step.out.loss * float('nan')"), "loss of the learner is not finite"),
         ("strategy", (HOOK, f"    def snapshot(self, images, look):\n        return {{'x': 1}}\n\n{HOOK}"),
          "snapshot: 'x' is int"),
@@ -504,6 +517,21 @@ def test_negatives_that_lose_what_a_queue_checks_or_shows_are_told(changes, mess
     build.load(written(tmp_path, text, "wrapper_code.py"))
     with pytest.raises(contracts.Broken, match=message):
         contracts.answers_for_what_it_wraps("wrapper")
+
+
+def test_what_is_the_same_with_several_methods_is_told_in_one_line(louder, monkeypatch):
+    monkeypatch.setattr(contracts, "STRATEGY", (contracts.strategy_says_what_it_is,))
+    names = ("byol", "simsiam", "vicreg")
+    monkeypatch.setattr(registry, "METHODS", {name: registry.METHODS[name] for name in names})
+    good = CliRunner().invoke(cli.cli, ["check", str(louder)])
+    assert good.output.splitlines()[-1] == "  holds   It takes steps with byol, simsiam, vicreg (3 methods)"
+    louder.write_text(STRATEGY.replace("FACTOR * step.out.loss", "step.out.loss.mean()"))
+    bad = CliRunner().invoke(cli.cli, ["check", str(louder)])
+    fault = "Strategy 'louder': its term 'louder' has shape (); it must be (N,), a loss per image."
+    line = f"  BROKEN  It takes steps with byol, simsiam, vicreg (3 methods): {fault}"
+    assert bad.exit_code == 1 and bad.output.splitlines()[2:] == [line]
+    each = json.loads(CliRunner().invoke(cli.cli, ["check", str(louder), "--json"]).output)["strategy louder"]
+    assert [v["contract"] for v in each[1:]] == [f"It takes steps with {name}" for name in names]
 
 
 def test_the_command_says_what_holds_and_ends_with_1_where_something_is_broken(louder, monkeypatch):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -51,6 +51,7 @@ LINEAR = ("linear-lbfgs", "top1")
 SYSTEMS = {"simsiam-hvs": "HVS", "hexa-moco": "HEXA", "hnssl": "HNSSL", "adco": "AdCo", "ppcl": "PPCL"}
 ROSTER = (*SYSTEMS, "simsiam", "simclr", "moco", "dino")
 SCENES = ("detection", "segmentation")  # how the names of protocols on scenes begin
+ONE_MEAN = ("recipe", "setting", "arm", "rung")  # runs that share these differ in their seeds alone
 _PLACE = ("rung", "data", "method", "setting")  # columns that paired arms share
 _NAMES = ("recipe", "rung", "seed", "device")  # keys that make a run no other arm
 _OUTSIDE = ("parent", "logs")  # groups of a configuration that decide nothing, or follow from the recipe
@@ -465,6 +466,16 @@ def gains(arm: pd.DataFrame, other: pd.DataFrame, by: Sequence[str]) -> pd.DataF
     same = [*_PLACE, "seed", *by]
     both = arm.merge(other[[*same, "value"]], on=same, suffixes=("", "_other"))
     return both.assign(value=both["value"] - both["value_other"]).drop(columns="value_other")
+
+
+def each_arm(rows: pd.DataFrame, *also: str) -> Iterator[pd.DataFrame]:
+    """The rows of each arm, which share a mean over seeds: equal in ``ONE_MEAN``, and in the columns ``also``."""
+    return (group for _, group in rows.groupby([*also, *ONE_MEAN], sort=True))
+
+
+def same_arm(rows: pd.DataFrame, own: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of runs that share a mean over seeds with a run. own: its row, with the columns ``ONE_MEAN``."""
+    return rows[(rows[list(ONE_MEAN)] == [own[column] for column in ONE_MEAN]).all(axis=1)]
 
 
 def longest(runs: pd.DataFrame) -> pd.DataFrame:

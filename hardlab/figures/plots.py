@@ -31,7 +31,8 @@ def arms(
 ) -> None:
     """Plot arms side by side: ours as dots with intervals, published ``values`` as open diamonds, gaps marked.
 
-    named: (label, arm) of each place, None for an arm that has no run of ours. values: label -> published number.
+    named: (label, arm) of each place, None for an arm that has no run of ours.
+    values: label -> published number.
     """
     values = values or {}
     series = [ours.values(arm, measure) if arm else pd.Series(dtype=float) for _, arm in named]
@@ -81,8 +82,10 @@ def lengths(
 ) -> Figure:
     """Accuracy over the length of training, ours beside the published points.
 
-    named: (label, recipe) of each line. printed: (label, epochs) -> value. on: the paper's data. remark: for the
-    caption.
+    named: (label, recipe) of each line.
+    printed: (label, epochs) -> value.
+    on: the paper's data.
+    remark: for the caption.
     """
     figure, (ax, right) = style.new(height, 2)
     ax.set(title="ours", xlabel="epochs of training", ylabel="linear top-1 (%)")
@@ -107,8 +110,9 @@ def budgets(
 ) -> None:
     """Plot accuracy over the epochs of training, with separate runs for each budget.
 
-    named: (label, recipe) of each line. beside: other axes for the published points, which are too far off to share
-    one, and those points: name -> epochs -> value.
+    named: (label, recipe) of each line.
+    beside: other axes for the published points, which are too far off to share one, and those points: name -> epochs ->
+        value.
     """
     printed, values = beside or (None, {})
     for n, (name, recipe) in enumerate(named):

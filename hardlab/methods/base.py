@@ -104,7 +104,7 @@ class Method(nn.Module):
     negatives: those of a contrastive loss, with its ``temperature`` and the ``dim`` of its vectors.
     negatives_from: the "batch", the "memory" of earlier batches, or "" without negatives.
     SMALL: options that make it small enough for tests, and that draw no random numbers for a single image.
-    NETWORK: the backbone that tests give it, if it does not take any.
+    NETWORK: the backbone that tests give it: the one that it is made for, if there is one.
     """
 
     pairs: Sequence[tuple[int, int]] = ((0, 1), (1, 0))

@@ -38,6 +38,7 @@ class GAN(Method):
     shared = True
     mixes_rows = True
     SMALL: Mapping[str, Any] = {"width": 4, "diffaugment": False}
+    NETWORK = "biggan"
 
     def __init__(
         self,

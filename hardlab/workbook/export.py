@@ -37,10 +37,13 @@ def export(
     """Write the network of a finished run for other libraries into ``out`` (RUN/export); returns the files.
 
     Weights as safetensors, in torchvision's and timm's names where they have the network, a model card (README.md)
-    with the code that loads them, and config.json. network: one of the method's; None = that of the main result.
-    features: ``npz`` or ``parquet`` adds the features of all images with their file names. onnx: adds the network as
-    ONNX. data_dir: the collected tables, for the claims. root: the folder of the data sets. All is made before anything
-    is written. HardlabError.
+    with the code that loads them, and config.json. All is made before anything is written. HardlabError.
+
+    network: one of the method's; None = that of the main result.
+    features: ``npz`` or ``parquet`` adds the features of all images with their file names.
+    onnx: adds the network as ONNX.
+    data_dir: the collected tables, for the claims.
+    root: the folder of the data sets.
     """
     path = Path(run)
     folder = Path(out) if out is not None else path / "export"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hardlab import config, files
-from hardlab.analysis import claims
+from hardlab.analysis import arms, claims
 from hardlab.analysis.catalog import Catalog, arm
 from hardlab.analysis.intervals import interval
 from hardlab.errors import HardlabError
@@ -111,9 +111,7 @@ def _results(path: Path) -> list[str]:
     (own,) = runs[runs["run"] == path.name].to_dict("records") or [{}]
     if not own or not len(mine := rows[rows["run"] == path.name]):
         return ["It was not evaluated: `hardlab evaluate RUN` does."]
-    arm_of = ["rung", "recipe", "setting", "arm"]
-    seeds = catalog.done
-    seeds = seeds[(seeds[arm_of] == [own[column] for column in arm_of]).all(axis=1)]["run"]
+    seeds = arms.same_arm(catalog.done, own)["run"]
     same = rows[rows["run"].isin(seeds)].groupby(_MEASURED)["value"]
     intervals = {key: interval(values) for key, values in same}
     twice = mine.duplicated(_MEASURED[:-1], keep=False)  # measured with several settings of a protocol

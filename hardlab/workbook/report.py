@@ -17,7 +17,7 @@ import nbformat
 import numpy as np
 from markupsafe import Markup
 
-from hardlab.analysis import claims, schema
+from hardlab.analysis import arms, claims, schema
 from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.intervals import interval
 from hardlab.errors import HardlabError
@@ -174,12 +174,11 @@ def _results(catalog: Catalog, data_dir: Path) -> Part:
     what = ["protocol", "metric", "evaluated_on", "split", "options"]
     for (protocol, metric, data, split, options), group in rows.groupby(what, sort=True):
         lines = []
-        # a mean is over one setting and arm: runs with other epochs, data or options have their own row
-        arm_columns = ["features", "recipe", "setting", "arm"]
-        for (features, recipe, setting, arm), values in group.groupby(arm_columns, sort=True):
+        for values in arms.each_arm(group, "features"):  # runs with other epochs, data or options have their own row
+            shared = values[["recipe", "arm", "setting", "features"]].iloc[0]
             lines.append(
-                {"recipe": recipe, "arm": arm, "epochs": epochs[values["run"].iloc[0]], "setting": setting}
-                | {"features": features}
+                {"recipe": shared["recipe"], "arm": shared["arm"], "epochs": epochs[values["run"].iloc[0]]}
+                | {"setting": shared["setting"], "features": shared["features"]}
                 | _interval_cells(interval(values["value"]))
                 | {"seconds each": _number(values["cost_s"].mean())}
             )

@@ -19,6 +19,7 @@ from made_tables import (
 )
 
 from hardlab import figures, registry
+from hardlab.analysis import arms as rules
 from hardlab.analysis import schema
 from hardlab.analysis.arms import (
     KNN,
@@ -338,3 +339,13 @@ def test_partners_are_the_seeds_that_every_arm_has_a_run_of_measured_or_not() ->
 def test_of_what_arms_share_the_highest_rung_comes_first_then_the_fewest_changes() -> None:
     shared = [("smoke", "{}"), ("paper", '{"epochs": 5, "seed": 1}'), ("paper", '{"zeta": 1}'), ("cpu", "{}")]
     assert highest_shared(shared) == ("paper", '{"zeta": 1}')
+
+
+def test_a_mean_over_seeds_is_of_one_recipe_setting_arm_and_rung() -> None:
+    own = {"rung": "cpu", "recipe": "simsiam", "setting": "ab", "arm": "standard"}
+    others = [own | {"rung": "gpu"}, own | {"recipe": "simclr"}, own | {"setting": "cd"}, own | {"arm": "hvs"}]
+    runs = pd.DataFrame([each | {"run": f"{i}"} for i, each in enumerate([own, *others, own])])
+    assert list(rules.same_arm(runs, own)["run"]) == ["0", "5"]
+    assert sorted(tuple(group["run"]) for group in rules.each_arm(runs)) == [("0", "5"), ("1",), ("2",), ("3",), ("4",)]
+    measured_on = runs.assign(features=["a", "a", "a", "a", "a", "b"])
+    assert all(len(group) == 1 for group in rules.each_arm(measured_on, "features"))

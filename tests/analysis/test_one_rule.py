@@ -16,6 +16,7 @@ OTHERS = [p for p in sorted((ROOT / "hardlab").rglob("*.py")) if p != RULE]
 OTHERS += sorted((ROOT / "notebooks").glob("*.ipynb"))
 RANKED = {"rung", "setting", "seed", "run", "recipe", "epochs", "started", "data"}  # what tells one run from another
 ORDERS = {"max", "min", "sorted"}
+COLUMNS = {"run", "recipe", "seed", "setting", "path"}  # of a table with several runs
 SEVERAL = {"runs", "done", "recipes", "seeds", "finished"}  # what tables, folders and lists of runs are called
 
 # what looks like a choice of a run and is none: (module or notebook, code) -> why
@@ -26,6 +27,7 @@ ALLOWED = {
     ("hardlab/analysis/importance.py", "alone['share'].idxmax()"): "an effect, not a run",
     ("hardlab/analysis/shared_batch.py", "chosen['run'].iloc[0]"): "these runs have the same images: arms.same_images",
     ("hardlab/cli.py", "next((folder / 'runs').glob('*/manifest.json'), None)"): "whether there is any",
+    ("hardlab/evaluate/runner.py", "list(networks.items())[:1]"): "the network of a run's main result",
     ("hardlab/figures/hvs.py", "rows.groupby('run')['outside'].first()"): "a run has one number in all of its bins",
     ("hardlab/workbook/campaign_plan.py",
      "next((i for i, (_, runs) in enumerate(self.steps) if not done.issuperset(runs)), len(self.steps))"):
@@ -107,6 +109,44 @@ def first_with_rows(tree: ast.AST) -> Iterator[ast.AST]:
                     yield node
 
 
+def column_of(node: ast.AST) -> set[str]:
+    """The text of a column of a table, whatever turns it into an array or a list, or shortens it to its values."""
+    while True:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr not in ("tolist", "to_list", "to_numpy", "unique"):
+                return set()
+            node = node.func.value
+        elif isinstance(node, ast.Attribute) and node.attr in ("values", "array"):
+            node = node.value
+        else:
+            return texts(node.slice) if isinstance(node, ast.Subscript) else set()
+
+
+def taken(node: ast.Subscript) -> str | None:
+    """How a subscript takes one of several runs; None if it does not."""
+    value, key = node.value, node.slice
+    number = isinstance(key, ast.UnaryOp) or (isinstance(key, ast.Constant) and isinstance(key.value, int))
+    ends = [ast.unparse(end) if end else "" for end in (key.lower, key.upper)] if isinstance(key, ast.Slice) else []
+    alone = number or ends in (["", "1"], ["0", "1"], ["-1", ""])
+    if alone and isinstance(value, ast.Call) and getattr(value.func, "id", "") in ("sorted", "list"):
+        return "one of a list in some order"
+    if alone and not isinstance(value, ast.Subscript) and column_of(value) & COLUMNS:
+        return "the first of a column's values"
+    if alone and isinstance(value, ast.Attribute) and value.attr == "index" and "value_counts" in words(value.value):
+        return "the most frequent"
+    if (
+        number
+        and isinstance(value, ast.Attribute)
+        and value.attr in ("iloc", "iat")
+        and column_of(value.value) & COLUMNS
+    ):
+        return "the run, recipe, seed or folder of one row"
+    of_row = isinstance(value, ast.Subscript) and getattr(value.value, "attr", "") in ("iloc", "iat")
+    if of_row and isinstance(value.slice, ast.Constant | ast.UnaryOp) and texts(key) & COLUMNS:
+        return "the run, recipe, seed or folder of one row"
+    return None
+
+
 def chosen(node: ast.AST) -> str | None:
     """How a piece of code takes one of several rows, or one of several runs; None if it does not."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -115,19 +155,16 @@ def chosen(node: ast.AST) -> str | None:
             return f"{called}(1)"
         if called in ("first", "last") and not node.args:
             return f"{called}()"
-        if called in ("nlargest", "nsmallest", "idxmax", "idxmin"):
+        if called in ("nlargest", "nsmallest", "idxmax", "idxmin", "nth"):
             return called
+        if called == "mode" and column_of(node.func.value) & COLUMNS:
+            return "the most frequent"
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and words(node) & SEVERAL:
         alone = len(node.args) == 1 and not node.keywords
         if node.func.id == "next" or (node.func.id in ("max", "min") and alone):
             return f"{node.func.id} of runs"
-    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant | ast.UnaryOp):
-        if isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") in ("sorted", "list"):
-            return "one of a list in some order"
-        if isinstance(node.value, ast.Attribute) and node.value.attr in ("iloc", "iat"):
-            column = node.value.value
-            if isinstance(column, ast.Subscript) and texts(column.slice) & {"run", "recipe", "seed"}:
-                return "the run, recipe or seed of one row"
+    if isinstance(node, ast.Subscript) and (why := taken(node)):
+        return why
     if isinstance(node, ast.Compare) and words(node) & RANKED:
         sides = [side.func for side in (node.left, *node.comparators) if isinstance(side, ast.Call)]
         if {"min", "max"} & {side.attr for side in sides if isinstance(side, ast.Attribute)}:
@@ -157,8 +194,6 @@ def rankings(source: str) -> Iterator[tuple[ast.AST, str]]:
             one = isinstance(node.slice, ast.Constant | ast.UnaryOp)  # not a slice, nor `.iloc[order]`
             if one and "sort_values" in words(node.value) and words(node.value) & (RANKED - {"data"}):
                 yield node, "takes the first of runs in an order"
-            if one and isinstance(node.value.value, ast.Subscript) and texts(node.value.value.slice) == {"path"}:
-                yield node, "takes the first of several runs"
         if isinstance(node, ast.Attribute) and node.attr == "index" and "RUNGS" in words(node.value):
             yield node, "compares rungs"
         if not isinstance(node, ast.Call):
@@ -249,6 +284,18 @@ def test_every_function_that_chooses_stands_in_the_page() -> None:
         "one = sorted(runs)[0]",
         "one = sorted(runs, reverse=True)[-1]",
         "one = list(done)[0]",
+        "one = sorted(runs)[:1]",
+        "one = sorted(runs)[-1:]",
+        "one = list(done)[0:1]",
+        'one = done["run"].values[0]',
+        'one = done["path"].tolist()[0]',
+        'one = done["recipe"].unique().to_numpy()[-1]',
+        'one = done.groupby("recipe").nth(0)',
+        'one = done["setting"].mode()[0]',
+        'one = done["setting"].mode().iloc[0]',
+        'one = done.iloc[0]["path"]',
+        'one = done.iloc[-1]["run"]',
+        'one = done["setting"].value_counts().index[0]',
         'one = done.nlargest(1, "epochs")',
         'one = done.nsmallest(1, "seed")',
         "one = done[seed == seed.min()]",
@@ -289,6 +336,11 @@ def test_a_planted_ranking_is_found(planted: str) -> None:
         "most = max(claim.seeds, enough)",
         "for line in lines:\n    if line:\n        break",
         "first = images[0]",
+        'first = of_claim["values"][0]',
+        'text = row["seed"][0]',
+        "few = sorted(names)[:5]",
+        'height = frame["value"].values[0]',
+        'value = table.iloc[0]["value"]',
         'missing = [name for name in recipes if name not in set(done["recipe"])]',
     ],
 )

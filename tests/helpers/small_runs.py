@@ -25,7 +25,8 @@ def small_run(name: str = "simsiam-hvs", rung: str = "smoke", **changes: Any) ->
 def sizes_of(run: Run) -> dict[str, Any]:
     """Epochs, batch, width, and what the method and the strategies of a run say of themselves, as overrides."""
     sizes: dict[str, Any] = {"epochs": min(2, run.epochs), "batch_size": 32, "precision": "fp32"}
-    sizes |= {"backbone.width": 4} if run.method.name == "gan" else {"backbone": "tiny", "backbone.width": 4}
+    network, options = contracts.network(run.method.name, 4)
+    sizes |= {"backbone": network} | {f"backbone.{key}": value for key, value in options.items()}
     sizes |= {f"method.{key}": value for key, value in contracts.small("method", run.method.name).items()}
     for spec in run.hard:
         sizes |= {f"hard.{spec.name}.{key}": value for key, value in contracts.small("strategy", spec.name).items()}
