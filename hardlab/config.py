@@ -358,7 +358,7 @@ def of(manifest: Mapping[str, Any]) -> Run:
         return make(manifest["config"])
     except HardlabError as e:
         why = str(e) if len(str(e)) < 300 else f"{str(e)[:150]} ... {str(e)[-140:]}"
-        raise HardlabError(f"The configuration of run {manifest.get('id')} cannot be read: {why}") from e
+        raise HardlabError(f"The manifest.json of {manifest.get('id')} cannot be read: {why}") from e
 
 
 def as_ran(manifest: Mapping[str, Any]) -> dict[str, Any]:

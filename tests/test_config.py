@@ -121,7 +121,7 @@ def test_other_strategies_rename_a_run_step_by_step_as_at_once_and_options_or_a_
 
 def test_one_strategy_may_stand_alone_and_what_is_none_is_refused_in_one_sentence():
     assert recipes.recipe("simsiam", "smoke", {"hard": "hvs"}) == recipes.recipe("simsiam", "smoke", {"hard": ["hvs"]})
-    with pytest.raises(HardlabError, match="3 is no strategy"):
+    with pytest.raises(HardlabError, match="3 is not a strategy"):
         build.spec("strategy", 3)
 
 

@@ -16,7 +16,18 @@ LIGHT += sorted((ROOT / "figures").glob("*.py"))
 # of hardlab, beside one another: what a configuration is checked with
 ALLOWED = {
     f"hardlab.{n}"
-    for n in ("config", "registry", "recipes", "types", "errors", "files", "augment", "evaluate.published", "figures")
+    for n in (
+        "config",
+        "registry",
+        "recipes",
+        "types",
+        "errors",
+        "files",
+        "augment",
+        "evaluate.published",
+        "figures",
+        "rich",
+    )
 }
 HEAVY = {"torch", "torchvision", "sklearn", "pyarrow"}
 

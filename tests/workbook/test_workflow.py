@@ -69,7 +69,7 @@ def test_a_dry_run_prints_the_plan_with_its_minutes_and_writes_nothing(
     assert workflow.reproduce("smoke", out=tmp_path / "out", dry_run=True) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split(None, 3)[:3] == ["2", "run", "simsiam-hvs"] and "for HVS Figures 2, 3, 4, 9" in lines[1]
-    assert "28 of 28 steps" in lines[-1] and " min with 2 at a time" in lines[-1] and "100 ms in fp32" in lines[-1]
+    assert "29 of 29 steps" in lines[-1] and " min with 2 at a time" in lines[-1] and "100 ms in fp32" in lines[-1]
     assert not (tmp_path / "out").exists()
 
 
