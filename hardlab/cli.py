@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import sys
@@ -999,6 +1001,7 @@ def check_file(file: Path, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: one sentence for a known mistake, never a traceback."""
+    atexit.register(gc.freeze)  # the last search for garbage takes longer than many a command
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:

@@ -588,6 +588,8 @@ def usual(options: Sequence[str]) -> str:
 
 
 def _text(value: Any) -> str:
+    if type(value) in (int, float) and value - value == 0:  # as JSON has it, in a tenth of the time
+        return repr(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -500,7 +500,7 @@ class _Rows:
     """A table by run, as lists: a claim reads few rows of few columns, for which frames are slow."""
 
     def __init__(self, frame: pd.DataFrame) -> None:
-        self._frame, self._lists = frame, {}  # type: ignore[var-annotated]
+        self._frame, self._lists, self._texts = frame, {}, {}  # type: ignore[var-annotated]
         self.of_run: dict[str, list[int]] = {}
         for at, run in enumerate(frame["run"].tolist()):
             self.of_run.setdefault(run, []).append(at)
@@ -512,6 +512,14 @@ class _Rows:
         if column not in self._lists:
             self._lists[column] = self._frame[column].tolist()
         return self._lists[column]
+
+    def texts(self, column: str) -> list[str]:
+        """A column as text."""
+        if column not in self._texts:
+            values = self[column]
+            numeric = self._frame[column].dtype.kind in "biuf"
+            self._texts[column] = [str(v) for v in values] if numeric else values
+        return self._texts[column]
 
 
 NOTHING = Interval(np.nan, np.nan, np.nan, 0)
@@ -754,12 +762,13 @@ class Ledger:
         rows = self._table(m.table)
         row_numbers = {name: list(rows.of_run.get(name, ())) for name in sorted(runs)}
         for column, wanted in m.where.items():
-            row_numbers = {name: [i for i in at if str(rows[column][i]) == wanted] for name, at in row_numbers.items()}
+            texts = rows.texts(column)
+            row_numbers = {name: [i for i in at if texts[i] == wanted] for name, at in row_numbers.items()}
         if m.table == "evaluation":
             row_numbers = self._as_trained(rows, row_numbers, m.where)
-        values = {}
+        values, numbers = {}, rows[m.value]
         for name, at in row_numbers.items():
-            series = np.array([rows[m.value][i] for i in self._in_time(rows, at)], dtype=np.float64)
+            series = np.array([numbers[i] for i in self._in_time(rows, at)], dtype=np.float64)
             series = series[~np.isnan(series)]
             if len(series) and not np.isnan(value := OVER[m.over](series)):
                 values[name] = value
@@ -767,7 +776,10 @@ class Ledger:
 
     def _in_time(self, rows: _Rows, at: list[int]) -> list[int]:
         """Rows by epoch, then by step."""
-        times = [[rows[column][i] for i in at] for column in ("step", "epoch") if column in rows]
+        if len(at) < 2:
+            return at
+        columns = [rows[column] for column in ("step", "epoch") if column in rows]
+        times = [[column[i] for i in at] for column in columns]
         order = np.lexsort(times) if len(times) > 1 else np.argsort(times[0]) if times else range(len(at))
         return [at[i] for i in order]
 
@@ -782,12 +794,14 @@ class Ledger:
 
         kept = dict(row_numbers)
         if "evaluated_on" not in where and PROTOCOLS[where["protocol"]].needs != "scenes":
-            own = {name: self.book.runs[name]["data.name"] for name in kept}
-            kept = {name: [i for i in at if rows["evaluated_on"][i] == own[name]] for name, at in kept.items()}
+            own, on = {name: self.book.runs[name]["data.name"] for name in kept}, rows["evaluated_on"]
+            kept = {name: [i for i in at if on[i] == own[name]] for name, at in kept.items()}
         if "features" not in where:
-            kept = {n: [i for i in at if rows["features"][i] in ("backbone", "teacher")] for n, at in kept.items()}
-        options = usual([rows["options"][i] for at in kept.values() for i in at])
-        return {name: [i for i in at if rows["options"][i] == options] for name, at in kept.items()}
+            features = rows["features"]
+            kept = {n: [i for i in at if features[i] in ("backbone", "teacher")] for n, at in kept.items()}
+        each = rows["options"]
+        options = usual([each[i] for at in kept.values() for i in at])
+        return {name: [i for i in at if each[i] == options] for name, at in kept.items()}
 
     def _wanted(
         self,

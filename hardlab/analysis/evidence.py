@@ -72,9 +72,11 @@ def seeds_for(size: float, spread: float, power: float = POWER, level: float = L
     """
     if not (np.isfinite(size) and np.isfinite(spread) and spread > 0 and size != 0):
         return 0
-    n = np.arange(2, MOST + 1)
-    enough = power_of(size, spread, n, level) >= power
-    return int(n[np.argmax(enough)]) if enough.any() else MOST
+    for n in (np.arange(2, 33), np.arange(33, MOST + 1)):  # few seeds suffice for most
+        enough = power_of(size, spread, n, level) >= power
+        if enough.any():
+            return int(n[np.argmax(enough)])
+    return MOST
 
 
 def power_of(size: float, spread: float, seeds: np.ndarray, level: float = LEVEL) -> np.ndarray:
