@@ -999,9 +999,18 @@ def check_file(file: Path, as_json: bool) -> None:
     sys.exit(1 if any(v.holds is False for verdicts in results.values() for v in verdicts) else 0)
 
 
+def _leave_garbage() -> None:
+    """End without a last search for garbage, which takes a quarter of a second after tables were read.
+
+    Not where torch was loaded: libraries beside it report what was not freed.
+    """
+    if "torch" not in sys.modules:
+        gc.freeze()
+
+
 def main() -> None:
     """Entry point: one sentence for a known mistake, never a traceback."""
-    atexit.register(gc.freeze)  # the last search for garbage takes longer than many a command
+    atexit.register(_leave_garbage)
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
