@@ -204,9 +204,9 @@ def test_a_class_of_a_notebook_cell_is_known_by_its_own_text_alone(tmp_path):
             exec(compile(text, name, "exec"), globals())
             return build.spec("strategy", Own), registry.source("strategy", "own")
 
-        found = [digest(1, 0, 0), digest(1, 5, 1), digest(2, 0, 2)]
-        assert found[0][0].name == "own"
-        print(*[source for _, source in found])
+        sources = [digest(1, 0, 0), digest(1, 5, 1), digest(2, 0, 2)]
+        assert sources[0][0].name == "own"
+        print(*[source for _, source in sources])
         """,
         "cell.py",
     )

@@ -109,14 +109,14 @@ def _results(path: Path) -> list[str]:
     except HardlabError as e:
         return [f"The runs beside this one cannot be read, so there is no interval over seeds: {e}"]
     (own,) = runs[runs["run"] == path.name].to_dict("records") or [{}]
-    if not own or not len(mine := rows[rows["run"] == path.name]):
+    if not own or not len(measured := rows[rows["run"] == path.name]):
         return ["It was not evaluated: `hardlab evaluate RUN` does."]
     seeds = arms.same_arm(catalog.done, own)["run"]
     same = rows[rows["run"].isin(seeds)].groupby(_MEASURED)["value"]
     intervals = {key: interval(values) for key, values in same}
-    twice = mine.duplicated(_MEASURED[:-1], keep=False)  # measured with several settings of a protocol
+    twice = measured.duplicated(_MEASURED[:-1], keep=False)  # measured with several settings of a protocol
     lines = []
-    for row, several in zip(mine.to_dict("records"), twice, strict=True):
+    for row, several in zip(measured.to_dict("records"), twice, strict=True):
         over = intervals.get(tuple(row[c] for c in _MEASURED))
         spread = f"{over.mean:.4f} ({over.lo:.4f} to {over.hi:.4f})" if over and over.n > 1 else "one seed"
         protocol = f"{row['protocol']} {row['options']}" if several else row["protocol"]

@@ -341,10 +341,10 @@ def _inline(path: Path) -> str:
 def _size(path: Path) -> Markup:
     """The width and height of a picture, 1.8 pixels a point, as attributes, so that the page does not move."""
     with open(path, encoding="utf-8") as f:
-        found = re.search(r'<svg[^>]*?width="([\d.]+)pt" height="([\d.]+)pt"', f.read(4000))
-    if not found:
+        size = re.search(r'<svg[^>]*?width="([\d.]+)pt" height="([\d.]+)pt"', f.read(4000))
+    if not size:
         return Markup("")
-    width, height = (round(1.8 * float(points)) for points in found.groups())
+    width, height = (round(1.8 * float(points)) for points in size.groups())
     return Markup(' width="{}" height="{}"').format(width, height)
 
 

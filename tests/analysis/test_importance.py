@@ -120,8 +120,8 @@ def test_the_package_still_finds_what_was_recorded():
     pytest.importorskip("fanova")
     for problem in record_fanova.PROBLEMS:
         recorded = pd.DataFrame(json.loads(record_fanova.FILE.read_text())["shares"][problem])
-        found = record_fanova.shares(problem, "fanova")
-        assert found["share"].to_numpy() == pytest.approx(recorded["share"].to_numpy(), abs=1e-9)
+        shares = record_fanova.shares(problem, "fanova")
+        assert shares["share"].to_numpy() == pytest.approx(recorded["share"].to_numpy(), abs=1e-9)
 
 
 @pytest.mark.parametrize("backend", ["forest", pytest.param("xgboost", marks=pytest.mark.slow)])
@@ -226,7 +226,7 @@ def test_what_cannot_be_decomposed_is_refused_in_one_sentence():
 def test_backends_stand_side_by_side_in_per_cent() -> None:
     rng = np.random.default_rng(0)
     x = pd.DataFrame(rng.random((200, 2)), columns=["a", "b"])
-    found = importance.backends(x, x["a"], ["forest"], trees=3, leaf=5)
+    compared = importance.backends(x, x["a"], ["forest"], trees=3, leaf=5)
     alone = importance.importance(x, x["a"], trees=3, leaf=5).set_index("effect")
     share, half = 100 * alone.loc["a", "share"], 50 * (alone.loc["a", "hi"] - alone.loc["a", "lo"])
-    assert found.loc["a", "forest, %"] == f"{share:.1f} ± {half:.1f}" and list(found.index) == ["a", "b"]
+    assert compared.loc["a", "forest, %"] == f"{share:.1f} ± {half:.1f}" and list(compared.index) == ["a", "b"]

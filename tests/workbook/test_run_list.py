@@ -76,12 +76,12 @@ def test_an_unknown_or_ambiguous_name_is_refused_with_the_nearest(runs: Path, tm
 
 def test_runs_are_compared_by_the_settings_in_which_they_differ(runs: Path) -> None:
     pair = [run_list.find(runs, n) for n in ("simsiam-smoke-s0", "ppcl")]
-    found = run_list.compare(pair)
+    compared = run_list.compare(pair)
     a, b = (json.loads((e.path / "manifest.json").read_text())["config"] for e in pair)
-    assert found["settings"]["method.name"] == ["simsiam", "simclr"]
-    assert found["settings"]["hard.generated.every"] == [None, 10]
-    assert "batch_size" not in found["settings"] and a["batch_size"] == b["batch_size"]
-    assert found["results"] == {"knn top1@k=20 on shapes": [0.5, 0.25]}
+    assert compared["settings"]["method.name"] == ["simsiam", "simclr"]
+    assert compared["settings"]["hard.generated.every"] == [None, 10]
+    assert "batch_size" not in compared["settings"] and a["batch_size"] == b["batch_size"]
+    assert compared["results"] == {"knn top1@k=20 on shapes": [0.5, 0.25]}
     assert invoked("compare", "ppcl", "--runs", str(runs))[0] == 2
 
 
