@@ -82,7 +82,9 @@ def seeds_for(size: float, spread: float, power: float = POWER, level: float = L
 def power_of(size: float, spread: float, seeds: np.ndarray, level: float = LEVEL) -> np.ndarray:
     """How often a paired t-test with so many seeds, two or more, finds a difference of this size and spread."""
     shift, limit = abs(size) / spread * np.sqrt(seeds), stdtrit(seeds - 1, 1 - level / 2)
-    power: np.ndarray = 1 - nctdtr(seeds - 1, shift, limit) + nctdtr(seeds - 1, shift, -limit)
+    # some releases of scipy give NaN far out in a tail, where the probability is 0
+    missed, opposite = (np.nan_to_num(nctdtr(seeds - 1, shift, at)) for at in (limit, -limit))
+    power: np.ndarray = 1 - missed + opposite
     return power
 
 
