@@ -47,7 +47,8 @@ def decided(question: Question, done: set[str]) -> float:
     if question.size is None or question.spread is None:
         return campaign_plan.UNKNOWN
     t, limit = stats.nct(seeds - 1, question.size / question.spread * np.sqrt(seeds)), stats.t(seeds - 1).ppf(0.975)
-    return float(t.sf(limit) + t.cdf(-limit))
+    missed, opposite = np.nan_to_num([t.cdf(limit), t.cdf(-limit)])  # NaN far out in a tail, by scipy of some releases
+    return float(1 - missed + opposite)
 
 
 def searched(questions: Sequence[Question], seconds: dict[str, float]) -> list[tuple[str, frozenset[str]]]:
