@@ -773,7 +773,8 @@ class Selection:
     def mark(self, arm: Arm, measure: Measure) -> str:
         """The sign of an arm that was trained for another length than its recipe's, "" for others; see ``legend``."""
         length = self.other_length(arm, measure)
-        return self.marks.setdefault(length, MARKS[len(self.marks) % len(MARKS)]) if length else ""
+        again, at = divmod(len(self.marks), len(MARKS))
+        return self.marks.setdefault(length, MARKS[at] * (1 + again)) if length else ""
 
     @property
     def legend(self) -> str:

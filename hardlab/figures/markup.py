@@ -54,7 +54,7 @@ def tex(text: str) -> str:
 def _tex_number(text: str) -> str:
     """A number with its sign and half an interval in math mode, and a mark after it; other text unchanged."""
     number = r"[\d.]+(?:e[+-]?\d+)?"
-    match = re.fullmatch(rf"([+-]?)({number})(?:\N{{PLUS-MINUS SIGN}}({number}))?([{''.join(MARKS)}]?)", text)
+    match = re.fullmatch(rf"([+-]?)({number})(?:\N{{PLUS-MINUS SIGN}}({number}))?([{''.join(MARKS)}]*)", text)
     if match is None:
         return "--" if text == GAP else tex(text)
     sign, number, half, mark = match.groups()

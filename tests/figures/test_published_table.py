@@ -19,7 +19,7 @@ from made_tables import (
 from matplotlib.figure import Figure
 
 from hardlab import figures
-from hardlab.analysis import gap_notes, schema
+from hardlab.analysis import arms, gap_notes, schema
 from hardlab.analysis.intervals import interval
 from hardlab.evaluate.protocols import settings
 from hardlab.figures import published_table
@@ -231,3 +231,10 @@ def test_settings_other_than_the_published_ones_are_told_in_the_caption(tmp_path
     transferred(tmp_path, "hnssl", "finetune-hnssl", "top1-last", "cifar10", json.dumps(options))
     figure = figures.make("hnssl_t6", tmp_path)
     assert any(t.endswith(" by finetune-hnssl (updates=50)") for t in placed(figure))
+
+
+def test_more_lengths_than_signs_still_have_a_sign_each() -> None:
+    ours = arms.Selection(["dino"], accuracies(["dino"], "cifar10"))
+    ours.other_length = lambda arm, measure: float(arm.wider)  # type: ignore[method-assign]
+    signs = [ours.mark(arms.Arm("dino", wider=length), arms.KNN) for length in (*range(1, 7), 1)]
+    assert signs[-1] == signs[0] and len(set(signs)) == 6
