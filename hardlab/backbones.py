@@ -29,6 +29,11 @@ def is_vit(name: str) -> bool:
     return name.startswith("vit_")
 
 
+def has_stages(name: str) -> bool:
+    """Whether a backbone of this name has the spatial stages that a detector takes."""
+    return not is_vit(name) and name != "biggan"
+
+
 def least_view(name: str, options: Mapping[str, Any]) -> int:
     """The side of the smallest image that a backbone takes, in pixels. options: all of them."""
     if is_vit(name):

@@ -31,7 +31,7 @@ def device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = torch.device(name)
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise HardlabError(f"Device '{name}' is not available, torch sees no GPU here; use auto or cpu.")
+        raise config.no_gpu(name)
     return chosen
 
 
@@ -135,9 +135,9 @@ def load(path: str | Path) -> list[tuple[str, str]]:
     The file is loaded as a module of that name. Raises HardlabError for a file that cannot be run or that defines none.
     """
     path = Path(path)
-    spec = importlib.util.spec_from_file_location(path.stem, path) if os.path.isfile(path) else None
-    if spec is None or spec.loader is None or not path.stem.isidentifier():
-        raise HardlabError(f"'{path}' is not a Python file with an importable name, such as my_strategy.py.")
+    registry.check_file(path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # of a file .py
     module = importlib.util.module_from_spec(spec)
     known = sys.modules.get(path.stem)
     if known is not None and Path(str(getattr(known, "__file__", None))).resolve() != path.resolve():

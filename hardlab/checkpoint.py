@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hardlab.errors import HardlabError
 from hardlab.files import content as read
 from hardlab.files import make_folder
@@ -25,6 +23,8 @@ class Refused(HardlabError):
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write the state of ``step`` and delete all but the newest ``keep`` checkpoints; returns the new path."""
+    import torch  # here alone: a command that lists checkpoints answers at once
+
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
@@ -48,8 +48,17 @@ def named(path: Path) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
+def check_step(run: Path, step: int) -> None:
+    """Refuse a step of which a run's folder has no checkpoint. Raises HardlabError."""
+    steps = [named(p)[0] for p in listed(run / "checkpoints")]
+    if step not in steps:
+        raise HardlabError(f"{run} has no checkpoint of step {step}; it has: {', '.join(map(str, steps)) or 'none'}.")
+
+
 def load(path: Path) -> dict[str, Any]:
     """Load a checkpoint of tensors and plain values. Raises HardlabError if its bytes do not match its name."""
+    import torch
+
     match = _NAME.fullmatch(path.name)
     try:
         content = read(path)

@@ -96,9 +96,13 @@ def _settings(overrides: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, 
 def _load(code: Sequence[Path]) -> None:
     """Register the methods and strategies that these files define."""
     if code:
-        from hardlab import build
+        from hardlab import registry
 
         with usage():
+            for path in code:
+                registry.check_file(path)
+            from hardlab import build
+
             for path in code:
                 build.load(path)
 
@@ -168,7 +172,7 @@ def pretrain(
     A finished run is reused; a stopped one continues exactly where it stopped. If the images have changed since, both
     are refused; --anew starts a new run.
     """
-    from hardlab import compatible, config, recipes
+    from hardlab import compatible, config, data, files, recipes
 
     _load(code)
     if list_:
@@ -184,6 +188,7 @@ def pretrain(
         run = recipes.recipe(recipe, rung, None if folder else given)
         config.device(device)
         if folder is not None:
+            data.check_folder(f"folder:{folder}")
             from hardlab import own_images
 
             fitted = own_images.fit(run, folder, given)
@@ -194,20 +199,22 @@ def pretrain(
 
             for name in protocols:
                 published.settings(name, {})
+                published.check_backbone(name, run.backbone.name)
         elif pixels:
             raise click.UsageError("--pixels needs --protocol: name a protocol.")
         compatible.check(run)
+        data.check_folder(run.data.name)
+        files.check_folder(runs_dir / run.id)
         from hardlab import build, machine
 
         machine.alone()
         build.check(run)
         build.device(device)
     if dry_run:
-        from hardlab import files, run_folder
+        from hardlab import run_folder
         from hardlab.evaluate import runner
 
         with usage():
-            files.check_folder(runs_dir / run.id)
             images = build.check_images(run, root)
             kept = None if anew else run_folder.manifest(runs_dir / run.id)
             if kept and images is not None and (run.data.on_broken == "error" or images.in_memory):
@@ -270,9 +277,9 @@ def evaluate_runs(
 
     Examples: `hardlab evaluate runs/... --protocol semi-hexa-1` or `--protocol linear --data cifar100 --set epochs=10`.
     """
-    from hardlab import config
-    from hardlab.data import SETS
-    from hardlab.errors import HardlabError
+    from hardlab import checkpoint as checkpoints
+    from hardlab import compatible, config
+    from hardlab.data import SETS, check_folder
     from hardlab.evaluate import published
     from hardlab.registry import unknown
 
@@ -291,15 +298,19 @@ def evaluate_runs(
         asked = options.get("data")
         if asked is not None and not asked.startswith("folder:") and asked not in SETS:
             raise unknown("data set", asked, [*SETS, "folder:PATH"])
+        check_folder(asked or "")
+        for path in run:  # a wrong last name is reported before the first run is measured
+            trained, _ = config.read_run(path)
+            for name in protocols:
+                published.check_backbone(name, trained.backbone.name)
+                compatible.check_network(trained, published.settings(name, options)["network"])
+            if checkpoint.isdecimal():
+                checkpoints.check_step(path, int(checkpoint))
         if config.device(device).startswith("cuda"):
             from hardlab import build
 
             build.device(device)
     if dry_run:
-        with usage():
-            for path in run:
-                if not (path / "manifest.json").exists():  # which needs no torch
-                    raise HardlabError(f"{path} is not a run: it has no manifest.json.")
         from hardlab.evaluate import runner
 
         with usage():
@@ -312,11 +323,8 @@ def evaluate_runs(
         return
     import torch
 
-    from hardlab import run_folder
     from hardlab.evaluate.runner import evaluate_run
 
-    for path in run:
-        run_folder.read_run(path)  # report a wrong last name before measuring the first run
     if threads is not None:
         torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
@@ -447,6 +455,7 @@ def _check_parameters(path: Path, values: Mapping[str, Any]) -> None:
         given = config.parse(values.get("overrides", []))
         run = recipes.recipe(values["recipe"], rung, given)
         compatible.check(run)
+        sets.check_folder(run.data.name)
         if given or run.data.name not in sets.BUILT_IN:  # other runs can be trained, so torch is not needed
             from hardlab import build
 
@@ -515,11 +524,11 @@ def draw_figures(
         raise click.UsageError("--add keeps the existing rows when --from RUNS collects new ones: give --from too.")
     if not names:
         raise click.UsageError("Name a figure, or --all; `hardlab figures --list` lists them.")
+    if runs_dir is not None and not runs_dir.is_dir():
+        raise click.UsageError(f"There is no folder of runs '{runs_dir}'.")
     if dry_run:
         if runs_dir is None:
             _there(data_dir)
-        elif not runs_dir.is_dir():
-            raise click.UsageError(f"There is no folder of runs '{runs_dir}'.")
         with usage():
             files.check_folder(out)
         first = f"collect {data_dir} from {runs_dir}, then " if runs_dir else ""
@@ -828,14 +837,14 @@ def export_run(
     """
     import importlib.util
 
-    from hardlab import files
+    from hardlab import compatible, config, files
     from hardlab.errors import HardlabError
 
     folder = out or run / "export"
     with usage():
-        if not (run / "manifest.json").exists():  # which needs no torch
-            raise HardlabError(f"{run} is not a run: it has no manifest.json.")
-        state = files.read_manifest(run / "manifest.json", need=("state",))["state"]
+        trained, about = config.read_run(run)
+        state = about["state"]
+        compatible.check_network(trained, network, every=False)
         if state != "done":
             raise HardlabError(f"{run} is not finished, its state is '{state}': `hardlab pretrain` continues it.")
         for package, extra in [("safetensors", "export"), *[(p, "onnx") for p in ("onnx", "onnxscript") if onnx]]:
@@ -908,10 +917,12 @@ def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, d
 
     OVERRIDES (key=value, e.g. epochs=10) apply to all its runs.
     """
-    from hardlab import compatible, recipes
+    from hardlab import compatible, data, recipes
 
     with usage():  # checks the first run only, because checking all takes longer
-        compatible.check(recipes.recipe("simsiam", rung, _settings(overrides, ("recipe", "rung", "seed"))))
+        run = recipes.recipe("simsiam", rung, _settings(overrides, ("recipe", "rung", "seed")))
+        compatible.check(run)
+        data.check_folder(run.data.name)
     from hardlab.workbook import workflow
 
     sys.exit(workflow.reproduce(rung, overrides, claims=claims, cores=cores, dry_run=dry_run))
@@ -987,9 +998,12 @@ def check_file(file: Path, as_json: bool) -> None:
 
     Exit status 1 if one is broken.
     """
-    from hardlab import build, contracts
+    from hardlab import registry
 
     with usage():
+        registry.check_file(file)
+        from hardlab import build, contracts
+
         defined = build.load(file)
     results = {f"{kind} {name}": list(contracts.verdicts(kind, name)) for kind, name in defined}
     lines = []

@@ -87,14 +87,25 @@ def check(run: Run) -> None:
         check(run.parent)
 
 
+def check_network(run: Run, name: str | None, every: bool = True) -> None:
+    """Refuse a network that the run's method does not have. every: whether ``all`` means all. Raises HardlabError.
+
+    Of code of one's own only the built method tells.
+    """
+    names = registry.attribute("method", run.method.name, "evaluated") if run.method.source is None else [name]
+    if name is not None and name not in (*names, *["all"] * every):
+        raise registry.unknown("network", name, [*names, *["all"] * every], "This method")
+
+
 def known_images(run: Run) -> tuple[int | None, int | None]:
-    """The number of training images and a side of them, of balanced sets; None where only loading them tells."""
-    if run.data.name not in data.BALANCED:
+    """The number of training images and a side of them; None where only loading them tells."""
+    each = data.per_class(run.data.name, run.data.classes)
+    if each is None:
         return None, None
-    classes, each, side = data.BALANCED[run.data.name]
-    each -= max(1, int(run.data.held_out * each + 0.5)) if run.data.held_out else 0
-    side = run.data.size or side
-    return len(run.data.classes or range(classes)) * int(run.data.fraction * each + 0.5), side if side <= 96 else None
+    if run.data.held_out:
+        each = [n - max(1, int(run.data.held_out * n + 0.5)) for n in each]
+    side = run.data.size or data.KNOWN[run.data.name][1]
+    return sum(int(run.data.fraction * n + 0.5) for n in each), side if side <= 96 else None
 
 
 def entry(kind: str, spec: Spec) -> Entry:

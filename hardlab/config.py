@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -24,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from hardlab import augment, numbers, registry, rich
+from hardlab import augment, files, numbers, registry, rich
 from hardlab.augment import Augment
 from hardlab.errors import HardlabError
 from hardlab.numbers import (
@@ -361,6 +363,15 @@ def of(manifest: Mapping[str, Any]) -> Run:
         raise HardlabError(f"The manifest.json of {manifest.get('id')} cannot be read: {why}") from e
 
 
+def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
+    """Configuration and manifest of a run's folder. Raises HardlabError, which names the folder or the file."""
+    file = path / "manifest.json"
+    if not os.path.exists(file):  # false for invalid names too
+        raise HardlabError(f"{path} is not a run: it has no manifest.json.")
+    about = files.read_manifest(file, need=("config", "state", "data"))
+    return of({**about, "id": path}), about
+
+
 def as_ran(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a run with the precision that it used, also if the setting was ``auto``."""
     return {**manifest["config"], "precision": precision_of(manifest)}
@@ -462,10 +473,29 @@ def from_here(pair: str) -> str:
 
 
 def device(name: str) -> str:
-    """Return the name of a device; HardlabError for a malformed one. Only torch knows whether the device exists."""
+    """Return the name of a device; HardlabError for a malformed one, and for a GPU where there is no driver for one.
+
+    Whether a driver has a GPU, ``build.device`` asks torch.
+    """
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name):
         raise HardlabError(f"There is no device '{name}': use auto, cpu, cuda or cuda:0.")
+    if name.startswith("cuda") and not gpu_driver():
+        raise no_gpu(name)
     return name
+
+
+def no_gpu(name: str) -> HardlabError:
+    """The refusal of a GPU that is not there. name: of the device."""
+    return HardlabError(f"Device '{name}' is not available, torch sees no GPU here; use auto or cpu.")
+
+
+@cache
+def gpu_driver() -> bool:
+    """Whether a library that drives a GPU can be loaded; torch, which takes long to load, finds none without it."""
+    with suppress(OSError):
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        return True
+    return os.path.exists("/dev/kfd")  # AMD's, whose libraries come with torch
 
 
 def threads(count: int | None, name: str = "threads") -> int | None:

@@ -183,6 +183,13 @@ def says_whether_rows_mix(name: str) -> None:
     _demand(mixes == method.mixes_rows, f"mixes_rows is {method.mixes_rows}, and the losses say {mixes}")
 
 
+def names_its_networks(name: str) -> None:
+    """`evaluated` names what `networks` returns, in order."""
+    method = make(name)
+    names = tuple(method.networks())
+    _demand(tuple(method.evaluated) == names, f"evaluated is {tuple(method.evaluated)}, and networks() has {names}")
+
+
 def trains(name: str) -> None:
     """It takes steps: its weights move and stay finite, `logs` and `snapshot` answer, what is saved comes back."""
     _steps(name)
@@ -263,7 +270,7 @@ def steps_with(name: str, method: str) -> None:
 
 METHOD: tuple[Callable[[str], None], ...] = (
     says_what_it_is, says_where_its_negatives_are_from, gives_a_loss_for_each_image, reaches_all_its_weights,
-    cares_for_no_order, says_whether_rows_mix, trains,
+    cares_for_no_order, says_whether_rows_mix, names_its_networks, trains,
 )  # fmt: skip
 STRATEGY: tuple[Callable[[str], None], ...] = (
     strategy_says_what_it_is, goes_with_some_method, says_that_it_replaces, answers_for_what_it_wraps,

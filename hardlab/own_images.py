@@ -49,9 +49,7 @@ def fit(run: Run, path: str | Path, given: Mapping[str, Any] | None = None) -> F
         if key in ("data", "data.name"):
             raise HardlabError(f"--data names the images already: leave out '{key}'.")
     root = Path(os.path.realpath(os.path.expanduser(path)))
-    if not root.is_dir():
-        hint = f"; the data set of that name is data={path}" if str(path) in data.SETS else ""
-        raise HardlabError(f"--data takes a folder of images, and there is no folder '{path}'{hint}.")
+    data.check_folder(f"folder:{path}")
     if splits(root) and "train" not in splits(root):
         raise HardlabError(f"{root} has {' and '.join(splits(root))} and no train/: there is nothing to train on.")
     source = read_folder(root, "train")
@@ -142,8 +140,7 @@ def _pace(run: Run, count: int, given: Mapping[str, Any], prefix: str = "") -> d
 
 def _own_count(run: Run) -> float:
     """The number of images per epoch on the recipe's own data; 0 if that is unknown before loading them."""
-    classes, each, _ = data.BALANCED.get(run.data.name, (0, 0, 0))
-    return classes * each * run.data.fraction
+    return sum(data.per_class(run.data.name) or ()) * run.data.fraction
 
 
 def _said(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hardlab import build, nets, registry, run_folder
+from hardlab import build, config, nets, registry, run_folder
 from hardlab.config import Run
 from hardlab.types import HardlabError
 
@@ -52,7 +52,7 @@ def load(run: str | Path, network: str | None = None, step: int | None = None) -
     path = Path(run)
     if path.suffix == ".py":
         raise HardlabError(f"'{path}' is a file of code, not a run: hardlab.load_code('{path}') loads it.")
-    _, about = run_folder.read_run(path)
+    _, about = config.read_run(path)
     if step is None and about["state"] != "done":
         raise HardlabError(
             f"{path} is not finished, its state is '{about['state']}': `hardlab pretrain` continues it, and step=N "

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -171,6 +172,12 @@ def _path(kind: str, name: str) -> str:
     if name not in table:
         raise unknown(kind, name, table)
     return table[name]
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that cannot be loaded as a module of its name. Raises HardlabError."""
+    if path.suffix != ".py" or not path.stem.isidentifier() or not os.path.isfile(path):
+        raise HardlabError(f"'{path}' is not a Python file with an importable name, such as my_strategy.py.")
 
 
 def attribute(kind: str, name: str, key: str) -> Any:

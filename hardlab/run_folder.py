@@ -385,7 +385,7 @@ def image_names(path: Path, root: str | Path | None = None) -> Sequence[str]:
 
     root: the folder of the data sets. Raises HardlabError if the images are not on this machine, or have changed.
     """
-    run, about = read_run(path)
+    run, about = config.read_run(path)
     images = build.images(run, root=root)
     check_images(path.name, about["data"], images)
     return images.names
@@ -396,7 +396,7 @@ def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str
 
     step: of the checkpoint; None = the newest intact one.
     """
-    run, about = read_run(path)
+    run, about = config.read_run(path)
     method = build.method(run)
     build.strategies(run, method)  # the state includes the strategies' changes of the network
     known = method.state_dict()  # banks sized by the data are training state, which only on_start makes
@@ -415,7 +415,7 @@ def open_whole(
 
     root: the folder of the data sets. Returns configuration, method, strategies, training images.
     """
-    run, about = read_run(path)
+    run, about = config.read_run(path)
     images = build.images(run, root=root)
     check_images(path.name, about["data"], images)
     method = build.method(run)
@@ -430,15 +430,6 @@ def open_whole(
 
     restored(path, about, step, load)
     return run, method, hard, images
-
-
-def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
-    """Configuration and manifest of a run's folder."""
-    file = path / "manifest.json"
-    if not os.path.exists(file):  # false for invalid names too
-        raise HardlabError(f"{path} is not a run: it has no manifest.json.")
-    about = files.read_manifest(file, need=("config", "state", "data"))
-    return config.of({**about, "id": path}), about
 
 
 def restored(path: Path, about: Mapping[str, Any], step: int | None, load: Callable[[dict[str, Any]], None]) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardlab import build, checkpoint, health, machine, meters, optim, players, run_folder
+from hardlab import build, checkpoint, config, health, machine, meters, optim, players, run_folder
 from hardlab.config import Run, precision_of
 from hardlab.data import Images
 from hardlab.hard.base import Hard
@@ -170,7 +170,7 @@ def reopen(path: Path, step: int | None = None, *, root: str | Path | None = Non
 
     path: the folder of the run. root: the folder of the data sets. Raises HardlabError, and OtherImages.
     """
-    run, about = run_folder.read_run(path)
+    run, about = config.read_run(path)
     on = build.device(device)
     data = build.images(run, "train", root, on)
     run_folder.check_images(path.name, about["data"], data)
@@ -206,7 +206,7 @@ def _begun(
 def _networks(parent: Path) -> Mapping[str, Tensor]:
     """The state of the method of a trained parent. Raises HardlabError unless its last checkpoint can be read."""
     saved: dict[str, Any] = {}
-    run_folder.restored(parent, run_folder.read_run(parent)[1], None, saved.update)
+    run_folder.restored(parent, config.read_run(parent)[1], None, saved.update)
     networks: Mapping[str, Tensor] = saved["method"]
     return networks
 

@@ -196,9 +196,9 @@ def test_an_evaluation_takes_settings_data_and_checkpoints(tmp_path):
     assert [r["metric"] for r in rows] == [line.split()[-2] for line in plain.splitlines()] and "digits" in plain
 
 
-def test_a_folder_that_is_no_run_is_told_in_one_sentence_with_exit_1(tmp_path):
+def test_a_folder_that_is_no_run_is_told_in_one_sentence_with_exit_2(tmp_path):
     status, _, err = process("evaluate", str(tmp_path))
-    assert status == 1
+    assert status == 2
     assert "is not a run" in err
     assert "Traceback" not in err
 

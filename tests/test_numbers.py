@@ -201,10 +201,15 @@ def test_a_dry_run_refuses_what_training_would(recipe: str, pair: str, message: 
     build.check(recipes.recipe(recipe, "smoke", config.parse(["data.size=64", "augment.size=64"])))
 
 
-def test_the_sizes_of_balanced_sets_are_theirs() -> None:
-    images = data.load("shapes")
-    assert (len(images.classes), len(images), int(next(iter(images.all(1))).sizes.max())) == (10, 5000, 32)
-    assert data.BALANCED["shapes"] == (10, 500, 32)
+@pytest.mark.parametrize("name", data.BUILT_IN)
+@pytest.mark.parametrize("chosen", [None, ("1", "8"), ("disc", "ring")])
+def test_sizes_that_are_known_without_loading_are_those_of_the_data(name: str, chosen: tuple[str, ...] | None) -> None:
+    images = data.load(name)
+    classes = [c for c in chosen or images.classes if c in images.classes]
+    if classes:
+        counted = [int((images.targets == images.classes.index(c)).sum()) for c in classes]
+        assert data.per_class(name, chosen) == counted
+    assert int(next(iter(images.all(1))).sizes.max()) == data.KNOWN[name][1]
 
 
 NO_NUMBERS = [True, np.bool_(True), torch.tensor(True), b"3", bytearray(b"3"), "٣", "３", {3}, 10**5000]

@@ -78,8 +78,8 @@ def test_a_run_without_held_out_images_keeps_its_name():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--data nowhere", "there is no folder 'nowhere'"),
-        ("--data digits", "the data set of that name is data=digits"),
+        ("--data nowhere", "There is no folder of images .nowhere."),
+        ("--data digits", "The data set of that name is data=digits"),
         ("--data few", "holds 5 images to train on: at least 16"),
         ("--data broken", "2 of .* images of folder are broken"),
         ("--data empty", "holds none of the folders"),

@@ -12,6 +12,8 @@ import pytest
 from refused import SETTINGS
 from run_folders import folder_of
 
+from hardlab import config, recipes
+
 ROOT = Path(__file__).resolve().parents[1]
 # each takes from a tenth of a second to several on a slow machine
 HEAVY = ("torch", "torchvision", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "pyarrow", "PIL",
@@ -55,6 +57,15 @@ AT_ONCE = [
     ("pretrain supervised hard=[iou]", REFUSED),
     ("pretrain simsiam batch_size=2001", REFUSED),
     ("pretrain simsiam augment.size=33", REFUSED),
+    ("pretrain simsiam data=digits batch_size=1025 data.fraction=1 data.held_out=0.3", REFUSED),
+    ("pretrain simsiam data=folder:nowhere", REFUSED),
+    ("pretrain simsiam --data nowhere", REFUSED),
+    ("pretrain simsiam --runs RUNS/DINO/manifest.json", REFUSED),
+    ("pretrain simsiam --code nowhere.py", REFUSED),
+    ("pretrain simsiam data.classes=[disk]", REFUSED),
+    ("check nowhere.py", REFUSED),
+    ("pretrain dino backbone=vit_micro --protocol detection", REFUSED),
+    ("nb run 01_pretrain overrides=data=folder:nowhere", REFUSED),
     *((f"pretrain {words} --dry-run", REFUSED) for words in SETTINGS),
     ("nb run 01_pretrain recipe=moco overrides=batch_size=100", REFUSED),
     ("nb run 01_pretrain overrides=hard=[hcl]", REFUSED),
@@ -74,6 +85,11 @@ AT_ONCE = [
     ("evaluate run --data cifr10", REFUSED),
     ("evaluate run --device nonsense", REFUSED),
     ("evaluate nowhere --dry-run", REFUSED),
+    ("evaluate nowhere", REFUSED),
+    ("evaluate RUNS/DINO --protocol detection", REFUSED),
+    ("evaluate RUNS/DINO --data folder:nowhere", REFUSED),
+    ("evaluate RUNS/DINO --set network=student --checkpoint 7", REFUSED),
+    ("evaluate RUNS/DINO --set network=studnt", REFUSED),
     ("explore", REFUSED),
     ("explore nowhere", REFUSED),
     ("runs list --runs RUNS", 0),
@@ -91,6 +107,7 @@ AT_ONCE = [
     ("completion tcsh", REFUSED),
     ("export", REFUSED),
     ("export nowhere", REFUSED),
+    ("export RUNS/DINO --network studnt", REFUSED),
     ("bundle", REFUSED),
     ("report --out nowhere", REFUSED),
     ("nb list", 0),
@@ -105,6 +122,7 @@ AT_ONCE = [
     ("figures hvs_f99", REFUSED),
     ("figures hvs_f3 --add", REFUSED),
     ("figures hvs_f3 --data nowhere", REFUSED),
+    ("figures hvs_f3 --from nowhere", REFUSED),
     ("report --rung smoek", REFUSED),
     ("report --out nowhere --dry-run", REFUSED),
     ("report --paper hsv", REFUSED),
@@ -116,6 +134,7 @@ AT_ONCE = [
     ("campaign cpu --jobs 0", REFUSED),
     ("campaign cpu --data nowhere", REFUSED),
     ("reproduce seed=1", REFUSED),
+    ("reproduce data=folder:nowhere", REFUSED),
 ]  # fmt: skip
 LEDGER = [
     ("claims", 0),
@@ -163,11 +182,16 @@ def runs(tmp_path: Path) -> str:
     """A folder of two runs, for RUNS in the commands."""
     for recipe in ("simsiam", "moco"):
         folder_of(tmp_path, recipe, 0, 0.5)
+    vit = recipes.recipe("dino", "smoke", {"backbone": "vit_micro"})
+    folder_of(tmp_path, "dino", 0, 0.5, config=vit.model_dump(mode="json")).rename(tmp_path / "DINO")
     return str(tmp_path)
 
 
 def expected_of(commands: Iterable[tuple[str, int]], runs: str) -> dict[str, int]:
     return {command.replace("RUNS", runs): status for command, status in commands}
+
+
+GPU = ("pretrain simsiam --device cuda", "evaluate RUNS --device cuda:1", "nb run 01_pretrain device=cuda")
 
 
 def test_a_command_that_answers_at_once_loads_nothing_heavy(runs: str) -> None:
@@ -179,6 +203,12 @@ def test_a_command_that_answers_at_once_loads_nothing_heavy(runs: str) -> None:
     } == {}
     heavy = {command: set(modules) & set(HEAVY) for command, (_, _, modules) in answered.items()}
     assert {command: modules for command, modules in heavy.items() if modules} == {}
+
+
+@pytest.mark.skipif(config.gpu_driver(), reason="with a driver, torch is asked")
+def test_a_gpu_on_a_machine_without_its_driver_is_refused_without_torch(runs: str) -> None:
+    for command, (status, output, modules) in answers(word.replace("RUNS", f"{runs}/DINO") for word in GPU).items():
+        assert (status, "is not available" in output, set(modules) & set(HEAVY)) == (REFUSED, True, set()), command
 
 
 def test_the_ledger_of_claims_loads_tables_and_no_torch(runs: str) -> None:

@@ -17,7 +17,7 @@ import pandas as pd
 import scipy.fft
 import torch
 
-from hardlab import build, numbers, registry, rich, run_folder
+from hardlab import build, config, numbers, registry, rich, run_folder
 from hardlab.analysis.schema import SCORES
 from hardlab.errors import HardlabError
 from hardlab.evaluate.knn import neighbours
@@ -163,7 +163,7 @@ def sides(run_dir: Path | str) -> pd.DataFrame:
     the norm of a negative that was never pulled would be (``decayed``). mass: mean share of the softmax that all
     learned negatives had in the last logged step. norm, decayed and mass are NaN where no negative is learned.
     """
-    run, _ = run_folder.read_run(Path(run_dir))
+    run, _ = config.read_run(Path(run_dir))
     learned = next((s for s in run.hard if s.name == "adco"), None)
     logged = run_folder.metrics(Path(run_dir), "step")
     out = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 from collections.abc import Sequence
@@ -38,13 +39,40 @@ SETS: dict[str, str] = {
     "coco": "hardlab.data.annotation_files:coco",
 }
 BUILT_IN = ("shapes", "digits")  # drawn, or part of scikit-learn: always available
-# balanced sets: number of classes, training images per class, pixels of a side, known without loading the data
-BALANCED = {
-    "shapes": (10, 500, 32),
-    "cifar10": (10, 5000, 32),
-    "cifar10-jpeg": (10, 5000, 32),
-    "cifar100": (100, 500, 32),
+SHAPES = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "ell", "hourglass", "bar")
+# known without loading the data: training images per class (one number if all classes have as many), pixels of a side
+KNOWN: dict[str, tuple[dict[str, int] | tuple[int, int], int]] = {
+    "shapes": (dict.fromkeys(SHAPES, 500), 32),
+    "digits": (dict(zip("0123456789", (143, 146, 142, 147, 145, 146, 145, 144, 140, 144), strict=True)), 32),
+    "cifar10": ((10, 5000), 32),
+    "cifar10-jpeg": ((10, 5000), 32),
+    "cifar100": ((100, 500), 32),
+    "fashionmnist": ((10, 6000), 32),
 }
+
+
+def per_class(name: str, classes: Sequence[str] | None = None) -> list[int] | None:
+    """Training images of each class of a set, or of the chosen ones; None where only loading them tells.
+
+    Raises HardlabError for a class that the set does not have, if its names are known.
+    """
+    counts, _ = KNOWN.get(name, (None, 0))
+    if isinstance(counts, dict):
+        for chosen in classes or ():
+            if chosen not in counts:
+                near = difflib.get_close_matches(chosen, counts, n=1, cutoff=0.5)
+                hint = f" Did you mean '{near[0]}'?" if near else ""
+                raise HardlabError(f"{name} has no class '{chosen}'.{hint} Allowed: {', '.join(counts)}.")
+        return [counts[c] for c in classes or counts]
+    return [counts[1]] * len(classes or range(counts[0])) if counts else None
+
+
+def check_folder(name: str) -> None:
+    """Refuse a set ``folder:PATH`` whose folder is not there, without loading torch. Raises HardlabError."""
+    path = name.removeprefix("folder:")
+    if path != name and path.strip() and not os.path.isdir(os.path.expanduser(path)):
+        hint = f" The data set of that name is data={path}." if path in SETS else ""
+        raise HardlabError(f"There is no folder of images '{path}'.{hint}")
 
 
 def __getattr__(name: str) -> Any:

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import numpy as np
 
+from hardlab.data import SHAPES as CLASSES
 from hardlab.data.base import Source, cached, choose, data_root
 from hardlab.numbers import Count, whole
 from hardlab.types import HardlabError
 
-CLASSES = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "ell", "hourglass", "bar")
 SPLITS = {"train": 5000, "test": 1000}  # split -> images by default
 VERSION = 1  # part of the cache key: raise it with any change of a pixel
 _CHUNK = 128  # images rendered at once: keeps the working set in the cache

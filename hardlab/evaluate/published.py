@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from hardlab import numbers
+from hardlab import backbones, numbers
 from hardlab.errors import HardlabError
 from hardlab.numbers import (
     Count,
@@ -367,6 +367,15 @@ def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[st
             continue
         made[option] = numbers.fit(f"option {option} of protocol '{name}'", TYPES[option], value)
     return made
+
+
+def check_backbone(name: str, backbone: str) -> None:
+    """Refuse a backbone, by name, that this protocol's networks cannot be built on. Raises HardlabError."""
+    if find(name).kind == "detection" and not backbones.has_stages(backbone):
+        raise HardlabError(
+            f"Protocol '{name}' builds a detector on the stages of a backbone, and {backbone} has none: use a ResNet "
+            "or tiny."
+        )
 
 
 def describe() -> str:

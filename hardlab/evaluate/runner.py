@@ -158,10 +158,9 @@ def check_run(
     root: str | Path | None = None,
 ) -> None:
     """Refuse, before measuring anything, what ``evaluate_run`` would refuse for this run. Raises HardlabError."""
-    run, about = run_folder.read_run(path)
-    kept = [checkpoint.named(p)[0] for p in checkpoint.listed(path / "checkpoints")]
-    if which.isdecimal() and int(which) not in kept:
-        raise HardlabError(f"{path} has no checkpoint of step {which}; it has: {', '.join(map(str, kept)) or 'none'}.")
+    run, about = config.read_run(path)
+    if which.isdecimal():
+        checkpoint.check_step(path, int(which))
     if which == "newest" and about["state"] != "done":
         raise _unfinished(path, about)
     networks = build.unmade(run)[0].networks()  # of the code that the run was trained with

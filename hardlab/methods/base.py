@@ -103,6 +103,7 @@ class Method(nn.Module):
     mixes_rows: whether the loss of a row depends on the others of the batch, as with negatives or correlations from it.
     negatives: those of a contrastive loss, with its ``temperature`` and the ``dim`` of its vectors.
     negatives_from: the "batch", the "memory" of earlier batches, or "" without negatives.
+    evaluated: the names of ``networks``, which messages need without a network.
     SMALL: options that make it small enough for tests, and that draw no random numbers for a single image.
     NETWORK: the backbone that tests give it: the one that it is made for, if there is one.
     """
@@ -117,6 +118,7 @@ class Method(nn.Module):
     indexed = False
     negatives_from: Literal["", "batch", "memory"] = ""
     mixes_rows = False
+    evaluated: Sequence[str] = ("backbone",)
     SMALL: Mapping[str, Any] = {}
     NETWORK = "tiny"
 

@@ -74,6 +74,7 @@ class DINO(Method):
     """
 
     joint = True
+    evaluated = ("teacher", "student")
     SMALL: Mapping[str, Any] = {"hidden": 16, "bottleneck": 8, "prototypes": 64}
 
     def __init__(

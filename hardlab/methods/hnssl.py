@@ -53,6 +53,8 @@ class HNSSL(Method):
         self.student.requires_grad_(not self.follows)
         self.tau, self.alpha1, self.reduction = tau, alpha1, reduction
 
+    evaluated = ("backbone", "student")
+
     def networks(self) -> Mapping[str, nn.Module]:
         return {"backbone": self.backbone, "student": self.student[0]}
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from hardlab import build, run_folder, train
+from hardlab import build, config, run_folder, train
 from hardlab.analysis import gan, hardness, negatives, viewlog
 from hardlab.analysis.pictures import epoch_of
 from hardlab.data import Images
@@ -60,7 +60,7 @@ class Opened:
 
     def __init__(self, path: str | Path, root: str | Path | None = None) -> None:
         self.path, self.root = Path(path), root
-        self.run, self.about = run_folder.read_run(self.path)
+        self.run, self.about = config.read_run(self.path)
         self.images: Images | None = None
         self.without = ""  # why there are no images
         try:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import nn
 
-from hardlab import build, checkpoint, files, pretrained, run_folder
+from hardlab import build, checkpoint, config, files, pretrained, run_folder
 from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.data.base import Missing
@@ -48,7 +48,7 @@ def export(
     path = Path(run)
     folder = Path(out) if out is not None else path / "export"
     net = pretrained.load(path, network)
-    settings, about = run_folder.read_run(path)
+    settings, about = config.read_run(path)
     made: dict[str, bytes] = {WEIGHTS: _safetensors(pretrained.weights(net), path.name)}
     others = pretrained.counterparts(net)
     if "torchvision" in others and set(others["torchvision"].weights) != set(pretrained.weights(net)):

@@ -291,10 +291,6 @@ def _purpose(names: Iterable[str]) -> str:
     return ", ".join(parts)
 
 
-# images in the training split of sets that the small rungs train on and that have no equal classes of known size
-IMAGES = {"digits": 1437, "fashionmnist": 60_000}
-
-
 def training_steps(run: Run) -> int:
     """The number of training steps of a run without its parent's; 0 if the size of its data is unknown beforehand."""
     return run.epochs * (training_images(run.data) // run.batch_size)
@@ -303,7 +299,7 @@ def training_steps(run: Run) -> int:
 def training_images(chosen: config.Data) -> int:
     """The number of training images of a run's data, from the size of a set or the files of a folder.
 
-    Loads no image; 0 if the number is unknown beforehand. Of sets with unequal classes it may be off by a few.
+    Loads no image; 0 if the number is unknown beforehand.
     """
     if chosen.name.startswith("folder:"):
         from hardlab.data import folders
@@ -314,11 +310,8 @@ def training_images(chosen: config.Data) -> int:
             return 0
         named = Counter("" if label < 0 else source.classes[label] for label in source.targets)
         each = [n for name, n in named.items() if chosen.classes is None or name in chosen.classes]
-    elif chosen.name in sets.BALANCED:
-        classes, n, _ = sets.BALANCED[chosen.name]
-        each = [n] * len(chosen.classes or range(classes))
     else:
-        each = [IMAGES.get(chosen.name, 0)]
+        each = sets.per_class(chosen.name, chosen.classes) or []
     if chosen.held_out:
         each = [n - min(max(1, int(chosen.held_out * n + 0.5)), n - 1) for n in each if n]
     return sum(int(chosen.fraction * n + 0.5) for n in each)
