@@ -165,13 +165,15 @@ def restore(opt: Optimizer, saved: dict[str, Any]) -> None:
             else:
                 fits = key == "params" or (type(stored) is type(value) and (value is None or stored == value))
             if not fits:
-                raise ValueError(f"its optimiser's {key} is {str(stored)[:40]}")
+                raise ValueError(f"{key} of its optimiser is {str(stored)[:40]}")
         for p, number in zip(group["params"], given["params"], strict=True):
             for key, value in saved["state"].get(number, {}).items():
                 if isinstance(value, Tensor) and (value.is_complex() or (value.ndim and value.shape != p.shape)):
-                    raise ValueError(f"its optimiser's {key} is {value.dtype} {tuple(value.shape)} of {tuple(p.shape)}")
+                    raise ValueError(
+                        f"{key} of its optimiser is {value.dtype} {tuple(value.shape)} for weights {tuple(p.shape)}"
+                    )
     if len({frozenset((k, type(v)) for k, v in state.items()) for state in saved["state"].values()}) > 1:
-        raise ValueError("its optimiser has not the same of every parameter")
+        raise ValueError("its optimiser holds different values for different weights")
     opt.load_state_dict(saved)
 
 

@@ -36,7 +36,9 @@ def shots(run_dir: Path | str) -> list[Shot]:
                 scores = {k: float(a) for k, a in kept.items() if a.ndim == 0}
                 snapshots.append(Shot(int(file.stem[-8:]), g, ema, scores))
     if not snapshots:
-        raise HardlabError(f"'{run_dir}' kept no generated images: runs of gan and of the strategy generated do.")
+        raise HardlabError(
+            f"'{run_dir}' kept no generated images; runs of gan, and of the strategy generated, keep them."
+        )
     return snapshots
 
 
@@ -92,7 +94,7 @@ def hardness(run_dir: Path | str) -> pd.DataFrame:
     rows = run_folder.metrics(Path(run_dir), "step")
     kept = [r for r in rows if "generated.loss_generated" in r]
     if not kept:
-        raise HardlabError(f"'{run_dir}' logged no loss of generated images: runs with the strategy generated do.")
+        raise HardlabError(f"'{run_dir}' logged no loss of generated images; runs with the strategy generated log it.")
     frame = pd.DataFrame(
         [{"step": r["step"], "epoch": r["epoch"]}
          | {k.removeprefix("generated."): v for k, v in r.items() if k.startswith("generated.")} for r in kept]

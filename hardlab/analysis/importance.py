@@ -229,13 +229,15 @@ def importance(
     try:
         rows, response = x.to_numpy(np.float64), np.asarray(y, np.float64)
     except (ValueError, TypeError) as e:
-        raise HardlabError(f"The importance of what is no number is undefined ({e}).") from None
+        raise HardlabError(f"Importance is defined for numbers only ({e}).") from None
     if len(rows) != len(response) or len(rows) < 2:
-        raise HardlabError(f"{len(rows)} rows and {len(response)} responses: as many of both are needed, at least 2.")
+        raise HardlabError(
+            f"Importance needs a response per row, at least 2: got {len(rows)} rows, {len(response)} responses."
+        )
     if not (np.isfinite(rows).all() and np.isfinite(response).all()):
-        raise HardlabError("The importance of numbers that are not finite is undefined: leave such rows out.")
+        raise HardlabError("Importance needs finite numbers: leave out rows with NaN or infinity.")
     if not names:
-        raise HardlabError("The importance of no column is asked for: at least 1 is needed.")
+        raise HardlabError("Importance needs at least 1 column.")
     if (response == response[0]).all():
         raise NothingToExplain(f"All {len(response)} responses are {response[0]:g}: there is no variance to explain.")
     rows, response = _tame(rows), _tame(response[:, None])[:, 0]

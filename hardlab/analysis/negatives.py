@@ -90,7 +90,7 @@ def banks(run_dir: Path | str) -> list[Bank]:
                 raise HardlabError(f"'{file}' holds negatives or queries that are not finite: the run has diverged.")
             snapshots.append(bank)
     if not snapshots:
-        raise HardlabError(f"'{run_dir}' kept no negatives: runs of moco and of the strategy adco do.")
+        raise HardlabError(f"'{run_dir}' kept no negatives; runs of moco, and of the strategy adco, keep them.")
     return snapshots
 
 
@@ -334,9 +334,7 @@ def tsne(
     if points.ndim != 2 or len(points) < 4:
         raise HardlabError(f"t-SNE needs at least 4 points, (points, D), not {points.shape}.")
     if not np.isfinite(points).all() or (start is not None and not np.isfinite(start).all()):
-        raise HardlabError(
-            "t-SNE of points that are not finite is not defined: the network that made them has diverged."
-        )
+        raise HardlabError("t-SNE needs finite points: the network that made these has diverged.")
     if (points == points[0]).all():
         raise HardlabError(f"all {len(points)} points are the same: there is nothing for t-SNE to lay out.")
     perplexity = numbers.fit("perplexity", Annotated[float, numbers.real(1, 1e9)], perplexity)
@@ -357,7 +355,7 @@ def tsne(
             flat = np.asarray(layout.optimize(iterations, momentum=0.8))
         if np.isfinite(flat).all() and flat.std() > 1e-3:  # points at the same place never separate
             return flat
-    raise HardlabError(f"t-SNE of {len(points)} points fell onto one place: take more points or another seed.")
+    raise HardlabError(f"t-SNE of {len(points)} points collapsed to one place: take more points or another seed.")
 
 
 def _nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

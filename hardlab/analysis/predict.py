@@ -55,15 +55,15 @@ def predictability(
         raise HardlabError(f"xgboost is not installed ({e}): install the extra 'analysis'.") from e
 
     if len(logs) < 2:
-        raise HardlabError(f"{len(logs)} view logs: one is held out and the others are learned from, so at least 2.")
+        raise HardlabError(f"Prediction learns from all view logs but one: it needs at least 2, not {len(logs)}.")
     if folds < 2 or not grid:
-        raise HardlabError(f"folds={folds} and {len(grid)} settings: at least 2 folds and 1 setting are needed.")
+        raise HardlabError(f"Prediction needs at least 2 folds and 1 setting, not {folds} and {len(grid)}.")
     drawn = [candidates(log) for log in logs]
     for i, slots in enumerate(drawn):
         if slots != drawn[0]:
             raise HardlabError(
                 f"Log {i} has {len(slots)} pairs of {_views(slots)} views and log 0 has {len(drawn[0])} of "
-                f"{_views(drawn[0])}: runs that draw other views are predicted apart."
+                f"{_views(drawn[0])}: predict runs with different views separately."
             )
     made = [features(log) for log in logs]
     pairs = len(drawn[0])

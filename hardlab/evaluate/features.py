@@ -173,7 +173,7 @@ def check_features(train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Ten
             raise HardlabError(f"{part} features must be (samples, D) with at least 1 sample, not {tuple(f.shape)}.")
         if f.shape[1] == 0 or f.is_complex():
             raise HardlabError(
-                f"{part} features {tuple(f.shape)} of {f.dtype} are not real numbers, 1 or more a sample."
+                f"{part} features {tuple(f.shape)} of {f.dtype} are not real numbers, at least one per sample."
             )
         # a mask takes thirty times as long, and is needed only if a sum of large numbers overflows
         if not f.sum(dtype=torch.float32).isfinite() and not f.isfinite().all():
@@ -182,13 +182,13 @@ def check_features(train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Ten
             continue
         if y.shape != f.shape[:1]:
             raise HardlabError(
-                f"{len(f)} {part} features came with labels of shape {tuple(y.shape)}: one each is needed."
+                f"{len(f)} {part} features came with labels of shape {tuple(y.shape)}: one label per sample is needed."
             )
         if y.dtype != torch.int64:
             raise HardlabError(f"labels must be whole numbers of type int64, but those of the {part} are {y.dtype}.")
         if (y < 0).any():
             raise HardlabError(
-                f"{int((y < 0).sum())} of {len(y)} {part} samples have no label (-1): it cannot be evaluated."
+                f"{int((y < 0).sum())} of {len(y)} {part} samples have no label (-1): they cannot be evaluated."
             )
     if train_f.shape[1] != test_f.shape[1]:
         raise HardlabError(f"training features have {train_f.shape[1]} columns and test features {test_f.shape[1]}.")

@@ -85,7 +85,9 @@ def read(plan: str) -> list[Stage]:
         for name in set(stage.claims) - known:
             raise registry.unknown("claim or paper", name, known)
         if label := stage.set.keys() & {"seed", "recipe", "rung"}:
-            raise HardlabError(f"'{path}' sets {min(label)} for all runs of a stage, which tells runs apart.")
+            raise HardlabError(
+                f"'{path}' sets {min(label)} for a whole stage, but it tells its runs apart: leave it out."
+            )
         recipe("simsiam", stage.rung, _without_parent(stage.set))  # any recipe: only the overrides are checked
     return stages
 

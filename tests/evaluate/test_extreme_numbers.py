@@ -238,7 +238,7 @@ def test_settings_out_of_range_end_in_one_sentence(protocol, options):
         (lambda f, y: (f.tolist(), y), "not list"),
         (lambda f, y: (f.to_sparse(), y), "not a sparse tensor"),
         (lambda f, y: (f, y.tolist()), "training labels must be a dense torch tensor, not list"),
-        (lambda f, y: (f, y[:, None]), "one each is needed"),
+        (lambda f, y: (f, y[:, None]), "one label per sample"),
         (lambda f, y: (f, y.float()), "type int64"),
     ],
 )
