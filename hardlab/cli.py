@@ -174,7 +174,7 @@ def pretrain(
 
     _load(code)
     if list_:
-        summaries = {name: (made.__doc__ or "").splitlines()[0] for name, made in recipes.RECIPES.items()}
+        summaries = {name: (make.__doc__ or "").splitlines()[0] for name, make in recipes.RECIPES.items()}
         wide = max(map(len, summaries))
         lines = [f"{name:{wide}}  {text.removeprefix(f'{name}: ')}" for name, text in summaries.items()]
         _echo(as_json, "\n".join(lines), summaries)
@@ -182,14 +182,14 @@ def pretrain(
     if recipe is None:
         raise click.UsageError("Name a recipe; `hardlab pretrain --list` lists them.")
     with usage():
-        given = _settings(overrides, ("recipe", "rung"))
-        run = recipes.recipe(recipe, rung, None if folder else given)
+        settings = _settings(overrides, ("recipe", "rung"))
+        run = recipes.recipe(recipe, rung, None if folder else settings)
         config.device(device)
         if folder is not None:
             from hardlab import own_images
 
-            fitted = own_images.fit(run, folder, given)
-            run = run.with_(fitted.settings | given)
+            fitted = own_images.fit(run, folder, settings)
+            run = run.with_(fitted.settings | settings)
             click.echo("\n".join(fitted.lines), err=True)
         if protocols:
             from hardlab.evaluate import published
@@ -211,13 +211,13 @@ def pretrain(
         with usage():
             files.check_folder(runs_dir / run.id)
             images = build.check_images(run, root)
-            kept = None if anew else run_folder.manifest(runs_dir / run.id)
-            if kept and images is not None and (run.data.on_broken == "error" or images.in_memory):
-                run_folder.check_images(run.id, kept.get("data", {}), images)
+            manifest = None if anew else run_folder.manifest(runs_dir / run.id)
+            if manifest and images is not None and (run.data.on_broken == "error" or images.in_memory):
+                run_folder.check_images(run.id, manifest.get("data", {}), images)
             runner.check(run, protocols, root=root)
-        then = f", then evaluate it by {', '.join(protocols)}" if protocols else ""
-        then += "" if images is not None else f"; {run.data.name} would be downloaded first"
-        _echo(as_json, f"would train {run.id}{then}\n{run.model_dump_json(indent=1)}", run.model_dump(mode="json"))
+        rest = f", then evaluate it by {', '.join(protocols)}" if protocols else ""
+        rest += "" if images is not None else f"; {run.data.name} would be downloaded first"
+        _echo(as_json, f"would train {run.id}{rest}\n{run.model_dump_json(indent=1)}", run.model_dump(mode="json"))
         return
     import torch
 
@@ -325,10 +325,10 @@ def evaluate_runs(
     if threads is not None:
         torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
-    which: Any = int(checkpoint) if checkpoint.isdecimal() else checkpoint
+    checkpoints: Any = int(checkpoint) if checkpoint.isdecimal() else checkpoint
     for path in run:
         rows += evaluate_run(
-            path, protocols, options=options, pixels=pixels, checkpoints=which, root=root, device=device
+            path, protocols, options=options, pixels=pixels, checkpoints=checkpoints, root=root, device=device
         )
     _echo(as_json, _rows_as_text(rows), rows)
 
@@ -377,9 +377,9 @@ def open_lab(options: tuple[str, ...]) -> None:
     if find_spec("jupyterlab") is None:
         raise click.UsageError("JupyterLab is not installed: install the extra 'workbook'.")
     root = execute.NOTEBOOKS.parent
-    own = {"--ServerApp.root_dir": root, "--LabApp.default_url": f"/lab/tree/{notebooks[0].relative_to(root)}"}
-    given = {option.partition("=")[0] for option in options}  # Jupyter takes the same option only once
-    words = [f"{name}={value}" for name, value in own.items() if name not in given]
+    defaults = {"--ServerApp.root_dir": root, "--LabApp.default_url": f"/lab/tree/{notebooks[0].relative_to(root)}"}
+    named = {option.partition("=")[0] for option in options}  # Jupyter takes the same option only once
+    words = [f"{name}={value}" for name, value in defaults.items() if name not in named]
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *words, *options])
 
 
@@ -459,10 +459,10 @@ def _check_parameters(path: Path, values: Mapping[str, Any]) -> None:
     rung = values.get("rung", recipes.RUNGS[0])
     if "seed" in values and "recipe" in values:  # it trains
         files.check_folder(path.parent / values.get("runs_dir", "."))
-        given = config.parse(values.get("overrides", []))
-        run = recipes.recipe(values["recipe"], rung, given)
+        settings = config.parse(values.get("overrides", []))
+        run = recipes.recipe(values["recipe"], rung, settings)
         compatible.check(run)
-        if given or run.data.name not in sets.BUILT_IN:  # other runs can be trained, so torch is not needed
+        if settings or run.data.name not in sets.BUILT_IN:  # other runs can be trained, so torch is not needed
             from hardlab import build
 
             build.check(run)
@@ -482,10 +482,10 @@ def _check_parameters(path: Path, values: Mapping[str, Any]) -> None:
         runs = Catalog(folder).runs
         finished = runs[(runs["rung"] == rung) & (runs["state"] == "done")]
         if not len(finished[finished["recipe"].isin(names)] if names else finished):
-            one = names[0] if names else "RECIPE"
+            example = names[0] if names else "RECIPE"
             raise HardlabError(
                 f"There is no finished run of rung {rung}{' of ' + ', '.join(names) if names else ''} in '{folder}': "
-                f"`hardlab pretrain {one} --rung {rung}` makes one."
+                f"`hardlab pretrain {example} --rung {rung}` makes one."
             )
 
 
@@ -639,11 +639,11 @@ def explore_runs(run: tuple[Path, ...], out: Path | None, open_: bool, root: Pat
         files.check_folder(written.parent)
     from hardlab.workbook import explorer
 
-    made = explorer.explore(*run, root=root)
-    made.write(written)
+    page = explorer.explore(*run, root=root)
+    page.write(written)
     if open_:
         click.launch(str(written))
-    _echo(as_json, str(written), {"written": str(written), "panels": list(made.data), "missing": made.missing})
+    _echo(as_json, str(written), {"written": str(written), "panels": list(page.data), "missing": page.missing})
 
 
 @cli.command("report")
@@ -752,9 +752,9 @@ def show_run(run: str, runs_dir: Path, as_json: bool) -> None:
     from hardlab.workbook import run_list
 
     with usage():
-        shown = run_list.find(runs_dir, run)
-        text = run_list.describe(shown, shown.path.parent)
-    _echo(as_json, text, {**run_list.summary(shown), "fault": shown.fault, "manifest": shown.about})
+        entry = run_list.find(runs_dir, run)
+        text = run_list.describe(entry, entry.path.parent)
+    _echo(as_json, text, {**run_list.summary(entry), "fault": entry.fault, "manifest": entry.about})
 
 
 @handle_runs.command("compare")
@@ -811,21 +811,21 @@ def prune_runs(
         if "running" in states:
             raise click.UsageError("A run under way is not deleted: stop it first.")
         plan = run_list.plan_pruning(runs_dir, run, states, older, weights)
-    what = "checkpoints and features" if weights else "everything"
+    content = "checkpoints and features" if weights else "everything"
     lines = [f"{name}  {run_list.readable(size)}" for name, size in plan.deleted.items()]
     lines += [f"{name}  stays: {why}" for name, why in plan.kept.items()]
     total = run_list.readable(sum(plan.deleted.values()))
     result = {"deleted": [] if dry_run else list(plan.deleted), "would_delete": plan.deleted, "kept": plan.kept}
     if dry_run or not plan.deleted:
-        lines.append(f"would delete {what} of {len(plan.deleted)} runs, {total}")
+        lines.append(f"would delete {content} of {len(plan.deleted)} runs, {total}")
         _echo(as_json, "\n".join(lines), {**result, "deleted": []})
         return
     click.echo("\n".join(lines), err=as_json)
     if not yes:
-        click.confirm(f"Delete {what} of these {len(plan.deleted)} runs, {total}?", abort=True, err=as_json)
+        click.confirm(f"Delete {content} of these {len(plan.deleted)} runs, {total}?", abort=True, err=as_json)
     with usage():
-        done = run_list.prune(runs_dir, plan)
-    _echo(as_json, f"deleted {what} of {len(done)} runs, {total}", {**result, "deleted": done})
+        deleted = run_list.prune(runs_dir, plan)
+    _echo(as_json, f"deleted {content} of {len(deleted)} runs, {total}", {**result, "deleted": deleted})
 
 
 @cli.command("export")
@@ -928,9 +928,9 @@ def print_completion(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    made = get_completion_class(shell)
-    assert made is not None
-    click.echo(made(cli, {}, "hardlab", "_HARDLAB_COMPLETE").source())
+    completion = get_completion_class(shell)
+    assert completion is not None
+    click.echo(completion(cli, {}, "hardlab", "_HARDLAB_COMPLETE").source())
 
 
 @cli.command()

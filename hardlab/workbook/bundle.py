@@ -50,8 +50,8 @@ def contents(runs: Sequence[Path], data_dir: Path, *, weights: bool = False) -> 
         files.read_manifest(path / "manifest.json", need=("id", "config", "state", "data"))
         for unit in archive.units(path.parent, path / "logs", [path.name]):
             packed |= {name: file for file, name in unit.files}
-        if weights and (kept := sorted((path / "checkpoints").glob("step-*.pt"))):
-            packed[f"runs/{path.name}/checkpoints/{kept[-1].name}"] = kept[-1]
+        if weights and (checkpoints := sorted((path / "checkpoints").glob("step-*.pt"))):
+            packed[f"runs/{path.name}/checkpoints/{checkpoints[-1].name}"] = checkpoints[-1]
         packed[f"cards/{path.name}.md"] = model_card.card(path, data_dir).encode()
     packed |= _rows(data_dir, set(names))
     packed["CITATION.txt"] = citation.text().encode()
@@ -79,21 +79,21 @@ def write(out: Path, named: Mapping[str, Content]) -> None:
 
 def _rows(data_dir: Path, runs: set[str]) -> dict[str, Content]:
     """The tables of a folder with the rows of these runs alone, and their manifests; nothing for tables without any."""
-    found: dict[str, Content] = {}
+    tables: dict[str, Content] = {}
     for path in sorted(data_dir.glob("*.csv")):
         with open(path, newline="", encoding="utf-8") as f, files.as_expected(path):
             rows = csv.DictReader(f)
             if "run" not in (rows.fieldnames or ()):
                 continue
-            own = [row for row in rows if runs & set(re.split(r"[\s,;]+", row["run"] or ""))]
-            if own:
+            run_rows = [row for row in rows if runs & set(re.split(r"[\s,;]+", row["run"] or ""))]
+            if run_rows:
                 sink = io.StringIO()
-                writer = csv.DictWriter(sink, list(own[0]), lineterminator="\n")
+                writer = csv.DictWriter(sink, list(run_rows[0]), lineterminator="\n")
                 writer.writeheader()
-                writer.writerows(own)
-                found[f"data/{path.name}"] = sink.getvalue().encode()
+                writer.writerows(run_rows)
+                tables[f"data/{path.name}"] = sink.getvalue().encode()
     lines = [m for m in files.read_lines(data_dir / "manifests.jsonl", appended=False) if m.get("id") in runs]
     if lines:
         text = "".join(json.dumps(m, ensure_ascii=False) + "\n" for m in lines)
-        found["data/manifests.jsonl"] = text.encode()
-    return found
+        tables["data/manifests.jsonl"] = text.encode()
+    return tables

@@ -49,21 +49,21 @@ def export(
     folder = Path(out) if out is not None else path / "export"
     net = pretrained.load(path, network)
     settings, about = run_folder.read_run(path)
-    made: dict[str, bytes] = {WEIGHTS: _safetensors(pretrained.weights(net), path.name)}
+    contents: dict[str, bytes] = {WEIGHTS: _safetensors(pretrained.weights(net), path.name)}
     others = pretrained.counterparts(net)
     if "torchvision" in others and set(others["torchvision"].weights) != set(pretrained.weights(net)):
-        made[TORCHVISION] = _safetensors(others["torchvision"].weights, path.name)
+        contents[TORCHVISION] = _safetensors(others["torchvision"].weights, path.name)
     if onnx:
-        made[ONNX] = pretrained.onnx(net)
+        contents[ONNX] = pretrained.onnx(net)
     if features is not None:
-        made[f"features.{features}"] = _features(path, settings, about, net, network, features, root)
-    usage = _usage(path.name, net, others, TORCHVISION in made, onnx)
-    made["README.md"] = model_card.card(path, Path(data_dir), usage).encode()
-    made["config.json"] = (json.dumps(_config(settings, net), indent=1) + "\n").encode()
+        contents[f"features.{features}"] = _features(path, settings, about, net, network, features, root)
+    usage = _usage(path.name, net, others, TORCHVISION in contents, onnx)
+    contents["README.md"] = model_card.card(path, Path(data_dir), usage).encode()
+    contents["config.json"] = (json.dumps(_config(settings, net), indent=1) + "\n").encode()
     files.make_folder(folder)
-    for name, content in made.items():
+    for name, content in contents.items():
         files.write_atomic(folder / name, content)
-    return [folder / name for name in made]
+    return [folder / name for name in contents]
 
 
 def _safetensors(weights: pretrained.Weights, run: str) -> bytes:

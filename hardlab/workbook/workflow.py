@@ -68,7 +68,7 @@ def reproduce(
 
 
 @contextmanager
-def locked(out: Path, what: str) -> Iterator[None]:
+def locked(out: Path, task: str) -> Iterator[None]:
     """Lock a folder with ``logs/`` against other processes; raises HardlabError if one has locked it."""
     try:
         (out / "logs").mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def locked(out: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise HardlabError(f"Another process is running {what} in '{out}'; wait for it or stop it.") from None
+            raise HardlabError(f"Another process is running {task} in '{out}'; wait for it or stop it.") from None
         yield
 
 
@@ -91,7 +91,7 @@ def _check_folders(steps: Sequence[plan.Step], out: Path) -> None:
         if step.run is None or not (out / step.outputs[0]).exists() or not file.exists():
             continue
         about = files.read_manifest(file, need=("config", "data"))
-        run = config.of(about)
+        run = config.from_manifest(about)
         if not run.data.name.startswith("folder:"):
             continue
         from hardlab import build, run_folder
