@@ -571,9 +571,9 @@ def _gaps(gaps: dict[str, list[str]]) -> str:
 
 @cli.command("claims")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--paper", default=None, help="Print one paper only: hexa, hvs, hnssl, adco or ppcl.")
-@click.option("--verdict", default=None, help="Print only verdicts that begin with this, e.g. reproduced or needs.")
-@click.option("--why", is_flag=True, help="Print the reason for each verdict, and its runs.")
+@click.option("--paper", default=None, help="Show one paper only: hexa, hvs, hnssl, adco or ppcl.")
+@click.option("--verdict", default=None, help="Show only verdicts that begin with this, e.g. reproduced or needs.")
+@click.option("--why", is_flag=True, help="Show the reason for each verdict, and its runs.")
 @click.option("--freeze", default=None, metavar="REASON", help="Record changed tests, with this reason.")
 @click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
               help="Folder of the tables.")  # fmt: skip
@@ -652,7 +652,7 @@ def explore_runs(run: tuple[Path, ...], out: Path | None, open_: bool, root: Pat
 @click.option("--readme", is_flag=True, help="Rewrite the generated blocks of README.md, and docs/results.md.")
 @click.option("--paper", default=None, help="Write the report of this paper, as HTML and LaTeX.")
 @click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
-              help="With --paper: folder of the tables.")  # fmt: skip
+              help="With --paper: the collected tables.")  # fmt: skip
 @JSON
 @DRY
 def build_report(
@@ -836,7 +836,7 @@ def prune_runs(
               help="Also write the features of all images with their file names.")  # fmt: skip
 @click.option("--onnx", is_flag=True, help="Also write the network as ONNX.")
 @click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
-              help="Folder of the tables, for the claims on the card.")  # fmt: skip
+              help="The collected tables, for the claims on the card.")  # fmt: skip
 @CODE
 @ROOT
 @JSON
@@ -892,7 +892,7 @@ def export_run(
 @click.option("--out", type=PATH, default=Path("bundle.tar.gz"), show_default=True, help="The archive.")
 @click.option("--weights", is_flag=True, help="Pack the last checkpoint of each run too.")
 @click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
-              help="Folder of the tables; the rows of these runs are packed.")  # fmt: skip
+              help="The collected tables, whose rows of these runs are packed.")  # fmt: skip
 @RUNS
 @JSON
 @DRY
@@ -961,7 +961,7 @@ def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, d
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/campaign"), show_default=True,
               help="Folder of the runs, logs, tables and archive.")  # fmt: skip
 @click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
-              help="Folder of the tables, which decide what is missing.")  # fmt: skip
+              help="Collected tables, which decide what is missing.")  # fmt: skip
 @ROOT
 @DEVICE
 @DRY

@@ -79,17 +79,17 @@ class Logger:
                 self.say(f"{run.id}: {alarm['rule']}. {alarm['sentence']}")
         if self.rate.due():
             loss = "" if self.loss is None else f"loss {self.loss:.4f} | "
-            progress = f"epoch {epoch + 1}/{run.epochs}, step {s.done}/{s.total}"
-            self.say(f"{run.id} | {progress} | {loss}{self.rate.describe()}")
+            where = f"epoch {epoch + 1}/{run.epochs}, step {s.done}/{s.total}"
+            self.say(f"{run.id} | {where} | {loss}{self.rate.describe()}")
 
     def epoch(self, now: Step) -> None:
         """Record the end of an epoch: its row, with the accuracy if that is monitored."""
         s, run = self.session, self.session.run
         s.check()
-        finished = now.at.epoch + 1
-        monitored = run.logs.monitor_every and (finished == run.epochs or finished % run.logs.monitor_every == 0)
+        done = now.at.epoch + 1
+        monitored = run.logs.monitor_every and (done == run.epochs or done % run.logs.monitor_every == 0)
         self.folder.metric(self._epoch_row(now) | ({"knn": self._accuracy()} if monitored else {}))
-        self.folder.update(epochs_done=finished, steps_done=s.done)
+        self.folder.update(epochs_done=done, steps_done=s.done)
 
     def save(self) -> None:
         """Save a checkpoint, the snapshots of all parts, and the view log so far."""
