@@ -459,10 +459,10 @@ def _check_parameters(path: Path, values: Mapping[str, Any]) -> None:
     rung = values.get("rung", recipes.RUNGS[0])
     if "seed" in values and "recipe" in values:  # it trains
         files.check_folder(path.parent / values.get("runs_dir", "."))
-        settings = config.parse(values.get("overrides", []))
-        run = recipes.recipe(values["recipe"], rung, settings)
+        given = config.parse(values.get("overrides", []))
+        run = recipes.recipe(values["recipe"], rung, given)
         compatible.check(run)
-        if settings or run.data.name not in sets.BUILT_IN:  # other runs can be trained, so torch is not needed
+        if given or run.data.name not in sets.BUILT_IN:  # other runs can be trained, so torch is not needed
             from hardlab import build
 
             build.check(run)

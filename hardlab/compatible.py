@@ -91,11 +91,10 @@ def known_images(run: Run) -> tuple[int | None, int | None]:
     """The number of training images and a side of them, of balanced sets; None where only loading them tells."""
     if run.data.name not in data.BALANCED:
         return None, None
-    classes, per_class, side = data.BALANCED[run.data.name]
-    per_class -= max(1, int(run.data.held_out * per_class + 0.5)) if run.data.held_out else 0
+    classes, each, side = data.BALANCED[run.data.name]
+    each -= max(1, int(run.data.held_out * each + 0.5)) if run.data.held_out else 0
     side = run.data.size or side
-    count = len(run.data.classes or range(classes)) * int(run.data.fraction * per_class + 0.5)
-    return count, side if side <= 96 else None
+    return len(run.data.classes or range(classes)) * int(run.data.fraction * each + 0.5), side if side <= 96 else None
 
 
 def entry(kind: str, spec: Spec) -> Entry:

@@ -352,7 +352,7 @@ def flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
     return [(key, value)]
 
 
-def from_manifest(manifest: Mapping[str, Any]) -> Run:
+def of(manifest: Mapping[str, Any]) -> Run:
     """The configuration in a run's manifest. Raises HardlabError, which names the run, if there is none."""
     try:
         return make(manifest["config"])

@@ -142,8 +142,8 @@ def _pace(run: Run, count: int, given: Mapping[str, Any], prefix: str = "") -> d
 
 def _own_count(run: Run) -> float:
     """The number of images per epoch on the recipe's own data; 0 if that is unknown before loading them."""
-    classes, per_class, _ = data.BALANCED.get(run.data.name, (0, 0, 0))
-    return classes * per_class * run.data.fraction
+    classes, each, _ = data.BALANCED.get(run.data.name, (0, 0, 0))
+    return classes * each * run.data.fraction
 
 
 def _said(

@@ -438,7 +438,7 @@ def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
     if not os.path.exists(file):  # false for invalid names too
         raise HardlabError(f"{path} is not a run: it has no manifest.json.")
     about = files.read_manifest(file, need=("config", "state", "data"))
-    return config.from_manifest({**about, "id": path}), about
+    return config.of({**about, "id": path}), about
 
 
 def restored(path: Path, about: Mapping[str, Any], step: int | None, load: Callable[[dict[str, Any]], None]) -> Path:

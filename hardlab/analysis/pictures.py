@@ -57,7 +57,7 @@ def logged_views(catalog: Catalog, root: Path | str | None) -> Table:
 
 def _pixels(manifest: Mapping[str, Any], views: pd.DataFrame, root: Path | str | None) -> np.ndarray | None:
     """The images and their views as one picture; None if the run's images are not on this machine."""
-    run = config.from_manifest(manifest)
+    run = config.of(manifest)
     try:
         images = build.images(run, root=root)
     except HardlabError:

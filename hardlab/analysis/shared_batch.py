@@ -83,7 +83,7 @@ def _chosen(catalog: Catalog) -> pd.DataFrame:
 def _as_it_is(manifest: Mapping[str, Any]) -> bool:
     """Whether a run has its recipe's method and strategies with unchanged options, unlike e.g. an ablation."""
     try:
-        run = config.from_manifest(manifest)
+        run = config.of(manifest)
     except HardlabError:  # this version cannot read the configuration
         return False
     same = recipe(run.recipe, run.rung)
@@ -92,7 +92,7 @@ def _as_it_is(manifest: Mapping[str, Any]) -> bool:
 
 def _images(manifest: Mapping[str, Any], root: Path | str | None) -> Images | None:
     try:
-        images = build.images(config.from_manifest(manifest), root=root)
+        images = build.images(config.of(manifest), root=root)
     except HardlabError:
         return None  # the data are not on this machine
     return images if images.digest() == manifest["data"]["digest"] else None

@@ -254,7 +254,7 @@ def _costs(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
     """images_per_s, peak_memory_mb, parameters of the backbone, and the mean seconds of an epoch, whole and by part."""
     manifest = sources.catalog.manifests[about["run"]]
     costs = {k: manifest.get(k) for k in ("images_per_s", "peak_memory_mb")}
-    run = config.from_manifest(manifest)
+    run = config.of(manifest)
     with torch.device("meta"):
         costs["parameters"] = sum(p.numel() for p in build.method(run).backbone.parameters())
     seconds: dict[str, list[float]] = {}

@@ -161,9 +161,9 @@ def check_run(
 ) -> None:
     """Refuse, before measuring anything, what ``evaluate_run`` would refuse for this run. Raises HardlabError."""
     run, about = run_folder.read_run(path)
-    steps = [checkpoint.named(p)[0] for p in checkpoint.listed(path / "checkpoints")]
-    if which.isdecimal() and int(which) not in steps:
-        raise HardlabError(f"{path} has no checkpoint of step {which}; it has: {', '.join(map(str, steps)) or 'none'}.")
+    kept = [checkpoint.named(p)[0] for p in checkpoint.listed(path / "checkpoints")]
+    if which.isdecimal() and int(which) not in kept:
+        raise HardlabError(f"{path} has no checkpoint of step {which}; it has: {', '.join(map(str, kept)) or 'none'}.")
     if which == "newest" and about["state"] != "done":
         raise _unfinished(path, about)
     networks = build.unmade(run)[0].networks()  # of the code that the run was trained with

@@ -49,21 +49,21 @@ def export(
     folder = Path(out) if out is not None else path / "export"
     net = pretrained.load(path, network)
     settings, about = run_folder.read_run(path)
-    contents: dict[str, bytes] = {WEIGHTS: _safetensors(pretrained.weights(net), path.name)}
+    made: dict[str, bytes] = {WEIGHTS: _safetensors(pretrained.weights(net), path.name)}
     others = pretrained.counterparts(net)
     if "torchvision" in others and set(others["torchvision"].weights) != set(pretrained.weights(net)):
-        contents[TORCHVISION] = _safetensors(others["torchvision"].weights, path.name)
+        made[TORCHVISION] = _safetensors(others["torchvision"].weights, path.name)
     if onnx:
-        contents[ONNX] = pretrained.onnx(net)
+        made[ONNX] = pretrained.onnx(net)
     if features is not None:
-        contents[f"features.{features}"] = _features(path, settings, about, net, network, features, root)
-    usage = _usage(path.name, net, others, TORCHVISION in contents, onnx)
-    contents["README.md"] = model_card.card(path, Path(data_dir), usage).encode()
-    contents["config.json"] = (json.dumps(_config(settings, net), indent=1) + "\n").encode()
+        made[f"features.{features}"] = _features(path, settings, about, net, network, features, root)
+    usage = _usage(path.name, net, others, TORCHVISION in made, onnx)
+    made["README.md"] = model_card.card(path, Path(data_dir), usage).encode()
+    made["config.json"] = (json.dumps(_config(settings, net), indent=1) + "\n").encode()
     files.make_folder(folder)
-    for name, content in contents.items():
+    for name, content in made.items():
         files.write_atomic(folder / name, content)
-    return [folder / name for name in contents]
+    return [folder / name for name in made]
 
 
 def _safetensors(weights: pretrained.Weights, run: str) -> bytes:

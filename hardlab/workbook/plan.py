@@ -315,15 +315,15 @@ def training_images(chosen: config.Data) -> int:
         except HardlabError:  # the run itself refuses it
             return 0
         named = Counter("" if label < 0 else source.classes[label] for label in source.targets)
-        per_class = [n for name, n in named.items() if chosen.classes is None or name in chosen.classes]
+        each = [n for name, n in named.items() if chosen.classes is None or name in chosen.classes]
     elif chosen.name in sets.BALANCED:
         classes, n, _ = sets.BALANCED[chosen.name]
-        per_class = [n] * len(chosen.classes or range(classes))
+        each = [n] * len(chosen.classes or range(classes))
     else:
-        per_class = [IMAGES.get(chosen.name, 0)]
+        each = [IMAGES.get(chosen.name, 0)]
     if chosen.held_out:
-        per_class = [n - min(max(1, int(chosen.held_out * n + 0.5)), n - 1) for n in per_class if n]
-    return sum(int(chosen.fraction * n + 0.5) for n in per_class)
+        each = [n - min(max(1, int(chosen.held_out * n + 0.5)), n - 1) for n in each if n]
+    return sum(int(chosen.fraction * n + 0.5) for n in each)
 
 
 def missing(plan: Sequence[Step], folder: Path) -> list[Step]:

@@ -91,7 +91,7 @@ def _check_folders(steps: Sequence[plan.Step], out: Path) -> None:
         if step.run is None or not (out / step.outputs[0]).exists() or not file.exists():
             continue
         about = files.read_manifest(file, need=("config", "data"))
-        run = config.from_manifest(about)
+        run = config.of(about)
         if not run.data.name.startswith("folder:"):
             continue
         from hardlab import build, run_folder
