@@ -360,7 +360,7 @@ class Book:
     def schedule(self, run: str, rung: str, own: str, name: str) -> dict[str, Any]:
         """The length and warm-up of a run of the recipe ``own`` that differ from the defaults: overrides for ``name``.
 
-        name: the recipe of a run that shall be trained as long.
+        name: the recipe of a run to train as long.
         """
         facts, lacks = self.runs.get(run, {}), {}
         for key, usual in (("epochs", name), ("optim.warmup_epochs", own)):
@@ -541,9 +541,9 @@ def explain_choice(runs: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
 
 
 def preferred(recipes: Sequence[str], rows: pd.DataFrame) -> str:
-    """Of recipes of which one is shown, the preferred first: the first of those at the highest rung that any has.
+    """The first of these recipes, in order of preference, with rows at the highest rung that any of them has.
 
-    The first of all where none has a row.
+    Without any rows, the first of all.
     """
     present = set(highest_rung(rows[rows["recipe"].isin(recipes)])["recipe"])
     return next((name for name in recipes if name in present), recipes[0])
@@ -764,7 +764,7 @@ class Selection:
         return float(rows["epochs"].fillna(0).max()) if len(rows) else 0.0
 
     def other_length(self, arm: Arm, measure: Measure) -> float:
-        """The training length of the rows of an arm if it is not its recipe's though the arm names none, else 0."""
+        """The training length of an arm's rows if it is not its recipe's and the arm sets none, else 0."""
         if arm.budget == -1 or "epochs" in dict(arm.changes) or measure.of_network or not len(self.rows):
             return 0.0
         length = self.length(arm, measure)

@@ -704,7 +704,7 @@ class Ledger:
         return {k: row[k] for k in COLUMNS}
 
     def _took(self, claim: Claim, group: Paired | None) -> str:
-        """What a run of each arm took, where one arm trains longer so that both take as many seconds."""
+        """The seconds that a run of each arm took, if one arm trains longer to take as many seconds as the other."""
         if group is None or all(side.longer == 1 for side in claim.arms) or claim.test.of == "gain":
             return ""
         an_epoch = Measure(table="costs", where={"quantity": "seconds.total"})
@@ -713,7 +713,7 @@ class Ledger:
         if not all(seconds):
             return ""
         means = " and ".join(f"{np.mean(arm_seconds):.0f}" for arm_seconds in seconds)
-        return f"where these runs were made, the training of one took {means} s"
+        return f"on the machine of these runs, the training of one took {means} s"
 
     def _strength(self, judged: Judged, spread: tuple[float, int]) -> dict[str, Any]:
         """A finding's sign-flip test, interval by the pooled spread, missing seeds, and excluded size."""
@@ -751,7 +751,9 @@ class Ledger:
         began = [self.book.started.get(name, "") for name in (group.names if group else ())]
         note = ""
         if any(start and datetime.fromisoformat(start) < last.since for start in began):
-            note = f"this test is of {last.since:%Y-%m-%d}, after its runs" + f": {last.changed}" * bool(last.changed)
+            note = f"this test was set on {last.since:%Y-%m-%d}, after its runs" + f": {last.changed}" * bool(
+                last.changed
+            )
         return note, last.since.isoformat()
 
     def _table(self, name: str) -> _Rows:
@@ -972,6 +974,13 @@ def links(names: str, runs_dir: Path | str) -> str:
     return " ".join(f'<a href="{Path(runs_dir) / name / "manifest.json"}">{name}</a>' for name in names.split())
 
 
+def counted(judged: pd.DataFrame) -> str:
+    """The number of rows of ``verdicts`` with each verdict, as text in the order of ``VERDICTS``."""
+    counts = judged["verdict"].value_counts()
+    several = {v: v.replace("needs", "need") if counts.get(v, 0) > 1 else v for v in VERDICTS}
+    return ", ".join(f"{counts[v]} {text}" for v, text in several.items() if v in counts)
+
+
 def describe(judged: pd.DataFrame, *, why: bool = False, width: int = 110) -> str:
     """Rows of ``verdicts`` as text: two lines per claim, on request its reason and runs, and a count at the end.
 
@@ -992,8 +1001,7 @@ def describe(judged: pd.DataFrame, *, why: bool = False, width: int = 110) -> st
             lines += textwrap.wrap(" ".join(lines_of_claim), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
             lines += [f"        {command}" for command in row.commands.splitlines()]
         lines.append("")
-    counts = judged["verdict"].value_counts(sort=False)
-    lines += textwrap.wrap(f"{len(judged)} claims" + "".join(f", {n} {v}" for v, n in counts.items()), width)
+    lines += textwrap.wrap(", ".join(text for text in (f"{len(judged)} claims", counted(judged)) if text), width)
     if tested := int(judged["q"].notna().sum()):
         lines += textwrap.wrap(
             f"{tested} of these were tested, each corrected for all that were (Benjamini-Hochberg): of those called "

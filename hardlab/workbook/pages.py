@@ -132,6 +132,8 @@ def tells(row: Any) -> str:
             if np.isfinite(seeds)
         ]
         return "not yet" + (f", seeds still needed: {', '.join(needed)}" if needed else "")
+    if row.verdict == claims.CANNOT:
+        return "no"
     return ("no, " if row.verdict.startswith("needs rung") else "not yet, ") + row.verdict
 
 
@@ -163,14 +165,9 @@ def _levels(levels: Iterable[claims.Level], data_dir: Path) -> list[str]:
     return table(("Arm", *probes, "Rung, data", "Epochs", "Minutes per run (CPU unless a GPU is named)"), rows)
 
 
-def counted(judged: pd.DataFrame) -> str:
-    counts = judged["verdict"].value_counts()
-    return ", ".join(f"{counts[v]} {v}" for v in claims.VERDICTS if v in counts)
-
-
 def _decided(judged: pd.DataFrame) -> list[str]:
     """The number of claims with each verdict, then a row for each reproduced or contradicted claim."""
-    lines = [f"Of {len(judged)} claims: {counted(judged)}."]
+    lines = [f"Of {len(judged)} claims: {claims.counted(judged)}."]
     decided = judged[judged["verdict"].isin(claims.DECIDED)]
     if not len(decided):
         return lines
@@ -197,13 +194,13 @@ def _results(judged: pd.DataFrame, data_dir: Path) -> Iterator[str]:
     yield "# Results, claim by claim\n"
     yield "`hardlab report --readme` writes this page from `figures/data`."
     yield "[verdicts.md](verdicts.md) explains how a verdict is computed.\n"
-    yield f"Of {len(judged)} claims: {counted(judged)}.\n"
+    yield f"Of {len(judged)} claims: {claims.counted(judged)}.\n"
     for paper, name in NAMES.items():
         rows = judged[judged["paper"] == paper]
         runs = dict.fromkeys(run for names in rows["runs"] for run in names.split())
         hours = sum(duration.get(run, 0) for run in runs) / 60
         yield f"## {name}\n"
-        yield f"{len(rows)} claims, judged by {len(runs)} runs that took {hours:.1f} hours: {counted(rows)}.\n"
+        yield f"{len(rows)} claims, judged by {len(runs)} runs that took {hours:.1f} hours: {claims.counted(rows)}.\n"
         images = sum(manifests[run]["config"]["batch_size"] * (manifests[run].get("steps_done") or 0) for run in runs)
         if images and (above := next_rung(rung for rung in rows["rung"] if rung)):
             yield one_rung_up(paper, above, images)

@@ -124,7 +124,7 @@ def _notes(paper: str) -> dict[str, Any]:
 
 
 def _summary(paper: str, rows: pd.DataFrame, data_dir: Path) -> Iterator[Block]:
-    yield f"Of {len(rows)} claims of the paper: {pages.counted(rows)}."
+    yield f"Of {len(rows)} claims of the paper: {claims.counted(rows)}."
     yield from (re.sub(r"\s+", " ", line).strip() for line in pages.scale(rows, data_dir))
     headlines = rows[rows["headline"]]
     lines = [(r.statement, r.published, pages.with_seeds(r), r.verdict, pages.tells(r)) for r in headlines.itertuples()]

@@ -299,7 +299,7 @@ def _days(e: Entry, now: datetime) -> float:
 
 
 def prune(runs_dir: Path, plan: Pruning) -> list[str]:
-    """Delete what a plan names, each run under its lock; returns the names. HardlabError where that is not allowed."""
+    """Delete what a plan names, each run under its lock; returns the names. Raises HardlabError if it cannot."""
     deleted: list[str] = []
     for name in plan.deleted:
         path = runs_dir / name
