@@ -86,11 +86,11 @@ def _settings(overrides: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, 
     from hardlab import config
     from hardlab.errors import HardlabError
 
-    settings = config.parse(overrides)
+    given = config.parse(overrides)
     for label in labels:
-        if label in settings:
+        if label in given:
             raise HardlabError(f"'{label}' labels the results and cannot be overridden: name another {label} instead.")
-    return settings
+    return given
 
 
 def _load(code: Sequence[Path]) -> None:
@@ -182,14 +182,14 @@ def pretrain(
     if recipe is None:
         raise click.UsageError("Name a recipe; `hardlab pretrain --list` lists them.")
     with usage():
-        settings = _settings(overrides, ("recipe", "rung"))
-        run = recipes.recipe(recipe, rung, None if folder else settings)
+        given = _settings(overrides, ("recipe", "rung"))
+        run = recipes.recipe(recipe, rung, None if folder else given)
         config.device(device)
         if folder is not None:
             from hardlab import own_images
 
-            fitted = own_images.fit(run, folder, settings)
-            run = run.with_(fitted.settings | settings)
+            fitted = own_images.fit(run, folder, given)
+            run = run.with_(fitted.settings | given)
             click.echo("\n".join(fitted.lines), err=True)
         if protocols:
             from hardlab.evaluate import published
@@ -649,8 +649,8 @@ def explore_runs(run: tuple[Path, ...], out: Path | None, open_: bool, root: Pat
 @cli.command("report")
 @RUNG
 @click.option("--out", type=PATH, default=None, help="Default: out/RUNG, or out/reports with --paper.")
-@click.option("--readme", is_flag=True, help="Rewrite the generated blocks of README.md, and docs/results.md.")
-@click.option("--paper", default=None, help="Write the report of this paper, as HTML and LaTeX.")
+@click.option("--readme", is_flag=True, help="Rewrite README.md's generated blocks and docs/results.md.")
+@click.option("--paper", default=None, help="Write a reproduction report of one paper, as HTML and LaTeX.")
 @click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
               help="With --paper: the collected tables.")  # fmt: skip
 @JSON
@@ -959,7 +959,7 @@ def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, d
 @click.option("--jobs", type=click.IntRange(1, 256), default=None,
               help="Runs side by side; default: as many as cores and memory allow.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/campaign"), show_default=True,
-              help="Folder of the runs, logs, tables and archive.")  # fmt: skip
+              help="Folder of its runs, logs, tables and archive.")  # fmt: skip
 @click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
               help="Collected tables, which decide what is missing.")  # fmt: skip
 @ROOT
