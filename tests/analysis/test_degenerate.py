@@ -165,10 +165,10 @@ def test_leaves_too_large_for_any_cut_say_so_and_not_that_the_response_is_consta
 def test_units_of_columns_and_response_do_not_matter(backend, scale, shift):
     x = columns()
     y = x["a"] + 0.3 * x["b"]
-    wanted = importance.importance(x, y, backend=backend, **QUICK)["share"]
+    expected = importance.importance(x, y, backend=backend, **QUICK)["share"]
     for columns_, response in ((x * scale + shift, y), (x, y * scale + shift)):
         shares = importance.importance(columns_, response, backend=backend, **QUICK)["share"]
-        assert shares.tolist() == pytest.approx(wanted.tolist(), abs=0.03)
+        assert shares.tolist() == pytest.approx(expected.tolist(), abs=0.03)
 
 
 def test_no_column_is_refused():
@@ -241,8 +241,8 @@ def test_a_crop_without_area_has_no_overlap(column, value):
 @pytest.mark.parametrize("scale", [1e-300, 1e-160, 1.0, 1e160, 1e300])
 def test_an_interval_scales_with_its_values(scale):
     values = np.array([1.0, 1.5, 1.25, 0.75])
-    wanted = np.array(interval(values)[:3])
-    np.testing.assert_allclose(np.array(interval(values * scale)[:3]) / scale, wanted, rtol=1e-9)
+    expected = np.array(interval(values)[:3])
+    np.testing.assert_allclose(np.array(interval(values * scale)[:3]) / scale, expected, rtol=1e-9)
 
 
 def test_intervals_of_no_one_equal_and_infinite_values():
