@@ -999,11 +999,11 @@ def campaign(
     )  # fmt: skip
 
 
-@cli.command("doctor")
+@cli.command("doctor", short_help="Check this machine, and print what is missing.")
 @JSON
 @click.option("--matrix", is_flag=True, help="Print which strategy works with which method, or why not.")
 def examine_installation(as_json: bool, matrix: bool) -> None:
-    """Check this machine, and print what is missing."""
+    """Print what this machine has, what hardlab can use, and what is missing."""
     from hardlab.workbook import doctor
 
     if matrix:

@@ -438,8 +438,8 @@ def not_replaced(earlier: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     replaced = pd.Series(False, earlier.index)
     measured = [c for c in ("protocol", "features", "evaluated_on") if c in earlier]
     for names in [["run"]] if "key" in earlier else [["run"], [*SAME, "recipe"]]:
-        index = pd.MultiIndex.from_frame(rows[[*names, *measured]])
-        replaced |= pd.MultiIndex.from_frame(earlier[[*names, *measured]]).isin(index)
+        made = pd.MultiIndex.from_frame(rows[[*names, *measured]])
+        replaced |= pd.MultiIndex.from_frame(earlier[[*names, *measured]]).isin(made)
     return earlier[~replaced]
 
 

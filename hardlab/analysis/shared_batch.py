@@ -72,10 +72,10 @@ def _several(chosen: pd.DataFrame) -> bool:
 def _chosen(catalog: Catalog) -> pd.DataFrame:
     """One run per recipe and seed, all trained on the same images."""
     runs, manifests = catalog.done[catalog.done["recipe"].isin(ROSTER)], catalog.manifests
-    complete = [
+    whole = [
         bool(checkpoint.listed(Path(r.path) / "checkpoints")) and _as_it_is(manifests[r.run]) for r in runs.itertuples()
     ]
-    runs = runs[np.array(complete, dtype=bool)]
+    runs = runs[np.array(whole, dtype=bool)]
     digests = runs["run"].map(lambda name: manifests[name].get("data", {}).get("digest", ""))
     return arms.same_images(runs.assign(digest=digests), ROSTER)
 

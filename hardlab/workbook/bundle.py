@@ -79,21 +79,21 @@ def write(out: Path, named: Mapping[str, Content]) -> None:
 
 def _rows(data_dir: Path, runs: set[str]) -> dict[str, Content]:
     """The tables of a folder with the rows of these runs alone, and their manifests; nothing for tables without any."""
-    tables: dict[str, Content] = {}
+    found: dict[str, Content] = {}
     for path in sorted(data_dir.glob("*.csv")):
         with open(path, newline="", encoding="utf-8") as f, files.as_expected(path):
             rows = csv.DictReader(f)
             if "run" not in (rows.fieldnames or ()):
                 continue
-            run_rows = [row for row in rows if runs & set(re.split(r"[\s,;]+", row["run"] or ""))]
-            if run_rows:
+            own = [row for row in rows if runs & set(re.split(r"[\s,;]+", row["run"] or ""))]
+            if own:
                 sink = io.StringIO()
-                writer = csv.DictWriter(sink, list(run_rows[0]), lineterminator="\n")
+                writer = csv.DictWriter(sink, list(own[0]), lineterminator="\n")
                 writer.writeheader()
-                writer.writerows(run_rows)
-                tables[f"data/{path.name}"] = sink.getvalue().encode()
+                writer.writerows(own)
+                found[f"data/{path.name}"] = sink.getvalue().encode()
     lines = [m for m in files.read_lines(data_dir / "manifests.jsonl", appended=False) if m.get("id") in runs]
     if lines:
         text = "".join(json.dumps(m, ensure_ascii=False) + "\n" for m in lines)
-        tables["data/manifests.jsonl"] = text.encode()
-    return tables
+        found["data/manifests.jsonl"] = text.encode()
+    return found

@@ -128,9 +128,9 @@ def steps(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -
     """
     # on the small rungs two runs side by side get more done than two threads in one; the large ones wait for a GPU
     place = {"threads": 1} if rung in ("smoke", "cpu") else {"threads": 8, "gpu": 1}
-    run_steps = _runs(rung, overrides, with_claims, place)
-    ready = tuple(s.outputs[0] for s in run_steps)
-    recipe_of = {s.outputs[0]: s.title.partition(",")[0] for s in run_steps}
+    made = _runs(rung, overrides, with_claims, place)
+    ready = tuple(s.outputs[0] for s in made)
+    recipe_of = {s.outputs[0]: s.title.partition(",")[0] for s in made}
     tables = tuple(f"data/{name}.csv" for name in TABLES)
     figures = Step(
         name="figures",
@@ -141,18 +141,18 @@ def steps(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -
         inputs=ready,
         outputs=(*tables, *(f"figures/{f}.{kind}" for f in FIGURES for kind in ("svg", "png"))),
     )
-    run_steps.append(figures)
+    made.append(figures)
     for name, (reads, shows) in NOTEBOOKS.items():
-        parameters = _parameters(name, rung)
-        words = ("nb", "run", name, *(f"{k}={v}" for k, v in parameters.items()), "--out", "notebooks", "--force")
+        own = _parameters(name, rung)
+        words = ("nb", "run", name, *(f"{k}={v}" for k, v in own.items()), "--out", "notebooks", "--force")
         needs = ready if reads is None else tuple(o for o in ready if recipe_of[o] in reads)
         if name == "09_results":
             needs = tables
-        run_steps.append(Step(f"nb_{name}", "notebook", name, shows, (words,), needs, (f"notebooks/{name}.done.json",)))
-    inputs = tuple(o for s in run_steps if s.kind != "run" for o in s.outputs)
+        made.append(Step(f"nb_{name}", "notebook", name, shows, (words,), needs, (f"notebooks/{name}.done.json",)))
+    inputs = tuple(o for s in made if s.kind != "run" for o in s.outputs)
     words = ("report", "--rung", rung, "--out", ".")
-    run_steps.append(Step("report", "report", "report", "one page with all of it", (words,), inputs, ("report.html",)))
-    return run_steps
+    made.append(Step("report", "report", "report", "one page with all of it", (words,), inputs, ("report.html",)))
+    return made
 
 
 def check(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -> None:
