@@ -52,22 +52,22 @@ class Augment(BaseModel, frozen=True, extra="forbid"):
         for key, value in data.items() if isinstance(data, dict) else ():
             ordered(f"augmentation: {key}", value)
         try:
-            made: Augment = handler(data)
+            augment: Augment = handler(data)
         except ValidationError as error:
             first = error.errors()[0]
             name, fields = str(first["loc"][0] if first["loc"] else data), sorted(cls.model_fields)
-            near = difflib.get_close_matches(name, fields, 1)
-            hint = f"did you mean {near[0]}? " if near and near[0] != name else ""
+            similar = difflib.get_close_matches(name, fields, 1)
+            hint = f"did you mean {similar[0]}? " if similar and similar[0] != name else ""
             raise HardlabError(
                 f"augmentation: {name} = {shown(first['input'])}: {reason(error)}; {hint}"
                 f"the fields are {', '.join(fields)}"
             ) from None
         for name in ("scale", "ratio", "sigma"):
-            low, high = getattr(made, name)
-            made._require(low <= high, name, "two numbers, low <= high")
-        made._require(made.jitter[3] <= 0.5, "jitter", "four strengths, hue at most 0.5")
-        made._require(made.kernel is None or made.kernel % 2, "kernel", "odd, or None")
-        return made
+            low, high = getattr(augment, name)
+            augment._require(low <= high, name, "two numbers, low <= high")
+        augment._require(augment.jitter[3] <= 0.5, "jitter", "four strengths, hue at most 0.5")
+        augment._require(augment.kernel is None or augment.kernel % 2, "kernel", "odd, or None")
+        return augment
 
     def but(self, **changes: Any) -> Augment:
         """The same augmentation with some fields changed (checked, unlike ``model_copy``)."""

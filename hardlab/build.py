@@ -68,11 +68,11 @@ def look(run: Run) -> Look:
 
 def _as_it_was(kind: str, spec: Spec) -> None:
     """Refuse the user's own code that has changed since the configuration was made."""
-    now = registry.source(kind, spec.name)
-    if spec.source is not None and spec.source != now:
+    digest = registry.source(kind, spec.name)
+    if spec.source is not None and spec.source != digest:
         raise HardlabError(
-            f"The source of {kind} '{spec.name}' is {now} and this run's is {spec.source}: it has been edited since. "
-            "Make the configuration again; it will be another run."
+            f"The source of {kind} '{spec.name}' is {digest} and this run's is {spec.source}: it has been edited "
+            "since. Make the configuration again; it will be another run."
         )
 
 
@@ -81,12 +81,12 @@ def method(run: Run) -> Method:
     _as_it_was("method", run.method)
     try:
         net: nn.Module = registry.build("backbone", run.backbone.name, run.backbone.options)
-        made: Method = registry.build("method", run.method.name, run.method.options, net)
+        built: Method = registry.build("method", run.method.name, run.method.options, net)
     except (RuntimeError, ValueError, TypeError, ZeroDivisionError, IndexError) as e:  # torch's own refusals
         about = f"backbone {run.backbone.name} {run.backbone.options}, method {run.method.name} {run.method.options}"
         raise HardlabError(f"These settings make no network ({about}): {e}") from e
-    made.multi_crop(run.local.count if run.local else 0)
-    return made
+    built.multi_crop(run.local.count if run.local else 0)
+    return built
 
 
 def strategies(run: Run, on: Method | None = None) -> list[Hard]:
@@ -139,8 +139,8 @@ def load(path: str | Path) -> list[tuple[str, str]]:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # of a file .py
     module = importlib.util.module_from_spec(spec)
-    known = sys.modules.get(path.stem)
-    if known is not None and Path(str(getattr(known, "__file__", None))).resolve() != path.resolve():
+    loaded = sys.modules.get(path.stem)
+    if loaded is not None and Path(str(getattr(loaded, "__file__", None))).resolve() != path.resolve():
         raise HardlabError(f"'{path}' is named like the module {path.stem}, which is already loaded: rename it.")
     sys.modules[path.stem] = module
     try:
@@ -148,9 +148,9 @@ def load(path: str | Path) -> list[tuple[str, str]]:
     except Exception as e:
         sys.modules.pop(path.stem)
         raise HardlabError(f"{path} cannot be run: {type(e).__name__}: {e}") from e
-    made = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == path.stem]
+    classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == path.stem]
     kinds = [("method", Method), ("strategy", Hard)]
-    registered = [(kind, registry.register(kind, c)) for c in made for kind, base in kinds if issubclass(c, base)]
+    registered = [(kind, registry.register(kind, c)) for c in classes for kind, base in kinds if issubclass(c, base)]
     if not registered:
         raise HardlabError(f"{path} defines no method or strategy: it has no subclass of Method or Hard.")
     return registered
@@ -176,8 +176,8 @@ def check(run: Run) -> None:
     """
     compatible.check(run)
     look(run)
-    made, hard = unmade(run)
-    made.check_look(look(run))
+    skeleton, hard = unmade(run)
+    skeleton.check_look(look(run))
     if run.parent is not None:
         check(run.parent)
         networks = unmade(run.parent)[0].state_dict()
@@ -185,8 +185,8 @@ def check(run: Run) -> None:
             warnings.simplefilter("ignore")  # torch warns that copying on meta does nothing
             for h in hard:
                 h.start_from(run.parent.id, networks)
-    made.check_batch(run.batch_size)
-    _passes(run, made)
+    skeleton.check_batch(run.batch_size)
+    _passes(run, skeleton)
 
 
 def check_images(run: Run, root: str | Path | None = None) -> Images | None:
@@ -201,10 +201,10 @@ def check_images(run: Run, root: str | Path | None = None) -> Images | None:
             raise
         return None
     fits(run, data, look(run))
-    made, hard = unmade(run)
+    skeleton, hard = unmade(run)
     # the user's own code may ask for numbers, which the device `meta` lacks
     with torch.device("meta"), suppress(NotImplementedError):
-        made.on_start(data, run.batch_size)
+        skeleton.on_start(data, run.batch_size)
         for h in hard:
             h.on_start(data, run.batch_size)
             h.check_steps(run.epochs * (len(data) // run.batch_size), run.epochs)
@@ -234,17 +234,17 @@ def check_monitor(run: Run, root: str | Path | None = None) -> None:
 def unmade(run: Run) -> tuple[Method, list[Hard]]:
     """The method and the strategies of a run on the device ``meta``, without numbers."""
     with torch.device("meta"):
-        made = method(run)
-        return made, strategies(run, made)
+        skeleton = method(run)
+        return skeleton, strategies(run, skeleton)
 
 
 @torch.no_grad()
-def _passes(run: Run, made: Method) -> None:
+def _passes(run: Run, skeleton: Method) -> None:
     """Refuse views that are too small for the backbone, by a forward pass of the smallest ones on ``meta``."""
     large, local = run.augments()
     size = min(crop.size for crop in (*large, *local))
     try:
-        made.backbone(torch.empty(run.batch_size, 3, size, size, device="meta"))
+        skeleton.backbone(torch.empty(run.batch_size, 3, size, size, device="meta"))
     except (RuntimeError, ValueError, ZeroDivisionError) as e:
         about = f"backbone {run.backbone.name} {run.backbone.options}"
         raise HardlabError(f"Views of {size} pixels cannot pass through {about}: {e}") from e

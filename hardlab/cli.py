@@ -167,16 +167,18 @@ def pretrain(
     list_: bool,
     code: tuple[Path, ...],
 ) -> None:
-    """Train RECIPE at a rung, e.g. `hardlab pretrain simsiam-hvs --rung cpu seed=1 hard.hvs.draws=8`.
+    """Train a recipe.
 
     A finished run is reused; a stopped one continues exactly where it stopped. If the images have changed since, both
     are refused; --anew starts a new run.
+
+    Example: `hardlab pretrain simsiam-hvs --rung cpu seed=1 hard.hvs.draws=8`
     """
     from hardlab import compatible, config, data, files, recipes
 
     _load(code)
     if list_:
-        summaries = {name: (made.__doc__ or "").splitlines()[0] for name, made in recipes.RECIPES.items()}
+        summaries = {name: (make.__doc__ or "").splitlines()[0] for name, make in recipes.RECIPES.items()}
         wide = max(map(len, summaries))
         lines = [f"{name:{wide}}  {text.removeprefix(f'{name}: ')}" for name, text in summaries.items()]
         _echo(as_json, "\n".join(lines), summaries)
@@ -216,13 +218,13 @@ def pretrain(
 
         with usage():
             images = build.check_images(run, root)
-            kept = None if anew else run_folder.manifest(runs_dir / run.id)
-            if kept and images is not None and (run.data.on_broken == "error" or images.in_memory):
-                run_folder.check_images(run.id, kept.get("data", {}), images)
+            manifest = None if anew else run_folder.manifest(runs_dir / run.id)
+            if manifest and images is not None and (run.data.on_broken == "error" or images.in_memory):
+                run_folder.check_images(run.id, manifest.get("data", {}), images)
             runner.check(run, protocols, root=root)
-        then = f", then evaluate it by {', '.join(protocols)}" if protocols else ""
-        then += "" if images is not None else f"; {run.data.name} would be downloaded first"
-        _echo(as_json, f"would train {run.id}{then}\n{run.model_dump_json(indent=1)}", run.model_dump(mode="json"))
+        rest = f", then evaluate it by {', '.join(protocols)}" if protocols else ""
+        rest += "" if images is not None else f"; {run.data.name} would be downloaded first"
+        _echo(as_json, f"would train {run.id}{rest}\n{run.model_dump_json(indent=1)}", run.model_dump(mode="json"))
         return
     import torch
 
@@ -244,7 +246,8 @@ def pretrain(
 
 @cli.command("evaluate")
 @click.argument("run", nargs=-1, type=PATH)
-@click.option("--protocol", "protocols", multiple=True, default=("knn", "linear-lbfgs"), show_default=True)
+@click.option("--protocol", "protocols", multiple=True, default=("knn", "linear-lbfgs"), show_default=True,
+              help="Evaluate by this protocol; repeatable.")  # fmt: skip
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="Override a published setting, e.g. epochs=10, network=student, size=224.")  # fmt: skip
 @click.option("--data", default=None, help="Evaluate on this data set instead of the run's own.")
@@ -273,9 +276,11 @@ def evaluate_runs(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Evaluate the network of each RUN folder and append the rows to its results.jsonl.
+    """Evaluate the networks of runs.
 
-    Examples: `hardlab evaluate runs/... --protocol semi-hexa-1` or `--protocol linear --data cifar100 --set epochs=10`.
+    The results are printed and appended to the results.jsonl of each run.
+
+    Example: `hardlab evaluate runs/<id> --protocol linear --data cifar100 --set epochs=10`
     """
     from hardlab import checkpoint as checkpoints
     from hardlab import compatible, config
@@ -328,10 +333,10 @@ def evaluate_runs(
     if threads is not None:
         torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
-    which: Any = int(checkpoint) if checkpoint.isdecimal() else checkpoint
+    checkpoints: Any = int(checkpoint) if checkpoint.isdecimal() else checkpoint
     for path in run:
         rows += evaluate_run(
-            path, protocols, options=options, pixels=pixels, checkpoints=which, root=root, device=device
+            path, protocols, options=options, pixels=pixels, checkpoints=checkpoints, root=root, device=device
         )
     _echo(as_json, _rows_as_text(rows), rows)
 
@@ -350,7 +355,10 @@ def _rows_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
 @click.option("--tensorboard", "events", type=PATH, default=None, metavar="FOLDER",
               help="Also write their numbers as events that `tensorboard --logdir FOLDER` shows.")  # fmt: skip
 def watch_runs(run: tuple[Path, ...], events: Path | None) -> None:
-    """Draw the curves of RUN folders, in a terminal until they end: loss, spread, kNN, and alarms of their health."""
+    """Draw the curves of runs in the terminal while they train.
+
+    The curves are loss, spread of the predictions and kNN; alarms about the health of a run are printed below them.
+    """
     from hardlab import files, live
 
     with usage():
@@ -363,26 +371,29 @@ def watch_runs(run: tuple[Path, ...], events: Path | None) -> None:
 @cli.command("lab", context_settings={"ignore_unknown_options": True})
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTER OPTION]...")
 def open_lab(options: tuple[str, ...]) -> None:
-    """Open JupyterLab on the notebooks; options go to it, e.g. `hardlab lab --no-browser --port 8890`."""
+    """Open JupyterLab on the notebooks.
+
+    All options are passed on to JupyterLab, as in `hardlab lab --no-browser --port 8890`.
+    """
     from importlib.util import find_spec
 
     from hardlab.workbook import execute
 
     notebooks = execute.notebooks()
     if not notebooks:
-        raise click.UsageError("The notebooks are in a checkout of hardlab, and this is none: clone it first.")
+        raise click.UsageError("This is not a checkout of hardlab, which holds the notebooks: clone it first.")
     if find_spec("jupyterlab") is None:
         raise click.UsageError("JupyterLab is not installed: install the extra 'workbook'.")
     root = execute.NOTEBOOKS.parent
-    own = {"--ServerApp.root_dir": root, "--LabApp.default_url": f"/lab/tree/{notebooks[0].relative_to(root)}"}
-    given = {option.partition("=")[0] for option in options}  # Jupyter takes the same option only once
-    words = [f"{name}={value}" for name, value in own.items() if name not in given]
+    defaults = {"--ServerApp.root_dir": root, "--LabApp.default_url": f"/lab/tree/{notebooks[0].relative_to(root)}"}
+    named = {option.partition("=")[0] for option in options}  # Jupyter takes the same option only once
+    words = [f"{name}={value}" for name, value in defaults.items() if name not in named]
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *words, *options])
 
 
 @cli.group()
 def nb() -> None:
-    """List the notebooks, or run them headless after checking their parameters."""
+    """List the notebooks, or run one without a browser."""
 
 
 @nb.command("list")
@@ -405,12 +416,16 @@ def nb_list(as_json: bool) -> None:
 @nb.command("run")
 @click.argument("name")
 @click.argument("assigned", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--out", type=PATH, default=Path("out/notebooks"), show_default=True)
-@click.option("--force", is_flag=True, help="Run it even if it is done already.")
+@click.option("--out", type=PATH, default=Path("out/notebooks"), show_default=True,
+              help="Folder of the executed notebook.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Run it again if it has run with these parameters before.")
 @JSON
 @DRY
 def nb_run(name: str, assigned: tuple[str, ...], out: Path, force: bool, as_json: bool, dry_run: bool) -> None:
-    """Run notebook NAME, e.g. `hardlab nb run 01_pretrain recipe=simsiam-hvs rung=smoke`."""
+    """Check the parameters of a notebook, then run it.
+
+    Example: `hardlab nb run 01_pretrain recipe=simsiam-hvs rung=smoke`
+    """
     from hardlab import config, files
     from hardlab.workbook import execute, parameters
 
@@ -476,18 +491,19 @@ def _check_parameters(path: Path, values: Mapping[str, Any]) -> None:
         runs = Catalog(folder).runs
         finished = runs[(runs["rung"] == rung) & (runs["state"] == "done")]
         if not len(finished[finished["recipe"].isin(names)] if names else finished):
-            one = names[0] if names else "RECIPE"
+            example = names[0] if names else "RECIPE"
             raise HardlabError(
                 f"There is no finished run of rung {rung}{' of ' + ', '.join(names) if names else ''} in '{folder}': "
-                f"`hardlab pretrain {one} --rung {rung}` makes one."
+                f"`hardlab pretrain {example} --rung {rung}` makes one."
             )
 
 
 @cli.command("figures")
 @click.argument("name", nargs=-1)
-@click.option("--all", "all_", is_flag=True, help="Every figure.")
-@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True)
-@click.option("--out", type=PATH, default=Path("figures"), show_default=True)
+@click.option("--all", "all_", is_flag=True, help="Draw every figure.")
+@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
+              help="Folder of the tables.")  # fmt: skip
+@click.option("--out", type=PATH, default=Path("figures"), show_default=True, help="Folder of the figures.")
 @click.option("--from", "runs_dir", type=PATH, default=None,
               help="First collect the tables in --data from the finished runs in this folder.")  # fmt: skip
 @click.option("--add", is_flag=True, help="With --from: keep the rows of runs that are not in that folder.")
@@ -507,11 +523,12 @@ def draw_figures(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Draw figures from their tables, e.g. `hardlab figures hvs_f3` or `hardlab figures --all`.
+    """Draw figures and published tables from the collected tables.
 
-    A published table is written as LaTeX and HTML, too.
+    Published tables are also written as LaTeX and HTML. For figures given by NAME, the commands are printed whose runs
+    fill their gaps; --dry-run prints only those.
 
-    For figures given by name it also prints the commands whose runs fill their gaps; --dry-run prints only those.
+    Example: `hardlab figures hvs_f3`
     """
     from hardlab import figures, files
 
@@ -567,7 +584,8 @@ def _gaps(gaps: dict[str, list[str]]) -> str:
 @click.option("--verdict", default=None, help="Show only verdicts that begin with this, e.g. reproduced or needs.")
 @click.option("--why", is_flag=True, help="Show the reason for each verdict, and its runs.")
 @click.option("--freeze", default=None, metavar="REASON", help="Record changed tests, with this reason.")
-@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True)
+@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
+              help="Folder of the tables.")  # fmt: skip
 @JSON
 def judge_claims(
     ids: tuple[str, ...],
@@ -578,10 +596,10 @@ def judge_claims(
     data_dir: Path,
     as_json: bool,
 ) -> None:
-    """Print the papers' claims that a run can test and their verdicts on the collected rows; all, or those with an ID.
+    """Print the papers' claims and their verdicts.
 
-    A verdict is computed by the rules in docs/verdicts.md: a 95 % interval over seeds against the claim's threshold,
-    corrected for the number of claims.
+    Without an ID, all claims are printed. Verdicts are computed from the collected tables by the rules in
+    docs/verdicts.md: a 95 % interval over seeds against the claim's threshold, corrected for the number of claims.
     """
     from hardlab import registry
     from hardlab.analysis import claims
@@ -614,9 +632,10 @@ def judge_claims(
 @ROOT
 @JSON
 def explore_runs(run: tuple[Path, ...], out: Path | None, open_: bool, root: Path | None, as_json: bool) -> None:
-    """Write the explorer of up to five RUN folders and print its path: which images and views are hard, and why.
+    """Show which images and views are hard for runs, and why.
 
-    One file that needs no network: candidates, negatives, generated pairs, attacks, and methods side by side.
+    Writes one HTML page about up to five runs, which needs no network, and prints its path. Its panels are candidates,
+    negatives, generated pairs, attacks, and methods side by side.
     """
     from hardlab import files
     from hardlab.errors import HardlabError
@@ -629,11 +648,11 @@ def explore_runs(run: tuple[Path, ...], out: Path | None, open_: bool, root: Pat
         files.check_folder(written.parent)
     from hardlab.workbook import explorer
 
-    made = explorer.explore(*run, root=root)
-    made.write(written)
+    page = explorer.explore(*run, root=root)
+    page.write(written)
     if open_:
         click.launch(str(written))
-    _echo(as_json, str(written), {"written": str(written), "panels": list(made.data), "missing": made.missing})
+    _echo(as_json, str(written), {"written": str(written), "panels": list(page.data), "missing": page.missing})
 
 
 @cli.command("report")
@@ -648,9 +667,9 @@ def explore_runs(run: tuple[Path, ...], out: Path | None, open_: bool, root: Pat
 def build_report(
     rung: str, out: Path | None, readme: bool, paper: str | None, data_dir: Path, as_json: bool, dry_run: bool
 ) -> None:
-    """Build the HTML report of a rung; the README's generated blocks and docs/results.md; or the report of a paper.
+    """Write the HTML report of a rung, or of one paper.
 
-    `hardlab report --paper hvs` uses the outline of reproducibility tracks.
+    The report of a paper, as with `hardlab report --paper hvs`, follows the outline of reproducibility tracks.
     """
     if paper is not None:
         from hardlab import registry
@@ -704,11 +723,12 @@ def _completed_run(context: click.Context, param: click.Parameter, incomplete: s
 @click.option(
     "--state", "states", multiple=True, help="Only runs in this state: running, done, stopped, failed, damaged."
 )
-@click.option("--sort", type=click.Choice(["name", "started", "size"]), default="name", show_default=True)
+@click.option("--sort", type=click.Choice(["name", "started", "size"]), default="name", show_default=True,
+              help="Sort the runs by this.")  # fmt: skip
 @RUNS
 @JSON
 def list_runs(recipe: str | None, states: tuple[str, ...], sort: str, runs_dir: Path, as_json: bool) -> None:
-    """List the runs with state, epochs, a first accuracy, alarms, and size on disk."""
+    """List runs with their state, accuracy and size on disk."""
     from hardlab.workbook import run_list
 
     with usage():
@@ -734,13 +754,16 @@ def _known_states(states: Sequence[str]) -> None:
 @RUNS
 @JSON
 def show_run(run: str, runs_dir: Path, as_json: bool) -> None:
-    """Show RUN, a name, the beginning of one, or a path: settings, health in plain words, results, files by size."""
+    """Show one run: settings, health, results, files by size.
+
+    RUN is the name of a run, the beginning of its name, or a path.
+    """
     from hardlab.workbook import run_list
 
     with usage():
-        shown = run_list.find(runs_dir, run)
-        text = run_list.describe(shown, shown.path.parent)
-    _echo(as_json, text, {**run_list.summary(shown), "fault": shown.fault, "manifest": shown.about})
+        entry = run_list.find(runs_dir, run)
+        text = run_list.describe(entry, entry.path.parent)
+    _echo(as_json, text, {**run_list.summary(entry), "fault": entry.fault, "manifest": entry.about})
 
 
 @handle_runs.command("compare")
@@ -748,7 +771,10 @@ def show_run(run: str, runs_dir: Path, as_json: bool) -> None:
 @RUNS
 @JSON
 def compare_runs(run: tuple[str, ...], runs_dir: Path, as_json: bool) -> None:
-    """Show the settings in which two or more runs differ, and their results side by side."""
+    """Compare the settings and results of two or more runs.
+
+    Only the settings in which they differ are shown.
+    """
     from hardlab.workbook import run_list
 
     if len(run) < 2:
@@ -761,9 +787,11 @@ def compare_runs(run: tuple[str, ...], runs_dir: Path, as_json: bool) -> None:
 
 @handle_runs.command("prune")
 @click.argument("run", nargs=-1, shell_complete=_completed_run)
-@click.option("--state", "states", multiple=True, help="Runs in this state too: stopped, failed, done or damaged.")
+@click.option(
+    "--state", "states", multiple=True, help="Also delete runs in this state: stopped, failed, done or damaged."
+)
 @click.option("--older", default=0.0, show_default=True, type=click.FloatRange(min=0),
-              help="With --state: only runs that ended this many days ago.")  # fmt: skip
+              help="With --state: only runs that ended at least this many days ago.")  # fmt: skip
 @click.option("--weights", is_flag=True, help="Delete checkpoints and features alone; rows, logs and views stay.")
 @click.option("--yes", is_flag=True, help="Delete without asking.")
 @RUNS
@@ -779,7 +807,10 @@ def prune_runs(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Delete runs after asking. A run under way stays, and so does a parent that another run needs."""
+    """Delete runs, after asking.
+
+    A run under way stays, and so does a parent that another run needs.
+    """
     from hardlab.workbook import run_list
 
     if not run and not states:
@@ -789,21 +820,21 @@ def prune_runs(
         if "running" in states:
             raise click.UsageError("A run under way is not deleted: stop it first.")
         plan = run_list.plan_pruning(runs_dir, run, states, older, weights)
-    what = "checkpoints and features" if weights else "everything"
+    content = "checkpoints and features" if weights else "everything"
     lines = [f"{name}  {run_list.readable(size)}" for name, size in plan.deleted.items()]
     lines += [f"{name}  stays: {why}" for name, why in plan.kept.items()]
     total = run_list.readable(sum(plan.deleted.values()))
     result = {"deleted": [] if dry_run else list(plan.deleted), "would_delete": plan.deleted, "kept": plan.kept}
     if dry_run or not plan.deleted:
-        lines.append(f"would delete {what} of {len(plan.deleted)} runs, {total}")
+        lines.append(f"would delete {content} of {len(plan.deleted)} runs, {total}")
         _echo(as_json, "\n".join(lines), {**result, "deleted": []})
         return
     click.echo("\n".join(lines), err=as_json)
     if not yes:
-        click.confirm(f"Delete {what} of these {len(plan.deleted)} runs, {total}?", abort=True, err=as_json)
+        click.confirm(f"Delete {content} of these {len(plan.deleted)} runs, {total}?", abort=True, err=as_json)
     with usage():
-        done = run_list.prune(runs_dir, plan)
-    _echo(as_json, f"deleted {what} of {len(done)} runs, {total}", {**result, "deleted": done})
+        deleted = run_list.prune(runs_dir, plan)
+    _echo(as_json, f"deleted {content} of {len(deleted)} runs, {total}", {**result, "deleted": deleted})
 
 
 @cli.command("export")
@@ -831,9 +862,10 @@ def export_run(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Write the network of RUN for other libraries: safetensors in torchvision's and timm's names, and a model card.
+    """Export the network of a run for torchvision and timm.
 
-    In Python, `hardlab.load(RUN)` is the same network, ready to use.
+    Writes safetensors with the names of torchvision and timm, and a model card. In Python, `hardlab.load(RUN)` is the
+    same network, ready to use.
     """
     import importlib.util
 
@@ -876,7 +908,10 @@ def export_run(
 def bundle_runs(
     run: tuple[str, ...], out: Path, weights: bool, data_dir: Path, runs_dir: Path, as_json: bool, dry_run: bool
 ) -> None:
-    """Pack runs into one archive: manifests, rows, logs, views, their rows of the tables, cards, and a citation."""
+    """Pack runs into one archive.
+
+    It holds manifests, logs, results, view logs, the runs' rows of the tables, model cards, and a citation.
+    """
     from hardlab import files
     from hardlab.workbook import bundle, run_list
 
@@ -895,27 +930,28 @@ def bundle_runs(
 @cli.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def print_completion(shell: str) -> None:
-    """Print what makes SHELL complete hardlab's commands, options, recipes and runs.
+    """Print the completion script of a shell.
 
-    For bash, `eval "$(hardlab completion bash)"` in ~/.bashrc.
+    The shell then completes commands, options, recipes and runs. For bash, put `eval "$(hardlab completion bash)"` into
+    ~/.bashrc.
     """
     from click.shell_completion import get_completion_class
 
-    made = get_completion_class(shell)
-    assert made is not None
-    click.echo(made(cli, {}, "hardlab", "_HARDLAB_COMPLETE").source())
+    completion = get_completion_class(shell)
+    assert completion is not None
+    click.echo(completion(cli, {}, "hardlab", "_HARDLAB_COMPLETE").source())
 
 
 @cli.command()
-@click.argument("overrides", nargs=-1)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @RUNG
-@click.option("--claims", is_flag=True, help="Train every arm of the claims that this rung can test, too.")
-@click.option("--cores", type=int, default=2, show_default=True, callback=_few_threads)
+@click.option("--claims", is_flag=True, help="Also train every arm of the claims that this rung can test.")
+@click.option("--cores", type=int, default=2, show_default=True, callback=_few_threads, help="CPU cores to use.")
 @DRY
 def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, dry_run: bool) -> None:
-    """Run the whole workbook of a rung through Snakemake, or whatever is missing of it.
+    """Train, evaluate, draw and report what a rung lacks.
 
-    OVERRIDES (key=value, e.g. epochs=10) apply to all its runs.
+    Snakemake runs the missing steps. Overrides, such as epochs=10, apply to all runs.
     """
     from hardlab import compatible, data, recipes
 
@@ -950,7 +986,7 @@ def campaign(
     device: str,
     dry_run: bool,
 ) -> None:
-    """Train the runs that the open claims of PLAN lack, those that decide the most per minute first.
+    """Train the runs that open claims lack, the most decisive first.
 
     PLAN is a rung, or a YAML file of stages with rung, claims, seeds and set (docs/campaign.md). The campaign stops
     when its budget ends; the same command continues it.
@@ -974,7 +1010,7 @@ def campaign(
     )  # fmt: skip
 
 
-@cli.command("doctor")
+@cli.command("doctor", short_help="Check this machine, and print what is missing.")
 @JSON
 @click.option("--matrix", is_flag=True, help="Print which strategy works with which method, or why not.")
 def examine_installation(as_json: bool, matrix: bool) -> None:
@@ -994,9 +1030,9 @@ def examine_installation(as_json: bool, matrix: bool) -> None:
 @click.argument("file", type=PATH)
 @JSON
 def check_file(file: Path, as_json: bool) -> None:
-    """Test the methods and strategies in FILE against the contracts, e.g. `hardlab check my_strategy.py`.
+    """Test your own methods and strategies against the contracts.
 
-    Exit status 1 if one is broken.
+    The exit status is 1 if one of them breaks a contract. Example: `hardlab check my_strategy.py`
     """
     from hardlab import registry
 

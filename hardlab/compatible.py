@@ -22,8 +22,8 @@ def options(kind: str, spec: Spec) -> dict[str, Any]:
 
 def strategy(spec: Spec) -> SimpleNamespace:
     """What a strategy with these options declares. Raises HardlabError for a need that does not exist."""
-    given = options("strategy", spec)
-    declared = needs.declared(partial(registry.attribute, "strategy", spec.name), given.get)
+    settings = options("strategy", spec)
+    declared = needs.declared(partial(registry.attribute, "strategy", spec.name), settings.get)
     for need in declared.needs:
         if need not in needs.NEEDS:
             raise registry.unknown("need", need, needs.NEEDS, f"The strategy {spec.name!r}")
@@ -35,9 +35,9 @@ def refusal(method: str, spec: Spec) -> str | None:
 
     An entry of an installed package that cannot be loaded goes with nothing.
     """
-    who, on = (registry.class_name(kind, name) for kind, name in (("strategy", spec.name), ("method", method)))
+    owner, on = (registry.class_name(kind, name) for kind, name in (("strategy", spec.name), ("method", method)))
     try:
-        return needs.refusal(who, strategy(spec).needs, on, partial(registry.attribute, "method", method))
+        return needs.refusal(owner, strategy(spec).needs, on, partial(registry.attribute, "method", method))
     except HardlabError as e:
         return str(e)
 
@@ -82,7 +82,7 @@ def check(run: Run) -> None:
     count, side = known_images(run)
     if count is not None:
         check_sizes(run, count, side, run.augments()[0][0].size)
-    check_settings(run, [one.borrows for one in declared])
+    check_settings(run, [entry.borrows for entry in declared])
     if run.parent is not None:
         check(run.parent)
 
@@ -140,11 +140,11 @@ def check_settings(run: Run, borrows: Sequence[bool]) -> None:
 
 def _rules(kind: str, spec: Spec, at: Setting) -> None:
     """Call the static methods of an entry that refuse settings, with those of its options that they name."""
-    own = entry(kind, spec)
-    for rule, first in (("check_options", ()), ("check_run", (replace(at, own=own),))):
+    defaults = entry(kind, spec)
+    for rule, first in (("check_options", ()), ("check_run", (replace(at, own=defaults),))):
         function = registry.attribute(kind, spec.name, rule)
-        named = inspect.signature(function).parameters.keys() & own.options.keys()
-        function(*first, **{key: own.options[key] for key in named})
+        named = inspect.signature(function).parameters.keys() & defaults.options.keys()
+        function(*first, **{key: defaults.options[key] for key in named})
 
 
 def hint(method: str, spec: Spec, refused: Callable[[str, Spec], str | None]) -> str:

@@ -55,11 +55,11 @@ class _Strict(BaseModel):
     @classmethod
     def _no_slips(cls, value: Any) -> Any:
         """Refuse ``seed=true``, which is not seed 1, and sets, which have no order."""
-        for key, given in value.items() if isinstance(value, dict) else ():
+        for key, setting in value.items() if isinstance(value, dict) else ():
             field = cls.model_fields.get(key)
-            numbers.ordered(key, given)
-            if isinstance(given, bool) and field is not None and field.annotation is not bool:
-                raise HardlabError(f"{key}={str(given).lower()}: {key} is not a switch; give it a value.")
+            numbers.ordered(key, setting)
+            if isinstance(setting, bool) and field is not None and field.annotation is not bool:
+                raise HardlabError(f"{key}={str(setting).lower()}: {key} is not a switch; give it a value.")
         return value
 
 
@@ -178,10 +178,10 @@ class Local(_Strict):
     options: dict[str, Any] = Field(default_factory=dict)  # fields of Augment that replace the preset's
 
 
-def _view(given: Any) -> Any:
+def _view(preset: Any) -> Any:
     """Check the name of a preset and convert the fields that replace its own; errors say what is allowed."""
-    made = _augments(given.name, given.options)[0]
-    return given.model_copy(update={"options": {key: getattr(made, key) for key in given.options}})
+    augment = _augments(preset.name, preset.options)[0]
+    return preset.model_copy(update={"options": {key: getattr(augment, key) for key in preset.options}})
 
 
 View = Annotated[Spec, AfterValidator(_view)]
@@ -255,16 +255,16 @@ class Run(_Strict):
         named = [self.method.name, *(f"+ {spec.name}" for spec in self.hard)]
         options = {self.method.name: self.method.options} | {spec.name: spec.options for spec in self.hard}
         share = f"{100 * self.data.fraction:g} % of {self.data.name}" if self.data.fraction < 1 else self.data.name
-        own = [f"{spec.name} {spec.source}" for spec in (self.method, *self.hard) if spec.source]
+        sources = [f"{spec.name} {spec.source}" for spec in (self.method, *self.hard) if spec.source]
         lines = {
             "method": " ".join(named),
-            "options": "; ".join(f"{name}: {_options(given)}" for name, given in options.items() if given),
+            "options": "; ".join(f"{name}: {_options(settings)}" for name, settings in options.items() if settings),
             "views": f"{self.augment.name} {_options(self.augment.options)}".strip(),
             "network": f"{self.backbone.name} {_options(self.backbone.options)}".strip(),
             "data": share + (f", {100 * self.data.held_out:g} % held out" if self.data.held_out else ""),
             "length": f"{self.epochs} epochs of batches of {self.batch_size}, precision {self.precision}",
             "optimiser": f"{self.optim.name}, learning rate {self.optim.lr:g} per 256 images",
-            "own code": ", ".join(own),
+            "own code": ", ".join(sources),
             "parent": self.parent.id if self.parent else "",
         }
         return {key: text for key, text in lines.items() if text}
@@ -273,8 +273,8 @@ class Run(_Strict):
         return "\n".join([f"Run {self.id}", *(f"  {key:10} {text}" for key, text in self.about().items())])
 
     def _repr_html_(self) -> str:
-        every = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-        rest = f"<details><summary>All settings</summary><pre>{rich.escape(every)}</pre></details>"
+        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        rest = f"<details><summary>All settings</summary><pre>{rich.escape(text)}</pre></details>"
         return f"<p><b>{self.id}</b></p>{rich.table(self.about().items())}{rest}"
 
     @property
@@ -304,12 +304,12 @@ class Run(_Strict):
             if shared and tree["parent"] is not None:
                 _set(tree["parent"], key, _copied(value))
         run = make(tree)
-        given = {*overrides, *("parent.recipe" for key in overrides if key == "parent")}
+        keys = {*overrides, *("parent.recipe" for key in overrides if key == "parent")}
         pairs = {"recipe": (run, self), "parent.recipe": (run.parent, self.parent)}
         named = {
-            key: registry.name_of(now, then)
-            for key, (now, then) in pairs.items()
-            if key not in given and now and then and now.composition != then.composition
+            key: registry.name_of(before, after)
+            for key, (before, after) in pairs.items()
+            if key not in keys and before and after and before.composition != after.composition
         }
         return run.with_(named) if named else run
 
@@ -319,8 +319,8 @@ class Run(_Strict):
         return (self.method.name, *(h.name for h in self.hard))
 
 
-def _options(given: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={written(value)}" for key, value in given.items())
+def _options(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={written(value)}" for key, value in options.items())
 
 
 def _augments(name: str, changes: Mapping[str, Any]) -> list[Augment]:
@@ -445,10 +445,10 @@ def written(value_: Any) -> str:
     """The inverse of ``value``: text for a number, truth value, null, text, list or mapping."""
     if isinstance(value_, str):
         try:
-            same = value(value_) == value_ and value_.isprintable()
+            round_trips = value(value_) == value_ and value_.isprintable()
         except HardlabError:
-            same = False
-        return value_ if same else json.dumps(value_)
+            round_trips = False
+        return value_ if round_trips else json.dumps(value_)
     return json.dumps(value_)
 
 
@@ -500,9 +500,9 @@ def gpu_driver() -> bool:
 
 def threads(count: int | None, name: str = "threads") -> int | None:
     """Return a number of threads; HardlabError for less than 1, and for more than this machine can start."""
-    most = max(64, 4 * (os.cpu_count() or 1))
-    if count is not None and not 1 <= count <= most:
-        raise HardlabError(f"{name}={count}: it must be a whole number from 1 to {most} on this machine.")
+    limit = max(64, 4 * (os.cpu_count() or 1))
+    if count is not None and not 1 <= count <= limit:
+        raise HardlabError(f"{name}={count}: it must be a whole number from 1 to {limit} on this machine.")
     return count
 
 
@@ -529,12 +529,12 @@ def make(tree: Mapping[str, Any]) -> Run:
         return Run.model_validate(tree)
     except ValidationError as e:
         first = e.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
+        place = ".".join(str(p) for p in first["loc"])
         if first["type"] == "extra_forbidden":
             owner = _model_at(first["loc"][:-1])
-            parent = f"Group '{where.rpartition('.')[0]}'" if "." in where else "A run"
+            parent = f"Group '{place.rpartition('.')[0]}'" if "." in place else "A run"
             raise registry.unknown("setting", first["loc"][-1], owner.model_fields, parent) from None
-        raise HardlabError(f"{where}={numbers.shown(first['input'])}: {numbers.reason(e)}.") from None
+        raise HardlabError(f"{place}={numbers.shown(first['input'])}: {numbers.reason(e)}.") from None
 
 
 def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:
@@ -564,7 +564,7 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         elif head == "hard" and isinstance(value, str):  # one alone
             tree[head] = [_as_entry(value)]
         elif head == "hard" and isinstance(value, list | tuple):
-            tree[head] = [_as_entry(one) for one in value]
+            tree[head] = [_as_entry(entry) for entry in value]
         else:
             tree[head] = value
         return

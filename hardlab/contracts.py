@@ -55,14 +55,14 @@ def toy() -> Images:
 
 def small(kind: str, name: str) -> dict[str, Any]:
     """The options that make an entry small enough for tests, which the entry itself declares."""
-    made: Any = registry.find(kind, name)
-    return dict(made.SMALL)
+    cls: Any = registry.find(kind, name)
+    return dict(cls.SMALL)
 
 
 def network(method: str, width: int) -> tuple[str, dict[str, Any]]:
     """The backbone that a method is tested on, and its options. width: of one that has a width."""
-    made: Any = registry.find("method", method)
-    return made.NETWORK, {"width": width} if "width" in registry.options("backbone", made.NETWORK) else {}
+    cls: Any = registry.find("method", method)
+    return cls.NETWORK, {"width": width} if "width" in registry.options("backbone", cls.NETWORK) else {}
 
 
 def make(name: str) -> Method:
@@ -145,8 +145,8 @@ def gives_a_loss_for_each_image(name: str) -> None:
 def reaches_all_its_weights(name: str) -> None:
     """The loss has a finite gradient, not all zero, for the weights that are trained and that no other player moves."""
     method = make(name)
-    others = {id(p) for player in method.players() for p in player.params}
-    trained = {key: p for key, p in method.named_parameters() if p.requires_grad and id(p) not in others}
+    elsewhere = {id(p) for player in method.players() for p in player.params}
+    trained = {key: p for key, p in method.named_parameters() if p.requires_grad and id(p) not in elsewhere}
     grads = torch.autograd.grad(method(rendered(method)).loss.mean(), list(trained.values()), allow_unused=True)
     for key, g in zip(trained, grads, strict=True):
         _demand(g is not None, f"no gradient reaches {key}")
@@ -200,11 +200,11 @@ def trains(name: str) -> None:
 
 def strategy_says_what_it_is(name: str) -> None:
     """It is a `Hard` with a docstring, its options have types and defaults, it has a hook, and its needs exist."""
-    made = _entry("strategy", name, Hard)
-    _spelt_as(made, Hard)
+    cls = _entry("strategy", name, Hard)
+    _spelt_as(cls, Hard)
     acts = _hooks(Hard) - {"remark", "logs", "declared", "note", "numbers"} | {"draws", "local_draws"}
     acts = {hook for hook in acts if not hook.startswith("check_")}
-    _demand(acts & _own(made, Hard), f"it does nothing: it overrides none of {', '.join(sorted(acts))}")
+    _demand(acts & _own(cls, Hard), f"it does nothing: it overrides none of {', '.join(sorted(acts))}")
     compatible.strategy(Spec(name=name))
 
 
@@ -231,15 +231,17 @@ def says_that_it_replaces(name: str) -> None:
 def answers_for_what_it_wraps(name: str) -> None:
     """Negatives that it puts around a method's queue refuse the same batches, and are in the snapshots."""
     for method, on, _, before in _replacing(name):
-        now = on.negatives
-        if before is None or now is None or not len(before.stored()):
+        wrapper = on.negatives
+        if before is None or wrapper is None or not len(before.stored()):
             continue
-        shown = before.snapshot().keys() & {"negatives"}
-        _demand(shown <= now.snapshot().keys(), f"the snapshots of {method} no longer have negatives")
+        arrays = before.snapshot().keys() & {"negatives"}
+        _demand(arrays <= wrapper.snapshot().keys(), f"the snapshots of {method} no longer have negatives")
         keys = len({b for _, b in on.pairs})
         bad = next((n for n in range(1, 2 * len(before.stored())) if _refuses(before, n, keys)), None)
         if bad is not None and not on.borrowed:  # negatives that a method has no more cannot refuse
-            _demand(_refuses(now, bad, keys), f"{method} refuses batches of {bad} images, but not with this strategy")
+            _demand(
+                _refuses(wrapper, bad, keys), f"{method} refuses batches of {bad} images, but not with this strategy"
+            )
 
 
 def _replacing(name: str) -> Iterator[tuple[str, Method, Hard, Negatives | None]]:
@@ -303,11 +305,11 @@ def described(kind: str, verdicts: Iterable[Verdict]) -> Iterator[str]:
     for v in verdicts:
         partner = v.contract.removeprefix(f"{STEPS} ") if v.contract.startswith(STEPS) else ""
         grouped.setdefault(v._replace(contract=STEPS) if partner else v, []).append(partner)
-    others = "strategies" if kind == "method" else "methods"
+    counterparts = "strategies" if kind == "method" else "methods"
     for v, partners in grouped.items():
         sign = {True: "holds", False: "BROKEN", None: "refuses"}[v.holds]
         names = ", ".join(filter(None, partners))
-        count = f" ({len(partners)} {others})" if len(partners) > 1 else ""
+        count = f" ({len(partners)} {counterparts})" if len(partners) > 1 else ""
         yield f"{sign:8}{v.contract}{names and f' {names}'}{count}{v.detail and f': {v.detail}'}"
 
 
@@ -325,12 +327,12 @@ def _judged(contract_name: str, contract: Callable[..., None], *about: str) -> V
 
 
 def _entry(kind: str, name: str, base: type) -> type:
-    made: Any = registry.find(kind, name)
-    _demand(isinstance(made, type) and issubclass(made, base), f"{made!r} is no {base.__name__}")
-    _demand(made.__doc__ not in (None, base.__doc__), "it has no docstring")
+    cls: Any = registry.find(kind, name)
+    _demand(isinstance(cls, type) and issubclass(cls, base), f"{cls!r} is no {base.__name__}")
+    _demand(cls.__doc__ not in (None, base.__doc__), "it has no docstring")
     bare = [key for key, p in registry.options(kind, name).items() if p.annotation in (Any, p.empty)]
     _demand(not bare, f"without a type: {', '.join(bare)}")
-    return made
+    return cls
 
 
 def _hooks(base: type) -> set[str]:
@@ -344,14 +346,14 @@ def _own(made: type, base: type) -> set[str]:
     return {name for cls in between for name in vars(cls) if name[0] != "_"}
 
 
-def _spelt_as(made: type, base: type) -> None:
+def _spelt_as(cls: type, base: type) -> None:
     """Refuse a function whose name is almost that of a hook, which nothing would call, unless it has that hook too."""
-    own = _own(made, base)
-    for name in sorted(own):
-        if hasattr(base, name) or not inspect.isroutine(getattr(made, name)):
+    defined = _own(cls, base)
+    for name in sorted(defined):
+        if hasattr(base, name) or not inspect.isroutine(getattr(cls, name)):
             continue
-        near = get_close_matches(name, _hooks(base), 1, 0.8)
-        _demand(not near or near[0] in own, f"`{name}` is no hook: did you mean `{''.join(near)}`?")
+        similar = get_close_matches(name, _hooks(base), 1, 0.8)
+        _demand(not similar or similar[0] in defined, f"`{name}` is no hook: did you mean `{''.join(similar)}`?")
 
 
 def _opened(name: str, *strategies: str) -> train.Session:
@@ -372,7 +374,7 @@ def _steps(name: str, *strategies: str) -> None:
     before = [[p.clone() for p in player.params] for player in players]
     method.on_epoch(session.at, session.data, session.look)
     batches = session.batches()
-    now = _step(session, next(batches))
+    taken = _step(session, next(batches))
     complaint = session.watch.complaint()
     _demand(complaint is None, str(complaint))
     for player, old in zip(players, before, strict=True):
@@ -381,24 +383,26 @@ def _steps(name: str, *strategies: str) -> None:
         _demand(moved == due, f"the weights of {player.name} {'stayed' if due else 'moved and were not due'}")
     lost = [key for key, p in method.named_parameters() if not p.isfinite().all()]
     _demand(not lost, f"not finite after a step: {', '.join(lost)}")
-    logged: dict[str, Any] = {**method.logs(now)}
+    logged: dict[str, Any] = {**method.logs(taken)}
     for h in session.hard:
-        logged |= h.numbers(now)
+        logged |= h.numbers(taken)
     for key, x in logged.items():
         _demand(_finite(x), f"logs: {key} is {x!r}")
-    shown = {**method.snapshot(session.data, session.look)}
+    arrays = {**method.snapshot(session.data, session.look)}
     for h in session.hard:
-        shown |= h.snapshot(session.data, session.look)
-    for key, x in shown.items():
+        arrays |= h.snapshot(session.data, session.look)
+    for key, x in arrays.items():
         _demand(isinstance(x, Tensor) and key, f"snapshot: {key!r} is {type(x).__name__}, and should be a tensor")
     saved = copy.deepcopy(session.dump())
     terms = _step(session, next(batches)).terms
-    other = _opened(name, *strategies)
-    other.restore(saved)
-    _demand(same(other.dump(), saved), "what was saved does not come back: `state_dict` and `load_state_dict` disagree")
-    again = _step(other, next(other.batches())).terms
+    restored = _opened(name, *strategies)
+    restored.restore(saved)
     _demand(
-        same(terms, again),
+        same(restored.dump(), saved), "what was saved does not come back: `state_dict` and `load_state_dict` disagree"
+    )
+    repeated = _step(restored, next(restored.batches())).terms
+    _demand(
+        same(terms, repeated),
         "a resumed run takes another step than one that was not interrupted: keep what a step changes in a buffer or a "
         "parameter (`self.register_buffer`); other attributes are not saved",
     )

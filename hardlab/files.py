@@ -91,18 +91,18 @@ def make_folder(path: Path) -> None:
 
 def check_folder(path: Path) -> None:
     """Refuse a path that cannot become a writable folder, without making it. Raises HardlabError."""
-    there = path.absolute()
+    parent = path.absolute()
     try:
         while True:
             try:
-                os.lstat(there)  # a broken link exists too, and a name may be too long
+                os.lstat(parent)  # a broken link exists too, and a name may be too long
                 break
             except (FileNotFoundError, NotADirectoryError):
-                there = there.parent
-        with tempfile.TemporaryFile(dir=there):  # in /proc a privileged user has all rights but cannot write
+                parent = parent.parent
+        with tempfile.TemporaryFile(dir=parent):  # in /proc a privileged user has all rights but cannot write
             pass
     except OSError as e:
-        raise HardlabError(f"'{path}' cannot be created ({e.strerror}: {there}); choose another output folder.") from e
+        raise HardlabError(f"'{path}' cannot be created ({e.strerror}: {parent}); choose another output folder.") from e
 
 
 def regular(path: str | os.PathLike[str], flags: int) -> int:
@@ -206,8 +206,8 @@ def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:
         return []
     except OSError as e:
         raise damaged(path, e) from e
-    whole = written[: written.rfind(b"\n") + 1] if appended else written
-    return [read_line(line, path, number) for number, line in enumerate(whole.splitlines(), 1)]
+    complete = written[: written.rfind(b"\n") + 1] if appended else written
+    return [read_line(line, path, number) for number, line in enumerate(complete.splitlines(), 1)]
 
 
 def read_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
@@ -282,9 +282,9 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.load(content(path).decode(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as e:
-        where = getattr(e, "problem_mark", None)
-        if where is not None:
-            raise damaged(path, f"line {where.line + 1}: {getattr(e, 'problem', e)}") from e
+        mark = getattr(e, "problem_mark", None)
+        if mark is not None:
+            raise damaged(path, f"line {mark.line + 1}: {getattr(e, 'problem', e)}") from e
         raise damaged(path, e) from e
 
 
@@ -307,7 +307,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     import numpy as np
 
     try:
-        with open(path, "rb", opener=regular) as f, np.load(f, allow_pickle=False) as kept:
-            return {name: kept[name] for name in kept.files}
+        with open(path, "rb", opener=regular) as f, np.load(f, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
     except Exception as e:  # zipfile, zlib and numpy raise nearly anything for foreign bytes
         raise damaged(path, e) from e

@@ -45,7 +45,7 @@ def collapse_signals(out: Out) -> dict[str, float]:
     (arXiv 2005.10242), Sec. 4.1; alignment only if there are two slots, rank only if a batch of such predictions could
     have one of ``LEAST_DIMENSIONS``.
     """
-    first, *others = out.q.values()
+    first, *rest = out.q.values()
     z = F.normalize(first.float(), dim=1)
     centred = z - z.mean(0)
     # of the smaller side: predictions may have thousands of dimensions
@@ -59,8 +59,8 @@ def collapse_signals(out: Out) -> dict[str, float]:
     }
     if min(len(z) - 1, z.shape[1]) >= LEAST_DIMENSIONS:
         signals["rank"] = float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum()))
-    if others:
-        w = F.normalize(others[0].float(), dim=1)
+    if rest:
+        w = F.normalize(rest[0].float(), dim=1)
         signals["alignment"] = float((z - w).square().sum(1).mean())
     return signals
 
@@ -78,8 +78,8 @@ class Watch:
             self.players.append(player)
         loss = loss.detach().float().sum()
         total = torch.stack([loss, *(g.float().sum() for g in grads if g is not None)]).sum()
-        where = [index.new_full((1,), n) for n in (step, self.players.index(player))]
-        now = torch.cat([torch.isfinite(torch.stack([loss, total])).long(), *where, index[:4]])
+        place = [index.new_full((1,), n) for n in (step, self.players.index(player))]
+        now = torch.cat([torch.isfinite(torch.stack([loss, total])).long(), *place, index[:4]])
         self.first = now if self.first is None else torch.where(self.first[1] == 1, now, self.first)
 
     def complaint(self) -> str | None:

@@ -87,8 +87,8 @@ class Live:
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    every = math.ceil(len(points) / _POINTS)
-    return [*points[:-1:every], points[-1]]
+    stride = math.ceil(len(points) / _POINTS)
+    return [*points[:-1:stride], points[-1]]
 
 
 def check(paths: Sequence[Path]) -> None:
@@ -107,24 +107,24 @@ def watch(
     that is no run, and for events without the package tensorboard.
     """
     check(paths)
-    shown = [Live(path) for path in paths]
+    lives = [Live(path) for path in paths]
     writers = [Events(events / path.name) for path in paths] if events else []
     drawn = 0
     while True:
-        for writer, live in zip(writers, shown):
+        for writer, live in zip(writers, lives):
             writer.add(live)
-        going = any(live.state == "running" for live in shown) and (out.isatty() or bool(events))
+        going = any(live.state == "running" for live in lives) and (out.isatty() or bool(events))
         if out.isatty() or not going:
-            lines = "\n".join(map(repr, shown)).splitlines()
+            lines = "\n".join(map(repr, lives)).splitlines()
             if out.isatty():  # a line that wraps would be two to go up
                 lines = [line[: shutil.get_terminal_size().columns - 1] for line in lines]
             out.write((f"\x1b[{drawn}A\x1b[J" if drawn else "") + "\n".join(lines) + "\n")
             out.flush()
             drawn = len(lines) if out.isatty() else 0
         if not going:
-            return shown
+            return lives
         time.sleep(every)
-        for live in shown:
+        for live in lives:
             live.read()
 
 
@@ -154,6 +154,6 @@ def _numbers(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """The numbers of a row by name, those of its tables as ``table.name``."""
     for key, value in row.items():
         if isinstance(value, dict):
-            yield from ((f"{key}.{name}", each) for name, each in _numbers(value))
+            yield from ((f"{key}.{name}", number) for name, number in _numbers(value))
         elif isinstance(value, int | float) and key not in ("step", "epoch"):
             yield key, value

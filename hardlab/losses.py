@@ -52,9 +52,9 @@ def sup_con(z: Tensor, group: Tensor, temperature: float) -> Tensor:
     positives. The denominator contains all rows but the anchor. SupCon (arXiv 2004.11362), Eq. 2; PPCL (arXiv
     2202.06464), Eq. 7.
     """
-    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    logits = (z @ z.T).float().masked_fill(own, -torch.inf) / temperature  # (M,M)
-    positive = (group[:, None] == group) & ~own
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T).float().masked_fill(itself, -torch.inf) / temperature  # (M,M)
+    positive = (group[:, None] == group) & ~itself
     log_p = logits - torch.logsumexp(logits, dim=1, keepdim=True)
     return -log_p.masked_fill(~positive, 0).sum(1) / positive.sum(1).clamp_min(1)
 

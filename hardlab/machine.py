@@ -91,8 +91,8 @@ def _overruled() -> bool | None:
 @cache
 def _ratio() -> float:
     """Time of a small training step in bf16 over that in fp32, measured once per machine and cached."""
-    what = _facts()
-    path = _place("bf16", what)
+    facts = _facts()
+    path = _place("bf16", facts)
     try:
         ratio = float(json.loads(path.read_text())["ratio"])
         if ratio > 0:
@@ -100,7 +100,7 @@ def _ratio() -> float:
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         pass  # not measured yet, or damaged
     ratio = measure(_step())
-    _keep(path, what | {"ratio": ratio})
+    _keep(path, facts | {"ratio": ratio})
     return ratio
 
 
@@ -112,11 +112,11 @@ def measure(step: Callable[[bool], float]) -> float:
     try:
         for low in (False, True):
             step(low)  # the first call compiles kernels
-        least = {False: float("inf"), True: float("inf")}
+        best = {False: float("inf"), True: float("inf")}
         for timed in range(1, _REPEATS[1] + 1):
-            for low in least:
-                least[low] = min(least[low], step(low))
-            ratio = least[True] / max(least[False], 1e-9)
+            for low in best:
+                best[low] = min(best[low], step(low))
+            ratio = best[True] / max(best[False], 1e-9)
             if timed >= _REPEATS[0] and not _UNCLEAR[0] < ratio < _UNCLEAR[1]:
                 break
     except RuntimeError:
@@ -193,15 +193,15 @@ def narrow_channels_last_breaks() -> bool:
 
     A test process that is too slow or cannot start counts as a crash, and is tried again next time.
     """
-    what = _facts() | {"probe": _NARROW}
-    path = _place("narrow", what)
+    facts = _facts() | {"probe": _NARROW}
+    path = _place("narrow", facts)
     try:
         return bool(json.loads(path.read_text())["breaks"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not tested yet, or damaged
     printed = probe(_NARROW)
     if printed:
-        _keep(path, what | {"breaks": printed[-1] != "right"})
+        _keep(path, facts | {"breaks": printed[-1] != "right"})
     return printed[-1:] != ["right"]
 
 

@@ -218,12 +218,12 @@ class ViT(nn.Module):
 
     def last_blocks(self, x: Tensor, n: int) -> Tensor:
         """(N,3,S,S) -> (N, n * dim): the [CLS] of the last n blocks after the norm, which DINO's linear probe reads."""
-        kept, x = [], self.tokens(x)
+        tokens, x = [], self.tokens(x)
         for left, block in zip(range(len(self.blocks) - 1, -1, -1), self.blocks, strict=True):
             x = block(x)
             if left < n:
-                kept.append(self.norm(x[:, 0]))
-        return torch.cat(kept, 1)
+                tokens.append(self.norm(x[:, 0]))
+        return torch.cat(tokens, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last_blocks(x, 1)

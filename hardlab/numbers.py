@@ -44,12 +44,12 @@ class Range:
     def __call__(self, value: Any, typed: ValidatorFunctionWrapHandler) -> Any:
         """Validate a value for pydantic; ValueError says what is allowed."""
         try:
-            made = typed(spelled(value)) if _may_be_a_number(value) else None
+            number = typed(spelled(value)) if _may_be_a_number(value) else None
         except (ValidationError, OverflowError):
-            made = None
-        if made is None or made not in self:
+            number = None
+        if number is None or number not in self:
             raise ValueError(f"it must be {self}")
-        return made if self.whole else made + 0.0  # turns -0.0 into 0.0
+        return number if self.whole else number + 0.0  # turns -0.0 into 0.0
 
 
 def _may_be_a_number(value: Any) -> bool:
@@ -119,15 +119,15 @@ def ordered(name: str, value: Any) -> Any:
 
 def described(annotation: Any) -> str:
     """The values that a type allows, in words, e.g. "a list of a whole number from 1 to 64, or null"."""
-    made, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is type(None):
         return "null"
-    if made is Annotated:
+    if origin is Annotated:
         ranges = [m.func for m in parts[1:] if isinstance(m, WrapValidator) and isinstance(m.func, Range)]
         return str(ranges[0]) if ranges else described(parts[0])
-    if made is typing.Literal:
+    if origin is typing.Literal:
         return " or ".join(map(repr, parts))
-    if made is tuple:
+    if origin is tuple:
         return f"a list, each {described(parts[0])}"
     if parts:
         return ", or ".join(map(described, parts))

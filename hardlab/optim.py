@@ -105,8 +105,8 @@ def groups(params: Iterable[Tensor], config: Optim, constant: Iterable[Tensor] =
             out.setdefault((plain, id(p) in fixed), []).append(p)
     decay = config.weight_decay
     return [
-        {"params": ps, "weight_decay": 0.0 if plain else decay, "adapt": not plain, "scheduled": not still}
-        for (plain, still), ps in sorted(out.items())
+        {"params": ps, "weight_decay": 0.0 if plain else decay, "adapt": not plain, "scheduled": not frozen}
+        for (plain, frozen), ps in sorted(out.items())
     ]
 
 
@@ -157,21 +157,23 @@ def set_schedule(
 
 def restore(opt: Optimizer, saved: dict[str, Any]) -> None:
     """``opt.load_state_dict`` with the checks that it lacks: ValueError for a state that would fail in a step."""
-    for group, given in zip(opt.param_groups, saved["param_groups"], strict=True):
+    for group, saved_group in zip(opt.param_groups, saved["param_groups"], strict=True):
         for key, value in group.items():
-            stored: Any = given.setdefault(key, value)  # saved by a torch without this setting
+            stored: Any = saved_group.setdefault(key, value)  # saved by a torch without this setting
             if type(value) in (int, float):
                 fits = type(stored) in (int, float) and math.isfinite(stored)
             else:
                 fits = key == "params" or (type(stored) is type(value) and (value is None or stored == value))
             if not fits:
-                raise ValueError(f"its optimiser's {key} is {str(stored)[:40]}")
-        for p, number in zip(group["params"], given["params"], strict=True):
+                raise ValueError(f"{key} of its optimiser is {str(stored)[:40]}")
+        for p, number in zip(group["params"], saved_group["params"], strict=True):
             for key, value in saved["state"].get(number, {}).items():
                 if isinstance(value, Tensor) and (value.is_complex() or (value.ndim and value.shape != p.shape)):
-                    raise ValueError(f"its optimiser's {key} is {value.dtype} {tuple(value.shape)} of {tuple(p.shape)}")
+                    raise ValueError(
+                        f"{key} of its optimiser is {value.dtype} {tuple(value.shape)} for weights {tuple(p.shape)}"
+                    )
     if len({frozenset((k, type(v)) for k, v in state.items()) for state in saved["state"].values()}) > 1:
-        raise ValueError("its optimiser has not the same of every parameter")
+        raise ValueError("its optimiser holds different values for different weights")
     opt.load_state_dict(saved)
 
 

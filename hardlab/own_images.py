@@ -57,8 +57,8 @@ def fit(run: Run, path: str | Path, given: Mapping[str, Any] | None = None) -> F
     settings: dict[str, Any] = {"data": f"folder:{root}", "data.fraction": 1.0, "data.on_broken": "skip"}
     augmented = run.with_({key: value for key, value in given.items() if key.split(".")[0] == "augment"})
     settings["data.size"] = _side(shapes, augmented.augments()[0][0].size)
-    own = [s for s in splits(root) if s != "train"]
-    settings["data.held_out"] = 0.0 if own else HELD_OUT
+    others = [s for s in splits(root) if s != "train"]
+    settings["data.held_out"] = 0.0 if others else HELD_OUT
     chosen = run.with_(settings | {k: v for k, v in given.items() if k.startswith("data.")}).data
     train, test = _load(chosen, "train"), _load(chosen, "test")
     assert train is not None
@@ -72,7 +72,7 @@ def fit(run: Run, path: str | Path, given: Mapping[str, Any] | None = None) -> F
     if not labelled and run.logs.monitor_every:
         settings["logs.monitor_every"] = 0
     settings = {key: value for key, value in settings.items() if key not in given}
-    return Fit(settings, _said(root, train, test, shapes, own, run, settings, labelled))
+    return Fit(settings, _said(root, train, test, shapes, others, run, settings, labelled))
 
 
 def drawn(path: str | Path, count: int = 90) -> Path:
@@ -134,8 +134,8 @@ def _pace(run: Run, count: int, given: Mapping[str, Any], prefix: str = "") -> d
     epochs = given.get(f"{prefix}epochs")
     if not isinstance(epochs, int):
         epochs = max(run.epochs, round(run.epochs * _own_count(run) / count)) if run.epochs else 0
-    every = max(1, round(run.logs.checkpoint_every * epochs / max(1, run.epochs)))
-    return {"batch_size": batch, "epochs": epochs, "logs.checkpoint_every": every}
+    interval = max(1, round(run.logs.checkpoint_every * epochs / max(1, run.epochs)))
+    return {"batch_size": batch, "epochs": epochs, "logs.checkpoint_every": interval}
 
 
 def _own_count(run: Run) -> float:
@@ -149,8 +149,10 @@ def _said(
 ) -> list[str]:  # fmt: skip
     names = ", ".join(train.classes[:_SHOWN]) + (", ..." if len(train.classes) > _SHOWN else "")
     kinds = f"{len(train.classes)} classes ({names})" if labelled else "no labels that training or evaluation would use"
-    least, most = shapes[shapes.prod(1).argmin()], shapes[shapes.prod(1).argmax()]
-    sizes = f"{least[0]} x {least[1]}" + (f" to {most[0]} x {most[1]}" if (least != most).any() else "")
+    smallest, largest = shapes[shapes.prod(1).argmin()], shapes[shapes.prod(1).argmax()]
+    sizes = f"{smallest[0]} x {smallest[1]}" + (
+        f" to {largest[0]} x {largest[1]}" if (smallest != largest).any() else ""
+    )
     total = len(train) + (len(test) if test is not None else 0)
     lines = [f"{root.name}: {total} images, {kinds}, {sizes} pixels."]
     if test is None:
@@ -165,10 +167,10 @@ def _said(
     if skipped:
         many = f"{len(skipped)} cannot be read and are left out, the first" if len(skipped) > 1 else None
         lines.append(f"{many or '1 cannot be read and is left out'}: {skipped[0]}")
-    taken = " ".join(
+    settings_line = " ".join(
         f"{key}={config.written(value)}" for key, value in settings.items() if key != "data" and value is not None
     )
-    lines.append(f"Settings that follow: {taken}")
+    lines.append(f"Settings that follow: {settings_line}")
     if "epochs" in settings and settings["epochs"] > run.epochs:
         lines.append(f"{settings['epochs']} epochs show as many images as the recipe's {run.epochs} on its own data.")
     return lines

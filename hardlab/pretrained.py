@@ -87,32 +87,32 @@ def counterparts(net: nn.Module) -> Mapping[str, Counterpart]:
 
     That is so for hardlab's own small networks, BigGAN's trunk, and ResNets with more channels than the usual.
     """
-    own = weights(net)
+    ours = weights(net)
     if isinstance(net, nets.WidthResNet):
         layers = (len(net.layer1), len(net.layer2), len(net.layer3), len(net.layer4))
         if net.conv1.out_channels != 64 or layers not in _RESNETS:
             return {}
-        return _resnet(layers, net.conv1.kernel_size[0] == 3, own)
+        return _resnet(layers, net.conv1.kernel_size[0] == 3, ours)
     if isinstance(net, nets.ViT):
-        return _vit(net, own)
+        return _vit(net, ours)
     return {}
 
 
 def _resnet(layers: tuple[int, int, int, int], small_images: bool, own: Weights) -> dict[str, Counterpart]:
     name, stem = _RESNETS[layers], _SMALL_STEM if small_images else ""
-    known = name in ("resnet18", "resnet50")
-    torchvision = f"{name}()" if known else f"resnet.ResNet(resnet.Bottleneck, {list(layers)})"
-    timm = f'timm.create_model("{name}", num_classes=0)' if known else (
+    has_number = name in ("resnet18", "resnet50")
+    torchvision = f"{name}()" if has_number else f"resnet.ResNet(resnet.Bottleneck, {list(layers)})"
+    timm = f'timm.create_model("{name}", num_classes=0)' if has_number else (
         f"resnet.ResNet(resnet.Bottleneck, {layers}, num_classes=0)"
     )  # fmt: skip
     return {
         "torchvision": Counterpart(
-            f"from torch import nn\nfrom torchvision.models import {name if known else 'resnet'}",
+            f"from torch import nn\nfrom torchvision.models import {name if has_number else 'resnet'}",
             f"net = {torchvision}\n{stem}net.fc = nn.Identity()",
             own,
         ),
         "timm": Counterpart(
-            f"{'import timm' if known else 'from timm.models import resnet'}\nfrom torch import nn",
+            f"{'import timm' if has_number else 'from timm.models import resnet'}\nfrom torch import nn",
             f"net = {timm}\n{stem}".rstrip(),
             own,
         ),

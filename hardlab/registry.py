@@ -81,19 +81,19 @@ for _group, _kind in GROUPS.items():
 _registered: dict[tuple[str, str], type] = {}  # entries registered in this process
 
 
-def register(kind: str, made: type) -> str:
+def register(kind: str, cls: type) -> str:
     """Register a class of your own for this process under its name in lower case, and return that name.
 
     kind: ``method`` or ``strategy``. A class that has a name keeps it; a new one replaces an earlier registered class
     of the same name. Raises HardlabError for the name of another entry.
     """
-    path, table = f"{made.__module__}:{made.__qualname__}", TABLES[kind]
-    known = next((name for name, value in table.items() if value == path), None)
-    name = known or made.__name__.lower()
-    if known is None and name in table and (kind, name) not in _registered:
+    path, table = f"{cls.__module__}:{cls.__qualname__}", TABLES[kind]
+    registered = next((name for name, value in table.items() if value == path), None)
+    name = registered or cls.__name__.lower()
+    if registered is None and name in table and (kind, name) not in _registered:
         raise HardlabError(f"The {kind} '{name}' already exists ({table[name]}): rename the class {path}.")
     if not path.startswith("hardlab."):
-        table[name], _registered[kind, name] = path, made
+        table[name], _registered[kind, name] = path, cls
     return name
 
 
@@ -106,17 +106,17 @@ def source(kind: str, name: str) -> str | None:
     path = _path(kind, name)
     if path.startswith("hardlab."):
         return None
-    made = _registered.get((kind, name))
+    cls = _registered.get((kind, name))
     with blaming(kind, name):
-        texts = signatures.texts(made) if made is not None else [signatures.text(path.partition(":")[0])]
+        texts = signatures.texts(cls) if cls is not None else [signatures.text(path.partition(":")[0])]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def file(kind: str, name: str) -> Path | None:
     """The file that another process has to load for an entry, or None. Raises HardlabError for a class of a cell."""
-    made = _registered.get((kind, name))
-    path = signatures.file(made) if made is not None else None
-    if made is not None and path is None:
+    cls = _registered.get((kind, name))
+    path = signatures.file(cls) if cls is not None else None
+    if cls is not None and path is None:
         raise HardlabError(
             f"The {kind} '{name}' is defined in a cell, which another process cannot see: write it to a file and load "
             "that with hardlab.load_code(FILE), or train in this process with hardlab.train(run)."
@@ -130,11 +130,11 @@ def unknown(kind: str, name: object, allowed: Iterable[str], owner: str = "") ->
     owner: what should have the name, e.g. "Method 'simsiam'" for an option. Case does not matter; of the names that
     begin with the given one, the shortest is the nearest.
     """
-    names, wanted = sorted(allowed), str(name).lower()
+    names, lowered = sorted(allowed), str(name).lower()
     lower = {n.lower(): n for n in names}
-    longer = sorted((n for n in lower if wanted and n.startswith(wanted)), key=len)
-    near = longer or difflib.get_close_matches(wanted, lower, n=1, cutoff=0.5)
-    hint = f" Did you mean '{lower[near[0]]}'?" if near else ""
+    longer = sorted((n for n in lower if lowered and n.startswith(lowered)), key=len)
+    similar = longer or difflib.get_close_matches(lowered, lower, n=1, cutoff=0.5)
+    hint = f" Did you mean '{lower[similar[0]]}'?" if similar else ""
     missing = f"{owner} has no" if owner else "There is no"
     return HardlabError(f"{missing} {kind} {str(name)!r}.{hint} Allowed: {', '.join(names)}.")
 
@@ -182,18 +182,18 @@ def check_file(path: Path) -> None:
 
 def attribute(kind: str, name: str, key: str) -> Any:
     """The class attribute ``key`` of an entry, read without an import, as ``options``."""
-    path, made = _path(kind, name), _registered.get((kind, name))
+    path, cls = _path(kind, name), _registered.get((kind, name))
     with blaming(kind, name):
-        return signatures.attribute(path, key) if made is None else getattr(made, key)
+        return signatures.attribute(path, key) if cls is None else getattr(cls, key)
 
 
 def binder(kind: str, name: str, key: str) -> str:
     """The name of the class, of an entry's and its bases, that defines ``key``; nothing is imported for it either."""
-    path, made = _path(kind, name), _registered.get((kind, name))
+    path, registered = _path(kind, name), _registered.get((kind, name))
     with blaming(kind, name):
-        if made is None:
+        if registered is None:
             return signatures.binder(path, key)
-        return next(cls.__name__ for cls in made.__mro__ if key in vars(cls))
+        return next(cls.__name__ for cls in registered.__mro__ if key in vars(cls))
 
 
 def class_name(kind: str, name: str) -> str:
@@ -206,9 +206,9 @@ def options(kind: str, name: str) -> dict[str, inspect.Parameter]:
 
     ``signatures`` reads them without an import, so that a wrong option shows before torch is loaded.
     """
-    path, made = _path(kind, name), _registered.get((kind, name))
+    path, cls = _path(kind, name), _registered.get((kind, name))
     with blaming(kind, name):
-        parameters = signatures.signature(path) if made is None else signatures.inspected(made)
+        parameters = signatures.signature(path) if cls is None else signatures.inspected(cls)
     return {key: p for key, p in parameters.items() if p.default is not p.empty}
 
 
@@ -224,16 +224,16 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
     return numbers.adapter(annotation)
 
 
-def check(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def check(kind: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The options of an entry, converted to their types. HardlabError for unknown names and values that do not fit."""
-    known = options(kind, name)
+    allowed = options(kind, name)
     out = {}
-    for key, value in given.items():
-        if key not in known:
-            raise unknown("option", key, known, f"{kind.capitalize()} '{name}'")
+    for key, value in settings.items():
+        if key not in allowed:
+            raise unknown("option", key, allowed, f"{kind.capitalize()} '{name}'")
         numbers.ordered(f"{kind} '{name}', option {key}", value)
         try:
-            out[key] = _type(known[key].annotation).validate_python(value)
+            out[key] = _type(allowed[key].annotation).validate_python(value)
         except ValidationError as e:
             raise HardlabError(f"{kind} '{name}', option {key}={numbers.shown(value)}: {numbers.reason(e)}.") from None
     return out
@@ -245,6 +245,6 @@ def name_of(run: Any, before: Any) -> str:
     return name
 
 
-def build(kind: str, name: str, given: Mapping[str, Any], *args: Any) -> Any:
+def build(kind: str, name: str, settings: Mapping[str, Any], *args: Any) -> Any:
     """Make an instance of the entry ``name`` from positional arguments and checked options."""
-    return find(kind, name)(*args, **check(kind, name, given))
+    return find(kind, name)(*args, **check(kind, name, settings))

@@ -79,17 +79,17 @@ def check_images(name: str, seen: Mapping[str, Any], images: Images) -> None:
 
     seen: ``data`` of its manifest or of a checkpoint; without a digest there is nothing to compare.
     """
-    then, now = seen.get("digest"), images.digest()
-    if then is None or then == now:
+    recorded, digest = seen.get("digest"), images.digest()
+    if recorded is None or recorded == digest:
         return
-    if not isinstance(then, str) or len(then) != len(now) or set(then) - set("0123456789abcdef"):
-        raise HardlabError(f"The record of the images of {name} is damaged: its digest is {str(then)[:40]!r}.")
-    was, count = seen.get("count"), len(images)
-    counts = f"{count} images, not {was}" if was is not None and was != count else f"{count} images, not the same"
+    if not isinstance(recorded, str) or len(recorded) != len(digest) or set(recorded) - set("0123456789abcdef"):
+        raise HardlabError(f"The record of the images of {name} is damaged: its digest is {str(recorded)[:40]!r}.")
+    expected, count = seen.get("count"), len(images)
+    counts = f"{count} images, not {'the same' if expected in (None, count) else expected}"
     raise OtherImages(
         f"{name} was trained on other images than {seen.get('name', images.name)} holds now ({counts}; digest "
-        f"{now[:8]}, then {then[:8]}): put the old ones back, or start a new run with `hardlab pretrain --anew` (in "
-        "Python anew=True), which keeps the old one aside."
+        f"{digest[:8]}, then {recorded[:8]}): put the old ones back, or start a new run with `hardlab pretrain --anew` "
+        "(in Python anew=True), which keeps the old one aside."
     )
 
 
@@ -142,11 +142,11 @@ class Folder:
         """Move the run to ``.replaced/<id>-<n>`` and start an empty folder; returns the path of the moved run."""
         if {p.name for p in self.path.iterdir()} <= {"lock"}:
             return None
-        kept = self.path.parent / REPLACED
+        replaced = self.path.parent / REPLACED
         try:
-            kept.mkdir(exist_ok=True)
-            number = next(n for n in itertools.count(1) if not (kept / f"{self.run.id}-{n}").exists())
-            aside = self.path.rename(kept / f"{self.run.id}-{number}")
+            replaced.mkdir(exist_ok=True)
+            number = next(n for n in itertools.count(1) if not (replaced / f"{self.run.id}-{n}").exists())
+            aside = self.path.rename(replaced / f"{self.run.id}-{number}")
         except OSError as e:
             raise HardlabError(f"{self.path} cannot be moved away ({e.strerror}); nothing was changed.") from e
         self._lock.close()
@@ -232,8 +232,8 @@ class Folder:
             harmed = sum(at is None for at, line in zip(steps, lines, strict=True) if line.endswith(b"\n"))
             if harmed:
                 checkpoint.write_atomic(path.with_name("metrics.jsonl.damaged"), content)
-            kept = [line for line, at in zip(lines, steps, strict=True) if at is not None and at <= step]
-            checkpoint.write_atomic(path, b"".join(kept))
+            remaining = [line for line, at in zip(lines, steps, strict=True) if at is not None and at <= step]
+            checkpoint.write_atomic(path, b"".join(remaining))
         for segment in [s for name in ("views", "crops") for s in (self.path / name).glob("step-*.parquet")]:
             if _number(segment.stem) > step:
                 segment.unlink()
@@ -399,10 +399,10 @@ def open_run(path: Path, step: int | None = None) -> tuple[Run, Method, dict[str
     run, about = config.read_run(path)
     method = build.method(run)
     build.strategies(run, method)  # the state includes the strategies' changes of the network
-    known = method.state_dict()  # banks sized by the data are training state, which only on_start makes
+    state = method.state_dict()  # banks sized by the data are training state, which only on_start makes
 
     def load(saved: dict[str, Any]) -> None:
-        method.load_state_dict({k: v for k, v in saved["method"].items() if k in known})
+        method.load_state_dict({k: v for k, v in saved["method"].items() if k in state})
 
     file = restored(path, about, step, load)
     return run, method, about | {"checkpoint": file.name}
@@ -447,9 +447,9 @@ def restored(path: Path, about: Mapping[str, Any], step: int | None, load: Calla
         if about["state"] == "done" and state[2]:
             raise HardlabError(f"{state[2][0]} An older checkpoint cannot stand in for it: train the run again.")
         return state[1]
-    kept = {checkpoint.named(p)[0]: p for p in checkpoint.listed(path / "checkpoints")}
-    if step not in kept:
-        steps = ", ".join(map(str, sorted(kept))) or "none"
+    checkpoints = {checkpoint.named(p)[0]: p for p in checkpoint.listed(path / "checkpoints")}
+    if step not in checkpoints:
+        steps = ", ".join(map(str, sorted(checkpoints))) or "none"
         raise HardlabError(f"{path} has no checkpoint of step {step}; it has: {steps}.")
-    checkpoint.take(kept[step], own)
-    return kept[step]
+    checkpoint.take(checkpoints[step], own)
+    return checkpoints[step]

@@ -70,8 +70,8 @@ def test_the_frechet_distance_is_the_closed_form_with_the_root_of_the_product():
     a, b = torch.randn(400, 6), torch.randn(300, 6) @ torch.randn(6, 6) + 1
     ca, cb = torch.cov(a.T.double()).numpy(), torch.cov(b.T.double()).numpy()
     root = linalg.sqrtm(ca @ cb).real
-    wanted = float((a.double().mean(0) - b.double().mean(0)).square().sum()) + (ca + cb - 2 * root).trace()
-    assert biggan.frechet(a, b) == pytest.approx(wanted, rel=1e-6)
+    expected = float((a.double().mean(0) - b.double().mean(0)).square().sum()) + (ca + cb - 2 * root).trace()
+    assert biggan.frechet(a, b) == pytest.approx(expected, rel=1e-6)
     assert biggan.frechet(a, a) == pytest.approx(0, abs=1e-6)
     assert biggan.frechet(a, a + 2) == pytest.approx(6 * 4, rel=1e-4)
 

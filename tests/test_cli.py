@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -42,10 +43,23 @@ def commands(group=cli.cli, path=()):
 
 
 @pytest.mark.parametrize("path", list(commands()), ids=" ".join)
-def test_every_command_has_help(path):
+def test_every_command_has_help_with_whole_summaries_of_its_subcommands(path):
     result = call(*path, "--help")
     assert result.exit_code == 0
     assert "Usage:" in result.output
+    _, _, subcommands = result.output.partition("\nCommands:\n")
+    assert [line for line in subcommands.splitlines() if not line.endswith(".") or line.endswith("...")] == []
+
+
+def test_every_option_is_explained():
+    def unexplained(command, path):
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.help:
+                yield " ".join([*path, option.opts[0]])
+        for name, subcommand in getattr(command, "commands", {}).items():
+            yield from unexplained(subcommand, (*path, name))
+
+    assert list(unexplained(cli.cli, ())) == []
 
 
 def test_a_dry_run_tells_the_whole_configuration_and_writes_nothing(tmp_path):

@@ -18,7 +18,7 @@ def unit(n, d, seed=0):
 def test_kmeans_equals_a_loop_that_assigns_averages_and_normalises():
     x = unit(60, 4)
     torch.manual_seed(3)
-    got, y = kmeans(x, 7, 4)
+    actual, y = kmeans(x, 7, 4)
     torch.manual_seed(3)
     centroids = x[torch.randperm(60)[:7]].clone()
     for _ in range(4):
@@ -28,7 +28,7 @@ def test_kmeans_equals_a_loop_that_assigns_averages_and_normalises():
             if rows:
                 mean = torch.stack(rows).mean(0)
                 centroids[k] = mean / mean.norm()
-    assert torch.allclose(got, centroids, atol=1e-5)
+    assert torch.allclose(actual, centroids, atol=1e-5)
     assert y.tolist() == [int(torch.stack([row @ c for c in centroids]).argmax()) for row in x]
 
 

@@ -63,8 +63,10 @@ def test_what_the_settings_forbid_is_refused_alike_by_what_is_built(words: str, 
     with pytest.raises(HardlabError) as built:
         build.check(run)
         build.check_images(run)
-    said = [str(e.value).partition(" pixels cannot pass through") for e in (quick, built)]  # the rest is torch's there
-    assert said[0][:2] == said[1][:2]
+    output = [
+        str(e.value).partition(" pixels cannot pass through") for e in (quick, built)
+    ]  # the rest is torch's there
+    assert output[0][:2] == output[1][:2]
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k in DECLARED for n in registry.TABLES[k]])

@@ -29,8 +29,8 @@ def test_each_departure_names_its_place_its_reason_and_its_option_or_why_there_i
 def test_every_ambiguity_that_the_papers_leave_has_its_row():
     """HEXA 13, HVS 19, HNSSL 13, AdCo 13, PPCL 12: the list that this project was planned with."""
     listed = {re.match(r"[A-Z]+\d+", row[0])[0] for _, row in ROWS}
-    wanted = {f"{paper}{i + 1}" for paper, n in zip("HVNAP", (13, 19, 13, 13, 12), strict=True) for i in range(n)}
-    assert wanted <= listed
+    expected = {f"{paper}{i + 1}" for paper, n in zip("HVNAP", (13, 19, 13, 13, 12), strict=True) for i in range(n)}
+    assert expected <= listed
 
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS)

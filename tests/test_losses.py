@@ -33,11 +33,11 @@ def learner(kind=SimCLR):
 
 def test_the_loss_with_several_positives_equals_a_loop():
     z, group, tau = unit(8, 5), torch.tensor([0, 1, 0, 2, 1, 0, 3, 2]), 0.3
-    for i, got in enumerate(losses.sup_con(z, group, tau)):
+    for i, actual in enumerate(losses.sup_con(z, group, tau)):
         bottom = sum(math.exp(float(z[i] @ z[a]) / tau) for a in range(8) if a != i)
         positives = [p for p in range(8) if p != i and group[p] == group[i]]
         terms = [-math.log(math.exp(float(z[i] @ z[p]) / tau) / bottom) for p in positives]
-        assert got.item() == pytest.approx(sum(terms) / len(terms) if terms else 0.0, abs=1e-5)
+        assert actual.item() == pytest.approx(sum(terms) / len(terms) if terms else 0.0, abs=1e-5)
 
 
 def test_with_one_positive_each_the_loss_is_ntxent():

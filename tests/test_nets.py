@@ -32,8 +32,8 @@ def test_a_seed_means_the_same_weights_as_in_torchvision():
         ours = nets.resnet18(small_images=False, zero_init_residual=zero)
         torch.manual_seed(0)
         theirs = torchvision.models.resnet18(zero_init_residual=zero)
-        wanted = theirs.state_dict()
-        assert all(torch.equal(v, wanted[k]) for k, v in ours.state_dict().items())
+        expected = theirs.state_dict()
+        assert all(torch.equal(v, expected[k]) for k, v in ours.state_dict().items())
         theirs.fc = nn.Identity()
         x = torch.randn(2, 3, 64, 64)
         assert torch.equal(ours.eval()(x), theirs.eval()(x))
@@ -164,14 +164,14 @@ def test_split_norm_equals_a_loop_over_its_groups_and_keeps_the_mean_of_their_st
 def test_a_second_set_of_norms_leaves_every_key_and_every_number_of_the_first_as_it_was():
     net = method("simclr")
     before, x = {k: v.clone() for k, v in net.state_dict().items()}, views().slot(0)
-    wanted = net.query(x)
+    expected = net.query(x)
     net.load_state_dict(before)
     nets.give_auxiliary(net)
     nets.give_auxiliary(net)  # a second strategy that asks for it adds nothing
     now = net.state_dict()
     assert set(before) < set(now)
     assert all(".aux." in k and k.count(".aux.") == 1 for k in set(now) - set(before))
-    assert torch.equal(net.query(x), wanted)
+    assert torch.equal(net.query(x), expected)
     assert sum(".aux." in k for k in now) == sum("running" in k or "tracked" in k for k in before) + sum(
         k.rpartition(".")[0] + ".running_mean" in before and k.endswith(("weight", "bias")) for k in before
     )

@@ -58,12 +58,12 @@ def exact(requirement: Requirement) -> Version:
 
 
 def test_every_direct_dependency_is_locked_at_a_version_that_its_floor_allows() -> None:
-    for extra, wanted in floors():
-        name = canonicalize_name(wanted.name)
-        assert name in lock(), f"{wanted} of extra '{extra}' is not in requirements.lock: run `make lock`"
+    for extra, expected in floors():
+        name = canonicalize_name(expected.name)
+        assert name in lock(), f"{expected} of extra '{extra}' is not in requirements.lock: run `make lock`"
         for locked, _ in lock()[name]:
-            assert wanted.specifier.contains(exact(locked), prereleases=True), (
-                f"{locked} breaks {wanted}: run `make lock`"
+            assert expected.specifier.contains(exact(locked), prereleases=True), (
+                f"{locked} breaks {expected}: run `make lock`"
             )
 
 
@@ -80,10 +80,10 @@ def test_exactly_one_line_of_the_lock_holds_for_a_direct_dependency_on_every_pyt
         for platform in ("linux", "darwin"):
             here = {**default_environment(), "python_version": python, "python_full_version": f"{python}.0"}
             here |= {"sys_platform": platform, "platform_machine": "arm64" if platform == "darwin" else "x86_64"}
-            for _, wanted in floors():
-                lines = [r for r, _ in lock()[canonicalize_name(wanted.name)]]
+            for _, expected in floors():
+                lines = [r for r, _ in lock()[canonicalize_name(expected.name)]]
                 fits = [r for r in lines if r.marker is None or r.marker.evaluate(here)]
-                assert len(fits) == 1, f"{wanted.name} on {python}, {platform}: {fits}"
+                assert len(fits) == 1, f"{expected.name} on {python}, {platform}: {fits}"
 
 
 def test_no_index_host_and_no_address_in_the_files_that_are_installed_from() -> None:
@@ -95,10 +95,10 @@ def test_no_index_host_and_no_address_in_the_files_that_are_installed_from() -> 
 
 def test_a_package_has_the_same_floor_wherever_pyproject_names_it() -> None:
     specifiers: dict[str, SpecifierSet] = {}
-    for extra, wanted in floors():
-        name = canonicalize_name(wanted.name)
-        assert wanted.specifier == specifiers.setdefault(name, wanted.specifier), f"{wanted} of extra '{extra}'"
-        assert any(s.operator in (">=", "==") for s in wanted.specifier), f"{wanted} has no floor"
+    for extra, expected in floors():
+        name = canonicalize_name(expected.name)
+        assert expected.specifier == specifiers.setdefault(name, expected.specifier), f"{expected} of extra '{extra}'"
+        assert any(s.operator in (">=", "==") for s in expected.specifier), f"{expected} has no floor"
 
 
 def test_the_extra_named_all_holds_every_other_extra() -> None:
@@ -115,7 +115,7 @@ def test_conda_gets_the_same_python_the_same_swig_and_everything_else_from_pypro
     assert pip == ["-e .[all]"]
     assert conda["python"] == SpecifierSet(pyproject()["project"]["requires-python"])
     assert {"pip", "cxx-compiler", "swig"} <= conda.keys()
-    direct = {canonicalize_name(wanted.name) for _, wanted in floors()}
+    direct = {canonicalize_name(expected.name) for _, expected in floors()}
     assert conda.keys() & direct <= {"swig"}, "a floor belongs into pyproject.toml and nowhere else"
     (swig,) = [Version(s.version) for _, r in floors() if r.name == "swig" for s in r.specifier]
     assert swig in conda["swig"]
@@ -130,8 +130,8 @@ def test_pyrfr_is_built_with_the_locked_swig() -> None:
 
 def test_torch_and_torchvision_are_bounded_on_both_sides() -> None:
     for name in ("torch", "torchvision"):
-        (wanted,) = [r for extra, r in floors() if r.name == name and extra == ""]
-        assert {s.operator for s in wanted.specifier} == {">=", "<"}
+        (expected,) = [r for extra, r in floors() if r.name == name and extra == ""]
+        assert {s.operator for s in expected.specifier} == {">=", "<"}
 
 
 def test_the_version_is_the_same_in_the_package_and_in_the_citation() -> None:

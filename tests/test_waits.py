@@ -392,10 +392,10 @@ def test_generated_images_leave_no_trace_in_the_banks_of_deepcluster():
     method = contracts.make("deepcluster")
     rows, q = torch.tensor([4, 9, -1, -1]), torch.randn(4, method.bank.shape[2])
     out = Out(steps.rendered(torch.zeros(4, 2, 3, 8, 8), rows), {0: q, 1: 2 * q}, {}, torch.zeros(4))
-    wanted = method.bank.clone()
+    expected = method.bank.clone()
     method.after_step(steps.after(method, out))
-    wanted[0, [4, 9]], wanted[1, [4, 9]] = q[:2], 2 * q[:2]
-    assert torch.equal(method.bank, wanted)
+    expected[0, [4, 9]], expected[1, [4, 9]] = q[:2], 2 * q[:2]
+    assert torch.equal(method.bank, expected)
 
 
 def test_the_view_log_holds_a_bounded_number_of_steps_on_the_device_and_writes_the_same_rows(tmp_path, monkeypatch):

@@ -181,8 +181,8 @@ class Book:
         """Make a book from the table of configurations."""
         if configs is None:
             return cls()
-        each = configs.groupby("run", sort=False)
-        return cls({str(run): dict(zip(group["key"], group["value"], strict=True)) for run, group in each})
+        groups = configs.groupby("run", sort=False)
+        return cls({str(run): dict(zip(group["key"], group["value"], strict=True)) for run, group in groups})
 
     @classmethod
     def of_folder(cls, folder: Path | str) -> Book:
@@ -226,8 +226,8 @@ class Book:
                 continue
             changes = self._changes(name, arm.recipe, rung, json.dumps(overrides, sort_keys=True))
             changes = {k: v for k, v in changes.items() if not (arm.sets and k == "data.name")}
-            own = {"method", "hard", *map(option_key, (*overrides, *other_keys))}
-            if not any(k == o or k.startswith(f"{o}.") for k in changes for o in own):
+            keys = {"method", "hard", *map(option_key, (*overrides, *other_keys))}
+            if not any(k == o or k.startswith(f"{o}.") for k in changes for o in keys):
                 matches[name] = {k: _typed(v) for k, v in changes.items()}
         return matches
 
@@ -248,8 +248,8 @@ class Book:
         rows = rows[rows["recipe"] == arm.recipe]
         if arm.recipe not in RECIPES:
             return rows
-        known = rows.drop_duplicates("run")
-        matching = self.matching(arm, dict(zip(known["run"], known["rung"], strict=True)))
+        distinct = rows.drop_duplicates("run")
+        matching = self.matching(arm, dict(zip(distinct["run"], distinct["rung"], strict=True)))
         return rows[rows["run"].isin(list(matching))]
 
     # ------------------------------------------------------------------------------------- which arms are compared
@@ -331,9 +331,9 @@ class Book:
 
         def rank(name: str, group: pd.DataFrame) -> tuple[Any, ...]:
             first = group.iloc[0]
-            epochs, near = self.epochs(first["run"]), -self.changes(first["run"], first["rung"], first["recipe"])
-            own = epochs == own_length(first["recipe"], first["rung"])
-            return own, lengths.get(epochs, 0), shared.get(name, 0), group["seed"].nunique(), near, epochs
+            epochs, closeness = self.epochs(first["run"]), -self.changes(first["run"], first["rung"], first["recipe"])
+            as_in_recipe = epochs == own_length(first["recipe"], first["rung"])
+            return as_in_recipe, lengths.get(epochs, 0), shared.get(name, 0), group["seed"].nunique(), closeness, epochs
 
         return _best(rows, "setting", rank)
 
@@ -360,7 +360,7 @@ class Book:
     def schedule(self, run: str, rung: str, own: str, name: str) -> dict[str, Any]:
         """The length and warm-up of a run of the recipe ``own`` that differ from the defaults: overrides for ``name``.
 
-        name: the recipe of a run that shall be trained as long.
+        name: the recipe of a run to train as long.
         """
         facts, lacks = self.runs.get(run, {}), {}
         for key, usual in (("epochs", name), ("optim.warmup_epochs", own)):
@@ -374,8 +374,8 @@ class Book:
 
     def lengths(self, rows: pd.DataFrame) -> dict[float, int]:
         """Number of epochs -> number of recipes trained for as many."""
-        each = rows.drop_duplicates(["run", "recipe"])
-        return each.groupby(each["run"].map(self.epochs))["recipe"].nunique().to_dict()
+        distinct = rows.drop_duplicates(["run", "recipe"])
+        return distinct.groupby(distinct["run"].map(self.epochs))["recipe"].nunique().to_dict()
 
 
 # ---------------------------------------------------------------------------------------------- rows of any table
@@ -463,9 +463,9 @@ def gains(arm: pd.DataFrame, other: pd.DataFrame, by: Sequence[str]) -> pd.DataF
 
     Rows without a partner are left out.
     """
-    same = [*_PLACE, "seed", *by]
-    both = arm.merge(other[[*same, "value"]], on=same, suffixes=("", "_other"))
-    return both.assign(value=both["value"] - both["value_other"]).drop(columns="value_other")
+    keys = [*_PLACE, "seed", *by]
+    joined = arm.merge(other[[*keys, "value"]], on=keys, suffixes=("", "_other"))
+    return joined.assign(value=joined["value"] - joined["value_other"]).drop(columns="value_other")
 
 
 def each_arm(rows: pd.DataFrame, *also: str) -> Iterator[pd.DataFrame]:
@@ -498,8 +498,8 @@ def headline(rows: pd.DataFrame) -> pd.DataFrame:
     if not len(rows):
         return rows
     strongest = highest_rung(rows)
-    each = strongest.drop_duplicates(["data", "method", "setting", "arm", "seed"])
-    sizes = each.groupby(["data", "method", "setting"], observed=True)["seed"].size().reset_index()
+    distinct = strongest.drop_duplicates(["data", "method", "setting", "arm", "seed"])
+    sizes = distinct.groupby(["data", "method", "setting"], observed=True)["seed"].size().reset_index()
     best = max(sizes.itertuples(index=False), key=lambda s: (s.method == "simsiam", s.seed, s.setting))
     return strongest[strongest["setting"] == best.setting]
 
@@ -524,14 +524,14 @@ def comparable(runs: pd.DataFrame) -> pd.DataFrame:
     Settings rank by these criteria in turn: the data set of most recipes, the most seeds, the longest training, the
     latest start. Of several runs of a seed, the last to start is kept.
     """
-    kept, recipes = [], runs.groupby("data")["recipe"].nunique()
+    parts, recipes = [], runs.groupby("data")["recipe"].nunique()
     for _, group in runs.groupby("recipe", sort=False):
         group = group.sort_values(["started", "run"], kind="stable").drop_duplicates(list(SAME), keep="last")
         seeds = group.groupby(["setting", "arm"])["seed"].transform("nunique")
         ranked = group.assign(peers=group["data"].map(recipes), seeds=seeds)
         best = ranked.sort_values(["peers", "seeds", "epochs"], kind="stable").iloc[-1]
-        kept.append(group[(group["setting"] == best["setting"]) & (group["arm"] == best["arm"])].sort_values("seed"))
-    return pd.concat(kept, ignore_index=True) if kept else runs
+        parts.append(group[(group["setting"] == best["setting"]) & (group["arm"] == best["arm"])].sort_values("seed"))
+    return pd.concat(parts, ignore_index=True) if parts else runs
 
 
 def explain_choice(runs: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
@@ -541,12 +541,12 @@ def explain_choice(runs: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
 
 
 def preferred(recipes: Sequence[str], rows: pd.DataFrame) -> str:
-    """Of recipes of which one is shown, the preferred first: the first of those at the highest rung that any has.
+    """The first of these recipes, in order of preference, with rows at the highest rung that any of them has.
 
-    The first of all where none has a row.
+    Without any rows, the first of all.
     """
-    there = set(highest_rung(rows[rows["recipe"].isin(recipes)])["recipe"])
-    return next((name for name in recipes if name in there), recipes[0])
+    present = set(highest_rung(rows[rows["recipe"].isin(recipes)])["recipe"])
+    return next((name for name in recipes if name in present), recipes[0])
 
 
 def one_with_most(runs: pd.DataFrame, counts: Mapping[str, int], recipes: Sequence[str]) -> pd.Series | None:
@@ -555,8 +555,8 @@ def one_with_most(runs: pd.DataFrame, counts: Mapping[str, int], recipes: Sequen
     strongest = highest_rung(counted[counted["recipe"] == preferred(recipes, counted)])
     if not len(strongest):
         return None
-    each = strongest["run"].map(counts)
-    return comparable(strongest[each == each.max()]).iloc[0]
+    snapshots = strongest["run"].map(counts)
+    return comparable(strongest[snapshots == snapshots.max()]).iloc[0]
 
 
 def same_images(runs: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
@@ -567,7 +567,7 @@ def same_images(runs: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
     """
     shared = one_data(highest_rung(runs[runs["recipe"].isin(recipes)]), by="digest")
     lengths = shared.groupby("epochs")["recipe"].nunique()
-    kept = [
+    groups = [
         _best(
             shared[shared["recipe"] == name],
             "setting",
@@ -575,7 +575,7 @@ def same_images(runs: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
         ).sort_values("seed")
         for name in recipes
     ]
-    return pd.concat(kept, ignore_index=True)
+    return pd.concat(groups, ignore_index=True)
 
 
 def usual(options: Sequence[str]) -> str:
@@ -727,8 +727,8 @@ class Selection:
 
     def _of_one_device(self, costs: pd.DataFrame) -> pd.DataFrame:
         """The rows of the device on which most recipes ran, then most runs: seconds of two devices have no mean."""
-        known = self.configs[self.configs["key"] == "device"].drop_duplicates("run").set_index("run")["value"]
-        costs = costs.assign(device=costs["run"].map(known).fillna(""))
+        devices = self.configs[self.configs["key"] == "device"].drop_duplicates("run").set_index("run")["value"]
+        costs = costs.assign(device=costs["run"].map(devices).fillna(""))
         return _best(costs, "device", lambda name, group: (group["recipe"].nunique(), group["run"].nunique()))
 
     def runs(self, arm: Arm, rows: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -739,10 +739,10 @@ class Selection:
         elif self.home:
             rows = rows[rows["data"].isin(self.home)]
         if arm.budget is not None and len(rows):
-            known, own = rows["epochs"].fillna(0), own_length(arm.recipe, str(rows["rung"].iloc[0]))
-            longest = known.max() if known.max() >= LONG * own else -1  # no such run
-            nearest = min(known.unique(), key=lambda epochs: (abs(epochs - own), epochs))
-            rows = rows[known == (nearest if arm.budget == 0 else longest)]
+            lengths, usual = rows["epochs"].fillna(0), own_length(arm.recipe, str(rows["rung"].iloc[0]))
+            longest = lengths.max() if lengths.max() >= LONG * usual else -1  # no such run
+            nearest = min(lengths.unique(), key=lambda epochs: (abs(epochs - usual), epochs))
+            rows = rows[lengths == (nearest if arm.budget == 0 else longest)]
         return self.book.one_setting(rows, self.rows[self.rows["data"].isin(rows["data"])])
 
     def values(self, arm: Arm, measure: Measure) -> pd.Series:
@@ -764,7 +764,7 @@ class Selection:
         return float(rows["epochs"].fillna(0).max()) if len(rows) else 0.0
 
     def other_length(self, arm: Arm, measure: Measure) -> float:
-        """The training length of the rows of an arm if it is not its recipe's though the arm names none, else 0."""
+        """The training length of an arm's rows if it is not its recipe's and the arm sets none, else 0."""
         if arm.budget == -1 or "epochs" in dict(arm.changes) or measure.of_network or not len(self.rows):
             return 0.0
         length = self.length(arm, measure)
@@ -773,8 +773,8 @@ class Selection:
     def mark(self, arm: Arm, measure: Measure) -> str:
         """The sign of an arm that was trained for another length than its recipe's, "" for others; see ``legend``."""
         length = self.other_length(arm, measure)
-        again, at = divmod(len(self.marks), len(MARKS))
-        return self.marks.setdefault(length, MARKS[at] * (1 + again)) if length else ""
+        rounds, at = divmod(len(self.marks), len(MARKS))
+        return self.marks.setdefault(length, MARKS[at] * (1 + rounds)) if length else ""
 
     @property
     def legend(self) -> str:
@@ -783,9 +783,9 @@ class Selection:
 
     def _note_gap(self, arm: Arm, measure: Measure) -> None:
         """Note the command that trains or evaluates for a missing value, unless the data set has no loader."""
-        wanted = [measure.on] if measure.on else []
-        wanted += [arm.trained[0]] if arm.trained else []
-        if any(not set(DATA.get(name, (name,))) & set(DATASETS) for name in wanted):
+        data_sets = [measure.on] if measure.on else []
+        data_sets += [arm.trained[0]] if arm.trained else []
+        if any(not set(DATA.get(name, (name,))) & set(DATASETS) for name in data_sets):
             return
         arm_runs, to = self.runs(arm), DATA.get(measure.on, (measure.on,))
         if _own(arm_runs).isin(to).any():  # trained on the very set: no evaluation makes it a transfer
@@ -801,15 +801,15 @@ class Selection:
     def command(self, arm: Arm) -> str:
         """The command that trains an arm at the rung shown, on the data and for the length of the other arms."""
         rung = str(self.rows["rung"].iloc[0]) if len(self.rows) else "cpu"
-        beside = self.rows
+        others = self.rows
         if arm.trained is not None:  # of the same images, else of as large a share of others
             share = arm.trained[1]
-            same = beside[beside["data"].isin(trained_on(*arm.trained))]
-            alike = beside[beside["data"].str.endswith(f" {share}" if share != "100 %" else tuple(DATASETS))]
-            beside = same if len(same) else alike
+            same_data = others[others["data"].isin(trained_on(*arm.trained))]
+            alike = others[others["data"].str.endswith(f" {share}" if share != "100 %" else tuple(DATASETS))]
+            others = same_data if len(same_data) else alike
         elif self.home:
-            beside = beside[beside["data"].isin(self.home)]
-        runs = beside.drop_duplicates("run")[["run", "recipe"]].itertuples(index=False)
+            others = others[others["data"].isin(self.home)]
+        runs = others.drop_duplicates("run")[["run", "recipe"]].itertuples(index=False)
         schedules = [self.book.schedule(r.run, rung, r.recipe, arm.recipe) for r in runs]
         usual = pd.Series([schedule.get("epochs", 0) for schedule in schedules]).mode()
         if arm.budget != -1 and len(usual) and (len(usual) == 1 or arm.trained is not None):
@@ -823,8 +823,8 @@ class Selection:
             return self._note(rows, 100 * rows.groupby("seed")["value"].mean())
         if measure.table == "costs":
             rows = self.runs(arm, self._costs_of(measure))
-            each = rows.groupby("seed")["value"].mean() / measure.per if len(rows) else pd.Series(dtype=float)
-            return self._note(rows, each)
+            per_seed = rows.groupby("seed")["value"].mean() / measure.per if len(rows) else pd.Series(dtype=float)
+            return self._note(rows, per_seed)
         runs, keys = self.runs(arm), _where(self.configs, measure)
         keys = keys[keys["run"].isin(runs["run"])]
         return self._note(runs, pd.to_numeric(keys.set_index("seed")["value"]) if len(keys) else pd.Series(dtype=float))
@@ -840,8 +840,8 @@ class Selection:
             return self._one_probe(rows, measure)
         if all(protocol.startswith(SCENES) for protocol, _ in measure.rows):
             return self._one_probe(self.rows, measure)
-        each = [self._one_probe(rows, measure) for _, rows in at_home(self.rows).groupby("data", sort=True)]
-        return pd.concat(each) if each else self._one_probe(self.rows.iloc[:0], measure)
+        parts = [self._one_probe(rows, measure) for _, rows in at_home(self.rows).groupby("data", sort=True)]
+        return pd.concat(parts) if parts else self._one_probe(self.rows.iloc[:0], measure)
 
     def _one_probe(self, rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
         """The rows of the protocol that most arms and runs have; of equals, the first.
@@ -876,10 +876,10 @@ class Selection:
         A set of which no share is taken comes first; "" if there is none.
         """
         arms = self.rows[~self.rows["data"].isin(taken)].groupby("data")[["recipe", "run"]].nunique()
-        known = {split_share(d)[0] for d in taken}
+        names = {split_share(d)[0] for d in taken}
 
         def rank(d: str) -> tuple[Any, ...]:
-            return split_share(d)[0] not in known, split_share(d)[1] == share, *arms.loc[d], d
+            return split_share(d)[0] not in names, split_share(d)[1] == share, *arms.loc[d], d
 
         return str(max(arms.index, key=rank, default=""))
 
@@ -891,8 +891,8 @@ class Selection:
     @property
     def by(self) -> list[str]:
         """The protocols of the rows shown."""
-        shown = set(self.frame["protocol"]) if "protocol" in self.frame else set()  # a cost has no protocol
-        return sorted(shown & self.protocols.keys())
+        protocols = set(self.frame["protocol"]) if "protocol" in self.frame else set()  # a cost has no protocol
+        return sorted(protocols & self.protocols.keys())
 
     def interval(self, arm: Arm, measure: Measure) -> Interval:
         """The mean over the seeds with its 95 % interval."""

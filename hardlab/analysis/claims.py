@@ -362,8 +362,8 @@ def needed(rung: str) -> dict[tuple[str, tuple[str, ...]], set[tuple[str, str]]]
             continue
         for side in claim.arms:
             where = claim.seen(side).where
-            wanted = {(where["protocol"], where.get("evaluated_on", ""))} if "protocol" in where else set()
-            evaluations.setdefault((side.recipe, claim.overrides(side, rung)), set()).update(wanted)
+            protocols = {(where["protocol"], where.get("evaluated_on", ""))} if "protocol" in where else set()
+            evaluations.setdefault((side.recipe, claim.overrides(side, rung)), set()).update(protocols)
     return evaluations
 
 
@@ -392,12 +392,14 @@ def freeze(changed: str, now: datetime, path: Path = FROZEN) -> list[str]:
     """
     import yaml
 
-    known = {name: list(rows) for name, rows in frozen(path).items()} if path.exists() else {}
-    moved = [c for c in load() if not (rows := known.get(c.id)) or rows[-1].digest != c.digest]
+    changes = {name: list(rows) for name, rows in frozen(path).items()} if path.exists() else {}
+    moved = [c for c in load() if not (rows := changes.get(c.id)) or rows[-1].digest != c.digest]
     for claim in moved:
         since = now.replace(microsecond=0)
-        known.setdefault(claim.id, []).append(Frozen(digest=claim.digest, since=since, changed=changed))
-    tree = {name: [row.model_dump(mode="json", exclude_defaults=True) for row in rows] for name, rows in known.items()}
+        changes.setdefault(claim.id, []).append(Frozen(digest=claim.digest, since=since, changed=changed))
+    tree = {
+        name: [row.model_dump(mode="json", exclude_defaults=True) for row in rows] for name, rows in changes.items()
+    }
     head = "# Since when the test of each claim is what it is; `hardlab claims --freeze REASON` writes it.\n"
     path.write_text(head + yaml.safe_dump(tree, sort_keys=True, width=120), encoding="utf-8")
     frozen.cache_clear()
@@ -455,12 +457,12 @@ def judge(test: Test, arms: Sequence[np.ndarray], least: int = SEEDS) -> Finding
     if test.name == "equal_within":
         assert test.value is not None
         lo, hi = test.value - test.margin, test.value + test.margin
-        where = f"{lo:g} to {hi:g}"
+        bounds = f"{lo:g} to {hi:g}"
         if lo < ours.lo and ours.hi < hi:
-            return finding(REPRODUCED, f"lies within {where}")
+            return finding(REPRODUCED, f"lies within {bounds}")
         if ours.hi < lo or ours.lo > hi:
-            return finding(CONTRADICTED, f"lies outside {where}")
-        return finding(INCONCLUSIVE, f"crosses an edge of {where}")
+            return finding(CONTRADICTED, f"lies outside {bounds}")
+        return finding(INCONCLUSIVE, f"crosses an edge of {bounds}")
     upwards = test.name in ("greater", "above")
     side = 1 if ours.lo > threshold else -1 if ours.hi < threshold else 0
     if side == 0:
@@ -472,17 +474,17 @@ def judge(test: Test, arms: Sequence[np.ndarray], least: int = SEEDS) -> Finding
 
 def _several(differences: Sequence[np.ndarray], least: int) -> Finding:
     """The verdict that all differences are above 0; reports the one with the smallest mean."""
-    each = [interval(d) for d in differences]
-    at = int(np.argmin([i.mean for i in each]))
-    weakest, values = each[at], differences[at]
+    intervals = [interval(d) for d in differences]
+    at = int(np.argmin([i.mean for i in intervals]))
+    weakest, values = intervals[at], differences[at]
     if weakest.n < least:
         return Finding(NO_SEEDS, weakest, _too_few(weakest, least), values)
-    strict = [interval(d, 1 - evidence.LEVEL / len(each)) for d in differences]
-    held, ps = sum(i.lo > 0 for i in each), [evidence.t_test(d) for d in differences]
-    summary = f"{held} of {len(each)} comparisons hold, the weakest: {_span(weakest)}"
-    against = [min(1.0, p * len(each)) for p, i in zip(ps, each, strict=True) if i.mean < 0]
+    strict = [interval(d, 1 - evidence.LEVEL / len(intervals)) for d in differences]
+    held, ps = sum(i.lo > 0 for i in intervals), [evidence.t_test(d) for d in differences]
+    summary = f"{held} of {len(intervals)} comparisons hold, the weakest: {_span(weakest)}"
+    against = [min(1.0, p * len(intervals)) for p, i in zip(ps, intervals, strict=True) if i.mean < 0]
     p = min(against) if against else max(ps)
-    if held == len(each):
+    if held == len(intervals):
         return Finding(REPRODUCED, weakest, summary, values, 0.0, p)
     verdict = CONTRADICTED if any(i.hi < 0 for i in strict) else INCONCLUSIVE
     return Finding(verdict, weakest, summary, values, 0.0, p)
@@ -662,12 +664,12 @@ class Ledger:
         for name, (protocol, metric) in PROBES.items():
             if (protocol, metric) == claim.probe:
                 continue
-            other = claim.measure.model_copy(update={"where": {"protocol": protocol, "metric": metric}})
+            measure = claim.measure.model_copy(update={"where": {"protocol": protocol, "metric": metric}})
             columns = []
             for runs in group.runs:
-                values = self.values(other, runs)
-                each = zip(group.seeds, runs, strict=True)
-                columns.append({seed: values[run] for seed, run in each if run in values})
+                values = self.values(measure, runs)
+                per_seed = zip(group.seeds, runs, strict=True)
+                columns.append({seed: values[run] for seed, run in per_seed if run in values})
             arms = _shared(columns, group.seeds, claim.published.scale)
             if len(arms[0]) > 1 and len(arms) == len(claim.arms):
                 effect = judge(claim.test, arms).ours
@@ -702,16 +704,16 @@ class Ledger:
         return {k: row[k] for k in COLUMNS}
 
     def _took(self, claim: Claim, group: Paired | None) -> str:
-        """What a run of each arm took, where one arm trains longer so that both take as many seconds."""
+        """The seconds that a run of each arm took, if one arm trains longer to take as many seconds as the other."""
         if group is None or all(side.longer == 1 for side in claim.arms) or claim.test.of == "gain":
             return ""
         an_epoch = Measure(table="costs", where={"quantity": "seconds.total"})
-        each = [self.values(an_epoch, runs) for runs in group.runs]
-        seconds = [[value * self.book.epochs(name) for name, value in of_arm.items()] for of_arm in each]
+        seconds_by_arm = [self.values(an_epoch, runs) for runs in group.runs]
+        seconds = [[value * self.book.epochs(name) for name, value in of_arm.items()] for of_arm in seconds_by_arm]
         if not all(seconds):
             return ""
-        means = " and ".join(f"{np.mean(each):.0f}" for each in seconds)
-        return f"where these runs were made, the training of one took {means} s"
+        means = " and ".join(f"{np.mean(arm_seconds):.0f}" for arm_seconds in seconds)
+        return f"on the machine of these runs, the training of one took {means} s"
 
     def _strength(self, judged: Judged, spread: tuple[float, int]) -> dict[str, Any]:
         """A finding's sign-flip test, interval by the pooled spread, missing seeds, and excluded size."""
@@ -719,18 +721,18 @@ class Ledger:
         evidence_columns: dict[str, Any] = {}
         if judged.tested:
             evidence_columns["p_sign"] = evidence.sign_flip_test(finding.values, finding.threshold)
-        own, free = spread
-        if np.isfinite(own):
+        sd, free = spread
+        if np.isfinite(sd):
             if 2 <= finding.ours.n < evidence.FEW:
-                pooled = evidence.pooled_interval(finding.values, own, free)
+                pooled = evidence.pooled_interval(finding.values, sd, free)
                 evidence_columns |= {"pooled_lo": pooled.lo, "pooled_hi": pooled.hi}
         else:
-            own, _ = evidence.pooled_spread([finding.values])
+            sd, _ = evidence.pooled_spread([finding.values])
         size = claim.size()
         if finding.verdict in WEAKLY and judged.tested:
             return evidence_columns | self._excluded(size, finding.ours)
-        for name, what in (("more_seeds", finding.ours.mean - finding.threshold), ("more_seeds_published", size)):
-            if what is not None and (needed := evidence.seeds_for(float(what), own)):
+        for name, effect in (("more_seeds", finding.ours.mean - finding.threshold), ("more_seeds_published", size)):
+            if effect is not None and (needed := evidence.seeds_for(float(effect), sd)):
                 evidence_columns[name] = max(0, max(needed, claim.seeds) - finding.ours.n)
         return evidence_columns | self._excluded(size, finding.ours)
 
@@ -749,7 +751,9 @@ class Ledger:
         began = [self.book.started.get(name, "") for name in (group.names if group else ())]
         note = ""
         if any(start and datetime.fromisoformat(start) < last.since for start in began):
-            note = f"this test is of {last.since:%Y-%m-%d}, after its runs" + f": {last.changed}" * bool(last.changed)
+            note = f"this test was set on {last.since:%Y-%m-%d}, after its runs" + f": {last.changed}" * bool(
+                last.changed
+            )
         return note, last.since.isoformat()
 
     def _table(self, name: str) -> _Rows:
@@ -761,9 +765,9 @@ class Ledger:
         """Run -> value of the measure, for the runs that have one."""
         rows = self._table(m.table)
         row_numbers = {name: list(rows.of_run.get(name, ())) for name in sorted(runs)}
-        for column, wanted in m.where.items():
+        for column, text in m.where.items():
             texts = rows.texts(column)
-            row_numbers = {name: [i for i in at if texts[i] == wanted] for name, at in row_numbers.items()}
+            row_numbers = {name: [i for i in at if texts[i] == text] for name, at in row_numbers.items()}
         if m.table == "evaluation":
             row_numbers = self._as_trained(rows, row_numbers, m.where)
         values, numbers = {}, rows[m.value]
@@ -792,16 +796,16 @@ class Ledger:
         """
         from hardlab.evaluate.published import PROTOCOLS
 
-        kept = dict(row_numbers)
+        selected = dict(row_numbers)
         if "evaluated_on" not in where and PROTOCOLS[where["protocol"]].needs != "scenes":
-            own, on = {name: self.book.runs[name]["data.name"] for name in kept}, rows["evaluated_on"]
-            kept = {name: [i for i in at if on[i] == own[name]] for name, at in kept.items()}
+            own, on = {name: self.book.runs[name]["data.name"] for name in selected}, rows["evaluated_on"]
+            selected = {name: [i for i in at if on[i] == own[name]] for name, at in selected.items()}
         if "features" not in where:
             features = rows["features"]
-            kept = {n: [i for i in at if features[i] in ("backbone", "teacher")] for n, at in kept.items()}
-        each = rows["options"]
-        options = usual([each[i] for at in kept.values() for i in at])
-        return {name: [i for i in at if each[i] == options] for name, at in kept.items()}
+            selected = {n: [i for i in at if features[i] in ("backbone", "teacher")] for n, at in selected.items()}
+        options_of = rows["options"]
+        options = usual([options_of[i] for at in selected.values() for i in at])
+        return {name: [i for i in at if options_of[i] == options] for name, at in selected.items()}
 
     def _wanted(
         self,
@@ -823,9 +827,9 @@ class Ledger:
         shared = self.book.with_partners(trained)
         if not shared:
             again = tuple(claim.commands(claim.arms, claim.testable_from))
-            took = sorted({self.book.runs[name]["precision"] for runs in trained for name in runs})
-            also = f", also in precision ({' and '.join(took)})" if len(took) > 1 else ""
-            why = f"the existing runs differ in more than their arm{also}"
+            precisions = sorted({self.book.runs[name]["precision"] for runs in trained for name in runs})
+            remark = f", also in precision ({' and '.join(precisions)})" if len(precisions) > 1 else ""
+            why = f"the existing runs differ in more than their arm{remark}"
             return Finding(NO_RUN, NOTHING, why, commands=again)
         if not any(shared.values()):
             rung, changes = highest_shared(shared)
@@ -877,17 +881,23 @@ def verdicts(data_dir: Path | str, claims: Iterable[Claim] | None = None) -> pd.
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def spreads(every: Sequence[Judged]) -> dict[tuple[Any, ...], tuple[float, int]]:
+def spreads(all_judged: Sequence[Judged]) -> dict[tuple[Any, ...], tuple[float, int]]:
     """Key of a pool -> the spread of its differences, and its degrees of freedom."""
-    return {key: evidence.pooled_spread(_once(every, key)) for key in {judged.spread_of for judged in every} if key}
-
-
-def _once(every: Iterable[Judged], key: tuple[Any, ...]) -> list[np.ndarray]:
-    """The differences behind these claims, once per set of runs, without differences that are all equal."""
-    each = {
-        claim.group.names: claim.finding.values for claim in every if claim.group is not None and claim.spread_of == key
+    return {
+        key: evidence.pooled_spread(_once(all_judged, key))
+        for key in {judged.spread_of for judged in all_judged}
+        if key
     }
-    return [values for values in each.values() if len(values) > 1 and np.ptp(values) > 0]
+
+
+def _once(all_judged: Iterable[Judged], key: tuple[Any, ...]) -> list[np.ndarray]:
+    """The differences behind these claims, once per set of runs, without differences that are all equal."""
+    values_by_runs = {
+        claim.group.names: claim.finding.values
+        for claim in all_judged
+        if claim.group is not None and claim.spread_of == key
+    }
+    return [values for values in values_by_runs.values() if len(values) > 1 and np.ptp(values) > 0]
 
 
 class Level(NamedTuple):
@@ -964,6 +974,13 @@ def links(names: str, runs_dir: Path | str) -> str:
     return " ".join(f'<a href="{Path(runs_dir) / name / "manifest.json"}">{name}</a>' for name in names.split())
 
 
+def counted(judged: pd.DataFrame) -> str:
+    """The number of rows of ``verdicts`` with each verdict, as text in the order of ``VERDICTS``."""
+    counts = judged["verdict"].value_counts()
+    several = {v: v.replace("needs", "need") if counts.get(v, 0) > 1 else v for v in VERDICTS}
+    return ", ".join(f"{counts[v]} {text}" for v, text in several.items() if v in counts)
+
+
 def describe(judged: pd.DataFrame, *, why: bool = False, width: int = 110) -> str:
     """Rows of ``verdicts`` as text: two lines per claim, on request its reason and runs, and a count at the end.
 
@@ -984,8 +1001,7 @@ def describe(judged: pd.DataFrame, *, why: bool = False, width: int = 110) -> st
             lines += textwrap.wrap(" ".join(lines_of_claim), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
             lines += [f"        {command}" for command in row.commands.splitlines()]
         lines.append("")
-    counts = judged["verdict"].value_counts(sort=False)
-    lines += textwrap.wrap(f"{len(judged)} claims" + "".join(f", {n} {v}" for v, n in counts.items()), width)
+    lines += textwrap.wrap(", ".join(text for text in (f"{len(judged)} claims", counted(judged)) if text), width)
     if tested := int(judged["q"].notna().sum()):
         lines += textwrap.wrap(
             f"{tested} of these were tested, each corrected for all that were (Benjamini-Hochberg): of those called "

@@ -50,11 +50,11 @@ def sign_flip_test(values: Sequence[float] | np.ndarray, threshold: float = 0.0)
 
 def pooled_spread(groups: Iterable[Sequence[float] | np.ndarray]) -> tuple[float, int]:
     """Standard deviation of values within their groups, and its degrees of freedom; (NaN, 0) without values."""
-    each = [np.asarray(g, dtype=np.float64) for g in groups if len(g) > 1]
-    free = sum(len(x) - 1 for x in each)
+    samples = [np.asarray(g, dtype=np.float64) for g in groups if len(g) > 1]
+    free = sum(len(x) - 1 for x in samples)
     if not free:
         return float("nan"), 0
-    squares = sum(float(((x - x.mean()) ** 2).sum()) for x in each)
+    squares = sum(float(((x - x.mean()) ** 2).sum()) for x in samples)
     return float(np.sqrt(squares / free)), free
 
 

@@ -27,16 +27,18 @@ def shots(run_dir: Path | str) -> list[Shot]:
     """The snapshots of a GAN or of the strategy ``generated``, oldest first. Raises HardlabError if there are none."""
     snapshots = []
     for file in sorted((Path(run_dir) / "snapshots").glob(f"*{SNAPSHOT}"), key=lambda f: int(f.stem[-8:])):
-        kept = read_arrays(file)
-        if "g_ema" in kept:
+        arrays = read_arrays(file)
+        if "g_ema" in arrays:
             with as_expected(file):
-                g, ema = kept["g"], kept["g_ema"]
+                g, ema = arrays["g"], arrays["g_ema"]
                 if g.ndim != 4 or g.dtype != np.uint8 or (g.shape, g.dtype) != (ema.shape, ema.dtype):
                     raise ValueError(f"images {g.shape} {g.dtype} of G, {ema.shape} {ema.dtype} of its average")
-                scores = {k: float(a) for k, a in kept.items() if a.ndim == 0}
+                scores = {k: float(a) for k, a in arrays.items() if a.ndim == 0}
                 snapshots.append(Shot(int(file.stem[-8:]), g, ema, scores))
     if not snapshots:
-        raise HardlabError(f"'{run_dir}' kept no generated images: runs of gan and of the strategy generated do.")
+        raise HardlabError(
+            f"'{run_dir}' kept no generated images; runs of gan, and of the strategy generated, keep them."
+        )
     return snapshots
 
 
@@ -45,9 +47,9 @@ def grid(series: Sequence[Shot], latents: Sequence[int] = (0, 1, 2), columns: in
 
     Returns (2 * latents * S, columns * S, 3) uint8.
     """
-    taken = [series[i] for i in evenly(len(series), columns)]
+    chosen = [series[i] for i in evenly(len(series), columns)]
     rows = [np.concatenate([images[z] for images in generated], axis=2) for z in latents
-            for generated in ([s.g for s in taken], [s.g_ema for s in taken])]  # fmt: skip
+            for generated in ([s.g for s in chosen], [s.g_ema for s in chosen])]  # fmt: skip
     return np.concatenate(rows, axis=1).transpose(1, 2, 0)
 
 
@@ -70,13 +72,13 @@ def twins(series: Sequence[Shot]) -> pd.DataFrame:
         difference = np.sqrt(((a - b) ** 2).mean())
         drawn = (a != a[:, :1]).any(1) & (b != b[:, :1]).any(1)  # more than one grey level
         a, b = ((x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) for x in (a[drawn], b[drawn]))
-        every = a @ b.T / a.shape[1]  # (N,N)
-        own, n = np.diag(every), len(a)
+        cosines = a @ b.T / a.shape[1]  # (N,N)
+        own_pairs, n = np.diag(cosines), len(a)
         mean = lo = hi = np.nan
         if n:
-            draws = own[np.random.default_rng(0).integers(n, size=(1000, n))].mean(1)
-            mean, (lo, hi) = own.mean(), np.quantile(draws, [0.025, 0.975])
-        others = (every.sum() - own.sum()) / (n * (n - 1)) if n > 1 else np.nan
+            draws = own_pairs[np.random.default_rng(0).integers(n, size=(1000, n))].mean(1)
+            mean, (lo, hi) = own_pairs.mean(), np.quantile(draws, [0.025, 0.975])
+        others = (cosines.sum() - own_pairs.sum()) / (n * (n - 1)) if n > 1 else np.nan
         out.append({"step": shot.step, "correlation": mean, "lo": lo, "hi": hi, "others": others,
                     "difference": difference, **shot.scores})  # fmt: skip
     return pd.DataFrame(out)
@@ -90,12 +92,12 @@ def hardness(run_dir: Path | str) -> pd.DataFrame:
     strategy.
     """
     rows = run_folder.metrics(Path(run_dir), "step")
-    kept = [r for r in rows if "generated.loss_generated" in r]
-    if not kept:
-        raise HardlabError(f"'{run_dir}' logged no loss of generated images: runs with the strategy generated do.")
+    logged = [r for r in rows if "generated.loss_generated" in r]
+    if not logged:
+        raise HardlabError(f"'{run_dir}' logged no loss of generated images; runs with the strategy generated log it.")
     frame = pd.DataFrame(
         [{"step": r["step"], "epoch": r["epoch"]}
-         | {k.removeprefix("generated."): v for k, v in r.items() if k.startswith("generated.")} for r in kept]
+         | {k.removeprefix("generated."): v for k, v in r.items() if k.startswith("generated.")} for r in logged]
     )  # fmt: skip
     frame = frame.rename(columns={"loss_real": "real", "loss_generated": "generated"})
     return frame.assign(gap=frame["generated"] - frame["real"])

@@ -33,6 +33,6 @@ def evaluate_command(runs: Iterable[str], *options: Mapping[str, str]) -> str:
 
     options: option -> value, in order; empty values are left out.
     """
-    where = [f"runs/{name}" for name in runs] or ["RUN"]
-    words = [word for each in options for key, value in each.items() if value for word in (f"--{key}", value)]
-    return shlex.join(["hardlab", "evaluate", *where, *words])
+    folders = [f"runs/{name}" for name in runs] or ["RUN"]
+    words = [word for settings in options for key, value in settings.items() if value for word in (f"--{key}", value)]
+    return shlex.join(["hardlab", "evaluate", *folders, *words])

@@ -44,10 +44,10 @@ def losses(
     look = build.look(run)
     method.eval()
     batch = next(iter(images.batches(torch.as_tensor(np.asarray(rows))[None])))
-    own = seed + zlib.crc32(path.name.encode())
-    generator, out = torch.Generator().manual_seed(own), []
+    run_seed = seed + zlib.crc32(path.name.encode())
+    generator, out = torch.Generator().manual_seed(run_seed), []
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(own)  # for methods that draw numbers themselves
+        torch.manual_seed(run_seed)  # for methods that draw numbers themselves
         for _ in range(draws):
             v = look.render(look.views(batch, method.slots, generator, method.locals), method.plain)
             out.append(method(v).loss.numpy())
@@ -105,14 +105,14 @@ def transfer(losses_by_name: Mapping[str, np.ndarray], resamples: int = 1000, se
     if len(n) != 1 or min(len(image_losses) for image_losses in losses_by_name.values()) < 2:
         raise HardlabError("Hardness is compared on the same images, each with at least 2 draws of views.")
     size = n.pop()
-    which = rng.integers(size, size=(resamples, size))
+    resampled = rng.integers(size, size=(resamples, size))
     percentile = {name: percentiles(image_losses) for name, image_losses in losses_by_name.items()}
     out = []
     for i, a in enumerate(names):
         for b in names[i:]:
             x, y = percentile[a], percentile[b]
             x, y = (x[::2].mean(0), x[1::2].mean(0)) if a == b else (x.mean(0), y.mean(0))
-            rho, drawn = _spearman(x[None], y[None])[0], _spearman(x[which], y[which])
+            rho, drawn = _spearman(x[None], y[None])[0], _spearman(x[resampled], y[resampled])
             if a == b:
                 rho, drawn = _stepped_up(rho), _stepped_up(drawn)
             lo, hi = np.nanquantile(drawn, [0.025, 0.975])

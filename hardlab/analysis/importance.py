@@ -158,9 +158,9 @@ def pair_effect(boxes: Boxes, mean: float, j: int, k: int) -> float:
     carried, total, stripe = np.zeros(len(columns) + 1), 0.0, max(1, _STRIPE // (len(columns) + 1))
     for start in range(0, len(rows), stripe):
         end = min(start + stripe, len(rows))
-        here = slice(*np.searchsorted(at, [start, end]))
+        span = slice(*np.searchsorted(at, [start, end]))
         steps = np.zeros((end - start, len(columns) + 1))
-        np.add.at(steps, (at[here] - start, column[here]), change[here])
+        np.add.at(steps, (at[span] - start, column[span]), change[span])
         steps[0] += carried
         steps = steps.cumsum(0)
         carried = steps[-1]
@@ -229,18 +229,20 @@ def importance(
     try:
         rows, response = x.to_numpy(np.float64), np.asarray(y, np.float64)
     except (ValueError, TypeError) as e:
-        raise HardlabError(f"The importance of what is no number is undefined ({e}).") from None
+        raise HardlabError(f"Importance is defined for numbers only ({e}).") from None
     if len(rows) != len(response) or len(rows) < 2:
-        raise HardlabError(f"{len(rows)} rows and {len(response)} responses: as many of both are needed, at least 2.")
+        raise HardlabError(
+            f"Importance needs a response per row, at least 2: got {len(rows)} rows, {len(response)} responses."
+        )
     if not (np.isfinite(rows).all() and np.isfinite(response).all()):
-        raise HardlabError("The importance of numbers that are not finite is undefined: leave such rows out.")
+        raise HardlabError("Importance needs finite numbers: leave out rows with NaN or infinity.")
     if not names:
-        raise HardlabError("The importance of no column is asked for: at least 1 is needed.")
+        raise HardlabError("Importance needs at least 1 column.")
     if (response == response[0]).all():
         raise NothingToExplain(f"All {len(response)} responses are {response[0]:g}: there is no variance to explain.")
     rows, response = _tame(rows), _tame(response[:, None])[:, 0]
-    wanted = list(itertools.combinations(range(len(names)), 2)) if pairs else []
-    effects = [*((j,) for j in range(len(names))), *wanted]
+    subsets = list(itertools.combinations(range(len(names)), 2)) if pairs else []
+    effects = [*((j,) for j in range(len(names))), *subsets]
     makers: dict[str, Callable[..., list[list[float]]]] = {
         "forest": _forest,
         "xgboost": _xgboost,
@@ -250,7 +252,7 @@ def importance(
         raise unknown("importance backend", backend, makers)
     make = makers[backend]
     settings: dict[str, Any] = {"trees": trees, "leaf": leaf, "max_features": max_features}
-    values = np.array(make(rows, response, wanted, seed=seed, **settings))  # (trees, effects)
+    values = np.array(make(rows, response, subsets, seed=seed, **settings))  # (trees, effects)
     if np.isnan(values).all():
         raise NothingToExplain(
             f"No tree makes a cut in {len(rows)} rows with at least {leaf} in a leaf: none explains any variance."
@@ -262,16 +264,16 @@ def importance(
                     "lo": lo, "hi": hi, "n": n})  # fmt: skip
     table = pd.DataFrame(out)
     if bootstrap:
-        again, settings = [], settings | {"trees": refit_trees or trees}
+        refits, settings = [], settings | {"trees": refit_trees or trees}
         for i, variances in enumerate(_resamples(len(rows), groups, bootstrap, seed)):
             if (response[variances] == response[variances][0]).all():
                 continue
-            values = np.array(make(rows[variances], response[variances], wanted, seed=seed + 1 + i, **settings))
+            values = np.array(make(rows[variances], response[variances], subsets, seed=seed + 1 + i, **settings))
             if not (without := np.isnan(values).all(axis=1)).all():
-                again.append(values[~without].mean(axis=0))
-        if not again:
+                refits.append(values[~without].mean(axis=0))
+        if not refits:
             raise NothingToExplain(f"None of {bootstrap} resamples of {len(rows)} rows shows any variance.")
-        spread = np.quantile(np.array(again) - np.mean(again, axis=0), [0.025, 0.975], axis=0)
+        spread = np.quantile(np.array(refits) - np.mean(refits, axis=0), [0.025, 0.975], axis=0)
         table = table.assign(boot_lo=table["share"] + spread[0], boot_hi=table["share"] + spread[1])
     return Importance(table)
 
@@ -363,11 +365,11 @@ def _xgboost(
 
     lo, hi = _domain(rows)
     # it cuts at a value, not half-way to the one before: of a flag, all of [0, 1) would be off and nothing on
-    seen = [np.unique(column) for column in rows.astype(np.float32).T]
-    halves = [(u[1:].astype(np.float64) + u[:-1]) / 2 for u in seen]
+    uniques = [np.unique(column) for column in rows.astype(np.float32).T]
+    halves = [(u[1:].astype(np.float64) + u[:-1]) / 2 for u in uniques]
     # the variance of a sum of trees has no short closed form: 2^15 points of a Sobol sequence, error about 1e-3
     points = lo + (hi - lo) * qmc.Sobol(rows.shape[1], seed=0).random_base2(15)
-    points = np.stack([u[np.searchsorted(h, p)] for u, h, p in zip(seen, halves, points.T, strict=True)], axis=1)
+    points = np.stack([u[np.searchsorted(h, p)] for u, h, p in zip(uniques, halves, points.T, strict=True)], axis=1)
     out = []
     for i in range(max(2, trees // 5)):
         model = xgboost.XGBRegressor(
@@ -376,7 +378,7 @@ def _xgboost(
         ).fit(rows, y)  # fmt: skip
         frame = model.get_booster().trees_to_dataframe()
         base = float(model.predict(points[:1])[0] - _sum_at(frame, points[:1])[0])
-        frame["Half"] = _half_way(frame, seen, halves)
+        frame["Half"] = _half_way(frame, uniques, halves)
         parts = [_xgboost_tree(t, lo, hi) for _, t in frame.groupby("Tree", sort=True)]
         boxes = Boxes(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         boxes = Boxes(
@@ -388,10 +390,10 @@ def _xgboost(
     return out
 
 
-def _half_way(frame: pd.DataFrame, seen: list[np.ndarray], halves: list[np.ndarray]) -> np.ndarray:
+def _half_way(frame: pd.DataFrame, uniques: list[np.ndarray], halves: list[np.ndarray]) -> np.ndarray:
     """Move each node's cut half-way to the value before it, which leaves the same rows on each side."""
     out = np.zeros(len(frame))
-    for j, (values, half) in enumerate(zip(seen, halves, strict=True)):
+    for j, (values, half) in enumerate(zip(uniques, halves, strict=True)):
         splits = (frame["Feature"] == f"f{j}").to_numpy()
         at = np.searchsorted(values, frame["Split"].to_numpy(np.float32)[splits])
         out[splits] = half[np.clip(at - 1, 0, len(half) - 1)] if len(half) else 0.0

@@ -114,5 +114,5 @@ def _with_iou(frame: pd.DataFrame) -> pd.DataFrame:
     return frame if "iou" in frame.columns else viewlog.metrics(frame)
 
 
-def _per_epoch(per_image: pd.DataFrame, how: dict[str, str]) -> pd.DataFrame:
-    return per_image.groupby(["run", "epoch"], observed=True, sort=True, as_index=False).agg(how)
+def _per_epoch(per_image: pd.DataFrame, statistics: dict[str, str]) -> pd.DataFrame:
+    return per_image.groupby(["run", "epoch"], observed=True, sort=True, as_index=False).agg(statistics)

@@ -80,23 +80,23 @@ def banks(run_dir: Path | str) -> list[Bank]:
     """
     snapshots = []
     for file in sorted((Path(run_dir) / "snapshots").glob(f"*{SNAPSHOT}"), key=lambda f: int(f.stem[-8:])):
-        kept = read_arrays(file)
-        if "negatives" in kept:
+        arrays = read_arrays(file)
+        if "negatives" in arrays:
             with as_expected(file):
-                bank = _bank(int(file.stem[-8:]), kept)
+                bank = _bank(int(file.stem[-8:]), arrays)
             if not len(bank.queries):
                 continue
             if not (np.isfinite(bank.negatives).all() and np.isfinite(bank.queries).all()):
                 raise HardlabError(f"'{file}' holds negatives or queries that are not finite: the run has diverged.")
             snapshots.append(bank)
     if not snapshots:
-        raise HardlabError(f"'{run_dir}' kept no negatives: runs of moco and of the strategy adco do.")
+        raise HardlabError(f"'{run_dir}' kept no negatives; runs of moco, and of the strategy adco, keep them.")
     return snapshots
 
 
-def _bank(step: int, kept: dict[str, np.ndarray]) -> Bank:
-    negatives, queries, rows, ages = kept["negatives"], kept["queries"], kept["query_rows"], kept.get("ages")
-    norms = kept["norms"] if "norms" in kept else np.linalg.norm(negatives, axis=1)
+def _bank(step: int, arrays: dict[str, np.ndarray]) -> Bank:
+    negatives, queries, rows, ages = arrays["negatives"], arrays["queries"], arrays["query_rows"], arrays.get("ages")
+    norms = arrays["norms"] if "norms" in arrays else np.linalg.norm(negatives, axis=1)
     if negatives.ndim != 2 or queries.ndim != 2 or queries.shape[1] != negatives.shape[1] or rows.dtype.kind != "i":
         raise ValueError(f"negatives {negatives.shape}, queries {queries.shape}")
     if len(rows) != len(queries) or any(a is not None and a.shape != negatives.shape[:1] for a in (norms, ages)):
@@ -276,8 +276,8 @@ def picture(run_dir: Path | str) -> pd.DataFrame:
     negatives. x and y are NaN if there is nothing to lay out, for example after a collapse to a point.
     """
     last = banks(run_dir)[-1]
-    some = [x[np.linspace(0, len(x) - 1, min(POINTS, len(x))).round().astype(int)] for x in last[1:3]]
-    negatives, queries = (_unit(x.astype(np.float64)) for x in some)
+    shown = [x[np.linspace(0, len(x) - 1, min(POINTS, len(x))).round().astype(int)] for x in last[1:3]]
+    negatives, queries = (_unit(x.astype(np.float64)) for x in shown)
     try:
         flat = layouts([last._replace(negatives=negatives, queries=queries)])[0]
     except HardlabError:
@@ -334,39 +334,39 @@ def tsne(
     if points.ndim != 2 or len(points) < 4:
         raise HardlabError(f"t-SNE needs at least 4 points, (points, D), not {points.shape}.")
     if not np.isfinite(points).all() or (start is not None and not np.isfinite(start).all()):
-        raise HardlabError(
-            "t-SNE of points that are not finite is not defined: the network that made them has diverged."
-        )
+        raise HardlabError("t-SNE needs finite points: the network that made these has diverged.")
     if (points == points[0]).all():
         raise HardlabError(f"all {len(points)} points are the same: there is nothing for t-SNE to lay out.")
     perplexity = numbers.fit("perplexity", Annotated[float, numbers.real(1, 1e9)], perplexity)
     iterations = numbers.fit("iterations", numbers.Count, iterations)
-    wanted = min(perplexity, (len(points) - 1) / 3)
-    rows, distances = _nearest(points, min(int(3 * wanted), len(points) - 1))
+    effective = min(perplexity, (len(points) - 1) / 3)
+    rows, distances = _nearest(points, min(int(3 * effective), len(points) - 1))
     index = openTSNE.nearest_neighbors.PrecomputedNeighbors(rows, distances)
-    near = openTSNE.affinity.PerplexityBasedNN(knn_index=index, perplexity=wanted, n_jobs=jobs)
+    affinities = openTSNE.affinity.PerplexityBasedNN(knn_index=index, perplexity=effective, n_jobs=jobs)
     first = openTSNE.initialization.pca(points, random_state=seed) if start is None else start
     # a tree costs n log n, interpolation on a grid n; openTSNE's threshold
     gradient = "bh" if len(points) < 10_000 else "fft"
     # clusters form while attraction is exaggerated; in a layout that continues another it would tear them apart
     for exaggerated in (True, False) if start is None and len(points) >= _FEW else (False,):
-        layout = openTSNE.TSNEEmbedding(first, near, negative_gradient_method=gradient, random_state=seed, n_jobs=jobs)
+        layout = openTSNE.TSNEEmbedding(
+            first, affinities, negative_gradient_method=gradient, random_state=seed, n_jobs=jobs
+        )
         with _scipy_transforms(jobs):
             if exaggerated:
                 layout = layout.optimize(250, exaggeration=12, momentum=0.5)
             flat = np.asarray(layout.optimize(iterations, momentum=0.8))
         if np.isfinite(flat).all() and flat.std() > 1e-3:  # points at the same place never separate
             return flat
-    raise HardlabError(f"t-SNE of {len(points)} points fell onto one place: take more points or another seed.")
+    raise HardlabError(f"t-SNE of {len(points)} points collapsed to one place: take more points or another seed.")
 
 
 def _nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows (N,k) of the ``k`` nearest other points of each unit vector in ``points`` (N,D), and their distances."""
     vectors = torch.from_numpy(points).float()
     nearest = neighbours(vectors, vectors, k + 1)[1]
-    others = nearest != torch.arange(len(nearest))[:, None]
-    others[others.all(1), -1] = False  # more than k copies of a point hide it from itself
-    rows = nearest[others].view(-1, k).numpy()
+    is_other = nearest != torch.arange(len(nearest))[:, None]
+    is_other[is_other.all(1), -1] = False  # more than k copies of a point hide it from itself
+    rows = nearest[is_other].view(-1, k).numpy()
     distances = [np.linalg.norm(points[near] - point, axis=1) for point, near in zip(points, rows, strict=True)]
     return rows, np.stack(distances)
 

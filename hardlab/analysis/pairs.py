@@ -41,9 +41,9 @@ def read(run_dir: Path | str) -> pd.DataFrame | None:
     if not viewlog.segments(run_dir):
         return None
     log = viewlog.read(run_dir)
-    some = log[["a", "b", "candidate"]].drop_duplicates()
-    crop_sets = some.duplicated(["a", "b"]).any()
-    if len(some) < 2 or crop_sets or len(log) < LEAST * len(some):
+    candidates = log[["a", "b", "candidate"]].drop_duplicates()
+    crop_sets = candidates.duplicated(["a", "b"]).any()
+    if len(candidates) < 2 or crop_sets or len(log) < LEAST * len(candidates):
         return None
     return viewlog.metrics(log)
 
@@ -82,23 +82,23 @@ def by_leaf(logs: Mapping[str, pd.DataFrame], rows: int, leaves: Sequence[int], 
     logs: run -> view log with its metrics. Returns a row per name and leaf: mean, min, max over the runs, and runs, the
     number of those with rows enough for such leaves; no row where none has.
     """
-    each = [shares(log, rows // len(logs), leaves, trees) for log in logs.values()]
-    return _over_runs(each, "leaf")
+    tables = [shares(log, rows // len(logs), leaves, trees) for log in logs.values()]
+    return _over_runs(tables, "leaf")
 
 
 def by_epoch(logs: Mapping[str, pd.DataFrame], rows: int, leaf: int, trees: int, windows: int = 6) -> pd.DataFrame:
     """As ``by_leaf``, in up to ``windows`` windows of epochs instead, each named by its mean epoch."""
     epochs = np.unique(np.concatenate([log["epoch"].unique() for log in logs.values()]))
-    each = [
+    tables = [
         shares(log[log["epoch"].isin(window)], rows // len(logs), [leaf], trees).assign(epoch=window.mean())
         for window in np.array_split(epochs, min(windows, len(epochs)))
         for log in logs.values()
     ]
-    return _over_runs(each, "epoch")
+    return _over_runs(tables, "epoch")
 
 
-def _over_runs(each: Sequence[pd.DataFrame], by: str) -> pd.DataFrame:
-    frame = pd.concat([part for part in each if len(part)] or each[:1])
+def _over_runs(tables: Sequence[pd.DataFrame], by: str) -> pd.DataFrame:
+    frame = pd.concat([part for part in tables if len(part)] or tables[:1])
     groups = frame.astype({"share": float}).groupby(["name", by])["share"]
     return groups.agg(["mean", "min", "max", "size"]).rename(columns={"size": "runs"}).reset_index()
 
@@ -127,21 +127,21 @@ def predictabilities(logs: dict[str, pd.DataFrame], effort: Effort) -> pd.DataFr
     alike: dict[tuple[tuple[int, int], ...], dict[str, pd.DataFrame]] = {}
     for name, log in logs.items():
         alike.setdefault(tuple(predict.candidates(log)), {})[name] = _images(log, effort.images)
-    out = [_predicted(some, effort) for some in alike.values()]
+    out = [_predicted(part, effort) for part in alike.values()]
     return pd.concat(out, ignore_index=True) if out else pd.DataFrame()
 
 
-def _predicted(some: dict[str, pd.DataFrame], effort: Effort) -> pd.DataFrame:
+def _predicted(logs: dict[str, pd.DataFrame], effort: Effort) -> pd.DataFrame:
     """The rows for runs that all choose among the same pairs."""
-    fewest = [log.groupby("candidate")["chosen"].sum().min() for log in some.values()]
-    if len(some) < 2 or min(fewest) < LEAST_CHOSEN:
+    fewest = [log.groupby("candidate")["chosen"].sum().min() for log in logs.values()]
+    if len(logs) < 2 or min(fewest) < LEAST_CHOSEN:
         return pd.DataFrame()
-    accuracies = predict.predictability(list(some.values()), grid=effort.grid)
-    return accuracies.assign(run=list(some)).drop(columns="held_out")
+    accuracies = predict.predictability(list(logs.values()), grid=effort.grid)
+    return accuracies.assign(run=list(logs)).drop(columns="held_out")
 
 
 def _images(log: pd.DataFrame, count: int) -> pd.DataFrame:
     """All candidates of at most ``count`` images, drawn evenly over the run."""
     image = importance.images(log)
-    kept = pd.Series(range(int(image.max()) + 1)).sample(frac=1, random_state=0)[:count]
-    return log[pd.Series(image).isin(kept).to_numpy()]
+    sample = pd.Series(range(int(image.max()) + 1)).sample(frac=1, random_state=0)[:count]
+    return log[pd.Series(image).isin(sample).to_numpy()]

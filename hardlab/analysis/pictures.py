@@ -74,7 +74,7 @@ def _pixels(manifest: Mapping[str, Any], views: pd.DataFrame, root: Path | str |
     if pixels.shape[-1] > CELL:
         pixels = look.apply(batch.raw, params, CELL)
     size = pixels.shape[-1]
-    shown = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
+    rgb = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
     strip = np.full((len(first) * size, (1 + n) * size, 3), 255, np.uint8)
     for row in range(len(first)):
         h, w = batch.sizes[row].tolist()
@@ -83,7 +83,7 @@ def _pixels(manifest: Mapping[str, Any], views: pd.DataFrame, root: Path | str |
         down = slice(row * size, (row + 1) * size)
         strip[row * size : row * size + picture.height, : picture.width] = np.asarray(picture)
         for slot in range(n):
-            strip[down, (1 + slot) * size : (2 + slot) * size] = shown[row, slot]
+            strip[down, (1 + slot) * size : (2 + slot) * size] = rgb[row, slot]
     return strip
 
 

@@ -55,30 +55,30 @@ def predictability(
         raise HardlabError(f"xgboost is not installed ({e}): install the extra 'analysis'.") from e
 
     if len(logs) < 2:
-        raise HardlabError(f"{len(logs)} view logs: one is held out and the others are learned from, so at least 2.")
+        raise HardlabError(f"Prediction learns from all view logs but one: it needs at least 2, not {len(logs)}.")
     if folds < 2 or not grid:
-        raise HardlabError(f"folds={folds} and {len(grid)} settings: at least 2 folds and 1 setting are needed.")
+        raise HardlabError(f"Prediction needs at least 2 folds and 1 setting, not {folds} and {len(grid)}.")
     drawn = [candidates(log) for log in logs]
     for i, slots in enumerate(drawn):
         if slots != drawn[0]:
             raise HardlabError(
                 f"Log {i} has {len(slots)} pairs of {_views(slots)} views and log 0 has {len(drawn[0])} of "
-                f"{_views(drawn[0])}: runs that draw other views are predicted apart."
+                f"{_views(drawn[0])}: predict runs with different views separately."
             )
-    made = [features(log) for log in logs]
+    inputs = [features(log) for log in logs]
     pairs = len(drawn[0])
     rows = []
-    for held, (test, chosen, lowest) in enumerate(made):
-        train = pd.concat([f for i, (f, _, _) in enumerate(made) if i != held], ignore_index=True)
-        labels = np.concatenate([c for i, (_, c, _) in enumerate(made) if i != held])
+    for held, (test, chosen, lowest) in enumerate(inputs):
+        train = pd.concat([f for i, (f, _, _) in enumerate(inputs) if i != held], ignore_index=True)
+        labels = np.concatenate([c for i, (_, c, _) in enumerate(inputs) if i != held])
         if len(np.unique(labels)) < pairs:
             raise HardlabError(f"Not every one of the {pairs} pairs was chosen in the training logs: log more images.")
         if len(grid) > 1:
-            some = _some(len(train))
-            counts = np.bincount(labels[some], minlength=pairs)
+            sample = _some(len(train))
+            counts = np.bincount(labels[sample], minlength=pairs)
             if counts.min() < folds:
                 raise HardlabError(
-                    f"Pair {drawn[0][counts.argmin()]} was chosen in {counts.min()} of {len(some)} images of the "
+                    f"Pair {drawn[0][counts.argmin()]} was chosen in {counts.min()} of {len(sample)} images of the "
                     f"training logs, fewer than there are folds ({folds}): log more images, or take fewer folds."
                 )
         model = xgboost.XGBClassifier(tree_method="hist", n_jobs=2, random_state=0, **FIXED)
@@ -103,8 +103,8 @@ def predictability(
 
 def candidates(log: pd.DataFrame) -> list[tuple[int, int]]:
     """The two slots of each candidate, in the order of the candidates."""
-    each = log[["candidate", "a", "b"]].drop_duplicates().sort_values("candidate")
-    return list(zip(each["a"].tolist(), each["b"].tolist(), strict=True))
+    slots = log[["candidate", "a", "b"]].drop_duplicates().sort_values("candidate")
+    return list(zip(slots["a"].tolist(), slots["b"].tolist(), strict=True))
 
 
 def _views(pairs: list[tuple[int, int]]) -> int:
@@ -124,7 +124,7 @@ def _tuned(
         return dict(grid[0])
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-    some = _some(len(train))
-    each = [{key: [value] for key, value in settings.items()} for settings in grid]
-    search = GridSearchCV(model, each, cv=StratifiedKFold(folds, shuffle=True, random_state=0), refit=False)
-    return dict(search.fit(train.iloc[some], labels[some]).best_params_)
+    sample = _some(len(train))
+    grids = [{key: [value] for key, value in settings.items()} for settings in grid]
+    search = GridSearchCV(model, grids, cv=StratifiedKFold(folds, shuffle=True, random_state=0), refit=False)
+    return dict(search.fit(train.iloc[sample], labels[sample]).best_params_)

@@ -86,8 +86,8 @@ def _as_it_is(manifest: Mapping[str, Any]) -> bool:
         run = config.of(manifest)
     except HardlabError:  # this version cannot read the configuration
         return False
-    same = recipe(run.recipe, run.rung)
-    return (run.method, run.hard, run.backbone) == (same.method, same.hard, same.backbone)
+    expected = recipe(run.recipe, run.rung)
+    return (run.method, run.hard, run.backbone) == (expected.method, expected.hard, expected.backbone)
 
 
 def _images(manifest: Mapping[str, Any], root: Path | str | None) -> Images | None:
@@ -125,9 +125,9 @@ def _transfer(chosen: pd.DataFrame, losses: dict[str, np.ndarray]) -> pd.DataFra
     about = chosen.set_index("run")
     out = []
 
-    def add(names: list[str], both: list[tuple[str, str]]) -> None:
+    def add(names: list[str], pairs: list[tuple[str, str]]) -> None:
         table = hardness.transfer({n: losses[n] for n in names}, RESAMPLES).set_index(["a", "b"])
-        for a, b in both:
+        for a, b in pairs:
             row = table.loc[(a, b)]
             ceiling = np.sqrt(max(0.0, table.loc[(a, a), "rho"]) * max(0.0, table.loc[(b, b), "rho"]))
             of_a = who(about.loc[a].to_dict() | {"run": a})

@@ -52,9 +52,9 @@ class ViewLog(Shown):
     def summary(self) -> str:
         keys = [key for key in KEY if key in self.columns]
         images = len(self[keys].drop_duplicates()) if {"step", "index"} <= set(keys) else 0
-        seen = f" of {images} images at logged steps" if images else ""
+        of_images = f" of {images} images at logged steps" if images else ""
         runs = self["run"].nunique()
-        return f"{len(self)} candidate pairs{seen}, from {runs} run{'s' if runs > 1 else ''}."
+        return f"{len(self)} candidate pairs{of_images}, from {runs} run{'s' if runs > 1 else ''}."
 
     def drawn(self) -> str:
         if not {"epoch", "loss", "chosen", *BOX} <= set(self.columns):

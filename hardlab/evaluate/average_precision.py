@@ -54,15 +54,15 @@ class AveragePrecision:
 
         boxes = objects["boxes"].detach().cpu().double()
         boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)  # x, y, width, height
-        given = {name: objects[name].tolist() for name in ("scores", "difficult", "crowd") if name in objects}
+        columns = {name: objects[name].tolist() for name in ("scores", "difficult", "crowd") if name in objects}
         out: list[dict[str, Any]] = []
         for i, (box, label) in enumerate(zip(boxes.tolist(), objects["labels"].tolist())):
             entry = {"id": start + i + 1, "image_id": self.images[-1]["id"], "category_id": label, "bbox": box}
             entry["area"] = box[2] * box[3]
-            entry["difficult"] = "difficult" in given and given["difficult"][i]
-            entry["iscrowd"] = int(entry["difficult"] or ("crowd" in given and given["crowd"][i]))
-            if "scores" in given:
-                entry["score"] = given["scores"][i]
+            entry["difficult"] = "difficult" in columns and columns["difficult"][i]
+            entry["iscrowd"] = int(entry["difficult"] or ("crowd" in columns and columns["crowd"][i]))
+            if "scores" in columns:
+                entry["score"] = columns["scores"][i]
             if "masks" in objects:
                 mask = objects["masks"][i].cpu().numpy().astype(np.uint8)
                 entry["segmentation"] = rle.encode(np.asfortranarray(mask))
@@ -123,12 +123,12 @@ def _pycocotools() -> tuple[Callable[[], Any], Callable[..., Any]]:
     class Evaluation(COCOeval):
         def computeIoU(self, image: int, category: int) -> Any:
             # a difficult object is ignored like a crowd, but overlaps like any other
-            difficult = [one for one in self._gts[image, category] if one["difficult"]]
-            for one in difficult:
-                one["iscrowd"] = 0
+            difficult = [annotation for annotation in self._gts[image, category] if annotation["difficult"]]
+            for annotation in difficult:
+                annotation["iscrowd"] = 0
             overlaps = super().computeIoU(image, category)
-            for one in difficult:
-                one["iscrowd"] = 1
+            for annotation in difficult:
+                annotation["iscrowd"] = 1
             return overlaps
 
     return COCO, Evaluation

@@ -56,9 +56,9 @@ def tune(
         {"params": [p for p in learned if id(p) in norms], "weight_decay": 0.0},
     ]
     opt = torch.optim.SGD(groups, lr, momentum=momentum)
-    wanted = iterations * batch_size
-    passes = [torch.randperm(len(scenes), generator=generator) for _ in range(-(-wanted // len(scenes)))]
-    order = torch.cat(passes)[:wanted].view(iterations, batch_size)
+    count = iterations * batch_size
+    passes = [torch.randperm(len(scenes), generator=generator) for _ in range(-(-count // len(scenes)))]
+    order = torch.cat(passes)[:count].view(iterations, batch_size)
     device = learned[0].device
     model.train()
     for module in model.modules():  # a frozen stage keeps its statistics as well
@@ -118,9 +118,9 @@ def detect(
     masks = o["predict"] == "masks"
     opened, labelled = _sets(o, root)
     generator = torch.Generator().manual_seed(seed)
-    wanted, tested = o["images"], o["test_images"]
-    if wanted:
-        labelled = [labelled[i] for i in torch.randperm(len(labelled), generator=generator)[:wanted].tolist()]
+    train_count, tested = o["images"], o["test_images"]
+    if train_count:
+        labelled = [labelled[i] for i in torch.randperm(len(labelled), generator=generator)[:train_count].tolist()]
     train = Scenes(opened["train"], masks=masks, rows=labelled)
     held_out = Scenes(opened["test"], masks=masks)
     if tested:

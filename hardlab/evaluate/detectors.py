@@ -149,12 +149,12 @@ def detector(
 
     Raises HardlabError for a backbone without stages and for options that do not fit.
     """
-    for option, given in (("predict", predict), ("neck", neck), ("res5_norm", res5_norm), ("tuned", tuned)):
-        if given not in CHOICES[option]:
-            raise unknown("value", given, CHOICES[option], f"Option {option}")
-    for option, least in (("anchors", anchors), ("scales", scales), ("roi_size and rois", (roi_size, rois))):
-        if not least or min(least) < 1:
-            raise HardlabError(f"{option} of a detector must be whole numbers of at least 1, not {list(least)}.")
+    for option, choice in (("predict", predict), ("neck", neck), ("res5_norm", res5_norm), ("tuned", tuned)):
+        if choice not in CHOICES[option]:
+            raise unknown("value", choice, CHOICES[option], f"Option {option}")
+    for option, values in (("anchors", anchors), ("scales", scales), ("roi_size and rois", (roi_size, rois))):
+        if not values or min(values) < 1:
+            raise HardlabError(f"{option} of a detector must be whole numbers of at least 1, not {list(values)}.")
     parts = stages(net)
     common: dict[str, Any] = {
         "min_size": tuple(scales),
@@ -212,7 +212,9 @@ def _fpn(
         raise HardlabError(f"A pyramid of {levels} levels takes one anchor size each, not {list(anchors)}.")
     generator = AnchorGenerator(tuple((a,) for a in anchors), ((0.5, 1.0, 2.0),) * levels)
     names = [str(i) for i in range(len(parts))]
-    made: dict[str, Any] = {"box_roi_pool": MultiScaleRoIAlign(names, 7, 2), "rpn_anchor_generator": generator}
+    modules: dict[str, Any] = {"box_roi_pool": MultiScaleRoIAlign(names, 7, 2), "rpn_anchor_generator": generator}
     if predict == "masks":
-        return MaskRCNN(Pyramid(parts), classes + 1, mask_roi_pool=MultiScaleRoIAlign(names, 14, 2), **made, **common)
-    return FasterRCNN(Pyramid(parts), classes + 1, **made, **common)
+        return MaskRCNN(
+            Pyramid(parts), classes + 1, mask_roi_pool=MultiScaleRoIAlign(names, 14, 2), **modules, **common
+        )
+    return FasterRCNN(Pyramid(parts), classes + 1, **modules, **common)

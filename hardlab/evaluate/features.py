@@ -165,15 +165,15 @@ def check_features(train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Ten
     plus one, at most ``MOST_CLASSES``, and every test label occurs in training.
     """
     for part, f, y in (("training", train_f, train_y), ("test", test_f, test_y)):
-        for what, given in (("features", f), ("labels", y)):
-            if given is not None and (not isinstance(given, Tensor) or given.layout != torch.strided):
-                kind = f"a sparse tensor ({given.layout})" if isinstance(given, Tensor) else type(given).__name__
+        for what, tensor in (("features", f), ("labels", y)):
+            if tensor is not None and (not isinstance(tensor, Tensor) or tensor.layout != torch.strided):
+                kind = f"a sparse tensor ({tensor.layout})" if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise HardlabError(f"{part} {what} must be a dense torch tensor, not {kind}.")
         if f.ndim != 2 or len(f) == 0:
             raise HardlabError(f"{part} features must be (samples, D) with at least 1 sample, not {tuple(f.shape)}.")
         if f.shape[1] == 0 or f.is_complex():
             raise HardlabError(
-                f"{part} features {tuple(f.shape)} of {f.dtype} are not real numbers, 1 or more a sample."
+                f"{part} features {tuple(f.shape)} of {f.dtype} are not real numbers, at least one per sample."
             )
         # a mask takes thirty times as long, and is needed only if a sum of large numbers overflows
         if not f.sum(dtype=torch.float32).isfinite() and not f.isfinite().all():
@@ -182,25 +182,27 @@ def check_features(train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Ten
             continue
         if y.shape != f.shape[:1]:
             raise HardlabError(
-                f"{len(f)} {part} features came with labels of shape {tuple(y.shape)}: one each is needed."
+                f"{len(f)} {part} features came with labels of shape {tuple(y.shape)}: one label per sample is needed."
             )
         if y.dtype != torch.int64:
             raise HardlabError(f"labels must be whole numbers of type int64, but those of the {part} are {y.dtype}.")
         if (y < 0).any():
             raise HardlabError(
-                f"{int((y < 0).sum())} of {len(y)} {part} samples have no label (-1): it cannot be evaluated."
+                f"{int((y < 0).sum())} of {len(y)} {part} samples have no label (-1): they cannot be evaluated."
             )
     if train_f.shape[1] != test_f.shape[1]:
         raise HardlabError(f"training features have {train_f.shape[1]} columns and test features {test_f.shape[1]}.")
-    known = train_y.unique()
-    if known[-1] >= MOST_CLASSES:
-        raise HardlabError(f"the label {int(known[-1])} is too large: number the classes from 0 on, without gaps.")
-    if len(known) < 2:
-        raise HardlabError(f"all {len(train_y)} training samples have the label {int(known[0])}: 2 classes are needed.")
-    if test_y is not None and (new := ~torch.isin(test_y, known)).any():
+    labels = train_y.unique()
+    if labels[-1] >= MOST_CLASSES:
+        raise HardlabError(f"the label {int(labels[-1])} is too large: number the classes from 0 on, without gaps.")
+    if len(labels) < 2:
+        raise HardlabError(
+            f"all {len(train_y)} training samples have the label {int(labels[0])}: 2 classes are needed."
+        )
+    if test_y is not None and (new := ~torch.isin(test_y, labels)).any():
         strange = ", ".join(str(int(y)) for y in test_y[new].unique()[:5])
         raise HardlabError(f"classes differ: test label {strange} never occurs among the training labels.")
-    return int(known[-1]) + 1
+    return int(labels[-1]) + 1
 
 
 @contextmanager

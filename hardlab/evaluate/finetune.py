@@ -108,7 +108,7 @@ def _classes(train: Part, test: Part) -> int:
         if (part.labels < 0).any():
             raise HardlabError(
                 f"{int((part.labels < 0).sum())} of {len(part.rows)} {what} images of {part.images.name} have no label "
-                "(-1): it cannot be evaluated."
+                "(-1): they cannot be evaluated."
             )
     if len(train.rows) < 2 or len(train.labels.unique()) < 2:
         raise HardlabError(f"{len(train.rows)} labelled images of one class: 2 images and 2 classes are needed.")

@@ -106,10 +106,10 @@ def _votes(
     memory, queries = unit(train_f), unit(test_f)
     cosine, rows = neighbours(memory, queries, ks[-1])
     weight, voted = (cosine.double() / temperature).exp(), train_y[rows]  # (Q,K)
-    scores, out, done = weight.new_zeros((len(queries), classes)), {}, 0
+    scores, out, counted = weight.new_zeros((len(queries), classes)), {}, 0
     for k in ks:
-        scores = scores.scatter_add(1, voted[:, done:k], weight[:, done:k])
-        out[k], done = scores, k
+        scores = scores.scatter_add(1, voted[:, counted:k], weight[:, counted:k])
+        out[k], counted = scores, k
     return out
 
 
@@ -245,18 +245,18 @@ def _promising(values: Tensor, k: int, sizes: Sequence[int]) -> tuple[Tensor, Ca
     if blocks <= k:
         return values.T, lambda at: at
     # block j = rows j, j + blocks, ...: the maximum runs along contiguous memory; left-over rows always compete
-    size, whole = sizes[0], sizes[0] * blocks
-    grid = values[:whole].view(size, blocks, q)
+    size, covered = sizes[0], sizes[0] * blocks
+    grid = values[:covered].view(size, blocks, q)
     maxima, place = _promising(grid.amax(0), k, sizes[1:])
     block = place(maxima.topk(k, dim=1, sorted=False).indices)
-    candidates, chosen = values.new_empty((size * k + n - whole, q)), block.T.contiguous()
+    candidates, chosen = values.new_empty((size * k + n - covered, q)), block.T.contiguous()
     for part, out in zip(grid, candidates.split(k)):
         torch.gather(part, 0, chosen, out=out)
-    candidates[size * k :] = values[whole:]
+    candidates[size * k :] = values[covered:]
 
     def rows(at: Tensor) -> Tensor:
         inside = at // k * blocks + block.gather(1, at % k)
-        return torch.where(at < size * k, inside, at - size * k + whole)
+        return torch.where(at < size * k, inside, at - size * k + covered)
 
     return candidates.T, rows
 

@@ -25,13 +25,13 @@ def labelled(images: Images, share: float, listing: str | None = None, root: str
     if not 0 < share <= 1:
         raise HardlabError(f"labels={share} is not a share of the labels: it must be above 0 and at most 1.")
     percent = f"{100 * share:g}"
-    ours = LISTS / f"{images.name}-{percent}.txt"
+    bundled = LISTS / f"{images.name}-{percent}.txt"
     if listing is not None:
         return _read(images, Path(os.path.expanduser(listing)))
     if share == 1:
         return torch.arange(len(images))
-    if ours.exists() and set(ours.read_text(encoding="utf-8").split()) <= set(images.names):
-        return _read(images, ours)
+    if bundled.exists() and set(bundled.read_text(encoding="utf-8").split()) <= set(images.names):
+        return _read(images, bundled)
     if images.name == "imagenet":
         folder = data_root(root)
         inner = folder / "imagenet"

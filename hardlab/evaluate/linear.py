@@ -194,13 +194,13 @@ def lbfgs(
     penalty: Penalty = common
     frame = _frame(train_f, common)
     if frame is not None:
-        each = common / frame.scale.square()  # the penalty of the weight in the frame
-        if each.min() > 1e6:
+        penalties = common / frame.scale.square()  # the penalty of the weight in the frame
+        if penalties.min() > 1e6:
             raise HardlabError(
                 f"the regression learned nothing but the class frequencies: the penalty of c={c} is too strong for "
                 f"features of at most {largest(train_f):.1g}; raise c or scale them."
             )
-        penalty = each.clamp(max=1e12).float()
+        penalty = penalties.clamp(max=1e12).float()
     mean, root = _metric(train_f, 10 * penalty, frame)
     inner = torch.zeros(classes, len(mean), device=train_f.device)  # the weight of the whitened features
     offset = torch.zeros(classes, device=train_f.device)
@@ -262,13 +262,13 @@ def _frame(x: Tensor, penalty: float) -> _Frame | None:
     """The frame for features (N,D) that need one in float32; None for all others."""
     low, high = (side.double() for side in x.aminmax(dim=0))
     middle, reach = low / 2 + high / 2, high / 2 - low / 2
-    far = bool((middle.abs()[reach > 0] > 100 * reach[reach > 0]).any())
+    shifted = bool((middle.abs()[reach > 0] > 100 * reach[reach > 0]).any())
     size = torch.maximum(low.abs(), high.abs())
     top = float(size.max())
-    if not far and (_SMALLEST <= top <= _GREATEST or top == 0) and penalty > 1e-15:
+    if not shifted and (_SMALLEST <= top <= _GREATEST or top == 0) and penalty > 1e-15:
         return None
-    size = reach if far else size
-    shift = middle if far else torch.zeros_like(middle)
+    size = reach if shifted else size
+    shift = middle if shifted else torch.zeros_like(middle)
     return _Frame(shift, torch.where(size > 0, torch.exp2(size.clamp_min(1e-300).log2().round()), 1.0))
 
 
@@ -279,14 +279,14 @@ def _metric(x: Tensor, ridge: Penalty, frame: _Frame | None = None) -> tuple[Ten
     curvature of the cross entropy is about a tenth of the covariance. frame: as in ``_framed``.
     """
     d = x.shape[1]
-    some = x[:: max(1, len(x) // max(4096, 4 * d))]
+    sample = x[:: max(1, len(x) // max(4096, 4 * d))]
     mean = torch.zeros(d, device=x.device)
-    for tile in some.split(max(1, _TILE // d)):
-        mean += _framed(tile, frame).sum(0) / len(some)
+    for tile in sample.split(max(1, _TILE // d)):
+        mean += _framed(tile, frame).sum(0) / len(sample)
     cov = torch.zeros(d, d, device=x.device)
-    for tile in some.split(max(1, _TILE // d)):
+    for tile in sample.split(max(1, _TILE // d)):
         centred = _framed(tile, frame) - mean
-        cov.addmm_(centred.T, centred, alpha=1 / len(some))
+        cov.addmm_(centred.T, centred, alpha=1 / len(sample))
     cov.diagonal().add_(ridge)
     if frame is not None:  # a column that does not change has next to no penalty either
         cov.diagonal().clamp_(min=1e-8)

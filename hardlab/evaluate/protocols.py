@@ -137,8 +137,8 @@ def _linear(
         lr, epochs = settings["lr"], settings["epochs"]
         return linear_probe(*halves, seed=seed, lr=lr, epochs=epochs, fresh=draw, **options)
 
-    def score(settings: Mapping[str, Any], rest: Tensor, kept: Tensor) -> float:
-        return probed(_held(f, rest, kept), fresh(rest), settings).top1[-1]
+    def score(settings: Mapping[str, Any], rest: Tensor, held: Tensor) -> float:
+        return probed(_held(f, rest, held), fresh(rest), settings).top1[-1]
 
     settings, more = _chosen({"lr": lr, "epochs": epochs}, f.train_y, score)
     probe = probed(f[:4], fresh(), settings)
@@ -149,9 +149,9 @@ def _linear(
 Halves = tuple[Tensor, Tensor, Tensor, Tensor]  # features and labels for training and for testing
 
 
-def _held(f: Features, rest: Tensor, kept: Tensor) -> Halves:
+def _held(f: Features, rest: Tensor, held: Tensor) -> Halves:
     """Split the training half into rows to train on and rows to test on."""
-    return f.train_f[rest], f.train_y[rest], f.train_f[kept], f.train_y[kept]
+    return f.train_f[rest], f.train_y[rest], f.train_f[held], f.train_y[held]
 
 
 def _chosen(
@@ -172,11 +172,11 @@ def _chosen(
 
 
 def _or_zero(
-    score: Callable[[Mapping[str, Any], Tensor, Tensor], float], settings: Mapping[str, Any], rest: Tensor, kept: Tensor
+    score: Callable[[Mapping[str, Any], Tensor, Tensor], float], settings: Mapping[str, Any], rest: Tensor, held: Tensor
 ) -> float:
     """The score, or 0 if training diverges or does not converge: other settings of the grid may work."""
     try:
-        return score(settings, rest, kept)
+        return score(settings, rest, held)
     except HardlabError as e:
         if "diverged" not in str(e) and "no optimum" not in str(e):
             raise
@@ -191,8 +191,8 @@ def _accuracies(top1: Sequence[float], top5: Sequence[float]) -> dict[str, float
 def _lbfgs(task: Task, seed: int, *, c: float | Sequence[float], **options: Any) -> Measured:
     f = task.features(1)
 
-    def score(settings: Mapping[str, Any], rest: Tensor, kept: Tensor) -> float:
-        return lbfgs(*_held(f, rest, kept), c=settings["c"], **options).top1[-1]
+    def score(settings: Mapping[str, Any], rest: Tensor, held: Tensor) -> float:
+        return lbfgs(*_held(f, rest, held), c=settings["c"], **options).top1[-1]
 
     settings, more = _chosen({"c": c}, f.train_y, score)
     probe = lbfgs(*f[:4], c=settings["c"], **options)
@@ -210,8 +210,8 @@ def _hot(f: Features) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _precisions(test_hot: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    each = [svm.class_ap(hot, score) for hot, score in zip(test_hot.T, scores.T, strict=True)]
-    return {"mAP": float(np.nanmean(each)), "ap-per-image": svm.image_ap(test_hot, scores)}
+    precisions = [svm.class_ap(hot, score) for hot, score in zip(test_hot.T, scores.T, strict=True)]
+    return {"mAP": float(np.nanmean(precisions)), "ap-per-image": svm.image_ap(test_hot, scores)}
 
 
 def _svm(task: Task, seed: int, *, c: float | Sequence[float]) -> Measured:
@@ -240,7 +240,7 @@ def _low_shot(
         rows = [svm.draw(train_hot, k, reading, seed + i) for i in range(draws)]
         precisions = [_precisions(test_hot, svm.scores(train_x, train_hot, test_x, c, seed, r)) for r in rows]
         for metric in precisions[0]:
-            each = [one[metric] for one in precisions]
+            each = [measured[metric] for measured in precisions]
             values |= {f"{metric}@k={k}": float(np.mean(each)), f"{metric}-sd@k={k}": float(np.std(each))}
     return Measured(values, len(f.train_f), len(f.test_f))
 
@@ -260,17 +260,17 @@ def _tuned(
     """updates: the length of training, rounded to whole epochs, if epochs is None."""
     net, look, train, test = task.network()
     rows = labelled(train, labels, listing, task.root)
-    given: dict[str, Any] = {"seed": seed, "size": task.size, "crop": task.crop, "precision": task.precision}
+    common: dict[str, Any] = {"seed": seed, "size": task.size, "crop": task.crop, "precision": task.precision}
 
     def tuned_on(settings: Mapping[str, Any], seen_rows: Tensor, tested: Part) -> Tuned:
         length = settings["epochs"]
         if length is None:
             length = max(1, round(updates / math.ceil(len(seen_rows) / max(1, batch_size))))
         more = {"lr": settings["lr"], "epochs": length, "batch_size": batch_size, **options}
-        return finetune(net, look, Part(train, seen_rows), tested, **given, **more)
+        return finetune(net, look, Part(train, seen_rows), tested, **common, **more)
 
-    def score(settings: Mapping[str, Any], rest: Tensor, kept: Tensor) -> float:
-        return tuned_on(settings, rows[rest], Part(train, rows[kept])).top1[-1]
+    def score(settings: Mapping[str, Any], rest: Tensor, held: Tensor) -> float:
+        return tuned_on(settings, rows[rest], Part(train, rows[held])).top1[-1]
 
     settings, more = _chosen({"lr": lr, "epochs": epochs}, train.targets[rows], score)
     tuned = tuned_on(settings, rows, Part(test, torch.arange(len(test))))

@@ -357,7 +357,7 @@ def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[st
     """
     protocol = find(name)
     published = {**PLACE, **protocol.settings, **protocol.by_data.get(data, {})}
-    made = dict(published)
+    resolved = dict(published)
     for option, value in overrides.items():
         if option not in published:
             raise unknown("option", option, published, f"Protocol '{name}'")
@@ -365,8 +365,8 @@ def settings(name: str, overrides: Mapping[str, Any], data: str = "") -> dict[st
             raise HardlabError(f"protocol '{name}' has sets of its own: set train, test, side or images, not {option}.")
         if value is None and published[option] is None:
             continue
-        made[option] = numbers.fit(f"option {option} of protocol '{name}'", TYPES[option], value)
-    return made
+        resolved[option] = numbers.fit(f"option {option} of protocol '{name}'", TYPES[option], value)
+    return resolved
 
 
 def check_backbone(name: str, backbone: str) -> None:
@@ -383,7 +383,7 @@ def describe() -> str:
     lines = []
     for name, protocol in PROTOCOLS.items():
         lines += [f"{name}: {protocol.used_by}", f"    {_plainly(protocol.settings)}"]
-        lines += [f"    on {data}: {_plainly(own)}" for data, own in protocol.by_data.items()]
+        lines += [f"    on {data}: {_plainly(changed)}" for data, changed in protocol.by_data.items()]
     return "\n".join([*lines, f"Every protocol takes {_ELSEWHERE} as well, to be measured elsewhere."])
 
 

@@ -30,13 +30,13 @@ def append_rows(path: Path | str, rows: Iterable[Mapping[str, Any]], key: Sequen
             raise HardlabError(f"{row['protocol']}, {row['metric']}: {row['value']} is no result; nothing was written.")
     with _locked(path):
         try:
-            kept = {_key(row, key): row for row in read_lines(path, appended=False)}
+            rows_by_key = {_key(row, key): row for row in read_lines(path, appended=False)}
         except DamagedFile as e:
             raise HardlabError(f"{e} Repair or remove that line; nothing was written.") from e
         for row in new:
-            kept.pop(_key(row, key), None)  # so that the new row comes last
-            kept[_key(row, key)] = row
-        write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept.values()).encode())
+            rows_by_key.pop(_key(row, key), None)  # so that the new row comes last
+            rows_by_key[_key(row, key)] = row
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows_by_key.values()).encode())
 
 
 def _key(row: Mapping[str, Any], key: Sequence[str]) -> str:

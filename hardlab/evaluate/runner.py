@@ -61,7 +61,7 @@ def evaluate_run(
     """
     machine.alone()
     options = dict(options or {})
-    wanted = {name: published.settings(name, options) for name in names}  # refuse before reading anything
+    settings = {name: published.settings(name, options) for name in names}  # refuse before reading anything
     steps: list[int | None] = [checkpoints] if isinstance(checkpoints, int) else [None]
     if checkpoints == "all":
         steps = [checkpoint.named(p)[0] for p in reversed(checkpoint.listed(path / "checkpoints"))] or [None]
@@ -80,19 +80,19 @@ def evaluate_run(
         progress = {"step": at, "epoch": at / per_epoch if at else 0.0}
         machine.set_memory_format(method.to(on), on)
         store = Store(path / "features", digest, build.look(run))
-        for name, given in wanted.items():
-            if given["data"] is None:
-                run_folder.check_images(path.name, about["data"], sets.of(run, None, None, on)[0])
-            train, test = sets.of(run, given["data"], given["fraction"], on)
-            networks: dict[str, nn.Module | None] = dict(_networks(method.networks(), given["network"]))
-            if pixels and published.on_features(name, given):
+        for name, chosen in settings.items():
+            if chosen["data"] is None:
+                run_folder.check_images(path.name, about["data"], sets.splits(run, None, None, on)[0])
+            train, test = sets.splits(run, chosen["data"], chosen["fraction"], on)
+            networks: dict[str, nn.Module | None] = dict(_networks(method.networks(), chosen["network"]))
+            if pixels and published.on_features(name, chosen):
                 networks["pixels"] = None
             for kind, net in networks.items():
-                task = _task(kind, net, train, test, given["size"], store, precision, root)
+                task = _task(kind, net, train, test, chosen["size"], store, precision, root)
                 measured = protocols.run_protocol(name, task, run.seed, **options)
                 labels = {
                     "features": kind,
-                    "data": measured.data or _called(given["data"], train, test),
+                    "data": measured.data or _called(chosen["data"], train, test),
                     "split": "test",
                 }
                 labels |= {"run": run.id, "recipe": run.recipe, "rung": run.rung, "precision": precision}
@@ -122,23 +122,25 @@ def check(
     """
     on, sets = torch.device("cpu"), Sets(root, dry=True)
     for name in names:
-        given, protocol = published.settings(name, dict(options or {})), published.find(name)
+        settings, protocol = published.settings(name, dict(options or {})), published.find(name)
         try:
             if protocol.kind == "detection":
                 from hardlab.evaluate import detection
 
                 with torch.device("meta"):
                     net = build.method(run).backbone
-                detection.check(net, root, **given)
+                detection.check(net, root, **settings)
                 continue
-            train, test = sets.of(run, given["data"], given["fraction"], on)
+            train, test = sets.splits(run, settings["data"], settings["fraction"], on)
         except Absent:
             if offline():
                 raise
             continue
         if protocol.kind in ("svm", "low-shot") and train.multi_hot is not None:
             continue
-        rows = labelled(train, given["labels"], given["listing"], root) if protocol.kind == "tuning" else slice(None)
+        rows = (
+            labelled(train, settings["labels"], settings["listing"], root) if protocol.kind == "tuning" else slice(None)
+        )
         for images, labels in ((train, train.targets[rows]), (test, test.targets)):
             if none := int((labels < 0).sum()):
                 raise HardlabError(
@@ -167,8 +169,8 @@ def check_run(
     for name in names:
         _networks(networks, published.settings(name, dict(options or {}))["network"])
     check(run, names, options=options, root=root)
-    own = any(published.settings(name, dict(options or {}))["data"] is None for name in names)
-    if own and run.data.on_broken == "error":
+    at_home = any(published.settings(name, dict(options or {}))["data"] is None for name in names)
+    if at_home and run.data.on_broken == "error":
         with suppress(Absent):
             run_folder.check_images(path.name, about["data"], build.images(run, root=root, dry=True))
 
@@ -192,7 +194,7 @@ class Sets:
         self.root, self.dry = root, dry
         self.held: dict[tuple[str | None, float | None], tuple[Images, Images]] = {}
 
-    def of(self, run: Run, name: str | None, fraction: float | None, on: torch.device) -> tuple[Images, Images]:
+    def splits(self, run: Run, name: str | None, fraction: float | None, on: torch.device) -> tuple[Images, Images]:
         """Training and test images of a run's data set, or of another one; HardlabError if their classes differ."""
         if (name, fraction) not in self.held:
             if name is None:
@@ -238,10 +240,10 @@ class Store:
             self.held[key] = features.pixels(images, self.look, size=size, crop=_crop(images))[0]
             return self.held[key]
         encode = protocols.encoder(net, blocks)
-        which = kind if encode is net else f"{kind}.last{blocks}"
+        network = kind if encode is net else f"{kind}.last{blocks}"
         name = re.sub(r"[^\w.]+", "_", images.name)
         pixels = size or self.look.augment[0].size
-        file = f"{self.digest}-{which}-{name}-{images.split}-{pixels}-{images.digest()[:8]}.npz"
+        file = f"{self.digest}-{network}-{name}-{images.split}-{pixels}-{images.digest()[:8]}.npz"
 
         def make() -> dict[str, np.ndarray]:
             f = features.extract(encode, images, self.look, size=size, crop=_crop(images))[0].cpu().numpy()

@@ -47,11 +47,11 @@ def fit(x: np.ndarray, hot: np.ndarray, cost: float | Sequence[float] = COST, se
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.model_selection import cross_val_score
 
-    known = hot >= 0
-    x, sign = (x, hot) if known.all() else (x[known], hot[known])
+    labelled = hot >= 0
+    x, sign = (x, hot) if labelled.all() else (x[labelled], hot[labelled])
     sign = np.where(sign > 0, 1, -1)
-    given: Any = numbers.fit("c of an SVM", TYPES["c"], cost)
-    costs = list(given) if isinstance(given, tuple) else [given]
+    penalty: Any = numbers.fit("c of an SVM", TYPES["c"], cost)
+    costs = list(penalty) if isinstance(penalty, tuple) else [penalty]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 2000 passes are the published budget, enough or not
         if len(costs) > 1:
@@ -124,7 +124,7 @@ def draw(hot: np.ndarray, k: int, reading: Reading, seed: int) -> list[np.ndarra
         negative.append(rng.choice(negatives, min(19 * k, len(negatives)), replace=False))
     if reading == "union":
         return [np.unique(np.concatenate(positive))] * hot.shape[1]
-    return [np.concatenate(both) for both in zip(positive, negative, strict=True)]
+    return [np.concatenate(sides) for sides in zip(positive, negative, strict=True)]
 
 
 def class_ap(hot: np.ndarray, predicted: np.ndarray) -> float:
@@ -133,8 +133,8 @@ def class_ap(hot: np.ndarray, predicted: np.ndarray) -> float:
     hot (Q,): 1, 0, or -1 = difficult only, which does not count. predicted: scores (Q,). Images of equal score enter
     together, so their order does not matter. NaN if no image shows the class.
     """
-    known = hot >= 0
-    precision, recall = _curve(hot[known] > 0, predicted[known])
+    labelled = hot >= 0
+    precision, recall = _curve(hot[labelled] > 0, predicted[labelled])
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope)) if len(recall) else float("nan")
 
@@ -145,12 +145,12 @@ def image_ap(hot: np.ndarray, predicted: np.ndarray) -> float:
     VOC_CLF/utils.py, get_ap_score. There, classes that are only difficult count as absent. Images without a class are
     left out here; scikit-learn would give them a precision of 0.
     """
-    each = []
-    for one, score in zip(hot > 0, predicted, strict=True):
-        if one.any():
-            precision, recall = _curve(one, score)
-            each.append(np.sum(np.diff(recall, prepend=0.0) * precision))
-    return float(np.mean(each)) if each else float("nan")
+    precisions = []
+    for labels, score in zip(hot > 0, predicted, strict=True):
+        if labels.any():
+            precision, recall = _curve(labels, score)
+            precisions.append(np.sum(np.diff(recall, prepend=0.0) * precision))
+    return float(np.mean(precisions)) if precisions else float("nan")
 
 
 def _curve(positive: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,12 +26,12 @@ def f1(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
 def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """AdCo Figure 2: negatives and the queries of the last six batches by t-SNE, and the share of outliers."""
     figure, axes = style.new(3.0, 2)
-    shown = plots.strongest(adco_f2, ["adco", "adco-queue", "moco"], configs)
+    layout_runs = plots.strongest(adco_f2, ["adco", "adco-queue", "moco"], configs)
     last = negatives[negatives["step"] == negatives.groupby("run")["step"].transform("max")]
     for ax, (name, recipes) in zip(axes, (("AdCo", ("adco",)), ("MoCo v2", ("adco-queue", "moco"))), strict=True):
         ax.set_title(name)
         ax.set_aspect("equal", adjustable="datalim")
-        pictured = shown[shown["recipe"] == arms.preferred(recipes, shown)]
+        pictured = layout_runs[layout_runs["recipe"] == arms.preferred(recipes, layout_runs)]
         if not len(pictured):
             gap(Arm(recipes[0]).command("cpu"))
             style.gap(ax, f"no finished run of\n{' or '.join(recipes)}\nwith snapshots")
@@ -55,7 +55,7 @@ def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame, configs: pd.DataFrame) ->
         style.legend_above(figure)
     plots.add_caption(
         figure,
-        shown,
+        layout_runs,
         "ours at CIFAR scale; layout of the first seed by t-SNE · numbers: mean of 1 minus cosine; negatives farther\n"
         "from all queries than 95 % of queries are from all others; ± half the 95 % t-interval over seeds",
     )

@@ -139,8 +139,10 @@ def _rows(data_dir: Path, name: str, manifests: Manifests) -> pd.DataFrame:
             if m.get("epochs_done") and m.get("steps_done")
         }
         frame["epoch_steps"] = frame["run"].map(steps)
-        each = {names: {precisions[n] for n in names.split() if n in precisions} for names in frame["run"].unique()}
+        precisions_by_name = {
+            names: {precisions[n] for n in names.split() if n in precisions} for names in frame["run"].unique()
+        }
         frame["precision"] = frame["run"].map(
-            {names: " and ".join(sorted(each_precision)) for names, each_precision in each.items()}
+            {names: " and ".join(sorted(each_precision)) for names, each_precision in precisions_by_name.items()}
         )
     return frame.sort_values(schema.columns(name), kind="stable", ignore_index=True)

@@ -79,7 +79,7 @@ def _space(ax: Axes) -> None:
 def f2(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """HEXA Figure 2: linear accuracy of each scheme of hard examples, on MoCo-v2 and DeepCluster-v2."""
     figure, axes = style.new(2.6, 2)
-    shown = []
+    selections = []
     for ax, base, names in zip(
         axes, ("moco", "deepcluster"), (("moco",), ("deepcluster-6crop", "deepcluster")), strict=True
     ):
@@ -92,11 +92,11 @@ def f2(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
         ax.set(title=f"HEXA on {style.METHODS[base]}{crops}", ylabel="linear top-1 (%)")
         if len(ours.frame):
             ax.tick_params(axis="x", labelsize=7, rotation=40)
-        shown.append(ours)
+        selections.append(ours)
     plots.add_caption(
         figure,
-        pd.concat(ours.frame for ours in shown),
-        f"ours on an analogue; no number is printed for this figure\n{plots.by(*shown)}{plots.BARS}",
+        pd.concat(ours.frame for ours in selections),
+        f"ours on an analogue; no number is printed for this figure\n{plots.by(*selections)}{plots.BARS}",
     )
     return figure
 
@@ -121,11 +121,11 @@ def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figu
         curves["protocol"].str.startswith("linear", na=False) & ~curves["features"].isin(["pixels", "student"])
     ]
     rows = at_home(rows).assign(value=lambda frame: 100 * frame["value"].astype(float))
-    whole = rows[rows["classifier_epoch"].isna() & rows["metric"].isin(["top1-last", "top1"])]
+    at_end = rows[rows["classifier_epoch"].isna() & rows["metric"].isin(["top1-last", "top1"])]
     drawn = [
         plots.curves(
             a,
-            _one(whole, ("moco", "hexa-moco"), configs),
+            _one(at_end, ("moco", "hexa-moco"), configs),
             (("MoCo-v2", "moco"), ("HEXA MoCo", "hexa-moco")),
             protocol="linear",
         ),

@@ -94,16 +94,16 @@ def f3(epochs: pd.DataFrame, curves: pd.DataFrame, configs: pd.DataFrame, evalua
     rows = at_home(rows)
     rows = rows[rows["classifier_epoch"].isna() & ~rows["features"].isin(["pixels", "student"])]
     rows = rows[rows.groupby("run")["epoch"].transform("nunique") > 1]  # one checkpoint is no curve
-    rows, what = plots.strongest(rows, names, configs), "linear top-1 (%)"
+    rows, ylabel = plots.strongest(rows, names, configs), "linear top-1 (%)"
     rows = one_protocol(rows)
     monitor = plots.strongest(epochs[epochs["name"] == "knn"], names, configs)
     if monitor["recipe"].nunique() > rows["recipe"].nunique():  # the monitor of training stands in
-        rows, what = _done(monitor), "kNN top-1 (%), monitor"
-    ax.set(xlabel="epochs of training", ylabel=what if len(rows) else "linear top-1 (%)")
+        rows, ylabel = _done(monitor), "kNN top-1 (%), monitor"
+    ax.set(xlabel="epochs of training", ylabel=ylabel if len(rows) else "linear top-1 (%)")
     drawn = plots.curves(ax, rows.assign(value=100 * rows["value"].astype(float)), ARMS, protocol="linear")
     began = evaluation[evaluation["run"].isin(Book.of_configs(configs).untrained(drawn["run"]))]
-    how = drawn.iloc[:1] if "protocol" in drawn else drawn.iloc[:0]  # the monitor has no row of it
-    began = began.merge(how[["protocol", "metric", "options"]]) if len(how) else began.iloc[:0]
+    first_rows = drawn.iloc[:1] if "protocol" in drawn else drawn.iloc[:0]  # the monitor has no row of it
+    began = began.merge(first_rows[["protocol", "metric", "options"]]) if len(first_rows) else began.iloc[:0]
     began = at_home(began[began["features"] == "backbone"])
     if len(began):
         value, _, _, n = interval(100 * began["value"].astype(float))

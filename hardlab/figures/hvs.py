@@ -57,7 +57,7 @@ def f3(hvs_f3_left: pd.DataFrame, hvs_f3_right: pd.DataFrame, paper: pd.DataFram
         style.gap(a, "no finished run with HVS\nand a view log")
     b.set_title("Overlap of the trained pair", y=ABOVE)
     b.set(xlabel="IoU", ylabel="density")
-    drawn = [_histogram(b, right, *what) for what in (("selected", style.BLUE, "HVS"), _standard(right))]
+    drawn = [_histogram(b, right, *series) for series in (("selected", style.BLUE, "HVS"), _standard(right))]
     if any(drawn):
         b.set_xlim(0.1, 1)
         style.legend(b, 0, right["density"], lines=2, columns=1)
@@ -91,9 +91,9 @@ def f4(hvs_f4_left: pd.DataFrame, hvs_f4_right: pd.DataFrame, paper: pd.DataFram
     static = right[right["arm"] == STATIC]
     if len(static):
         style.series(b, static, "epoch", "share", style.GREEN, "one colour draw for all views")
-        own = right[right["arm"] == HVS]
-        if len(own):
-            style.series(b, own, "epoch", "share", style.BLUE, "a colour draw per view", "--")
+        selected = right[right["arm"] == HVS]
+        if len(selected):
+            style.series(b, selected, "epoch", "share", style.BLUE, "a colour draw per view", "--")
         b.axhline(right["chance"].iloc[0], color=style.INK, linewidth=0.7, label=f"chance, {_chance(right)}")
         b.set_xlim(a.get_xlim())
         style.legend(b, 0, right["share"], lines=3, columns=1)
@@ -208,12 +208,12 @@ def _accuracies(ax: Axes, selected: pd.DataFrame, peers: pd.DataFrame) -> None:
     methods = sorted(selected["method"].unique(), reverse=True)
     offsets = np.linspace(-0.22, 0.22, len(looks))
     for (arm, (colour, label)), offset in zip(looks.items(), offsets, strict=True):
-        shown = label
+        legend = label
         for at, method in enumerate(methods):
             values = _per_seed(selected[selected["method"].eq(method) & selected["arm"].eq(arm)])
             if len(values):
-                style.dots(ax, at + offset, values, colour, shown)
-                shown = "_"  # one entry in the legend
+                style.dots(ax, at + offset, values, colour, legend)
+                legend = "_"  # one entry in the legend
     references = (
         (peers[peers["arm"].eq(UNTRAINED) & peers["features"].ne("pixels")], "untrained", "--"),
         (peers[peers["features"].eq("pixels")], "raw pixels", ":"),
@@ -284,12 +284,12 @@ def _pictures(log: pd.DataFrame, pixels: np.ndarray | None, rows: int) -> Figure
     from hardlab.analysis.viewlog import slots
 
     views = slots(log)
-    count, shown = views["slot"].nunique(), sorted(views["row"].unique())[:rows]
+    count, image_rows = views["slot"].nunique(), sorted(views["row"].unique())[:rows]
     size = 0 if pixels is None else pixels.shape[1] // (1 + count)
     tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
-    figure = Figure(figsize=(style.WIDTH, 0.45 + 0.95 * len(shown) * 5 / (2 + count)), layout=tight)
-    grid = np.atleast_2d(figure.subplots(len(shown), 2 + count, width_ratios=[1] * (1 + count) + [0.9]))
-    for axes, at in zip(grid, shown, strict=True):
+    figure = Figure(figsize=(style.WIDTH, 0.45 + 0.95 * len(image_rows) * 5 / (2 + count)), layout=tight)
+    grid = np.atleast_2d(figure.subplots(len(image_rows), 2 + count, width_ratios=[1] * (1 + count) + [0.9]))
+    for axes, at in zip(grid, image_rows, strict=True):
         image_views = views[views["row"] == at]
         height, width = image_views["image_h"].iloc[0], image_views["image_w"].iloc[0]
         for ax in axes:
@@ -317,17 +317,17 @@ def _pictures(log: pd.DataFrame, pixels: np.ndarray | None, rows: int) -> Figure
         _losses(axes[-1], log[log["row"] == at])
     for ax, title in zip(grid[0], ["image", *(f"view {i + 1}" for i in range(count))], strict=False):
         ax.set_title(title, fontsize=7, pad=3)
-    step = f"epoch {log['epoch'].iloc[0]}, {len(shown)} of the logged images"
+    step = f"epoch {log['epoch'].iloc[0]}, {len(image_rows)} of the logged images"
     style.caption(figure, f"{style.about(log)}\n{step} · solid frames: the selected pair")
     return figure
 
 
 def _losses(ax: Axes, pairs: pd.DataFrame) -> None:
     """Write which pair was selected, with its loss and IoU."""
-    chosen, others = pairs[pairs["chosen"]].iloc[0], pairs[~pairs["chosen"]]
+    chosen, rejected = pairs[pairs["chosen"]].iloc[0], pairs[~pairs["chosen"]]
     lines = [f"views {chosen['a'] + 1} and {chosen['b'] + 1}", f"loss {chosen['loss']:.2f}"]
-    if len(others):
-        lines.append(f"(next {others['loss'].max():.2f})")
+    if len(rejected):
+        lines.append(f"(next {rejected['loss'].max():.2f})")
     text = "\n".join([*lines, f"IoU {chosen['iou']:.2f}"]).replace("-", "\N{MINUS SIGN}")
     ax.text(0, 0.5, text, transform=ax.transAxes, va="center", fontsize=7)
 

@@ -65,27 +65,28 @@ def _tex_number(text: str) -> str:
 
 def latex(sheet: Sheet, label: str) -> str:
     """A float with caption and label; it needs the packages booktabs and, if it is wide, graphicx."""
-    shown = columns(sheet)
-    spec = "l" + "r" * len(shown)
+    shown_columns = columns(sheet)
+    spec = "l" + "r" * len(shown_columns)
     lines = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
     heads, rules, last = [], [], 2
     for at, (head, _, _) in enumerate(sheet.heads):
-        span = sum(column.at == at for column in shown)
+        span = sum(column.at == at for column in shown_columns)
         heads.append(rf"\multicolumn{{{span}}}{{c}}{{{tex(head)}}}")
         rules.append(rf"\cmidrule(lr){{{last}-{last + span - 1}}}")
         last += span
     lines += [" & ".join(["", *heads]) + r" \\", " ".join(rules)]
-    under = [tex(_under(sheet, column)) for column in shown]
+    under = [tex(_under(sheet, column)) for column in shown_columns]
     lines += [" & ".join(["", *under]) + r" \\", r"\midrule"]
     for (published, ours, rule), cells in zip(sheet.names, sheet.cells, strict=True):
         lines += [r"\midrule"] if rule else []
         name = tex(published) + (rf" \texttt{{{tex(ours)}}}" if ours else "")
         numbers = [
-            _tex_number(_text(cells[at], ours_)) + (tex(seeds(cells[at])) if ours_ else "") for at, ours_ in shown
+            _tex_number(_text(cells[at], ours_)) + (tex(seeds(cells[at])) if ours_ else "")
+            for at, ours_ in shown_columns
         ]
         lines.append(" & ".join([name.strip(), *numbers]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    if len(shown) > WIDE:
+    if len(shown_columns) > WIDE:
         lines = [r"\resizebox{\textwidth}{!}{%", *lines[:-1], lines[-1] + "}"]
     caption = tex(f"{sheet.title}. {_caption(sheet)}")
     return "\n".join(
@@ -96,17 +97,17 @@ def latex(sheet: Sheet, label: str) -> str:
 
 def fragment(sheet: Sheet) -> str:
     """A ``<figure>`` with the caption and the table, for a page."""
-    shown = columns(sheet)
-    spans = [sum(column.at == at for column in shown) for at in range(len(sheet.heads))]
+    shown_columns = columns(sheet)
+    spans = [sum(column.at == at for column in shown_columns) for at in range(len(sheet.heads))]
     heads = [f'<th colspan="{span}">{_html(head)}</th>' for span, (head, _, _) in zip(spans, sheet.heads, strict=True)]
     lines = ['<figure class="paper">']
     lines += [f"<figcaption><strong>{_html(sheet.title)}.</strong> {_html(_caption(sheet))}</figcaption>"]
     lines += [f"<table><thead><tr><th></th>{''.join(heads)}"]
-    under = "".join(f"<th{_ours(column)}>{_html(_under(sheet, column))}</th>" for column in shown)
+    under = "".join(f"<th{_ours(column)}>{_html(_under(sheet, column))}</th>" for column in shown_columns)
     lines += [f"</tr><tr><th></th>{under}</tr></thead>", "<tbody>"]
     for (published, ours, rule), cells in zip(sheet.names, sheet.cells, strict=True):
         name = _html(published) + (f" <code>{_html(ours)}</code>" if ours else "")
-        row = "".join(f"<td{_ours(column)}>{_number(cells[column.at], column.ours)}</td>" for column in shown)
+        row = "".join(f"<td{_ours(column)}>{_number(cells[column.at], column.ours)}</td>" for column in shown_columns)
         lines.append(f"<tr{RULE if rule else ''}><th>{name.strip()}</th>{row}</tr>")
     return "\n".join([*lines, "</tbody></table></figure>", ""])
 

@@ -40,11 +40,11 @@ def arms(
         style.gap(ax, missing)
         return
     shift = 0.12 if values and any(arm for _, arm in named) else 0.0
-    shown = "ours"
+    legend = "ours"
     for at, ((name, arm), seeds) in enumerate(zip(named, series, strict=True)):
         if len(seeds):
-            style.dots(ax, at - shift, seeds, style.BLUE, shown)
-            shown = "_"
+            style.dots(ax, at - shift, seeds, style.BLUE, legend)
+            legend = "_"
         elif arm is not None:
             ax.text(
                 at - shift, 0.03, "no run", fontsize=7, color=style.GREY, ha="center", va="bottom", rotation=90,
@@ -178,8 +178,8 @@ def curves(
 
 def strongest(frame: pd.DataFrame, recipes: Sequence[str], configs: pd.DataFrame | None = None) -> pd.DataFrame:
     """The rows of these recipes, unchanged, at the highest rung, on the data set of most of them, one setting each."""
-    each = Book.of_configs(configs).together([Arm(r) for r in recipes], frame)
-    return pd.concat(each) if any(map(len, each)) else frame.iloc[:0]
+    rows_by_arm = Book.of_configs(configs).together([Arm(r) for r in recipes], frame)
+    return pd.concat(rows_by_arm) if any(map(len, rows_by_arm)) else frame.iloc[:0]
 
 
 def by(*shown: Selection) -> str:

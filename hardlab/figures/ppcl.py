@@ -28,7 +28,7 @@ def f1(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     figure, (a, b) = style.new(3.0, 2)
     a.set_title("(a) who trains whom")
     box = plots.Box
-    every = recipe("ppcl", "gpu").hard[0].options.get("every", 1)
+    every_n = recipe("ppcl", "gpu").hard[0].options.get("every", 1)
     boxes = {
         "z": box(0.13, 0.9, "latent z", width=0.24, height=0.13),
         "g": box(0.13, 0.62, "G", "#CFE6F5", width=0.2, height=0.15),
@@ -59,7 +59,7 @@ def f1(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     plots.add_caption(
         figure,
         drawn,
-        f"(a) from the recipe ppcl: G moves once in {every} step{'s' * (every > 1)}, its average has no gradient\n"
+        f"(a) from the recipe ppcl: G moves once in {every_n} step{'s' * (every_n > 1)}, its average has no gradient\n"
         f"(b) ours at CIFAR scale{_pace(drawn, configs)}\n{style.bands(drawn)}",
     )
     return figure
@@ -102,20 +102,22 @@ def _panels(
     figure, axes = style.new(3.6, len(data), rows=2)
     ours = Selection([r for _, r in named], evaluation, configs, any_data=True)
     values, note = published(paper, "ppcl", item), ""
-    taken = {d for where in data for d in trained_on(*split_share(where))}
-    for ax, below, where in zip(axes, axes[len(data) :], data, strict=False):
-        name, share = split_share(where)
-        column_name = name if (named[0][0], name) in values else where
+    shown_data = {d for data_set in data for d in trained_on(*split_share(data_set))}
+    for ax, below, data_set in zip(axes, axes[len(data) :], data, strict=False):
+        name, share = split_share(data_set)
+        column_name = name if (named[0][0], name) in values else data_set
         printed = {n: float(values[n, column_name]) for n, _ in named if (n, column_name) in values}
         arms = [(n, Arm(r, trained=(name, share))) for n, r in named]
-        title = where.replace(" 100 %", "")
+        title = data_set.replace(" 100 %", "")
         below.set(title=f"published, {title}", ylabel="linear top-1 (%)")
-        if not any(len(ours.values(arm, LINEAR)) for _, arm in arms) and (other := ours.stand_in(share, taken)):
-            taken.add(other)
-            arms = [(n, Arm(r, trained=split_share(other))) for n, r in named]
-            title = f"{other}\ninstead of {title}"
-            note += _published_for(paper, other, named)
-        plots.arms(ax, ours, arms, LINEAR, missing=f"no finished run on\n{where}")
+        if not any(len(ours.values(arm, LINEAR)) for _, arm in arms) and (
+            replacement := ours.stand_in(share, shown_data)
+        ):
+            shown_data.add(replacement)
+            arms = [(n, Arm(r, trained=split_share(replacement))) for n, r in named]
+            title = f"{replacement}\ninstead of {title}"
+            note += _published_for(paper, replacement, named)
+        plots.arms(ax, ours, arms, LINEAR, missing=f"no finished run on\n{data_set}")
         ax.set(title=f"ours, {title}", ylabel="linear top-1 (%)")
         plots.arms(below, ours, [(n, None) for n, _ in named], LINEAR, printed, "no published value\nat hand")
         for panel in (ax, below):
@@ -127,9 +129,9 @@ def _panels(
 def _published_for(paper: pd.DataFrame, data: str, named: tuple[tuple[str, str], ...]) -> str:
     """The numbers of Table 1 for the data set and share of our runs, as text."""
     values, rows = published(paper, "ppcl", "Table 1"), {recipe: row for row, recipe in ARMS}
-    where = next((f"{d} {share}" for d in SETS for share in SHARES if data in trained_on(d, share)), "")
-    values_by_name = [f"{n} {values[rows[r], where]}" for n, r in named if (rows.get(r), where) in values]
-    return f"published for {where}: {', '.join(values_by_name)}\n" if values_by_name else ""
+    printed = next((f"{d} {share}" for d in SETS for share in SHARES if data in trained_on(d, share)), "")
+    values_by_name = [f"{n} {values[rows[r], printed]}" for n, r in named if (rows.get(r), printed) in values]
+    return f"published for {printed}: {', '.join(values_by_name)}\n" if values_by_name else ""
 
 
 def f3() -> Figure:

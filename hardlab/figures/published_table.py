@@ -221,9 +221,9 @@ def load(path: Path = SOURCE) -> Tables:
         first = e.errors()[0]
         raise HardlabError(f"'{path.name}' does not fit: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from e
     for name, table in tables.tables.items():
-        for kind, wanted, allowed in _named(table, tables.measures):
-            if wanted not in allowed:
-                raise HardlabError(f"Table '{name}' in '{path.name}': {unknown(kind, wanted, allowed)}")
+        for kind, value, allowed in _named(table, tables.measures):
+            if value not in allowed:
+                raise HardlabError(f"Table '{name}' in '{path.name}': {unknown(kind, value, allowed)}")
     return tables
 
 
@@ -237,8 +237,8 @@ def _named(table: Compared | Settings | Evaluated, measures: Mapping[str, Measur
         return [("evaluation protocol", c.protocol, PROTOCOLS) for c in table.columns]
     names: list[tuple[str, str, Any]] = []
     for column in table.columns:
-        each = [arm for row in table.rows if (arm := row.arm(column))]
-        names += [("recipe", name, RECIPES) for arm in each for name in (arm.recipe, arm.minus) if name]
+        arms = [arm for row in table.rows if (arm := row.arm(column))]
+        names += [("recipe", name, RECIPES) for arm in arms for name in (arm.recipe, arm.minus) if name]
         if column.ours:
             names.append(("measure", column.ours, measures))
             rows = measures[column.ours].rows if column.ours in measures else ()
@@ -268,9 +268,9 @@ def make(name: str, read: Table) -> Figure:
 
 def sheet(name: str, read: Table) -> Sheet:
     """The published table ``name`` as text."""
-    who, _, number = name.partition("_t")
+    paper_name, _, number = name.partition("_t")
     table, item = find(name), f"Table {number}"
-    printed = published(read("paper"), who, item)
+    printed = published(read("paper"), paper_name, item)
     if isinstance(table, Settings):
         return _settings(table, printed, read("configs"))
     if isinstance(table, Evaluated):
@@ -284,8 +284,8 @@ def _compared(table: Compared, printed: Mapping[tuple[str, str], str], read: Tab
         printed_names = {name for name, _ in printed}
         rows = tuple(r for r in rows if (r.name in printed_names if printed_names else r.recipe))
     measures = {c.ours: load().measures[c.ours] for c in table.columns if c.ours}
-    each = [arm for r in rows for c in table.columns if (arm := r.arm(c))]
-    recipes = list(dict.fromkeys(name for arm in each for name in (arm.recipe, arm.minus) if name))
+    arms = [arm for r in rows for c in table.columns if (arm := r.arm(c))]
+    recipes = list(dict.fromkeys(name for arm in arms for name in (arm.recipe, arm.minus) if name))
     configs = read("configs")
     costs = read("costs") if any(m.table == "costs" for m in measures.values()) else None
     ours = Selection(recipes, read("evaluation"), configs, costs, table.any_data)
@@ -295,9 +295,9 @@ def _compared(table: Compared, printed: Mapping[tuple[str, str], str], read: Tab
     if table.turned:
         cells = [list(line) for line in zip(*cells, strict=True)]
         names, heads = heads, names
-    shown = ours.frame
-    about = style.about(shown)
-    by = f" · by {', '.join(_protocol(p, shown) for p in ours.by)}" if ours.by and table.says_protocols else ""
+    rows_shown = ours.frame
+    about = style.about(rows_shown)
+    by = f" · by {', '.join(_protocol(p, rows_shown) for p in ours.by)}" if ours.by and table.says_protocols else ""
     notes = [table.note] if table.note else []
     if ours.marks:
         notes.insert(0, "trained for another length than the recipe's: " + ours.legend)
@@ -320,8 +320,8 @@ def _protocol(protocol: str, rows: pd.DataFrame) -> str:
         for k, v in json.loads(changes).items():
             if v != usual.get(k):
                 changed.setdefault(f"{k}={v}", set()).add(str(on))
-    every = set(candidates["evaluated_on"])
-    parts = [c if on == every else f"{c} on {' and '.join(sorted(on))}" for c, on in sorted(changed.items())]
+    sets = set(candidates["evaluated_on"])
+    parts = [c if on == sets else f"{c} on {' and '.join(sorted(on))}" for c, on in sorted(changed.items())]
     return f"{protocol} ({', '.join(parts)})" if parts else protocol
 
 
@@ -368,13 +368,13 @@ def in_words(value: Interval, measure: Measure, *, signed: bool = False) -> str:
 def _settings(table: Settings, printed: Mapping[tuple[str, str], str], configs: pd.DataFrame) -> Sheet:
     """Make a table of settings: printed, in our recipe at rung ``paper``, and in our runs."""
     name, values = table.recipe, {k: v for (k, _), v in printed.items()}
-    known = {k: v for k, v in table.keys.items() if k in values} if values else table.keys
+    keys = {k: v for k, v in table.keys.items() if k in values} if values else table.keys
     ours = recipe_settings(name, "paper")
     runs = arms.one_data(arms.highest_rung(configs[configs["recipe"] == name]))
     rung = str(runs["rung"].iloc[0]) if len(runs) else ""
     usual = recipe_settings(name, rung) if rung else {}
     rows, cells = [], []
-    for key, at in sorted(known.items()):
+    for key, at in sorted(keys.items()):
         settings = _sorted(set(runs[runs["key"] == at]["value"].astype(str))) if at else []
         rows.append((key, "", False))
         run = ", ".join(settings) if settings else usual.get(at, "none") if rung or not at else GAP

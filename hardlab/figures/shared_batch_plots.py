@@ -42,7 +42,7 @@ def hardness(hardness: pd.DataFrame, hardness_pixels: np.ndarray | None) -> Figu
         ax.imshow(hardness_pixels, extent=(0, count, 1, 0), interpolation="nearest", aspect="equal")
     for line in range(1, count):
         ax.plot([line, line], [0, 1], color="white", linewidth=1)
-    half = []
+    widths = []
     means = {}
     for at, name in enumerate(names):
         rows = hardness[hardness["recipe"] == name]
@@ -51,7 +51,7 @@ def hardness(hardness: pd.DataFrame, hardness_pixels: np.ndarray | None) -> Figu
             continue
         per_run = rows.pivot_table(index="tile", columns="run", values="percentile")
         means[name] = per_run.mean(axis=1).to_numpy()
-        half.append(_half(rows))
+        widths.append(_half(rows))
         _cells(ax, first + at, means[name])
     _cells(ax, last + 0.15, np.mean(list(means.values()), axis=0))
     ax.set_xlim(0, count)
@@ -67,7 +67,7 @@ def hardness(hardness: pd.DataFrame, hardness_pixels: np.ndarray | None) -> Figu
     style.caption(
         figure,
         f"{AXIS}\n{count} of {about['images']:.0f} images, from the lowest mean to the highest; {about['draws']:.0f} "
-        f"draws of each method's views\n{_about(hardness)} · 95 % of a number: ±{np.median(half):.0f} in the median",
+        f"draws of each method's views\n{_about(hardness)} · 95 % of a number: ±{np.median(widths):.0f} in the median",
     )
     return figure
 
@@ -90,15 +90,15 @@ def transfer(transfer: pd.DataFrame) -> Figure:
     ax.spines[:].set_visible(False)
     seeds = transfer[~_same(transfer)].groupby(["recipe", "other"]).size()
     many = seeds.max() >= style.BANDED
-    what = "t-interval over seeds, by Fisher's z" if many else "bootstrap interval over images"
+    method = "t-interval over seeds, by Fisher's z" if many else "bootstrap interval over images"
     notes = ["of one seed: bootstrap over images"] * bool(many and seeds.eq(1).any())
     notes += ["of two: none"] * bool(seeds.eq(2).any())
-    what += f"\n({'; '.join(notes)})" if notes else ""
-    same = ", and s: rho of two seeds" if (transfer["run"].ne(transfer["other_run"]) & _same(transfer)).any() else ""
+    method += f"\n({'; '.join(notes)})" if notes else ""
+    remark = ", and s: rho of two seeds" if (transfer["run"].ne(transfer["other_run"]) & _same(transfer)).any() else ""
     style.caption(
         figure,
-        f"below the diagonal: Spearman's rho ± half its 95 % {what}\nabove: its ceiling, the root of the product of "
-        f"both reliabilities\non it: reliability (odd against even draws){same}\n"
+        f"below the diagonal: Spearman's rho ± half its 95 % {method}\nabove: its ceiling, the root of the product of "
+        f"both reliabilities\non it: reliability (odd against even draws){remark}\n"
         f"{_about(transfer)} · {transfer['images'].iloc[0]:.0f} images · {MARK} no two runs of one seed",
     )
     return figure
@@ -126,8 +126,8 @@ def _same(transfer: pd.DataFrame) -> pd.Series:
 def _half(rows: pd.DataFrame) -> float:
     """Half of a cell's 95 % interval over seeds, or over draws if there is one seed; the median over the images."""
     if rows["run"].nunique() > 1:
-        each = [interval(group) for _, group in rows.groupby("tile")["percentile"]]
-        return float(np.median([(i.hi - i.lo) / 2 for i in each]))
+        intervals = [interval(group) for _, group in rows.groupby("tile")["percentile"]]
+        return float(np.median([(i.hi - i.lo) / 2 for i in intervals]))
     return float(np.median(1.96 * rows["sd"] / np.sqrt(rows["draws"])))
 
 
@@ -157,9 +157,9 @@ def _agreement(ax: Axes, transfer: pd.DataFrame, a: str, b: str, i: int, j: int)
         return
     ink: str = style.INK
     if i == j:
-        own = rows["run"] == rows["other_run"]
-        text = f"{rows.loc[own, 'rho'].mean():.2f}"
-        text += f"\ns {rows.loc[~own, 'rho'].mean():.2f}" if not own.all() else ""
+        itself = rows["run"] == rows["other_run"]
+        text = f"{rows.loc[itself, 'rho'].mean():.2f}"
+        text += f"\ns {rows.loc[~itself, 'rho'].mean():.2f}" if not itself.all() else ""
         colour: object = style.LIGHT
     elif i < j:
         text, colour, ink = f"{rows['ceiling'].mean():.2f}", "white", style.GREY

@@ -94,19 +94,19 @@ def series(ax: Axes, frame: pd.DataFrame, x: str, y: str, colour: str, label: st
     rows = [(at, *interval(group[y])) for at, group in frame.groupby(x, sort=True)]
     at, mean, lo, hi, n = np.array(rows, dtype=float).T
     if n.max() >= BANDED:
-        known = n >= BANDED
-        lo, hi = (np.where(known, limit, np.nan) for limit in (lo, hi))
+        banded = n >= BANDED
+        lo, hi = (np.where(banded, limit, np.nan) for limit in (lo, hi))
         ax.fill_between(at, lo, hi, color=colour, alpha=0.18, linewidth=0)
         # a band between so few points shows little, and a point whose neighbours have none has no band
-        beside = np.append(known[1:], False) | np.append(False, known[:-1])
-        bar = known if len(at) <= 3 else known & ~beside
+        next_to_band = np.append(banded[1:], False) | np.append(False, banded[:-1])
+        bar = banded if len(at) <= 3 else banded & ~next_to_band
         if bar.any():
             ends = (mean[bar] - lo[bar], hi[bar] - mean[bar])
             ax.errorbar(at[bar], mean[bar], ends, fmt="none", ecolor=colour, elinewidth=0.8, capsize=2)
     if n.max() > 1:
         few = "." if len(at) <= 3 else ""  # single points have no line
-        for _, one in frame.groupby("run", sort=True):
-            ax.plot(one[x], one[y], color=colour, linewidth=0.5, alpha=0.45, linestyle=line, marker=few, markersize=3)
+        for _, run in frame.groupby("run", sort=True):
+            ax.plot(run[x], run[y], color=colour, linewidth=0.5, alpha=0.45, linestyle=line, marker=few, markersize=3)
     marker = "o" if len(at) <= 12 else ""
     ax.plot(at, mean, color=colour, label=label, linestyle=line, marker=marker, markersize=2.5)
 
@@ -164,12 +164,12 @@ def precisions(frame: pd.DataFrame) -> str:
     """The precision of each recipe, as text for a caption, if the rows differ in it; else ""."""
     if "precision" not in frame:
         return ""
-    known = frame[frame["precision"].ne("")]
-    each = known.groupby("precision")["recipe"].unique()
-    if len(each) < 2:
+    rows = frame[frame["precision"].ne("")]
+    recipes = rows.groupby("precision")["recipe"].unique()
+    if len(recipes) < 2:
         return ""
-    usual, *others = sorted(each.index, key=lambda p: (-len(each[p]), p))
-    groups = [f"in {other}: {', '.join(sorted(each[other]))}" for other in others]
+    usual, *others = sorted(recipes.index, key=lambda p: (-len(recipes[p]), p))
+    groups = [f"in {other}: {', '.join(sorted(recipes[other]))}" for other in others]
     return f" · in {usual}, but {' and '.join(groups)}"
 
 

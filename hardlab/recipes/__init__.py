@@ -58,22 +58,22 @@ def recipe(name: str, rung: str = "smoke", overrides: Mapping[str, Any] | None =
     ``hvp``, as the later edition of HVS calls it, is an alias of ``hvs``: ``simsiam-hvp`` is ``simsiam-hvs``. Raises
     HardlabError for unknown names.
     """
-    made = _lookup(name) or _lookup(re.sub(r"-hvp(?=-|$)", "-hvs", name))
-    if made is None:
+    make = _lookup(name) or _lookup(re.sub(r"-hvp(?=-|$)", "-hvs", name))
+    if make is None:
         raise HardlabError(
             f"{registry.unknown('recipe', name, RECIPES)} Load a method or strategy of your own first: --code FILE, or "
             "hardlab.load_code(FILE) in Python."
         )
     if rung not in RUNGS:
         raise registry.unknown("rung", rung, RUNGS)
-    run = _made(made, rung) if name in RECIPES else made(rung)
+    run = _made(make, rung) if name in RECIPES else make(rung)
     return run.with_(overrides) if overrides else run
 
 
 @cache
-def _made(made: Recipe, rung: str) -> Run:
+def _made(make: Recipe, rung: str) -> Run:
     """A recipe of the package at a rung; that of an outside method is made at each call."""
-    return made(rung)
+    return make(rung)
 
 
 def name_of(run: Run, before: Run) -> str:
@@ -84,18 +84,18 @@ def name_of(run: Run, before: Run) -> str:
     one with the fewest differences, then the one that ``before`` is named after. If there is none, the method and the
     strategies make the name: ``byol-hvs``.
     """
-    own = _lookup(before.recipe)
-    made = ({before.recipe: own(run.rung)} if own else {}) | {name: _made(r, run.rung) for name, r in RECIPES.items()}
-    changed = _differences(run, made[before.recipe]) if own else set()
+    base = _lookup(before.recipe)
+    runs = ({before.recipe: base(run.rung)} if base else {}) | {name: _made(r, run.rung) for name, r in RECIPES.items()}
+    changed = _differences(run, runs[before.recipe]) if base else set()
     changed = {key for key in changed if not key.startswith("hard.")}
     for count in range(len(run.hard), -1, -1):
         part = run.model_copy(update={"hard": run.hard[:count]})
-        given = changed | {key for key in _facts(part) if key.startswith("hard.")}
-        peers = [(name, other) for name, other in made.items() if other.composition == part.composition]
+        set_keys = changed | {key for key in _facts(part) if key.startswith("hard.")}
+        peers = [(name, peer) for name, peer in runs.items() if peer.composition == part.composition]
         fits = [
             (len(differences), not name.startswith(before.recipe), place, name)
-            for place, (name, other) in enumerate(peers)
-            if (differences := _differences(part, other)) <= given
+            for place, (name, peer) in enumerate(peers)
+            if (differences := _differences(part, peer)) <= set_keys
         ]
         if fits:
             return "-".join([min(fits)[-1], *run.composition[1 + count :]])
@@ -109,8 +109,8 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def _differences(run: Run, other: Run) -> set[str]:
     """The keys in which two runs differ."""
-    own, others = _facts(run), _facts(other)
-    return {key for key in own.keys() | others.keys() if own.get(key) != others.get(key)}
+    facts, other_facts = _facts(run), _facts(other)
+    return {key for key in facts.keys() | other_facts.keys() if facts.get(key) != other_facts.get(key)}
 
 
 def _lookup(name: str) -> Recipe | None:

@@ -27,12 +27,12 @@ CLAE = {
 
 def _schemes(base: Recipe, name: str, published: dict[str, str]) -> dict[str, Recipe]:
     """``hexa-NAME`` with adversarial views, ``hexa-plus-NAME`` with mixed ones too, ``hexa-NAME-SCHEME`` for others."""
-    made = {}
+    schemes = {}
     for scheme, hard in SCHEMES.items():
         full = {"adv": f"hexa-{name}", "adv-cmx": f"hexa-plus-{name}"}.get(scheme, f"hexa-{name}-{scheme}")
         doc = published.get(scheme, f"the scheme +{scheme} on {name} (HEXA, Fig. 2).")
-        made[full] = with_hard(base, full, doc, *hard)
-    return made
+        schemes[full] = with_hard(base, full, doc, *hard)
+    return schemes
 
 
 def clae_code(rung: str) -> Run:

@@ -34,13 +34,13 @@ def units(runs: Path, logs: Path, done: Sequence[str]) -> list[Unit]:
     View logs and snapshots are sorted by seed, so that every recipe has some.
     """
 
-    def of(run: str, names: Iterable[str]) -> tuple[tuple[Path, str], ...]:
+    def files_of(run: str, names: Iterable[str]) -> tuple[tuple[Path, str], ...]:
         paths = [p for n in names for p in sorted((runs / run).glob(n)) + sorted((runs / run / n).glob("*"))]
         return tuple((p, f"runs/{run}/{p.relative_to(runs / run).as_posix()}") for p in paths if p.is_file())
 
-    rows = [Unit(run, of(run, ALWAYS)) for run in done]
+    rows = [Unit(run, files_of(run, ALWAYS)) for run in done]
     logged = [Unit(p.name, ((p, f"logs/{p.name}"),)) for p in sorted(logs.glob("*"))]
-    extras = [Unit(f"{run}: {name}", of(run, [name])) for run in sorted(done, key=_seed) for name in EXTRAS]
+    extras = [Unit(f"{run}: {name}", files_of(run, [name])) for run in sorted(done, key=_seed) for name in EXTRAS]
     return [u for u in [*rows, *logged, *extras] if u.files]
 
 

@@ -50,8 +50,8 @@ def contents(runs: Sequence[Path], data_dir: Path, *, weights: bool = False) -> 
         files.read_manifest(path / "manifest.json", need=("id", "config", "state", "data"))
         for unit in archive.units(path.parent, path / "logs", [path.name]):
             packed |= {name: file for file, name in unit.files}
-        if weights and (kept := sorted((path / "checkpoints").glob("step-*.pt"))):
-            packed[f"runs/{path.name}/checkpoints/{kept[-1].name}"] = kept[-1]
+        if weights and (checkpoints := sorted((path / "checkpoints").glob("step-*.pt"))):
+            packed[f"runs/{path.name}/checkpoints/{checkpoints[-1].name}"] = checkpoints[-1]
         packed[f"cards/{path.name}.md"] = model_card.card(path, data_dir).encode()
     packed |= _rows(data_dir, set(names))
     packed["CITATION.txt"] = citation.text().encode()

@@ -61,10 +61,10 @@ def run(
     machine = Machine.here(gpu)
     if jobs is not None:
         machine = replace(machine, places=jobs)
-    made, estimate = prepare(stages, gpu, out / "runs", data_dir, root)
-    table = campaign_plan.describe(made, machine.places)
+    campaign, estimate = prepare(stages, gpu, out / "runs", data_dir, root)
+    table = campaign_plan.describe(campaign, machine.places)
     say(table)
-    if dry_run or not made.jobs:
+    if dry_run or not campaign.jobs:
         return 0
     with locked(out, "a campaign"):
         log = out / "logs" / "campaign.log"
@@ -78,8 +78,8 @@ def run(
                 file.write(line + "\n")
 
         margin = min(45.0, 0.15 * budget)
-        states, stopped = _work(made.jobs, machine, estimate, start + budget - margin, gpu, out, root, device, note)
-        _collect(made, out, data_dir, root, note)
+        states, stopped = _work(campaign.jobs, machine, estimate, start + budget - margin, gpu, out, root, device, note)
+        _collect(campaign, out, data_dir, root, note)
     failed = [name for name, state in states.items() if state in ("failed", "hung")]
     if failed:
         note(f"{len(failed)} runs failed, first {failed[0]}; its log is {out / 'logs' / failed[0]}.log.")
@@ -96,15 +96,15 @@ def prepare(
 
     device = torch.device("cuda" if gpu else "cpu")
     name = torch.cuda.get_device_name() if gpu else here.processor()
-    known: dict[str, float] = {}
+    rates: dict[str, float] = {}
     for rung in dict.fromkeys(stage.rung for stage in stages):
         measured = None if gpu else costs.calibrate(rung)
         if measured is None:
             continue
         for recipe, steps in costs.recorded()["training"].items():
-            known[f"{rung}/{recipe}"] = recipes.recipe(recipe, rung).batch_size / (steps * measured.step)
+            rates[f"{rung}/{recipe}"] = recipes.recipe(recipe, rung).batch_size / (steps * measured.step)
     estimate = Estimate(
-        campaign_plan.rates(schema.read_manifests(data_dir), name, known), context_mb=600.0 if gpu else 100.0
+        campaign_plan.rates(schema.read_manifests(data_dir), name, rates), context_mb=600.0 if gpu else 100.0
     )
     survey = Survey(stages, data_dir, runs_dir, here.resolve("auto", device), root)
     return campaign_plan.work_out(survey, estimate), estimate
@@ -141,14 +141,16 @@ def _work(
     return queue.state, bool(asked)
 
 
-def _collect(made: Campaign, out: Path, data_dir: Path, root: Path | None, say: Callable[[str], None]) -> None:
+def _collect(campaign: Campaign, out: Path, data_dir: Path, root: Path | None, say: Callable[[str], None]) -> None:
     """Write the archive of the campaign's finished runs, and the tables with their rows."""
     runs, archive = out / "runs", out / "campaign.tar.gz"
-    done = [p.name for p in sorted(runs.iterdir()) if evaluated(p, ())]
-    left_out = pack([archive], units(runs, out / "logs", done), limit=LIMIT_BYTES)
+    finished = [p.name for p in sorted(runs.iterdir()) if evaluated(p, ())]
+    left_out = pack([archive], units(runs, out / "logs", finished), limit=LIMIT_BYTES)
     size = archive.stat().st_size / 1e6 if archive.exists() else 0.0
-    say(f"{archive}: {len(done)} runs, {size:.1f} MB" + (f"; no room for {len(left_out)} parts" if left_out else ""))
-    if not done:
+    say(
+        f"{archive}: {len(finished)} runs, {size:.1f} MB" + (f"; no room for {len(left_out)} parts" if left_out else "")
+    )
+    if not finished:
         return
     fresh = out / ".data"
     shutil.rmtree(fresh, ignore_errors=True)

@@ -78,14 +78,16 @@ def read(plan: str) -> list[Stage]:
     except ValidationError as e:
         first = e.errors()[0]
         raise damaged(path, f"{'.'.join(map(str, first['loc'])) or 'a stage'}: {first['msg']}") from e
-    known = {claim.id for claim in claims.load()} | claims.PAPERS.keys()
+    names = {claim.id for claim in claims.load()} | claims.PAPERS.keys()
     for stage in stages:
         if stage.rung not in RUNGS:
             raise registry.unknown("rung", stage.rung, RUNGS)
-        for name in set(stage.claims) - known:
-            raise registry.unknown("claim or paper", name, known)
+        for name in set(stage.claims) - names:
+            raise registry.unknown("claim or paper", name, names)
         if label := stage.set.keys() & {"seed", "recipe", "rung"}:
-            raise HardlabError(f"'{path}' sets {min(label)} for all runs of a stage, which tells runs apart.")
+            raise HardlabError(
+                f"'{path}' sets {min(label)} for a whole stage, but it tells its runs apart: leave it out."
+            )
         recipe("simsiam", stage.rung, _without_parent(stage.set))  # any recipe: only the overrides are checked
     return stages
 
@@ -227,29 +229,31 @@ class Survey:
     def _settled(self, claim: Claim, stage: Stage) -> bool:
         """Whether a claim is decided after correction at this rung, or can never be decided."""
         _, finding, group = self.judged[claim.id]
-        here = group is not None and group.rung == stage.rung
-        return bool(claim.cannot) or (here and finding.verdict in claims.WEAKLY and self.q[claim.id] <= evidence.LEVEL)
+        at_rung = group is not None and group.rung == stage.rung
+        return bool(claim.cannot) or (
+            at_rung and finding.verdict in claims.WEAKLY and self.q[claim.id] <= evidence.LEVEL
+        )
 
     def _question(self, claim: Claim, stage: Stage) -> Question | None:
         if "epochs" in stage.set and any(side.longer != 1 for side in claim.arms):
             raise HardlabError("one arm is trained for longer than its recipe says, and the plan sets the epochs.")
         have = self._have(claim, stage)
-        there = len(set.intersection(*(set(seeds) for seeds in have)))
+        existing = len(set.intersection(*(set(seeds) for seeds in have)))
         size, spread = self._size(claim, stage.rung)
         enough = evidence.seeds_for(size, spread) if size is not None and spread is not None else 0
         needed = max(claim.seeds, enough)
         judged = self.judged[claim.id]
         if judged.finding.verdict == claims.NOT_LEARNED and judged.group and self._planned(judged.group.changes, stage):
             return None  # a network that does not learn decides nothing with more seeds
-        steps = [] if claim.probe is None else [(there, self._control(claim, stage))]
+        steps = [] if claim.probe is None else [(existing, self._control(claim, stage))]
         steps = [step for step in steps if step[1]]
         seeds = (seed for seed in count() if not all(seed in of_side for of_side in have))
-        for after in range(there + 1, min(needed, stage.seeds) + 1):
+        for after in range(existing + 1, min(needed, stage.seeds) + 1):
             seed = next(seeds)
             sides = [side for side, of_side in zip(claim.arms, have, strict=True) if seed not in of_side]
             runs = dict.fromkeys(run for side in sides for run in self._missing(claim, side, stage, seed))
             steps.append((after, tuple(runs)))
-        return Question(claim.id, claim.headline, there, needed, claim.seeds, size, spread, tuple(steps))
+        return Question(claim.id, claim.headline, existing, needed, claim.seeds, size, spread, tuple(steps))
 
     def _have(self, claim: Claim, stage: Stage) -> list[set[int]]:
         """The seeds of each side that have rows from runs with this stage's settings."""
@@ -261,18 +265,18 @@ class Survey:
             runs = [self._run(claim, side, stage, seed) for seed in range(stage.seeds)]
             names = [run.id for run in runs if run.id in book.runs]
             if side.recipe != UNTRAINED:
-                each = next(alike).items()
-                names = [n for n, (rung, c) in each if rung == stage.rung and self._planned(json.loads(c), stage)]
+                run_keys = next(alike).items()
+                names = [n for n, (rung, c) in run_keys if rung == stage.rung and self._planned(json.loads(c), stage)]
             seeds = {int(book.runs[name]["seed"]) for name in self.ledger.values(claim.seen(side), names)}
             out.append(seeds | {run.seed for run in runs if self._done(run, self._ways(claim, side))})
         return out
 
     def _planned(self, changes: Mapping[str, Any], stage: Stage) -> bool:
         """Whether these changes of a recipe are those of the stage, in the precision of this machine."""
-        wanted = {option_key(k): v for k, v in _without_parent(stage.set).items()}
-        precision = changes.get("precision", wanted.get("precision", self.precision))
+        planned = {option_key(k): v for k, v in _without_parent(stage.set).items()}
+        precision = changes.get("precision", planned.get("precision", self.precision))
         rest = {k: v for k, v in changes.items() if k != "precision"}
-        return precision == wanted.pop("precision", self.precision) and rest == wanted
+        return precision == planned.pop("precision", self.precision) and rest == planned
 
     def _size(self, claim: Claim, rung: str) -> tuple[float | None, float | None]:
         """The expected difference from the threshold, and its spread.
@@ -318,21 +322,21 @@ class Survey:
         """The ids of the missing runs of a side with this seed: its parent and itself."""
         run = self._run(claim, side, stage, seed)
         self._check(run)
-        wanted = []
+        missing = []
         if run.parent is not None and not self._done(run.parent, ()):
             self.runs.setdefault(run.parent.id, run.parent)
-            wanted.append(run.parent.id)
+            missing.append(run.parent.id)
         self.runs.setdefault(run.id, run)
         self.protocols.setdefault(run.id, dict.fromkeys(BESIDE)).update(dict.fromkeys(self._ways(claim, side)))
-        return [*wanted, run.id]
+        return [*missing, run.id]
 
     def _control(self, claim: Claim, stage: Stage) -> tuple[str, ...]:
         """The ids of the untrained networks, of two seeds, that an accuracy is compared with, if they lack rows."""
         assert claim.probe is not None
         runs = [self._run(claim, Side(recipe=UNTRAINED), stage, seed) for seed in (0, 1)]
-        known = [run.id for run in runs if run.id in self.ledger.book.runs]
+        existing = [run.id for run in runs if run.id in self.ledger.book.runs]
         pixels = claim.measure.model_copy(update={"where": claim.measure.where | {"features": "pixels"}})
-        if len(self.ledger.values(claim.measure, known)) == len(runs) and self.ledger.values(pixels, known):
+        if len(self.ledger.values(claim.measure, existing)) == len(runs) and self.ledger.values(pixels, existing):
             return ()
         missing = [run for run in runs if not self._done(run, claim.probe[:1])]
         for run in missing:
@@ -378,13 +382,13 @@ def rates(
         if m.get("images_per_s"):
             by[str(m.get("device"))][key].append(float(m["images_per_s"]))
         memory[key] = max(memory.get(key, 0.0), float(m.get("peak_memory_mb") or 0.0))
-    each = {on: {key: statistics.median(x) for key, x in table.items()} for on, table in by.items()}
-    here = {**known, **each.pop(device, {})}
-    for table in sorted(each.values(), key=len, reverse=True):
-        if common := here.keys() & table.keys():
-            factor = statistics.median(here[key] / table[key] for key in common)
-            here |= {key: factor * value for key, value in table.items() if key not in here}
-    return {key: {"images_per_s": v, "peak_memory_mb": memory.get(key) or 1000.0} for key, v in here.items()}
+    medians = {on: {key: statistics.median(x) for key, x in table.items()} for on, table in by.items()}
+    rates = {**known, **medians.pop(device, {})}
+    for table in sorted(medians.values(), key=len, reverse=True):
+        if common := rates.keys() & table.keys():
+            factor = statistics.median(rates[key] / table[key] for key in common)
+            rates |= {key: factor * value for key, value in table.items() if key not in rates}
+    return {key: {"images_per_s": v, "peak_memory_mb": memory.get(key) or 1000.0} for key, v in rates.items()}
 
 
 class Row(NamedTuple):
@@ -411,12 +415,12 @@ def work_out(survey: Survey, estimate: Estimate) -> Campaign:
     jobs: dict[str, Job] = {}
     for stage in survey.stages:
         questions = survey.questions(stage)
-        known = {run.id: survey.job(run) for run in survey.runs.values() if run.id not in jobs}
+        jobs_by_run = {run.id: survey.job(run) for run in survey.runs.values() if run.id not in jobs}
         # without any rate for a rung, only numbers of images are compared
-        seconds = {name: estimate.alone(job) or job.images / 100 for name, job in known.items()}
-        asked = {question.claim: question for question in questions}
+        seconds = {name: estimate.alone(job) or job.images / 100 for name, job in jobs_by_run.items()}
+        by_claim = {question.claim: question for question in questions}
         for pick in order(questions, seconds | dict.fromkeys(jobs, 0.0)):
-            question = asked[pick.claim]
+            question = by_claim[pick.claim]
             new = [name for name in pick.runs if name not in jobs]
             before = rows.get(pick.claim, Row(pick.claim, question.there, question.needed, 0, 0.0))
             minutes = before.minutes + sum(seconds[name] for name in new) / 60

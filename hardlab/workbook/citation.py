@@ -17,9 +17,9 @@ def text(path: Path = FILE) -> str:
     """The software on the first line, then each of its references on a line; HardlabError for a damaged file."""
     about = read_yaml(path)
     with as_expected(path):
-        own = f"{_authors(about)}. {about['title']} Version {about['version']}, {about['license']}."
+        software = f"{_authors(about)}. {about['title']} Version {about['version']}, {about['license']}."
         papers = [_reference(entry) for entry in about["references"]]
-    return "\n".join([own, *papers]) + "\n"
+    return "\n".join([software, *papers]) + "\n"
 
 
 def _reference(entry: Mapping[str, Any]) -> str:

@@ -91,8 +91,8 @@ def recorded() -> dict[str, Any]:
     book: Any = files.read_json(RECORDED)
     if not isinstance(book, dict) or not all(files.numbers(book.get(kind)) for kind in ("training", "other")):
         raise files.damaged(RECORDED, "it needs the tables `training` and `other`, of numbers")
-    known: dict[str, Any] = book
-    return known
+    tables: dict[str, Any] = book
+    return tables
 
 
 def estimate(step: Step, rates: Rates | None) -> float:

@@ -77,11 +77,11 @@ def find(name: str) -> Path:
         if not os.path.isfile(path):
             raise HardlabError(f"There is no notebook '{name}'.")
         return path
-    known = {p.stem: p for p in notebooks()}
-    numbered = {stem.split("_")[0]: p for stem, p in known.items()}
-    if name not in known and name not in numbered:
-        raise registry.unknown("notebook", name, known)
-    return known.get(name) or numbered[name]
+    paths = {p.stem: p for p in notebooks()}
+    numbered = {stem.split("_")[0]: p for stem, p in paths.items()}
+    if name not in paths and name not in numbered:
+        raise registry.unknown("notebook", name, paths)
+    return paths.get(name) or numbered[name]
 
 
 def execute(
@@ -119,8 +119,8 @@ def execute(
     key = hashlib.sha256(source + json.dumps(typed, sort_keys=True).encode() + _code().encode()).hexdigest()
     done, failed = out / f"{name}.done.json", out / f"{name}.failed.json"
     target, log, html = out / f"{name}.ipynb", out / f"{name}.log", out / f"{name}.html"
-    if not force and (was := _intact(done, key, target, _inputs(path, typed))) and html.exists() >= report:
-        return Result(name, "done", target, log, done, html if report else None, None, was["seconds"], skipped=True)
+    if not force and (earlier := _intact(done, key, target, _inputs(path, typed))) and html.exists() >= report:
+        return Result(name, "done", target, log, done, html if report else None, None, earlier["seconds"], skipped=True)
     try:
         out.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out))
@@ -135,8 +135,8 @@ def execute(
         (scratch / "spec.json").write_text(json.dumps(spec))
         with stopping.requests() as stops:
             code, late = _run(scratch, log, stops, timeout, echo)
-            kept = scratch / "out.ipynb"
-            nb = read(kept if kept.exists() else path)
+            executed = scratch / "out.ipynb"
+            nb = read(executed if executed.exists() else path)
             error = _fault(nb, code, log)
             state: Literal["done", "failed", "stopped"] = "failed" if error else "done"
             if error and stops:
@@ -244,8 +244,8 @@ def _fault(nb: NotebookNode, code: int, log: Path) -> str | None:
     unrun = [number for number, cell in enumerate(cells, 1) if not _ran(cell)]
     if code:
         lines = log.read_text(errors="replace").strip().splitlines()
-        where = f"before code cell {unrun[0]} of {len(cells)} had run" if unrun else "after the last cell"
-        return f"The kernel or papermill ended {where} (exit code {code}): {lines[-1] if lines else 'no message'}"
+        place = f"before code cell {unrun[0]} of {len(cells)} had run" if unrun else "after the last cell"
+        return f"The kernel or papermill ended {place} (exit code {code}): {lines[-1] if lines else 'no message'}"
     if unrun:
         return f"Code cell {unrun[0]} of {len(cells)} was never run."
     return None
@@ -275,9 +275,9 @@ def _intact(marker: Path, key: str, target: Path, inputs: dict[str, str]) -> dic
     """The marker, if it belongs to this notebook, code, parameters and inputs, and the output is unchanged."""
     try:
         about = json.loads(content(marker))
-        same = about["key"] == key and about["state"] == "done" and about["inputs"] == inputs
-        same = same and isinstance(about["seconds"], int | float)
-        return about if same and about["notebook_sha256"] == _sha256(target) else None
+        unchanged = about["key"] == key and about["state"] == "done" and about["inputs"] == inputs
+        unchanged = unchanged and isinstance(about["seconds"], int | float)
+        return about if unchanged and about["notebook_sha256"] == _sha256(target) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -37,7 +37,7 @@ def export(
     """Write the network of a finished run for other libraries into ``out`` (RUN/export); returns the files.
 
     Weights as safetensors, in torchvision's and timm's names where they have the network, a model card (README.md)
-    with the code that loads them, and config.json. All is made before anything is written. HardlabError.
+    with the code that loads them, and config.json. Everything is made before anything is written. Raises HardlabError.
 
     network: one of the method's; None = that of the main result.
     features: ``npz`` or ``parquet`` adds the features of all images with their file names.

@@ -64,8 +64,8 @@ def notebook_body(nb: nbformat.NotebookNode, code: bool = True) -> str:
 
     code: whether to show the cells' source. nbconvert's full page would load scripts and equations from a network.
     """
-    shown = nbformat.from_dict({**nb, "cells": [_typeset(c) for c in nb.cells]})
-    body: str = _exporter(code).from_notebook_node(shown)[0]
+    typeset = nbformat.from_dict({**nb, "cells": [_typeset(c) for c in nb.cells]})
+    body: str = _exporter(code).from_notebook_node(typeset)[0]
     return body
 
 

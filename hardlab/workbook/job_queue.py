@@ -55,9 +55,9 @@ class Job:
     def of(cls, run: Run, line: str, rung: str, count: int, protocols: Sequence[str] = ()) -> Job:
         """The job of a run on a data set of ``count`` images; a GAN has no features to evaluate."""
         images = run.epochs * (count // run.batch_size) * run.batch_size
-        own = () if run.recipe == "gan" else tuple(protocols)
+        evaluations = () if run.recipe == "gan" else tuple(protocols)
         parent = None if run.parent is None else run.parent.id
-        return cls(run.id, line, f"{rung}/{run.recipe}", images, run.model_dump(mode="json"), own, parent,
+        return cls(run.id, line, f"{rung}/{run.recipe}", images, run.model_dump(mode="json"), evaluations, parent,
                    HEAVY.get(rung, 1))  # fmt: skip
 
 
@@ -262,13 +262,13 @@ def start(
 
     config: passed to its standard input as JSON.
     """
-    given = None
+    configuration = None
     if config is not None:
-        given = log.with_suffix(".json")
-        given.write_text(json.dumps(config))
-    with open(log, "ab") as output, open(given or os.devnull, "rb") as read:
+        configuration = log.with_suffix(".json")
+        configuration.write_text(json.dumps(config))
+    with open(log, "ab") as output, open(configuration or os.devnull, "rb") as read:
         process = subprocess.Popen(words, cwd=cwd, env=dict(env), stdout=output, stderr=output, stdin=read,
                                    process_group=0, preexec_fn=_orphaned)  # fmt: skip
-    if given is not None:
-        given.unlink()
+    if configuration is not None:
+        configuration.unlink()
     return process

@@ -45,13 +45,13 @@ def card(path: Path, data_dir: Path, usage: str = "") -> str:
 
 
 def _head(about: Mapping[str, Any], ran: Mapping[str, Any]) -> str:
-    made = RECIPES.get(ran["recipe"])
-    what = (made.__doc__ or "").splitlines()[0].rstrip(".") if made else "a recipe of your own"
+    make = RECIPES.get(ran["recipe"])
+    summary = (make.__doc__ or "").splitlines()[0].rstrip(".") if make else "a recipe of your own"
     tags = ["self-supervised-learning", ran["method"]["name"], *(s["name"] for s in ran["hard"])]
     front = f"---\nlibrary_name: hardlab\npipeline_tag: image-feature-extraction\ntags: [{', '.join(tags)}]\n---\n"
     return (
         f"{front}# {about['id']}\n\nA backbone that hardlab {about.get('versions', {}).get('hardlab', '')} trained by "
-        f"self-supervision. Recipe `{ran['recipe']}`: {what.removeprefix(ran['recipe'] + ': ')}."
+        f"self-supervision. Recipe `{ran['recipe']}`: {summary.removeprefix(ran['recipe'] + ': ')}."
     )
 
 
@@ -68,7 +68,7 @@ def _data(about: Mapping[str, Any], ran: Mapping[str, Any]) -> str:
 
 def _training(about: Mapping[str, Any], ran: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     optim = ran["optim"]
-    took = minutes(about)
+    duration = minutes(about)
     yield "rung, seed", f"{ran['rung']}, {about['seed']}"
     yield "method", _spec(ran["method"])
     yield "hard examples", "; ".join(_spec(spec) for spec in ran["hard"]) or "none (standard training)"
@@ -80,7 +80,7 @@ def _training(about: Mapping[str, Any], ran: Mapping[str, Any]) -> Iterable[tupl
     )
     yield "arm", arm(ran)
     yield "precision, device", f"{about.get('precision', ran['precision'])}, {about.get('device', 'unknown')}"
-    yield "cost", f"{took:.1f} minutes" if took is not None else "unknown"
+    yield "cost", f"{duration:.1f} minutes" if duration is not None else "unknown"
     changed = " (with changes)" if about.get("dirty") else ""
     yield "commit of hardlab", f"{about.get('commit', 'unknown')}{changed}"
     yield "versions", ", ".join(f"{k} {v}" for k, v in about.get("versions", {}).items())
@@ -108,18 +108,18 @@ def _results(path: Path) -> list[str]:
         runs, rows = catalog.runs, catalog.results
     except HardlabError as e:
         return [f"The runs beside this one cannot be read, so there is no interval over seeds: {e}"]
-    (own,) = runs[runs["run"] == path.name].to_dict("records") or [{}]
-    if not own or not len(measured := rows[rows["run"] == path.name]):
+    (run_row,) = runs[runs["run"] == path.name].to_dict("records") or [{}]
+    if not run_row or not len(measured := rows[rows["run"] == path.name]):
         return ["It was not evaluated: `hardlab evaluate RUN` does."]
-    seeds = arms.same_arm(catalog.done, own)["run"]
+    seeds = arms.same_arm(catalog.done, run_row)["run"]
     same = rows[rows["run"].isin(seeds)].groupby(_MEASURED)["value"]
     intervals = {key: interval(values) for key, values in same}
     twice = measured.duplicated(_MEASURED[:-1], keep=False)  # measured with several settings of a protocol
     lines = []
-    for row, several in zip(measured.to_dict("records"), twice, strict=True):
+    for row, over_seeds in zip(measured.to_dict("records"), twice, strict=True):
         over = intervals.get(tuple(row[c] for c in _MEASURED))
         spread = f"{over.mean:.4f} ({over.lo:.4f} to {over.hi:.4f})" if over and over.n > 1 else "one seed"
-        protocol = f"{row['protocol']} {row['options']}" if several else row["protocol"]
+        protocol = f"{row['protocol']} {row['options']}" if over_seeds else row["protocol"]
         lines.append((protocol, row["metric"], f"{row['evaluated_on']} ({row['split']})", row["features"],
                       f"{row['value']:.4f}", spread, over.n if over else 1))  # fmt: skip
     head = ("Protocol", "Metric", "Measured on", "Network", "This run", "Mean over seeds, 95 % interval", "Seeds")

@@ -80,8 +80,8 @@ def _times(benchmarks: Path) -> Iterator[str]:
     """The time of `make reproduce` on each kind of machine that has been measured."""
     with as_expected(benchmarks):
         for row in read_json(benchmarks)["reproduce"]["rows"]:
-            if row["name"].startswith(whole := "make reproduce, "):
-                machine = row["name"].removeprefix(whole)
+            if row["name"].startswith(race := "make reproduce, "):
+                machine = row["name"].removeprefix(race)
                 yield f"In a fresh clone, set-up included, it took {row['value']:.1f} minutes on: {machine}.\n"
 
 
@@ -89,9 +89,9 @@ def _headlines(judged: pd.DataFrame) -> list[str]:
     """A row per paper: its first headline claim measured at a rung that can test it, else its first headline."""
     rows = []
     for paper, name in NAMES.items():
-        known = judged[(judged["paper"] == paper) & judged["headline"]]
-        measured = known[(known["n"] > 0) & ~known["verdict"].str.startswith("needs rung")]
-        for r in (measured if len(measured) else known).head(1).itertuples():
+        headlines = judged[(judged["paper"] == paper) & judged["headline"]]
+        measured = headlines[(headlines["n"] > 0) & ~headlines["verdict"].str.startswith("needs rung")]
+        for r in (measured if len(measured) else headlines).head(1).itertuples():
             rows.append((name, r.statement, r.published, with_seeds(r), r.verdict, tells(r)))
     return table(("Paper", "Headline", "Published", "Ours, 95 % interval", "Verdict", "Can this scale decide?"), rows)
 
@@ -114,8 +114,8 @@ def scale(judged: pd.DataFrame, data_dir: Path) -> list[str]:
 
 
 def _range(values: Sequence[float], unit: float, form: str) -> str:
-    least, most = (f"{value / unit:{form}}" for value in (min(values), max(values)))
-    return least if least == most else f"{least} to {most}"
+    lowest, highest = (f"{value / unit:{form}}" for value in (min(values), max(values)))
+    return lowest if lowest == highest else f"{lowest} to {highest}"
 
 
 def tells(row: Any) -> str:
@@ -126,12 +126,14 @@ def tells(row: Any) -> str:
     if row.verdict == claims.NOT_LEARNED:
         return "no, a network has to learn first"
     if row.verdict in (claims.INCONCLUSIVE, claims.NO_SEEDS):
-        wanted = [
+        needed = [
             f"{'over ' + str(_MANY) if seeds > _MANY else int(seeds)} for the {size}"
             for seeds, size in ((row.more_seeds, "size seen"), (row.more_seeds_published, "published size"))
             if np.isfinite(seeds)
         ]
-        return "not yet" + (f", seeds still needed: {', '.join(wanted)}" if wanted else "")
+        return "not yet" + (f", seeds still needed: {', '.join(needed)}" if needed else "")
+    if row.verdict == claims.CANNOT:
+        return "no"
     return ("no, " if row.verdict.startswith("needs rung") else "not yet, ") + row.verdict
 
 
@@ -142,35 +144,30 @@ def with_seeds(row: Any) -> str:
 
 def _levels(levels: Iterable[claims.Level], data_dir: Path) -> list[str]:
     """The accuracy of each arm of a headline under every probe."""
-    took, manifests = minutes(data_dir), schema.read_manifests(data_dir)
+    duration, manifests = minutes(data_dir), schema.read_manifests(data_dir)
     rows = []
     for level in levels:
         cost: dict[str, list[float]] = {}
         for run in level.runs:
             device = str(manifests.get(run, {}).get("device") or "")
-            if took.get(run):
-                cost.setdefault("" if device.endswith("cores") else f" on {device}", []).append(took[run])
+            if duration.get(run):
+                cost.setdefault("" if device.endswith("cores") else f" on {device}", []).append(duration[run])
         rows.append(
             (
                 f"`{level.name}`" if " " not in level.name else level.name,
                 *(value.in_words() if (value := level.by.get(probe)) else "–" for probe in claims.PROBES),
                 f"{level.rung}, {level.data}",
                 f"{level.epochs:g}" if level.epochs else "–",
-                ", ".join(f"{np.mean(each):.1f}{device}" for device, each in sorted(cost.items())) or "–",
+                ", ".join(f"{np.mean(values):.1f}{device}" for device, values in sorted(cost.items())) or "–",
             )
         )
     probes = [f"{probe}, %" for probe in claims.PROBES]
     return table(("Arm", *probes, "Rung, data", "Epochs", "Minutes per run (CPU unless a GPU is named)"), rows)
 
 
-def counted(judged: pd.DataFrame) -> str:
-    counts = judged["verdict"].value_counts()
-    return ", ".join(f"{counts[v]} {v}" for v in claims.VERDICTS if v in counts)
-
-
 def _decided(judged: pd.DataFrame) -> list[str]:
     """The number of claims with each verdict, then a row for each reproduced or contradicted claim."""
-    lines = [f"Of {len(judged)} claims: {counted(judged)}."]
+    lines = [f"Of {len(judged)} claims: {claims.counted(judged)}."]
     decided = judged[judged["verdict"].isin(claims.DECIDED)]
     if not len(decided):
         return lines
@@ -193,17 +190,17 @@ GROUPS = {  # of docs/results.md, in this order
 
 def _results(judged: pd.DataFrame, data_dir: Path) -> Iterator[str]:
     """The lines of docs/results.md, one section per paper."""
-    took, manifests = minutes(data_dir), schema.read_manifests(data_dir)
+    duration, manifests = minutes(data_dir), schema.read_manifests(data_dir)
     yield "# Results, claim by claim\n"
     yield "`hardlab report --readme` writes this page from `figures/data`."
     yield "[verdicts.md](verdicts.md) explains how a verdict is computed.\n"
-    yield f"Of {len(judged)} claims: {counted(judged)}.\n"
+    yield f"Of {len(judged)} claims: {claims.counted(judged)}.\n"
     for paper, name in NAMES.items():
         rows = judged[judged["paper"] == paper]
         runs = dict.fromkeys(run for names in rows["runs"] for run in names.split())
-        hours = sum(took.get(run, 0) for run in runs) / 60
+        hours = sum(duration.get(run, 0) for run in runs) / 60
         yield f"## {name}\n"
-        yield f"{len(rows)} claims, judged by {len(runs)} runs that took {hours:.1f} hours: {counted(rows)}.\n"
+        yield f"{len(rows)} claims, judged by {len(runs)} runs that took {hours:.1f} hours: {claims.counted(rows)}.\n"
         images = sum(manifests[run]["config"]["batch_size"] * (manifests[run].get("steps_done") or 0) for run in runs)
         if images and (above := next_rung(rung for rung in rows["rung"] if rung)):
             yield one_rung_up(paper, above, images)
@@ -227,8 +224,8 @@ def one_rung_up(paper: str, rung: str, trained: int) -> str:
             for side in claim.arms:
                 for seed in range(claim.seeds):
                     run = recipe(side.recipe, rung, config.parse([*claim.overrides(side, rung), f"seed={seed}"]))
-                    for one in (run, *([run.parent] if run.parent is not None else [])):
-                        runs[one.id] = training_steps(one) * one.batch_size
+                    for run_ in (run, *([run.parent] if run.parent is not None else [])):
+                        runs[run_.id] = training_steps(run_) * run_.batch_size
     images = sum(runs.values())
     if not images:
         return f"One rung up, at `{rung}`, these claims need {len(runs)} runs.\n"

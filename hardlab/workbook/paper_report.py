@@ -117,14 +117,14 @@ def _notes(paper: str) -> dict[str, Any]:
     """The handwritten notes on a paper and on all papers."""
     with as_expected(NOTES):
         tree = read_yaml(NOTES)
-        shared, own = tree["all"], tree[paper]
-        return {"authors": own.get("authors", shared["authors"])} | {
-            key: [*map(str, own[key]), *map(str, shared[key])] for key in ("easy", "hard")
+        shared, of_paper = tree["all"], tree[paper]
+        return {"authors": of_paper.get("authors", shared["authors"])} | {
+            key: [*map(str, of_paper[key]), *map(str, shared[key])] for key in ("easy", "hard")
         }
 
 
 def _summary(paper: str, rows: pd.DataFrame, data_dir: Path) -> Iterator[Block]:
-    yield f"Of {len(rows)} claims of the paper: {pages.counted(rows)}."
+    yield f"Of {len(rows)} claims of the paper: {claims.counted(rows)}."
     yield from (re.sub(r"\s+", " ", line).strip() for line in pages.scale(rows, data_dir))
     headlines = rows[rows["headline"]]
     lines = [(r.statement, r.published, pages.with_seeds(r), r.verdict, pages.tells(r)) for r in headlines.itertuples()]
@@ -132,14 +132,14 @@ def _summary(paper: str, rows: pd.DataFrame, data_dir: Path) -> Iterator[Block]:
                (0.3, 0.2, 0.2, 0.12, 0.18))  # fmt: skip
 
 
-def _scope(own: Sequence[Claim]) -> Iterator[Block]:
+def _scope(paper_claims: Sequence[Claim]) -> Iterator[Block]:
     yield (
         "Each claim is a test with a dated digest; the results say which tests were set or changed after their runs. "
         "A claim is testable from the rung in the last column; below it, numbers are shown without a verdict."
     )
     lines = [
         (f"{claim.statement} ({claim.place})", str(claim.published), in_words(claim), claim.testable_from)
-        for claim in own
+        for claim in paper_claims
     ]
     yield Rows(("Claim", "Published", "Test", "From rung"), lines, (0.36, 0.22, 0.34, 0.08))
 
@@ -161,8 +161,8 @@ def in_words(claim: Claim) -> str:
     }.get(test.name)
     if sentence is None:
         assert test.value is not None
-        how = f"within {test.margin:g} of" if test.name == "equal_within" else test.name
-        sentence = f"{quantity} {how} {test.value:g} {unit}"
+        comparison = f"within {test.margin:g} of" if test.name == "equal_within" else test.name
+        sentence = f"{quantity} {comparison} {test.value:g} {unit}"
     m = claim.measure
     read = [m.table, *map(str, m.where.values()), *([m.value] if m.value != "value" else []), f"({m.over})"]
     return f"{sentence}; measured by {' '.join(read)}"
@@ -176,8 +176,8 @@ def _arm(side: Side) -> str:
     """An arm as on the command line, with its own measure, if any, in brackets."""
     words = [side.recipe, *(f"{k}={v}" for k, v in side.set.items())]
     words += [f"trained {side.longer:g} times as long"] if side.longer != 1 else []
-    own = [*side.where.values(), *filter(None, (side.value, side.over))]
-    return " ".join([*words, *([f"[{', '.join(own)}]"] if own else [])])
+    details = [*side.where.values(), *filter(None, (side.value, side.over))]
+    return " ".join([*words, *([f"[{', '.join(details)}]"] if details else [])])
 
 
 def _methodology(paper: str, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
@@ -212,7 +212,7 @@ def _methodology(paper: str, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[
     versions = sorted({m.get("versions", {}).get("torch", "") for m in runs.values()} - {""})
     yield f"Code: hardlab at the commits {', '.join(commits)} (*: with changes), torch {', '.join(versions)}."
     yield "Where the paper, its code and this reproduction differ (docs/departures.md lists the options):"
-    yield Items([f"{place}: {what}. Here: {here}." for place, what, here in departures(paper)])
+    yield Items([f"{place}: {difference}. Here: {choice}." for place, difference, choice in departures(paper)])
 
 
 def departures(paper: str) -> list[tuple[str, str, str]]:
@@ -270,16 +270,18 @@ def _negative(rows: pd.DataFrame) -> Iterator[Block]:
 
 def _cost(paper: str, rows: pd.DataFrame, runs: Mapping[str, Mapping[str, Any]], data_dir: Path) -> Iterator[Block]:
     minutes = pages.minutes(data_dir)
-    each: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    run_names: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for name, m in runs.items():
-        each[m["config"]["recipe"], m["config"]["rung"], str(m.get("device"))].append(name)
+        run_names[m["config"]["recipe"], m["config"]["rung"], str(m.get("device"))].append(name)
     total = sum(minutes.get(name, 0.0) for name in runs)
     yield f"The verdicts rest on {len(runs)} runs, which trained for {total / 60:.1f} hours according to their logs."
     lines = []
-    for (recipe, rung, device), names in sorted(each.items()):
-        took = [minutes[name] for name in names if name in minutes]
+    for (recipe, rung, device), names in sorted(run_names.items()):
+        durations = [minutes[name] for name in names if name in minutes]
         memory = max((float(runs[name].get("peak_memory_mb") or 0) for name in names), default=0.0)
-        lines.append((recipe, rung, device, str(len(names)), f"{np.mean(took):.1f}" if took else "", f"{memory:.0f}"))
+        lines.append(
+            (recipe, rung, device, str(len(names)), f"{np.mean(durations):.1f}" if durations else "", f"{memory:.0f}")
+        )
     head = ("Recipe", "Rung", "Device", "Runs", "Minutes each", "Peak memory, MB")
     yield Rows(head, lines, (0.22, 0.08, 0.34, 0.08, 0.13, 0.15))
     images = sum(m["config"]["batch_size"] * (m.get("steps_done") or 0) for m in runs.values())

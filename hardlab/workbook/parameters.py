@@ -73,12 +73,12 @@ def check(path: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     For a parameter of type ``path``, a relative path is relative to the working directory, not the notebook's folder.
     Raises ``HardlabError`` for an unknown name and for a value that does not fit.
     """
-    known = schema(path)
+    declared = schema(path)
     typed = {}
     for name, value in overrides.items():
-        if name not in known:
-            raise registry.unknown("parameter", name, known, Path(path).name)
-        typed[name] = _here(_fit(name, value, known[name].type), known[name].type)
+        if name not in declared:
+            raise registry.unknown("parameter", name, declared, Path(path).name)
+        typed[name] = _here(_fit(name, value, declared[name].type), declared[name].type)
     return typed
 
 
@@ -176,10 +176,10 @@ def _number(value: Any, kind: type[int] | type[float]) -> int | float:
     """A number, or text as a command line reads it: of other digits than 0 to 9 it spells none."""
     if isinstance(value, str) and not value.isascii():
         raise ValueError(value)
-    made = numbers.spelled(value)
-    if kind is int and isinstance(made, float) and not made.is_integer():
+    number = numbers.spelled(value)
+    if kind is int and isinstance(number, float) and not number.is_integer():
         raise ValueError(value)
-    return kind(made)
+    return kind(number)
 
 
 def _each(items: Any, kind: ast.expr | None) -> list[Any]:

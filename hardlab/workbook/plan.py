@@ -161,21 +161,21 @@ def check(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -
     Without overrides only their images are checked, since tests build every unchanged recipe.
     """
     runs = [
-        recipes.recipe(name, rung, config.parse(_pairs(name, rung, 0, overrides, own)))
-        for name, own in _arms(rung, with_claims)
+        recipes.recipe(name, rung, config.parse(_pairs(name, rung, 0, overrides, pairs)))
+        for name, pairs in _arms(rung, with_claims)
     ]
     for run in runs:
         compatible.check(run)
     from hardlab import build
 
-    seen: set[config.Data] = set()
+    checked: set[config.Data] = set()
     for run in runs:
         if overrides:
             build.check(run)
             build.check_images(run)
-        elif run.data not in seen and run.data.name not in sets.BUILT_IN:
+        elif run.data not in checked and run.data.name not in sets.BUILT_IN:
             build.check_images(run)
-        seen.add(run.data)
+        checked.add(run.data)
 
 
 def _arms(rung: str, with_claims: bool) -> dict[Arm, set[tuple[str, str]]]:
@@ -199,28 +199,30 @@ def _runs(rung: str, overrides: Sequence[str], with_claims: bool, place: Mapping
     measured: dict[str, set[tuple[str, str]]] = {}
     purposes: dict[str, list[str]] = {}
     ids: dict[str, list[str]] = {}
-    for (name, own), measures in arms.items():
+    for (name, arm_pairs), measures in arms.items():
         for seed in range(SEEDS[rung]):
-            pairs = _pairs(name, rung, seed, overrides, own)
+            pairs = _pairs(name, rung, seed, overrides, arm_pairs)
             # a changed recipe has another id, so its runs are missing and nothing else is
             run = recipes.recipe(name, rung, config.parse(pairs))
-            runs.setdefault(run.id, (run, (name, own), pairs))
+            runs.setdefault(run.id, (run, (name, arm_pairs), pairs))
             measured.setdefault(run.id, set()).update(measures)
-            purposes.setdefault(run.id, []).extend([_purpose(PURPOSES[name])] if name in PURPOSES and not own else [])
-            ids.setdefault(run.id, []).extend(wanted_by.get((name, own), []))
-    made: list[Step] = []
+            purposes.setdefault(run.id, []).extend(
+                [_purpose(PURPOSES[name])] if name in PURPOSES and not arm_pairs else []
+            )
+            ids.setdefault(run.id, []).extend(wanted_by.get((name, arm_pairs), []))
+    steps: list[Step] = []
     parents: set[str] = set()
-    for key, (run, (name, own), pairs) in runs.items():
+    for key, (run, (name, arm_pairs), pairs) in runs.items():
         named_by = [f"claims {', '.join(dict.fromkeys(ids[key]))}"] if ids[key] else []
         trains = [Training(key, run.recipe, training_steps(run))]
         if run.parent is not None and run.parent.id not in parents:
             parents.add(run.parent.id)
             trains.insert(0, Training(run.parent.id, run.parent.recipe, training_steps(run.parent)))
-        made.append(
+        steps.append(
             Step(
                 name=re.sub(r"\W", "_", key),
                 kind="run",
-                title=", ".join([name, *own, *([f"seed {run.seed}"] if SEEDS[rung] > 1 else [])]),
+                title=", ".join([name, *arm_pairs, *([f"seed {run.seed}"] if SEEDS[rung] > 1 else [])]),
                 purpose="; ".join([*purposes[key], *named_by]),
                 commands=_commands(run, pairs, rung, measured[key], place["threads"]),
                 inputs=(),
@@ -229,14 +231,14 @@ def _runs(rung: str, overrides: Sequence[str], with_claims: bool, place: Mapping
                 **place,
             )
         )
-    return made
+    return steps
 
 
 def _pairs(name: str, rung: str, seed: int, overrides: Sequence[str], own: Sequence[str]) -> list[str]:
     own_keys = {pair.partition("=")[0] for pair in own}
     trained = recipes.recipe(name, rung).epochs > 0
-    given = [o for o in overrides if trained and o.partition("=")[0] not in own_keys]
-    return [f"seed={seed}", *given, *own]
+    applied = [o for o in overrides if trained and o.partition("=")[0] not in own_keys]
+    return [f"seed={seed}", *applied, *own]
 
 
 def _commands(
@@ -264,12 +266,12 @@ def _parameters(notebook: str, rung: str) -> dict[str, str]:
         return {"images_dir": "own/pictures", "runs_dir": "own/runs"}
     if notebook == "11_your_strategy":
         return {"folder": "own/strategy"}
-    own = {"rung": rung, "runs_dir": "runs"}
+    parameters = {"rung": rung, "runs_dir": "runs"}
     if notebook == "03_view_iou":
-        own["out_dir"] = "notebooks/03_view_iou"
+        parameters["out_dir"] = "notebooks/03_view_iou"
     if notebook == "04_fanova":
-        own["rows"] = "5000" if rung == "smoke" else "300000"  # as many as the paper
-    return own
+        parameters["rows"] = "5000" if rung == "smoke" else "300000"  # as many as the paper
+    return parameters
 
 
 def _purpose(names: Iterable[str]) -> str:

@@ -28,18 +28,18 @@ def describe(plan: Sequence[Step], todo: Sequence[Step], rates: Rates | None, co
     wide = max(len(s.title) for s in plan)
     lines = []
     for number, step in enumerate(plan, 1):
-        when = "done before" if step.name not in due else f"about {clock(guess[step.name])}" if rates else ""
-        what = f"for {step.purpose}" if step.kind == "run" else step.purpose
-        lines.append(f"{number:4}  {step.kind:9} {step.title:{wide}}  {when:12} {what}".rstrip())
-    whole = f"{len(todo)} of {len(plan)} steps to run"
+        timing = "done before" if step.name not in due else f"about {clock(guess[step.name])}" if rates else ""
+        purpose = f"for {step.purpose}" if step.kind == "run" else step.purpose
+        lines.append(f"{number:4}  {step.kind:9} {step.title:{wide}}  {timing:12} {purpose}".rstrip())
+    line = f"{len(todo)} of {len(plan)} steps to run"
     if rates is not None and todo:
-        whole += (
+        line += (
             f", about {_minutes(costs.finish(todo, guess, cores))} with {cores} at a time. Measured now: a training "
             f"step of {1000 * rates.step:.0f} ms in {rates.precision}"
         )
     elif todo:
-        whole += "; their time on a GPU has not been measured"
-    return "\n".join([*lines, whole + "."])
+        line += "; their time on a GPU has not been measured"
+    return "\n".join([*lines, line + "."])
 
 
 class Display:
@@ -91,13 +91,13 @@ class Display:
         """A table of all steps with their states, times and problems."""
         due = {s.name for s in self.todo}
         wide = max(len(s.title) for s in self.plan)
-        lines = [f"   #  {'step':{wide + 10}} {'state':12} {'time':>7}  what fell short"]
+        lines = [f"   #  {'step':{wide + 10}} {'state':12} {'time':>7}  problem"]
         for step in self.plan:
-            took, short = "", ""
+            spent, short = "", ""
             if step.name not in due:
                 state = "done before"
             elif step.name in self.took:
-                state, took = "done", clock(self.took[step.name])
+                state, spent = "done", clock(self.took[step.name])
             elif step.name in self.failed:
                 state, short = "FAILED", f"{self.failed[step.name]} Log: {self.folder / step.log}"
             elif step.name in self.started:
@@ -107,14 +107,14 @@ class Display:
                 state = "not run"
                 short = "the workbook was stopped first" if stopped else self._blocked(step)
             lines.append(
-                f"{self.number[step.name]:4}  {step.kind:9} {step.title:{wide}} {state:12} {took:>7}  {short}".rstrip()
+                f"{self.number[step.name]:4}  {step.kind:9} {step.title:{wide}} {state:12} {spent:>7}  {short}".rstrip()
             )
         return "\n".join(lines)
 
     def left(self, now: float) -> float:
         """Seconds until everything is done, from the estimates and their errors so far."""
-        done = sum(self.took.values())
-        factor = (done + _PRIOR) / (sum(self.guess[n] for n in self.took) + _PRIOR)
+        spent = sum(self.took.values())
+        factor = (spent + _PRIOR) / (sum(self.guess[n] for n in self.took) + _PRIOR)
         seconds = {n: g * factor for n, g in self.guess.items()}
         running = {}
         for step in self._running():
@@ -140,8 +140,8 @@ class Display:
         ]
 
     def _name(self, step: Step) -> str:
-        what = f", for {step.purpose}" if step.kind == "run" else ""
-        return f"step {self.number[step.name]} of {len(self.plan)}: {step.title}{what}"
+        purpose = f", for {step.purpose}" if step.kind == "run" else ""
+        return f"step {self.number[step.name]} of {len(self.plan)}: {step.title}{purpose}"
 
     def _expected(self, step: Step) -> str:
         return f", about {clock(self.guess[step.name])}" if self.known else ""
@@ -154,21 +154,21 @@ class Display:
             by_time = 0.0
         if not step.trains:
             return by_time
-        each = [(t.steps, trained_share(self.folder / "runs" / t.run)) for t in step.trains]
-        if all(share is None for _, share in each):
+        shares = [(t.steps, trained_share(self.folder / "runs" / t.run)) for t in step.trains]
+        if all(share is None for _, share in shares):
             return by_time
-        done, whole = sum(n * (share or 0.0) for n, share in each), sum(n for n, _ in each)
-        return 0.9 * done / whole if whole else by_time  # the rest is the evaluation
+        done, total = sum(n * (share or 0.0) for n, share in shares), sum(n for n, _ in shares)
+        return 0.9 * done / total if total else by_time  # the rest is the evaluation
 
     def _draw(self, now: float) -> None:
         running = self._running()
-        whole = sum(self.guess[s.name] for s in self.todo)
+        total = sum(self.guess[s.name] for s in self.todo)
         part = sum(self.guess[n] for n in (*self.took, *self.failed))
         part += sum(self._share(s, now) * self.guess[s.name] for s in running)
         elapsed = now - self.begun
         head = f"{clock(elapsed)} gone"
-        if self.known and whole:
-            head = f"{100 * part / whole:3.0f} % | {head}, about {clock(self.left(now))} left"
+        if self.known and total:
+            head = f"{100 * part / total:3.0f} % | {head}, about {clock(self.left(now))} left"
         steps = [
             f"{self.number[s.name]} {s.title} {100 * self._share(s, now):.0f} %, {clock(now - self.started[s.name])}"
             for s in running
@@ -222,10 +222,10 @@ def why(log: Path) -> str:
 
 def clock(seconds: float) -> str:
     """Seconds as text: minutes and seconds, or hours and minutes from an hour on."""
-    whole = max(0, round(seconds))
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 60}:{whole % 60:02}"
+    total = max(0, round(seconds))
+    if total >= 3600:
+        return f"{total // 3600} h {total % 3600 // 60:02} min"
+    return f"{total // 60}:{total % 60:02}"
 
 
 def _minutes(seconds: float) -> str:

@@ -82,11 +82,13 @@ def find(runs_dir: Path, name: str) -> Entry:
         if name and (path / "manifest.json").exists():
             return entry(path)
     names = [e.path.name for e in listed(runs_dir)]
-    begun = [n for n in names if name and n.startswith(name)]
-    if len(begun) == 1:
-        return entry(runs_dir / begun[0])
-    if begun:
-        raise HardlabError(f"'{name}' begins the names of {len(begun)} runs: {', '.join(begun[:5])}; name one of them.")
+    matches = [n for n in names if name and n.startswith(name)]
+    if len(matches) == 1:
+        return entry(runs_dir / matches[0])
+    if matches:
+        raise HardlabError(
+            f"'{name}' begins the names of {len(matches)} runs: {', '.join(matches[:5])}; name one of them."
+        )
     raise registry.unknown("run", name, names)
 
 
@@ -151,8 +153,8 @@ def _called(c: Mapping[str, Any]) -> str:
 def table(entries: Sequence[Entry]) -> str:
     """The runs in columns, and their number and size below."""
     rows = [summary(e) for e in entries]
-    shown = [{k: v for k, v in row.items() if k != "bytes"} | {"size": readable(row["bytes"])} for row in rows]
-    lines = columns(shown)
+    cells = [{k: v for k, v in row.items() if k != "bytes"} | {"size": readable(row["bytes"])} for row in rows]
+    lines = columns(cells)
     states = [e.state for e in entries]
     counts = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
     return "\n".join([*lines, f"{len(rows)} runs ({counts}), {readable(sum(r['bytes'] for r in rows))}"])
@@ -187,7 +189,7 @@ def describe(e: Entry, runs_dir: Path) -> str:
     with contextlib.suppress(HardlabError):
         lines += [f"  result   {name} {value:.4f}" for name, value in accuracies(e.path).items()]
     lines += [f"  parent   {about['parent']}"] if about.get("parent") else []
-    children = [other.path.name for other in listed(runs_dir) if other.about.get("parent") == e.path.name]
+    children = [entry.path.name for entry in listed(runs_dir) if entry.about.get("parent") == e.path.name]
     lines += [f"  child    {name}" for name in children]
     parts = {p.name: size(p) if p.is_dir() else p.lstat().st_size for p in sorted(e.path.iterdir())}
     lines += [f"  disk     {readable(e.size)}: " + ", ".join(f"{n} {readable(b)}" for n, b in parts.items() if b)]
@@ -273,14 +275,14 @@ def plan_pruning(
     kept = {n: "it is under way" for n in chosen_names if under_way(runs_dir / n)}
     while True:  # a child that stays keeps its parent, which keeps its own
         going = [n for n in chosen_names if n not in kept]
-        needed: dict[str, str] = {}
+        children: dict[str, str] = {}
         for child, e in entries.items():
             if child not in going or weights:
-                needed.setdefault(str(e.about.get("parent")), child)
-        new = {n: f"{needed[n]} needs it as its parent" for n in going if n in needed}
+                children.setdefault(str(e.about.get("parent")), child)
+        new = {n: f"{children[n]} needs it as its parent" for n in going if n in children}
         # finished children keep what they took of the weights, so that a parent's may go with theirs
         if weights:
-            new = {n: why for n, why in new.items() if entries[needed[n]].state != "done"}
+            new = {n: why for n, why in new.items() if entries[children[n]].state != "done"}
         if not new:
             break
         kept |= new
@@ -297,8 +299,8 @@ def _days(e: Entry, now: datetime) -> float:
 
 
 def prune(runs_dir: Path, plan: Pruning) -> list[str]:
-    """Delete what a plan names, each run under its lock; returns the names. HardlabError where that is not allowed."""
-    done: list[str] = []
+    """Delete what a plan names, each run under its lock; returns the names. Raises HardlabError if it cannot."""
+    deleted: list[str] = []
     for name in plan.deleted:
         path = runs_dir / name
         with _locked(path) as free:
@@ -317,9 +319,11 @@ def prune(runs_dir: Path, plan: Pruning) -> list[str]:
                     with contextlib.suppress(OSError):
                         gone.parent.rmdir()
             except OSError as e:
-                raise HardlabError(f"{path} cannot be deleted ({e.strerror}); {len(done)} runs before it were.") from e
-        done.append(name)
-    return done
+                raise HardlabError(
+                    f"{path} cannot be deleted ({e.strerror}); {len(deleted)} runs before it were."
+                ) from e
+        deleted.append(name)
+    return deleted
 
 
 @contextlib.contextmanager

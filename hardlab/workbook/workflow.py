@@ -68,7 +68,7 @@ def reproduce(
 
 
 @contextmanager
-def locked(out: Path, what: str) -> Iterator[None]:
+def locked(out: Path, task: str) -> Iterator[None]:
     """Lock a folder with ``logs/`` against other processes; raises HardlabError if one has locked it."""
     try:
         (out / "logs").mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def locked(out: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise HardlabError(f"Another process is running {what} in '{out}'; wait for it or stop it.") from None
+            raise HardlabError(f"Another process is running {task} in '{out}'; wait for it or stop it.") from None
         yield
 
 

@@ -56,9 +56,9 @@ def test_runs_of_two_lengths_are_not_taken_together_and_the_shorter_ones_are_nam
     every = Catalog(tmp_path).finished("smoke", ["simsiam-hvs", "simclr"])
     kept = comparable(every)
     assert kept["run"].tolist() == [long[1], long[0], long[2], one]  # three seeds, and the longer of two such lengths
-    told = explain_choice(every, kept)
-    assert (told["used"] == "yes").tolist() == every["run"].isin(kept["run"]).tolist()
-    left_out = told[told["used"] == "no"]
+    message = explain_choice(every, kept)
+    assert (message["used"] == "yes").tolist() == every["run"].isin(kept["run"]).tolist()
+    left_out = message[message["used"] == "no"]
     assert len(left_out) == len([*short, *shorter]) and set(left_out["epochs"]) == {1, 2}
     fewer = comparable(every[every["run"].isin([*long[:1], *short])])
     assert fewer["run"].tolist() == short  # the most seeds come first, then the length
@@ -272,13 +272,13 @@ def test_one_run_that_stands_for_several_is_the_first_recipes_lowest_seed() -> N
 
 
 def test_of_recipes_of_which_one_is_shown_the_preferred_one_at_the_highest_rung_is_shown(tmp_path: Path) -> None:
-    wanted, other, seed = (write_run(tmp_path, *arm, None).name for arm in (("adco", 0), ("moco", 0), ("moco", 1)))
+    expected, other, seed = (write_run(tmp_path, *arm, None).name for arm in (("adco", 0), ("moco", 0), ("moco", 1)))
     runs, names = Catalog(tmp_path).runs, ("adco-queue", "adco", "moco")
     assert preferred(names, runs) == "adco" and preferred(names, runs[runs["recipe"] == "moco"]) == "moco"
     assert preferred(names, runs.iloc[:0]) == "adco-queue"
-    counts = {wanted: 1, other: 2, seed: 3}
-    assert one_with_most(runs, counts, names)["run"] == wanted
-    assert one_with_most(runs, counts | {wanted: 0}, names)["run"] == seed
+    counts = {expected: 1, other: 2, seed: 3}
+    assert one_with_most(runs, counts, names)["run"] == expected
+    assert one_with_most(runs, counts | {expected: 0}, names)["run"] == seed
     runs.loc[runs["recipe"] == "moco", "rung"] = "cpu"
     assert preferred(names, runs) == "moco" and one_with_most(runs, counts, names)["run"] == seed
     assert one_with_most(runs, counts, names[:1]) is one_with_most(runs, dict.fromkeys(counts, 0), names) is None

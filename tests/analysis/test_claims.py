@@ -771,7 +771,7 @@ def test_a_change_is_noted_once_with_its_day_and_told_beside_the_runs_before_it(
     for begins, noted in ((day - timedelta(hours=1), True), (day + timedelta(hours=1), False)):
         folder.manifests = [json.dumps(json.loads(m) | {"started": begins.isoformat()}) for m in folder.manifests]
         row = folder.verdict(claim(headline=True))
-        remark = "This test is of 2026-11-27, after its runs: it is what the paper is known for."
+        remark = "This test was set on 2026-11-27, after its runs: it is what the paper is known for."
         assert row.why.endswith(remark) == noted and row.frozen == day.isoformat()
 
 

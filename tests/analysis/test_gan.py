@@ -53,9 +53,9 @@ def test_twins_are_compared_with_each_other_and_with_strangers():
     assert same["correlation"] == pytest.approx(1) and same["difference"] == 0
     assert abs(same["others"]) < 0.1
     images = shot(noise=30)
-    wanted = np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(images.g, images.g_ema, strict=True)])
-    assert other["step"] == 7 and other["correlation"] == pytest.approx(wanted)
-    assert other["lo"] < wanted < other["hi"] and other["difference"] == pytest.approx(30)
+    expected = np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(images.g, images.g_ema, strict=True)])
+    assert other["step"] == 7 and other["correlation"] == pytest.approx(expected)
+    assert other["lo"] < expected < other["hi"] and other["difference"] == pytest.approx(30)
     one = shot(n=1)
     collapsed = Shot(0, np.repeat(one.g, 8, 0), np.repeat(one.g, 8, 0), {})
     assert gan.twins([collapsed])["others"].item() == pytest.approx(1)

@@ -86,8 +86,8 @@ def test_the_ledger_is_every_candidate_with_its_run_and_percentile(trained: dict
     assert hvs["loss"].tolist() == log["loss"].tolist() and hvs["iou"].tolist() == log["iou"].tolist()
     assert hvs["chosen"].mean() == pytest.approx(1 / 6)
     step = log[log["step"] == log["step"].iloc[-1]]
-    wanted = 100 * (stats.rankdata(step["loss"]) - 0.5) / len(step)
-    assert hvs["percentile"][log["step"] == log["step"].iloc[-1]].to_numpy() == pytest.approx(wanted)
+    expected = 100 * (stats.rankdata(step["loss"]) - 0.5) / len(step)
+    assert hvs["percentile"][log["step"] == log["step"].iloc[-1]].to_numpy() == pytest.approx(expected)
     # what hard view selection takes is harder than what it leaves
     by = hvs.groupby("chosen")["percentile"].mean()
     assert by[True] > by[False] + 10

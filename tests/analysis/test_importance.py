@@ -81,10 +81,10 @@ def test_the_effects_of_a_tree_of_two_numbers_add_up_to_one():
 
 @pytest.mark.parametrize(("backend", "rows"), [("forest", 6000), pytest.param("xgboost", 6000, marks=pytest.mark.slow)])
 def test_known_shares_are_found(backend, rows):
-    x, y, wanted = known(rows)
+    x, y, expected = known(rows)
     table = importance.importance(x, y, backend=backend, leaf=1, max_features=1.0, pairs=True)
     for effect, share in table.set_index("effect")["share"].items():
-        assert share == pytest.approx(wanted.get(effect, 0.0), abs=0.03 if " x " in effect else 0.02), effect
+        assert share == pytest.approx(expected.get(effect, 0.0), abs=0.03 if " x " in effect else 0.02), effect
 
 
 def test_the_package_finds_known_shares_and_ours_agrees_with_it_on_the_same_forest_size():
@@ -100,8 +100,8 @@ def test_the_package_finds_known_shares_and_ours_agrees_with_it_on_the_same_fore
     assert (logging.root.handlers, logging.root.level) == (handlers, level)
     assert not hasattr(np, "float")
     for row in package.merge(ours, on="effect", suffixes=("", "_ours")).itertuples():
-        wanted = variance[row.effect] / sum(variance.values())
-        assert row.share == pytest.approx(wanted, abs=0.03 if row.order == 2 else 0.02), row.effect
+        expected = variance[row.effect] / sum(variance.values())
+        assert row.share == pytest.approx(expected, abs=0.03 if row.order == 2 else 0.02), row.effect
         spread = (row.hi - row.lo) / 2 + (row.hi_ours - row.lo_ours) / 2
         assert abs(row.share - row.share_ours) <= max(0.01, spread), row.effect
 
@@ -215,9 +215,9 @@ def test_what_cannot_be_decomposed_is_refused_in_one_sentence():
     x, y, _ = known(50)
     with pytest.raises(HardlabError, match="Did you mean 'forest'"):
         importance.importance(x, y, backend="forst")
-    with pytest.raises(HardlabError, match="50 rows and 49 responses"):
+    with pytest.raises(HardlabError, match="got 50 rows, 49 responses"):
         importance.importance(x, y[:-1])
-    with pytest.raises(HardlabError, match="not finite"):
+    with pytest.raises(HardlabError, match="finite numbers"):
         importance.importance(x.assign(a=np.nan), y)
     with pytest.raises(HardlabError, match="no variance"):
         importance.importance(x, np.ones(50))

@@ -139,9 +139,9 @@ def test_both_sides_of_the_distance_are_medians_of_cosines_beside_the_norm_that_
         nearest = [max(float(n @ q) for q in one.queries) for n in one.negatives]
         hardest = [max(float(n @ q) for n in one.negatives) for q in one.queries]
         middle = [np.median([float(n @ q) for n in one.negatives]) for q in one.queries]
-        wanted = [np.median(nearest), np.median(hardest), np.median(middle), np.median(one.norms)]
-        got = row[["negative_nearest", "query_hardest", "query_middle", "norm"]].to_numpy(float)
-        assert got == pytest.approx(wanted, abs=1e-5)
+        expected = [np.median(nearest), np.median(hardest), np.median(middle), np.median(one.norms)]
+        actual = row[["negative_nearest", "query_hardest", "query_middle", "norm"]].to_numpy(float)
+        assert actual == pytest.approx(expected, abs=1e-5)
         assert 0 < row["mass"] < 1
     still = torch.nn.Parameter(torch.ones(1))
     opt = torch.optim.SGD([still], 3.0, momentum=0.9, weight_decay=1e-4)

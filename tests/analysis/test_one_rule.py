@@ -34,7 +34,7 @@ ALLOWED = {
         "how many steps of a question are done",
     ("hardlab/workbook/campaign_plan.py", "next(seeds)"): "the next seed to train is the next number",
     ("hardlab/workbook/explorer.py", "list(some)[-1]"): "whether a sentence is the last of a panel",
-    ("hardlab/workbook/pages.py", "(measured if len(measured) else known).head(1)"): "a claim, not a run",
+    ("hardlab/workbook/pages.py", "(measured if len(measured) else headlines).head(1)"): "a claim, not a run",
     ("hardlab/workbook/report.py", "values['run'].iloc[0]"): "runs of one setting have the same length",
     ("notebooks/02_evaluate.ipynb",
      "top1.drop_duplicates(['evaluated_on', 'bar', 'protocol', 'seed'], keep='last')"): "raw pixels of a seed",

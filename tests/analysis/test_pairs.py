@@ -68,10 +68,10 @@ def test_a_collapsed_network_has_no_importances_and_no_predictability(tmp_path: 
 
 def test_the_spread_over_runs_is_that_of_the_forest_of_each_run(tmp_path: Path) -> None:
     logs = {f"r{seed}": pairs.read(write_log(tmp_path / f"r{seed}", 220, seed)) for seed in (0, 1)}
-    found = pairs.by_leaf(logs, 200, (1, 60), trees=2)
-    assert set(found["leaf"]) == {1}  # of 100 rows each, none has two leaves of 60
+    result = pairs.by_leaf(logs, 200, (1, 60), trees=2)
+    assert set(result["leaf"]) == {1}  # of 100 rows each, none has two leaves of 60
     each = [pairs.shares(log, 100, [1], 2).set_index("name")["share"] for log in logs.values()]
-    for row in found.itertuples():
+    for row in result.itertuples():
         values = [float(one[row.name]) for one in each]
         assert (row.mean, row.min, row.max) == pytest.approx((sum(values) / 2, min(values), max(values)))
         assert row.runs == 2
@@ -79,10 +79,10 @@ def test_the_spread_over_runs_is_that_of_the_forest_of_each_run(tmp_path: Path) 
 
 def test_windows_of_epochs_cover_all_and_one_without_pairs_is_absent(tmp_path: Path) -> None:
     log = pairs.read(write_log(tmp_path / "r", 260, 0))  # epochs 0 to 5, the last of 10 images
-    found = pairs.by_epoch({"r": log}, 150, 10, trees=2, windows=3)
-    assert sorted(set(found["epoch"])) == [0.5, 2.5, 4.5]
+    result = pairs.by_epoch({"r": log}, 150, 10, trees=2, windows=3)
+    assert sorted(set(result["epoch"])) == [0.5, 2.5, 4.5]
     middle = pairs.shares(log[log["epoch"].isin([2, 3])], 150, [10], 2).set_index("name")["share"]
-    assert found[found["epoch"] == 2.5].set_index("name")["mean"].to_dict() == pytest.approx(middle.to_dict())
+    assert result[result["epoch"] == 2.5].set_index("name")["mean"].to_dict() == pytest.approx(middle.to_dict())
     constant = log.assign(loss=log["loss"].where(log["epoch"] > 1, 0.5))
     assert sorted(set(pairs.by_epoch({"r": constant}, 150, 10, trees=2, windows=3)["epoch"])) == [2.5, 4.5]
 

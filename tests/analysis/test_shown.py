@@ -41,8 +41,8 @@ def test_a_view_log_shows_by_epoch_what_was_chosen_and_what_was_there(tmp_path: 
 def test_an_importance_shows_the_largest_share_first() -> None:
     rng = np.random.default_rng(0)
     x = pd.DataFrame(rng.random((300, 3)), columns=["little", "much", "none"])
-    found = importance.importance(x, 5 * x["much"] + x["little"], trees=4, pairs=True)
-    html, text = of(found)
+    result = importance.importance(x, 5 * x["much"] + x["little"], trees=4, pairs=True)
+    html, text = of(result)
     assert "the largest share is" in text and "of much." in text
     assert html.index(">much<") < html.index(">little<") < html.index(">none<")
 

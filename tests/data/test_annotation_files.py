@@ -155,8 +155,8 @@ def test_a_polygon_that_encloses_nothing_takes_nothing_from_the_others_of_its_ob
 def test_a_size_that_is_not_said_is_that_of_the_file(coco, missing):
     listing = said()
     without("images", 0, *missing)(listing)
-    scene, wanted = coco(listing).scene(0), coco(said()).scene(0)
-    assert all(torch.equal(scene[name], wanted[name]) for name in wanted)
+    scene, expected = coco(listing).scene(0), coco(said()).scene(0)
+    assert all(torch.equal(scene[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("size", [(80, 60), (60, 81), (120, 160)])

@@ -106,8 +106,8 @@ def test_size_fits_the_centred_square_and_max_side_shrinks_the_whole(tmp_path):
         image = Image.open(tmp_path / f"train/ant/{i:02}.jpg").convert("RGB")
         short = min(w, h)
         square = image.crop(((w - short) / 2, (h - short) / 2, (w + short) / 2, (h + short) / 2))
-        wanted = np.array(square.resize((40, 40), Image.Resampling.BILINEAR), int)
-        assert np.abs(fitted.pixels[i].permute(1, 2, 0).numpy() - wanted).max() <= 4, "but for decoding at half scale"
+        expected = np.array(square.resize((40, 40), Image.Resampling.BILINEAR), int)
+        assert np.abs(fitted.pixels[i].permute(1, 2, 0).numpy() - expected).max() <= 4, "but for decoding at half scale"
     shrunk = load("folder", root=tmp_path, max_side=50)
     sizes = torch.cat([b.sizes for b in shrunk.all(4)]).tolist()
     assert sizes == [[50, 25], [33, 50], [50, 25], [33, 50]]
@@ -397,11 +397,11 @@ def test_a_set_without_boxes_says_which_have_them():
 def test_digits_are_scikit_learns_enlarged_and_split_without_overlap():
     train, test = load("digits", size=8), load("digits", "test", size=8)
     bunch = load_digits()
-    wanted = sorted(
+    expected = sorted(
         (np.round(i * 255 / 16).astype(np.uint8).tobytes(), int(t)) for i, t in zip(bunch.images, bunch.target)
     )
-    got = [(p[0].numpy().tobytes(), int(t)) for d in (train, test) for p, t in zip(d.pixels, d.targets)]
-    assert sorted(got) == wanted
+    actual = [(p[0].numpy().tobytes(), int(t)) for d in (train, test) for p, t in zip(d.pixels, d.targets)]
+    assert sorted(actual) == expected
     assert all(torch.equal(d.pixels[:, 0], d.pixels[:, c]) for d in (train, test) for c in (1, 2))
     for c in range(10):
         share = (train.targets == c).sum() / (bunch.target == c).sum()

@@ -49,9 +49,9 @@ def test_crowds_are_left_out_of_training_and_difficult_objects_are_not():
 
 def test_polygons_and_run_lengths_of_coco_become_masks_at_the_size_of_the_image(coco):
     masks = load("coco", "val", root=coco).scene(0)["masks"]
-    wanted = torch.zeros(2, 60, 80, dtype=torch.bool)
-    wanted[0, 10:40, 10:30] = wanted[1, :, :4] = True
-    assert torch.equal(masks, wanted)
+    expected = torch.zeros(2, 60, 80, dtype=torch.bool)
+    expected[0, 10:40, 10:30] = expected[1, :, :4] = True
+    assert torch.equal(masks, expected)
     half = load("coco", "val", root=coco, max_side=40).scene(0)
     assert half["masks"].shape == (2, 30, 40) and half["masks"][0].sum() == 150
     square = load("coco", "val", root=coco, size=30).scene(0)  # half the size, less 5 columns on either side

@@ -142,6 +142,6 @@ def test_a_scene_of_a_subset_keeps_its_image_and_renumbers_its_labels():
     star, disc = CLASSES.index("star"), CLASSES.index("disc")
     for i in range(len(data)):
         (row,) = (full.pixels == data.pixels[i]).flatten(1).all(1).nonzero().flatten().tolist()
-        wanted = [{star: 0, disc: 1}[k] for k in full.scene(row)["labels"].tolist() if k in (star, disc)]
-        assert data.scene(i)["labels"].tolist() == wanted
-        assert len(data.scene(i)["boxes"]) == len(data.scene(i)["masks"]) == len(wanted)
+        expected = [{star: 0, disc: 1}[k] for k in full.scene(row)["labels"].tolist() if k in (star, disc)]
+        assert data.scene(i)["labels"].tolist() == expected
+        assert len(data.scene(i)["boxes"]) == len(data.scene(i)["masks"]) == len(expected)

@@ -138,7 +138,7 @@ def test_boxes_and_masks_are_scored_as_by_pycocotools_itself():
                 else:
                     row["score"] = float(f["scores"][i])
                 rows.append(row)
-    wanted = {}
+    expected = {}
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         sizes = [{"id": i, "height": 120, "width": 120} for i in range(1, 13)]
@@ -154,9 +154,9 @@ def test_boxes_and_masks_are_scored_as_by_pycocotools_itself():
             run.accumulate()
             run.summarize()
             for name, i in (("AP", 0), ("AP50", 1), ("AP75", 2), ("AP_S", 3)):
-                wanted[prefix + name] = run.stats[i]
-    assert ap.compute() == pytest.approx(wanted, abs=1e-12)
-    assert 0.05 < wanted["AP"] < 0.95 and wanted["AP_S"] != wanted["AP"]
+                expected[prefix + name] = run.stats[i]
+    assert ap.compute() == pytest.approx(expected, abs=1e-12)
+    assert 0.05 < expected["AP"] < 0.95 and expected["AP_S"] != expected["AP"]
 
 
 def test_average_precision_without_an_object_is_not_defined():

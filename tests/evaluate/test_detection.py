@@ -36,8 +36,16 @@ def coco(tmp_path):
 
 def test_the_rate_warms_up_over_100_steps_and_falls_at_18k_and_22k():
     o = {k: DETECTION["detection-voc"][k] for k in ("lr", "steps", "warmup")}
-    wanted = {0: 2e-5, 50: 0.02 * (0.001 + 0.999 * 0.5), 100: 0.02, 17999: 0.02, 18000: 2e-3, 22000: 2e-4, 23999: 2e-4}
-    assert {step: rate(step, **o) for step in wanted} == pytest.approx(wanted)
+    expected = {
+        0: 2e-5,
+        50: 0.02 * (0.001 + 0.999 * 0.5),
+        100: 0.02,
+        17999: 0.02,
+        18000: 2e-3,
+        22000: 2e-4,
+        23999: 2e-4,
+    }
+    assert {step: rate(step, **o) for step in expected} == pytest.approx(expected)
 
 
 def test_the_published_settings_are_those_of_the_papers():
@@ -98,9 +106,9 @@ def test_a_detector_learns_a_handful_of_scenes_by_heart():
 
 def test_scenes_in_cocos_format_can_be_learned_and_scored(coco):
     options = DETECTION["segmentation-coco-hvs"] | QUICK | {"images": 0, "test_images": 0, "iterations": 1}
-    got = detect(net(), root=coco, **PIXELS, **options)
-    assert (got.n_train, got.n_test) == (1, 2), "a scene without an object teaches nothing, but can be got wrong"
-    assert set(got.metrics) == {"AP", "AP50", "AP75", "AP_S", "mask-AP", "mask-AP50", "mask-AP75", "mask-AP_S"}
+    actual = detect(net(), root=coco, **PIXELS, **options)
+    assert (actual.n_train, actual.n_test) == (1, 2), "a scene without an object teaches nothing, but can be got wrong"
+    assert set(actual.metrics) == {"AP", "AP50", "AP75", "AP_S", "mask-AP", "mask-AP50", "mask-AP75", "mask-AP_S"}
 
 
 class ViT(nn.Module):

@@ -26,8 +26,8 @@ def test_every_layer_of_the_backbone_gets_a_gradient_and_no_weight_is_a_copy(nec
     anchors = (8, 16, 32) if neck == "c4" else (8, 16, 32, 64)
     model = detector(backbone, 10, neck=neck, predict=predict, **SMALL | {"anchors": anchors}, **PIXELS)
     losses = model.train()(*examples())
-    wanted = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
-    assert set(losses) == wanted | ({"loss_mask"} if predict == "masks" else set())
+    expected = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
+    assert set(losses) == expected | ({"loss_mask"} if predict == "masks" else set())
     sum(losses.values()).backward()
     missing = [name for name, p in backbone.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert missing == []

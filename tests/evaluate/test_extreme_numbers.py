@@ -124,11 +124,11 @@ def test_the_converged_probe_of_large_features_is_scikit_learns_without_a_penalt
 
 def test_the_converged_probe_at_another_scale_is_the_same_with_the_penalty_scaled_back():
     x, y, z, t = data()
-    wanted = lbfgs(x, y, z, t, c=0.5)
+    expected = lbfgs(x, y, z, t, c=0.5)
     for scale, c in ((2.0**30, 0.5 * 2.0**-60), (2.0**-30, 0.5 * 2.0**60)):
         probe = lbfgs(x * scale, y, z * scale, t, c=c)
-        assert probe.objective == pytest.approx(wanted.objective, rel=1e-5) and probe.top1 == wanted.top1
-        torch.testing.assert_close(probe.weight * scale, wanted.weight, rtol=0, atol=2e-3)
+        assert probe.objective == pytest.approx(expected.objective, rel=1e-5) and probe.top1 == expected.top1
+        torch.testing.assert_close(probe.weight * scale, expected.weight, rtol=0, atol=2e-3)
 
 
 def test_a_large_column_among_others_costs_them_nothing():
@@ -149,14 +149,14 @@ def test_probes_refuse_features_too_small_to_learn_from(scale, evaluate):
 
 def test_the_minibatch_probe_of_huge_features_learns_or_refuses():
     x, y, z, t = data()
-    wanted = linear_probe(x, y, z, t, epochs=5).top1[-1]
+    expected = linear_probe(x, y, z, t, epochs=5).top1[-1]
     for scale in (1e3, 1e6, 1e12, 1e20, 1e37):
         try:
             accuracy = linear_probe(x * scale, y, z * scale, t, epochs=5).top1[-1]
         except HardlabError as e:
             assert "diverged" in str(e) and scale > 1e6
         else:
-            assert accuracy > wanted - 0.15
+            assert accuracy > expected - 0.15
 
 
 def test_a_test_feature_beyond_all_others_is_no_silent_answer():
@@ -238,7 +238,7 @@ def test_settings_out_of_range_end_in_one_sentence(protocol, options):
         (lambda f, y: (f.tolist(), y), "not list"),
         (lambda f, y: (f.to_sparse(), y), "not a sparse tensor"),
         (lambda f, y: (f, y.tolist()), "training labels must be a dense torch tensor, not list"),
-        (lambda f, y: (f, y[:, None]), "one each is needed"),
+        (lambda f, y: (f, y[:, None]), "one label per sample"),
         (lambda f, y: (f, y.float()), "type int64"),
     ],
 )

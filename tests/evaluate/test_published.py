@@ -75,9 +75,9 @@ CLASSIFIERS = {
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_classifier_has_the_settings_of_its_paper(name):
     keys = ("optimizer", "lr", "batch_size", "epochs", "weight_decay", "schedule")
-    *wanted, more = CLASSIFIERS[name]
+    *expected, more = CLASSIFIERS[name]
     settings = dict(PROTOCOLS[name].settings)
-    assert [settings.pop(k) for k in keys] == wanted
+    assert [settings.pop(k) for k in keys] == expected
     frozen = {"augment": "none", "blocks": 1, "final_lr": 0.0}
     tuned = {"augment": "rrc-flip", "labels": 1.0, "head_lr": None, "listing": None, "fraction": 1.0}
     assert settings == (frozen if name.startswith("linear") else tuned) | more

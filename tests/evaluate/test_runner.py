@@ -145,7 +145,7 @@ def test_no_protocol_changes_a_weight_or_a_statistic_of_the_run(path):
     run, method, _ = run_folder.open_run(path)
     method.train()
     before = copy.deepcopy(method.state_dict())
-    train_images, test_images = Sets(None).of(run, None, None, torch.device("cpu"))
+    train_images, test_images = Sets(None).splits(run, None, None, torch.device("cpu"))
     store = Store(path / "features", "0" * 16, build.look(run))
     task = module._task("backbone", method.backbone, train_images, test_images, None, store, "fp32", None)
     for name in ("knn", "linear-hexa-moco-1", "linear-lbfgs", "semi-hexa-1"):

@@ -49,8 +49,8 @@ def test_a_line_goes_through_the_means_and_its_band_from_the_lowest_to_the_highe
 
 
 def test_predictions_are_a_bar_a_kind_and_seed_and_a_single_seed_is_a_marked_gap(ax: Axes) -> None:
-    told = pd.DataFrame({"accuracy": [0.3, 0.4], "lowest_iou": [0.2, 0.25], "chance": [1 / 6, 1 / 6]})
-    importance_plots.predicted(ax, told, [3, 5])
+    message = pd.DataFrame({"accuracy": [0.3, 0.4], "lowest_iou": [0.2, 0.25], "chance": [1 / 6, 1 / 6]})
+    importance_plots.predicted(ax, message, [3, 5])
     assert [patch.get_height() for patch in ax.patches] == pytest.approx([30, 40, 20, 25, 100 / 6, 100 / 6])
     assert [label.get_text() for label in ax.get_xticklabels()] == ["seed 3", "seed 5"]
     empty = Figure().subplots()

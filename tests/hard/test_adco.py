@@ -54,9 +54,9 @@ def test_one_pass_gives_the_loss_and_both_gradients_of_two_autograd_passes(inbat
         loss = made.loss(q, k, 0.12)
     assert torch.allclose(loss, plain(q, k, made.vectors, 0.12, inbatch), rtol=1e-10)
     weights = torch.rand(N, dtype=torch.double)
-    (got,) = torch.autograd.grad((weights * loss).sum(), q)
-    (wanted,) = torch.autograd.grad((weights * plain(q, k, made.vectors, 0.12, inbatch)).sum(), q)
-    assert torch.allclose(got, wanted, rtol=1e-8, atol=1e-10)
+    (actual,) = torch.autograd.grad((weights * loss).sum(), q)
+    (expected,) = torch.autograd.grad((weights * plain(q, k, made.vectors, 0.12, inbatch)).sum(), q)
+    assert torch.allclose(actual, expected, rtol=1e-8, atol=1e-10)
     sharp = plain(q.detach(), k, made.vectors, 0.02, inbatch).mean()
     assert made.value.item() == pytest.approx(sharp.item(), rel=1e-10)
     (up,) = torch.autograd.grad(sharp, made.vectors)
@@ -68,10 +68,10 @@ def test_in_float32_both_gradients_are_within_1e_5_of_two_plain_passes(monkeypat
     made = bank(size=4096, dim=128).float()
     q, k = unit(64, 128, 1).float().requires_grad_(), unit(64, 128, 2).float()
     with made.record():
-        (got,) = torch.autograd.grad(made.loss(q, k, 0.12).mean(), q)
-    (wanted,) = torch.autograd.grad(plain(q, k, made.vectors, 0.12, True).mean(), q)
+        (actual,) = torch.autograd.grad(made.loss(q, k, 0.12).mean(), q)
+    (expected,) = torch.autograd.grad(plain(q, k, made.vectors, 0.12, True).mean(), q)
     (up,) = torch.autograd.grad(plain(q.detach(), k, made.vectors, 0.02, True).mean(), made.vectors)
-    assert (got - wanted).norm() <= 1e-5 * wanted.norm()
+    assert (actual - expected).norm() <= 1e-5 * expected.norm()
     assert (-made.descent - up).norm() <= 1e-5 * up.norm()
 
 
@@ -117,11 +117,11 @@ def test_the_gradient_for_the_unit_vector_is_equation_6():
         made.loss(q, k, 0.12)
     n, x = F.normalize(made.vectors.detach(), dim=1), q.detach()
     for j in range(K):
-        wanted = torch.zeros(D, dtype=torch.double)
+        expected = torch.zeros(D, dtype=torch.double)
         for i in range(N):
             bottom = math.exp(x[i] @ k[i] / 0.02) + sum(math.exp(x[i] @ m / 0.02) for m in n)
-            wanted += math.exp(x[i] @ n[j] / 0.02) / bottom * x[i] / (N * 0.02)
-        assert torch.allclose(-made.descent[j], wanted, atol=1e-12)
+            expected += math.exp(x[i] @ n[j] / 0.02) / bottom * x[i] / (N * 0.02)
+        assert torch.allclose(-made.descent[j], expected, atol=1e-12)
 
 
 def test_two_losses_of_a_step_add_their_shares_and_others_are_not_answered():
@@ -186,9 +186,9 @@ def test_the_player_moves_by_sgd_against_the_queries_before_the_networks_step(sy
     now = forward(method, rendered(torch.randn(8, 2, 3, 16, 16)), hard)
     out = now.out
     (grad,) = torch.autograd.grad(player.objective(now), player.params, retain_graph=True)
-    wanted = -sum(plain(out.q[a].detach(), out.t[b], w, 0.02, True).mean() for a, b in method.pairs)
-    wanted = wanted if total == "sum" else wanted / len(method.pairs)
-    (exact,) = torch.autograd.grad(wanted, w)
+    expected = -sum(plain(out.q[a].detach(), out.t[b], w, 0.02, True).mean() for a, b in method.pairs)
+    expected = expected if total == "sum" else expected / len(method.pairs)
+    (exact,) = torch.autograd.grad(expected, w)
     assert torch.allclose(grad, exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max()))
     w.grad = grad
     player.opt.step()
@@ -203,8 +203,8 @@ def test_the_keys_of_other_images_are_negatives_in_the_first_steps_unless_they_a
     for step, inbatch in ((0, fill_keys), (1, fill_keys), (2, True)):
         hard.before_step(Progress(step, 10, 0, 1))
         out = forward(method, rendered(torch.randn(8, 2, 3, 16, 16)), hard).out
-        wanted = plain(out.q[0], out.t[1], hard.bank.vectors, 0.12, inbatch)
-        assert torch.allclose(out.loss, wanted, rtol=1e-4), step
+        expected = plain(out.q[0], out.t[1], hard.bank.vectors, 0.12, inbatch)
+        assert torch.allclose(out.loss, expected, rtol=1e-4), step
 
 
 def test_five_crops_are_summed_in_the_loss_and_in_the_direction():
@@ -310,9 +310,9 @@ def test_negatives_that_do_not_move_leave_the_network_the_step_of_plain_autograd
     hard.install(method)
     out = forward(method, rendered(torch.randn(8, 2, 3, 16, 16)), hard).out
     params = [p for p in method.parameters() if p.requires_grad]
-    got = torch.autograd.grad(out.loss.mean(), params, retain_graph=True)
-    wanted = torch.autograd.grad(plain(out.q[0], out.t[1], hard.bank.vectors.detach(), 0.12, True).mean(), params)
-    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(got, wanted, strict=True))
+    actual = torch.autograd.grad(out.loss.mean(), params, retain_graph=True)
+    expected = torch.autograd.grad(plain(out.q[0], out.t[1], hard.bank.vectors.detach(), 0.12, True).mean(), params)
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(actual, expected, strict=True))
 
 
 def test_a_step_with_the_papers_bank_makes_no_copy_of_it(monkeypatch):

@@ -67,10 +67,10 @@ def test_one_step_is_the_sign_of_the_gradient_that_autograd_finds_in_pixel_space
             q = {a: net.query(x[a]) for a in slots}
     loss = sum(net.loss(q[a], out.t[b].detach()) for a, b in net.pairs).sum()
     for a, g in zip(slots, torch.autograd.grad(loss, list(grey.values())), strict=True):
-        wanted = (grey[a] + 2 * g.sign()).clamp(0, 255)
-        got = (made.slot(a) * unit + mean) * 255
+        expected = (grey[a] + 2 * g.sign()).clamp(0, 255)
+        actual = (made.slot(a) * unit + mean) * 255
         clear = g.abs() > 1e-5 * g.abs().max()  # the sign of a rounding error is anybody's
-        assert torch.allclose(got[clear], wanted[clear], atol=1e-2)
+        assert torch.allclose(actual[clear], expected[clear], atol=1e-2)
         assert clear.float().mean() > 0.9
 
 
@@ -150,8 +150,8 @@ def test_clae_compares_the_clean_view_with_its_own_perturbation_in_both_directio
         j = (i + B) % (2 * B)
         logits = torch.stack([z[i] @ z[a] / 0.1 for a in range(2 * B) if a != i])
         anchors.append(float(torch.logsumexp(logits, 0) - z[i] @ z[j] / 0.1))
-    wanted = torch.tensor([(anchors[i] + anchors[i + B]) / 2 for i in range(B)])
-    assert torch.allclose(term, wanted, atol=1e-4)
+    expected = torch.tensor([(anchors[i] + anchors[i + B]) / 2 for i in range(B)])
+    assert torch.allclose(term, expected, atol=1e-4)
 
 
 def test_a_snapshot_shows_the_views_of_the_last_step_as_the_network_saw_them():

@@ -25,8 +25,8 @@ def pasted(share, place, size):
 
 def test_a_clipped_box_is_the_one_of_cutmixs_code():
     share, place = torch.rand(50), torch.rand(50, 2)
-    got = boxes(share, place, 32, "clipped")
-    assert all(torch.equal(got[i], pasted(float(share[i]), place[i].tolist(), 32)) for i in range(50))
+    actual = boxes(share, place, 32, "clipped")
+    assert all(torch.equal(actual[i], pasted(float(share[i]), place[i].tolist(), 32)) for i in range(50))
 
 
 def test_the_share_of_own_pixels_has_the_moments_of_beta_with_whole_boxes_and_is_larger_with_clipped_ones():
@@ -75,11 +75,11 @@ def test_the_mixed_loss_is_the_counted_share_of_each_label_in_a_loop(name, local
         lam[a] = torch.tensor([1 - int(m.sum()) / m.numel() for m in masks])
     large, small = torch.stack([mixed.get(a, v.slot(a)) for a in range(2)], 1), [mixed[2 + i] for i in range(local)]
     q = net.embed(replace(v, x=large, local=tuple(small)), lam, ())[0]
-    wanted = torch.zeros(B)
+    expected = torch.zeros(B)
     for a, b in net.pairs:
         own, theirs = net.loss(q[a], out.t[b]), net.loss(q[a], out.t[b][other])
-        wanted += (lam[a] * own + (1 - lam[a]) * theirs) / len(net.pairs)
-    assert torch.allclose(term, wanted, atol=1e-4)
+        expected += (lam[a] * own + (1 - lam[a]) * theirs) / len(net.pairs)
+    assert torch.allclose(term, expected, atol=1e-4)
     assert float(now.numbers["cutmix.lambda"]) == pytest.approx(lam[0].mean().item(), abs=1e-5)
 
 
@@ -90,12 +90,12 @@ def test_soft_labels_are_the_cross_entropy_of_one_softmax_over_both_keys_and_the
     out = net(views())
     lam, same_key = torch.rand(B), torch.zeros(B, dtype=torch.bool)
     q, own, theirs = out.q[0].detach(), out.t[1], out.t[1].roll(1, 0)
-    got = hard._soft(net, q, own, theirs, lam, same_key)
+    actual = hard._soft(net, q, own, theirs, lam, same_key)
     for i in range(B):
         logits = torch.cat([torch.stack([own[i], theirs[i]]), net.negatives.keys]) @ q[i] / 0.2
         soft = torch.zeros(len(logits))
         soft[:2] = torch.tensor([lam[i], 1 - lam[i]])
-        assert got[i].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, soft).item(), abs=1e-4)
+        assert actual[i].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, soft).item(), abs=1e-4)
     alone = hard._soft(net, q, own, own, lam, ~same_key)
     assert torch.allclose(alone, net.loss(q, own), atol=1e-4)
 

@@ -58,12 +58,12 @@ def quiet(run, path):
 def test_the_learners_loss_takes_rows_of_one_group_as_positives_in_both_views():
     net = learner()
     za, zb, group = unit(6, 8).float(), unit(6, 8).float(), torch.tensor([0, 1, 2, 2, 3, 3])
-    got = net.score({0: za, 1: zb}, {0: za, 1: zb}, group=group)
+    actual = net.score({0: za, 1: zb}, {0: za, 1: zb}, group=group)
     each = losses.sup_con(torch.cat([za, zb]), group.repeat(2), net.temperature)
-    assert torch.allclose(got, (each[:6] + each[6:]) / 2, atol=1e-6)
+    assert torch.allclose(actual, (each[:6] + each[6:]) / 2, atol=1e-6)
     order = torch.randperm(6)
     again = net.score({0: za[order], 1: zb[order]}, {0: za[order], 1: zb[order]}, group=group[order])
-    assert torch.allclose(got[order], again, atol=1e-6)
+    assert torch.allclose(actual[order], again, atol=1e-6)
 
 
 # ----------------------------------------------------------------------------------------------------- the mixed batch
@@ -101,8 +101,8 @@ def test_a_pair_is_the_generators_image_and_its_averages_of_the_same_latent():
     z = hard.generator.sample(2)
     with torch.no_grad(), nets.running_stats_frozen(hard.generator):
         own, twin = hard.generator(z), hard.averaged(z)
-    wanted = torch.stack([own[0], twin[0], own[1], twin[1]])
-    assert torch.allclose(v.raw[6:], (wanted + 1) / 2, atol=1e-6)
+    expected = torch.stack([own[0], twin[0], own[1], twin[1]])
+    assert torch.allclose(v.raw[6:], (expected + 1) / 2, atol=1e-6)
     assert torch.allclose(v.raw[:6], batch().raw / 255)
     assert not torch.allclose(own, twin)
 

@@ -22,14 +22,14 @@ def test_hcl_equals_a_loop_over_the_negatives_of_each_anchor(beta, tau):
     za, zb = unit(b, 5, 0), unit(b, 5, 1)
     method = SimCLR(nets.Tiny(width=4), dim=5, temperature=t)
     HCL(beta=beta, tau=tau).install(method)
-    got = method.loss(za, zb)
+    actual = method.loss(za, zb)
     for i in range(b):
         p = math.exp(float(za[i] @ zb[i]) / t)
         e = [math.exp(float(za[i] @ z[j]) / t) for z in (za, zb) for j in range(b) if j != i]
         mean = sum(x**beta for x in e) / len(e)
         g = (sum(x**beta * x for x in e) / mean - tau * len(e) * p) / (1 - tau)
         g = max(g, len(e) * math.exp(-1 / t))
-        assert got[i].item() == pytest.approx(-math.log(p / (p + g)), rel=1e-9)
+        assert actual[i].item() == pytest.approx(-math.log(p / (p + g)), rel=1e-9)
 
 
 def test_hcl_without_weights_and_correction_is_the_plain_loss_with_the_same_gradient():

@@ -121,12 +121,12 @@ def test_the_overlap_under_a_bound_is_distributed_as_by_rejection_one_pair_at_a_
     policy.before_step(at(0))
     v = look.views(batch(3000), 2)
     after = looked(policy, method(), v, look).views.params
-    wanted = []
-    while len(wanted) < 3000:
+    expected = []
+    while len(expected) < 3000:
         pairs = look.draw(torch.full((3000, 2), 32), 2)
         overlaps = iou(pairs[:, 0], pairs[:, 1])
-        wanted += overlaps[overlaps <= bound].tolist()
-    assert ks_2samp(iou(after[:, 0], after[:, 1]).numpy(), wanted).pvalue > 0.01
+        expected += overlaps[overlaps <= bound].tolist()
+    assert ks_2samp(iou(after[:, 0], after[:, 1]).numpy(), expected).pvalue > 0.01
 
 
 def test_a_redrawn_view_has_a_fresh_appearance(look):

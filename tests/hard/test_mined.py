@@ -20,7 +20,7 @@ from hardlab.types import HardlabError
 def test_the_mined_term_equals_a_loop_over_the_hard_sets(mine, reduction):
     q, t = torch.rand(9, 4), torch.rand(9, 4)
     hard = Mined(mine=mine, reduction=reduction, threshold=0.7 if reduction == "sum" else 0.18)
-    wanted, sizes = [], []
+    expected, sizes = [], []
     for i in range(9):
         d = {j: dissimilarity(t[i], q[j]) / (4 if reduction == "mean" else 1) for j in range(9) if j != i}
         if mine == "threshold":
@@ -30,10 +30,10 @@ def test_the_mined_term_equals_a_loop_over_the_hard_sets(mine, reduction):
             d = {nearest: d[nearest]}
         sizes.append(len(d))
         if d:
-            wanted.append(-math.log(sum(d.values()) + 1e-8))
+            expected.append(-math.log(sum(d.values()) + 1e-8))
     now = after(net(), outcome(q, t))
-    got = hard.terms(now)["mined"]
-    assert torch.allclose(got, torch.tensor(wanted), atol=1e-4)
+    actual = hard.terms(now)["mined"]
+    assert torch.allclose(actual, torch.tensor(expected), atol=1e-4)
     logs = hard.logs(now)
     assert logs["frac_nonempty"] == pytest.approx(sum(s > 0 for s in sizes) / 9)
     assert logs["hard_negatives"] == pytest.approx(sum(sizes) / 9)

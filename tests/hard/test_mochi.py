@@ -21,18 +21,18 @@ def test_mochi_equals_a_loop_over_queries_pairs_and_shares(monkeypatch):
     ij, m = torch.randint(5, (2, 4, 3)), torch.randint(5, (4, 2))
     a, b = torch.rand(4, 3, 1, dtype=torch.double), torch.rand(4, 2, 1, dtype=torch.double)
     Fixed(monkeypatch, [ij, m], [a, b])
-    got = drawn(MoCHi, method, q, k)
+    actual = drawn(MoCHi, method, q, k)
     for n in range(4):
         hard = nearest(method, q[n], 5)
-        wanted = []
+        expected = []
         for s in range(3):
             h = a[n, s, 0] * hard[ij[0, n, s]] + (1 - a[n, s, 0]) * hard[ij[1, n, s]]
-            wanted.append(float(q[n] @ h / h.norm()))
+            expected.append(float(q[n] @ h / h.norm()))
         for s in range(2):
             share = b[n, s, 0] * 0.5
             h = share * q[n] + (1 - share) * hard[m[n, s]]
-            wanted.append(float(q[n] @ h / h.norm()))
-        assert got[n].tolist() == pytest.approx(wanted, abs=1e-9)
+            expected.append(float(q[n] @ h / h.norm()))
+        assert actual[n].tolist() == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", [MoCHi, SynCo])

@@ -114,16 +114,16 @@ def test_the_sphere_keeps_the_numbers_within_the_radius_of_their_kind_of_crop():
     for row in range(6):
         for crop in range(5):
             offset, radius = numbers[row, crop] - start, 0.2 if crop < 2 else 0.6
-            wanted = start + offset * min(1, radius / float(offset.norm()))
-            assert torch.allclose(kept[row, crop], wanted, atol=1e-6)
+            expected = start + offset * min(1, radius / float(offset.norm()))
+            assert torch.allclose(kept[row, crop], expected, atol=1e-6)
 
 
 def test_the_identity_renders_the_image_itself_and_any_other_size_as_interpolation_does():
     b = batch()
     eye = torch.eye(2, 3).expand(6, 2, 3)
     assert torch.allclose(sample(b.raw, b.sizes, eye, 32), b.raw / 255, atol=1e-6)
-    wanted = F.interpolate(b.raw / 255, size=48, mode="bilinear", align_corners=False)
-    assert torch.allclose(sample(b.raw, b.sizes, eye, 48), wanted, atol=1e-5)
+    expected = F.interpolate(b.raw / 255, size=48, mode="bilinear", align_corners=False)
+    assert torch.allclose(sample(b.raw, b.sizes, eye, 48), expected, atol=1e-5)
 
 
 def test_a_crop_without_rotation_is_the_one_that_look_renders():
@@ -131,11 +131,11 @@ def test_a_crop_without_rotation_is_the_one_that_look_renders():
     params = torch.zeros(6, 1, len(PARAMS))
     params[..., :6] = torch.tensor([32.0, 32, 4, 10, 16, 20])  # top 4, left 10, 16 x 20 pixels
     params[..., 7:10] = 1
-    wanted = look.apply(b.raw, params, 40)[:, 0]  # larger than the crop, where antialiasing plays no part
+    expected = look.apply(b.raw, params, 40)[:, 0]  # larger than the crop, where antialiasing plays no part
     theta = torch.tensor([[20 / 32, 0, (10 + 10) / 16 - 1], [0, 16 / 32, (4 + 8) / 16 - 1]]).expand(6, 2, 3)
-    got = (sample(b.raw, b.sizes, theta, 40) - 0.5) / 0.25
+    actual = (sample(b.raw, b.sizes, theta, 40) - 0.5) / 0.25
     inner = slice(2, -2)  # at its rim Look reads no pixel from outside the crop
-    assert torch.allclose(got[..., inner, inner], wanted[..., inner, inner], atol=1e-4)
+    assert torch.allclose(actual[..., inner, inner], expected[..., inner, inner], atol=1e-4)
     assert torch.allclose(bounding_box(theta[:, None], params), params, atol=1e-4)
 
 
@@ -173,9 +173,9 @@ def test_the_logged_box_holds_every_corner_of_the_crop_and_lies_in_the_image():
 
 def test_the_area_of_a_crop_and_its_gradient_are_those_of_the_determinant():
     theta = torch.randn(5, 3, 2, 3, dtype=torch.float64, requires_grad=True)
-    wanted = theta[..., :2].det().abs()
-    assert torch.allclose(share_of_image(theta), wanted, atol=1e-12)
-    grads = [torch.autograd.grad(area.square().sum(), theta)[0] for area in (share_of_image(theta), wanted)]
+    expected = theta[..., :2].det().abs()
+    assert torch.allclose(share_of_image(theta), expected, atol=1e-12)
+    grads = [torch.autograd.grad(area.square().sum(), theta)[0] for area in (share_of_image(theta), expected)]
     assert torch.allclose(*grads, atol=1e-12)
 
 
@@ -209,9 +209,9 @@ def test_a_uniform_target_is_drawn_from_the_range_of_the_crops_area():
     theta = torch.zeros(4000, 5, 2, 3)  # area 0: the error is the squared target
     stn.large = 5
     low, high = PRESETS["simclr_cifar"][0].scale
-    wanted = (high**3 - low**3) / 3 / (high - low)  # mean of the square
+    expected = (high**3 - low**3) / 3 / (high - low)  # mean of the square
     stn.net.heads = stn.net.heads[:5]
-    assert stn.cost(theta, look).item() == pytest.approx(wanted, rel=0.02)
+    assert stn.cost(theta, look).item() == pytest.approx(expected, rel=0.02)
 
 
 def views(stn, method, look, b=None):
@@ -231,12 +231,12 @@ def test_the_learners_gradient_is_that_of_the_same_views_without_an_adversary(ma
     (player,) = stn.players(method)
     assert player.joint
     parameters = [p for p in method.parameters() if p.requires_grad]
-    got = torch.autograd.grad(out.loss.mean(), parameters, retain_graph=True)
+    actual = torch.autograd.grad(out.loss.mean(), parameters, retain_graph=True)
     ours = torch.autograd.grad(player.objective(now), player.params)
     assert any(g.abs().max() > 0 for g in ours)
     fixed = replace(v, x=v.x.detach(), local=tuple(x.detach() for x in v.local))
-    wanted = torch.autograd.grad(method(fixed).loss.mean(), parameters)
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(got, wanted, strict=True))
+    expected = torch.autograd.grad(method(fixed).loss.mean(), parameters)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(actual, expected, strict=True))
 
 
 @pytest.mark.parametrize(("make", "local"), [(simsiam, 0), (dino, 3)])
@@ -276,16 +276,16 @@ def test_views_are_rendered_in_float32_under_autocast_with_flip_and_appearance_a
     stn = installed(method)
     v = look.views(batch(), 2, torch.Generator().manual_seed(0), 3)
     with torch.autocast("cpu", torch.bfloat16):
-        got = looked(stn, method, v, look).views
-    assert got.x.dtype == torch.float32
-    assert got.x.shape == (6, 2, 3, 32, 32)
-    assert [x.shape for x in got.local] == [(6, 3, 16, 16)] * 3
-    assert torch.equal(got.params[..., 6:], v.params[..., 6:])
+        actual = looked(stn, method, v, look).views
+    assert actual.x.dtype == torch.float32
+    assert actual.x.shape == (6, 2, 3, 32, 32)
+    assert [x.shape for x in actual.local] == [(6, 3, 16, 16)] * 3
+    assert torch.equal(actual.params[..., 6:], v.params[..., 6:])
     whole = v.params.clone()
     whole[..., 2:6] = torch.tensor([0.0, 0, 32, 32])
-    assert torch.allclose(got.x, look.apply(v.raw, whole), atol=1e-5)  # theta is the identity at first
-    assert torch.equal(got.params[..., :6], whole[..., :6])
-    assert torch.equal(got.local_params[..., 2:6], whole[:, :1, 2:6].expand(6, 3, 4))
+    assert torch.allclose(actual.x, look.apply(v.raw, whole), atol=1e-5)  # theta is the identity at first
+    assert torch.equal(actual.params[..., :6], whole[..., :6])
+    assert torch.equal(actual.local_params[..., 2:6], whole[:, :1, 2:6].expand(6, 3, 4))
 
 
 def test_a_snapshot_holds_theta_and_crops_of_fixed_images_and_changes_nothing():
@@ -324,11 +324,11 @@ def test_what_is_logged_tells_a_static_output_from_one_that_looks_at_the_image()
 
 
 def test_the_rate_follows_half_a_cosine_or_stays():
-    for schedule, wanted in (("cosine", 0.25), ("constant", 0.5)):
+    for schedule, expected in (("cosine", 0.25), ("constant", 0.5)):
         stn = installed(simsiam(), lr=0.5, schedule=schedule)
         (player,) = stn.players(simsiam())
         stn.before_step(Progress(5, 10, 0, 1))
-        assert player.opt.param_groups[0]["lr"] == pytest.approx(wanted)
+        assert player.opt.param_groups[0]["lr"] == pytest.approx(expected)
 
 
 def test_impossible_options_and_a_second_chooser_of_views_are_refused():

@@ -19,7 +19,7 @@ def test_synco_equals_a_loop_over_its_six_kinds(monkeypatch):
     shares = [torch.rand(4, 2, 1, dtype=torch.double) for _ in range(3)]
     noise = torch.randn(4, 2, 6, dtype=torch.double)
     Fixed(monkeypatch, rows, shares, noise)
-    got = drawn(SynCo, method, q, k)
+    actual = drawn(SynCo, method, q, k)
     for n in range(4):
         hard = nearest(method, q[n], 5)
         made = []
@@ -38,4 +38,4 @@ def test_synco_equals_a_loop_over_its_six_kinds(monkeypatch):
                 x = hard[rows[kind][n, s]].clone().requires_grad_()
                 (grad,) = torch.autograd.grad(q[n] @ x, x)
                 made.append(x.detach() + strength * (grad if kind == 5 else grad.sign()))
-        assert got[n].tolist() == pytest.approx([float(q[n] @ h / h.norm()) for h in made], abs=1e-9)
+        assert actual[n].tolist() == pytest.approx([float(q[n] @ h / h.norm()) for h in made], abs=1e-9)

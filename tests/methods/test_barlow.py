@@ -23,15 +23,15 @@ def test_the_mean_of_the_rows_is_lightlys_loss_and_so_is_its_gradient(options, r
 def test_the_share_of_an_image_in_barlow_twins_equals_a_loop_over_pairs_of_dimensions():
     a, b = (x.detach() for x in two(n=6, d=4))
     za, zb = ((x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt() for x in (a, b))
-    got = BarlowTwins(nets.Tiny(width=4), dim=4, redundancy=0.3).loss(a, b)
+    actual = BarlowTwins(nets.Tiny(width=4), dim=4, redundancy=0.3).loss(a, b)
     for i in range(6):
-        wanted = 0.0
+        expected = 0.0
         for d in range(4):
             for e in range(4):
                 c = sum(float(za[j, d] * zb[j, e]) for j in range(6)) / 6
                 own = float(za[i, d] * zb[i, e])
-                wanted += (c - 1) * (own - 1) if d == e else 0.3 * c * own
-        assert got[i].item() == pytest.approx(wanted, rel=1e-8)
+                expected += (c - 1) * (own - 1) if d == e else 0.3 * c * own
+        assert actual[i].item() == pytest.approx(expected, rel=1e-8)
 
 
 def test_barlow_s_paper_recipe_takes_the_steps_of_the_authors_lars_with_its_two_rates_and_the_whole_loss():

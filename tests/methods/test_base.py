@@ -34,9 +34,9 @@ def test_an_average_is_that_of_every_parameter_and_of_buffers_where_asked(buffer
 def test_a_score_on_other_slots_is_the_mean_over_pairs_there_and_known_losses_are_not_computed_again() -> None:
     method = SimSiam(nets.Tiny(width=4), layers=2, dim=8, hidden=4)
     q, t = ({slot: torch.randn(5, 8) for slot in range(3)} for _ in range(2))
-    wanted = (method.loss(q[2], t[1]) + method.loss(q[1], t[2])) / 2
+    expected = (method.loss(q[2], t[1]) + method.loss(q[1], t[2])) / 2
     known: dict[tuple[int, int], torch.Tensor] = {}
-    assert torch.allclose(method.score(q, t, pick=(2, 1), known=known), wanted)
+    assert torch.allclose(method.score(q, t, pick=(2, 1), known=known), expected)
     assert known.keys() == {(2, 1), (1, 2)}
     known[2, 1] = torch.zeros(5)
     assert torch.allclose(method.score(q, t, pick=(2, 1), known=known), method.loss(q[1], t[2]) / 2)

@@ -21,8 +21,8 @@ def byol(**options):
 def test_byol_loss_is_lightlys_and_its_target_takes_no_gradient():
     net = byol()
     out = net(rendered(torch.randn(6, 2, 3, 16, 16)))
-    wanted = 2 + (NegativeCosineSimilarity()(out.q[0], out.t[1]) + NegativeCosineSimilarity()(out.q[1], out.t[0]))
-    assert out.loss.mean().item() == pytest.approx(wanted.item(), rel=1e-5)
+    expected = 2 + (NegativeCosineSimilarity()(out.q[0], out.t[1]) + NegativeCosineSimilarity()(out.q[1], out.t[0]))
+    assert out.loss.mean().item() == pytest.approx(expected.item(), rel=1e-5)
     assert not any(t.requires_grad for t in out.t.values())
     for i in range(6):
         p, z = F.normalize(out.q[0][i].detach(), dim=0), F.normalize(out.t[1][i], dim=0)
@@ -32,9 +32,9 @@ def test_byol_loss_is_lightlys_and_its_target_takes_no_gradient():
 
 def test_tau_goes_along_half_a_cosine_from_its_start_to_its_end():
     net = byol(start=0.9, end=1.0)
-    for done, wanted in ((0, 0.9), (5, 0.95), (10, 1.0)):
+    for done, expected in ((0, 0.9), (5, 0.95), (10, 1.0)):
         net.before_step(Progress(done, 10, 0, 2))
-        assert net.tau == pytest.approx(wanted)
+        assert net.tau == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("average", ["parameters", "all"])

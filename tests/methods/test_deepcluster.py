@@ -63,9 +63,9 @@ def test_normalised_mutual_information_is_scikit_learns():
     g = torch.Generator().manual_seed(0)
     for a, b in ((4, 4), (10, 3), (1, 5), (30, 30)):
         x, y = torch.randint(0, a, (200,), generator=g), torch.randint(0, b, (200,), generator=g)
-        wanted = normalized_mutual_info_score(x.numpy(), y.numpy())
-        assert nmi(x, y).item() == pytest.approx(wanted, abs=1e-6)
-        assert nmi(y, x).item() == pytest.approx(wanted, abs=1e-6)
+        expected = normalized_mutual_info_score(x.numpy(), y.numpy())
+        assert nmi(x, y).item() == pytest.approx(expected, abs=1e-6)
+        assert nmi(y, x).item() == pytest.approx(expected, abs=1e-6)
     assert nmi(x, x).item() == pytest.approx(1)
     assert nmi(x, torch.full_like(x, MISSING)).item() == 0
     half = torch.where(torch.arange(200) < 100, x, -1)
@@ -181,8 +181,8 @@ def test_the_logs_tell_cluster_sizes_and_agreement_with_labels_and_with_the_epoc
     assert logs["empty_clusters"] == sum(int((s == 0).sum()) for s in sizes)
     assert 0 < logs["cluster_entropy"] <= np.log(K)
     for name, other in (("nmi_labels", [images.targets] * 3), ("nmi_previous", first)):
-        wanted = [normalized_mutual_info_score(net.assigned[h], other[h]) for h in range(3)]
-        assert logs[name] == pytest.approx(np.mean(wanted), abs=1e-5)
+        expected = [normalized_mutual_info_score(net.assigned[h], other[h]) for h in range(3)]
+        assert logs[name] == pytest.approx(np.mean(expected), abs=1e-5)
     assert torch.equal(net.snapshot(images, look)["assigned"], net.assigned.int())
 
 
@@ -256,5 +256,5 @@ def test_the_loss_is_solo_learns_deepclusterv2_loss_on_the_mean():
     q = [torch.nn.functional.normalize(torch.randn(12, 8), dim=1) for _ in range(2)]
     t = torch.randint(0, 10, (12, len(net.centroids)))
     scores = torch.stack([torch.stack([z @ c.T / net.temperature for z in q]) for c in net.centroids])
-    got = net.score({0: q[0], 1: q[1]}, {0: t}).mean()
-    assert got.item() == pytest.approx(theirs(scores, t.T).item(), rel=1e-5)
+    actual = net.score({0: q[0], 1: q[1]}, {0: t}).mean()
+    assert actual.item() == pytest.approx(theirs(scores, t.T).item(), rel=1e-5)

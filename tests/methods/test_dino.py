@@ -74,7 +74,7 @@ def test_the_loss_of_each_image_is_the_mean_cross_entropy_over_all_terms_of_a_st
     net.center.copy_(torch.randn(K))
     q = {i: torch.randn(B, K) for i in range(5)}
     t = {i: torch.randn(B, K) for i in range(2)}
-    got = net.score(q, t)
+    actual = net.score(q, t)
     for i in range(B):
         terms = []
         for g in range(2):
@@ -85,7 +85,7 @@ def test_the_loss_of_each_image_is_the_mean_cross_entropy_over_all_terms_of_a_st
                     s = q[v][i].double().numpy() / 0.1
                     terms.append(-(p * (s - np.log(np.exp(s).sum()))).sum())
         assert len(terms) == 8
-        assert got[i].item() == pytest.approx(np.mean(terms), rel=1e-4)
+        assert actual[i].item() == pytest.approx(np.mean(terms), rel=1e-4)
 
 
 def test_the_loss_is_lightlys_and_so_is_the_centre_after_it():
@@ -93,8 +93,8 @@ def test_the_loss_is_lightlys_and_so_is_the_centre_after_it():
     for _ in range(3):
         q = {i: torch.randn(B, K) for i in range(4)}
         t = {i: torch.randn(B, K) for i in range(2)}
-        wanted = peer(list(t.values()), list(q.values()))  # moves its centre after the loss, too
-        assert net.score(q, t).mean().item() == pytest.approx(wanted.item(), rel=1e-4)
+        expected = peer(list(t.values()), list(q.values()))  # moves its centre after the loss, too
+        assert net.score(q, t).mean().item() == pytest.approx(expected.item(), rel=1e-4)
         net.after_step(after(net, out_of(q, t)))
         assert torch.allclose(net.center, peer.center.flatten(), atol=1e-6)
 
@@ -145,11 +145,11 @@ def test_the_teacher_is_the_moving_average_of_the_student(look, batch):
 
 def test_schedules_are_those_of_the_code_in_closed_form():
     net = method(teacher_temperature=0.07, teacher_warmup_temperature=0.04, teacher_warmup_epochs=5)
-    wanted = [*np.linspace(0.04, 0.07, 5), *[0.07] * 5]
+    expected = [*np.linspace(0.04, 0.07, 5), *[0.07] * 5]
     keeps = []
     for step in range(100):
         net.before_step(Progress(step, 100, step // 10, 10))
-        assert net.teacher_now == pytest.approx(wanted[step // 10])
+        assert net.teacher_now == pytest.approx(expected[step // 10])
         keeps.append(net.keep)
     assert keeps == pytest.approx([1 + 0.5 * (0.996 - 1) * (1 + math.cos(math.pi * i / 100)) for i in range(100)])
     constant = method()
@@ -237,12 +237,12 @@ def test_the_loss_falls_where_the_labels_stand_still(look, batch):
 
 @pytest.mark.parametrize(("n", "m", "v"), [(2, 0, 0), (4, 0, 0), (2, 8, 8), (4, 5, 3), (6, 4, 1), (5, 3, 2)])
 def test_crop_sets_are_all_pairs_of_an_even_and_an_odd_view_with_all_combinations_of_small_crops(n, m, v):
-    wanted = [
+    expected = [
         (even, odd, *small)
         for even, odd in itertools.product(range(0, n, 2), range(1, n, 2))
         for small in itertools.combinations(range(n, n + m), v)
     ]
-    assert list(CropSets(n, m, v)) == wanted
+    assert list(CropSets(n, m, v)) == expected
 
 
 def test_four_large_and_sixteen_small_views_give_51480_sets_of_which_128_distinct_ones_are_scored():

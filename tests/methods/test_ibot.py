@@ -79,7 +79,7 @@ def test_the_loss_of_each_image_is_that_of_a_loop_over_crops_and_masked_patches(
             for made, into in zip(patch_logits(net, v.slot(i)), (t_cls, t_patch), strict=True):
                 into.append(made)
         q_cls += [net.head(net.backbone(v.slot(i))) for i in (2, 3)]
-    got = net(v).loss
+    actual = net(v).loss
     masked = 0
     for i in range(B):
         cls, patch = [], []
@@ -95,7 +95,7 @@ def test_the_loss_of_each_image_is_that_of_a_loop_over_crops_and_masked_patches(
                     terms.append(-(p * np.log(softmax(q_patch[g][i, t].double().numpy() / 0.1))).sum())
             masked += len(terms)
             patch.append(np.mean(terms) if terms else 0.0)
-        assert got[i].item() == pytest.approx(0.5 * np.mean(cls) + 2.0 * np.mean(patch), rel=1e-4)
+        assert actual[i].item() == pytest.approx(0.5 * np.mean(cls) + 2.0 * np.mean(patch), rel=1e-4)
     assert 0 < masked < 2 * B * T
 
 
@@ -107,10 +107,10 @@ def test_the_loss_of_the_patches_is_lightlys(look):
     masked = net.masks(v, [0])
     q, t = torch.randn(B, T, 8), torch.randn(B, T, 8)
     with torch.no_grad():
-        wanted = peer(
+        expected = peer(
             net.teacher_head.prototypes(t[masked]), net.head.prototypes(q[masked]), masked.view(B, 4, 4), 0.07
         )
-        assert net.patch_loss(q, t, masked).mean().item() == pytest.approx(wanted.item(), rel=1e-5)
+        assert net.patch_loss(q, t, masked).mean().item() == pytest.approx(expected.item(), rel=1e-5)
     assert not masked.any(1).all()
 
 
@@ -129,11 +129,11 @@ def test_the_centre_of_the_patches_follows_the_mean_over_all_patches_of_both_cro
     net, v = method(), views(look)
     net.before_step(Progress(0, 10, 0, 1))
     with torch.no_grad():
-        wanted = torch.stack([patch_logits(net, v.slot(i))[1] for i in range(2)]).mean((0, 1, 2))
+        expected = torch.stack([patch_logits(net, v.slot(i))[1] for i in range(2)]).mean((0, 1, 2))
     out = net(v)
     assert not net.patch_center.any()
     net.after_step(after(net, out))
-    assert torch.allclose(net.patch_center, 0.1 * wanted, atol=1e-6)
+    assert torch.allclose(net.patch_center, 0.1 * expected, atol=1e-6)
 
 
 def test_patches_have_prototypes_of_their_own_where_they_are_asked_for_and_the_teacher_averages_them(look):
@@ -145,8 +145,8 @@ def test_patches_have_prototypes_of_their_own_where_they_are_asked_for_and_the_t
         before = net.teacher_patch_prototypes.direction.clone()
         net.before_step(Progress(5, 10, 0, 1))
         net.after_step(after(net, net(v)))
-    wanted = before + (1 - net.keep) * (net.patch_prototypes.direction - before)
-    assert torch.allclose(net.teacher_patch_prototypes.direction, wanted, atol=1e-6)
+    expected = before + (1 - net.keep) * (net.patch_prototypes.direction - before)
+    assert torch.allclose(net.teacher_patch_prototypes.direction, expected, atol=1e-6)
     assert len([*net.still(Progress(0, 10, 0, 2))]) == 4
     assert method().patch_prototypes is None
 
@@ -173,8 +173,8 @@ def test_as_many_patches_are_masked_as_asked_for(look, shape):
     assert (sizes == 0).double().mean().item() == pytest.approx(0.5, abs=0.05)
     assert sizes.max() <= 0.5 * T
     if shape == "random":  # floor of 16 times a uniform share between 0.1 and 0.5
-        wanted = np.floor(16 * (0.1 + 0.4 * (np.arange(10000) + 0.5) / 10000)).mean()
-        assert sizes[sizes > 0].mean().item() == pytest.approx(wanted, abs=0.15)
+        expected = np.floor(16 * (0.1 + 0.4 * (np.arange(10000) + 0.5) / 10000)).mean()
+        assert sizes[sizes > 0].mean().item() == pytest.approx(expected, abs=0.15)
     where = net.masks(v, [0, 1])[sizes > 0].double().mean(0)
     assert where.min() > 0.5 * where.mean()  # no patch is left out
 
@@ -184,16 +184,16 @@ def test_random_masks_of_one_size_are_uniform(look):
     masks = net.masks(views(look, count=2000), [0, 1]).double()
     assert (masks.sum(1) == 4).all()
     counts = masks.sum(0).numpy()
-    wanted = masks.sum().item() / T
-    assert ((counts - wanted) ** 2 / wanted).sum() < 37.7  # chi squared, 15 degrees of freedom, p = 0.001
+    expected = masks.sum().item() / T
+    assert ((counts - expected) ** 2 / expected).sum() < 37.7  # chi squared, 15 degrees of freedom, p = 0.001
 
 
 def test_a_block_mask_is_what_the_loop_of_the_code_makes_of_the_same_numbers():
     generator, rows, columns = torch.Generator().manual_seed(1), 6, 7
     u, count = torch.rand(40, ATTEMPTS, 4, generator=generator), 25 * torch.rand(40, generator=generator)
-    got = blocks(u, count, rows, columns).view(40, rows, columns)
-    for numbers, high, mask in zip(u.tolist(), count.tolist(), got, strict=True):
-        wanted, done, misses = np.zeros((rows, columns), bool), 0, 0
+    actual = blocks(u, count, rows, columns).view(40, rows, columns)
+    for numbers, high, mask in zip(u.tolist(), count.tolist(), actual, strict=True):
+        expected, done, misses = np.zeros((rows, columns), bool), 0, 0
         for area, aspect, down, right in numbers:
             if done >= high or misses == 10:
                 break
@@ -205,13 +205,13 @@ def test_a_block_mask_is_what_the_loop_of_the_code_makes_of_the_same_numbers():
             if h >= rows or w >= columns:
                 continue
             top, left = math.floor(down * (rows - h + 1)), math.floor(right * (columns - w + 1))
-            part = wanted[top : top + h, left : left + w]
+            part = expected[top : top + h, left : left + w]
             new = (~part).sum()
             if 0 < new <= high - done:
                 part[:] = True
                 done, misses = done + new, 0
-        assert np.array_equal(mask.numpy(), wanted)
-    assert got.any()
+        assert np.array_equal(mask.numpy(), expected)
+    assert actual.any()
 
 
 # ---------------------------------------------------------------------------------------------- training and choosing

@@ -42,9 +42,9 @@ def test_moco_loss_is_lightlys_ntxent_with_a_memory_bank_of_the_same_negatives(s
     theirs.memory_bank.bank = net.negatives.keys.clone()
     theirs.memory_bank.bank_ptr = torch.zeros(1, dtype=torch.long)
     out = net(rendered(torch.randn(8, 2, 3, 16, 16)))
-    wanted = [theirs.forward(out.q[a].detach(), out.t[b]) for a, b in net.pairs]  # no gradient: the bank stays
-    times = len(wanted) if total == "sum" else 1
-    assert out.loss.mean().item() == pytest.approx(float(sum(wanted) / len(wanted)) * times, rel=1e-5)
+    expected = [theirs.forward(out.q[a].detach(), out.t[b]) for a, b in net.pairs]  # no gradient: the bank stays
+    times = len(expected) if total == "sum" else 1
+    assert out.loss.mean().item() == pytest.approx(float(sum(expected) / len(expected)) * times, rel=1e-5)
 
 
 def test_both_directions_are_added_up_in_the_recipe_of_the_notebook_and_one_alone_cannot_be():
@@ -86,15 +86,15 @@ def test_shuffled_keys_are_normalised_in_random_groups_and_come_back_in_order():
     net = moco(bn="shuffled")
     x = torch.randn(8, 3, 16, 16)
     torch.manual_seed(5)
-    got = net.target(x, None)
+    actual = net.target(x, None)
     torch.manual_seed(5)
     order = torch.randperm(8)
     plain = copy.deepcopy(net.key_backbone)
-    wanted = torch.empty_like(got)
+    expected = torch.empty_like(actual)
     for g in range(2):  # each group through a network with ordinary norms
         rows = order[g::2]
-        wanted[rows] = F.normalize(net.key_head(nets.split_bn(plain, 1)(x[rows])), dim=1)
-    assert torch.allclose(got, wanted, atol=1e-5)
+        expected[rows] = F.normalize(net.key_head(nets.split_bn(plain, 1)(x[rows])), dim=1)
+    assert torch.allclose(actual, expected, atol=1e-5)
     split = moco(bn="split")
     assert torch.equal(split.target(x, None), split.target(x, None))
 

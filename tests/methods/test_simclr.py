@@ -26,15 +26,15 @@ def test_simclr_loss_of_each_sample_equals_a_loop_over_all_other_views():
         j = (i + b) % (2 * b)
         bottom = sum(math.exp(float(z[i] @ z[a]) / tau) for a in range(2 * b) if a != i)
         anchors.append(-math.log(math.exp(float(z[i] @ z[j]) / tau) / bottom))
-    wanted = torch.tensor([(anchors[i] + anchors[i + b]) / 2 for i in range(b)])
-    got = SimCLR(nets.Tiny(width=4), dim=5, temperature=tau).score({0: za, 1: zb}, {0: za, 1: zb})
-    assert torch.allclose(got, wanted, atol=1e-5)
+    expected = torch.tensor([(anchors[i] + anchors[i + b]) / 2 for i in range(b)])
+    actual = SimCLR(nets.Tiny(width=4), dim=5, temperature=tau).score({0: za, 1: zb}, {0: za, 1: zb})
+    assert torch.allclose(actual, expected, atol=1e-5)
 
 
 def test_simclr_loss_is_lightlys_ntxent_on_the_mean():
     za, zb = unit(16, 8, 2), unit(16, 8, 3)
-    got = SimCLR(nets.Tiny(width=4), dim=8, temperature=0.2).score({0: za, 1: zb}, {0: za, 1: zb}).mean()
-    assert got.item() == pytest.approx(NTXentLoss(temperature=0.2)(za, zb).item(), rel=1e-5)
+    actual = SimCLR(nets.Tiny(width=4), dim=8, temperature=0.2).score({0: za, 1: zb}, {0: za, 1: zb}).mean()
+    assert actual.item() == pytest.approx(NTXentLoss(temperature=0.2)(za, zb).item(), rel=1e-5)
 
 
 def test_the_projector_of_simclr_learns_no_offset_in_its_last_norm():

@@ -14,8 +14,8 @@ def test_simsiam_loss_is_lightlys_negative_cosine_on_the_mean_and_has_no_gradien
     net = SimSiam(nets.Tiny(width=4), layers=2, dim=16, hidden=4)
     x = torch.randn(6, 2, 3, 16, 16)
     out = net(rendered(x))
-    wanted = sum(NegativeCosineSimilarity()(out.q[a], out.t[b]) for a, b in net.pairs) / 2
-    assert out.loss.mean().item() == pytest.approx(wanted.item(), rel=1e-5)
+    expected = sum(NegativeCosineSimilarity()(out.q[a], out.t[b]) for a, b in net.pairs) / 2
+    assert out.loss.mean().item() == pytest.approx(expected.item(), rel=1e-5)
     assert not any(t.requires_grad for t in out.t.values())
     for i in range(6):
         p, z = out.q[0][i].detach(), out.t[1][i]

@@ -20,8 +20,8 @@ def test_supervised_loss_is_the_cross_entropy_of_the_labels_and_zero_without_one
     net.on_start(data, 4)
     index = torch.tensor([5, 0, 7, -1])
     out = net(rendered(torch.randn(4, 1, 3, 16, 16), index))
-    wanted = F.cross_entropy(out.q[0][:3], data.targets[index[:3]], reduction="none")
-    assert torch.allclose(out.loss[:3], wanted)
+    expected = F.cross_entropy(out.q[0][:3], data.targets[index[:3]], reduction="none")
+    assert torch.allclose(out.loss[:3], expected)
     assert out.loss[3] == 0
     assert out.q[0].shape == (4, 3)
     assert net.logs(after(net, out))["accuracy"] == float((out.q[0].argmax(1)[:3] == data.targets[index[:3]]).sum() / 4)

@@ -34,9 +34,9 @@ def invoked(*words: str) -> tuple[int, str]:
 def test_the_code_on_the_card_makes_the_network_from_the_files_beside_it(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    status, said = invoked(str(trained), "--out", str(tmp_path), "--data", str(tmp_path / "none"))
-    assert status == 0, said
-    assert {Path(line).name for line in said.split()} == {p.name for p in tmp_path.iterdir()}
+    status, output = invoked(str(trained), "--out", str(tmp_path), "--data", str(tmp_path / "none"))
+    assert status == 0, output
+    assert {Path(line).name for line in output.split()} == {p.name for p in tmp_path.iterdir()}
     card = (tmp_path / "README.md").read_text()
     own, *others = re.findall(r"```python\n(.+?)```", card, re.S)
     assert len(others) == 2 and "torchvision" in others[0] and "timm" in others[1]
@@ -102,8 +102,8 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(trained: Path
         ([str(trained), "--features", "csv"], "csv"),
         ([str(trained), "--out", str(half / "manifest.json" / "x")], "cannot be created"),
     ):
-        status, said = invoked(*words, *(["--out", str(out)] if "--out" not in words else []))
-        assert status == 2 and re.search(sentence, said), said
+        status, output = invoked(*words, *(["--out", str(out)] if "--out" not in words else []))
+        assert status == 2 and re.search(sentence, output), output
     assert not out.exists()
     (half / "manifest.json").write_text(json.dumps(about | {"state": "done"}))
     (half / "checkpoints").unlink()
@@ -114,5 +114,5 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(trained: Path
 
 def test_without_safetensors_a_sentence_names_the_extra(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    status, said = invoked(str(trained), "--dry-run")
-    assert status == 2 and "hardlab[export]" in said
+    status, output = invoked(str(trained), "--dry-run")
+    assert status == 2 and "hardlab[export]" in output

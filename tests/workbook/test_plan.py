@@ -75,8 +75,8 @@ def test_with_the_claims_every_arm_that_the_rung_can_test_is_trained_and_measure
 
 def test_a_claim_of_transfer_is_evaluated_on_the_set_that_it_names() -> None:
     commands = [words for s in plan.steps("gpu", with_claims=True) for words in s.commands if words[0] == "evaluate"]
-    wanted = {c.measure.where.get("evaluated_on") for c in ledger.load() if c.testable_from in ("cpu", "gpu")}
-    assert {words[words.index("--data") + 1] for words in commands} == wanted - {None} != set()
+    expected = {c.measure.where.get("evaluated_on") for c in ledger.load() if c.testable_from in ("cpu", "gpu")}
+    assert {words[words.index("--data") + 1] for words in commands} == expected - {None} != set()
 
 
 def test_a_step_is_run_again_when_what_it_needs_is_newer_and_so_is_all_behind_it(tmp_path: Path) -> None:

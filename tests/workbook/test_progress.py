@@ -117,7 +117,7 @@ def test_the_table_tells_what_failed_and_what_waited_for_it(tmp_path: Path) -> N
     (tmp_path / "logs" / "b.failed").write_text("1\n")
     display.update()
     head, *lines = display.table().splitlines()
-    assert head.split() == ["#", "step", "state", "time", "what", "fell", "short"]
+    assert head.split() == ["#", "step", "state", "time", "problem"]
     assert lines[0].split()[:4] == ["1", "run", "a", "done"]
     assert (
         "FAILED" in lines[1] and "The disk is full. Log: " in lines[1] and str(tmp_path / "logs" / "b.log") in lines[1]

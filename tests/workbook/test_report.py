@@ -216,14 +216,14 @@ def test_every_claim_is_named_by_an_anchor_and_says_its_verdict_its_paper_and_it
     tables.collect(out / "runs", out / "data")
     text = report.build(out).read_text()
     page = Page(text)
-    shown = {given["id"]: (given, said) for given, said in page.classed("claim")}
+    shown = {given["id"]: (given, output) for given, output in page.classed("claim")}
     verdicts = claims.verdicts(out / "data")
     assert shown.keys() == {f"claim-{name}" for name in verdicts["id"]}
     for row in verdicts.itertuples():
-        given, said = shown[f"claim-{row.id}"]
+        given, output = shown[f"claim-{row.id}"]
         assert given["data-verdict"] == row.verdict and str(given["data-paper"]).lower() == row.paper
         for part in (row.statement, row.published, row.why, row.id, *row.commands.splitlines()):
-            assert " ".join(part.split()) in said
+            assert " ".join(part.split()) in output
         assert all(f'<a href="#{name}">' in text and name in page.ids for name in row.runs.split())
     options = {"".join(words) for tag, _, words in page.elements if tag == "option"}
     assert {given["data-verdict"] for given, _ in shown.values()} <= options
@@ -257,8 +257,10 @@ def test_alarms_and_false_negatives_are_told_beside_the_run(out: Path) -> None:
     about = json.loads((out / "runs" / name / "manifest.json").read_text())
     about["health"] = [{"step": 9, "rule": "collapse", "sentence": "At step 9 <all> is one."}]
     (out / "runs" / name / "manifest.json").write_text(json.dumps(about))
-    (told,) = [said for given, said in Page(report.build(out).read_text()).classed("run") if given["id"] == name]
-    assert "At step 9 <all> is one." in told and "25 % of the hardest negatives" in told and "10 % of all" in told
+    (message,) = [output for given, output in Page(report.build(out).read_text()).classed("run") if given["id"] == name]
+    assert (
+        "At step 9 <all> is one." in message and "25 % of the hardest negatives" in message and "10 % of all" in message
+    )
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")

@@ -69,8 +69,8 @@ def test_a_run_says_in_words_how_it_went_and_who_needs_it(runs: Path) -> None:
 
 def test_an_unknown_or_ambiguous_name_is_refused_with_the_nearest(runs: Path, tmp_path: Path) -> None:
     assert "begins the names of 2 runs" in invoked("show", "simsiam", "--runs", str(runs))[1]
-    status, said = invoked("show", "simsam-smoke-s0", "--runs", str(runs))
-    assert status == 2 and "simsiam-smoke-s0" in said
+    status, output = invoked("show", "simsam-smoke-s0", "--runs", str(runs))
+    assert status == 2 and "simsiam-smoke-s0" in output
     assert "no folder of runs" in invoked("list", "--runs", str(tmp_path / "none"))[1]
 
 
@@ -87,8 +87,8 @@ def test_runs_are_compared_by_the_settings_in_which_they_differ(runs: Path) -> N
 
 def test_a_parent_stays_as_long_as_a_child_does(runs: Path) -> None:
     parent, child = name_of(runs, "gan"), name_of(runs, "ppcl")
-    status, said = invoked("prune", "gan", "--yes", "--runs", str(runs))
-    assert status == 0 and f"stays: {child} needs it" in said and (runs / parent).exists()
+    status, output = invoked("prune", "gan", "--yes", "--runs", str(runs))
+    assert status == 0 and f"stays: {child} needs it" in output and (runs / parent).exists()
     assert invoked("prune", "gan", "ppcl", "--yes", "--runs", str(runs))[0] == 0
     assert not (runs / parent).exists() and not (runs / child).exists()
     assert not (runs / run_list.PRUNED).exists()
@@ -146,7 +146,7 @@ def test_sizes_are_readable(size: int, text: str) -> None:
 def test_the_shell_completes_commands_recipes_and_runs(shell: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = CliRunner().invoke(cli.cli, ["completion", shell])
     assert script.exit_code == 0 and f"_HARDLAB_COMPLETE={shell}_complete" in script.output
-    for words, begun, wanted in (
+    for words, begun, expected in (
         ("hardlab", "pret", "pretrain"),
         ("hardlab pretrain", "simsiam-hv", "simsiam-hvs"),
         (f"hardlab runs show --runs {runs}", "ppcl", name_of(runs, "ppcl")),
@@ -155,4 +155,4 @@ def test_the_shell_completes_commands_recipes_and_runs(shell: str, runs: Path, m
         env = {"_HARDLAB_COMPLETE": f"{shell}_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words.split()))}
         env["COMP_CWORD"] = begun if shell == "fish" else env["COMP_CWORD"]
         answered = CliRunner().invoke(cli.cli, [], prog_name="hardlab", env=env)
-        assert wanted in answered.output, answered.output
+        assert expected in answered.output, answered.output
