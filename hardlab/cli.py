@@ -282,8 +282,8 @@ def evaluate_runs(
 
     Example: `hardlab evaluate runs/<id> --protocol linear --data cifar100 --set epochs=10`
     """
-    from hardlab import checkpoint as checkpoints
     from hardlab import compatible, config
+    from hardlab.checkpoint import check_step
     from hardlab.data import SETS, check_folder
     from hardlab.evaluate import published
     from hardlab.registry import unknown
@@ -310,7 +310,7 @@ def evaluate_runs(
                 published.check_backbone(name, trained.backbone.name)
                 compatible.check_network(trained, published.settings(name, options)["network"])
             if checkpoint.isdecimal():
-                checkpoints.check_step(path, int(checkpoint))
+                check_step(path, int(checkpoint))
         if config.device(device).startswith("cuda"):
             from hardlab import build
 
