@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy import stats
 
 from hardlab import checkpoint, run_folder
-from hardlab.analysis import hardness, shared_batch, tables
+from hardlab.analysis import hardness, schema, shared_batch, tables
 from hardlab.analysis.catalog import Catalog
 from hardlab.types import HardlabError
 
@@ -55,7 +54,7 @@ def test_the_panel_is_what_two_systems_find_hard_on_one_batch(trained: dict[str,
 
 def test_a_run_with_other_options_does_not_stand_for_its_system(trained: dict[str, Path]):
     assert AS_IT_IS(run_folder.manifest(trained["simsiam-hvs"])) and not AS_IT_IS(run_folder.manifest(trained["adco"]))
-    assert set(shared_batch._chosen(Catalog(trained["adco"].parent))["recipe"]) == {"simsiam-hvs"}
+    assert set(shared_batch._with_weights(Catalog(trained["adco"].parent))["recipe"]) == {"simsiam-hvs"}
 
 
 @pytest.mark.slow
@@ -71,7 +70,7 @@ def test_what_was_measured_together_stays_where_another_machine_adds_rows(traine
     tables.collect(tmp_path / "adco", tmp_path / "out", add=True)
     assert {name: (tmp_path / "out" / name).read_bytes() for name in names} == first
     tables.collect(tmp_path / "adco", tmp_path / "out")  # one system alone has nothing to be compared with
-    assert not pd.read_csv(tmp_path / "out" / "hardness.csv").size and not (tmp_path / "out" / names[2]).exists()
+    assert not schema.read(tmp_path / "out", "hardness").size and not (tmp_path / "out" / names[2]).exists()
 
 
 @pytest.mark.slow
