@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -55,6 +56,43 @@ def test_the_panel_is_what_two_systems_find_hard_on_one_batch(trained: dict[str,
 def test_a_run_with_other_options_does_not_stand_for_its_system(trained: dict[str, Path]):
     assert AS_IT_IS(run_folder.manifest(trained["simsiam-hvs"])) and not AS_IT_IS(run_folder.manifest(trained["adco"]))
     assert set(shared_batch._with_weights(Catalog(trained["adco"].parent))["recipe"]) == {"simsiam-hvs"}
+
+
+def alone(folder: Path, run: Path) -> Catalog:
+    """A folder of runs with a single one."""
+    folder.mkdir()
+    (folder / run.name).symlink_to(run)
+    return Catalog(folder)
+
+
+@pytest.mark.usefixtures("small_counts")
+def test_rows_of_a_system_without_weights_here_stay_and_those_of_the_others_are_measured_anew(trained, tmp_path: Path):
+    small = {"batch": 24, "draws": 4}
+    both = Catalog(trained["adco"].parent)
+    first = shared_batch.judge(both, **small)
+    marked = first._replace(hardness=first.hardness.assign(percentile=42.0), transfer=first.transfer.assign(rho=0.125))
+    adco = alone(tmp_path / "adco", trained["adco"])
+    again = shared_batch.judge(adco, before=marked, manifests=both.manifests, **small)
+    rows, fresh = (t.set_index(["recipe", "tile"])["percentile"] for t in (again.hardness, first.hardness))
+    assert rows.loc["adco"].tolist() == fresh.loc["adco"].tolist() != [42] * shared_batch.SHOWN
+    assert rows.loc["simsiam-hvs"].tolist() == [42] * shared_batch.SHOWN
+    assert set(zip(again.hardness["tile"], again.hardness["index"], strict=True)) == set(
+        zip(first.hardness["tile"], first.hardness["index"], strict=True)
+    )
+    assert (again.pixels == first.pixels).all()
+    rho, before = (t.set_index(["recipe", "other"])["rho"] for t in (again.transfer, first.transfer))
+    assert rho["adco", "adco"] == before["adco", "adco"] and len(rho) == 3
+    assert rho["simsiam-hvs", "adco"] == rho["simsiam-hvs", "simsiam-hvs"] == 0.125
+    # other images, or another batch of them, cannot stand beside these: all stays as it was
+    name, other = trained["simsiam-hvs"].name, {"data": {"digest": "f" * 64}}
+    elsewhere = {**both.manifests, name: both.manifests[name] | other}
+    for stays in (
+        shared_batch.judge(adco, before=marked, manifests=elsewhere, **small),
+        shared_batch.judge(adco, before=marked, manifests=both.manifests, batch=32, draws=4),
+    ):
+        assert stays.pixels is None
+        pd.testing.assert_frame_equal(stays.hardness, marked.hardness)
+        pd.testing.assert_frame_equal(stays.transfer, marked.transfer)
 
 
 @pytest.mark.slow

@@ -375,3 +375,20 @@ def claimed_measures() -> list[dict[str, Any]]:
     tree = yaml.safe_load((Path(tables.__file__).with_name("claims.yaml")).read_text())
     each = [claim["measure"] for claim in tree["claims"]]
     return [tree["measures"][m] if isinstance(m, str) else m for m in each]
+
+
+def test_the_views_of_one_run_stay_until_that_run_or_a_better_one_has_views_here(tmp_path: Path) -> None:
+    def collected(folder: str, recipe: str, seed: int, log: int) -> set[tuple[str, float]]:
+        write_run(tmp_path / folder, recipe, seed, draw_log(8, 2, log))
+        tables.collect(tmp_path / folder, tmp_path / "out", add=True, only=["hvs_f2"])
+        rows = schema.read(tmp_path / "out", "hvs_f2")
+        return {(run, round(loss, 4)) for run, loss in zip(rows["run"], rows["loss"], strict=True)}
+
+    first = collected("a", "simclr-hvs", 0, 1)
+    assert len({run for run, _ in first}) == 1
+    assert collected("b", "simclr-hvs", 1, 2) == first
+    again = collected("c", "simclr-hvs", 0, 3)
+    assert {run for run, _ in again} == {run for run, _ in first} and again != first
+    better = collected("d", "simsiam-hvs", 0, 4)
+    assert all(run.startswith("simsiam-hvs") for run, _ in better)
+    assert collected("e", "simclr-hvs", 0, 5) == better
