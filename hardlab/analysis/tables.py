@@ -70,7 +70,8 @@ def collect(
     make_folder(out)
     # the tables name their runs; the manifests say what each run was
     manifests = {**beside, **{run: sources.catalog.manifests[run] | {"id": run} for run in done["run"]}}
-    lines = [json.dumps(manifests[name]) + "\n" for name in sorted(manifests)]
+    listed = [{k: v for k, v in manifests[name].items() if k != "files"} for name in sorted(manifests)]
+    lines = [json.dumps(manifest) + "\n" for manifest in listed]
     write_atomic(out / "manifests.jsonl", "".join(lines).encode())
     written = schema.write(out, {name: t.frame for name, t in made.items()}, runs.drop_duplicates("run"))
     written.append(out / "manifests.jsonl")
