@@ -119,7 +119,7 @@ def read(folder: Path | str, name: str, *, whole: bool = True) -> pd.DataFrame:
     if name == PAPER:
         return _checked(path, _parsed(path, PUBLISHED), PUBLISHED, PUBLISHED if whole else ())
     kinds, head = TABLES[name], _parsed(path, {}, nrows=0).columns
-    if set(WHO) <= set(head):  # of a version in which each row said what its run is
+    if set(WHO[:-1]) & set(head):  # of a version in which each row said what its run is
         return _checked(path, _parsed(path, kinds), kinds, kinds if whole else ())
     series = [c for c in SERIES.get(name, ()) if c in head]
     own = {c: TEXT if c in series else kinds[c] for c in stored(name)}
@@ -222,8 +222,9 @@ def read_runs(folder: Path | str) -> pd.DataFrame:
     parts = [_read_runs(folder)]
     for name, kinds in TABLES.items():
         path = folder / f"{name}.csv"
-        if kinds["seed"] != TEXT and path.exists() and set(WHO) <= set(_parsed(path, {}, nrows=0).columns):
-            parts.append(read(folder, name, whole=False)[list(WHO)])
+        if kinds["seed"] != TEXT and path.exists() and set(WHO[:-1]) & set(_parsed(path, {}, nrows=0).columns):
+            rows = read(folder, name, whole=False)
+            parts += [rows[list(WHO)]] if set(WHO) <= set(rows) else []
     filled = [part for part in parts if len(part)]
     return pd.concat(filled).drop_duplicates("run", ignore_index=True) if filled else parts[0]
 
