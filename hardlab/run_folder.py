@@ -284,7 +284,8 @@ class Folder:
         files.make_folder((self.path / name).parent)
         checkpoint.write_atomic(self.path / name, written)
         self.sums[name] = files.seal(written)
-        self.update(files=self.sums)
+        if self.manifest:
+            self.update(files=self.sums)
 
     def log_views(self, seen: Candidates, index: torch.Tensor, epoch: int, step: int, rows: int) -> None:
         """Keep every candidate of the first ``rows`` images of this step for the next segment, on their device.
