@@ -227,10 +227,11 @@ def read_own_lines(folder: Path, name: str) -> list[dict[str, Any]]:
     """
     rows = read_lines(folder / name)
     try:
-        own = str(_parsed(content(folder / "manifest.json"))["id"])
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        about = _parsed(content(folder / "manifest.json"))
+        own, done = str(about["id"]), about.get("state") == "done"
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return rows
-    if rows and name == "metrics.jsonl":
+    if done and name == "metrics.jsonl":
         check_seal(folder / name)
     return of_run(rows, own, folder / name)
 
@@ -247,7 +248,7 @@ def check_seal(path: Path) -> None:
         kept = _parsed(content(folder / "manifest.json"))["files"][path.relative_to(folder).as_posix()]
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
         return  # of an earlier version
-    if kept != seal(content(path)):
+    if path.exists() and kept != seal(content(path)):
         raise damaged(path, "the run wrote another one, of another digest: put that back")
 
 

@@ -495,10 +495,12 @@ def test_a_finished_log_that_was_cut_is_refused_and_one_without_a_digest_in_the_
     runs = tmp_path / "runs"
     path = shutil.copytree(neighbours[0], runs / neighbours[0].name)
     log, manifest = path / "metrics.jsonl", path / "manifest.json"
-    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
-    for read in (lambda: run_folder.metrics(path), lambda: Catalog(runs).lines(path.name, "metrics.jsonl")):
-        with pytest.raises(HardlabError, match="the run wrote another one, of another digest"):
-            read()
+    whole = log.read_bytes().splitlines(keepends=True)
+    for left in (whole[:0], whole[:-1]):
+        log.write_bytes(b"".join(left))
+        for read in (lambda: run_folder.metrics(path), lambda: Catalog(runs).lines(path.name, "metrics.jsonl")):
+            with pytest.raises(HardlabError, match="the run wrote another one, of another digest"):
+                read()
     about = json.loads(manifest.read_text())
     del about["files"]
     manifest.write_text(json.dumps(about))

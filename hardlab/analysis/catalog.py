@@ -92,7 +92,7 @@ class Catalog:
         """
         path = self.folder / run / file
         rows = of_run(read_lines(path), self.manifests[run].get("id", run), path)
-        if rows and file == "metrics.jsonl":
+        if file == "metrics.jsonl" and self.manifests[run].get("state") == "done":
             check_seal(path)
         return rows
 
