@@ -255,6 +255,7 @@ def pretrain(
               help="newest, a step number, or all; rows of the latter two go to curves.jsonl.")  # fmt: skip
 @click.option("--pixels", is_flag=True, help="Run the same protocols on raw pixels too.")
 @click.option("--list", "list_", is_flag=True, help="List the protocols with their published settings and exit.")
+@click.option("--anew", is_flag=True, help="Set rows that were measured on other images than are there now aside.")
 @CODE
 @ROOT
 @DEVICE
@@ -269,6 +270,7 @@ def evaluate_runs(
     checkpoint: str,
     pixels: bool,
     list_: bool,
+    anew: bool,
     code: tuple[Path, ...],
     root: Path | None,
     device: str,
@@ -328,7 +330,7 @@ def evaluate_runs(
         return
     import torch
 
-    from hardlab.evaluate.runner import evaluate_run
+    from hardlab.evaluate.runner import evaluate_run, unknown_images
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -336,8 +338,20 @@ def evaluate_runs(
     checkpoints: Any = int(checkpoint) if checkpoint.isdecimal() else checkpoint
     for path in run:
         rows += evaluate_run(
-            path, protocols, options=options, pixels=pixels, checkpoints=checkpoints, root=root, device=device
+            path,
+            protocols,
+            options=options,
+            pixels=pixels,
+            checkpoints=checkpoints,
+            root=root,
+            device=device,
+            anew=anew,
         )
+        if silent := unknown_images(path):
+            click.echo(
+                f"{path.name}: its rows of {', '.join(silent)} do not say on which images they were measured; "
+                "evaluate them again to know.", err=True,
+            )  # fmt: skip
     _echo(as_json, _rows_as_text(rows), rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -36,16 +37,17 @@ _MAYBE = " or nothing"
 _REST = "*"  # the kind of all other values
 Kinds = Mapping[str, str]
 SNAPSHOT = "-" + 8 * "[0-9]" + ".npz"  # the end of a snapshot's name, for `glob`
+SEALED = ("views", "crops", "snapshots")  # the folders of a run whose files its manifest knows by their digests
 STATES = ("running", "done", "stopped", "failed")
 MANIFEST: Kinds = (
     dict.fromkeys(("id", "config_hash", "commit", "python", "device", "precision", "started", "state"), TEXT)
     | dict.fromkeys(("ended", "parent", "error", "cuda", "driver"), TEXT + _MAYBE)
     | dict.fromkeys(("threads", "world_size", "seed", "epochs_done", "steps_done"), WHOLE)
     | dict.fromkeys(("images_per_s", "peak_memory_mb"), NUMBER)
-    | dict.fromkeys(("config", "versions", "data"), TABLE)
+    | dict.fromkeys(("config", "versions", "data", "files"), TABLE)
     | {"dirty": FLAG, "parameters": NUMBERS}
 )
-_DATA: Kinds = {"name": TEXT, "split": TEXT, "digest": TEXT, "count": WHOLE}
+_DATA: Kinds = {"name": TEXT, "split": TEXT, "digest": TEXT, "count": WHOLE, "test_digest": TEXT}
 _CONFIG: Kinds = (
     dict.fromkeys(("recipe", "rung", "precision"), TEXT)
     | dict.fromkeys(("seed", "epochs", "batch_size"), WHOLE)
@@ -56,10 +58,10 @@ _MEASURED: Kinds = (
     dict.fromkeys(("protocol", "metric", "features", "data", "split", "run", "recipe", "rung", "precision"), TEXT)
     | dict.fromkeys(("seed", "n_train", "n_test", "step"), WHOLE)
     | dict.fromkeys(("value", "cost_s", "epoch", "classifier_epoch"), FINITE)
-    | {"options": TABLE}
+    | {"options": TABLE, "images": TABLE}
 )
 _LOGGED: Kinds = (
-    dict.fromkeys(("kind", "rule", "sentence"), TEXT)
+    dict.fromkeys(("kind", "rule", "sentence", "run"), TEXT)
     | dict.fromkeys(("step", "epoch"), WHOLE)
     | dict.fromkeys(("loss", "images_per_s", "peak_memory_mb", "knn"), NUMBER)
     | dict.fromkeys(("terms", "lr", "seconds"), NUMBERS)
@@ -210,6 +212,46 @@ def read_lines(path: Path, *, appended: bool = True) -> list[dict[str, Any]]:
     return [read_line(line, path, number) for number, line in enumerate(complete.splitlines(), 1)]
 
 
+def of_run(rows: list[dict[str, Any]], run: str, path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's file; HardlabError for a row that names another run."""
+    for number, row in enumerate(rows, 1):
+        if row.get("run", run) != run:
+            raise damaged(path, f"line {number} is of the run {row['run']}")
+    return rows
+
+
+def read_own_lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    """As ``read_lines`` of a file of a run; HardlabError if it is another run's, or not the log that the run wrote.
+
+    What the manifest does not say, as in runs of an earlier version, is not checked.
+    """
+    rows = read_lines(folder / name)
+    try:
+        about = _parsed(content(folder / "manifest.json"))
+        own, done = str(about["id"]), about.get("state") == "done"
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return rows
+    if done and name == "metrics.jsonl":
+        check_seal(folder / name)
+    return of_run(rows, own, folder / name)
+
+
+def seal(written: bytes) -> str:
+    """What a manifest keeps of each file of its run: 16 hex digits of the SHA-256."""
+    return hashlib.sha256(written).hexdigest()[:16]
+
+
+def check_seal(path: Path) -> None:
+    """Raise HardlabError if a file of a run is not the one that the run wrote, where its manifest knows the file."""
+    folder = path.parent if path.parent.name not in SEALED else path.parent.parent
+    try:
+        kept = _parsed(content(folder / "manifest.json"))["files"][path.relative_to(folder).as_posix()]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return  # of an earlier version
+    if path.exists() and kept != seal(content(path)):
+        raise damaged(path, "the run wrote another one, of another digest: put that back")
+
+
 def read_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
     """Parse a line of a JSON-lines file and check it by the name of ``path``; HardlabError names a damaged line."""
     kinds, needs = _LINES.get(path.name, ({}, {}))
@@ -306,6 +348,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read all arrays of an .npz file, which verifies their checksums. Raises HardlabError, which names the file."""
     import numpy as np
 
+    if path.parent.name in SEALED:
+        check_seal(path)
     try:
         with open(path, "rb", opener=regular) as f, np.load(f, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}

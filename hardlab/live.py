@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from hardlab import rich
 from hardlab.errors import HardlabError
-from hardlab.files import read_lines, read_manifest
+from hardlab.files import read_manifest, read_own_lines
 
 CURVES = {"loss": "loss", "std": "spread of the predictions", "knn": "accuracy of kNN"}
 _POINTS = 300  # of a curve that is drawn
@@ -35,7 +35,7 @@ class Live:
         """Read the files again, and return this object."""
         if (self.path / "manifest.json").exists():
             self.about = read_manifest(self.path / "manifest.json")
-            self.rows = read_lines(self.path / "metrics.jsonl")
+            self.rows = read_own_lines(self.path, "metrics.jsonl")
         return self
 
     @property

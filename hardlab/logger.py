@@ -33,7 +33,10 @@ class Logger:
 
     def _begin(self, parent: Path | None) -> None:
         """Delete what was logged after the checkpoint, and write the manifest."""
-        s = self.session
+        s, seen = self.session, self.folder.manifest.get("data", {})
+        known = {"test_digest": seen["test_digest"]} if s.done and "test_digest" in seen else {}
+        if known:
+            run_folder.check_test_images(s.run.id, seen, build.images(s.run, "test", self.root, s.device))
         skipped = [Path(p).name for p in s.data.skipped[:20]]
         if harmed := self.folder.rewind(s.done):
             self.say(
@@ -50,6 +53,7 @@ class Logger:
                 "skipped": len(s.data.skipped),
                 "skipped_first": skipped,
                 "dropped": len(s.data.dropped),
+                **known,
             },
             parent.name if parent else None,
             {"backbone": sum(t.numel() for t in s.method.backbone.parameters())}
@@ -123,6 +127,7 @@ class Logger:
             images_per_s=round(self.rate.images_per_s(), 2),
             peak_memory_mb=round(run_folder.peak_memory_mb(s.device), 1),
         )
+        self.folder.seal()
         ill = ", ".join(f"{a['rule']} (step {a['step']})" for a in self.signs.alarms)
         self.say(f"{s.run.id}: done, {s.done} steps." + (f" Its health: {ill}; see its manifest." if ill else ""))
 
@@ -161,6 +166,9 @@ class Logger:
     def _accuracy(self) -> float:
         s = self.session
         test = build.images(s.run, "test", self.root, s.device)
+        seen = self.folder.manifest["data"]
+        run_folder.check_test_images(s.run.id, seen, test)
+        self.folder.update(data={**seen, "test_digest": test.digest()})
         return monitor(next(iter(s.method.networks().values())), s.look, s.data, test, s.precision)
 
 

@@ -93,6 +93,20 @@ def check_images(name: str, seen: Mapping[str, Any], images: Images) -> None:
     )
 
 
+def check_test_images(name: str, seen: Mapping[str, Any], images: Images) -> None:
+    """Raise ``OtherImages`` if ``images`` are not the test images by which the run of this name was monitored.
+
+    seen: ``data`` of its manifest; without the digest of a test split there is nothing to compare.
+    """
+    then, now = seen.get("test_digest"), images.digest()
+    if then is not None and then != now:
+        raise OtherImages(
+            f"{name} was monitored on other test images than {seen.get('name', images.name)} holds now (digest "
+            f"{now[:8]}, then {str(then)[:8]}): put the old ones back, or start a new run with `hardlab pretrain "
+            "--anew` (in Python anew=True), which keeps the old one aside."
+        )
+
+
 class Folder:
     """``runs/<id>/`` opened for training, with a lock so that two processes never mix their files.
 
@@ -111,6 +125,8 @@ class Folder:
             self.manifest: dict[str, Any] = manifest(self.path) or {}
         except HardlabError as e:
             self.manifest, self.complaint = {}, str(e)
+        kept = self.manifest.get("files")
+        self.sums: dict[str, str] = kept if isinstance(kept, dict) else {}  # file -> its digest
         self._seen: list[tuple[Candidates, torch.Tensor, int, int]] = []  # on the device, for the first images
         self._rows: list[pa.Table] = []
         self._crops: list[pa.Table] = []
@@ -198,6 +214,8 @@ class Folder:
             "parent": parent,
             "error": None,
             "health": [],
+            # what was written before, without the log, to which lines are added
+            "files": {n: sum_ for n, sum_ in self.sums.items() if (self.path / n).exists() and n != "metrics.jsonl"},
         }
         self.update()
 
@@ -208,10 +226,10 @@ class Folder:
         checkpoint.write_atomic(self.path / "manifest.json", text.encode(errors="replace"))
 
     def metric(self, row: dict[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``."""
+        """Append one line to ``metrics.jsonl``; the first names the run."""
         try:
             with open(self.path / "metrics.jsonl", "a", encoding="utf-8", opener=files.regular) as f:
-                f.write(json.dumps(row) + "\n")
+                f.write(json.dumps(row if f.tell() else row | {"run": self.run.id}) + "\n")
         except OSError as e:
             raise HardlabError(f"{self.path / 'metrics.jsonl'} could not be written ({e.strerror}).") from e
 
@@ -228,6 +246,7 @@ class Folder:
             except OSError as e:
                 raise files.damaged(path, e) from e
             lines = content.splitlines(keepends=True)
+            self._check_own(lines, path)
             steps = [_step_of(line, path, number) for number, line in enumerate(lines, 1)]
             harmed = sum(at is None for at, line in zip(steps, lines, strict=True) if line.endswith(b"\n"))
             if harmed:
@@ -241,6 +260,32 @@ class Folder:
             if _number(file.stem) > step:
                 file.unlink()
         return harmed
+
+    def _check_own(self, lines: Sequence[bytes], path: Path) -> None:
+        """Raise HardlabError for a log that names another run; damaged lines are skipped."""
+        for number, line in enumerate(lines, 1):
+            if b'"run"' not in line:
+                continue
+            with contextlib.suppress(files.DamagedFile):
+                named = files.read_line(line, path, number).get("run", self.run.id)
+                if named != self.run.id:
+                    raise HardlabError(
+                        f"'{path}' is the log of the run {named}, not of {self.run.id}: put the right one back, or "
+                        "remove it, and the run goes on with a new one."
+                    )
+
+    def seal(self) -> None:
+        """Add the digest of the whole log to the manifest, with those of the other files."""
+        with contextlib.suppress(OSError):
+            self.sums["metrics.jsonl"] = files.seal(files.content(self.path / "metrics.jsonl"))
+        self.update(files=self.sums)
+
+    def _write(self, name: str, written: bytes) -> None:
+        files.make_folder((self.path / name).parent)
+        checkpoint.write_atomic(self.path / name, written)
+        self.sums[name] = files.seal(written)
+        if self.manifest:
+            self.update(files=self.sums)
 
     def log_views(self, seen: Candidates, index: torch.Tensor, epoch: int, step: int, rows: int) -> None:
         """Keep every candidate of the first ``rows`` images of this step for the next segment, on their device.
@@ -295,8 +340,7 @@ class Folder:
             return
         sink = io.BytesIO()
         np.savez_compressed(sink, **{k: t.detach().cpu().numpy() for k, t in arrays.items()})  # type: ignore[arg-type]
-        files.make_folder(self.path / "snapshots")
-        checkpoint.write_atomic(self.path / "snapshots" / f"{name}-{step:08d}.npz", sink.getvalue())
+        self._write(f"snapshots/{name}-{step:08d}.npz", sink.getvalue())
 
     def flush_views(self, step: int) -> None:
         """Write the kept candidates as one segment, atomically."""
@@ -306,9 +350,7 @@ class Folder:
                 continue
             sink = pa.BufferOutputStream()
             pq.write_table(pa.concat_tables(tables), sink, compression="zstd", write_page_checksum=True)
-            folder = self.path / name
-            files.make_folder(folder)
-            checkpoint.write_atomic(folder / f"step-{step:08d}.parquet", sink.getvalue().to_pybytes())
+            self._write(f"{name}/step-{step:08d}.parquet", sink.getvalue().to_pybytes())
         self._rows, self._crops = [], []
 
 
@@ -376,8 +418,11 @@ def manifest(path: Path) -> dict[str, Any] | None:
 
 
 def metrics(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl``, all or those of one kind (``step``, ``epoch``). HardlabError for damaged lines."""
-    return [r for r in files.read_lines(path / "metrics.jsonl") if kind is None or r["kind"] == kind]
+    """The rows of ``metrics.jsonl``, all or those of one kind (``step``, ``epoch``).
+
+    HardlabError for damaged lines, and for a log that is not that of the run as far as it, or the manifest, says so.
+    """
+    return [r for r in files.read_own_lines(path, "metrics.jsonl") if kind is None or r["kind"] == kind]
 
 
 def image_names(path: Path, root: str | Path | None = None) -> Sequence[str]:

@@ -6,7 +6,6 @@ import math
 import os
 import time
 
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -203,9 +202,10 @@ def test_a_recipe_of_a_large_rung_raises_no_alarm_in_its_first_steps(name, rung,
 
 def test_the_signals_of_the_workbooks_runs_raise_no_alarm(count):
     """Means of each kept epoch of the runs of rung cpu, in order, as if each were a logged step."""
+    from hardlab.analysis import schema
     from hardlab.workbook.report import ROOT
 
-    table = pd.read_csv(ROOT / "figures" / "data" / "epochs.csv", low_memory=False)
+    table = schema.read(ROOT / "figures" / "data", "epochs")
     looked, ill = 0, []
     for run, rows in table.pivot_table(index=["run", "epoch"], columns="name", values="value").groupby("run"):
         monitor = health.Monitor()

@@ -15,7 +15,7 @@ from resuming import learned, same, stopping_at
 from small_runs import small_run
 
 from hardlab import build, checkpoint, config, data, files, meters, process, recipes, run_folder, stopping, train
-from hardlab.analysis import hardness, negatives
+from hardlab.analysis import hardness, negatives, viewlog
 from hardlab.analysis.catalog import Catalog
 from hardlab.cli import cli
 from hardlab.errors import HardlabError
@@ -356,3 +356,152 @@ def test_a_name_that_no_manifest_can_hold_is_refused_before_it_is_trained_on(wha
         given = {"data.name": f"folder:{pictures}", "data.classes": [odd, "b"]}
     with pytest.raises(HardlabError, match="is not UTF-8"):
         recipes.recipe("simsiam", "smoke", QUICK | given)
+
+
+def test_an_evaluation_is_tied_to_the_test_images_that_the_rows_beside_it_were_measured_on(pictures, tmp_path):
+    path = train.train(on(pictures, epochs=0), tmp_path / "runs", say=quiet)
+    (first,) = {json.dumps(row["images"]) for row in evaluate_run(path, ["knn"])}
+    both = [data.load(f"folder:{pictures}", split, device="cpu").digest() for split in ("train", "test")]
+    assert [json.loads(first)[split] for split in ("train", "test")] == [digest[:16] for digest in both]
+    before = (path / "results.jsonl").read_bytes()
+    repaint(pictures / "test" / "a" / "000.bmp")
+    refused = r"was evaluated on other test images than .* holds now \(digest .*--anew"
+    for names in (["knn"], ["linear-lbfgs"]):
+        with pytest.raises(OtherImages, match=refused) as error:
+            evaluate_run(path, names)
+        assert "\n" not in str(error.value) and (path / "results.jsonl").read_bytes() == before
+    answer = CliRunner().invoke(cli, ["evaluate", str(path), "--protocol", "linear-lbfgs", "--anew"])
+    assert answer.exit_code == 0, answer.output
+    rows = [json.loads(line) for line in (path / "results.jsonl").read_text().splitlines()]
+    assert {row["protocol"] for row in rows} == {"linear-lbfgs"} and all(
+        row["images"]["test"] != both[1] for row in rows
+    )
+    assert (path / "results.jsonl.replaced").read_bytes() == before
+    assert evaluate_run(path, ["knn"]), "all rows are of the same images again"
+
+
+def test_rows_of_an_earlier_version_stay_and_are_told(pictures, tmp_path):
+    path = train.train(on(pictures, epochs=0), tmp_path / "runs", say=quiet)
+    evaluate_run(path, ["knn", "svm"])
+    rows = [json.loads(line) for line in (path / "results.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["images"]
+    (path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answer = CliRunner().invoke(cli, ["evaluate", str(path), "--protocol", "knn"])
+    assert answer.exit_code == 0 and "its rows of svm do not say on which images" in answer.output
+    rows = [json.loads(line) for line in (path / "results.jsonl").read_text().splitlines()]
+    assert {row["protocol"] for row in rows if "images" in row} == {"knn"}
+
+
+def test_a_run_does_not_go_on_with_other_test_images_than_those_that_monitored_it(pictures, tmp_path, monkeypatch):
+    run, folder = on(pictures, **{"logs.monitor_every": 1}), tmp_path / "runs"
+    monkeypatch.setattr(meters.Rate, "tick", stopping_at(7))
+    with pytest.raises(stopping.Stopped):
+        train.train(run, folder, say=quiet)
+    monkeypatch.undo()
+    known = run_folder.manifest(folder / run.id)["data"]["test_digest"]
+    file = pictures / "test" / "b" / "001.bmp"
+    kept = file.read_bytes()
+    repaint(file)
+    with pytest.raises(OtherImages, match=r"was monitored on other test images than .* holds now .*--anew"):
+        train.train(run, folder, say=quiet)
+    file.write_bytes(kept)
+    path = train.train(run, folder, say=quiet)
+    assert run_folder.manifest(path)["data"]["test_digest"] == known
+    repaint(file)
+    with pytest.raises(OtherImages, match="was monitored on other test images"):
+        evaluate_run(path, ["knn"])
+    assert evaluate_run(path, ["knn"], anew=True)
+
+
+def test_the_workbook_does_not_take_an_evaluation_of_other_test_images_for_done(pictures, tmp_path):
+    path = train.train(on(pictures, epochs=0), tmp_path / "out" / "runs", say=quiet)
+    evaluate_run(path, ["knn"])
+    (path / "evaluated.txt").touch()
+    trains = (plan.Training(path.name, "simclr", 1),)
+    steps = [plan.Step("a", "run", "a", "a", (), (), (f"runs/{path.name}/evaluated.txt",), trains=trains)]
+    workflow._check_folders(steps, tmp_path / "out")
+    repaint(pictures / "test" / "a" / "002.bmp")
+    with pytest.raises(OtherImages, match="was evaluated on other test images"):
+        workflow._check_folders(steps, tmp_path / "out")
+
+
+FOREIGN = ("metrics.jsonl", "results.jsonl", "views/*.parquet", "snapshots/*.npz", "checkpoints/*.pt")
+
+
+@pytest.fixture(scope="module")
+def neighbours(tmp_path_factory):
+    """Two finished, evaluated runs that differ in their seed."""
+    folder = tmp_path_factory.mktemp("neighbours")
+    images = fill(folder / "pictures", 8)
+    paths = [
+        train.train(on(images, "adco", seed=seed, **{"logs.views_every": 1}), folder / "runs", say=quiet)
+        for seed in (0, 1)
+    ]
+    for path in paths:
+        evaluate_run(path, ["knn"])
+    return paths
+
+
+@pytest.mark.parametrize("files", FOREIGN)
+def test_a_file_of_another_run_is_refused_in_one_sentence(files, neighbours, tmp_path):
+    runs = tmp_path / "runs"
+    for path in neighbours:
+        shutil.copytree(path, runs / path.name)
+    own, other = (runs / path.name for path in neighbours)
+    readers = {
+        "metrics.jsonl": lambda: [Catalog(runs).lines(own.name, "metrics.jsonl"), run_folder.metrics(own)],
+        "results.jsonl": lambda: [Catalog(runs).results],
+        "views/*.parquet": lambda: [viewlog.read(own)],
+        "snapshots/*.npz": lambda: [negatives.banks(own)],
+        "checkpoints/*.pt": lambda: [run_folder.open_run(own)],
+    }
+    assert all(len(each) for each in readers[files]())
+    foreign = sorted(other.glob(files))
+    assert foreign
+    for file in sorted(own.glob(files)):
+        file.unlink()
+    for file in foreign:
+        shutil.copy(file, own / file.relative_to(other))
+    with pytest.raises(HardlabError) as error:
+        readers[files]()
+    assert "\n" not in str(error.value)
+
+
+def test_a_log_of_an_unfinished_run_that_names_another_run_is_refused_and_nothing_of_it_is_touched(
+    pictures, neighbours, tmp_path, monkeypatch
+):
+    run, folder = on(pictures), tmp_path / "runs"
+    monkeypatch.setattr(meters.Rate, "tick", stopping_at(2))
+    with pytest.raises(stopping.Stopped):
+        train.train(run, folder, say=quiet)
+    monkeypatch.undo()
+    log = folder / run.id / "metrics.jsonl"
+    own = log.read_bytes()
+    shutil.copy(neighbours[0] / "metrics.jsonl", log)
+    foreign = log.read_bytes()
+    with pytest.raises(
+        HardlabError, match=rf"is the log of the run {neighbours[0].name}, not of {run.id}: put the right"
+    ):
+        train.train(run, folder, say=quiet)
+    assert log.read_bytes() == foreign
+    log.write_bytes(own)
+    path = train.train(run, folder, say=quiet)
+    rows = run_folder.metrics(path)
+    assert [row.get("run") for row in rows] == [run.id] + [None] * (len(rows) - 1)
+
+
+def test_a_finished_log_that_was_cut_is_refused_and_one_without_a_digest_in_the_manifest_is_read(neighbours, tmp_path):
+    runs = tmp_path / "runs"
+    path = shutil.copytree(neighbours[0], runs / neighbours[0].name)
+    log, manifest = path / "metrics.jsonl", path / "manifest.json"
+    whole = log.read_bytes().splitlines(keepends=True)
+    for left in (whole[:0], whole[:-1]):
+        log.write_bytes(b"".join(left))
+        for read in (lambda: run_folder.metrics(path), lambda: Catalog(runs).lines(path.name, "metrics.jsonl")):
+            with pytest.raises(HardlabError, match="the run wrote another one, of another digest"):
+                read()
+    about = json.loads(manifest.read_text())
+    del about["files"]
+    manifest.write_text(json.dumps(about))
+    assert run_folder.metrics(path) and Catalog(runs).lines(path.name, "metrics.jsonl")

@@ -51,6 +51,8 @@ LINEAR = ("linear-lbfgs", "top1")
 SYSTEMS = {"simsiam-hvs": "HVS", "hexa-moco": "HEXA", "hnssl": "HNSSL", "adco": "AdCo", "ppcl": "PPCL"}
 ROSTER = (*SYSTEMS, "simsiam", "simclr", "moco", "dino")
 SCENES = ("detection", "segmentation")  # how the names of protocols on scenes begin
+# what an evaluation or a cost is, beside its run
+MEASUREMENT = ("protocol", "features", "evaluated_on", "split", "options", "quantity")
 ONE_MEAN = ("recipe", "setting", "arm", "rung")  # runs that share these differ in their seeds alone
 _PLACE = ("rung", "data", "method", "setting")  # columns that paired arms share
 _NAMES = ("recipe", "rung", "seed", "device")  # keys that make a run no other arm
@@ -430,14 +432,14 @@ def not_replaced(earlier: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of an earlier table that no run of its new ``rows`` replaces.
 
     A run replaces its own earlier rows, and those of an earlier run that differs from it in its name alone, only
-    in the tables and measurements in which it has rows now: a folder from another machine may lack a view log, or
-    not be evaluated. Configurations, by which runs are told apart, are replaced by those of the very run alone.
+    in the tables and measurements in which it has rows now: a folder from another machine may lack weights, logs or a
+    view log, or not be evaluated, or otherwise.
     """
-    if not len(rows):
+    if not len(rows) or not len(earlier):
         return earlier
     replaced = pd.Series(False, earlier.index)
-    measured = [c for c in ("protocol", "features", "evaluated_on") if c in earlier]
-    for names in [["run"]] if "key" in earlier else [["run"], [*SAME, "recipe"]]:
+    measured = [c for c in MEASUREMENT if c in earlier and c in rows]
+    for names in (["run"], [*SAME, "recipe"]):
         made = pd.MultiIndex.from_frame(rows[[*names, *measured]])
         replaced |= pd.MultiIndex.from_frame(earlier[[*names, *measured]]).isin(made)
     return earlier[~replaced]

@@ -17,7 +17,7 @@ from hardlab.analysis import arms, schema
 from hardlab.analysis.intervals import Interval, interval
 from hardlab.analysis.schema import WHO
 from hardlab.errors import HardlabError
-from hardlab.files import damaged, read_lines, read_manifest
+from hardlab.files import check_seal, damaged, of_run, read_lines, read_manifest
 
 _FROM_MANIFEST = ("state", "epochs_done", "device", "commit", "dirty", "started", "ended")
 RUNS = (
@@ -82,16 +82,19 @@ class Catalog:
     def _measured(self, file: str) -> list[dict[str, Any]]:
         rows = []
         for about in self.runs.to_dict("records"):
-            own = self.manifests[about["run"]].get("id")
-            for number, line in enumerate(self.lines(about["run"], file), 1):
-                if line.get("run", own) != own:
-                    raise damaged(self.folder / about["run"] / file, f"line {number} is of the run {line['run']}")
-                rows.append(measurement(line, about))
+            rows += [measurement(line, about) for line in self.lines(about["run"], file)]
         return rows
 
     def lines(self, run: str, file: str) -> list[dict[str, Any]]:
-        """The objects in a JSON-lines file of a run; none if the run has no such file."""
-        return read_lines(self.folder / run / file)
+        """The objects in a JSON-lines file of a run; none if the run has no such file.
+
+        Raises HardlabError for a line of another run, and for a log that is not the one that the run ended with.
+        """
+        path = self.folder / run / file
+        rows = of_run(read_lines(path), self.manifests[run].get("id", run), path)
+        if file == "metrics.jsonl" and self.manifests[run].get("state") == "done":
+            check_seal(path)
+        return rows
 
     def finished(self, rung: str, recipes: Sequence[str], need: Sequence[str] | None = None) -> pd.DataFrame:
         """The finished runs of these recipes at a rung, in the order of the recipes, then by seed and start.

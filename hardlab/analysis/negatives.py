@@ -18,7 +18,7 @@ import scipy.fft
 import torch
 
 from hardlab import build, config, numbers, registry, rich, run_folder
-from hardlab.analysis.schema import SCORES
+from hardlab.analysis.schema import FROM_LABELS, SCORES
 from hardlab.errors import HardlabError
 from hardlab.evaluate.knn import neighbours
 from hardlab.files import SNAPSHOT, as_expected, read_arrays
@@ -260,12 +260,8 @@ def scores(run_dir: Path | str, root: Path | str | None = None) -> pd.DataFrame:
     except HardlabError:
         return table.reindex(columns=list(SCORES))
     hardest, every = false_negatives(last, real, resamples=1)["share"]
-    numbers = {
-        "false_hardest": hardest,
-        "false_all": every,
-        "nearest_real": nearest_real(last, real)["cosine"].median(),
-    }
-    table.loc[table["step"] == last.step, list(numbers)] = list(numbers.values())
+    numbers = (hardest, every, nearest_real(last, real)["cosine"].median())
+    table.loc[table["step"] == last.step, list(FROM_LABELS)] = numbers
     return table.reindex(columns=list(SCORES))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.schema import WHO, who
 from hardlab.errors import HardlabError
 from hardlab.files import SNAPSHOT, as_expected, read_arrays
+from hardlab.recipes import RUNGS
 from hardlab.views import PARAMS
 
 PICTURES = 10  # images with their views: HVS Fig. 6 shows ten rows, Fig. 2 the first three of them
@@ -33,10 +34,11 @@ class Table(NamedTuple):
 NOTHING = Table(pd.DataFrame())
 
 
-def logged_views(catalog: Catalog, root: Path | str | None) -> Table:
+def logged_views(catalog: Catalog, root: Path | str | None, earlier: pd.DataFrame | None = None) -> Table:
     """Images of the last logged step of one HVS run: the rows of its log, numbered by ``row``, and a picture.
 
-    Picture: (rows*S, (1+N)*S, 3) uint8; each line shows an image and its N views.
+    Picture: (rows*S, (1+N)*S, 3) uint8; each line shows an image and its N views. earlier: the rows of an earlier
+    table; where its run stays (``_stays``), the result is empty. The same holds for the other tables of one run.
     """
     done = catalog.done
     logged = np.array([bool(viewlog.segments(p)) for p in done["path"]], dtype=bool)
@@ -44,6 +46,8 @@ def logged_views(catalog: Catalog, root: Path | str | None) -> Table:
     if not len(candidates):
         return NOTHING
     about = arms.first(arms.headline(candidates))
+    if _stays(earlier, candidates, about, lambda run: run["method"] == "simsiam"):
+        return NOTHING
     log = viewlog.metrics(viewlog.read(about["path"]))
     log = log[log["step"] == log["step"].max()]
     image_rows = np.sort(log["index"].unique())
@@ -53,6 +57,24 @@ def logged_views(catalog: Catalog, root: Path | str | None) -> Table:
     log = log[log["index"].isin(order)].assign(row=lambda f: f["index"].map(order), **about[list(WHO)].to_dict())
     views = viewlog.slots(log).sort_values(["row", "slot"])
     return Table(log, _pixels(catalog.manifests[about["run"]], views, root))
+
+
+def _stays(
+    earlier: pd.DataFrame | None,
+    runs: pd.DataFrame,
+    about: pd.Series,
+    preference: Callable[[pd.Series], float],
+) -> bool:
+    """Whether the run of an earlier table stays: it is not among ``runs``, and the new one is no better.
+
+    A run is better if its rung is higher, or, at the same rung, if it is preferred.
+    """
+    if earlier is None or not len(arms.not_replaced(earlier, runs)):
+        return False
+    new, old = (
+        (RUNGS.index(run["rung"]) if run["rung"] in RUNGS else -1, preference(run)) for run in (about, earlier.iloc[0])
+    )
+    return new <= old
 
 
 def _pixels(manifest: Mapping[str, Any], views: pd.DataFrame, root: Path | str | None) -> np.ndarray | None:
@@ -87,9 +109,9 @@ def _pixels(manifest: Mapping[str, Any], views: pd.DataFrame, root: Path | str |
     return strip
 
 
-def attacked(catalog: Catalog) -> Table:
+def attacked(catalog: Catalog, earlier: pd.DataFrame | None = None) -> Table:
     """HEXA Fig. 1a: views of four images, their adversaries, the amplified difference, and mixtures."""
-    at = _snapshots(catalog, ("hexa-plus-moco", "hexa-moco", "hexa-deepcluster"), "adversarial")
+    at = _snapshots(catalog, ("hexa-plus-moco", "hexa-moco", "hexa-deepcluster"), "adversarial", earlier)
     if at is None:
         return NOTHING
     held = read_arrays(at.files[-1])
@@ -101,9 +123,9 @@ def attacked(catalog: Catalog) -> Table:
     return Table(_labels(at, [names] * len(tiles), at.files[-1:]), grid(tiles))
 
 
-def transformed(catalog: Catalog) -> Table:
+def transformed(catalog: Catalog, earlier: pd.DataFrame | None = None) -> Table:
     """HVS Fig. 11: four images and their crops by the trained spatial transformer, large views before small ones."""
-    at = _snapshots(catalog, ("stn-translation-scale-sym", "stn-translation-scale", "stn-affine"), "stn")
+    at = _snapshots(catalog, ("stn-translation-scale-sym", "stn-translation-scale", "stn-affine"), "stn", earlier)
     if at is None:
         return NOTHING
     held = read_arrays(at.files[-1])
@@ -114,9 +136,9 @@ def transformed(catalog: Catalog) -> Table:
     return Table(_labels(at, [titles] * len(tiles), at.files[-1:]), grid(tiles))
 
 
-def generated(catalog: Catalog) -> Table:
+def generated(catalog: Catalog, earlier: pd.DataFrame | None = None) -> Table:
     """PPCL Fig. 6: images of three fixed latents by G and its average, at up to eight checkpoints."""
-    at = _snapshots(catalog, ("ppcl", "ppcl-hard"), "generated")
+    at = _snapshots(catalog, ("ppcl", "ppcl-hard"), "generated", earlier)
     if at is None:
         return NOTHING
     files = [at.files[i] for i in sorted(set(np.linspace(0, len(at.files) - 1, 8).round().astype(int)))]
@@ -135,14 +157,20 @@ class _Snapshots(NamedTuple):
     files: list[Path]
 
 
-def _snapshots(catalog: Catalog, recipes: Sequence[str], part: str) -> _Snapshots | None:
-    """The snapshots of ``part`` of a run of these recipes that ``arms`` chooses, of the preferred one first."""
+def _snapshots(catalog: Catalog, recipes: Sequence[str], part: str, earlier: pd.DataFrame | None) -> _Snapshots | None:
+    """The snapshots of ``part`` of a run of these recipes that ``arms`` chooses; None if the earlier run stays."""
     runs = catalog.done[catalog.done["recipe"].isin(recipes)]
     kept = {r.run: sorted((Path(r.path) / "snapshots").glob(f"{part}{SNAPSHOT}")) for r in runs.itertuples()}
     about = arms.one_with_most(runs, {name: len(files) for name, files in kept.items()}, recipes)
-    if about is None:
+    if about is None or _stays(
+        earlier, runs[runs["run"].map(kept).str.len() > 0], about, lambda run: -_place(recipes, run["recipe"])
+    ):
         return None
     return _Snapshots(about.to_dict(), catalog.manifests[about["run"]], kept[about["run"]])
+
+
+def _place(recipes: Sequence[str], name: str) -> int:
+    return recipes.index(name) if name in recipes else len(recipes)
 
 
 def epoch_of(manifest: Mapping[str, Any], step: int) -> float:

@@ -17,7 +17,7 @@ from hardlab.analysis import arms, hardness
 from hardlab.analysis.arms import ROSTER, SYSTEMS
 from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.pictures import CELL
-from hardlab.analysis.schema import who
+from hardlab.analysis.schema import WHO, who
 from hardlab.data import Images
 from hardlab.errors import HardlabError
 from hardlab.recipes import recipe
@@ -39,45 +39,99 @@ class SharedBatch(NamedTuple):
 NOTHING = SharedBatch(pd.DataFrame(), pd.DataFrame(), None)
 
 
-def judge(catalog: Catalog, root: Path | str | None = None, batch: int = BATCH, draws: int = DRAWS) -> SharedBatch:
+def judge(
+    catalog: Catalog,
+    root: Path | str | None = None,
+    batch: int = BATCH,
+    draws: int = DRAWS,
+    before: SharedBatch = NOTHING,
+    manifests: Mapping[str, Mapping[str, Any]] | None = None,
+) -> SharedBatch:
     """Judge one batch by every method of ``ROSTER`` that was trained on the same images (``arms.same_images``).
 
-    Two runs are compared if they share the seed or the recipe. The result is empty if fewer than two of ``SYSTEMS``
-    have runs with checkpoints, or the images are not on this machine.
+    Two runs are compared if they share the seed or the recipe. before: the rows of earlier tables, with the manifests
+    of their runs; ``same_images`` chooses among those runs, too, and of a chosen one that cannot be judged here, for
+    example without weights, the rows stay. The result is ``before`` without a picture if no run is judged, or if fewer
+    than two of ``SYSTEMS`` would be there.
     """
-    chosen = _chosen(catalog)
-    if not _several(chosen):
-        return NOTHING
-    images = _images(catalog.manifests[chosen["run"].iloc[0]], root)
-    if images is None:
-        return NOTHING
-    rows = np.unique(np.linspace(0, len(images) - 1, min(batch, len(images))).round().astype(int))
-    losses: dict[str, np.ndarray] = {}
-    for about in chosen.to_dict("records"):
-        try:
-            losses[about["run"]] = hardness.losses(about["path"], rows, draws, root=root)
-        except HardlabError:  # e.g. a checkpoint that another version wrote: the figure shows its method as missing
-            continue
-    chosen = chosen[chosen["run"].isin(list(losses))]
-    if not _several(chosen):
-        return NOTHING
-    shown, order = _shown(chosen, losses, rows, images)
-    return SharedBatch(shown, _transfer(chosen, losses), _strip(images, rows[order]))
+    here, losses = _with_weights(catalog), dict[str, np.ndarray]()
+    images: Images | None = None
+    rows = np.empty(0, int)
+    while True:  # again without the runs that turn out to be unreadable
+        earlier = _judged(arms.not_replaced(before.hardness, here), manifests or {})
+        chosen = arms.same_images(pd.concat([here, earlier]) if len(earlier) else here, ROSTER)
+        if not _several(chosen) or not len(todo := chosen[chosen["run"].isin(here["run"])]):
+            return before._replace(pixels=None)
+        if images is None:
+            images = _images(catalog.manifests[todo["run"].iloc[0]], root)
+            if images is None:
+                return before._replace(pixels=None)
+            rows = np.unique(np.linspace(0, len(images) - 1, min(batch, len(images))).round().astype(int))
+        for about in todo[~todo["run"].isin(list(losses))].to_dict("records"):
+            try:
+                losses[about["run"]] = hardness.losses(about["path"], rows, draws, root=root)
+            except HardlabError:  # e.g. a checkpoint that another version wrote
+                here = here[here["run"] != about["run"]]
+        if todo["run"].isin(list(losses)).all():
+            break
+    judged, names = chosen[chosen["run"].isin(list(losses))], set(chosen["run"])
+    stay, order = before.hardness, None
+    if len(stay) and len(stay := stay[stay["run"].isin(names - set(judged["run"]))]):
+        order = _order_of(stay, rows)
+        if order is None:  # of another batch, beside which no new rows can stand
+            return before._replace(pixels=None)
+    shown, order = _shown(judged, {name: losses[name] for name in judged["run"]}, rows, images, order)
+    compared = _transfer(judged, losses)
+    if len(stay):
+        shown = pd.concat([shown, stay], ignore_index=True)
+    if len(before.transfer):
+        old = before.transfer
+        pair = pd.MultiIndex.from_frame(old[["run", "other_run"]])
+        old = old[
+            old["run"].isin(names)
+            & old["other_run"].isin(names)
+            & ~pair.isin(pd.MultiIndex.from_frame(compared[["run", "other_run"]]))
+        ]
+        compared = pd.concat([compared, old], ignore_index=True) if len(old) else compared
+    return SharedBatch(shown, compared, _strip(images, rows[order]))
 
 
 def _several(chosen: pd.DataFrame) -> bool:
     return len(set(chosen["recipe"]) & set(SYSTEMS)) > 1
 
 
-def _chosen(catalog: Catalog) -> pd.DataFrame:
-    """One run per recipe and seed, all trained on the same images."""
+def _with_weights(catalog: Catalog) -> pd.DataFrame:
+    """The finished runs of ``ROSTER``, as their recipes have them, with checkpoints; digest: that of the images."""
     runs, manifests = catalog.done[catalog.done["recipe"].isin(ROSTER)], catalog.manifests
     whole = [
         bool(checkpoint.listed(Path(r.path) / "checkpoints")) and _as_it_is(manifests[r.run]) for r in runs.itertuples()
     ]
     runs = runs[np.array(whole, dtype=bool)]
-    digests = runs["run"].map(lambda name: manifests[name].get("data", {}).get("digest", ""))
-    return arms.same_images(runs.assign(digest=digests), ROSTER)
+    return runs.assign(digest=runs["run"].map(lambda name: _digest(manifests[name])))
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return str(manifest.get("data", {}).get("digest", ""))
+
+
+def _judged(rows: pd.DataFrame, manifests: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """The runs of earlier rows whose manifests say what images they were trained on, as ``_with_weights``."""
+    if not len(rows):
+        return rows
+    runs = rows.drop_duplicates("run")[list(WHO)]
+    runs = runs[runs["run"].isin([name for name, manifest in manifests.items() if _digest(manifest)])]
+    return runs.assign(
+        digest=[_digest(manifests[name]) for name in runs["run"]],
+        epochs=[manifests[name]["config"]["epochs"] for name in runs["run"]],
+    )
+
+
+def _order_of(earlier: pd.DataFrame, rows: np.ndarray) -> np.ndarray | None:
+    """The positions in the batch of the images that earlier rows show; None if they are of another batch."""
+    tiles = earlier.drop_duplicates(["tile", "index"]).sort_values("tile")
+    at = np.searchsorted(rows, tiles["index"]).clip(max=len(rows) - 1)
+    same = (earlier["images"] == len(rows)).all() and (rows[at] == tiles["index"]).all()
+    return at if same and tiles["tile"].is_unique else None
 
 
 def _as_it_is(manifest: Mapping[str, Any]) -> bool:
@@ -99,14 +153,18 @@ def _images(manifest: Mapping[str, Any], root: Path | str | None) -> Images | No
 
 
 def _shown(
-    chosen: pd.DataFrame, losses: dict[str, np.ndarray], rows: np.ndarray, images: Images
+    chosen: pd.DataFrame, losses: dict[str, np.ndarray], rows: np.ndarray, images: Images, order: np.ndarray | None
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """The rows of ``hardness.csv``, and the positions in the batch of the images shown, easiest first."""
+    """The rows of ``hardness.csv``, and the positions in the batch of the images shown, easiest first.
+
+    order: these positions where earlier rows already show them.
+    """
     percentile = {name: hardness.percentiles(group) for name, group in losses.items()}
-    # each method has one vote, whatever its number of seeds
-    votes = [np.mean([percentile[r].mean(0) for r in group["run"]], 0) for _, group in chosen.groupby("recipe")]
-    by_mean = np.argsort(np.mean(votes, 0), kind="stable")
-    order = by_mean[np.unique(np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).round().astype(int))]
+    if order is None:
+        # each method has one vote, whatever its number of seeds
+        votes = [np.mean([percentile[r].mean(0) for r in group["run"]], 0) for _, group in chosen.groupby("recipe")]
+        by_mean = np.argsort(np.mean(votes, 0), kind="stable")
+        order = by_mean[np.unique(np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).round().astype(int))]
     labels = images.targets[torch.as_tensor(rows[order])].tolist()
     names = [images.classes[t] if t >= 0 else "" for t in labels]
     out = []

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from hardlab import build, config
-from hardlab.analysis import iou, negatives, pairs, pictures, schema, shared_batch, viewlog
+from hardlab.analysis import claims, iou, negatives, pairs, pictures, schema, shared_batch, viewlog
 from hardlab.analysis.arms import HVS, STANDARD, STATIC, not_replaced
 from hardlab.analysis.catalog import Catalog, measurement
 from hardlab.analysis.pictures import Table, epoch_of
@@ -26,6 +26,8 @@ from hardlab.files import make_folder, write_atomic
 from hardlab.registry import unknown
 
 KEPT_EPOCHS = 25  # of each run in ``epochs``, of each classifier in ``curves``, evenly from the first to the last
+# the last parts of the names of numbers in ``epochs`` that figures show or alarms rest on; claims name theirs
+SHOWN = ("loss", "knn", "pair_cosine", "std", "rank", "norm", "g_spread", "d_spread", "d_loss")
 
 
 def collect(
@@ -36,15 +38,16 @@ def collect(
     add: bool = False,
     only: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write every table of ``schema.TABLES`` as CSV, the runs' manifests and the pictures; returns the paths.
+    """Write the tables of ``schema.FILES`` as CSV, the runs' manifests and the pictures; returns the paths.
 
     Only finished runs count; of runs of one recipe that differ in nothing but their name, only the one that started
     last. Rows are sorted, so the files are byte-identical if nothing changed. root: the folder of the data sets; a
     picture is left out if the run's images are missing or are not those it was trained on. add: keep the rows and
-    manifests of runs in ``out_dir`` that are not in ``runs_dir``, since they may come from another machine
-    (``arms.not_replaced`` has the rule), and do not compute importances and predictions of unchanged runs again.
-    only: the tables to write instead of all; importances and the comparison across the papers take the longest. Raises
-    ``HardlabError`` before anything is written if there is no finished run and ``add`` is off.
+    manifests of runs in ``out_dir`` that are not in ``runs_dir`` or lack there what a table is made from, such as
+    weights, since they may come from another machine (``arms.not_replaced`` has the rule), and do not compute
+    importances and predictions of unchanged runs again. only: the tables to write instead of all; importances and the
+    comparison across the papers take the longest. Raises ``HardlabError`` before anything is written if there is no
+    finished run and ``add`` is off.
     """
     for name in only or ():
         if name not in BUILDERS:
@@ -56,18 +59,21 @@ def collect(
             f"'{runs_dir}' has no finished run (no manifest.json with state 'done'): `hardlab pretrain` makes "
             f"one; '{out}' stays as it was."
         )
-    make_folder(out)
+    # of the tables that stay as they are
+    beside = schema.read_manifests(out) if add or only is not None else {}
+    earlier_runs = schema.read_runs(out) if add or only is not None else schema.empty_runs()
     made = {name: build_table(sources) for name, build_table in BUILDERS.items() if only is None or name in only}
-    kept = [name for name in PICTURED if name in made and sources.keeps_picture(name, made[name])]
-    if "hardness" in kept:  # these rows were measured together: all of them stay
-        together = [name for name in ("hardness", "transfer") if name in made]
-        made |= {name: Table(schema.read(out, name, whole=False)) for name in together}
-    made |= {name: Table(sources.with_earlier(pd.DataFrame(), name)) for name in kept if name != "hardness"}
-    written = [_write(out / f"{name}.csv", table.frame, schema.columns(name)) for name, table in made.items()]
+    kept = [name for name in PICTURED if name in made and add and made[name].picture is None]
+    made |= {name: sources.one_run(name, made[name]) for name in kept if name in OF_ONE_RUN}
+    done = sources.done
+    runs = pd.concat([done[list(WHO)], earlier_runs]) if len(earlier_runs) else done[list(WHO)]
+    make_folder(out)
     # the tables name their runs; the manifests say what each run was
-    manifests = {**sources.manifests, **{run: sources.catalog.manifests[run] for run in sources.done["run"]}}
-    lines = [json.dumps(manifests[name]) + "\n" for name in sorted(manifests)]
+    manifests = {**beside, **{run: sources.catalog.manifests[run] | {"id": run} for run in done["run"]}}
+    listed = [{k: v for k, v in manifests[name].items() if k != "files"} for name in sorted(manifests)]
+    lines = [json.dumps(manifest) + "\n" for manifest in listed]
     write_atomic(out / "manifests.jsonl", "".join(lines).encode())
+    written = schema.write(out, {name: t.frame for name, t in made.items()}, runs.drop_duplicates("run"))
     written.append(out / "manifests.jsonl")
     for name in PICTURED:
         if name in made and name not in kept:
@@ -87,7 +93,7 @@ class Overlaps(NamedTuple):
 class Sources:
     """The inputs of one collection of tables, each read once.
 
-    earlier: a folder of tables; its rows of runs that are not in the catalogue are kept.
+    earlier: a folder of tables; the rows there that no run of the catalogue replaces are kept.
     """
 
     def __init__(self, catalog: Catalog, earlier: Path | None = None, root: Path | str | None = None) -> None:
@@ -145,8 +151,19 @@ class Sources:
 
     @cached_property
     def shared(self) -> shared_batch.SharedBatch:
-        """``hardness`` and ``transfer``."""
-        return shared_batch.judge(self.catalog, self.root)
+        """``hardness`` and ``transfer``, with the earlier rows of runs that cannot be judged here."""
+        before = shared_batch.SharedBatch(self.earlier_rows("hardness"), self.earlier_rows("transfer"), None)
+        return shared_batch.judge(self.catalog, self.root, before=before, manifests=self.manifests)
+
+    def earlier_rows(self, name: str) -> pd.DataFrame:
+        """The rows of an earlier table; those of runs in the catalogue say of the run what the catalogue says."""
+        rows = schema.read(self.earlier, name, whole=False) if self.earlier else pd.DataFrame()
+        about = {run["run"]: run for run in self.done[list(WHO)].to_dict("records")}
+        if about.keys() & set(rows["run"] if len(rows) else ()):
+            for column in WHO[:-1]:
+                pairs = zip(rows["run"], rows[column], strict=True)
+                rows[column] = [about[run][column] if run in about else value for run, value in pairs]
+        return rows
 
     def of_runs(self, name: str, rows_of_run: Callable[[Sources, Mapping[str, Any]], pd.DataFrame]) -> pd.DataFrame:
         """The rows that a function returns for every run, with the earlier rows of the table."""
@@ -154,16 +171,17 @@ class Sources:
 
     def with_earlier(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
         """``frame`` and the rows of the earlier table that no run of the catalogue replaces (``arms.not_replaced``)."""
-        earlier = schema.read(self.earlier, name, whole=False) if self.earlier else pd.DataFrame()
+        earlier = self.earlier_rows(name)
         if not len(earlier):
             return frame
         kept = [part for part in (frame, not_replaced(earlier, frame)) if len(part)]
         return pd.concat(kept or [frame], ignore_index=True)
 
-    def keeps_picture(self, name: str, table: Table) -> bool:
-        """Whether an earlier picture is kept because the table has no new one."""
-        exists = self.earlier is not None and (self.earlier / f"{name}_pixels.png").exists()
-        return exists and table.picture is None
+    def one_run(self, name: str, table: Table) -> Table:
+        """A table of one run without a new picture: the earlier rows, if there are any, with their picture."""
+        pictured = self.earlier is not None and (self.earlier / f"{name}_pixels.png").exists()
+        earlier = self.earlier_rows(name)
+        return Table(earlier) if len(earlier) and (pictured or not len(table.frame)) else table
 
 
 # ---------------------------------------------------------------------------------------------- builders
@@ -180,25 +198,10 @@ def _histogram(sources: Sources) -> Table:
 
 
 def _summary(sources: Sources) -> Table:
+    """The quantities of the view logs; those of evaluations are not written, because nothing shows them."""
     rows = summary(sources.overlaps.share, sources.overlaps.mean, sources.evaluation)
+    rows = rows[rows["name"] != ""]
     return Table(rows.assign(quantity=quantities(rows)))
-
-
-def _configs(sources: Sources) -> Table:
-    """The whole configuration of every run, including evaluated runs that were collected before this table existed."""
-    rows = sources.of_runs("configs", lambda s, about: _settings(about, s.catalog.manifests[about["run"]]))
-    evaluation, earlier = sources.evaluation, sources.manifests
-    lacking = (set(evaluation["run"]) - set(rows["run"] if len(rows) else ())) & earlier.keys()
-    named = evaluation[evaluation["run"].isin(lacking)].drop_duplicates("run")
-    return Table(_stack([rows, *(_settings(a, earlier[a["run"]]) for a in named[list(WHO)].to_dict("records"))]))
-
-
-def _settings(about: Mapping[str, Any], manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """Dotted keys of a run's configuration as it ran, with values as JSON, and the device that it ran on."""
-    settings = {k: v for k, v in config.flat(config.as_ran(manifest)) if not k.startswith(("parent.", "logs."))}
-    settings |= {"device": manifest.get("device")}
-    rows = [{**who(about), "key": k, "value": v if isinstance(v, str) else json.dumps(v)} for k, v in settings.items()]
-    return pd.DataFrame(rows, columns=schema.columns("configs"))
 
 
 def _curves(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
@@ -250,6 +253,14 @@ def _epochs(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=schema.columns("epochs"))
 
 
+def _shown_epochs(sources: Sources) -> Table:
+    """The numbers of the epochs that a figure shows, a claim is judged by, or an alarm may rest on."""
+    rows = sources.of_runs("epochs", _epochs).reindex(columns=schema.columns("epochs"))
+    measures = [claim.seen(side) for claim in claims.load() for side in claim.arms]
+    judged = {m.where.get("name") for m in measures if m.table == "epochs"}
+    return Table(rows[rows["name"].isin(judged) | rows["name"].astype(str).str.split(".").str[-1].isin(SHOWN)])
+
+
 def _costs(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
     """images_per_s, peak_memory_mb, parameters of the backbone, and the mean seconds of an epoch, whole and by part."""
     manifest = sources.catalog.manifests[about["run"]]
@@ -285,6 +296,28 @@ def _scores(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
     return scores.assign(**who(about), epoch=[epoch_of(manifest, int(step)) for step in scores["step"]])
 
 
+def _with_labels(sources: Sources) -> Table:
+    """The scores of negatives; those that need the run's images or checkpoint stay as they were where these lack."""
+    rows, earlier = sources.of_runs("negatives", _scores), sources.earlier_rows("negatives")
+    if len(rows) and len(earlier):
+        at, labels = ["run", "step"], list(schema.FROM_LABELS)
+        rows = rows.merge(earlier.reindex(columns=[*at, *labels]), on=at, how="left", suffixes=("", "_then"))
+        for name in labels:
+            rows[name] = rows[name].fillna(rows.pop(f"{name}_then"))
+    return Table(rows)
+
+
+def _layouts(sources: Sources) -> Table:
+    """The distances of all runs, and of each arm the layout of the first seed, since no figure shows others."""
+    rows = sources.of_runs("adco_f2", _layout)
+    if not len(rows):
+        return Table(rows)
+    each = rows.drop_duplicates("run").sort_values(["seed", "run"], kind="stable")
+    shown = each.drop_duplicates(["rung", "data", "setting", "arm", "recipe"])["run"]
+    rows = rows.assign(**{c: rows[c].where(rows["run"].isin(shown)) for c in "xy"})
+    return Table(rows.dropna(subset=["x", "y", "distance"], how="all"))
+
+
 def _layout(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
     """AdCo Fig. 2: a layout in the plane of the negatives and the queries of the last six batches."""
     if not _of_negatives(about):
@@ -300,7 +333,7 @@ def _pairs(sources: Sources) -> dict[str, pd.DataFrame]:
     Earlier rows are reused if all seeds of a setting are unchanged, because forests take minutes.
     """
     done, names = sources.done, ("importance", "predictability")
-    earlier = {n: schema.read(sources.earlier, n, whole=False) if sources.earlier else schema.empty(n) for n in names}
+    earlier = {n: rows if len(rows := sources.earlier_rows(n)) else schema.empty(n) for n in names}
     then = {name: m.get("ended") for name, m in sources.manifests.items()}
     tables: dict[str, list[pd.DataFrame]] = {n: [] for n in names}
     for (shared, rung, which), group in done.groupby(["setting", "rung", "arm"], sort=True):
@@ -321,7 +354,7 @@ def _pairs(sources: Sources) -> dict[str, pd.DataFrame]:
 
 
 BUILDERS: dict[str, Callable[[Sources], Table]] = {
-    "hvs_f2": lambda s: pictures.logged_views(s.catalog, s.root),
+    "hvs_f2": lambda s: pictures.logged_views(s.catalog, s.root, s.earlier_rows("hvs_f2")),
     "hvs_f3_left": _share_of_hvs,
     "hvs_f3_right": _histogram,
     "hvs_f4_left": lambda s: Table(s.overlaps.mean),
@@ -330,33 +363,25 @@ BUILDERS: dict[str, Callable[[Sources], Table]] = {
     "hvs_summary": _summary,
     "evaluation": lambda s: Table(s.evaluation),
     "curves": lambda s: Table(s.of_runs("curves", _curves)),
-    "epochs": lambda s: Table(s.of_runs("epochs", _epochs)),
+    "epochs": _shown_epochs,
     "costs": lambda s: Table(s.of_runs("costs", _costs)),
     "importance": lambda s: Table(s.chosen_pairs["importance"]),
     "predictability": lambda s: Table(s.chosen_pairs["predictability"]),
-    "configs": _configs,
-    "hexa_f1": lambda s: pictures.attacked(s.catalog),
-    "hvs_f11": lambda s: pictures.transformed(s.catalog),
-    "ppcl_f6": lambda s: pictures.generated(s.catalog),
-    "adco_f2": lambda s: Table(s.of_runs("adco_f2", _layout)),
-    "negatives": lambda s: Table(s.of_runs("negatives", _scores)),
+    "hexa_f1": lambda s: pictures.attacked(s.catalog, s.earlier_rows("hexa_f1")),
+    "hvs_f11": lambda s: pictures.transformed(s.catalog, s.earlier_rows("hvs_f11")),
+    "ppcl_f6": lambda s: pictures.generated(s.catalog, s.earlier_rows("ppcl_f6")),
+    "adco_f2": _layouts,
+    "negatives": _with_labels,
     "hardness": lambda s: Table(s.shared.hardness, s.shared.pixels),
     "transfer": lambda s: Table(s.shared.transfer),
 }
-PICTURED = ("hexa_f1", "hvs_f11", "ppcl_f6", "hvs_f2", "hardness")  # tables that have a picture
+OF_ONE_RUN = ("hexa_f1", "hvs_f11", "ppcl_f6", "hvs_f2")
+PICTURED = (*OF_ONE_RUN, "hardness")  # tables that have a picture
 
 
 def _stack(parts: list[pd.DataFrame]) -> pd.DataFrame:
     parts = [p for p in parts if len(p)]  # an empty one would turn numbers into objects
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-def _write(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> Path:
-    """Write sorted rows with six significant digits and Unix line ends, atomically."""
-    frame = frame.reindex(columns=list(columns))
-    frame = frame.sort_values(list(columns), kind="stable")
-    write_atomic(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
-    return path
 
 
 def _write_picture(path: Path, picture: np.ndarray | None) -> list[Path]:

@@ -16,6 +16,7 @@ from hardlab import rich
 from hardlab.analysis.schema import PARAMS
 from hardlab.analysis.shown import Shown
 from hardlab.errors import HardlabError
+from hardlab.files import check_seal
 
 SCHEMA = pa.schema(
     [
@@ -203,6 +204,10 @@ def _fault(path: Path, names: list[str] | None = None) -> str:
     missing = [n for n in SCHEMA.names if n not in schema.names]
     if missing:
         return f"{path.name} (column '{missing[0]}' is missing)"
+    try:
+        check_seal(path)
+    except HardlabError:
+        return f"{path.name} (the run wrote another one, of another digest)"
     return ""
 
 

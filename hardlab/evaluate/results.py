@@ -6,7 +6,7 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +37,14 @@ def append_rows(path: Path | str, rows: Iterable[Mapping[str, Any]], key: Sequen
             rows_by_key.pop(_key(row, key), None)  # so that the new row comes last
             rows_by_key[_key(row, key)] = row
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows_by_key.values()).encode())
+
+
+def drop_rows(path: Path | str, which: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Remove the rows for which ``which`` is true."""
+    path = Path(path)
+    with _locked(path):
+        rows = [row for row in read_lines(path, appended=False) if not which(row)]
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _key(row: Mapping[str, Any], key: Sequence[str]) -> str:

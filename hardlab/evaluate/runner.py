@@ -22,7 +22,7 @@ from hardlab.evaluate import features, knn, protocols, published, results
 from hardlab.evaluate.features import Crop, Features
 from hardlab.evaluate.labels import labelled
 from hardlab.evaluate.protocols import Task
-from hardlab.files import damaged
+from hardlab.files import damaged, read_own_lines
 from hardlab.types import HardlabError
 from hardlab.views import Look
 
@@ -43,6 +43,7 @@ def evaluate_run(
     checkpoints: int | Literal["newest", "all"] = "newest",
     root: str | Path | None = None,
     device: str = "auto",
+    anew: bool = False,
 ) -> list[dict[str, Any]]:
     """Evaluate a run's network, and raw pixels if asked, by each protocol; returns the rows and adds them to its files.
 
@@ -55,9 +56,10 @@ def evaluate_run(
         classifier.
 
     Unless its protocol says otherwise, a classifier sees the labels of the images that the run trained on; it is tested
-    on the whole test split. Protocols share features, which are cached in the run's folder by the checkpoint's digest.
+    on the whole test split. A row has the digests of both splits. anew: set rows that were measured on other images
+    aside. Protocols share features, which are cached in the run's folder by the checkpoint's digest.
     Raises HardlabError, which is ``run_folder.OtherImages`` if the run's own data set has other images than those it
-    was trained on.
+    was trained on, or, without ``anew``, a data set other test or training images than earlier rows of the run.
     """
     machine.alone()
     options = dict(options or {})
@@ -89,12 +91,14 @@ def evaluate_run(
                 networks["pixels"] = None
             for kind, net in networks.items():
                 task = _task(kind, net, train, test, chosen["size"], store, precision, root)
+                called = _called(chosen["data"], train, test)
+                if chosen["data"] is None and not anew:
+                    run_folder.check_test_images(path.name, about["data"], test)
+                compare(path, called, train, test, anew=anew)
                 measured = protocols.run_protocol(name, task, run.seed, **options)
-                labels = {
-                    "features": kind,
-                    "data": measured.data or _called(chosen["data"], train, test),
-                    "split": "test",
-                }
+                labels: dict[str, Any] = {"features": kind, "data": measured.data or called, "split": "test"}
+                if measured.data is None:  # else the protocol's own scenes
+                    labels |= {"images": _images_of(train, test)}
                 labels |= {"run": run.id, "recipe": run.recipe, "rung": run.rung, "precision": precision}
                 values = [{**row, **labels} for row in measured.rows]
                 curves = [{**row, **labels, **progress} for row in measured.curves]
@@ -107,6 +111,57 @@ def evaluate_run(
                     results.append_rows(path / "curves.jsonl", curves, results.CURVE_KEY)
                 out += values
     return out
+
+
+def _images_of(train: Images, test: Images) -> dict[str, Any]:
+    """What a row says of the images that it was measured on."""
+    return {"train": train.digest()[:16], "count": len(train), "test": test.digest()[:16]}
+
+
+def compare(path: Path, called: str, train: Images, test: Images, *, anew: bool = False) -> None:
+    """Raise ``OtherImages`` if earlier rows of a run on this data set were measured on other images.
+
+    anew: append these rows to ``results.jsonl.replaced`` and ``curves.jsonl.replaced`` instead. Rows of an earlier
+    version, which do not say what they were measured on, stay; ``unknown_images`` lists them.
+    """
+    now = _images_of(train, test)
+
+    def other(row: Mapping[str, Any]) -> str:
+        """The split whose images differ; "" if none does, as far as the row says."""
+        seen = row.get("images")
+        if not isinstance(seen, dict) or (row["data"], row["split"]) != (called, "test"):
+            return ""
+        same = {"test": seen.get("test") == now["test"]}
+        same["train"] = seen.get("count") != now["count"] or seen.get("train") == now["train"]  # or another share
+        return next((split for split, equal in same.items() if not equal), "")
+
+    for name, key in (("results.jsonl", results.KEY), ("curves.jsonl", results.CURVE_KEY)):
+        rows = read_own_lines(path, name)
+        if differ := [row for row in rows if other(row)]:
+            if anew:
+                results.append_rows(path / f"{name}.replaced", differ, (*key, "images"))
+                results.drop_rows(path / name, lambda row: bool(other(row)))
+                continue
+            split, then = other(differ[0]), differ[0]["images"]
+            raise run_folder.OtherImages(
+                f"{path.name} was evaluated on other {split} images than {called} holds now (digest "
+                f"{now[split][:8]}, then {str(then.get(split))[:8]}): put the old ones back, or set those rows aside "
+                "with `hardlab evaluate --anew` (in Python anew=True)."
+            )
+
+
+def unknown_images(path: Path) -> list[str]:
+    """The protocols whose rows in a run's ``results.jsonl`` do not say what images they were measured on."""
+    silent = {row["protocol"] for row in read_own_lines(path, "results.jsonl") if "images" not in row}
+    scenes = {name for name, protocol in published.PROTOCOLS.items() if protocol.needs == "scenes"}
+    return sorted(silent - scenes)
+
+
+def check_reused(path: Path, run: Run, about: Mapping[str, Any], train: Images, test: Images) -> None:
+    """Raise ``OtherImages`` if a run was trained, monitored or evaluated on other images of its own data set."""
+    run_folder.check_images(run.id, about["data"], train)
+    run_folder.check_test_images(run.id, about["data"], test)
+    compare(path, train.name, train, test)
 
 
 def check(

@@ -36,7 +36,8 @@ def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame, configs: pd.DataFrame) ->
             gap(Arm(recipes[0]).command("cpu"))
             style.gap(ax, f"no finished run of\n{' or '.join(recipes)}\nwith snapshots")
             continue
-        first = pictured[pictured["run"] == arms.first(pictured)["run"]]
+        laid_out = pictured.dropna(subset=["x"])  # of each arm the first seed
+        first = laid_out[laid_out["run"] == arms.first(laid_out if len(laid_out) else pictured)["run"]]
         for kind, colour, marker, label in (
             ("query", style.ORANGE, "o", "queries of six batches"), ("negative", style.BLUE, "x", "negatives"),
         ):  # fmt: skip

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hardlab import files
+from hardlab.analysis import schema
 from hardlab.errors import HardlabError
 from hardlab.workbook import archive, citation, model_card
 
@@ -80,12 +81,15 @@ def write(out: Path, named: Mapping[str, Content]) -> None:
 def _rows(data_dir: Path, runs: set[str]) -> dict[str, Content]:
     """The tables of a folder with the rows of these runs alone, and their manifests; nothing for tables without any."""
     found: dict[str, Content] = {}
-    for path in sorted(data_dir.glob("*.csv")):
+    named = set(runs)  # also by rows that combine several runs
+    for path in sorted(data_dir.glob("*.csv"), key=lambda path: (path.stem == schema.RUNS, path)):
         with open(path, newline="", encoding="utf-8") as f, files.as_expected(path):
             rows = csv.DictReader(f)
             if "run" not in (rows.fieldnames or ()):
                 continue
-            own = [row for row in rows if runs & set(re.split(r"[\s,;]+", row["run"] or ""))]
+            wanted = named if path.stem == schema.RUNS else runs
+            own = [row for row in rows if wanted & set(re.split(r"[\s,;]+", row["run"] or ""))]
+            named.update(name for row in own for name in row["run"].split())
             if own:
                 sink = io.StringIO()
                 writer = csv.DictWriter(sink, list(own[0]), lineterminator="\n")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,11 +27,14 @@ from hardlab.analysis.arms import LINEAR, UNTRAINED, option_key, reaches
 from hardlab.analysis.claims import Claim, Ledger, Side
 from hardlab.config import Run
 from hardlab.errors import HardlabError
-from hardlab.files import damaged, read_yaml
+from hardlab.files import damaged, read_manifest, read_yaml
 from hardlab.recipes import RUNGS, recipe
 from hardlab.workbook.archive import evaluated
 from hardlab.workbook.job_queue import Estimate, Job
 from hardlab.workbook.plan import training_images
+
+if TYPE_CHECKING:
+    from hardlab.data import Images
 
 UNKNOWN = 0.5  # power of a claim with enough seeds for a verdict, where neither its size nor its spread is known
 BESIDE = ("knn", LINEAR[0])  # protocols that evaluate every run
@@ -212,6 +215,7 @@ class Survey:
         self.q = dict(zip(family, q, strict=True))
         self.asked: dict[str, str] = {}  # id of a run without its seed -> why it cannot be made
         self.images: dict[config.Data, int] = {}
+        self.folders: dict[config.Data, tuple[Images, Images]] = {}  # of training and test
 
     def questions(self, stage: Stage) -> list[Question]:
         """The open claims of a stage that lack runs; claims whose runs cannot be made go to ``refused``."""
@@ -316,7 +320,16 @@ class Survey:
         return (where["protocol"] + (f"@{on}" if on else ""),) if "protocol" in where else ()
 
     def _done(self, run: Run, ways: Sequence[str]) -> bool:
-        return evaluated(self.runs_dir / run.id, ways)
+        path = self.runs_dir / run.id
+        done = evaluated(path, ways)
+        if done and run.data.name.startswith("folder:"):
+            from hardlab import build
+            from hardlab.evaluate import runner
+
+            if run.data not in self.folders:
+                self.folders[run.data] = build.images(run, root=self.root), build.images(run, "test", self.root)
+            runner.check_reused(path, run, read_manifest(path / "manifest.json"), *self.folders[run.data])
+        return done
 
     def _missing(self, claim: Claim, side: Side, stage: Stage, seed: int) -> list[str]:
         """The ids of the missing runs of a side with this seed: its parent and itself."""

@@ -20,7 +20,7 @@ from hardlab import compatible, config, recipes
 from hardlab import data as sets
 from hardlab.analysis import claims
 from hardlab.analysis.arms import reaches
-from hardlab.analysis.schema import TABLES
+from hardlab.analysis.schema import FILES
 from hardlab.config import Run
 from hardlab.errors import HardlabError
 from hardlab.figures import FIGURES
@@ -131,7 +131,7 @@ def steps(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -
     made = _runs(rung, overrides, with_claims, place)
     ready = tuple(s.outputs[0] for s in made)
     recipe_of = {s.outputs[0]: s.title.partition(",")[0] for s in made}
-    tables = tuple(f"data/{name}.csv" for name in TABLES)
+    tables = tuple(f"data/{name}.csv" for name in FILES)
     figures = Step(
         name="figures",
         kind="figures",

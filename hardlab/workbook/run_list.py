@@ -113,7 +113,7 @@ def readable(size: float) -> str:
 
 def accuracies(path: Path) -> dict[str, float]:
     """Protocol and metric -> the last value of the run's own network, in the order of the file."""
-    rows = files.read_lines(path / "results.jsonl")
+    rows = files.read_own_lines(path, "results.jsonl")
     return {f"{r['protocol']} {r['metric']} on {r['data']}": r["value"] for r in rows if r["features"] != "pixels"}
 
 

@@ -85,7 +85,7 @@ def locked(out: Path, task: str) -> Iterator[None]:
 
 def _check_folders(steps: Sequence[plan.Step], out: Path) -> None:
     """Raise ``run_folder.OtherImages`` if the folder of images of a finished run has changed since."""
-    loaded: dict[config.Data, Images] = {}
+    loaded: dict[config.Data, tuple[Images, Images]] = {}
     for step in steps:
         file = out / "runs" / (step.run or "") / "manifest.json"
         if step.run is None or not (out / step.outputs[0]).exists() or not file.exists():
@@ -94,11 +94,12 @@ def _check_folders(steps: Sequence[plan.Step], out: Path) -> None:
         run = config.of(about)
         if not run.data.name.startswith("folder:"):
             continue
-        from hardlab import build, run_folder
+        from hardlab import build
+        from hardlab.evaluate import runner
 
         if run.data not in loaded:
-            loaded[run.data] = build.images(run)
-        run_folder.check_images(run.id, about["data"], loaded[run.data])
+            loaded[run.data] = build.images(run), build.images(run, "test")
+        runner.check_reused(file.parent, run, about, *loaded[run.data])
 
 
 def _reproduce(steps: Sequence[plan.Step], cores: int, rung: str, out: Path) -> int:

@@ -32,6 +32,8 @@ from hardlab.analysis.claims import (
     judge,
 )
 from hardlab.analysis.intervals import interval
+from hardlab.analysis.summary import quantities
+from hardlab.analysis.summary import summary as summary_of
 from hardlab.cli import cli
 from hardlab.recipes import RECIPES, RUNGS, recipe
 from hardlab.types import HardlabError
@@ -786,7 +788,7 @@ def today() -> pd.DataFrame:
 def test_todays_rows_reproduce_that_selection_prefers_the_lowest_overlap(today: pd.DataFrame) -> None:
     assert today.loc["hvs-lowest-iou-chance", "verdict"] == REPRODUCED
     assert today.loc["hvs-iou-lower", "verdict"] == REPRODUCED
-    share = pd.read_csv(DATA / "hvs_f4_right.csv")
+    share = schema.read(DATA, "hvs_f4_right")
     share = share[
         (share["recipe"] == "simsiam-hvs") & share["run"].isin(today.loc["hvs-lowest-iou-40", "runs"].split())
     ]
@@ -798,7 +800,8 @@ def test_todays_rows_reproduce_that_selection_prefers_the_lowest_overlap(today: 
 
 
 def test_todays_gains_are_those_of_the_summary(today: pd.DataFrame) -> None:
-    summary = pd.read_csv(DATA / "hvs_summary.csv")
+    summary = summary_of(*(schema.read(DATA, name) for name in ("hvs_f4_right", "hvs_f4_left", "evaluation")))
+    summary = summary.assign(quantity=quantities(summary))
     for name, protocol in (("linear", "linear-lbfgs top1 of"), ("knn", "knn top1@k=20 of")):
         for method in ("simsiam", "simclr"):
             row = today.loc[f"hvs-{method}-{name}"]

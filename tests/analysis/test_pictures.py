@@ -15,7 +15,7 @@ from made_runs import draw_log, write_run
 from PIL import Image
 
 from hardlab import build, recipes
-from hardlab.analysis import pictures, tables, viewlog
+from hardlab.analysis import pictures, schema, tables, viewlog
 from hardlab.types import Batch
 
 pytestmark = pytest.mark.usefixtures("no_data_sets")
@@ -43,7 +43,7 @@ def test_pictures_show_the_logged_images_and_vanish_with_the_data(
     write_run(tmp_path / "runs", "simsiam-hvs", 0, pa.Table.from_pandas(frame, viewlog.SCHEMA, preserve_index=False))
     monkeypatch.setattr(build, "images", lambda *_, **__: Grey())
     tables.collect(tmp_path / "runs", tmp_path)
-    rows = pd.read_csv(tmp_path / "hvs_f2.csv").drop_duplicates("row")
+    rows = schema.read(tmp_path, "hvs_f2").drop_duplicates("row")
     strip = np.asarray(Image.open(tmp_path / "hvs_f2_pixels.png"))
     size = strip.shape[1] // 5
     assert len(rows) == pictures.PICTURES == strip.shape[0] / size
@@ -82,16 +82,16 @@ def test_snapshots_become_tiles_and_a_layout_of_negatives(tmp_path: Path) -> Non
 
     views = np.asarray(Image.open(tmp_path / "out" / "hexa_f1_pixels.png"))
     assert [int(v) for v in views[4, 4::8, 0]] == [51, 102, 153, 204]
-    assert pd.read_csv(tmp_path / "out" / "hexa_f1.csv")["label"].tolist()[:4] == [*kinds, "mixed"]
+    assert schema.read(tmp_path / "out", "hexa_f1")["label"].tolist()[:4] == [*kinds, "mixed"]
     picture = np.asarray(Image.open(tmp_path / "out" / "ppcl_f6_pixels.png"))
     assert picture.shape == (6 * 8, 2 * 8, 3)
     assert [int(v) for v in picture[[4, 12], 4, 0]] == [40, 49]
     assert [int(v) for v in picture[[4, 12], 12, 0]] == [80, 89]
-    labels = pd.read_csv(tmp_path / "out" / "ppcl_f6.csv")
+    labels = schema.read(tmp_path / "out", "ppcl_f6")
     assert labels[labels["tile"] == 1]["label"].tolist() == ["G", "average of G"] * 3
     half = recipes.recipe("ppcl", "smoke").epochs / 2
     assert labels.groupby("tile")["epoch"].first().tolist() == [half, 2 * half]
-    layout = pd.read_csv(tmp_path / "out" / "adco_f2.csv")
+    layout = schema.read(tmp_path / "out", "adco_f2")
     assert layout["kind"].value_counts().to_dict() == {"negative": 30, "query": 24}
     nearest = [1 - max(n @ q for q in queries) for n in negatives]
     distances = layout.loc[layout["kind"] == "negative", "distance"]
@@ -99,7 +99,7 @@ def test_snapshots_become_tiles_and_a_layout_of_negatives(tmp_path: Path) -> Non
     nearest = [1 - max(n @ q for n in negatives) for q in queries]
     distances = layout.loc[layout["kind"] == "query", "distance"]
     np.testing.assert_allclose(sorted(distances), sorted(nearest), rtol=1e-4)
-    scores = pd.read_csv(tmp_path / "out" / "negatives.csv")
+    scores = schema.read(tmp_path / "out", "negatives")
     length = recipes.recipe("adco", "smoke").epochs
     assert scores["step"].tolist() == [40, 80] and scores["epoch"].tolist() == [length / 2, length]
     gaps = [min(np.linalg.norm(q - p) for j, p in enumerate(queries) if j != i) for i, q in enumerate(queries)]
@@ -108,4 +108,4 @@ def test_snapshots_become_tiles_and_a_layout_of_negatives(tmp_path: Path) -> Non
     assert scores["distance"].tolist() == pytest.approx([0, np.median(far)], abs=1e-4)
     assert scores["false_all"].isna().all()  # the run has no checkpoint to put real images beside its negatives
     tables.collect(tmp_path / "empty", tmp_path / "out", add=True)
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "negatives.csv"), scores)
+    pd.testing.assert_frame_equal(schema.read(tmp_path / "out", "negatives"), scores)

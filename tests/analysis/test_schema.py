@@ -13,7 +13,7 @@ from hardlab.types import HardlabError
 
 def write(folder: Path, name: str, **values: str) -> None:
     """A table of one row with these values, 1 in every other column."""
-    columns = schema.columns(name)
+    columns = list(schema.WHO) if name == schema.RUNS else schema.columns(name)
     row = [values.get(column, "1") for column in columns]
     (folder / f"{name}.csv").write_text(",".join(columns) + "\n" + ",".join(row) + "\n")
 
@@ -32,6 +32,9 @@ def test_a_word_among_numbers_and_a_missing_column_are_refused_with_the_name_of_
     (tmp_path / "evaluation.csv").write_text("run,value\na,1\n")
     with pytest.raises(HardlabError, match=r"evaluation\.csv' has no column"):
         schema.read(tmp_path, "evaluation")
+    with pytest.raises(HardlabError, match=r"names the run 'a', which '.*runs\.csv' lacks; `hardlab figures"):
+        schema.read(tmp_path, "evaluation", whole=False)
+    write(tmp_path, "runs", run="a")
     assert list(schema.read(tmp_path, "evaluation", whole=False)["run"]) == ["a"]
 
 

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from hardlab import checkpoint, run_folder
-from hardlab.analysis import hardness, shared_batch, tables
+from hardlab.analysis import hardness, schema, shared_batch, tables
 from hardlab.analysis.catalog import Catalog
 from hardlab.types import HardlabError
 
@@ -55,7 +55,44 @@ def test_the_panel_is_what_two_systems_find_hard_on_one_batch(trained: dict[str,
 
 def test_a_run_with_other_options_does_not_stand_for_its_system(trained: dict[str, Path]):
     assert AS_IT_IS(run_folder.manifest(trained["simsiam-hvs"])) and not AS_IT_IS(run_folder.manifest(trained["adco"]))
-    assert set(shared_batch._chosen(Catalog(trained["adco"].parent))["recipe"]) == {"simsiam-hvs"}
+    assert set(shared_batch._with_weights(Catalog(trained["adco"].parent))["recipe"]) == {"simsiam-hvs"}
+
+
+def alone(folder: Path, run: Path) -> Catalog:
+    """A folder of runs with a single one."""
+    folder.mkdir()
+    (folder / run.name).symlink_to(run)
+    return Catalog(folder)
+
+
+@pytest.mark.usefixtures("small_counts")
+def test_rows_of_a_system_without_weights_here_stay_and_those_of_the_others_are_measured_anew(trained, tmp_path: Path):
+    small = {"batch": 24, "draws": 4}
+    both = Catalog(trained["adco"].parent)
+    first = shared_batch.judge(both, **small)
+    marked = first._replace(hardness=first.hardness.assign(percentile=42.0), transfer=first.transfer.assign(rho=0.125))
+    adco = alone(tmp_path / "adco", trained["adco"])
+    again = shared_batch.judge(adco, before=marked, manifests=both.manifests, **small)
+    rows, fresh = (t.set_index(["recipe", "tile"])["percentile"] for t in (again.hardness, first.hardness))
+    assert rows.loc["adco"].tolist() == fresh.loc["adco"].tolist() != [42] * shared_batch.SHOWN
+    assert rows.loc["simsiam-hvs"].tolist() == [42] * shared_batch.SHOWN
+    assert set(zip(again.hardness["tile"], again.hardness["index"], strict=True)) == set(
+        zip(first.hardness["tile"], first.hardness["index"], strict=True)
+    )
+    assert (again.pixels == first.pixels).all()
+    rho, before = (t.set_index(["recipe", "other"])["rho"] for t in (again.transfer, first.transfer))
+    assert rho["adco", "adco"] == before["adco", "adco"] and len(rho) == 3
+    assert rho["simsiam-hvs", "adco"] == rho["simsiam-hvs", "simsiam-hvs"] == 0.125
+    # other images, or another batch of them, cannot stand beside these: all stays as it was
+    name, other = trained["simsiam-hvs"].name, {"data": {"digest": "f" * 64}}
+    elsewhere = {**both.manifests, name: both.manifests[name] | other}
+    for stays in (
+        shared_batch.judge(adco, before=marked, manifests=elsewhere, **small),
+        shared_batch.judge(adco, before=marked, manifests=both.manifests, batch=32, draws=4),
+    ):
+        assert stays.pixels is None
+        pd.testing.assert_frame_equal(stays.hardness, marked.hardness)
+        pd.testing.assert_frame_equal(stays.transfer, marked.transfer)
 
 
 @pytest.mark.slow
@@ -71,7 +108,7 @@ def test_what_was_measured_together_stays_where_another_machine_adds_rows(traine
     tables.collect(tmp_path / "adco", tmp_path / "out", add=True)
     assert {name: (tmp_path / "out" / name).read_bytes() for name in names} == first
     tables.collect(tmp_path / "adco", tmp_path / "out")  # one system alone has nothing to be compared with
-    assert not pd.read_csv(tmp_path / "out" / "hardness.csv").size and not (tmp_path / "out" / names[2]).exists()
+    assert not schema.read(tmp_path / "out", "hardness").size and not (tmp_path / "out" / names[2]).exists()
 
 
 @pytest.mark.slow

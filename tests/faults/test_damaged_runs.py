@@ -207,6 +207,8 @@ def test_a_report_is_made_or_refused_by_name_whatever_a_manifest_holds(path, rec
 
 def test_a_damaged_log_does_not_keep_a_run_from_going_on_and_stays_beside_the_new_one(path, record_property):
     run, file = small_run(**LOGS), path / "metrics.jsonl"
+    about = json.loads((path / "manifest.json").read_text()) | {"state": "running"}  # the log of a done run is sealed
+    (path / "manifest.json").write_text(json.dumps(about))
     content, last, count = file.read_bytes(), max(r["step"] for r in run_folder.metrics(path)), 0
     held = run_folder.Folder(path.parent, run)
     for seed in cases(60, 2500):

@@ -7,7 +7,6 @@ import tarfile
 from functools import cache
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from hardlab.analysis import schema
@@ -55,6 +54,6 @@ def test_a_campaign_trains_each_run_once_and_its_archive_has_the_rows_and_no_wei
         for line in path.read_text().splitlines()
     ]
     assert {row["protocol"] for row in rows} == {"knn", "linear-lbfgs"}
-    collected = pd.read_csv(out / "data" / "evaluation.csv")
+    collected = schema.read(out / "data", "evaluation")
     assert set(collected["run"]) == {m["id"] for m in manifests}
-    assert len(pd.read_csv(tmp_path / "data" / "evaluation.csv")) == 0, "the tables it began with stay as they were"
+    assert len(schema.read(tmp_path / "data", "evaluation")) == 0, "the tables it began with stay as they were"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hardlab.analysis import claims
+from hardlab.analysis import claims, schema
 from hardlab.recipes import recipe
 from hardlab.types import HardlabError
 from hardlab.workbook import pages
@@ -90,7 +90,7 @@ def test_the_arms_stand_under_the_same_probes_beside_the_untrained_network_and_r
     written: dict[str, str], verdicts: pd.DataFrame
 ) -> None:
     text = block(written["readme"], pages.RESULTS)
-    rows = pd.read_csv(DATA / "evaluation.csv")
+    rows = schema.read(DATA, "evaluation")
     rows = rows[(rows["rung"] == "cpu") & (rows["evaluated_on"] == "cifar10-jpeg") & (rows["split"] == "test")]
     rows = rows[(rows["protocol"] == "linear-lbfgs") & (rows["metric"] == "top1")]
     began = rows[(rows["recipe"] == "untrained") & (rows["data"] == "cifar10-jpeg 10 %")]
