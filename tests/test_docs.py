@@ -6,16 +6,18 @@ says what it would do. A command that a page adds, changes or drops makes the fi
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import textwrap
-from collections.abc import Mapping, Sequence
+import tarfile
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -25,11 +27,9 @@ from PIL import Image
 from run_folders import folder_of
 from small_runs import small_run
 
-import hardlab
-from hardlab import build, cli, recipes, registry, train
+from hardlab import build, cli, compatible, recipes, train
 from hardlab.errors import HardlabError
-from hardlab.needs import Setting
-from hardlab.workbook import campaign_plan, export
+from hardlab.workbook import campaign_plan, costs, export
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")),
@@ -40,7 +40,7 @@ TOOLS = ("hardlab", "python", "python3", "make", "pip", "conda")
 TINY = "data=digits data.fraction=0.1 epochs=1 batch_size=32 backbone.width=4 precision=fp32"
 HELP = "--help"  # a page names the command alone, or what it does is tested elsewhere and takes minutes
 DRY = "--dry-run"  # all of it is checked, nothing is trained
-DETECTION = "--set iterations=2 --set steps=[] --set train=2 --set test=2 --set side=48"
+DETECTION = "--set iterations=2 --set batch_size=2 --set steps=[] --set images=4 --set test_images=4"
 BY_MAKE = ("reproduce", "test", "test-fast", "test-browser", "install", "help", "bench", "lint", "format", "lock")
 
 ADDED: dict[str, str] = {
@@ -53,7 +53,7 @@ ADDED: dict[str, str] = {
     "hardlab pretrain RECIPE --rung cpu epochs=10 seed=0": TINY,
     "hardlab pretrain simclr-hvs --data FOLDER": "epochs=1 backbone.width=4",
     "hardlab watch runs/<id>": "--tensorboard events",
-    "hardlab watch --tensorboard": HELP,
+    "hardlab watch --tensorboard": "events runs/<id>",
     "hardlab evaluate --list": "",
     "hardlab evaluate runs/<id> --protocol knn --protocol svm": "",
     "hardlab evaluate runs/<id> --protocol detection": DETECTION,
@@ -67,11 +67,11 @@ ADDED: dict[str, str] = {
     "hardlab check my_strategy.py": "",
     "hardlab reproduce --dry-run": "",
     "hardlab reproduce --rung smoke": DRY,
-    "hardlab reproduce --rung cpu --claims epochs=10": DRY,
-    "HARDLAB_DATA=<folder with the archive> hardlab reproduce --rung cpu": DRY,
+    "hardlab reproduce --rung cpu --claims epochs=10": f"data.fraction=1 {DRY}",  # of a made archive of 5,000 images
+    "HARDLAB_DATA=<folder with the archive> hardlab reproduce --rung cpu": f"data.fraction=1 {DRY}",
     "hardlab claims --why": "",
     "hardlab campaign cpu --budget 6h": DRY,
-    "hardlab report --paper hvs": "",
+    "hardlab report --paper hvs": DRY,
     "hardlab runs list": "",
     "hardlab explore RUN": "",
     "hardlab export": HELP,
@@ -140,13 +140,13 @@ ADDED: dict[str, str] = {
 LEAVES = {  # what a command leaves behind, beside what it says
     "hardlab evaluate runs/<id> --protocol knn --protocol svm": "{run}/results.jsonl",
     "hardlab figures hvs_f3": "figures/hvs_f3.svg figures/hvs_f3.png",
-    "hardlab report --paper hvs": "out/reports/report-hvs.html out/reports/report-hvs.tex",
     "hardlab explore RUN": "{run}/explorer.html",
     "hardlab export RUN": "{run}/export/README.md",
     "hardlab export RUN --features parquet": "{run}/export/features.parquet",
     "hardlab bundle RUN OTHER": "bundle.tar.gz",
 }
-SLOW = ("python tests/test_golden.py", "hardlab reproduce", "hardlab doctor --matrix", "hardlab figures hardness")
+SLOW = ("python tests/test_golden.py", "hardlab reproduce", "hardlab doctor --matrix", "hardlab figures --all",
+        "hardlab campaign", "HARDLAB_DATA")  # fmt: skip
 
 
 def spoken(page: str) -> set[str]:
@@ -161,6 +161,11 @@ def spoken(page: str) -> set[str]:
 def test_the_table_names_every_command_of_the_pages_and_no_other() -> None:
     commands = set().union(*map(spoken, PAGES.values()))
     assert commands == set(ADDED)
+
+
+def test_no_block_of_a_page_is_in_a_language_that_no_test_reads() -> None:
+    languages = {name for page in PAGES.values() for name in re.findall(r"^ *```(\w+)", page, re.M)}
+    assert languages == {"console", "python", "yaml", "bibtex"}
 
 
 def fences(page: str, language: str) -> list[str]:
@@ -200,6 +205,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     rng = np.random.default_rng(0)
     for i in range(20):
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / "photos" / f"{i}.png")
+    (folder / "archive").mkdir()
+    picture = (folder / "photos" / "0.png").read_bytes()
+    with tarfile.open(folder / "archive" / "cifar10-jpeg.tar.xz", "w:xz", preset=0) as tar:
+        for i in range(5000):
+            about = tarfile.TarInfo(f"{'test' if i % 100 == 0 else 'train'}/{i % 10}/{i}.png")
+            about.size = len(picture)
+            tar.addfile(about, io.BytesIO(picture))
     (folder / "my_strategy.py").write_text(named("adding.md")["my_strategy.py"])
     (folder / "my_method.py").write_text(METHOD)
     (folder / "plan.yaml").write_text(fences("campaign.md", "yaml")[0])
@@ -212,7 +224,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 def command_of(spoken: str, desk: Desk) -> tuple[dict[str, str], list[str]]:
     """A command as a reader types it, with the words of ``ADDED``: its variables, and its words."""
     text = re.sub(r" \[.*?\]", "", spoken) if spoken.startswith("hardlab explore") else spoken
-    text = text.replace("<folder with the archive>", "photos")
+    text = text.replace("<folder with the archive>", "archive")
     put = {
         **dict.fromkeys(("RUN", "runs/<id>", "runs/simclr-hvs-smoke-s0-..."), str(desk.run)), "OTHER": str(desk.other),
         "FOLDER": "photos", "RECIPE": "simsiam", "NAME": "simsiam", "PLAN": "plan.yaml",
@@ -229,11 +241,11 @@ def answer(words: Sequence[str], folder: Path) -> tuple[int, str]:
     tool, *rest = words
     if tool == "hardlab" and rest[0] != "lab":  # which replaces its process by JupyterLab
         result = CliRunner().invoke(cli.cli, rest)
-        return result.exit_code, result.output
+        return result.exit_code, f"{result.output}{result.exception or ''}"
     if tool == "make":
         shown = subprocess.run(["make", "-n", *rest], cwd=ROOT, text=True, capture_output=True)
         return shown.returncode, shown.stdout + shown.stderr
-    python = {"hardlab": ["-m", "hardlab"], "pip": ["-m", "pip"]}.get(tool, [])
+    python = {"hardlab": ["-c", "from hardlab.cli import main; main()"], "pip": ["-m", "pip"]}.get(tool, [])
     where = folder
     if tool == "pip" or "benchmarks" in rest[1]:
         where = ROOT
@@ -242,6 +254,9 @@ def answer(words: Sequence[str], folder: Path) -> tuple[int, str]:
     env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "helpers")}
     done = subprocess.run([sys.executable, *python, *rest], cwd=where, env=env, text=True, capture_output=True)
     return done.returncode, done.stdout + done.stderr
+
+
+SPEED = cache(costs.calibrate)  # of this machine, measured once
 
 
 @pytest.mark.parametrize(
@@ -257,11 +272,88 @@ def test_a_command_of_the_pages_works_outside_the_checkout(
         return
     if "--onnx" in spoken:
         pytest.importorskip("onnxscript", reason="onnxscript, of the extra onnx, is not installed")
+    monkeypatch.setattr(costs, "calibrate", SPEED)
     variables, words = command_of(spoken, desk)
     monkeypatch.chdir(desk.folder)
-    for name, value in ({"HOME": str(desk.folder)} | variables).items():
+    for name, value in ({"HOME": str(desk.folder), "HARDLAB_DATA": "archive"} | variables).items():
         monkeypatch.setenv(name, value)
     status, output = answer(words, desk.folder)
     assert status == 0, output
     for path in LEAVES.get(spoken, "").format(run=desk.run).split():
         assert (desk.folder / path).stat().st_size > 0
+
+
+def run_script(text: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a script of a page defines, in the reader's folder, with the path of a run where it says ``runs/<id>``."""
+    monkeypatch.chdir(desk.folder)
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(re.sub(r"runs/(<id>|[\w-]+-\.\.\.)", str(desk.run), text), space)
+    return space
+
+
+def test_the_scripts_of_the_pages_are_those_that_the_tests_below_run() -> None:
+    counts = {page: len(fences(page, "python")) for page in PAGES if page != "architecture.md"}  # signatures alone
+    assert {page: n for page, n in counts.items() if n} == {"README.md": 1, "adding.md": 4, "data.md": 1, "runs.md": 1}
+
+
+def test_the_query_of_the_readme_gives_a_percentile_for_each_recipe(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (text,) = fences("README.md", "python")
+    *lines, last = text.strip().splitlines()
+    space = run_script("\n".join([*lines, f"answer = {last}"]), desk, monkeypatch)
+    assert 0 <= space["answer"]["simsiam-hvs"] <= 100
+
+
+def test_the_log_of_the_page_on_data_has_file_names(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = fences("data.md", "python")
+    *lines, last = text.strip().splitlines()
+    space = run_script("\n".join([*lines, f"hardest = {last}"]), desk, monkeypatch)
+    assert len(space["hardest"]) == 10 and space["hardest"].is_monotonic_decreasing
+
+
+def test_the_network_of_the_page_on_runs_is_loaded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = fences("runs.md", "python")
+    assert run_script(text, desk, monkeypatch)["net"].dim == 16
+
+
+def test_the_page_on_runs_tells_of_every_file_that_is_written() -> None:
+    assert all(f"`{name}`" in PAGES["runs.md"] for name in (export.WEIGHTS, export.TORCHVISION, export.ONNX))
+
+
+def test_the_script_of_the_page_on_adding_trains_the_strategy_above_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The class and the lines that train it in one file; the run is then evaluated with that file as its code."""
+    (below,) = [text for text in fences("adding.md", "python") if text.startswith("if __name__")]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    small = below.replace('"simsiam")', '"simsiam", "smoke", TINY)')
+    assert small != below
+    sizes = dict(pair.split("=") for pair in [*TINY.split(), "seed=7"])
+    script = desk.folder / "my_script.py"
+    script.write_text(f"import hardlab\n\n{named('adding.md')['my_strategy.py']}\n\nTINY = {sizes}\n{small}")
+    done = subprocess.run([sys.executable, script], cwd=desk.folder, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    (run,) = (desk.folder / "runs").glob("simsiam-confident-smoke-s7-*")
+    status, output = answer(["hardlab", "evaluate", str(run), "--protocol", "knn", "--code", str(script)], desk.folder)
+    assert status == 0 and "knn" in output, output
+
+
+def test_the_rule_of_the_page_on_adding_refuses_settings_of_the_run(tmp_path: Path) -> None:
+    (method,) = [text for text in fences("adding.md", "python") if "check_run" in text]
+    body = named("adding.md")["my_strategy.py"].replace(
+        "from hardlab.hard.base import Hard",
+        "from hardlab.errors import HardlabError\nfrom hardlab.hard.base import Hard",
+    )
+    (tmp_path / "rule_code.py").write_text(f"{body}\n{method}")
+    build.load(tmp_path / "rule_code.py")
+    run = recipes.recipe("simclr-confident", "smoke", {"batch_size": 16, "hard.confident.weight": 16})
+    compatible.check(run)
+    with pytest.raises(HardlabError, match="at most the batch size, 16"):
+        compatible.check(run.with_({"hard.confident.weight": 17}))
+
+
+def test_the_plan_of_the_page_on_campaigns_is_read_as_it_says(desk: Desk) -> None:
+    (stage,) = campaign_plan.read(str(desk.folder / "plan.yaml"))
+    said = yaml.safe_load(fences("campaign.md", "yaml")[0])
+    assert (stage.rung, list(stage.claims), stage.seeds) == (said["rung"], said["claims"], said["seeds"])
