@@ -652,16 +652,26 @@ def explore_runs(run: tuple[Path, ...], out: Path | None, open_: bool, root: Pat
 @click.option("--out", type=PATH, default=None, help="Default: out/RUNG, or out/reports with --paper.")
 @click.option("--readme", is_flag=True, help="Rewrite README.md's generated blocks and docs/results.md.")
 @click.option("--paper", default=None, help="Write a reproduction report of one paper, as HTML and LaTeX.")
+@click.option("--single-file", is_flag=True, help="Put figures, notebooks and tables into the page, to send it alone.")
 @_tables("With --paper: the collected tables.")
 @JSON
 @DRY
 def build_report(
-    rung: str, out: Path | None, readme: bool, paper: str | None, data_dir: Path, as_json: bool, dry_run: bool
+    rung: str,
+    out: Path | None,
+    readme: bool,
+    paper: str | None,
+    single_file: bool,
+    data_dir: Path,
+    as_json: bool,
+    dry_run: bool,
 ) -> None:
     """Build the HTML report of a rung; the README's generated blocks and docs/results.md; or the report of a paper.
 
     `hardlab report --paper hvs` uses the outline of reproducibility tracks.
     """
+    if single_file and (readme or paper is not None):
+        raise click.UsageError("--single-file is for the report of a rung: give it without --paper and --readme.")
     if paper is not None:
         from hardlab import registry
         from hardlab.figures import ITEMS
@@ -694,7 +704,7 @@ def build_report(
     else:
         from hardlab.workbook import report
 
-        written = str(report.build(folder))
+        written = str(report.build(folder, single_file=single_file))
     _echo(as_json, written, {"written": written})
 
 
