@@ -29,7 +29,7 @@ table { border-collapse: collapse; font-size: 0.85rem; margin: 0.6rem 0; display
 th, td { padding: 0.2rem 0.7rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { border-bottom: 2px solid #888; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
-img { max-width: 100%; } img.math { max-width: none; }
+img { max-width: 100%; } img.math { max-width: none; } p.math { text-align: center; overflow: auto hidden; }
 figure { margin: 1.5rem 0; } figcaption { font-size: 0.85rem; color: var(--muted); }
 pre { overflow-x: auto; font-size: 0.8rem; line-height: 1.35; } code { font-size: 0.9em; }
 .highlight pre { background: var(--soft); padding: 0.6rem; }
@@ -115,4 +115,4 @@ def _picture(match: re.Match[str]) -> str:
     width, height = (float(svg.partition(f' {side}="')[2].partition("pt")[0]) for side in ("width", "height"))
     style = f"width:{width / 10:.2f}em;height:{height / 10:.2f}em;vertical-align:{-depth / 10:.2f}em"
     image = f'<img class="math" alt="{html.escape(tex)}" style="{style}" src="{source}">'
-    return f'\n\n<p style="text-align:center">{image}</p>\n\n' if match["block"] else image
+    return f'\n\n<p class="math">{image}</p>\n\n' if match["block"] else image

@@ -207,13 +207,14 @@ def test_the_reports_overlaps_are_the_quantities_of_views_whatever_data_are_call
 
 
 def test_the_report_names_the_pages_of_the_notebooks_and_its_size_does_not_grow_with_pictures(out: Path) -> None:
+    (out / "data").mkdir()
+    pd.DataFrame({"x": range(10)}).to_csv(out / "data" / "long.csv", index=False)
     before = report.build(out).stat().st_size
     svg = out / "figures" / "hvs_f3.svg"
     svg.write_text(svg.read_text().replace("</svg>", f"<desc>{'x' * 10**6}</desc></svg>"))
-    (out / "data").mkdir()
     pd.DataFrame({"x": range(10**4)}).to_csv(out / "data" / "long.csv", index=False)
     text = report.build(out).read_text()
-    assert len(text) < before + 10**4 and "shown" not in text
+    assert len(text) < before + 100 and "shown" not in text
     assert '<a href="notebooks/00_x.html">00_x</a>' in text and "3.25 s" in text
     assert 'src="figures/hvs_f3.svg"' in text and 'href="data/long.csv"' in text
 
