@@ -28,10 +28,12 @@ a { color: var(--link); }
 table { border-collapse: collapse; font-size: 0.85rem; margin: 0.6rem 0; display: block; overflow-x: auto; }
 th, td { padding: 0.2rem 0.7rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { border-bottom: 2px solid #888; }
+table.dataframe { width: max-content; max-width: 100%; } table.dataframe td { white-space: normal; max-width: 22rem; }
+table.dataframe thead th { text-align: left !important; } /* above their cells: pandas has them right */
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; } img.math { max-width: none; } p.math { text-align: center; overflow: auto hidden; }
 figure { margin: 1.5rem 0; } figcaption { font-size: 0.85rem; color: var(--muted); }
-pre { overflow-x: auto; font-size: 0.8rem; line-height: 1.35; } code { font-size: 0.9em; }
+pre { overflow-x: auto; font-size: 0.8rem; line-height: 1.35; } .output_stream pre { white-space: pre-wrap; } code { font-size: 0.9em; }
 .highlight pre { background: var(--soft); padding: 0.6rem; }
 .output_stderr pre { color: var(--muted); } .output_error pre, .failed { color: var(--bad); }
 details { border: 1px solid var(--line); padding: 0.4rem 1rem; margin: 0.6rem 0; } summary { cursor: pointer; }

@@ -225,7 +225,7 @@ def _claims(data_dir: Path) -> tuple[Part, dict[str, int]]:
         }
         for r in verdicts.itertuples()
     ]
-    counted = f"{len(verdicts)} claims: " + ", ".join(f"{n} {v}" for v, n in counts.items())
+    counted = f"{len(verdicts)} claims; " + ", ".join(f"{v}: {n}" for v, n in counts.items())
     body = _parts().claims(counted=counted, claims=listed, papers=list(pages.NAMES.values()), verdicts=sorted(counts)
     )  # fmt: skip
     return Part("claims", "Claims of the papers", body, str(len(listed))), counts
