@@ -33,7 +33,8 @@ table.dataframe thead th { text-align: left !important; } /* above their cells: 
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; } img.math { max-width: none; } p.math { text-align: center; overflow: auto hidden; }
 figure { margin: 1.5rem 0; } figcaption { font-size: 0.85rem; color: var(--muted); }
-pre { overflow-x: auto; font-size: 0.8rem; line-height: 1.35; } .output_stream pre { white-space: pre-wrap; } code { font-size: 0.9em; }
+pre { overflow-x: auto; font-size: 0.8rem; line-height: 1.35; }
+.output_stream pre { white-space: pre-wrap; } code { font-size: 0.9em; }
 .highlight pre { background: var(--soft); padding: 0.6rem; }
 .output_stderr pre { color: var(--muted); } .output_error pre, .failed { color: var(--bad); }
 details { border: 1px solid var(--line); padding: 0.4rem 1rem; margin: 0.6rem 0; } summary { cursor: pointer; }
