@@ -43,6 +43,9 @@ def main(names: list[str]) -> int:
 
     Prints the table and keeps it in benchmarks/results.json: one entry per race, replaced as soon as it is run again.
     """
+    if {"-h", "--help"} & set(names):
+        print(f"python -m benchmarks [RACE]...  all races, or those named: {', '.join(RACES)}")
+        return 0
     for name in names:
         if name not in RACES:
             raise unknown("race", name, RACES)

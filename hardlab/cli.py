@@ -61,6 +61,22 @@ RUNG = click.option("--rung", default="smoke", show_default=True, callback=_know
                     help="smoke, cpu, gpu or paper.")  # fmt: skip
 
 
+HERE = Path("figures/data")  # the collected tables of a checkout or of a folder of one's own
+
+
+def _collected() -> Path:
+    """The tables of the current folder, else those that come with hardlab."""
+    package = Path(__file__).resolve().parent
+    known = (HERE, package / "tables", package.parent / HERE)  # the second of a wheel, the third of a checkout
+    return next((folder for folder in known if any(folder.glob("*.csv"))), HERE)
+
+
+def _tables(text: str) -> Any:
+    return click.option("--data", "data_dir", type=PATH, default=None,
+                        callback=lambda context, option, value: value or _collected(),
+                        help=f"{text} Default: {HERE}, else those that come with hardlab.")  # fmt: skip
+
+
 @contextmanager
 def usage() -> Iterator[None]:
     """Turn every ``HardlabError`` inside into a usage error: exit status 2."""
@@ -515,8 +531,9 @@ def _check_parameters(path: Path, values: Mapping[str, Any]) -> None:
 @cli.command("figures")
 @click.argument("name", nargs=-1)
 @click.option("--all", "all_", is_flag=True, help="Draw every figure.")
-@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
-              help="Folder of the tables.")  # fmt: skip
+@click.option("--data", "given_dir", type=PATH, default=None,
+              help=f"Folder of the tables. Default: {HERE}, else, without --from, those that come with hardlab."
+              )  # fmt: skip
 @click.option("--out", type=PATH, default=Path("figures"), show_default=True, help="Folder of the figures.")
 @click.option("--from", "runs_dir", type=PATH, default=None,
               help="First collect the tables in --data from the finished runs in this folder.")  # fmt: skip
@@ -528,7 +545,7 @@ def _check_parameters(path: Path, values: Mapping[str, Any]) -> None:
 def draw_figures(
     name: tuple[str, ...],
     all_: bool,
-    data_dir: Path,
+    given_dir: Path | None,
     out: Path,
     runs_dir: Path | None,
     add: bool,
@@ -557,6 +574,8 @@ def draw_figures(
         raise click.UsageError("Name a figure, or --all; `hardlab figures --list` lists them.")
     if runs_dir is not None and not runs_dir.is_dir():
         raise click.UsageError(f"There is no folder of runs '{runs_dir}'.")
+    # what is collected goes into the current folder, never into the package's tables
+    data_dir = given_dir or (HERE if runs_dir else _collected())
     if dry_run:
         if runs_dir is None:
             _there(data_dir)
@@ -598,8 +617,7 @@ def _gaps(gaps: dict[str, list[str]]) -> str:
 @click.option("--verdict", default=None, help="Show only verdicts that begin with this, e.g. reproduced or needs.")
 @click.option("--why", is_flag=True, help="Show the reason for each verdict, and its runs.")
 @click.option("--freeze", default=None, metavar="REASON", help="Record changed tests, with this reason.")
-@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
-              help="Folder of the tables.")  # fmt: skip
+@_tables("Folder of the collected tables.")
 @JSON
 def judge_claims(
     ids: tuple[str, ...],
@@ -674,17 +692,26 @@ def explore_runs(run: tuple[Path, ...], out: Path | None, open_: bool, root: Pat
 @click.option("--out", type=PATH, default=None, help="Default: out/RUNG, or out/reports with --paper.")
 @click.option("--readme", is_flag=True, help="Rewrite README.md's generated blocks and docs/results.md.")
 @click.option("--paper", default=None, help="Write a reproduction report of one paper, as HTML and LaTeX.")
-@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
-              help="With --paper: the collected tables.")  # fmt: skip
+@click.option("--single-file", is_flag=True, help="Put figures, notebooks and tables into the page, to send it alone.")
+@_tables("With --paper: the collected tables.")
 @JSON
 @DRY
 def build_report(
-    rung: str, out: Path | None, readme: bool, paper: str | None, data_dir: Path, as_json: bool, dry_run: bool
+    rung: str,
+    out: Path | None,
+    readme: bool,
+    paper: str | None,
+    single_file: bool,
+    data_dir: Path,
+    as_json: bool,
+    dry_run: bool,
 ) -> None:
     """Write the HTML report of a rung, or of one paper.
 
     The report of a paper, as with `hardlab report --paper hvs`, follows the outline of reproducibility tracks.
     """
+    if single_file and (readme or paper is not None):
+        raise click.UsageError("--single-file is for the report of a rung: give it without --paper and --readme.")
     if paper is not None:
         from hardlab import registry
         from hardlab.figures import ITEMS
@@ -717,7 +744,7 @@ def build_report(
     else:
         from hardlab.workbook import report
 
-        written = str(report.build(folder))
+        written = str(report.build(folder, single_file=single_file))
     _echo(as_json, written, {"written": written})
 
 
@@ -858,8 +885,7 @@ def prune_runs(
 @click.option("--features", type=click.Choice(["npz", "parquet"]), default=None,
               help="Also write the features of all images with their file names.")  # fmt: skip
 @click.option("--onnx", is_flag=True, help="Also write the network as ONNX.")
-@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
-              help="The collected tables, for the claims on the card.")  # fmt: skip
+@_tables("The collected tables, for the claims on the card.")
 @CODE
 @ROOT
 @JSON
@@ -914,8 +940,7 @@ def export_run(
 @click.argument("run", nargs=-1, required=True, shell_complete=_completed_run)
 @click.option("--out", type=PATH, default=Path("bundle.tar.gz"), show_default=True, help="The archive.")
 @click.option("--weights", is_flag=True, help="Pack the last checkpoint of each run too.")
-@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
-              help="The collected tables, whose rows of these runs are packed.")  # fmt: skip
+@_tables("The collected tables, whose rows of these runs are packed.")
 @RUNS
 @JSON
 @DRY
@@ -985,8 +1010,7 @@ def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, d
               help="Runs side by side; default: as many as cores and memory allow.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/campaign"), show_default=True,
               help="Folder of its runs, logs, tables and archive.")  # fmt: skip
-@click.option("--data", "data_dir", type=PATH, default=Path("figures/data"), show_default=True,
-              help="Collected tables, which decide what is missing.")  # fmt: skip
+@_tables("Collected tables, which decide what is missing.")
 @ROOT
 @DEVICE
 @DRY

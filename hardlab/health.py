@@ -1,4 +1,4 @@
-"""Detects trouble in a run and describes it in plain words: collapse, dead players, numbers that are not finite."""
+"""Detects trouble in a run and describes it in plain words: collapse, dead players, false negatives, NaN."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardlab.methods.base import Method
-from hardlab.types import Out
+from hardlab.types import Out, unit
 
 PATIENCE = 5  # consecutive logged steps that must show a sign before an alarm: ``PATIENCE * logs.step_every`` steps
 Row = Mapping[str, Any]  # a logged step, as in metrics.jsonl; ``waiting`` (see ``Monitor``) beside it
@@ -32,6 +32,10 @@ SMALL_SPREAD = 0.01
 SMALL_SCORES, SMALL_HINGE = 0.01, 0.01
 # The loss of a batch moves by some percent from step to step, also where it happens to pass the constant.
 NEAR_GUESS = 1e-3
+# At the end of the workbook's runs less than half of the negatives' weight lies on images of the query's class.
+FALSE_WEIGHT = 0.8
+# No two pictures of the built-in sets are the same, a folder of one's own may hold bursts and resized copies.
+MANY_COPIES, SAME_PIXELS = 0.1, 1 / 255  # the latter: mean difference of two pictures of 8 x 8 pixels
 # Waiting for data takes up to 0.04 of the time of the workbook's runs.
 LONG_WAIT, WAIT_SECONDS = 0.5, 1.0
 
@@ -108,6 +112,36 @@ def loss_of_guess(method: Method, out: Out) -> float | None:
     return math.log1p(float(counted))
 
 
+@torch.no_grad()
+def false_negatives(method: Method, out: Out, targets: Tensor) -> dict[str, float]:
+    """How far the images of a batch are false negatives of each other; empty for a loss without images as negatives.
+
+    copies: the share of the images of which another one of the batch has the same 8 x 8 pixels.
+    false_weight: the mean share of the weight of the other images of the batch as negatives, exp(similarity /
+    temperature), that lies on images of the query's class; false_chance: their share. Both only where all images have
+    a class, which serves this warning alone. targets: (N,) classes by row of the data set, -1 if unknown. The
+    negatives of a memory are the keys of earlier batches, so a batch is a sample of them.
+    """
+    a, b = method.pairs[0]
+    if method.negatives is None or method.borrowed or a not in out.q or b not in out.t:
+        return {}
+    views = out.views
+    others = views.group[:, None] != views.group
+    pictures = F.adaptive_avg_pool2d(unit(views.raw), 8).flatten(1)
+    same = torch.cdist(pictures, pictures, p=1) < SAME_PIXELS * pictures.shape[1]
+    signals = {"copies": float((same & others).any(1).float().mean())}
+    known = views.index >= 0  # others were generated
+    labels = targets[views.index[known].cpu()].to(known.device)
+    if len(labels) and bool((labels >= 0).all()):
+        q, k, others = out.q[a][known].float(), out.t[b][known].float(), others[known][:, known]
+        temperature: Any = method.temperature
+        weight = (q @ k.T / temperature).masked_fill(~others, -torch.inf).softmax(1)
+        alike = (labels[:, None] == labels) & others
+        signals["false_weight"] = float((weight * alike).sum(1).mean())
+        signals["false_chance"] = float(alike.sum() / others.sum())
+    return signals
+
+
 def _collapse(row: Row) -> str | None:
     if not row.get("std", 1.0) < SMALL_STD:
         return None
@@ -166,6 +200,21 @@ def _guess(row: Row) -> str | None:
     )
 
 
+def _false_negatives(row: Row) -> str | None:
+    if row.get("copies", 0.0) > MANY_COPIES:
+        return (
+            f"{row['copies']:.0%} of the images of a batch have a copy in it, which counts as a negative of theirs: "
+            "these false negatives are pushed away; leave the copies out"
+        )
+    weight, chance = row.get("false_weight", 0.0), row.get("false_chance", 0.0)
+    if not weight > chance + FALSE_WEIGHT * (1 - chance):
+        return None
+    return (
+        f"{weight:.0%} of the weight of the negatives lies on images of the query's own class ({chance:.0%} of the "
+        "images are of it): these false negatives are pushed away; the strategy hcl discounts them"
+    )
+
+
 def _idle(row: Row) -> str | None:
     if not row.get("waiting", 0.0) > LONG_WAIT:
         return None
@@ -182,6 +231,7 @@ RULES: Mapping[str, Callable[[Row], str | None]] = {
     "dead generator": _generator,
     "dead discriminator": _discriminator,
     "loss of a guess": _guess,
+    "false negatives": _false_negatives,
     "idle device": _idle,
 }
 

@@ -145,6 +145,7 @@ class Logger:
             "images_per_s": self.rate.images_per_s(),
             **health.collapse_signals(now.out),
             **({} if guess is None else {"loss_of_guess": guess}),
+            **health.false_negatives(s.method, now.out, s.data.targets),
             **s.method.logs(now),
             **{key: float(x) for h in s.hard for key, x in h.numbers(now).items()},
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,3 +61,19 @@ def seeds() -> None:
 def count(record_property: Callable[[str, object], None]) -> Callable[[str, int], None]:
     """Say that so many cases of a row were run, e.g. ``count("13 collapse", 5)``."""
     return lambda row, n=1: record_property(f"faults:{row}", n)
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test registers goes with it, and so do the modules of its files ``*_code.py``."""
+    from hardlab import registry
+
+    tables = (registry.METHODS, registry.HARD)
+    before = [dict(table) for table in tables]
+    monkeypatch.setattr(registry, "_registered", {})
+    yield
+    for name in [n for n in sys.modules if n.endswith("_code")]:
+        del sys.modules[name]
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)

@@ -173,3 +173,30 @@ def test_explorer_and_report_work_from_a_disk_without_a_network(folder: Path, br
         assert wide <= width, f"{path.name} is {wide} pixels wide"
         assert (opened.errors, opened.outside) == ([], [])
         opened.context.close()
+
+
+def test_an_explorer_is_dark_where_the_system_or_the_notebook_is_and_light_on_paper(folder: Path, page: Page) -> None:
+    run = next((folder / "runs").glob("simsiam-hvs-*"))
+    page.tab.emulate_media(color_scheme="light")
+    page.tab.goto(explorer.explore(run).write(folder / "explorer.html").as_uri())
+    look = """() => {
+        const plot = document.querySelector("canvas.hl-plot");
+        const pixels = plot.getContext("2d").getImageData(0, 0, plot.width, plot.height).data;
+        const solid = [...pixels.keys()].filter((i) => i % 4 === 3 && pixels[i] === 255).map((i) => pixels[i - 3]);
+        return [getComputedStyle(plot.closest(".hl-ex")).backgroundColor, Math.max(...solid.slice(0, 5000)) > 200];
+    }"""
+    light, dark = ["rgb(255, 255, 255)", False], ["rgb(23, 25, 27)", True]
+
+    def shows(wanted: list[object]) -> None:  # what follows the theme is drawn again in the next frame
+        page.tab.wait_for_function(f"JSON.stringify(({look})()) == '{json.dumps(wanted, separators=(',', ':'))}'")
+
+    shows(light)
+    page.tab.emulate_media(color_scheme="dark")
+    shows(dark)
+    page.tab.evaluate("document.body.dataset.jpThemeLight = 'true'")  # as JupyterLab says it, whatever the system is
+    shows(light)
+    page.tab.evaluate("document.body.dataset.jpThemeLight = 'false'")
+    shows(dark)
+    page.tab.emulate_media(media="print")
+    assert page.tab.evaluate(look)[0] == light[0]
+    assert (page.errors, page.outside) == ([], [])

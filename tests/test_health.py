@@ -6,17 +6,21 @@ import math
 import os
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from resuming import learned, same, stopping_at
 from small_runs import small_run
 
-from hardlab import biggan, health, meters, recipes, run_folder, train
+from hardlab import biggan, build, health, meters, recipes, run_folder, train
 from hardlab.data.base import Images
 from hardlab.hard.adco import AdCo
 from hardlab.methods.base import Method
 from hardlab.methods.gan import GAN
+from hardlab.methods.simclr import SimCLR
 from hardlab.stopping import Stopped
 
 FAST, SLOW = 1, 2  # whether signs show in a step, or in the time since PATIENCE steps ago
@@ -231,6 +235,7 @@ ILL = {
     "dead generator": {"generated.g_spread": 0.001},
     "dead discriminator": {"d_spread": 5.0, "loss": 0.001, "loss_of_guess": None},
     "loss of a guess": {"loss": 5.0004},
+    "false negatives": {"copies": 0.2},
 }
 
 
@@ -304,3 +309,73 @@ def test_the_page_of_runs_shows_the_sentences():
     assert (
         report._health([{"sentence": "At step 5, x."}, {"sentence": "At step 9, y."}]) == "At step 5, x. At step 9, y."
     )
+
+
+def alarms_of(path, rule):
+    return [a for a in run_folder.manifest(path)["health"] if a["rule"] == rule]
+
+
+@pytest.mark.parametrize("name", ["simclr", pytest.param("moco", marks=pytest.mark.slow)])
+def test_copies_in_a_folder_without_classes_are_said_to_be_false_negatives(name, tmp_path, count):
+    rng = np.random.default_rng(0)
+    for i in range(80):  # 16 pictures, five times each
+        if i < 16:
+            Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(tmp_path / f"{i}.png")
+        else:
+            Image.open(tmp_path / f"{i % 16}.png").save(tmp_path / f"{i}.png")
+    more = {"data.fraction": 1.0, "data.held_out": 0.1, "batch_size": 16, "logs.monitor_every": 0}
+    run = quick(name, data=f"folder:{tmp_path}", **more)
+    path = train.train(run, tmp_path / "runs", device="cpu", say=lambda line: None)
+    (alarm,) = alarms_of(path, "false negatives")
+    assert alarm["step"] == health.PATIENCE and "have a copy in it" in alarm["sentence"]
+    count("13 forced faults", 1)
+
+
+def test_negatives_of_the_querys_class_are_said_where_they_have_nearly_all_weight(tmp_path, monkeypatch, count):
+    run = quick("simclr")
+    classes, own = F.one_hot(build.images(run).targets).float(), SimCLR.both
+
+    def both(self, x, index):
+        z, _ = own(self, x, index)
+        z = F.normalize(z + 10 * F.pad(classes[index], (0, z.shape[1] - 10)), dim=1)
+        return z, z
+
+    monkeypatch.setattr(SimCLR, "both", both)
+    path = train.train(run, tmp_path, device="cpu", say=lambda line: None)
+    (alarm,) = alarms_of(path, "false negatives")
+    assert alarm["step"] == health.PATIENCE and "of the query's own class (1" in alarm["sentence"]
+    count("13 forced faults", 1)
+
+
+def test_the_signals_of_false_negatives_are_a_loop_over_pairs_of_images():
+    run = quick("simclr")
+    session = train.open(run, device="cpu", say=lambda line: None)
+    batch = next(session.batches())
+    raw, targets = batch.raw.clone(), session.data.targets
+    raw[3] = raw[9]
+    raw[4] = (raw[9].int() + 12).clamp(0, 255).to(torch.uint8)  # brighter, so no copy
+    out = train.step(session, batch._replace(raw=raw)).out
+    q, t = out.q[0].detach(), out.t[1].detach()
+    assert out.views.index.tolist() == batch.index.tolist()
+    pictures = F.interpolate(raw.double(), (8, 8), mode="area") if raw.shape[2] > 8 else raw.double()
+    copies, weights, chances = [], [], []
+    for i in range(len(raw)):
+        rest = [j for j in range(len(raw)) if j != i]
+        copies.append(any(float((pictures[i] - pictures[j]).abs().mean()) < 1 for j in rest))
+        at = {j: math.exp(float(q[i] @ t[j]) / run.method.options["temperature"]) for j in rest}
+        mates = [j for j in rest if targets[batch.index[j]] == targets[batch.index[i]]]
+        weights.append(sum(at[j] for j in mates) / sum(at.values()))
+        chances.append(len(mates) / len(rest))
+    signals = health.false_negatives(session.method, out, targets)
+    assert sum(copies) == 2 and signals["copies"] == pytest.approx(2 / len(raw))
+    assert signals["false_weight"] == pytest.approx(np.mean(weights), rel=1e-4)
+    assert signals["false_chance"] == pytest.approx(np.mean(chances))
+    unknown = health.false_negatives(session.method, out, torch.full_like(targets, -1))
+    assert unknown == {"copies": signals["copies"]}
+
+
+def test_learned_negatives_and_losses_without_negatives_have_no_false_ones():
+    for name in ("adco", "simsiam"):
+        session = train.open(quick(name), device="cpu", say=lambda line: None)
+        out = train.step(session, next(session.batches())).out
+        assert health.false_negatives(session.method, out, session.data.targets) == {}

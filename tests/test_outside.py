@@ -59,18 +59,7 @@ class Siamese(Method):
 '''
 
 
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    """What a test registers goes with it."""
-    tables = (registry.METHODS, registry.HARD)
-    before = [dict(table) for table in tables]
-    monkeypatch.setattr(registry, "_registered", {})
-    yield
-    for name in [n for n in sys.modules if n.endswith("_code")]:
-        del sys.modules[name]
-    for table, kept in zip(tables, before, strict=True):
-        table.clear()
-        table.update(kept)
+pytestmark = pytest.mark.usefixtures("registered")
 
 
 def written(folder, text, name="my_code.py"):

@@ -239,7 +239,8 @@ def _epochs(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
             logged: dict[str, Any] = {k: line[k] for k in ("loss", "knn") if k in line}
             logged |= {f"terms.{k}": v for k, v in line["terms"].items()}
         else:
-            left_out = ("epoch", "step", "loss", "loss_of_guess", "images_per_s", "lr", "terms")
+            signs = ("loss_of_guess", "copies", "false_weight", "false_chance")  # of its health alone
+            left_out = ("epoch", "step", "loss", *signs, "images_per_s", "lr", "terms")
             logged = {k: v for k, v in line.items() if k not in left_out}
         for name, value in logged.items():
             if isinstance(value, int | float) and np.isfinite(value):

@@ -50,7 +50,8 @@ def lines(ax: Axes, spread: pd.DataFrame, by: str, label: str) -> None:
     spread: as ``pairs.by_leaf`` and ``pairs.by_epoch`` return. Shares below ``FLOOR`` are out of sight.
     """
     for n, (name, rows) in enumerate(spread.groupby("name", sort=False)):
-        colour, dashes = COLOURS[n % len(COLOURS)], LINES[n % len(LINES)]
+        again, k = divmod(n, len(COLOURS))  # a colour that comes again has other dashes
+        colour, dashes = COLOURS[k], LINES[(k + again) % len(LINES)]
         at = rows[by].to_numpy(float)
         ax.plot(at, 100 * rows["mean"], marker="o", markersize=3, color=colour, linestyle=dashes, label=str(name))
         ax.fill_between(at, 100 * rows["min"], 100 * rows["max"], color=colour, alpha=0.15, linewidth=0)

@@ -1,6 +1,12 @@
 (() => {
   "use strict";
-  const BLUE = "#0072b2", ORANGE = "#e69f00", RED = "#d55e00", GREY = "#707070", LIGHT = "#d9d9d9", INK = "#202020";
+  /* The colours of explorer.css as a canvas takes them: those of the theme that is shown now. */
+  const NAMES = ["blue", "orange", "red", "grey", "line", "soft", "ink"], theme = {};
+  const recolour = (page) => {
+    const probe = page.appendChild(document.createElement("span"));
+    for (const name of NAMES) { probe.style.color = `var(--${name})`; theme[name] = getComputedStyle(probe).color; }
+    probe.remove();
+  };
 
   const el = (tag, props = {}, ...kids) => {
     const node = document.createElement(tag);
@@ -80,7 +86,7 @@
   const axes = (c, xs, ys, xname, yname) => {
     const { width, height } = c.canvas, left = 64, right = width - 12, top = 12, bottom = height - 46;
     c.clearRect(0, 0, width, height);
-    c.fillStyle = INK; c.strokeStyle = LIGHT; c.lineWidth = 1; c.font = "18px system-ui, sans-serif";
+    c.fillStyle = theme.ink; c.strokeStyle = theme.line; c.lineWidth = 1; c.font = "18px system-ui, sans-serif";
     const X = (v) => left + ((v - xs[0]) / (xs[1] - xs[0])) * (right - left);
     const Y = (v) => bottom - ((v - ys[0]) / (ys[1] - ys[0])) * (bottom - top);
     for (const x of ticks(xs)) {
@@ -108,7 +114,7 @@
       return node;
     };
     const svg = make("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", style: "width:100%;max-width:26rem" });
-    svg.append(make("line", { x1: left, x2: W - 8, y1: H - bottom, y2: H - bottom, stroke: GREY }));
+    svg.append(make("line", { x1: left, x2: W - 8, y1: H - bottom, y2: H - bottom, stroke: "var(--grey)" }));
     for (const v of [y0, y1]) svg.append(make("text", { x: left - 4, y: Y(v) + 4, "text-anchor": "end" }, v.toPrecision(3)));
     for (const v of [xs[0], xs[xs.length - 1]]) svg.append(make("text", { x: X(v), y: H - 14, "text-anchor": "middle" }, number(v)));
     svg.append(make("text", { x: (left + W) / 2, y: H - 2, "text-anchor": "middle" }, xname));
@@ -118,7 +124,7 @@
       svg.append(make("polyline", { points: points.join(" "), ...style }));
       svg.append(make("text", { x: left + 6 + 120 * i, y: 12, style: `fill:${s.colour}` }, s.name));
     });
-    const mark = make("line", { y1: 18, y2: H - bottom, stroke: INK, "stroke-dasharray": "3 3" });
+    const mark = make("line", { y1: 18, y2: H - bottom, stroke: "var(--ink)", "stroke-dasharray": "3 3" });
     svg.append(mark);
     return { svg, at(x) { mark.setAttribute("x1", X(x)); mark.setAttribute("x2", X(x)); } };
   };
@@ -175,20 +181,20 @@
         c.fillStyle = colour; c.fillRect(plot.X(p.x[plot.k]) - size / 2, plot.Y(p.y) - size / 2, size, size);
       };
       c.globalAlpha = 0.45;
-      for (const p of points) if (!state.picked || !state.picked.has(p)) spot(p, state.picked ? LIGHT : GREY, 4);
+      for (const p of points) if (!state.picked || !state.picked.has(p)) spot(p, state.picked ? theme.line : theme.grey, 4);
       c.globalAlpha = 0.8;
-      if (state.picked) for (const p of state.picked) spot(p, RED, 5);
+      if (state.picked) for (const p of state.picked) spot(p, theme.red, 5);
       c.globalAlpha = 1;
-      for (const p of points) if (p.i === state.i && p.o === state.o) spot(p, p.r === state.r ? INK : BLUE, p.r === state.r ? 13 : 9);
+      for (const p of points) if (p.i === state.i && p.o === state.o) spot(p, p.r === state.r ? theme.ink : theme.blue, p.r === state.r ? 13 : 9);
       if (plot.brush) {
         const b = plot.brush;
-        c.strokeStyle = INK; c.lineWidth = 2; c.setLineDash([6, 4]); c.strokeRect(b[0], b[1], b[2] - b[0], b[3] - b[1]); c.setLineDash([]);
+        c.strokeStyle = theme.ink; c.lineWidth = 2; c.setLineDash([6, 4]); c.strokeRect(b[0], b[1], b[2] - b[0], b[3] - b[1]); c.setLineDash([]);
       }
     });
     const draw = () => {
       const c = context(view), at = seen(), pair = at.pairs[state.r], scale = Math.min(400 / at.w, 400 / at.h);
       view.width = Math.max(1, Math.round(at.w * scale)); view.height = Math.max(1, Math.round(at.h * scale));
-      c.fillStyle = "#eee"; c.fillRect(0, 0, view.width, view.height);
+      c.fillStyle = theme.soft; c.fillRect(0, 0, view.width, view.height);
       if (data.atlas && sheet.complete && sheet.naturalWidth)
         c.drawImage(sheet, ...place(data.atlas, state.i), 0, 0, view.width, view.height);
       const box = ([, top, left, height, width], colour, wide, dash) => {
@@ -198,9 +204,9 @@
         }
         c.setLineDash([]);
       };
-      at.views.forEach((v) => box(v, GREY, 1, []));
+      at.views.forEach((v) => box(v, theme.grey, 1, []));
       const [a, b] = [0, 1].map((s) => at.views.find((v) => v[0] === pair[s]));
-      box(a, BLUE, 4, []); box(b, ORANGE, 4, [9, 5]);
+      box(a, theme.blue, 4, []); box(b, theme.orange, 4, [9, 5]);
       text.textContent = `${entry().name}${entry().label ? ` (${entry().label})` : ""}: pair ${state.r + 1} of ${at.pairs.length}, ` +
         `views ${pair[0] + 1} (blue) and ${pair[1] + 1} (orange, dashed), loss ${number(pair[2])} (percentile ${number(pair[3])} of its step), ` +
         `IoU ${number(pair[4])}, distance in colour ${number(pair[5])}${pair[6] ? "; this pair was trained on." : "."}`;
@@ -263,6 +269,7 @@
       el("div", {}, ...plots.map((p) => p.canvas), status)));
     go(0);
     select();
+    return draw;
   };
 
   /* Negatives and queries in the plane at several checkpoints; the face of a negative is its nearest query's image. */
@@ -276,11 +283,11 @@
       c.clearRect(0, 0, 640, 640);
       now.points.forEach((p, i) => {
         const [x, y] = xy(p), size = i === hot ? 9 : 4;
-        c.fillStyle = p[2] ? ORANGE : BLUE; c.globalAlpha = i === hot ? 1 : 0.75;
+        c.fillStyle = p[2] ? theme.orange : theme.blue; c.globalAlpha = i === hot ? 1 : 0.75;
         c.beginPath();
         if (p[2]) c.arc(x, y, size, 0, 7); else c.rect(x - size, y - size, 2 * size, 2 * size);
         c.fill();
-        if (i === hot) { c.strokeStyle = INK; c.lineWidth = 3; c.stroke(); }
+        if (i === hot) { c.strokeStyle = theme.ink; c.lineWidth = 3; c.stroke(); }
       });
       c.globalAlpha = 1;
       face.replaceChildren();
@@ -310,6 +317,7 @@
     });
     host.append(el("div", { className: "hl-row" }, el("div", {}, canvas), el("div", {}, step.row, face)));
     draw();
+    return draw;
   };
 
   const generated = (host, data) => {
@@ -318,8 +326,8 @@
     const out = el("p", { className: "hl-status", role: "status" });
     const strips = data.at.map((at) => loaded(at.strip, () => draw()));
     const curve = data.loss.length > 1 ? lines(data.loss.map((r) => r[0]), [
-      { name: "loss on generated", values: data.loss.map((r) => r[2]), colour: RED },
-      { name: "loss on real", values: data.loss.map((r) => r[1]), colour: GREY, dash: "5 3" }], "step") : null;
+      { name: "loss on generated", values: data.loss.map((r) => r[2]), colour: "var(--red)" },
+      { name: "loss on real", values: data.loss.map((r) => r[1]), colour: "var(--grey)", dash: "5 3" }], "step") : null;
     const draw = () => {
       const at = data.at[step.value], scores = Object.entries(at.scores).map(([k, v]) => `${k.replaceAll("_", " ")} ${number(v)}`);
       context(canvas).drawImage(strips[step.value], 0, 0);
@@ -339,8 +347,8 @@
     const plot = el("div"), out = el("p", { className: "hl-status", role: "status" });
     let curve = null;
     const renew = () => {
-      curve = lines(data.sizes, [{ name: "this view", values: data.loss[image.value], colour: RED },
-        { name: "mean of the batch", values: data.mean, colour: GREY, dash: "5 3" }], "largest change, grey levels of 255");
+      curve = lines(data.sizes, [{ name: "this view", values: data.loss[image.value], colour: "var(--red)" },
+        { name: "mean of the batch", values: data.mean, colour: "var(--grey)", dash: "5 3" }], "largest change, grey levels of 255");
       plot.replaceChildren(curve.svg);
       draw();
     };
@@ -383,12 +391,17 @@
 
   for (const page of document.querySelectorAll(".hl-ex:not([data-ready])")) {
     page.setAttribute("data-ready", "");
+    recolour(page);
+    const redraw = new Map();
+    const themed = () => { recolour(page); for (const again of redraw.values()) if (again) again(); };
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed);
+    new MutationObserver(themed).observe(document.body, { attributeFilter: ["data-jp-theme-light", "class"] });
     const data = JSON.parse(page.querySelector("script[type='application/json']").textContent);
     for (const section of page.querySelectorAll("section[data-panel]")) {
       const panel = section.dataset.panel, live = section.querySelector(".hl-live"), of = data[panel];
       if (!of || !live) continue;
       live.hidden = false;
-      const host = el("div"), show = (name) => { const next = el("div"); host.replaceChildren(next); PANELS[panel](next, of[name]); };
+      const host = el("div"), show = (name) => { const next = el("div"); host.replaceChildren(next); redraw.set(panel, PANELS[panel](next, of[name])); };
       const names = Object.keys(of);
       if (names.length > 1)
         live.append(el("label", {}, "run ", el("select", { onchange: (event) => show(event.target.value) }, ...names.map((n) => el("option", { value: n }, n)))));

@@ -20,7 +20,7 @@ STYLE = """
 @media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e2e2e0; --paper: #17191b; --line: #44484c; --soft: #24272a; --muted: #a6abb0;
     --link: #8ab8f0; --good: #5cc48f; --bad: #ff8a80; }
-  img { background: #fff; } img.math { filter: invert(1); }
+  img { background: #fff; } img.math { background: none; filter: invert(1); }
 }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem;
   margin: 2rem auto; padding: 0 1rem; }
@@ -28,10 +28,13 @@ a { color: var(--link); }
 table { border-collapse: collapse; font-size: 0.85rem; margin: 0.6rem 0; display: block; overflow-x: auto; }
 th, td { padding: 0.2rem 0.7rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { border-bottom: 2px solid #888; }
+table.dataframe { width: max-content; max-width: 100%; } table.dataframe td { white-space: normal; max-width: 22rem; }
+table.dataframe thead th { text-align: left !important; } /* above their cells: pandas has them right */
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
-img { max-width: 100%; } img.math { max-width: none; }
+img { max-width: 100%; } img.math { max-width: none; } p.equation { text-align: center; overflow: auto hidden; }
 figure { margin: 1.5rem 0; } figcaption { font-size: 0.85rem; color: var(--muted); }
-pre { overflow-x: auto; font-size: 0.8rem; line-height: 1.35; } code { font-size: 0.9em; }
+pre { overflow-x: auto; font-size: 0.8rem; line-height: 1.35; }
+.output_stream pre { white-space: pre-wrap; } code { font-size: 0.9em; }
 .highlight pre { background: var(--soft); padding: 0.6rem; }
 .output_stderr pre { color: var(--muted); } .output_error pre, .failed { color: var(--bad); }
 details { border: 1px solid var(--line); padding: 0.4rem 1rem; margin: 0.6rem 0; } summary { cursor: pointer; }
@@ -115,4 +118,4 @@ def _picture(match: re.Match[str]) -> str:
     width, height = (float(svg.partition(f' {side}="')[2].partition("pt")[0]) for side in ("width", "height"))
     style = f"width:{width / 10:.2f}em;height:{height / 10:.2f}em;vertical-align:{-depth / 10:.2f}em"
     image = f'<img class="math" alt="{html.escape(tex)}" style="{style}" src="{source}">'
-    return f'\n\n<p style="text-align:center">{image}</p>\n\n' if match["block"] else image
+    return f'\n\n<p class="equation">{image}</p>\n\n' if match["block"] else image

@@ -24,6 +24,7 @@ from hardlab.analysis.schema import FILES
 from hardlab.config import Run
 from hardlab.errors import HardlabError
 from hardlab.figures import FIGURES
+from hardlab.workbook import execute
 
 Arm = tuple[str, tuple[str, ...]]  # a recipe with overrides
 SEEDS = {"smoke": 1, "cpu": 3, "gpu": 3, "paper": 3}
@@ -77,7 +78,7 @@ class Training(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """One step: ``shell`` makes ``outputs`` from ``inputs``, all paths relative to the rung's folder.
+    """One step: ``shell`` makes ``outputs`` from ``inputs``, paths relative to the rung's folder, or absolute.
 
     name: of the rule and the log.
     kind: run, notebook, figures or report.
@@ -148,7 +149,9 @@ def steps(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -
         needs = ready if reads is None else tuple(o for o in ready if recipe_of[o] in reads)
         if name == "09_results":
             needs = tables
-        made.append(Step(f"nb_{name}", "notebook", name, shows, (words,), needs, (f"notebooks/{name}.done.json",)))
+        source = str(execute.NOTEBOOKS / f"{name}.ipynb")  # an edited notebook runs again
+        inputs = (*needs, source)
+        made.append(Step(f"nb_{name}", "notebook", name, shows, (words,), inputs, (f"notebooks/{name}.done.json",)))
     inputs = tuple(o for s in made if s.kind != "run" for o in s.outputs)
     words = ("report", "--rung", rung, "--out", ".")
     made.append(Step("report", "report", "report", "one page with all of it", (words,), inputs, ("report.html",)))

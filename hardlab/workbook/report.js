@@ -22,6 +22,9 @@
     filter.addEventListener("input", apply);
     apply();
   }
+  const fold = (selector) => { for (const d of document.querySelectorAll(selector)) d.open = false; };
+  if (matchMedia("(max-width: 1000px)").matches) fold(".contents details");
+  if (matchMedia("(max-width: 640px)").matches) fold(".fold"); // where each row of a table takes several lines
   // the place that the address names is shown, also inside what is folded or filtered away
   const show = () => {
     let at = document.getElementById(decodeURIComponent(location.hash.slice(1)));
@@ -35,12 +38,11 @@
   };
   addEventListener("hashchange", show);
   show();
-  // on paper no claim is folded; manifests, notebooks and tables are
+  // on paper no claim and no result is folded; manifests, notebooks and the first rows of tables are
   let opened = [];
   addEventListener("beforeprint", () => {
-    opened = [...document.querySelectorAll(".claim:not([open])")];
+    opened = [...document.querySelectorAll(".claim:not([open]), .fold:not([open])")];
     for (const d of opened) d.open = true;
   });
   addEventListener("afterprint", () => { for (const d of opened) d.open = false; });
-  if (matchMedia("(max-width: 1000px)").matches) document.querySelector(".contents details").open = false;
 })();

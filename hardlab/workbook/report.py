@@ -1,4 +1,4 @@
-"""Builds the report of a rung: one self-contained page."""
+"""Builds the report of a rung: a page over the files beside it, or the same as a single file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import nbformat
 import numpy as np
@@ -23,11 +24,11 @@ from hardlab.analysis.intervals import interval
 from hardlab.errors import HardlabError
 from hardlab.figures import FIGURES
 from hardlab.files import as_expected, damaged, read_json
-from hardlab.workbook import citation, html, model_card, pages
+from hardlab.workbook import citation, html, model_card, pages, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 _HERE = Path(__file__).parent
-_INLINE = 300_000  # bytes of a table that the page holds whole
+_INLINE = 300_000  # bytes of a table that a single file holds whole
 
 
 class Part(NamedTuple):
@@ -40,11 +41,13 @@ class Part(NamedTuple):
     parts: Sequence[tuple[str, str]] = ()
 
 
-def build(out_dir: str | Path, title: str | None = None) -> Path:
+def build(out_dir: str | Path, title: str | None = None, *, single_file: bool = False) -> Path:
     """Write ``out_dir/report.html`` from the folders runs/, data/, figures/ and notebooks/ in ``out_dir``.
 
-    The file is self-contained, with inline pictures; its links to other files are to those in ``out_dir``. It says
-    which parts are missing. Raises ``HardlabError`` if there are no runs.
+    Figures, notebooks, tables and manifests are the files in ``out_dir``, by relative links, so the folder as a whole
+    works from a disk and from any server. single_file: figures, notebooks without their code and tables are in the page
+    itself, ten times as large, which can then be sent alone. It says which parts are missing. Raises ``HardlabError``
+    if there are no runs.
     """
     out = Path(out_dir)
     catalog = Catalog(out / "runs") if (out / "runs").is_dir() else None
@@ -54,10 +57,10 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
     rung = catalog.runs["rung"].iloc[0]  # reading it also refuses damaged manifests
     states = catalog.runs["state"].value_counts()
     claimed, judged = _claims(out / "data")
-    figures = _figures(out)
+    figures = _figures(out, single_file)
     runs = _runs(catalog, out)
     minutes = [m for m in map(model_card.minutes, manifests) if m is not None]
-    notebooks = [_about_notebook(n, out) for n in sorted((out / "notebooks").glob("*.ipynb"))]
+    notebooks = [_about_notebook(n, out, single_file) for n in sorted((out / "notebooks").glob("*.ipynb"))]
     sections = [
         claimed,
         figures,
@@ -67,7 +70,7 @@ def build(out_dir: str | Path, title: str | None = None) -> Path:
         Part("costs", "Costs", _costs(catalog)),
         Part("notebooks", "Notebooks", _parts().notebooks(notebooks=notebooks) or Markup("<p>No notebook was run.</p>"),
              str(len(notebooks)), [(f"notebook-{n['name']}", n["name"]) for n in notebooks]),
-        _data(out / "data"),
+        _data(out / "data", single_file),
         Part("versions", "Versions", _table(_versions(manifests))),
         Part("citation", "How to cite", _parts().lines(lines=citation.text().splitlines())),
     ]  # fmt: skip
@@ -222,13 +225,13 @@ def _claims(data_dir: Path) -> tuple[Part, dict[str, int]]:
         }
         for r in verdicts.itertuples()
     ]
-    counted = f"{len(verdicts)} claims: " + ", ".join(f"{n} {v}" for v, n in counts.items())
+    counted = f"{len(verdicts)} claims; " + ", ".join(f"{v}: {n}" for v, n in counts.items())
     body = _parts().claims(counted=counted, claims=listed, papers=list(pages.NAMES.values()), verdicts=sorted(counts)
     )  # fmt: skip
     return Part("claims", "Claims of the papers", body, str(len(listed))), counts
 
 
-def _figures(out: Path) -> Part:
+def _figures(out: Path, inline: bool) -> Part:
     """The drawn figures by paper, each with a caption and its tables."""
     from hardlab.figures import drawing  # half a second to import
 
@@ -236,7 +239,6 @@ def _figures(out: Path) -> Part:
     for path in sorted((out / "figures").glob("*.svg"), key=_in_order):
         known = path.stem in FIGURES
         name = pages.NAMES.get(path.stem.partition("_")[0], "Across the papers")
-        source = _inline(path)
         by_paper.setdefault(name, []).append(
             {
                 "name": path.stem,
@@ -244,7 +246,7 @@ def _figures(out: Path) -> Part:
                 "tables": [t for t in drawing.sources(path.stem) if (out / "data" / f"{t}.csv").exists()]
                 if known
                 else [],
-                "source": source,
+                "source": _inline(path) if inline else f"figures/{quote(path.name)}",
                 "size": _size(path),
             }
         )
@@ -258,15 +260,15 @@ def _in_order(path: Path) -> tuple[int, str]:
     return (names.index(path.stem) if path.stem in names else len(names), path.stem)
 
 
-def _data(data_dir: Path) -> Part:
+def _data(data_dir: Path, inline: bool) -> Part:
     """The tables behind the figures: rows, the first of them, and the whole table to save."""
     parts = []
     for path in sorted(data_dir.glob("*.csv")):
         content = path.read_bytes()
         with as_expected(path):
             rows = list(csv.DictReader(io.StringIO(content.decode())))
-        link = f"data/{path.name}"
-        if len(content) <= _INLINE:
+        link = f"data/{quote(path.name)}"
+        if inline and len(content) <= _INLINE:
             link = f"data:text/csv;base64,{base64.b64encode(content).decode()}"
         parts.append(
             _parts().csv(name=path.stem, count=len(rows), link=link, head=_table(rows[:8]))
@@ -310,7 +312,8 @@ def _interval_cells(i: Any) -> dict[str, Any]:
     return {"mean": _number(i.mean), "95 % from": _number(i.lo), "to": _number(i.hi), "n": i.n}
 
 
-def _about_notebook(path: Path, out: Path) -> dict[str, Any]:
+def _about_notebook(path: Path, out: Path, inline: bool) -> dict[str, Any]:
+    """Its state, its seconds, the page that shows it with its code, and in a single file its text and outputs."""
     link = os.path.relpath(path.with_suffix(".html"), out)
     markers = [m for m in (path.with_suffix(f".{kind}.json") for kind in ("done", "failed")) if m.exists()]
     about = {"state": "unfinished", "seconds": "?"}
@@ -319,13 +322,16 @@ def _about_notebook(path: Path, out: Path) -> dict[str, Any]:
             with as_expected(markers[0]):
                 marker = read_json(markers[0])
                 about = {"state": str(marker["state"]), "seconds": marker["seconds"]}
-        body = Markup(html.notebook_body(nbformat.read(path, as_version=4), code=False))
+        notebook = nbformat.read(path, as_version=4)
+        body = Markup(html.notebook_body(notebook, code=False)) if inline else Markup("")
         body = Markup(body.replace("<img ", '<img loading="lazy" decoding="async" '))
     except HardlabError as e:
         about, body = {"state": "damaged", "seconds": "?"}, Markup("<p>{}</p>").format(e)
     except Exception as e:  # nbformat has no common base for what can be wrong in a file
         about, body = {"state": "damaged", "seconds": "?"}, Markup("<p>{}</p>").format(damaged(path, e))
-    return {"name": path.stem, "state": about["state"], "seconds": about["seconds"], "link": link, "body": body}
+    topic = plan.NOTEBOOKS.get(path.stem, ((), ""))[1]
+    return {"name": path.stem, "topic": topic, "state": about["state"], "seconds": about["seconds"], "link": link,
+            "body": body}  # fmt: skip
 
 
 def _versions(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:

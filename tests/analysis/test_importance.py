@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import math
 
 import numpy as np
 import pandas as pd
@@ -230,3 +231,53 @@ def test_backends_stand_side_by_side_in_per_cent() -> None:
     alone = importance.importance(x, x["a"], trees=3, leaf=5).set_index("effect")
     share, half = 100 * alone.loc["a", "share"], 50 * (alone.loc["a", "hi"] - alone.loc["a", "lo"])
     assert compared.loc["a", "forest, %"] == f"{share:.1f} ± {half:.1f}" and list(compared.index) == ["a", "b"]
+
+
+def shapley_of_pairs(tree, row):
+    """k-SII of order 2 of one tree, by loops over all sets: unknown columns split by the rows on each side."""
+    t, d = tree.tree_, len(row)
+
+    def value(known, node=0):
+        left, right = t.children_left[node], t.children_right[node]
+        if left < 0:
+            return float(t.value[node].item())
+        if t.feature[node] in known:
+            return value(known, left if np.float32(row[t.feature[node]]) <= t.threshold[node] else right)
+        share = t.weighted_n_node_samples[left] / t.weighted_n_node_samples[node]
+        return share * value(known, left) + (1 - share) * value(known, right)
+
+    def sets(of):
+        return [set(c) for size in range(len(of) + 1) for c in itertools.combinations(of, size)]
+
+    def weight(size, order):
+        return math.factorial(size) * math.factorial(d - size - order) / math.factorial(d - order + 1)
+
+    pairs = {}
+    for j, k in itertools.combinations(range(d), 2):
+        pairs[j, k] = sum(
+            weight(len(s), 2) * (value(s | {j, k}) - value(s | {j}) - value(s | {k}) + value(s))
+            for s in sets([i for i in range(d) if i not in (j, k)])
+        )
+    alone = {}
+    for j in range(d):
+        own = sum(weight(len(s), 1) * (value(s | {j}) - value(s)) for s in sets([i for i in range(d) if i != j]))
+        alone[j,] = own - sum(v for pair, v in pairs.items() if j in pair) / 2
+    return alone | pairs
+
+
+@pytest.mark.slow
+def test_shapley_interactions_of_the_same_trees_are_loops_over_all_sets_of_columns():
+    pytest.importorskip("shapiq", reason="shapiq, of the extra shapiq, is not installed")
+    rng = np.random.default_rng(3)
+    x = pd.DataFrame(rng.random((120, 3)), columns=["a", "b", "c"])
+    y = x["a"] + 3 * x["b"] * x["c"]
+    settings = {"trees": 2, "leaf": 12, "max_features": 1.0, "seed": 1}
+    table = importance.interactions(x, y, explained=120, **settings).set_index("effect")
+    forest = RandomForestRegressor(2, min_samples_leaf=12, max_features=1.0, random_state=1).fit(x.to_numpy(), y)
+    each = [[shapley_of_pairs(tree, row) for tree in forest.estimators_] for row in x.to_numpy()]
+    for effect, key in {"a": (0,), "b": (1,), "c": (2,), "a x b": (0, 1), "a x c": (0, 2), "b x c": (1, 2)}.items():
+        wanted = np.mean([abs(np.mean([one[key] for one in trees])) for trees in each])
+        assert table.loc[effect, "shapley"] == pytest.approx(wanted, rel=1e-4), effect
+    shares = importance.importance(x, y, pairs=True, **settings).set_index("effect")["share"]
+    assert table["share"].to_dict() == pytest.approx(shares.to_dict())
+    assert table.loc[["a x b", "a x c", "b x c"], "shapley"].idxmax() == "b x c"

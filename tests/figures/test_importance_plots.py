@@ -48,6 +48,13 @@ def test_a_line_goes_through_the_means_and_its_band_from_the_lowest_to_the_highe
     assert ax.get_xscale() == "log" and ax.get_xlabel() == "fewest rows"
 
 
+def test_no_two_lines_of_a_dozen_look_the_same(ax: Axes) -> None:
+    spread = pd.DataFrame({"name": list("abcdefghijkl"), "leaf": 1, "mean": 0.1, "min": 0.1, "max": 0.1})
+    importance_plots.lines(ax, spread, "leaf", "fewest rows")
+    looks = {(line.get_color(), str(line._dash_pattern)) for line in ax.get_lines()}  # type: ignore[attr-defined]
+    assert len(looks) == 12
+
+
 def test_predictions_are_a_bar_a_kind_and_seed_and_a_single_seed_is_a_marked_gap(ax: Axes) -> None:
     message = pd.DataFrame({"accuracy": [0.3, 0.4], "lowest_iou": [0.2, 0.25], "chance": [1 / 6, 1 / 6]})
     importance_plots.predicted(ax, message, [3, 5])

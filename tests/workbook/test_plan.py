@@ -36,10 +36,11 @@ def test_every_step_is_command_lines_that_hardlab_understands(rung: str) -> None
     assert steps[-1].outputs == ("report.html",)
 
 
-def test_a_step_needs_only_what_an_earlier_one_makes() -> None:
+def test_a_step_needs_only_what_an_earlier_one_makes_and_the_source_of_its_notebook() -> None:
     made: set[str] = set()
     for step in plan.steps("smoke"):
-        assert set(step.inputs) <= made, step.name
+        source = {str(execute.find(step.title))} if step.kind == "notebook" else set()
+        assert source <= set(step.inputs) <= made | source, step.name
         made |= set(step.outputs)
     assert set(plan.steps("smoke")[-1].inputs) == {o for o in made if not o.startswith(("runs/", "report"))}
 

@@ -121,12 +121,14 @@ class Page(HTMLParser):
         return [(given, text) for given, text in every if name in (given.get("class") or "").split()]
 
 
-def test_the_report_is_one_file_that_loads_nothing_and_whose_links_all_resolve(out: Path) -> None:
+@pytest.mark.parametrize("single_file", [False, True], ids=["with its folder", "single file"])
+def test_the_report_loads_its_folder_alone_or_nothing_and_its_links_all_resolve(out: Path, single_file: bool) -> None:
     tables.collect(out / "runs", out / "data")
-    written = report.build(out)
+    written = report.build(out, single_file=single_file)
     text = written.read_text()
     page = Page(text)
-    assert page.loads and all(source.startswith("data:") for source in page.loads)
+    assert page.loads and all(source.startswith("data:") if single_file else (out / source).exists()
+                              for source in page.loads)  # fmt: skip
     outside = re.findall(r"https?://(?!www\.w3\.org/)[^\s\"'<]+", re.sub(r"data:[^\"]+", "", text))
     assert set(outside) <= {reference for line in citation.text().splitlines() for reference in line.split()}
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|\bimport\(", text)
@@ -204,8 +206,21 @@ def test_the_reports_overlaps_are_the_quantities_of_views_whatever_data_are_call
     assert [r[1] for r in page.rows if r[0] == "x" and len(r) == 6] == ["iou first"]
 
 
-def test_the_report_shows_figures_and_notebooks_without_their_code(out: Path) -> None:
+def test_the_report_names_the_pages_of_the_notebooks_and_its_size_does_not_grow_with_pictures(out: Path) -> None:
+    (out / "data").mkdir()
+    pd.DataFrame({"x": range(10)}).to_csv(out / "data" / "long.csv", index=False)
+    before = report.build(out).stat().st_size
+    svg = out / "figures" / "hvs_f3.svg"
+    svg.write_text(svg.read_text().replace("</svg>", f"<desc>{'x' * 10**6}</desc></svg>"))
+    pd.DataFrame({"x": range(10**4)}).to_csv(out / "data" / "long.csv", index=False)
     text = report.build(out).read_text()
+    assert len(text) < before + 100 and "shown" not in text
+    assert '<a href="notebooks/00_x.html">00_x</a>' in text and "3.25 s" in text
+    assert 'src="figures/hvs_f3.svg"' in text and 'href="data/long.csv"' in text
+
+
+def test_a_single_file_holds_figures_and_notebooks_without_their_code(out: Path) -> None:
+    text = report.build(out, single_file=True).read_text()
     assert 'id="hvs_f3"' in text and "shown" in text and "hidden = 1" not in text
     assert "<b>shown" not in text  # a cell's text is text
     assert 'href="notebooks/00_x.html"' in text and "3.25 s" in text
@@ -233,7 +248,7 @@ def test_every_claim_is_named_by_an_anchor_and_says_its_verdict_its_paper_and_it
 def test_a_figure_has_its_caption_in_words_its_size_and_its_tables(out: Path) -> None:
     tables.collect(out / "runs", out / "data")
     (out / "figures" / "hvs_t1.svg").write_text('<svg width="100pt" height="50.5pt" viewBox="0 0 100 50.5"/>')
-    page = Page(report.build(out).read_text())
+    page = Page(report.build(out, single_file=True).read_text())
     by_name = {given["id"]: "".join(text) for tag, given, text in page.elements if tag == "figure"}
     assert "share of images whose selected pair has the lowest IoU" in by_name["hvs_f3"]
     assert "HVS, Table 1" in by_name["hvs_t1"]
