@@ -92,11 +92,11 @@ def binder(path: str, key: str) -> str:
     return next(cls.__name__ for cls in made.__mro__ if key in vars(cls))
 
 
-def inspected(made: Any) -> dict[str, inspect.Parameter]:
+def inspected(cls: Any) -> dict[str, inspect.Parameter]:
     """As ``signature``, of the function or class itself."""
-    function = made.__init__ if inspect.isclass(made) else made
+    function = cls.__init__ if inspect.isclass(cls) else cls
     hints = typing.get_type_hints(function, include_extras=True)
-    parameters = list(inspect.signature(function).parameters.items())[inspect.isclass(made) :]
+    parameters = list(inspect.signature(function).parameters.items())[inspect.isclass(cls) :]
     return {name: p.replace(annotation=hints.get(name, Any)) for name, p in parameters}
 
 
@@ -124,10 +124,10 @@ def texts(made: type) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def file(made: type) -> Path | None:
+def file(cls: type) -> Path | None:
     """The file or script that defines a class; None for a class of a notebook's cell."""
-    where = getattr(sys.modules.get(made.__module__), "__file__", None)
-    return Path(where) if where and (made.__module__ != "__main__" or _script(made)) else None
+    where = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return Path(where) if where and (cls.__module__ != "__main__" or _script(cls)) else None
 
 
 def _files(cls: type) -> list[str]:

@@ -302,12 +302,12 @@ def _check_rows(claim: str, m: Measure) -> None:
     """Raise ``HardlabError`` for tables, columns, protocols, metrics and logged numbers that do not exist."""
     from hardlab.evaluate.published import PROTOCOLS
 
-    known = {name: schema.columns(name)[len(WHO) :] for name in schema.TABLES}
-    if m.table not in known:
-        raise registry.unknown("table", m.table, known)
+    columns = {name: schema.columns(name)[len(WHO) :] for name in schema.TABLES}
+    if m.table not in columns:
+        raise registry.unknown("table", m.table, columns)
     for column in (*m.where, m.value):
-        if column not in known[m.table]:
-            raise registry.unknown("column", column, known[m.table], f"Table '{m.table}'")
+        if column not in columns[m.table]:
+            raise registry.unknown("column", column, columns[m.table], f"Table '{m.table}'")
     if m.table == "evaluation":
         protocol, metric = m.where.get("protocol", ""), m.where.get("metric", "")
         if protocol not in PROTOCOLS:
@@ -341,8 +341,8 @@ def load(path: Path = SOURCE) -> tuple[Claim, ...]:
         try:
             loaded.append(Claim.model_validate(row))
         except ValidationError as e:
-            what = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in e.errors())
-            raise HardlabError(f"Claim '{row.get('id')}' in '{path.name}' does not fit: {what}.") from e
+            faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in e.errors())
+            raise HardlabError(f"Claim '{row.get('id')}' in '{path.name}' does not fit: {faults}.") from e
         except (ValueError, TypeError, LookupError, AttributeError) as e:
             raise damaged(path, f"claim '{row.get('id')}': {type(e).__name__}: {e}") from e
     ids = [claim.id for claim in loaded]
@@ -826,16 +826,16 @@ class Ledger:
             return Finding(NO_RUN, NOTHING, why, commands=tuple(commands))
         shared = self.book.with_partners(trained)
         if not shared:
-            again = tuple(claim.commands(claim.arms, claim.testable_from))
+            training = tuple(claim.commands(claim.arms, claim.testable_from))
             precisions = sorted({self.book.runs[name]["precision"] for runs in trained for name in runs})
             remark = f", also in precision ({' and '.join(precisions)})" if len(precisions) > 1 else ""
             why = f"the existing runs differ in more than their arm{remark}"
-            return Finding(NO_RUN, NOTHING, why, commands=again)
+            return Finding(NO_RUN, NOTHING, why, commands=training)
         if not any(shared.values()):
             rung, changes = highest_shared(shared)
             seed = 1 + max(int(self.book.runs[name]["seed"]) for runs in trained for name in runs)
-            again = tuple(claim.commands(claim.arms, rung, json.loads(changes) | {"seed": seed}))
-            return Finding(NO_RUN, NOTHING, "no seed has a run of every arm", commands=again)
+            training = tuple(claim.commands(claim.arms, rung, json.loads(changes) | {"seed": seed}))
+            return Finding(NO_RUN, NOTHING, "no seed has a run of every arm", commands=training)
         pairs = [runs for of_seed in shared.values() for runs in of_seed.values()]
         without = _without(values, pairs)
         if table == "evaluation":
@@ -846,8 +846,8 @@ class Ledger:
         why = (
             f"the runs {names} came without rows in {table}.csv: collect where their folders are, else train them again"
         )
-        again = ("hardlab figures --from runs --all", *claim.commands(bare, claim.testable_from))
-        return Finding(NO_RUN, NOTHING, why, commands=again)
+        training = ("hardlab figures --from runs --all", *claim.commands(bare, claim.testable_from))
+        return Finding(NO_RUN, NOTHING, why, commands=training)
 
 
 def _without(values: Sequence[Mapping[str, float]], pairs: Sequence[tuple[list[str], ...]]) -> list[list[str]]:
@@ -871,12 +871,12 @@ def verdicts(data_dir: Path | str, claims: Iterable[Claim] | None = None) -> pd.
     rows from the verdicts of all.
     """
     ledger = Ledger(data_dir)
-    every = [ledger.judge(claim) for claim in (load() if claims is None else claims)]
-    q = evidence.corrected([judged.finding.p for judged in every])
-    pooled, none = spreads(every), (np.nan, 0)
+    all_judged = [ledger.judge(claim) for claim in (load() if claims is None else claims)]
+    q = evidence.corrected([judged.finding.p for judged in all_judged])
+    pooled, none = spreads(all_judged), (np.nan, 0)
     rows = [
         ledger.row(judged, at, pooled.get(judged.spread_of, none) if judged.spread_of else none)
-        for judged, at in zip(every, q, strict=True)
+        for judged, at in zip(all_judged, q, strict=True)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -920,16 +920,19 @@ def levels(data_dir: Path | str, judged: pd.DataFrame) -> list[Level]:
         for run in names.split():
             recipe_of = book.runs[run]["recipe"]
             arms.setdefault((recipe_of, names), []).append(run)
-    runs = dict.fromkeys((name, tuple(sorted(each))) for (name, _), each in arms.items())
+    runs = dict.fromkeys((name, tuple(sorted(arm_runs))) for (name, _), arm_runs in arms.items())
     began: dict[str, tuple[str, ...]] = {}
-    for _, each in runs:
-        if control := tuple(sorted(book.untrained(each))):
+    for _, arm_runs in runs:
+        if control := tuple(sorted(book.untrained(arm_runs))):
             began.setdefault(" ".join(control), control)
-    distinct = [(name, each) for name, each in runs if not any(set(each) < set(more) for _, more in runs)]
+    distinct = [(name, arm_runs) for name, arm_runs in runs if not any(set(arm_runs) < set(more) for _, more in runs)]
     out = []
-    for each in began.values():
-        out += [_level(ledger, "untrained network", each, "backbone"), _level(ledger, "raw pixels", each, "pixels")]
-    return out + [_level(ledger, name, each) for name, each in distinct]
+    for arm_runs in began.values():
+        out += [
+            _level(ledger, "untrained network", arm_runs, "backbone"),
+            _level(ledger, "raw pixels", arm_runs, "pixels"),
+        ]
+    return out + [_level(ledger, name, arm_runs) for name, arm_runs in distinct]
 
 
 def _level(ledger: Ledger, name: str, runs: tuple[str, ...], features: str = "") -> Level:
@@ -977,8 +980,8 @@ def links(names: str, runs_dir: Path | str) -> str:
 def counted(judged: pd.DataFrame) -> str:
     """The number of rows of ``verdicts`` with each verdict, as text in the order of ``VERDICTS``."""
     counts = judged["verdict"].value_counts()
-    several = {v: v.replace("needs", "need") if counts.get(v, 0) > 1 else v for v in VERDICTS}
-    return ", ".join(f"{counts[v]} {text}" for v, text in several.items() if v in counts)
+    wording = {v: v.replace("needs", "need") if counts.get(v, 0) > 1 else v for v in VERDICTS}
+    return ", ".join(f"{counts[v]} {text}" for v, text in wording.items() if v in counts)
 
 
 def describe(judged: pd.DataFrame, *, why: bool = False, width: int = 110) -> str:

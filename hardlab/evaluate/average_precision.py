@@ -39,10 +39,10 @@ class AveragePrecision:
         and, if known, masks, difficult (m,), crowd (m,). Areas are those of the masks if there are any. Raises
         HardlabError for numbers that are not finite.
         """
-        for what, objects in (("detections", predicted), ("annotations", true)):
+        for kind, objects in (("detections", predicted), ("annotations", true)):
             if not all(objects[k].isfinite().all() for k in ("boxes", "scores") if k in objects):
                 raise HardlabError(
-                    f"the {what} of image {len(self.images) + 1} hold NaN or infinity, which cannot be scored."
+                    f"the {kind} of image {len(self.images) + 1} hold NaN or infinity, which cannot be scored."
                 )
         height, width = true["masks"].shape[1:] if "masks" in true else (1, 1)
         self.images.append({"id": len(self.images) + 1, "height": height, "width": width})

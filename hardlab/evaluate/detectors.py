@@ -98,8 +98,8 @@ class C4Heads(RoIHeads):
         detections = [{"boxes": b, "scores": s, "labels": y} for b, s, y in zip(boxes, scores, labels)]
         if self.has_mask():
             masks = maskrcnn_inference(self.mask_predictor(self._maps(features, boxes)), labels)
-            for one, m in zip(detections, masks):
-                one["masks"] = m
+            for detection, m in zip(detections, masks):
+                detection["masks"] = m
         return detections, {}
 
 

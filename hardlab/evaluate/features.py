@@ -165,10 +165,10 @@ def check_features(train_f: Tensor, train_y: Tensor, test_f: Tensor, test_y: Ten
     plus one, at most ``MOST_CLASSES``, and every test label occurs in training.
     """
     for part, f, y in (("training", train_f, train_y), ("test", test_f, test_y)):
-        for what, tensor in (("features", f), ("labels", y)):
+        for quantity, tensor in (("features", f), ("labels", y)):
             if tensor is not None and (not isinstance(tensor, Tensor) or tensor.layout != torch.strided):
                 kind = f"a sparse tensor ({tensor.layout})" if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise HardlabError(f"{part} {what} must be a dense torch tensor, not {kind}.")
+                raise HardlabError(f"{part} {quantity} must be a dense torch tensor, not {kind}.")
         if f.ndim != 2 or len(f) == 0:
             raise HardlabError(f"{part} features must be (samples, D) with at least 1 sample, not {tuple(f.shape)}.")
         if f.shape[1] == 0 or f.is_complex():

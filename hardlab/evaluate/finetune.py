@@ -104,10 +104,10 @@ def finetune(
 
 def _classes(train: Part, test: Part) -> int:
     """The number of classes; HardlabError if the two parts do not allow training and testing."""
-    for what, part in (("training", train), ("test", test)):
+    for role, part in (("training", train), ("test", test)):
         if (part.labels < 0).any():
             raise HardlabError(
-                f"{int((part.labels < 0).sum())} of {len(part.rows)} {what} images of {part.images.name} have no label "
+                f"{int((part.labels < 0).sum())} of {len(part.rows)} {role} images of {part.images.name} have no label "
                 "(-1): they cannot be evaluated."
             )
     if len(train.rows) < 2 or len(train.labels.unique()) < 2:

@@ -129,7 +129,7 @@ def _nearest_of_rough(memory: Tensor, queries: Tensor, tile: Tensor, cosine: Ten
     no candidates by more than the error of a bfloat16 product, which comes from rounding the two vectors (by Cauchy and
     Schwarz) and their product. If most of the first queries remain, the others are not tried.
     """
-    k, taken = cosine.shape[1], _spare(cosine.shape[1])
+    k, count = cosine.shape[1], _spare(cosine.shape[1])
     mean = memory.mean(0)
     rounded, longest, lost = _rounded(memory, mean)
     summed = 2**-22 * memory.shape[1]  # bound of the rounding error of float32 sums, for unit vectors
@@ -138,8 +138,8 @@ def _nearest_of_rough(memory: Tensor, queries: Tensor, tile: Tensor, cosine: Ten
         query = queries[place]
         short = query.bfloat16()
         product = tile.view(torch.bfloat16)[: len(memory) * len(query)].view(len(memory), -1)
-        candidates, rows_of = _promising(torch.mm(rounded, short.T, out=product), taken, _BLOCKS)
-        value, at = candidates.topk(taken, dim=1, sorted=False)
+        candidates, rows_of = _promising(torch.mm(rounded, short.T, out=product), count, _BLOCKS)
+        value, at = candidates.topk(count, dim=1, sorted=False)
         near, last = rows_of(at), value.amin(1).float()
         exact = _dot_products(memory, query, near)
         value, at = exact.topk(k + 1, dim=1)  # one more than needed, to detect a tie at the border

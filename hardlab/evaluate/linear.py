@@ -332,17 +332,17 @@ def accuracy(
 
     frame: as in ``_framed``. Raises HardlabError if scores overflow float32, because infinities cannot be ranked.
     """
-    one = five = 0
+    hits1 = hits5 = 0
     for tile, true in _tiles(x, y, len(bias), frame):
         scores = torch.addmm(bias, tile, weight.T)  # (T,C)
         if not scores.isfinite().all():
             raise HardlabError("a classifier diverged: the scores of test features are beyond float32; scale them.")
-        one += int((scores.argmax(1) == true).sum())
+        hits1 += int((scores.argmax(1) == true).sum())
         if len(bias) > 5:
-            five += int((scores.topk(5, dim=1).indices == true[:, None]).sum())
-    top1.append(one / len(x))
+            hits5 += int((scores.topk(5, dim=1).indices == true[:, None]).sum())
+    top1.append(hits1 / len(x))
     if len(bias) > 5:
-        top5.append(five / len(x))
+        top5.append(hits5 / len(x))
 
 
 def _framed(x: Tensor, frame: _Frame | None) -> Tensor:

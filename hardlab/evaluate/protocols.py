@@ -162,12 +162,12 @@ def _chosen(
     grid: setting -> a value, or several. score(settings, rows to train on, rows to test on); of equal scores the first
     wins.
     """
-    values = {name: list(given) if isinstance(given, (list, tuple)) else [given] for name, given in grid.items()}
-    every = [dict(zip(values, one, strict=True)) for one in itertools.product(*values.values())]
-    if len(every) == 1:
-        return every[0], {}
-    rest, kept = held_out(labels)
-    best = max(every, key=lambda settings: _or_zero(score, settings, rest, kept))
+    values = {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in grid.items()}
+    combinations = [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
+    if len(combinations) == 1:
+        return combinations[0], {}
+    rest, held = held_out(labels)
+    best = max(combinations, key=lambda settings: _or_zero(score, settings, rest, held))
     return best, {f"chosen-{name}": best[name] for name in values if len(values[name]) > 1}
 
 

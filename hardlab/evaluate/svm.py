@@ -97,9 +97,9 @@ def scores(
 def check(hot: np.ndarray) -> None:
     """Refuse labels (N,C) if a class has no positive or no negative image. Raises HardlabError."""
     for c in range(hot.shape[1]):
-        for what, members in (("shows", hot[:, c] > 0), ("lacks", hot[:, c] == 0)):
+        for verb, members in (("shows", hot[:, c] > 0), ("lacks", hot[:, c] == 0)):
             if not members.any():
-                raise HardlabError(f"no training image {what} class {c}: an SVM needs images with and without it.")
+                raise HardlabError(f"no training image {verb} class {c}: an SVM needs images with and without it.")
 
 
 def draw(hot: np.ndarray, k: int, reading: Reading, seed: int) -> list[np.ndarray]:

@@ -113,8 +113,10 @@ def _rows(frame: pd.DataFrame) -> list[str]:
 def _about(frame: pd.DataFrame) -> str:
     """Rung, data and seeds for a caption; the rows name the methods."""
     seeds = sorted(frame["seed"].unique())
-    each = frame.groupby("recipe")["seed"].nunique()  # some methods may lack seeds that others have
-    count = f"{each.min()} to {each.max()} " if each.min() < each.max() else ""
+    seeds_by_recipe = frame.groupby("recipe")["seed"].nunique()  # some methods may lack seeds that others have
+    count = (
+        f"{seeds_by_recipe.min()} to {seeds_by_recipe.max()} " if seeds_by_recipe.min() < seeds_by_recipe.max() else ""
+    )
     seeds_in_words = f"{count}seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     return f"rung {frame['rung'].iloc[0]} · {frame['data'].iloc[0]} · {seeds_in_words}{style.precisions(frame)}"
 

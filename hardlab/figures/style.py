@@ -144,19 +144,19 @@ def about(frame: pd.DataFrame) -> str:
     if not len(frame):
         return "no finished run of ours"
     seeds = sorted(frame["seed"].unique())
-    each = frame.groupby(["setting", "recipe"])["seed"].nunique()  # some arms may lack seeds that others have
-    count = f"{each.min()} to {each.max()}" if each.min() < each.max() else f"{len(seeds)}"
+    groups = frame.groupby(["setting", "recipe"])["seed"].nunique()  # some arms may lack seeds that others have
+    count = f"{groups.min()} to {groups.max()}" if groups.min() < groups.max() else f"{len(seeds)}"
     seeds_in_words = f"{count} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"one seed ({seeds[0]})"
     *most, last = [METHODS.get(m, m) for m in sorted(frame["method"].unique(), reverse=True)]
     methods = f"{', '.join(most)} and {last}" if most else last
     # some arms may have been trained for longer than others; left out if the epochs of one are unknown
-    known = "epochs" in frame and "epoch" not in frame and frame["epochs"].notna().all()
-    epochs = sorted(frame["epochs"].unique()) if known else []
+    has_epochs = "epochs" in frame and "epoch" not in frame and frame["epochs"].notna().all()
+    epochs = sorted(frame["epochs"].unique()) if has_epochs else []
     length = f" · epochs: {', '.join(f'{e:.0f}' for e in epochs)}" if epochs else ""
     data = _one(frame, "data")
     if len(epochs) > 1 and frame["data"].nunique() > 1 and (frame.groupby("data")["epochs"].nunique() == 1).all():
-        each = frame.drop_duplicates("data").sort_values("data")[["data", "epochs"]].itertuples(index=False)
-        data, length = ", ".join(f"{name} ({n:.0f} epoch{'s' * (n > 1)})" for name, n in each), ""
+        groups = frame.drop_duplicates("data").sort_values("data")[["data", "epochs"]].itertuples(index=False)
+        data, length = ", ".join(f"{name} ({n:.0f} epoch{'s' * (n > 1)})" for name, n in groups), ""
     return f"rung {_one(frame, 'rung')} · {methods} on {data} · {seeds_in_words}{length}{precisions(frame)}"
 
 

@@ -126,12 +126,12 @@ def tells(row: Any) -> str:
     if row.verdict == claims.NOT_LEARNED:
         return "no, a network has to learn first"
     if row.verdict in (claims.INCONCLUSIVE, claims.NO_SEEDS):
-        needed = [
+        seeds_needed = [
             f"{'over ' + str(_MANY) if seeds > _MANY else int(seeds)} for the {size}"
             for seeds, size in ((row.more_seeds, "size seen"), (row.more_seeds_published, "published size"))
             if np.isfinite(seeds)
         ]
-        return "not yet" + (f", seeds still needed: {', '.join(needed)}" if needed else "")
+        return "not yet" + (f", seeds still needed: {', '.join(seeds_needed)}" if seeds_needed else "")
     if row.verdict == claims.CANNOT:
         return "no"
     return ("no, " if row.verdict.startswith("needs rung") else "not yet, ") + row.verdict

@@ -117,10 +117,10 @@ def _fit(name: str, value: Any, kind: str) -> Any:
     for member in _kinds(kind):
         with contextlib.suppress(ValueError, RecursionError, MemoryError):
             return _to(value, member)
-    shown = f"'{value}'" if isinstance(value, str) else repr(value)
+    quoted = f"'{value}'" if isinstance(value, str) else repr(value)
     named = [word for word in re.findall(r"\w+", kind) if word in _RANGES]
     ranges = "".join(f"; {word} is {numbers.described(_RANGES[word])}" for word in named)
-    raise HardlabError(f"Parameter {name} cannot be {shown}: it is declared as {kind}{ranges}.")
+    raise HardlabError(f"Parameter {name} cannot be {quoted}: it is declared as {kind}{ranges}.")
 
 
 def _to(value: Any, kind: ast.expr) -> Any:
