@@ -271,7 +271,7 @@ def evaluate_runs(
     Examples: `hardlab evaluate runs/... --protocol semi-hexa-1` or `--protocol linear --data cifar100 --set epochs=10`.
     """
     from hardlab import config
-    from hardlab.data import SETS
+    from hardlab.data import SETS, path_of
     from hardlab.errors import HardlabError
     from hardlab.evaluate import published
     from hardlab.registry import unknown
@@ -289,8 +289,8 @@ def evaluate_runs(
         for name in protocols:
             published.settings(name, options)
         asked = options.get("data")
-        if asked is not None and not asked.startswith("folder:") and asked not in SETS:
-            raise unknown("data set", asked, [*SETS, "folder:PATH"])
+        if asked is not None and path_of(asked) is None and asked not in SETS:
+            raise unknown("data set", asked, [*SETS, "folder:PATH", "pack:PATH"])
         if config.device(device).startswith("cuda"):
             from hardlab import build
 
@@ -335,6 +335,71 @@ def _rows_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(
         "  ".join([*(f"{r.get(c, '')!s:{wide[c]}}" for c in columns if wide[c]), f"{r['value']:.4f}"]) for r in rows
     )
+
+
+@cli.group("data")
+def handle_data() -> None:
+    """Pack an image folder into a few large files for training, or check such a pack."""
+
+
+@handle_data.command("pack")
+@click.argument("folder", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--skip-broken", is_flag=True, help="Leave broken images out, up to 1 %, instead of stopping.")
+@click.option("--threads", type=int, default=None, callback=_few_threads,
+              help="Images decoded at once; default: one a core.")  # fmt: skip
+@JSON
+@DRY
+def pack_data(folder: Path, out: Path, skip_broken: bool, threads: int | None, as_json: bool, dry_run: bool) -> None:
+    """Pack the images of FOLDER into the folder OUT, to train with data=pack:OUT.
+
+    The same images, labels and digest as data=folder:FOLDER, decoded faster (docs/data.md). The same command goes on
+    where an interrupted one stopped.
+    """
+    from hardlab import files
+    from hardlab.errors import HardlabError
+
+    with usage():
+        if not os.path.isdir(folder):
+            raise HardlabError(f"There is no folder '{folder}' of images to pack.")
+        files.check_folder(out)
+        from hardlab.data import packs
+        from hardlab.workbook import run_list
+
+        planned = packs.plan(folder, out)
+        size = run_list.readable(planned.bytes)
+        each = {split: len(source.targets) for split, source in planned.sources.items()}
+        if dry_run:
+            would = {"would_write": str(out), "images": each, "bytes": planned.bytes}
+            _echo(as_json, f"would pack {planned.total} images, {size}, into {out}", would)
+            return
+    about = packs.write(
+        folder, out, skip_broken=skip_broken, workers=threads, say=lambda line: click.echo(line, err=True)
+    )
+    _echo(as_json, _packed(out, about), about)
+
+
+@handle_data.command("check")
+@click.argument("pack", type=PATH)
+@JSON
+def check_data(pack: Path, as_json: bool) -> None:
+    """Read every byte of PACK and compare it with what was packed."""
+    from hardlab.errors import HardlabError
+
+    with usage():
+        if not os.path.isdir(pack):
+            raise HardlabError(f"There is no pack '{pack}': `hardlab data pack FOLDER {pack}` makes one.")
+    from hardlab.data import packs
+
+    about = packs.check(pack)
+    _echo(as_json, f"{_packed(pack, about)}, all as packed", about)
+
+
+def _packed(path: Path, about: Mapping[str, Any]) -> str:
+    from hardlab.workbook import run_list
+
+    count, size = (sum(split[key] for split in about["splits"].values()) for key in ("images", "bytes"))
+    return f"{path}: {count} images, {run_list.readable(size)}"
 
 
 @cli.command("watch")
