@@ -337,6 +337,51 @@ def _rows_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+@cli.command("costs")
+@click.argument("recipe", required=False, shell_complete=_completed_recipe)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@RUNG
+@click.option("--card", default=80.0, show_default=True, type=click.FloatRange(min=0), metavar="GB",
+              help="With RECIPE: the memory of a GPU to compare with.")  # fmt: skip
+@JSON
+def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str, card: float, as_json: bool) -> None:
+    """Calculate the GPU memory and GPU-hours of RECIPE; without it, list those of the recipes of rung gpu or paper.
+
+    E.g. `hardlab costs dino-resnet50 --rung paper backbone.recompute=true`. Memory is that of torch's tensors at the
+    peak of a step: cuDNN's workspaces and the CUDA context add to it. Hours are at rates measured on one GPU.
+    """
+    from hardlab import compatible, recipes
+    from hardlab.workbook import costs
+
+    with usage():
+        if recipe is None:
+            rows = costs.table(rung)
+            wide = max(len(row["recipe"]) for row in rows)
+            lines = [f"{'recipe':{wide}}  {'batch':>5}  {'peak, GB':>8}  {'GPU-hours':>9}"]
+            lines += [
+                f"{row['recipe']:{wide}}  {row['batch']:5}  {row['peak_gb']:8.1f}  {row['gpu_hours']:9.3g}"
+                for row in rows
+            ]
+            lines.append(f"Calculated; hours at rates measured on one {costs.calculated()['device']}.")
+            _echo(as_json, "\n".join(lines), rows)
+            return
+        run = recipes.recipe(recipe, rung, _settings(overrides, ("recipe", "rung")))
+        compatible.check(run)
+        from hardlab.workbook import memory
+
+        cost = memory.calculate(run)
+    images = run.epochs * memory.count(run)
+    hours, device = costs.gpu_hours(run.recipe, images, cost.flops), costs.calculated()["device"]
+    verdict = f"{'fits' if cost.peak <= card * 1e9 else 'does not fit'} a card of {card:g} GB"
+    lines = [f"{name:38} {value / 1e9:8.2f} GB" for name, value in zip(costs.PARTS.values(), cost)]
+    lines += [
+        f"{'peak of a step':38} {cost.peak / 1e9:8.2f} GB, {verdict}",
+        f"{images} images of {cost.flops / 1e9:.4g} GFLOP are {hours:.3g} GPU-hours of one {device}.",
+    ]
+    facts = cost._asdict() | {"peak": cost.peak, "fits": cost.peak <= card * 1e9, "gpu_hours": hours}
+    _echo(as_json, "\n".join(lines), facts)
+
+
 @cli.group("data")
 def handle_data() -> None:
     """Pack an image folder into a few large files for training, or check such a pack."""
