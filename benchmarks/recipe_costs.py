@@ -18,7 +18,7 @@ from hardlab import checkpoint, recipes
 from hardlab.types import HardlabError
 from hardlab.workbook import costs, memory
 
-MEASURED = Path(__file__).with_name("gpu") / "nvidia-h100-80gb-hbm3.json"
+MEASURED = Path(__file__).with_name("gpu") / "nvidia-h200.json"
 RUNGS = ("gpu", "paper")
 
 
