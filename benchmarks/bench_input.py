@@ -32,7 +32,7 @@ from hardlab.data import packs
 from hardlab.data.base import quick_pixels
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIZE, BATCH, WORKERS, COUNT = 224, 64, 2, 512
+SIZE, BATCH, WORKERS, COUNT = 224, 64, 2, 256
 TARGET = 1.5
 
 
@@ -120,7 +120,7 @@ def _decoders(out: Path) -> dict[str, Callable[[], None]]:
     }
 
 
-def run(rounds: int = 5, count: int = COUNT) -> list[dict[str, Any]]:
+def run(rounds: int = 7, count: int = COUNT) -> list[dict[str, Any]]:
     """Rows of name, value, unit, peer, ratio, target, ok; 2 threads, medians of interleaved rounds after a warm-up."""
     threads = torch.get_num_threads()
     torch.set_num_threads(WORKERS)
