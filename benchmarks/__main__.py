@@ -16,6 +16,7 @@ from benchmarks import (
     bench_evaluate,
     bench_hexa,
     bench_importance,
+    bench_input,
     bench_reproduce,
     bench_train,
     bench_views,
@@ -28,6 +29,7 @@ RESULTS = Path(__file__).with_name("results.json")
 RACES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "commands": bench_commands.run,
     "views": bench_views.run,
+    "input": bench_input.run,
     **bench_train.RACES,
     **bench_hexa.RACES,
     **bench_dino.RACES,

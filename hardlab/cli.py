@@ -302,7 +302,7 @@ def evaluate_runs(
     """
     from hardlab import compatible, config
     from hardlab.checkpoint import check_step
-    from hardlab.data import SETS, check_folder
+    from hardlab.data import SETS, check_folder, path_of
     from hardlab.evaluate import published
     from hardlab.registry import unknown
 
@@ -319,8 +319,8 @@ def evaluate_runs(
         for name in protocols:
             published.settings(name, options)
         asked = options.get("data")
-        if asked is not None and not asked.startswith("folder:") and asked not in SETS:
-            raise unknown("data set", asked, [*SETS, "folder:PATH"])
+        if asked is not None and path_of(asked) is None and asked not in SETS:
+            raise unknown("data set", asked, [*SETS, "folder:PATH", "pack:PATH"])
         check_folder(asked or "")
         for path in run:  # a wrong last name is reported before the first run is measured
             trained, _ = config.read_run(path)
@@ -378,6 +378,116 @@ def _rows_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(
         "  ".join([*(f"{r.get(c, '')!s:{wide[c]}}" for c in columns if wide[c]), f"{r['value']:.4f}"]) for r in rows
     )
+
+
+@cli.command("costs")
+@click.argument("recipe", required=False, shell_complete=_completed_recipe)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@RUNG
+@click.option("--card", default=80.0, show_default=True, type=click.FloatRange(min=0), metavar="GB",
+              help="With RECIPE: the memory of a GPU to compare with.")  # fmt: skip
+@JSON
+def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str, card: float, as_json: bool) -> None:
+    """Calculate the GPU memory and GPU-hours of RECIPE; without it, list those of the recipes of rung gpu or paper.
+
+    E.g. `hardlab costs dino-resnet50 --rung paper backbone.recompute=true`. Memory is that of torch's tensors at the
+    peak of a step: cuDNN's workspaces and the CUDA context add to it. Hours are at rates measured on one GPU.
+    """
+    from hardlab import compatible, recipes
+    from hardlab.workbook import costs
+
+    with usage():
+        if recipe is None:
+            rows = costs.table(rung)
+            wide = max(len(row["recipe"]) for row in rows)
+            lines = [f"{'recipe':{wide}}  {'batch':>5}  {'peak, GB':>8}  {'GPU-hours':>9}"]
+            lines += [
+                f"{row['recipe']:{wide}}  {row['batch']:5}  {row['peak_gb']:8.1f}  {row['gpu_hours']:9.3g}"
+                for row in rows
+            ]
+            lines.append(f"Calculated; hours at rates measured on one {costs.calculated()['device']}.")
+            _echo(as_json, "\n".join(lines), rows)
+            return
+        run = recipes.recipe(recipe, rung, _settings(overrides, ("recipe", "rung")))
+        compatible.check(run)
+        from hardlab.workbook import memory
+
+        cost = memory.calculate(run)
+    images = run.epochs * memory.count(run)
+    hours, device = costs.gpu_hours(run.recipe, images, cost.flops), costs.calculated()["device"]
+    verdict = f"{'fits' if cost.peak <= card * 1e9 else 'does not fit'} a card of {card:g} GB"
+    lines = [f"{name:38} {value / 1e9:8.2f} GB" for name, value in zip(costs.PARTS.values(), cost)]
+    lines += [
+        f"{'peak of a step':38} {cost.peak / 1e9:8.2f} GB, {verdict}",
+        f"{images} images of {cost.flops / 1e9:.4g} GFLOP are {hours:.3g} GPU-hours of one {device}.",
+    ]
+    facts = cost._asdict() | {"peak": cost.peak, "fits": cost.peak <= card * 1e9, "gpu_hours": hours}
+    _echo(as_json, "\n".join(lines), facts)
+
+
+@cli.group("data", short_help="Pack a folder of images for training, or check a pack.")
+def handle_data() -> None:
+    """Pack an image folder into a few large files for training, or check such a pack."""
+
+
+@handle_data.command("pack")
+@click.argument("folder", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--skip-broken", is_flag=True, help="Leave broken images out, up to 1 %, instead of stopping.")
+@click.option("--threads", type=int, default=None, callback=_few_threads,
+              help="Images decoded at once; default: one a core.")  # fmt: skip
+@JSON
+@DRY
+def pack_data(folder: Path, out: Path, skip_broken: bool, threads: int | None, as_json: bool, dry_run: bool) -> None:
+    """Pack the images of FOLDER into the folder OUT, to train with data=pack:OUT.
+
+    The same images, labels and digest as data=folder:FOLDER, decoded faster (docs/data.md). The same command goes on
+    where an interrupted one stopped.
+    """
+    from hardlab import files
+    from hardlab.errors import HardlabError
+
+    with usage():
+        if not os.path.isdir(folder):
+            raise HardlabError(f"There is no folder '{folder}' of images to pack.")
+        files.check_folder(out)
+        from hardlab.data import packs
+        from hardlab.workbook import run_list
+
+        planned = packs.plan(folder, out)
+        size = run_list.readable(planned.bytes)
+        each = {split: len(source.targets) for split, source in planned.sources.items()}
+        if dry_run:
+            would = {"would_write": str(out), "images": each, "bytes": planned.bytes}
+            _echo(as_json, f"would pack {planned.total} images, {size}, into {out}", would)
+            return
+    about = packs.write(
+        folder, out, skip_broken=skip_broken, workers=threads, say=lambda line: click.echo(line, err=True)
+    )
+    _echo(as_json, _packed(out, about), about)
+
+
+@handle_data.command("check")
+@click.argument("pack", type=PATH)
+@JSON
+def check_data(pack: Path, as_json: bool) -> None:
+    """Read every byte of PACK and compare it with what was packed."""
+    from hardlab.errors import HardlabError
+
+    with usage():
+        if not os.path.isdir(pack):
+            raise HardlabError(f"There is no pack '{pack}': `hardlab data pack FOLDER {pack}` makes one.")
+    from hardlab.data import packs
+
+    about = packs.check(pack)
+    _echo(as_json, f"{_packed(pack, about)}, all as packed", about)
+
+
+def _packed(path: Path, about: Mapping[str, Any]) -> str:
+    from hardlab.workbook import run_list
+
+    count, size = (sum(split[key] for split in about["splits"].values()) for key in ("images", "bytes"))
+    return f"{path}: {count} images, {run_list.readable(size)}"
 
 
 @cli.command("watch")

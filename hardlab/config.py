@@ -28,6 +28,7 @@ from pydantic import (
 
 from hardlab import augment, files, numbers, registry, rich
 from hardlab.augment import Augment
+from hardlab.data import path_of
 from hardlab.errors import HardlabError
 from hardlab.numbers import (
     Batch,
@@ -109,11 +110,11 @@ Strategy = Annotated[Spec, _typed("strategy")]
 
 
 def whole_path(name: str) -> str:
-    """The name of a data set; for a folder, its absolute path, which is the same in every working directory."""
-    kind, colon, path = name.partition(":")
-    if kind == "folder" and colon and not path.strip():
-        raise HardlabError(f"'{name}' names no folder: write folder:PATH.")
-    return f"folder:{os.path.realpath(os.path.expanduser(path))}" if kind == "folder" and path else name
+    """The name of a data set; for a folder or a pack, its absolute path, the same in every working directory."""
+    kind, path = name.partition(":")[0], path_of(name)
+    if path is not None and not path.strip():
+        raise HardlabError(f"'{name}' names no folder: write {kind}:PATH.")
+    return name if path is None else f"{kind}:{os.path.realpath(os.path.expanduser(path))}"
 
 
 class Data(_Strict):
@@ -226,13 +227,13 @@ class Run(_Strict):
         for spec in self.hard:
             if [s.name for s in self.hard].count(spec.name) > 1:
                 raise HardlabError(f"Strategy '{spec.name}' is named twice: name it once, with the options you want.")
-        if not self.data.name.startswith("folder:") and self.data.name not in registry.DATASETS:
+        if path_of(self.data.name) is None and self.data.name not in registry.DATASETS:
             if os.path.isdir(os.path.expanduser(self.data.name)):
                 raise HardlabError(
                     f"'{self.data.name}' is a folder, not the name of a data set: `--data {self.data.name}` "
                     f"takes it with settings that fit it, data=folder:{self.data.name} with those of the recipe."
                 )
-            raise registry.unknown("data set", self.data.name, [*registry.DATASETS, "folder:PATH"])
+            raise registry.unknown("data set", self.data.name, [*registry.DATASETS, "folder:PATH", "pack:PATH"])
         self.augments()
         return self
 

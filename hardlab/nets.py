@@ -6,13 +6,14 @@ import copy
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import cast
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import StochasticDepth
 
@@ -35,11 +36,17 @@ def _init(net: nn.Module, zero_init_residual: bool) -> None:
 class Tiny(nn.Module):
     """A three-stage basic-block ResNet for a CPU; ``width=16, blocks=3, stride=1`` is CIFAR's ResNet-20.
 
-    (N,3,S,S) -> (N, 4 * width). stride: of the stem; 2 quarters the cost. He et al. (arXiv 1512.03385), Sec. 4.2.
+    (N,3,S,S) -> (N, 4 * width). stride: of the stem; 2 quarters the cost. recompute: as `recomputing`. He et al. (arXiv
+    1512.03385), Sec. 4.2.
     """
 
     def __init__(
-        self, width: Units = 32, blocks: Layers = 1, stride: Factor = 2, zero_init_residual: bool = False
+        self,
+        width: Units = 32,
+        blocks: Layers = 1,
+        stride: Factor = 2,
+        zero_init_residual: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if min(width, blocks, stride) < 1:
@@ -63,6 +70,8 @@ class Tiny(nn.Module):
         self.body = nn.Sequential(*stages)
         self.dim = previous
         _init(self, zero_init_residual)
+        if recompute:
+            recomputing(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(self.stem(x)).mean((2, 3))
@@ -74,6 +83,7 @@ class WidthResNet(ResNet):
     (N,3,S,S) -> (N, 512 * width), or 2048 * width with bottlenecks. All channels grow, as in SimCLR (Sec. 4.1) and
     BYOL; torchvision's ``wide_resnet50_2`` widens the middle of the bottlenecks only. small_images: a 3x3 stem of
     stride 1 and no max-pool (SimCLR, App. B.9). zero_init_residual: the last BN of a block starts at zero.
+    recompute: as `recomputing`.
     """
 
     def __init__(
@@ -83,6 +93,7 @@ class WidthResNet(ResNet):
         width: int,
         small_images: bool,
         zero_init_residual: bool,
+        recompute: bool,
     ) -> None:
         nn.Module.__init__(self)
         if width < 1:
@@ -104,31 +115,39 @@ class WidthResNet(ResNet):
         if small_images:
             self.conv1 = nn.Conv2d(3, 64 * width, 3, 1, 1, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        if recompute:
+            recomputing(self)
 
 
-def resnet18(small_images: bool = True, zero_init_residual: bool = False, width: Factor = 1) -> ResNet:
+def resnet18(
+    small_images: bool = True, zero_init_residual: bool = False, width: Factor = 1, recompute: bool = False
+) -> ResNet:
     """ResNet-18, (N,3,S,S) -> (N, 512 * width); ``small_images`` is the CIFAR stem of SimCLR, App. B.9."""
-    return WidthResNet(BasicBlock, [2, 2, 2, 2], width, small_images, zero_init_residual)
+    return WidthResNet(BasicBlock, [2, 2, 2, 2], width, small_images, zero_init_residual, recompute)
 
 
-def resnet50(small_images: bool = False, zero_init_residual: bool = False, width: Factor = 1) -> ResNet:
+def resnet50(
+    small_images: bool = False, zero_init_residual: bool = False, width: Factor = 1, recompute: bool = False
+) -> ResNet:
     """ResNet-50, (N,3,S,S) -> (N, 2048 * width)."""
-    return WidthResNet(Bottleneck, [3, 4, 6, 3], width, small_images, zero_init_residual)
+    return WidthResNet(Bottleneck, [3, 4, 6, 3], width, small_images, zero_init_residual, recompute)
 
 
-def resnet50x2(small_images: bool = False, zero_init_residual: bool = False) -> ResNet:
+def resnet50x2(small_images: bool = False, zero_init_residual: bool = False, recompute: bool = False) -> ResNet:
     """ResNet-50 (2x) of SimCLR and BYOL, (N,3,S,S) -> (N,4096)."""
-    return resnet50(small_images, zero_init_residual, 2)
+    return resnet50(small_images, zero_init_residual, 2, recompute)
 
 
-def resnet50x4(small_images: bool = False, zero_init_residual: bool = False) -> ResNet:
+def resnet50x4(small_images: bool = False, zero_init_residual: bool = False, recompute: bool = False) -> ResNet:
     """ResNet-50 (4x) of SimCLR and BYOL, (N,3,S,S) -> (N,8192)."""
-    return resnet50(small_images, zero_init_residual, 4)
+    return resnet50(small_images, zero_init_residual, 4, recompute)
 
 
-def resnet200(small_images: bool = False, zero_init_residual: bool = False, width: Factor = 1) -> ResNet:
+def resnet200(
+    small_images: bool = False, zero_init_residual: bool = False, width: Factor = 1, recompute: bool = False
+) -> ResNet:
     """ResNet-200, (N,3,S,S) -> (N, 2048 * width); its 2x form is BYOL's largest. He et al. (arXiv 1603.05027)."""
-    return WidthResNet(Bottleneck, [3, 24, 36, 3], width, small_images, zero_init_residual)
+    return WidthResNet(Bottleneck, [3, 24, 36, 3], width, small_images, zero_init_residual, recompute)
 
 
 class Attention(nn.Module):
@@ -169,9 +188,12 @@ class ViT(nn.Module):
     patch: its side in pixels.
     size: image size of the position embedding, which is interpolated (bicubic) for other sizes.
     drop_path: of the last block, falling linearly to 0 at the first; a teacher sets it to 0.
+    recompute: as `recomputing`.
     """
 
-    def __init__(self, dim: int, depth: int, heads: int, patch: int, size: int, drop_path: float) -> None:
+    def __init__(
+        self, dim: int, depth: int, heads: int, patch: int, size: int, drop_path: float, recompute: bool = False
+    ) -> None:
         super().__init__()
         if not 0 <= drop_path < 1:
             raise HardlabError(f"A ViT with drop_path={drop_path}: it is a probability below 1; DINO takes 0.1.")
@@ -188,6 +210,8 @@ class ViT(nn.Module):
             if isinstance(m, nn.Linear):
                 nn.init.trunc_normal_(m.weight, std=0.02)
                 nn.init.zeros_(m.bias)
+        if recompute:
+            recomputing(self)
 
     def positions(self, rows: int, columns: int) -> Tensor:
         """The position embedding (1, 1 + rows * columns, dim) of [CLS] and a grid of patches."""
@@ -229,24 +253,98 @@ class ViT(nn.Module):
         return self.last_blocks(x, 1)
 
 
-def vit_micro(patch: Pixels = 4, size: Pixels = 32, drop_path: Momentum = 0.0) -> ViT:
+class _Recomputing(nn.Module):
+    """A block that keeps its input alone and computes the rest again in the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return cast(Tensor, super().forward(x))
+        contexts = nullcontext(), _AsNow(self)
+        return cast(Tensor, checkpoint(super().forward, x, use_reentrant=False, context_fn=lambda: contexts))
+
+
+class _RecomputingBasicBlock(_Recomputing, BasicBlock):
+    pass
+
+
+class _RecomputingBottleneck(_Recomputing, Bottleneck):
+    pass
+
+
+class _RecomputingTransformerBlock(_Recomputing, Block):
+    pass
+
+
+_RECOMPUTING: dict[type[nn.Module], type[nn.Module]] = {
+    BasicBlock: _RecomputingBasicBlock,
+    Bottleneck: _RecomputingBottleneck,
+    Block: _RecomputingTransformerBlock,
+}
+
+
+def recomputing(net: nn.Module) -> nn.Module:
+    """Let each block of ``net`` keep only its input for the backward pass, in place; returns ``net``.
+
+    The backward pass computes a block's other activations again, with the same random numbers and without moving BN
+    statistics, so that gradients are the same bit for bit; a step takes about a third longer. Chen et al. (arXiv
+    1604.06174).
+    """
+    for m in net.modules():
+        m.__class__ = _RECOMPUTING.get(type(m), type(m))
+    return net
+
+
+class _AsNow:
+    """A context in which ``block`` computes what it computes now, and after which its buffers are as before.
+
+    Until the backward pass, other code may set modes, freeze statistics, or switch the norms between their two sets.
+    It may be entered again, for a second backward pass.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+        self.now = self._states()
+
+    def _states(self) -> list[tuple[nn.Module, dict[str, Any]]]:
+        names = ("training", "track_running_stats", "forward")
+        return [(m, {n: m.__dict__[n] for n in names if n in m.__dict__}) for m in self.block.modules()]
+
+    @staticmethod
+    def _put(states: list[tuple[nn.Module, dict[str, Any]]]) -> None:
+        for m, values in states:
+            m.__dict__.pop("forward", None)
+            m.__dict__.update(values)
+
+    def __enter__(self) -> None:
+        self.before, self.buffers = self._states(), [(b, b.clone()) for b in self.block.buffers()]
+        self._put(self.now)
+
+    def __exit__(self, *_: object) -> None:
+        self._put(self.before)
+        with torch.no_grad():
+            for buffer, value in self.buffers:
+                buffer.copy_(value)
+        del self.before, self.buffers
+
+
+def vit_micro(patch: Pixels = 4, size: Pixels = 32, drop_path: Momentum = 0.0, recompute: bool = False) -> ViT:
     """A ViT for tests and a CPU, not a published size: 96 wide, 4 blocks, 3 heads; 32 px in patches of 4."""
-    return ViT(96, 4, 3, patch, size, drop_path)
+    return ViT(96, 4, 3, patch, size, drop_path, recompute)
 
 
-def vit_tiny(patch: Pixels = 16, size: Pixels = 224, drop_path: Momentum = 0.0) -> ViT:
+def vit_tiny(patch: Pixels = 16, size: Pixels = 224, drop_path: Momentum = 0.0, recompute: bool = False) -> ViT:
     """ViT-Ti, (N,3,S,S) -> (N,192); ``patch=4, size=32`` for CIFAR."""
-    return ViT(192, 12, 3, patch, size, drop_path)
+    return ViT(192, 12, 3, patch, size, drop_path, recompute)
 
 
-def vit_small(patch: Pixels = 16, size: Pixels = 224, drop_path: Momentum = 0.0) -> ViT:
+def vit_small(patch: Pixels = 16, size: Pixels = 224, drop_path: Momentum = 0.0, recompute: bool = False) -> ViT:
     """ViT-S, (N,3,S,S) -> (N,384)."""
-    return ViT(384, 12, 6, patch, size, drop_path)
+    return ViT(384, 12, 6, patch, size, drop_path, recompute)
 
 
-def vit_base(patch: Pixels = 16, size: Pixels = 224, drop_path: Momentum = 0.0) -> ViT:
+def vit_base(patch: Pixels = 16, size: Pixels = 224, drop_path: Momentum = 0.0, recompute: bool = False) -> ViT:
     """ViT-B, (N,3,S,S) -> (N,768)."""
-    return ViT(768, 12, 12, patch, size, drop_path)
+    return ViT(768, 12, 12, patch, size, drop_path, recompute)
 
 
 def mlp(*dims: int, bn_output: bool = False, affine_output: bool = True, bias_output: bool = True) -> nn.Sequential:

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_WITHOUT_VALUES: ContextVar[bool] = ContextVar("_WITHOUT_VALUES", default=False)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Inside, no value is on the host: tensors have shapes alone, and stand for those of a GPU (`workbook.memory`)."""
+    before = _WITHOUT_VALUES.set(True)
+    try:
+        yield
+    finally:
+        _WITHOUT_VALUES.reset(before)
 
 
 def on_host(x: Tensor) -> bool:
@@ -14,7 +28,7 @@ def on_host(x: Tensor) -> bool:
 
     If False, code must use shapes that do not depend on values.
     """
-    return x.device.type == "cpu"
+    return x.device.type == "cpu" and not _WITHOUT_VALUES.get()
 
 
 def constant(values: Sequence[Any], like: Tensor) -> Tensor:

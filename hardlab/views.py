@@ -126,7 +126,7 @@ class Look:
         params = params.detach()
         self._check(raw, params, size)
         b, v = params.shape[:2]
-        pixels = _TILE if raw.device.type == "cpu" else _TILE_GPU
+        pixels = _TILE if transfer.on_host(raw) else _TILE_GPU
         tile = max(1, pixels // max(size * size, raw.shape[2] * raw.shape[3]))
         params = params.transpose(0, 1).flatten(0, 1)  # (V*B,P): slot by slot, so that a slot is contiguous
         dtype = raw.dtype if raw.is_floating_point() else torch.float32

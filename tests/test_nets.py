@@ -9,7 +9,7 @@ from hexa_steps import buffers, method, views
 from resuming import same
 from torch import nn
 
-from hardlab import nets
+from hardlab import nets, registry
 from hardlab.types import HardlabError
 
 WEIGHTS = {  # millions, without a classifier
@@ -185,3 +185,68 @@ def test_the_route_through_the_second_set_ends_with_its_block_even_after_an_erro
         raise ZeroDivisionError
     net.query(views().slot(0))
     assert same(aux, buffers(net, aux=True))
+
+
+RECOMPUTED = {
+    "tiny": {"width": 8, "blocks": 2},
+    "resnet18": {"small_images": False},
+    "resnet50": {},
+    "vit_micro": {"drop_path": 0.5},
+}
+
+
+def trained_once(name: str, recompute: bool, low: bool = False) -> tuple[dict[str, torch.Tensor], int]:
+    """Gradients and buffers after a step that uses both sets of norms, and the bytes that were kept for it."""
+    torch.manual_seed(0)
+    net = registry.build("backbone", name, RECOMPUTED[name] | {"recompute": recompute}).train()
+    both = torch.nn.ModuleList([net])
+    nets.give_auxiliary(both)
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def pack(t: torch.Tensor) -> torch.Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", enabled=low):
+        loss = net(x).float().square().sum()
+        with nets.auxiliary(both):
+            loss = loss + net(x.flip(3)).float().sin().sum()
+    net.eval()  # as code between a step's halves may do
+    with nets.auxiliary(both):
+        pass
+    (attack,) = torch.autograd.grad(loss, x, retain_graph=True)
+    loss.backward()
+    out = {f"grad {n}": p.grad for n, p in net.named_parameters()} | {f"buffer {n}": b for n, b in net.named_buffers()}
+    return out | {"images": attack, "images again": x.grad, "random": torch.rand(1)}, sum(kept.values())
+
+
+@pytest.mark.parametrize("low", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", RECOMPUTED)
+def test_recomputed_activations_give_the_same_gradients_bit_for_bit_and_take_less_memory(name, low):
+    plain, kept = trained_once(name, False, low)
+    again, few = trained_once(name, True, low)
+    assert plain.keys() == again.keys() and any(".aux." in key for key in plain) == (name != "vit_micro")
+    assert [key for key, value in plain.items() if not torch.equal(value, again[key])] == []
+    assert few < kept / 2
+
+
+def test_without_a_gradient_nothing_is_recomputed():
+    net = nets.Tiny(width=8, recompute=True)
+    calls = []
+    net.body[0].conv1.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        net(torch.randn(2, 3, 16, 16))
+    assert calls == [1]
+    net(torch.randn(2, 3, 16, 16)).sum().backward()
+    assert calls == [1, 1, 1]
+
+
+def test_split_norms_are_recomputed_in_their_groups():
+    grads = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        net = nets.split_bn(nets.Tiny(width=8, recompute=recompute), 2)
+        net(torch.randn(4, 3, 16, 16)).square().sum().backward()
+        grads.append([p.grad for p in net.parameters()] + list(net.buffers()))
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))

@@ -22,6 +22,7 @@ SETS: dict[str, str] = {
     "shapes": "hardlab.data.shapes:shapes",
     "digits": "hardlab.data.images:digits",
     "folder": "hardlab.data.folders:folder",
+    "pack": "hardlab.data.packs:pack",
     "cifar10-jpeg": "hardlab.data.folders:cifar10_jpeg",
     "imagenet": "hardlab.data.folders:imagenet",
     "cifar10": "hardlab.data.images:cifar10",
@@ -39,6 +40,7 @@ SETS: dict[str, str] = {
     "coco": "hardlab.data.annotation_files:coco",
 }
 BUILT_IN = ("shapes", "digits")  # drawn, or part of scikit-learn: always available
+BY_PATH = ("folder", "pack")  # named with a path: folder:PATH
 SHAPES = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "ell", "hourglass", "bar")
 # known without loading the data: training images per class (one number if all classes have as many), pixels of a side
 KNOWN: dict[str, tuple[dict[str, int] | tuple[int, int], int]] = {
@@ -68,11 +70,12 @@ def per_class(name: str, classes: Sequence[str] | None = None) -> list[int] | No
 
 
 def check_folder(name: str) -> None:
-    """Refuse a set ``folder:PATH`` whose folder is not there, without loading torch. Raises HardlabError."""
-    path = name.removeprefix("folder:")
-    if path != name and path.strip() and not os.path.isdir(os.path.expanduser(path)):
+    """Refuse a set ``folder:PATH`` or ``pack:PATH`` that is not there, without loading torch. Raises HardlabError."""
+    path = path_of(name)
+    if path is not None and path.strip() and not os.path.isdir(os.path.expanduser(path)):
         hint = f" The data set of that name is data={path}." if path in SETS else ""
-        raise HardlabError(f"There is no folder of images '{path}'.{hint}")
+        kind = "pack" if name.startswith("pack:") else "folder of images"
+        raise HardlabError(f"There is no {kind} '{path}'.{hint}")
 
 
 def __getattr__(name: str) -> Any:
@@ -82,6 +85,12 @@ def __getattr__(name: str) -> Any:
     from hardlab.data.base import Images
 
     return Images
+
+
+def path_of(name: str) -> str | None:
+    """The path in ``folder:PATH`` or ``pack:PATH``; None for the name of another set."""
+    kind, colon, path = name.partition(":")
+    return path if colon and kind in BY_PATH else None
 
 
 def load(
@@ -102,7 +111,7 @@ def load(
     dry: bool = False,
     **options: Any,
 ) -> Images:
-    """Load a data set by its name in SETS, or ``folder:<path>`` for a folder of images (docs/data.md).
+    """Load a data set by its name in SETS, or ``folder:<path>`` or ``pack:<path>`` for images of yours (docs/data.md).
 
     split: "train", "test" or, where the set has one, "val".
     root: the folder of its files; None = ``HARDLAB_DATA``, or else the user's cache. Nothing is downloaded if
@@ -116,7 +125,7 @@ def load(
     broken_share: the largest share of broken images that "skip" accepts; raises HardlabError above it.
     held_out: share of each class of the training images, at least one of two, that is the test split and never trained
         on; 0 = the set's own test split. It is held out before ``fraction`` is taken, and the same at every call.
-    workers: number of processes that decode images which do not stay in memory.
+    workers: number of processes, or for a pack threads, that decode images which do not stay in memory.
     max_side: the largest side in pixels of an image at the set's own size; larger images are shrunk to it.
     size: fit every image to size x size pixels (centred square); None = the set's own size. Images of one size up to 96
         pixels (below 2 GiB together) stay in memory.
@@ -133,13 +142,13 @@ def load(
             root = os.fsdecode(root)
         except TypeError:
             raise HardlabError(f"root={root!r} is no path") from None
-    key = name
-    if name.startswith("folder:"):
+    key, path = name, path_of(name)
+    if path is not None:
         if root is not None:
             raise HardlabError(f"give the folder once: either as {name!r} or as root={root!r}")
-        key, root = "folder", name.removeprefix("folder:")
+        key, root = name.partition(":")[0], path
         if not root.strip():
-            raise HardlabError(f"{name!r} names no folder: write 'folder:<path>'")
+            raise HardlabError(f"{name!r} names no folder: write '{key}:<path>'")
     if key not in SETS:
         raise HardlabError(f"unknown data set {name!r}{nearest(name, SETS)} Allowed are {', '.join(SETS)}.")
     if on_broken not in ("error", "skip"):

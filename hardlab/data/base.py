@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import io
 import os
 import re
 import stat
 import tempfile
+import threading
 import unicodedata
 import warnings
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +29,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode  # the import registers the decoder
 
 from hardlab.files import read_arrays
 from hardlab.numbers import ordered
@@ -34,6 +39,7 @@ SMALL_SIDE = 96  # images up to this side are held in memory ...
 SMALL_BYTES = 2 * 1024**3  # ... as long as the whole set stays below this
 _BLOCK = 4096  # bytes of a block of files that are not read as a whole
 _DECODER = 2  # part of the cache key: raise it when a change of `decode` changes pixels
+_AHEAD = 2  # batches that threads decode while one is used
 _PROBES = 32  # headers read to guess whether a folder holds small images of one size
 
 Annotate = Callable[[int], dict[str, np.ndarray]]
@@ -136,11 +142,51 @@ def cached(
     return arrays
 
 
+class Encoded(NamedTuple):
+    """An encoded image in memory.
+
+    name: for messages. content: (n,) uint8, the bytes of its file. shape: height and width of its pixels.
+    quick: whether torchvision's decoder for JPEG gives the same pixels as ``decode`` of the file.
+    """
+
+    name: str
+    content: np.ndarray
+    shape: tuple[int, int]
+    quick: bool
+
+
+class Pack(ABC):
+    """N encoded images in one file, read in any order from several threads.
+
+    lengths: (N,) int64, bytes of each. shapes: (N,2) int64, height and width of each.
+    key: a digest of the pack and of its rows, for caches.
+    """
+
+    lengths: np.ndarray
+    shapes: np.ndarray
+    key: str
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @abstractmethod
+    def __getitem__(self, row: int) -> Encoded:
+        """A row, its bytes checked on the first read. Raises HardlabError."""
+
+    @abstractmethod
+    def read(self, row: int, start: int, count: int) -> bytes:
+        """Bytes of a row, unchecked. Raises HardlabError if the pack ends before them."""
+
+    @abstractmethod
+    def take(self, rows: np.ndarray) -> Pack:
+        """The pack reduced to ``rows``, in that order."""
+
+
 @dataclass
 class Source:
-    """The result of a data set's function: pixels or paths, with labels.
+    """The result of a data set's function: pixels, paths or a pack, with labels.
 
-    pixels: (N,H,W,3) uint8, or None if ``paths`` names N files.
+    pixels: (N,H,W,3) uint8, or None if ``paths`` names N files or ``pack`` holds N encoded images.
     names: the name of each row, in the digest and in messages.
     targets: (N,) int64, -1 = no label.
     multi_hot: (N,C) int8, 1 present, 0 absent, -1 present only as difficult or crowd (not counted by the VOC protocol).
@@ -148,6 +194,7 @@ class Source:
         image that the boxes refer to.
     side: the size to which images are fitted by default, None = none.
     dropped: a sentence for each missing object of the annotations, with the reason.
+    skipped: names of broken images that were left out before.
     """
 
     classes: tuple[str, ...]
@@ -159,6 +206,8 @@ class Source:
     annotate: Annotate | None = None
     side: int | None = None
     dropped: Sequence[str] = ()
+    pack: Pack | None = None
+    skipped: Sequence[str] = ()
 
 
 # ---------------------------------------------------------------------------------------------- decoding
@@ -180,69 +229,94 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode(path: str | os.PathLike[str], max_side: int, size: int | None = None) -> np.ndarray:
-    """Read one image as (H,W,3) uint8.
+def decode(image: str | os.PathLike[str] | Encoded, max_side: int, size: int | None = None) -> np.ndarray:
+    """Read one image, a file or its bytes, as (H,W,3) uint8.
 
     With ``size`` the largest centred square is resized to size x size, else an image with a side above ``max_side`` is
     shrunk to it (bilinear, antialiased; a JPEG is already decoded at a reduced scale). EXIF rotation is ignored, as by
-    torchvision. HardlabError naming the path where the file cannot be read as an image.
+    torchvision. HardlabError naming the image where it cannot be read.
     """
     try:
-        with opened(path) as image:
-            width, height = image.size
-            shrink = size / min(width, height) if size else max_side / max(width, height)
-            if shrink < 0.5:  # twice the wanted resolution is enough for the resize that follows
-                image.draft(None, (max(1, round(2 * shrink * width)), max(1, round(2 * shrink * height))))
-            rgb = to_rgb(image)
+        if isinstance(image, Encoded) and image.quick and _shrink(*image.shape, max_side, size) >= 0.5:
+            pixels = quick_pixels(image.content)
+            if not size and max(image.shape) <= max_side:
+                return pixels
+            rgb = Image.fromarray(pixels)
+        else:
+            with opened(image) as file:
+                width, height = file.size
+                shrink = _shrink(height, width, max_side, size)
+                if shrink < 0.5:  # twice the wanted resolution is enough for the resize that follows
+                    file.draft(None, (max(1, round(2 * shrink * width)), max(1, round(2 * shrink * height))))
+                rgb = to_rgb(file)
         if size:
             rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR)
         elif max(rgb.size) > max_side:
             rgb.thumbnail((max_side, max_side), Image.Resampling.BILINEAR)
         return np.asarray(rgb)
     except Exception as e:  # foreign bytes can make a decoder raise nearly anything
+        path = image.name if isinstance(image, Encoded) else image
         why = str(e).replace(os.fspath(path), shown(path)) or type(e).__name__
         raise HardlabError(f"broken image {shown(path)}: {why}") from e
 
 
-def opened(path: str | os.PathLike[str]) -> Image.Image:
+def quick_pixels(content: np.ndarray) -> np.ndarray:
+    """A JPEG as (H,W,3) uint8 by torchvision, in two thirds of Pillow's time. Raises RuntimeError."""
+    # not by torchvision.io.decode_jpeg, which warns at every call from 0.29 on
+    pixels: Tensor = torch.ops.image.decode_jpeg(torch.from_numpy(content), ImageReadMode.RGB.value, False)
+    return pixels.permute(1, 2, 0).numpy()
+
+
+def _shrink(height: int, width: int, max_side: int, size: int | None) -> float:
+    """The scale at which an image is shown."""
+    return size / min(width, height) if size else max_side / max(width, height)
+
+
+def opened(path: str | os.PathLike[str] | Encoded) -> Image.Image:
     """Open the image in a file without reading its pixels; OSError for what is no file, such as an endless pipe."""
+    if isinstance(path, Encoded):
+        return Image.open(io.BytesIO(path.content.tobytes()))
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError("it is a folder, a pipe or a device, not a file")
     return Image.open(path)
 
 
-def _try_decode(path: Path, max_side: int, size: int | None) -> np.ndarray | HardlabError:
+def _try_decode(images: Sequence[Path] | Pack, i: int, max_side: int, size: int | None) -> np.ndarray | HardlabError:
+    image = images[i]  # a row of a damaged pack is no broken image, which might be skipped
     try:
-        return decode(path, max_side, size)
+        return decode(image, max_side, size)
     except HardlabError as e:
         return e
 
 
-def _content(paths: Sequence[str], blocks: int | None) -> np.ndarray:
+def _content(paths: Sequence[str] | Pack, blocks: int | None) -> np.ndarray:
     """The sha256 of the concatenated content of the files, 32 bytes.
 
     blocks: how many blocks to read of a file that has more, evenly spaced from the first to the last; None = all.
     """
 
-    def of_file(path: str) -> bytes:
+    def digest(size: int, read: Callable[[int, int], bytes]) -> bytes:
+        if blocks is None or size <= blocks * _BLOCK:
+            return hashlib.sha256(read(0, size)).digest()
+        h = hashlib.sha256(str(size).encode())
+        for i in range(blocks):
+            h.update(read(i * (size - _BLOCK) // (blocks - 1), _BLOCK))
+        return h.digest()
+
+    def of_row(i: int) -> bytes:
         try:
-            with open(path, "rb") as f:
-                size = os.fstat(f.fileno()).st_size
-                if blocks is None or size <= blocks * _BLOCK:
-                    return hashlib.file_digest(f, "sha256").digest()
-                h = hashlib.sha256(str(size).encode())
-                for i in range(blocks):
-                    f.seek(i * (size - _BLOCK) // (blocks - 1))
-                    h.update(f.read(_BLOCK))
-                return h.digest()
+            if isinstance(paths, Pack):
+                return digest(int(paths.lengths[i]), partial(paths.read, i))
+            with open(paths[i], "rb") as f:
+                return digest(os.fstat(f.fileno()).st_size, lambda start, count: os.pread(f.fileno(), count, start))
         except (OSError, ValueError):
             return b"-"
 
     h = hashlib.sha256()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(paths), 4096):  # in pieces, because every queued path takes memory
-            for digest in pool.map(of_file, paths[start : start + 4096]):
-                h.update(digest)
+            for of_file in pool.map(of_row, range(start, min(start + 4096, len(paths)))):
+                h.update(of_file)
     return np.frombuffer(h.digest(), np.uint8)
 
 
@@ -259,23 +333,26 @@ def file_list(paths: Iterable[str | os.PathLike[str]], *options: object) -> str:
     return h.hexdigest()[:32]
 
 
-def _common_size(paths: Sequence[Path], max_side: int) -> tuple[int, int] | None:
-    """(width, height) shared by a sample of the files' headers; None if they differ or are large."""
-    sizes = set()
-    for path in paths[:: max(1, len(paths) // _PROBES)]:
-        try:
-            with opened(path) as image:
-                sizes.add(image.size)
-        except Exception:  # the decoding pass handles broken files
-            continue
+def _common_size(paths: Sequence[Path] | Pack, max_side: int) -> tuple[int, int] | None:
+    """(width, height) shared by the images of a pack or a sample of the files; None if they differ or are large."""
+    if isinstance(paths, Pack):
+        sizes = {(int(width), int(height)) for height, width in np.unique(paths.shapes, axis=0)[:2]}
+    else:
+        sizes = set()
+        for path in paths[:: max(1, len(paths) // _PROBES)]:
+            try:
+                with opened(path) as image:
+                    sizes.add(image.size)
+            except Exception:  # the decoding pass handles broken files
+                continue
     if len(sizes) != 1:
         return None
     width, height = sizes.pop()
     return (width, height) if max(width, height) <= min(SMALL_SIDE, max_side) else None
 
 
-def _decode_all(paths: Sequence[Path], max_side: int, size: int | None, keep: bool) -> dict[str, np.ndarray]:
-    """Decode every file: ``pixels`` (n,H,W,3) of the good ones, ``broken`` (m,) rows, ``why`` (m,) messages.
+def _decode_all(paths: Sequence[Path] | Pack, max_side: int, size: int | None, keep: bool) -> dict[str, np.ndarray]:
+    """Decode every image: ``pixels`` (n,H,W,3) of the good ones, ``broken`` (m,) rows, ``why`` (m,) messages.
 
     pixels is missing without ``keep``, or if sizes differ.
     """
@@ -284,8 +361,8 @@ def _decode_all(paths: Sequence[Path], max_side: int, size: int | None, keep: bo
     why: list[str] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(paths), 1024):  # in pieces, so that few decoded images wait in the queue
-            piece = paths[start : start + 1024]
-            for i, out in enumerate(pool.map(lambda p: _try_decode(p, max_side, size), piece), start):
+            piece = range(start, min(start + 1024, len(paths)))
+            for i, out in zip(piece, pool.map(lambda i: _try_decode(paths, i, max_side, size), piece)):
                 if isinstance(out, HardlabError):
                     broken.append(i)
                     why.append(str(out))
@@ -443,19 +520,22 @@ class _Rows(Dataset):
 
     def __getitem__(self, row: list[int]) -> Batch | HardlabError:
         try:
-            images = [decode(os.fsdecode(self.paths[i]), self.max_side, self.size) for i in row]
+            return _stacked([decode(os.fsdecode(self.paths[i]), self.max_side, self.size) for i in row], row)
         except HardlabError as e:
             return e
-        sizes = torch.tensor([image.shape[:2] for image in images])
-        height, width = sizes.amax(0).tolist()
-        raw = torch.zeros(len(row), 3, height, width, dtype=torch.uint8)
-        for padded, image in zip(raw, images):
-            padded[:, : image.shape[0], : image.shape[1]] = torch.from_numpy(image.copy()).permute(2, 0, 1)
-        return Batch(raw, sizes, torch.tensor(row))
 
 
-class Files(Images):
-    """Images decoded batch by batch in ``workers`` processes, shrunk to ``max_side`` or fitted to ``size``."""
+def _stacked(images: Sequence[np.ndarray], row: Sequence[int]) -> Batch:
+    """Images (H,W,3) as a batch; a pixel's channels stay side by side, since to part them costs a third of a decode."""
+    sizes = np.array([image.shape[:2] for image in images])
+    raw = np.zeros((len(images), *sizes.max(0), 3), np.uint8)
+    for padded, image in zip(raw, images):
+        padded[: image.shape[0], : image.shape[1]] = image
+    return Batch(torch.from_numpy(raw).permute(0, 3, 1, 2), torch.from_numpy(sizes), torch.tensor(row))
+
+
+class Decoded(Images):
+    """Images decoded in batches by ``workers`` processes or threads, shrunk to ``max_side`` or fitted to ``size``."""
 
     in_memory = False
 
@@ -463,23 +543,34 @@ class Files(Images):
         self, name: str, split: str, source: Source, skipped: list[str], *, workers: int, max_side: int, **kwargs: Any
     ):
         super().__init__(name, split, source, skipped, **kwargs)
-        assert source.paths is not None
-        self.workers = workers
-        # an array of bytes: a list of a million str would be copied, page by page, into every worker
-        self._rows = _Rows(np.array([os.fsencode(p) for p in source.paths]), max_side, self._size)
+        self.workers, self.max_side = workers, max_side
 
-    def _what_is_seen(self) -> str:
-        h = hashlib.sha256(repr((self._rows.max_side, self._rows.size, self.classes)).encode())
+    def _digest_of(self, files: Sequence[str] | Pack, lengths: Sequence[int], key: Callable[..., str]) -> str:
+        """The digest of names, lengths and bytes of encoded images. key: options -> the name under which it is kept."""
+        h = hashlib.sha256(repr((self.max_side, self._size, self.classes)).encode())
         h.update(self.targets.numpy().tobytes())
-        paths = [os.fsdecode(p) for p in self._rows.paths]
-        lengths = [os.path.getsize(p) if os.path.exists(p) else -1 for p in paths]
         for name, length in zip(self.names, lengths):
             h.update(f"\n{name}\t{length}".encode("utf-8", "surrogateescape"))
-        blocks = None if sum(lengths) < SMALL_BYTES else max(3, SMALL_BYTES // (_BLOCK * len(paths)))
-        kept = data_root() / "digests" / f"{file_list(paths, blocks)}.npz"
-        of_files = cached(kept, lambda: {"sha256": _content(paths, blocks)}, lambda a: a["sha256"].shape == (32,))
+        blocks = None if sum(lengths) < SMALL_BYTES else max(3, SMALL_BYTES // (_BLOCK * len(files)))
+        kept = data_root() / "digests" / f"{key(blocks)}.npz"
+        of_files = cached(kept, lambda: {"sha256": _content(files, blocks)}, lambda a: a["sha256"].shape == (32,))
         h.update(of_files["sha256"].tobytes())
         return h.hexdigest()
+
+
+class Files(Decoded):
+    """Images in a file each, decoded in processes."""
+
+    def __init__(self, name: str, split: str, source: Source, skipped: list[str], **kwargs: Any):
+        super().__init__(name, split, source, skipped, **kwargs)
+        assert source.paths is not None
+        # an array of bytes: a list of a million str would be copied, page by page, into every worker
+        self._rows = _Rows(np.array([os.fsencode(p) for p in source.paths]), self.max_side, self._size)
+
+    def _what_is_seen(self) -> str:
+        paths = [os.fsdecode(p) for p in self._rows.paths]
+        lengths = [os.path.getsize(p) if os.path.exists(p) else -1 for p in paths]
+        return self._digest_of(paths, lengths, partial(file_list, paths))
 
     def _batches(self, rows: Sequence[Tensor]) -> Iterator[Batch]:
         loader = DataLoader(
@@ -494,6 +585,63 @@ class Files(Images):
             if isinstance(batch, HardlabError):
                 raise batch
             yield Batch(*(t.to(self.device, non_blocking=True) for t in batch))
+
+
+class Packed(Decoded):
+    """Images in a pack, decoded in threads: all work on the same batch, and nothing is copied between processes."""
+
+    def __init__(self, name: str, split: str, source: Source, skipped: list[str], **kwargs: Any):
+        super().__init__(name, split, source, skipped, **kwargs)
+        assert source.pack is not None
+        self._pack = source.pack
+
+    def _what_is_seen(self) -> str:
+        return self._digest_of(self._pack, self._pack.lengths.tolist(), partial(file_list, [], self._pack.key))
+
+    def _batches(self, rows: Sequence[Tensor]) -> Iterator[Batch]:
+        pool = ThreadPoolExecutor(max(1, self.workers), "decode")
+        ahead: deque[Future[Batch]] = deque()
+        try:
+            for row in rows:
+                ahead.append(self._begun(pool, row.tolist()))
+                if len(ahead) > _AHEAD:
+                    yield self._placed(ahead.popleft().result())
+            while ahead:
+                yield self._placed(ahead.popleft().result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _begun(self, pool: ThreadPoolExecutor, row: list[int]) -> Future[Batch]:
+        """Decode a batch in the threads of a pool; the one that decodes its last image puts the batch together."""
+        images: list[Any] = [None] * len(row)
+        left, lock, batch = len(row), threading.Lock(), Future[Batch]()
+
+        def one(place: int) -> None:
+            nonlocal left
+            try:
+                images[place] = decode(self._pack[row[place]], self.max_side, self._size)
+            except BaseException as e:
+                images[place] = e
+            with lock:
+                left -= 1
+                last = left == 0
+            if not last:
+                return
+            try:
+                for image in images:
+                    if isinstance(image, BaseException):
+                        raise image
+                made = _stacked(images, row)
+                batch.set_result(Batch(*(t.pin_memory() for t in made)) if self.device.type == "cuda" else made)
+            except BaseException as e:
+                batch.set_exception(e)
+
+        for place in range(len(row)):
+            pool.submit(one, place)
+        return batch
+
+    def _placed(self, batch: Batch) -> Batch:
+        return Batch(*(t.to(self.device, non_blocking=True) for t in batch))
 
 
 # ---------------------------------------------------------------------------------------------- subsets
@@ -588,6 +736,8 @@ def take(source: Source, rows: np.ndarray) -> Source:
         annotate=None if annotate is None else lambda i: annotate(int(rows[i])),
         side=source.side,
         dropped=source.dropped,
+        pack=None if source.pack is None else source.pack.take(rows),
+        skipped=source.skipped,
     )
 
 
@@ -647,12 +797,15 @@ def build(
             pixels = np.stack([np.asarray(image) for image in fit])
         return Pixels(name, split, source, [], pixels=pixels, **common)
 
-    paths = source.paths or []
+    pack = source.pack
+    paths = pack if pack is not None else source.paths or []
     probe = _common_size(paths, max_side) if size is None else (size, size)
     small = probe is not None and max(probe) <= SMALL_SIDE and len(paths) * 3 * probe[0] * probe[1] < SMALL_BYTES
-    skipped: list[str] = []
-    if small or (on_broken == "skip" and not dry):
-        kept = data_root() / "decoded" / f"{file_list(paths, max_side, size, small)}.npz"
+    skipped = list(source.skipped)
+    if small or (on_broken == "skip" and not dry and pack is None):  # a pack holds what could be decoded
+        options = (max_side, size, small)
+        key = file_list(source.paths or [], *options) if pack is None else file_list([], pack.key, *options)
+        kept = data_root() / "decoded" / f"{key}.npz"
         decoded = cached(
             kept, lambda: _decode_all(paths, max_side, size, small), lambda a: _whole(a, len(paths), small)
         )
@@ -665,7 +818,8 @@ def build(
                 raise HardlabError(f"every image of {name}/{split} is broken; the first: {decoded['why'][0]}")
         if len(decoded["pixels"]) == len(source.targets):
             return Pixels(name, split, source, skipped, pixels=decoded["pixels"], **common)
-    return Files(name, split, source, skipped, workers=workers, max_side=max_side, **common)
+    kind = Files if pack is None else Packed
+    return kind(name, split, source, skipped, workers=workers, max_side=max_side, **common)
 
 
 def _whole(arrays: dict[str, np.ndarray], count: int, keep: bool) -> bool:

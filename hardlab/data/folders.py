@@ -9,7 +9,7 @@ import tarfile
 import tempfile
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from hardlab.types import HardlabError
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
             ".pnm", ".tga", ".jp2", ".jxl", ".avif", ".heic", ".heif")  # fmt: skip
 SPLITS = ("train", "val", "test")
+WHOLE = "."  # the split of a folder without splits
 _OTHER = {"test": "val", "val": "test"}  # the folder that replaces a missing split
 _NOT_OURS = ("__MACOSX", "@eaDir", "#recycle", "@Recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information",
              "lost+found")  # fmt: skip
@@ -45,22 +46,11 @@ def read_folder(root: Path, split: str) -> Source:
     """The source of one split of an image folder."""
     present = splits(root)
     if not present and os.path.isdir(root) and next(_walk(root, "", set()), None) is not None:
-        if split != "train":
-            choose("split", split, SPLITS)
-            raise Missing(
-                f"{root} has no split {split!r}, only images: data.held_out=0.1 keeps a tenth of them for evaluation."
-            )
-        present, split = ["."], "."
+        present = [WHOLE]
     if not present:
         state = "holds none of the folders" if os.path.isdir(root) else "does not exist; expected there:"
         raise Missing(f"{root} {state} train/<class>/, val/<class>/, test/<class>/")
-    if split not in (*SPLITS, *present):
-        raise HardlabError(f"unknown split {split!r} of {root}: it has {', '.join(present)}{nearest(split, present)}")
-    chosen = split if split in present else _OTHER.get(split, split)
-    if chosen not in present:
-        raise HardlabError(
-            f"{root} has no split {split!r}: it has {', '.join(present)}; data.held_out=0.1 keeps a tenth of train"
-        )
+    chosen = chosen_split(root, split, present)
     files = sorted(_images_under(root / chosen))
     if not files:
         raise HardlabError(f"{root / chosen} holds no image ({', '.join(SUFFIXES)})")
@@ -77,6 +67,25 @@ def read_folder(root: Path, split: str) -> Source:
     label = {c: i for i, c in enumerate(classes)}
     targets = [label[_class_of(f)] if "/" in f else -1 for f in files]
     return Source(tuple(classes), np.array(targets, np.int64), files, paths=[root / chosen / f for f in files])
+
+
+def chosen_split(root: Path, split: str, present: Sequence[str]) -> str:
+    """The one of the splits ``present`` that ``split`` means. Raises HardlabError."""
+    if list(present) == [WHOLE]:
+        if split != "train":
+            choose("split", split, SPLITS)
+            raise Missing(
+                f"{root} has no split {split!r}, only images: data.held_out=0.1 keeps a tenth of them for evaluation."
+            )
+        return WHOLE
+    if split not in (*SPLITS, *present):
+        raise HardlabError(f"unknown split {split!r} of {root}: it has {', '.join(present)}{nearest(split, present)}")
+    chosen = split if split in present else _OTHER.get(split, split)
+    if chosen not in present:
+        raise HardlabError(
+            f"{root} has no split {split!r}: it has {', '.join(present)}; data.held_out=0.1 keeps a tenth of train"
+        )
+    return chosen
 
 
 def splits(root: Path) -> list[str]:

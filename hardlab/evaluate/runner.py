@@ -237,10 +237,11 @@ def _unfinished(path: Path, about: Mapping[str, Any]) -> HardlabError:
 
 def _called(name: str | None, train: Images, test: Images) -> str:
     """The name of a data set in rows; another folder gets its name and a digest, so that folders are distinct."""
-    if name is None or not name.startswith("folder:"):
+    path = None if name is None else data.path_of(name)
+    if path is None:
         return train.name
     images = hashlib.sha256(f"{train.digest()} {test.digest()}".encode()).hexdigest()[:8]
-    return f"folder:{Path(os.path.expanduser(name.removeprefix('folder:'))).resolve().name}-{images}"
+    return f"{train.name}:{Path(os.path.expanduser(path)).resolve().name}-{images}"
 
 
 class Sets:

@@ -94,7 +94,7 @@ class Learned(Negatives):
 
     def rows(self, q: Tensor) -> int:
         """Vectors of a tile."""
-        return max(1, (_TILE if q.device.type == "cpu" else _TILE_GPU) // len(q))
+        return max(1, (_TILE if transfer.on_host(q) else _TILE_GPU) // len(q))
 
     def bank(self, q: Tensor) -> Iterator[Tensor]:
         """The unit vectors, tile by tile: never a copy of the whole bank."""

@@ -18,7 +18,7 @@ from scipy import stats
 from hardlab import build, config, run_folder, train
 from hardlab.analysis import gan, hardness, negatives, viewlog
 from hardlab.analysis.pictures import epoch_of
-from hardlab.data import Images
+from hardlab.data import Images, path_of
 from hardlab.errors import HardlabError
 from hardlab.hard.adversarial import Adversarial, in_unit_range
 
@@ -77,7 +77,8 @@ class Opened:
     def command(self, recipe: str) -> str:
         """The command that trains another recipe on the same images."""
         data = self.run.data.name
-        on = f" --data {data.removeprefix('folder:')}" if data.startswith("folder:") else ""
+        path = path_of(data)
+        on = "" if path is None else f" --data {path}" if data.startswith("folder:") else f" data={data}"
         return f"`hardlab pretrain {recipe} --rung {self.run.rung}{on}`"
 
     def name_of(self, row: int) -> str:

@@ -58,7 +58,8 @@ def _head(about: Mapping[str, Any], ran: Mapping[str, Any]) -> str:
 def _data(about: Mapping[str, Any], ran: Mapping[str, Any]) -> str:
     data, share = about["data"], ran["data"]["fraction"]
     # a folder's path is the trainer's own affair
-    name = f"the folder {Path(data['name']).name}" if str(data["name"]).startswith("folder:") else data["name"]
+    kind, _, path = str(data["name"]).partition(":")
+    name = f"the {kind} {Path(path).name}" if path else kind
     part = f", {100 * share:g} % of the set" if share < 1 else ""
     return (
         f"{data['count']} images of {name}, split {data['split']}{part}, without their labels unless the method is "

@@ -302,15 +302,16 @@ def training_steps(run: Run) -> int:
 
 
 def training_images(chosen: config.Data) -> int:
-    """The number of training images of a run's data, from the size of a set or the files of a folder.
+    """The number of training images of a run's data, from the size of a set, the files of a folder or a pack's index.
 
     Loads no image; 0 if the number is unknown beforehand.
     """
-    if chosen.name.startswith("folder:"):
-        from hardlab.data import folders
+    if (path := sets.path_of(chosen.name)) is not None:
+        from hardlab.data import folders, packs
 
         try:
-            source = folders.read_folder(Path(chosen.name.removeprefix("folder:")), "train")
+            read = folders.read_folder if chosen.name.startswith("folder:") else packs.read_pack
+            source = read(Path(path), "train")
         except HardlabError:  # the run itself refuses it
             return 0
         named = Counter("" if label < 0 else source.classes[label] for label in source.targets)

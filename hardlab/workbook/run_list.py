@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hardlab import files, registry
+from hardlab.data import path_of
 from hardlab.errors import HardlabError
 
 WEIGHTS = ("checkpoints", "features")  # what pruning with `weights` deletes: most of the bytes, none of the rows
@@ -147,7 +148,7 @@ def summary(e: Entry) -> dict[str, Any]:
 def _called(c: Mapping[str, Any]) -> str:
     data = c.get("data") or {}
     name = str(data.get("name", ""))
-    return Path(name).name if name.startswith("folder:") else name
+    return Path(name).name if path_of(name) else name
 
 
 def table(entries: Sequence[Entry]) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from hardlab import config, files, registry
+from hardlab.data import path_of
 from hardlab.errors import HardlabError
 from hardlab.files import write_atomic
 from hardlab.recipes import RUNGS
@@ -92,7 +93,7 @@ def _check_folders(steps: Sequence[plan.Step], out: Path) -> None:
             continue
         about = files.read_manifest(file, need=("config", "data"))
         run = config.of(about)
-        if not run.data.name.startswith("folder:"):
+        if path_of(run.data.name) is None:
             continue
         from hardlab import build
         from hardlab.evaluate import runner
