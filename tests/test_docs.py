@@ -71,7 +71,8 @@ ADDED: dict[str, str] = {
     "HARDLAB_DATA=<folder with the archive> hardlab reproduce --rung cpu": f"data.fraction=1 {DRY}",
     "hardlab claims --why": "",
     "hardlab campaign cpu --budget 6h": DRY,
-    "hardlab report --paper hvs": DRY,
+    "hardlab report --single-file": "",
+    "hardlab report --paper hvs": DRY,  # tests/workbook/test_paper_report.py writes it
     "hardlab runs list": "",
     "hardlab explore RUN": "",
     "hardlab export": HELP,
@@ -141,6 +142,7 @@ LEAVES = {  # what a command leaves behind, beside what it says
     "hardlab evaluate runs/<id> --protocol knn --protocol svm": "{run}/results.jsonl",
     "hardlab figures hvs_f3": "figures/hvs_f3.svg figures/hvs_f3.png",
     "hardlab explore RUN": "{run}/explorer.html",
+    "hardlab report --single-file": "out/smoke/report.html",
     "hardlab export RUN": "{run}/export/README.md",
     "hardlab export RUN --features parquet": "{run}/export/features.parquet",
     "hardlab bundle RUN OTHER": "bundle.tar.gz",
@@ -217,7 +219,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     (folder / "plan.yaml").write_text(fences("campaign.md", "yaml")[0])
     (folder / "out" / "campaign").mkdir(parents=True)
     (folder / "out" / "campaign" / "data").symlink_to(ROOT / "figures" / "data")
-    (folder / "out" / "campaign" / "runs").symlink_to(folder / "runs")
+    (folder / "out" / "smoke").mkdir()
+    for place in ("campaign", "smoke"):
+        (folder / "out" / place / "runs").symlink_to(folder / "runs")
     return Desk(folder, run, other)
 
 
