@@ -169,6 +169,8 @@ def test_explorer_and_report_work_from_a_disk_without_a_network(folder: Path, br
         ledger = opened.tab.locator('section[data-panel="ledger"]')
         ledger.scroll_into_view_if_needed()
         moved(ledger)
+        # a picture's address is long: in the style of each thumbnail it would take a third of a second to show them
+        assert ledger.locator(".hl-tile").count() and not ledger.locator('.hl-tile[style*="data:"]').count()
         wide = opened.tab.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, f"{path.name} is {wide} pixels wide"
         assert (opened.errors, opened.outside) == ([], [])

@@ -7,6 +7,7 @@ says what it would do. A command that a page adds, changes or drops makes the fi
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -71,7 +73,8 @@ ADDED: dict[str, str] = {
     "HARDLAB_DATA=<folder with the archive> hardlab reproduce --rung cpu": f"data.fraction=1 {DRY}",
     "hardlab claims --why": "",
     "hardlab campaign cpu --budget 6h": DRY,
-    "hardlab report --paper hvs": DRY,
+    "hardlab report --single-file": "",
+    "hardlab report --paper hvs": DRY,  # tests/workbook/test_paper_report.py writes it
     "hardlab runs list": "",
     "hardlab explore RUN": "",
     "hardlab export": HELP,
@@ -141,6 +144,7 @@ LEAVES = {  # what a command leaves behind, beside what it says
     "hardlab evaluate runs/<id> --protocol knn --protocol svm": "{run}/results.jsonl",
     "hardlab figures hvs_f3": "figures/hvs_f3.svg figures/hvs_f3.png",
     "hardlab explore RUN": "{run}/explorer.html",
+    "hardlab report --single-file": "out/smoke/report.html",
     "hardlab export RUN": "{run}/export/README.md",
     "hardlab export RUN --features parquet": "{run}/export/features.parquet",
     "hardlab bundle RUN OTHER": "bundle.tar.gz",
@@ -217,7 +221,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     (folder / "plan.yaml").write_text(fences("campaign.md", "yaml")[0])
     (folder / "out" / "campaign").mkdir(parents=True)
     (folder / "out" / "campaign" / "data").symlink_to(ROOT / "figures" / "data")
-    (folder / "out" / "campaign" / "runs").symlink_to(folder / "runs")
+    (folder / "out" / "smoke").mkdir()
+    for place in ("campaign", "smoke"):
+        (folder / "out" / place / "runs").symlink_to(folder / "runs")
     return Desk(folder, run, other)
 
 
@@ -357,3 +363,21 @@ def test_the_plan_of_the_page_on_campaigns_is_read_as_it_says(desk: Desk) -> Non
     (stage,) = campaign_plan.read(str(desk.folder / "plan.yaml"))
     said = yaml.safe_load(fences("campaign.md", "yaml")[0])
     assert (stage.rung, list(stage.claims), stage.seeds) == (said["rung"], said["claims"], said["seeds"])
+
+
+@pytest.mark.slow
+def test_a_wheel_brings_the_tables_that_claims_and_figures_start_from(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "installed")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = "import hardlab.cli; print(hardlab.cli._collected()); hardlab.cli.main()"
+    claim = ["claims", "hvs-dino-linear", "--json"]
+    env = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run([sys.executable, "-c", code, *claim], cwd=elsewhere, env=env, text=True, capture_output=True)
+    where, _, answer = done.stdout.partition("\n")
+    assert Path(where) == tmp_path / "installed" / "hardlab" / "tables", done.stderr
+    here = CliRunner().invoke(cli.cli, [*claim, "--data", str(ROOT / "figures" / "data")])
+    assert json.loads(answer) == json.loads(here.output)

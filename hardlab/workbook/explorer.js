@@ -55,14 +55,24 @@
     return [(i % atlas.columns) * atlas.side, Math.floor(i / atlas.columns) * atlas.side, w, h];
   };
 
+  /* The class of an atlas' pictures: its long address is read once, not in the style of each of them. */
+  const sheets = new Map();
+  const sheetOf = (atlas) => {
+    if (!sheets.has(atlas)) {
+      sheets.set(atlas, `hl-sheet-${Math.random().toString(36).slice(2)}`); /* a notebook may hold several explorers */
+      document.head.append(el("style", {}, `.${sheets.get(atlas)} { background-image: url(${atlas.src}); }`));
+    }
+    return sheets.get(atlas);
+  };
+
   /* A picture of an atlas as an element of ``size`` pixels. */
   const tile = (atlas, i, size) => {
-    const node = el("span", { className: "hl-tile" });
+    const node = el("span", { className: atlas && i >= 0 ? `hl-tile ${sheetOf(atlas)}` : "hl-tile" });
     node.style.width = node.style.height = `${size}px`;
     if (atlas && i >= 0) {
       const [x, y, w, h] = place(atlas, i), scale = size / atlas.side;
       const all = [atlas.columns, Math.ceil(atlas.sizes.length / atlas.columns)].map((n) => `${n * size}px`);
-      Object.assign(node.style, { backgroundImage: `url(${atlas.src})`, backgroundSize: all.join(" "),
+      Object.assign(node.style, { backgroundSize: all.join(" "),
         backgroundPosition: `${-x * scale}px ${-y * scale}px`, width: `${w * scale}px`, height: `${h * scale}px` });
     }
     return node;

@@ -214,15 +214,15 @@ def test_the_report_names_the_pages_of_the_notebooks_and_its_size_does_not_grow_
     svg.write_text(svg.read_text().replace("</svg>", f"<desc>{'x' * 10**6}</desc></svg>"))
     pd.DataFrame({"x": range(10**4)}).to_csv(out / "data" / "long.csv", index=False)
     text = report.build(out).read_text()
-    assert len(text) < before + 100 and "&gt;shown" not in text
+    assert len(text) < before + 100 and "&lt;b&gt;shown" not in text
     assert '<a href="notebooks/00_x.html">00_x</a>' in text and "3.25 s" in text
     assert 'src="figures/hvs_f3.svg"' in text and 'href="data/long.csv"' in text
 
 
 def test_a_single_file_holds_figures_and_notebooks_without_their_code(out: Path) -> None:
     text = report.build(out, single_file=True).read_text()
-    assert 'id="hvs_f3"' in text and "&gt;shown" in text and "hidden = 1" not in text
-    assert "<b>shown" not in text  # a cell's text is text
+    assert 'id="hvs_f3"' in text and "hidden = 1" not in text
+    assert "&lt;b&gt;shown" in text and "<b>shown" not in text  # a cell's text is text
     assert 'href="notebooks/00_x.html"' in text and "3.25 s" in text
 
 
