@@ -445,6 +445,30 @@ def not_replaced(earlier: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return earlier[~replaced]
 
 
+def stays(
+    earlier: pd.DataFrame | None,
+    runs: pd.DataFrame,
+    about: pd.Series,
+    preference: Callable[[pd.Series], float],
+) -> bool:
+    """Whether the run of an earlier table stays: it is not among ``runs``, and the new one is no better.
+
+    A run is better if its rung is higher, or, at the same rung, if it is preferred.
+    """
+    if earlier is None or not len(not_replaced(earlier, runs)):
+        return False
+    new, old = (
+        (RUNGS.index(run["rung"]) if run["rung"] in RUNGS else -1, preference(run)) for run in (about, earlier.iloc[0])
+    )
+    return new <= old
+
+
+def first_seeds(rows: pd.DataFrame) -> pd.Series:
+    """The runs of the first seed of each arm, of which a figure shows the layout; of one seed, the first by name."""
+    each = rows.drop_duplicates("run").sort_values(["seed", "run"], kind="stable")
+    return each.drop_duplicates(["rung", "data", "setting", "arm", "recipe"])["run"]
+
+
 def named_once(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """The rows without repeated trainings: of two recipes that are one training, one stands for both.
 

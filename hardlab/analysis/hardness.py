@@ -92,7 +92,8 @@ def transfer(losses_by_name: Mapping[str, np.ndarray], resamples: int = 1000, se
 
     losses_by_name: name -> (R,B) losses of the same images. Returns a row per pair: a, b, rho, lo, hi (95 % bootstrap
     over images), n. For a = b, rho is the reliability: the correlation of odd with even draws, corrected to all draws
-    (Spearman-Brown). The root of the product of two reliabilities is about the highest rho that a pair can reach.
+    (Spearman-Brown). The root of the product of two reliabilities is about the highest rho that a pair can reach. All
+    three are NaN where a method finds every image equally hard, as a collapsed network does.
     """
     names, rng = list(losses_by_name), np.random.default_rng(seed)
     for name, image_losses in losses_by_name.items():
@@ -105,6 +106,8 @@ def transfer(losses_by_name: Mapping[str, np.ndarray], resamples: int = 1000, se
     if len(n) != 1 or min(len(image_losses) for image_losses in losses_by_name.values()) < 2:
         raise HardlabError("Hardness is compared on the same images, each with at least 2 draws of views.")
     size = n.pop()
+    if size < 2:
+        raise HardlabError(f"Hardness is compared on at least 2 images, not {size}.")
     resampled = rng.integers(size, size=(resamples, size))
     percentile = {name: percentiles(image_losses) for name, image_losses in losses_by_name.items()}
     out = []
@@ -115,7 +118,7 @@ def transfer(losses_by_name: Mapping[str, np.ndarray], resamples: int = 1000, se
             rho, drawn = _spearman(x[None], y[None])[0], _spearman(x[resampled], y[resampled])
             if a == b:
                 rho, drawn = _stepped_up(rho), _stepped_up(drawn)
-            lo, hi = np.nanquantile(drawn, [0.025, 0.975])
+            lo, hi = np.nanquantile(drawn, [0.025, 0.975]) if np.isfinite(drawn).any() else (np.nan, np.nan)
             out.append({"a": a, "b": b, "rho": float(rho), "lo": lo, "hi": hi, "n": size})
     return pd.DataFrame(out)
 

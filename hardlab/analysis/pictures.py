@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ from hardlab.analysis.catalog import Catalog
 from hardlab.analysis.schema import WHO, who
 from hardlab.errors import HardlabError
 from hardlab.files import SNAPSHOT, as_expected, read_arrays
-from hardlab.recipes import RUNGS
 from hardlab.views import PARAMS
 
 PICTURES = 10  # images with their views: HVS Fig. 6 shows ten rows, Fig. 2 the first three of them
@@ -38,7 +37,7 @@ def logged_views(catalog: Catalog, root: Path | str | None, earlier: pd.DataFram
     """Images of the last logged step of one HVS run: the rows of its log, numbered by ``row``, and a picture.
 
     Picture: (rows*S, (1+N)*S, 3) uint8; each line shows an image and its N views. earlier: the rows of an earlier
-    table; where its run stays (``_stays``), the result is empty. The same holds for the other tables of one run.
+    table; where its run stays (``arms.stays``), the result is empty. The same holds for the other tables of one run.
     """
     done = catalog.done
     logged = np.array([bool(viewlog.segments(p)) for p in done["path"]], dtype=bool)
@@ -46,7 +45,7 @@ def logged_views(catalog: Catalog, root: Path | str | None, earlier: pd.DataFram
     if not len(candidates):
         return NOTHING
     about = arms.first(arms.headline(candidates))
-    if _stays(earlier, candidates, about, lambda run: run["method"] == "simsiam"):
+    if arms.stays(earlier, candidates, about, lambda run: run["method"] == "simsiam"):
         return NOTHING
     log = viewlog.metrics(viewlog.read(about["path"]))
     log = log[log["step"] == log["step"].max()]
@@ -57,24 +56,6 @@ def logged_views(catalog: Catalog, root: Path | str | None, earlier: pd.DataFram
     log = log[log["index"].isin(order)].assign(row=lambda f: f["index"].map(order), **about[list(WHO)].to_dict())
     views = viewlog.slots(log).sort_values(["row", "slot"])
     return Table(log, _pixels(catalog.manifests[about["run"]], views, root))
-
-
-def _stays(
-    earlier: pd.DataFrame | None,
-    runs: pd.DataFrame,
-    about: pd.Series,
-    preference: Callable[[pd.Series], float],
-) -> bool:
-    """Whether the run of an earlier table stays: it is not among ``runs``, and the new one is no better.
-
-    A run is better if its rung is higher, or, at the same rung, if it is preferred.
-    """
-    if earlier is None or not len(arms.not_replaced(earlier, runs)):
-        return False
-    new, old = (
-        (RUNGS.index(run["rung"]) if run["rung"] in RUNGS else -1, preference(run)) for run in (about, earlier.iloc[0])
-    )
-    return new <= old
 
 
 def _pixels(manifest: Mapping[str, Any], views: pd.DataFrame, root: Path | str | None) -> np.ndarray | None:
@@ -162,7 +143,7 @@ def _snapshots(catalog: Catalog, recipes: Sequence[str], part: str, earlier: pd.
     runs = catalog.done[catalog.done["recipe"].isin(recipes)]
     kept = {r.run: sorted((Path(r.path) / "snapshots").glob(f"{part}{SNAPSHOT}")) for r in runs.itertuples()}
     about = arms.one_with_most(runs, {name: len(files) for name, files in kept.items()}, recipes)
-    if about is None or _stays(
+    if about is None or arms.stays(
         earlier, runs[runs["run"].map(kept).str.len() > 0], about, lambda run: -_place(recipes, run["recipe"])
     ):
         return None

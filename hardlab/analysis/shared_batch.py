@@ -69,7 +69,10 @@ def judge(
             rows = np.unique(np.linspace(0, len(images) - 1, min(batch, len(images))).round().astype(int))
         for about in todo[~todo["run"].isin(list(losses))].to_dict("records"):
             try:
-                losses[about["run"]] = hardness.losses(about["path"], rows, draws, root=root)
+                loss = hardness.losses(about["path"], rows, draws, root=root)
+                if not np.isfinite(loss).all():
+                    raise HardlabError("its network has diverged")
+                losses[about["run"]] = loss
             except HardlabError:  # e.g. a checkpoint that another version wrote
                 here = here[here["run"] != about["run"]]
         if todo["run"].isin(list(losses)).all():

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from hardlab import build, config
-from hardlab.analysis import claims, iou, negatives, pairs, pictures, schema, shared_batch, viewlog
+from hardlab.analysis import arms, claims, iou, negatives, pairs, pictures, schema, shared_batch, viewlog
 from hardlab.analysis.arms import HVS, STANDARD, STATIC, not_replaced
 from hardlab.analysis.catalog import Catalog, measurement
 from hardlab.analysis.pictures import Table, epoch_of
@@ -313,9 +313,8 @@ def _layouts(sources: Sources) -> Table:
     rows = sources.of_runs("adco_f2", _layout)
     if not len(rows):
         return Table(rows)
-    each = rows.drop_duplicates("run").sort_values(["seed", "run"], kind="stable")
-    shown = each.drop_duplicates(["rung", "data", "setting", "arm", "recipe"])["run"]
-    rows = rows.assign(**{c: rows[c].where(rows["run"].isin(shown)) for c in "xy"})
+    shown = rows["run"].isin(arms.first_seeds(rows))
+    rows = rows.assign(**{c: rows[c].where(shown) for c in "xy"})
     return Table(rows.dropna(subset=["x", "y", "distance"], how="all"))
 
 

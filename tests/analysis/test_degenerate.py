@@ -310,3 +310,14 @@ def test_a_layout_takes_any_order_of_bytes_and_refuses_what_is_no_perplexity():
     for perplexity in ("thirty", None, 0, math.nan):
         with pytest.raises(HardlabError, match=r"^perplexity must be"):
             negatives.tsne(points, perplexity=perplexity)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_network_that_finds_all_images_equally_hard_agrees_with_none_and_one_image_is_no_comparison():
+    varied = np.random.default_rng(0).normal(size=(4, 12))
+    rows = hardness.transfer({"flat": np.ones((4, 12)), "varied": varied}).set_index(["a", "b"])
+    assert rows.loc[("flat", "flat"), ["rho", "lo", "hi"]].isna().all()
+    assert rows.loc[("flat", "varied"), ["rho", "lo", "hi"]].isna().all()
+    assert rows.loc[("varied", "varied"), ["rho", "lo", "hi"]].notna().all()
+    with pytest.raises(HardlabError, match="at least 2 images, not 1"):
+        hardness.transfer({"one": varied[:, :1]})

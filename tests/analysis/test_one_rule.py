@@ -25,7 +25,7 @@ ALLOWED = {
         "the next seed to train is one above all",
     ("hardlab/analysis/claims.py", "max((-1, *group.seeds))"): "the next seed to train is one above all",
     ("hardlab/analysis/importance.py", "alone['share'].idxmax()"): "an effect, not a run",
-    ("hardlab/analysis/shared_batch.py", "chosen['run'].iloc[0]"): "these runs have the same images: arms.same_images",
+    ("hardlab/analysis/shared_batch.py", "todo['run'].iloc[0]"): "these runs have the same images: arms.same_images",
     ("hardlab/cli.py", "next((folder / 'runs').glob('*/manifest.json'), None)"): "whether there is any",
     ("hardlab/evaluate/runner.py", "list(networks.items())[:1]"): "the network of a run's main result",
     ("hardlab/figures/hvs.py", "rows.groupby('run')['outside'].first()"): "a run has one number in all of its bins",
