@@ -94,11 +94,11 @@ def evaluate_run(
                 called = _called(given["data"], train, test)
                 if given["data"] is None and not anew:
                     run_folder.check_test_images(path.name, about["data"], test)
-                compare(path, called, train, test, anew=anew)
+                compare(path, called, train, test, own=given["data"] is None, anew=anew)
                 measured = protocols.run_protocol(name, task, run.seed, **options)
                 labels: dict[str, Any] = {"features": kind, "data": measured.data or called, "split": "test"}
                 if measured.data is None:  # else the protocol's own scenes
-                    labels |= {"images": _images_of(train, test)}
+                    labels |= {"images": _images_of(train, test, given["data"] is None)}
                 labels |= {"run": run.id, "recipe": run.recipe, "rung": run.rung, "precision": precision}
                 values = [{**row, **labels} for row in measured.rows]
                 curves = [{**row, **labels, **progress} for row in measured.curves]
@@ -113,23 +113,23 @@ def evaluate_run(
     return out
 
 
-def _images_of(train: Images, test: Images) -> dict[str, Any]:
-    """What a row says of the images that it was measured on."""
-    return {"train": train.digest()[:16], "count": len(train), "test": test.digest()[:16]}
+def _images_of(train: Images, test: Images, own: bool) -> dict[str, Any]:
+    """What a row says of the images that it was measured on; own: loaded with the settings of the run's data set."""
+    return {"own": own} | {"train": train.digest()[:16], "count": len(train), "test": test.digest()[:16]}
 
 
-def compare(path: Path, called: str, train: Images, test: Images, *, anew: bool = False) -> None:
+def compare(path: Path, called: str, train: Images, test: Images, *, own: bool, anew: bool = False) -> None:
     """Raise ``OtherImages`` if earlier rows of a run on this data set were measured on other images.
 
     anew: append these rows to ``results.jsonl.replaced`` and ``curves.jsonl.replaced`` instead. Rows of an earlier
     version, which do not say what they were measured on, stay; ``unknown_images`` lists them.
     """
-    now = _images_of(train, test)
+    now = _images_of(train, test, own)
 
     def other(row: Mapping[str, Any]) -> str:
         """The split whose images differ; "" if none does, as far as the row says."""
         seen = row.get("images")
-        if not isinstance(seen, dict) or (row["data"], row["split"]) != (called, "test"):
+        if not isinstance(seen, dict) or (row["data"], row["split"], seen.get("own")) != (called, "test", own):
             return ""
         same = {"test": seen.get("test") == now["test"]}
         same["train"] = seen.get("count") != now["count"] or seen.get("train") == now["train"]  # or another share
@@ -161,7 +161,7 @@ def check_reused(path: Path, run: Run, about: Mapping[str, Any], train: Images, 
     """Raise ``OtherImages`` if a run was trained, monitored or evaluated on other images of its own data set."""
     run_folder.check_images(run.id, about["data"], train)
     run_folder.check_test_images(run.id, about["data"], test)
-    compare(path, train.name, train, test)
+    compare(path, train.name, train, test, own=True)
 
 
 def check(
