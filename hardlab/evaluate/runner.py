@@ -94,7 +94,7 @@ def evaluate_run(
                 called = _called(chosen["data"], train, test)
                 if chosen["data"] is None and not anew:
                     run_folder.check_test_images(path.name, about["data"], test)
-                compare(path, called, train, test, chosen["data"] is None, anew=anew)
+                compare(path, called, train, test, own=chosen["data"] is None, anew=anew)
                 measured = protocols.run_protocol(name, task, run.seed, **options)
                 labels: dict[str, Any] = {"features": kind, "data": measured.data or called, "split": "test"}
                 if measured.data is None:  # else the protocol's own scenes
@@ -114,11 +114,11 @@ def evaluate_run(
 
 
 def _images_of(train: Images, test: Images, own: bool) -> dict[str, Any]:
-    """What a row says of the images that it was measured on. own: the run's, at the size that it asks for."""
-    return {"train": train.digest()[:16], "count": len(train), "test": test.digest()[:16], "own": own}
+    """What a row says of the images that it was measured on; own: loaded with the settings of the run's data set."""
+    return {"own": own} | {"train": train.digest()[:16], "count": len(train), "test": test.digest()[:16]}
 
 
-def compare(path: Path, called: str, train: Images, test: Images, own: bool, *, anew: bool = False) -> None:
+def compare(path: Path, called: str, train: Images, test: Images, *, own: bool, anew: bool = False) -> None:
     """Raise ``OtherImages`` if earlier rows of a run on this data set were measured on other images.
 
     own: the run's data set as its configuration has it, which may resize the images.
@@ -162,7 +162,7 @@ def check_reused(path: Path, run: Run, about: Mapping[str, Any], train: Images, 
     """Raise ``OtherImages`` if a run was trained, monitored or evaluated on other images of its own data set."""
     run_folder.check_images(run.id, about["data"], train)
     run_folder.check_test_images(run.id, about["data"], test)
-    compare(path, train.name, train, test, True)
+    compare(path, train.name, train, test, own=True)
 
 
 def check(
