@@ -200,7 +200,7 @@ def test_a_pack_that_was_killed_goes_on_and_ends_byte_for_byte_as_without(tmp_pa
     with pytest.raises(HardlabError, match=r"is unfinished: `hardlab data pack .*set .*out` finishes it\."):
         load(f"pack:{out}")
     with open(out / "train.images", "ab") as f:
-        f.write(b"half an image that no journal knows")
+        f.write(b"more than is left, and unknown to the journal" * 20_000)
     with open(journal, "ab") as f:
         f.write(b"half a row")
     said: list[str] = []

@@ -65,7 +65,7 @@ def test_the_calculated_peak_is_that_of_a_real_step(name, changes):
     "name",
     [
         "hnssl",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("simsiam", "simclr-hvs", "moco", "hexa-plus-moco", "ppcl")),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("simsiam", "simclr-hvs", "moco", "hexa-plus-moco")),
     ],
 )
 def test_arithmetic_and_memory_are_those_measured_on_a_gpu(name):
