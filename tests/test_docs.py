@@ -251,14 +251,20 @@ def answer(words: Sequence[str], folder: Path) -> tuple[int, str]:
     if tool == "make":
         shown = subprocess.run(["make", "-n", *rest], cwd=ROOT, text=True, capture_output=True)
         return shown.returncode, shown.stdout + shown.stderr
-    python = {"hardlab": ["-c", "from hardlab.cli import main; main()"], "pip": ["-m", "pip"]}.get(tool, [])
-    where = folder
-    if tool == "pip" or "benchmarks" in rest[1]:
-        where = ROOT
+    in_python = {
+        "hardlab": ["-c", "from hardlab.cli import main; main()"],
+        "pip": ["-m", "pip"],
+        "python": [],
+        "python3": [],
+    }
+    program = [sys.executable, *in_python[tool]] if tool in in_python else [shutil.which(tool) or ""]
+    if program == [""]:
+        pytest.skip(f"{tool} is not installed")
+    where = ROOT if tool == "pip" or any("benchmarks" in word for word in rest) else folder
     if rest[0].startswith("tests/"):  # it writes beside itself
         shutil.copytree(ROOT / "tests", folder / "tests", dirs_exist_ok=True)
     env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "helpers")}
-    done = subprocess.run([sys.executable, *python, *rest], cwd=where, env=env, text=True, capture_output=True)
+    done = subprocess.run([*program, *rest], cwd=where, env=env, text=True, capture_output=True)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -28,7 +28,7 @@ a { color: var(--link); }
 table { border-collapse: collapse; font-size: 0.85rem; margin: 0.6rem 0; display: block; overflow-x: auto; }
 th, td { padding: 0.2rem 0.7rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { border-bottom: 2px solid #888; }
-table.dataframe { width: max-content; max-width: 100%; } table.dataframe td { white-space: normal; max-width: 22rem; }
+td.long { white-space: normal; min-width: 18rem; }
 table.dataframe thead th { text-align: left !important; } /* above their cells: pandas has them right */
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; } img.math { max-width: none; } p.equation { text-align: center; overflow: auto hidden; }
@@ -69,7 +69,7 @@ def notebook_body(nb: nbformat.NotebookNode, code: bool = True) -> str:
     """
     typeset = nbformat.from_dict({**nb, "cells": [_typeset(c) for c in nb.cells]})
     body: str = _exporter(code).from_notebook_node(typeset)[0]
-    return body
+    return _LONG.sub('<td class="long">', body)
 
 
 @cache
@@ -86,6 +86,7 @@ def _exporter(code: bool) -> Any:
     )
 
 
+_LONG = re.compile(r"<td>(?=[^<]{41})")  # a sentence in a table, which may break into lines; numbers and names may not
 _MATH = re.compile(
     r"`[^`]*`|\$\$(?P<block>.+?)\$\$|(?<![\\$\w])\$(?P<inline>(?!\s)[^$\n]+?(?<!\s))\$(?![\d$])", re.DOTALL
 )
@@ -108,7 +109,7 @@ def _picture(match: re.Match[str]) -> str:
     tex = " ".join(tex.split())
     buffer = io.BytesIO()
     try:
-        with matplotlib.rc_context({"mathtext.fontset": "cm"}):
+        with matplotlib.rc_context({"mathtext.fontset": "cm", "savefig.transparent": True}):
             depth = math_to_image(f"${tex}$", buffer, format="svg", dpi=72)
     except ValueError:  # mathtext knows less than TeX: show the source
         return f"<code>{html.escape(tex)}</code>"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import re
+from pathlib import Path
 
 import nbformat
 from markupsafe import Markup
@@ -47,3 +49,27 @@ def contrast(a: str, b: str) -> float:
 
     high, low = sorted((luminance(a), luminance(b)), reverse=True)
     return (high + 0.05) / (low + 0.05)
+
+
+def test_the_explorers_text_is_clear_on_its_light_and_on_its_dark_page() -> None:
+    css = (Path(html.__file__).parent / "explorer.css").read_text(encoding="utf-8")
+    pairs = {name: (light, dark) for name, light, dark in re.findall(r"--(\w+): light-dark\((#\w+), (#\w+)\)", css)}
+    for side in (0, 1):
+        for name in ("ink", "muted", "grey", "blue"):
+            assert contrast(pairs[name][side], pairs["paper"][side]) >= 4.5, (name, side)
+
+
+def test_a_sentence_in_a_table_may_break_into_lines_and_a_number_may_not() -> None:
+    sentence, short = "of the pairs drawn for an image the selected one is the harder", "0.412 (one seed)"
+    table = f"<table><tr><td>{sentence}</td><td>{short}</td></tr></table>"
+    cell = nbformat.v4.new_code_cell("x", outputs=[nbformat.v4.new_output("display_data", {"text/html": table})])
+    body = html.notebook_body(nbformat.v4.new_notebook(cells=[cell]))
+    assert f'<td class="long">{sentence}</td><td>{short}</td>' in body
+    assert "td.long { white-space: normal" in html.STYLE and "white-space: nowrap" in html.STYLE
+
+
+def test_an_equation_has_no_background_of_its_own_so_that_it_is_clear_on_a_dark_page() -> None:
+    body = html.notebook_body(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("$$a + b$$")]))
+    svg = base64.b64decode(body.partition("data:image/svg+xml;base64,")[2].partition('"')[0]).decode()
+    assert "<svg" in svg and "#ffffff" not in svg
+    assert '<p class="equation">' in body
