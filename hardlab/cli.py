@@ -388,7 +388,9 @@ def _rows_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
               help="With RECIPE: the memory of a GPU to compare with.")  # fmt: skip
 @JSON
 def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str, card: float, as_json: bool) -> None:
-    """Calculate the GPU memory and GPU-hours of RECIPE; without it, list those of the recipes of rung gpu or paper.
+    """Calculate GPU memory and GPU-hours of recipes.
+
+    Without RECIPE, list those of all recipes of rung gpu or paper.
 
     E.g. `hardlab costs dino-resnet50 --rung paper backbone.recompute=true`. Memory is that of torch's tensors at the
     peak of a step: cuDNN's workspaces and the CUDA context add to it. Hours are at rates measured on one GPU.
@@ -439,7 +441,7 @@ def handle_data() -> None:
 @JSON
 @DRY
 def pack_data(folder: Path, out: Path, skip_broken: bool, threads: int | None, as_json: bool, dry_run: bool) -> None:
-    """Pack the images of FOLDER into the folder OUT, to train with data=pack:OUT.
+    """Pack FOLDER into OUT, to train with data=pack:OUT.
 
     The same images, labels and digest as data=folder:FOLDER, decoded faster (docs/data.md). The same command goes on
     where an interrupted one stopped.
