@@ -119,7 +119,7 @@ def trouble(log: Sequence[str]) -> str | None:
     """What Slurm refused or ended last, from the lines of the engine's log; None if nothing."""
     said = None
     for line in log:
-        if refused := re.search(r"SLURM sbatch failed. The error message was '(.*?)'?$", line):
+        if refused := re.search(r"SLURM sbatch failed. The error message was '(.*?)'?[.]?$", line):
             said = f"Slurm refused a job ({refused[1].removeprefix('sbatch: error: ')})"
         elif ended := re.search(r"SLURM-job '(\S+)' failed, SLURM status is: '(\w+)'", line):
             said = f"Slurm's job {ended[1]} ended as {ended[2]}"
