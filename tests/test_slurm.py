@@ -142,7 +142,7 @@ def test_a_run_saves_and_goes_on_when_it_is_cancelled_signalled_and_preempted(
     command = reproducing(env, steps, profile, out)
     urgent = ("sbatch", "--partition=urgent", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 1")
     for words in (("scancel", "--signal=TERM"), ("scancel", "--signal=USR1"), urgent):
-        wait(lambda: "continues at step" in text(log) and " | epoch" in text(log))
+        wait(lambda: re.search(r"continues at step .*\n.* \| epoch", text(log)) and "saved" not in text(log))
         which = job()
         ask(env, *words, *([which] if words[0] == "scancel" else []))
         wait(lambda: "stopped and saved" in text(log))

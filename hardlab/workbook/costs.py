@@ -23,7 +23,7 @@ from hardlab.errors import HardlabError
 from hardlab.workbook.plan import Step
 
 RECORDED = Path(__file__).with_name("costs.json")
-MEMORY_MB = 4000  # for a step on one or two threads; none of rung smoke takes half of it
+MEMORY_MB = 4000  # for a step on up to three threads; the largest of rung smoke took 2,900 MB
 
 
 class Rates(NamedTuple):

@@ -24,7 +24,7 @@ from hardlab.analysis.schema import TABLES
 from hardlab.config import Run
 from hardlab.errors import HardlabError
 from hardlab.figures import FIGURES
-from hardlab.stopping import STOPPED
+from hardlab.stopping import SIGNALS, STOPPED
 
 Arm = tuple[str, tuple[str, ...]]  # a recipe with overrides
 SEEDS = {"smoke": 1, "cpu": 3, "gpu": 3, "paper": 3}
@@ -121,7 +121,8 @@ class Step:
         lines = " && ".join(f"{program} {shlex.join(words)}" for words in self.commands)
         log, failed = shlex.quote(self.log), shlex.quote(self.failed)
         end = f"touch {shlex.quote(self.outputs[0])}" if self.kind == "run" else ":"
-        lasting = f"s=$?; [ $s = {STOPPED} ] || echo $s > {failed}; exit 1"
+        asked = "|".join(map(str, (STOPPED, *(128 + number for number in SIGNALS))))  # the latter before it listens
+        lasting = f"s=$?; case $s in {asked}) ;; *) echo $s > {failed} ;; esac; exit 1"
         return f"if [ -e {failed} ]; then exit 1; elif {{ {lines}; }} > {log} 2>&1; then {end}; else {lasting}; fi"
 
 

@@ -1,6 +1,6 @@
 """A one-node Slurm on loopback for tests: its state, configuration and key are in a folder of its own.
 
-`python tests/helpers/slurm.py` starts one and prints what a shell needs to use it; Ctrl-C ends it.
+`python tests/helpers/slurm.py` starts one and prints what a shell needs to use it; Ctrl-C or Ctrl-D ends it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -65,7 +65,24 @@ def missing() -> list[str]:
 
 @contextmanager
 def one_node() -> Iterator[dict[str, str]]:
-    """A Slurm that runs; gives the environment in which its commands talk to it. All that it started ends with it."""
+    """A Slurm that runs; gives the environment in which its commands talk to it.
+
+    A process of its own keeps it, and ends all that it started when this process ends, however that happens.
+    """
+    command = [sys.executable, __file__]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as keeper:
+        assert keeper.stdin is not None and keeper.stdout is not None
+        line = keeper.stdout.readline()
+        if not line:
+            raise RuntimeError("Slurm has not started; the reason is above.")
+        yield os.environ | dict(word.split("=", 1) for word in line.split()[1:])
+        keeper.stdin.close()
+
+
+@contextmanager
+def _daemons() -> Iterator[dict[str, str]]:
     with ExitStack() as after:
         folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # the path of a socket may have 107 characters
         after.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -85,21 +102,47 @@ def one_node() -> Iterator[dict[str, str]]:
         srun.write_text(f'#!/bin/sh\nSLURM_CONF={conf} exec {shutil.which("srun")} "$@"\n')
         srun.chmod(0o755)
         env = os.environ | {"SLURM_CONF": str(conf), "PATH": f"{srun.parent}:{os.environ['PATH']}"}
-        munge = ["munged", "--foreground", "--socket", str(folder / "munge.socket"), "--key-file", str(key)]
-        munge += [f"--{kind}-file={folder / name}" for kind, name in (
-            ("log", "munged.log"), ("pid", "munged.pid"), ("seed", "munged.seed"),
-        )]  # fmt: skip
-        for command in (munge, ["slurmctld", "-D", "-f", str(conf)], ["slurmd", "-D", "-N", NODE, "-f", str(conf)]):
-            with open(folder / f"{command[0]}.out", "w") as sink:
-                daemon = subprocess.Popen(
-                    command, env=env, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-                )
-            after.callback(_end, daemon)
-            if daemon.args is munge:
-                _wait(lambda: (folder / "munge.socket").exists(), folder)
-        after.callback(subprocess.run, ["scancel", "--user", "root", "--signal", "KILL"], env=env, check=False)
-        _wait(lambda: _idle(env), folder)
+        files = [f"--{kind}-file={folder}/munged.{kind}" for kind in ("log", "pid", "seed")]
+        munge = ["munged", "--foreground", f"--socket={folder}/munge.socket", f"--key-file={key}", *files]
+        after.callback(_start(munge, folder, env))
+        _wait(lambda: (folder / "munge.socket").exists(), folder)
+        for command in (["slurmctld", "-D", "-f", str(conf)], ["slurmd", "-D", "-N", NODE, "-f", str(conf)]):
+            after.callback(_start(command, folder, env))
+        _wait(lambda: _asked(env, "sinfo", "--noheader", "--format=%T") == "idle", folder)
+        after.callback(_end_jobs, env)
         yield env
+
+
+def _start(command: list[str], folder: Path, env: dict[str, str]) -> Callable[[], None]:
+    """Start a daemon; returns what ends it."""
+    with open(folder / f"{command[0]}.out", "w") as sink:
+        daemon = subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+    def end() -> None:
+        daemon.terminate()
+        try:
+            daemon.wait(20)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+    return end
+
+
+def _end_jobs(env: dict[str, str]) -> None:
+    """End all jobs, whose processes would outlive the daemons."""
+    until = time.monotonic() + 40
+    while _asked(env, "squeue", "--noheader") and time.monotonic() < until:
+        _asked(env, "scancel", "--user=root")
+        _asked(env, "scancel", "--user=root", "--signal=KILL", "--full")
+        time.sleep(0.5)
+
+
+def _asked(env: dict[str, str], *command: str) -> str:
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    return " ".join(sorted(set(done.stdout.split())))
 
 
 def _free_ports(count: int) -> list[int]:
@@ -108,15 +151,6 @@ def _free_ports(count: int) -> list[int]:
         for s in sockets:
             s.bind(("127.0.0.1", 0))
         return [s.getsockname()[1] for s in sockets]
-
-
-def _end(daemon: subprocess.Popen[bytes]) -> None:
-    daemon.terminate()
-    try:
-        daemon.wait(20)
-    except subprocess.TimeoutExpired:
-        daemon.kill()
-        daemon.wait()
 
 
 def _wait(ready: Callable[[], bool], folder: Path) -> None:
@@ -128,14 +162,9 @@ def _wait(ready: Callable[[], bool], folder: Path) -> None:
         time.sleep(0.2)
 
 
-def _idle(env: dict[str, str]) -> bool:
-    command = ["sinfo", "--noheader", "--format=%T"]
-    state = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    return set(state.stdout.split()) == {"idle"}
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
-    with suppress(KeyboardInterrupt), one_node() as env:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: sys.exit())
+    with _daemons() as env:
         print(f"export SLURM_CONF={env['SLURM_CONF']} PATH={env['PATH']}", flush=True)
-        signal.pause()
+        sys.stdin.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from hardlab.types import HardlabError
 from hardlab.workbook import plan, workflow
+from hardlab.workbook.cluster import Slurm
 from hardlab.workbook.plan import Step
 
 
@@ -61,6 +63,25 @@ def test_the_engine_runs_a_plan_marks_a_failure_and_goes_on_beside_it(tmp_path: 
     assert not (tmp_path / "logs" / "after.log").exists()
 
 
+@pytest.mark.slow
+def test_a_job_that_is_tried_again_may_take_more_and_none_of_it_holds_on_this_machine(tmp_path: Path) -> None:
+    steps = [Step("a", "run", "a", "all", (("--help",),), (), ("a.txt",), threads=2, gpu=1)]
+    for limits, attempt, expected in (
+        ({"a": {"mem_mb": 700, "runtime": 12}}, "1", ("mem_mb=700", "runtime=12")),
+        ({"a": {"mem_mb": 700, "runtime": 12}}, "3", ("mem_mb=2100", "runtime=36")),
+        ({"a": {"mem_mb": 700, "runtime": 12}}, "9", ("mem_mb=2800", "runtime=48")),
+        (None, "1", ("gpu=1",)),
+    ):
+        plan.write(steps, tmp_path / "plan.json", limits)
+        [line] = [
+            line
+            for line in snakemake(tmp_path, "--dry-run", "--attempt", attempt).splitlines()
+            if line.strip().startswith("resources:") and "gpu=1" in line
+        ]
+        assert all(f"{word}," in f"{line.strip()}," for word in expected), line
+        assert limits or ("runtime" not in line and "mem_mb" not in line)
+
+
 def test_a_dry_run_prints_the_plan_with_its_minutes_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,3 +126,27 @@ def test_when_the_engine_itself_stops_one_sentence_tells_why_and_where_its_log_i
     assert "MissingInputException" in printed.err and str(tmp_path / "out" / workflow.LOG) in printed.err
     assert len(printed.err.splitlines()) == 1
     assert json.loads((tmp_path / "out" / "plan.json").read_text())[-1]["outputs"] == ["report.html"]
+
+
+def test_a_dry_run_for_slurm_says_what_the_largest_job_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rates, rung, expected in (
+        (workflow.costs.Rates(0.1, 0.05, "fp32"), "smoke", r"at most 1 threads, 4000 MB, \d+ minutes and 0 GPUs\."),
+        (None, "gpu", r"at most 8 threads, 16000 MB and 1 GPUs\."),
+    ):
+        monkeypatch.setattr(workflow.costs, "calibrate", lambda rung, rates=rates: rates)
+        monkeypatch.setattr(workflow.plan, "check", lambda *given: None)  # of images that this machine lacks
+        assert workflow.reproduce(rung, slurm=Slurm(9), out=tmp_path / "out", dry_run=True) == 0
+        printed = capsys.readouterr().out
+        assert re.search(expected, printed.splitlines()[-1]), printed
+        assert rates is None or "with 9 at a time" in printed
+
+
+def test_jobs_of_an_earlier_call_are_named_before_new_ones_are_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow.cluster, "queued", lambda out: ["7", "8"])
+    with pytest.raises(HardlabError, match=r"in Slurm's queue \(7, 8\); .* `scancel 7 8`"):
+        workflow.reproduce("smoke", slurm=Slurm(1), out=tmp_path)
+    assert not (tmp_path / "plan.json").exists()
