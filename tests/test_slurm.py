@@ -21,7 +21,7 @@ from hardlab.config import parse
 from hardlab.stopping import STOPPED
 from hardlab.workbook.plan import Step, Training
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 INSTALL = "on Debian, `apt-get install slurm-wlm munge` as root adds it"
 # what a site sets: where jobs run. Looking soon and often is for a test only.
 PROFILE = """\
@@ -80,14 +80,28 @@ def text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def reproducing(env: dict[str, str], steps: Sequence[Step], profile: Path, out: Path) -> subprocess.Popen[str]:
-    words = [json.dumps([asdict(step) for step in steps]), str(profile), str(out)]
-    return subprocess.Popen(
-        [sys.executable, "-c", CODE, *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+Start = Callable[[Sequence[Step]], subprocess.Popen[str]]
 
 
-def finished(command: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str]:
+@pytest.fixture
+def start(env: dict[str, str], profile: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts `workflow.reproduce` with given steps in the folder ``out``."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(steps: Sequence[Step]) -> subprocess.Popen[str]:
+        words = [json.dumps([asdict(step) for step in steps]), str(profile), str(tmp_path / "out")]
+        command = [sys.executable, "-c", CODE, *words]
+        started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        return started[-1]
+
+    yield begin
+    for command in started:
+        if command.poll() is None:
+            command.terminate()
+            command.wait()
+
+
+def finished(command: subprocess.Popen[str], seconds: float = 600) -> tuple[int, str]:
     said, _ = command.communicate(timeout=seconds)
     return command.returncode, said
 
@@ -111,7 +125,7 @@ def test_the_workbook_runs_as_jobs_of_slurm_to_its_report(env: dict[str, str], p
 
 
 def test_a_run_saves_and_goes_on_when_it_is_cancelled_signalled_and_preempted(
-    env: dict[str, str], profile: Path, tmp_path: Path
+    env: dict[str, str], start: Start, tmp_path: Path
 ) -> None:
     """Ctrl-C, the same command, then two signals to the job's steps, and a job of a higher partition."""
     words = ("epochs=60", *SMALL)
@@ -121,7 +135,7 @@ def test_a_run_saves_and_goes_on_when_it_is_cancelled_signalled_and_preempted(
     trains = (Training(run, "simsiam", 900),)
     steps = [
         Step("simsiam", "run", "simsiam", "a test", (own,), (), (done,), trains=trains),
-        Step("report", "report", "report", "the end", (("--help",),), (done,), ("report.html",)),
+        Step("report", "run", "report", "the end", (("--help",),), (done,), ("report.html",)),
     ]
     out = tmp_path / "out"
     log = out / steps[0].log
@@ -129,7 +143,7 @@ def test_a_run_saves_and_goes_on_when_it_is_cancelled_signalled_and_preempted(
     def job() -> str:
         return ask(env, "squeue", "--noheader", "--states=RUNNING", "--partition=short", "--format=%i")
 
-    command = reproducing(env, steps, profile, out)
+    command = start(steps)
     wait(lambda: " | epoch" in text(log))
     command.send_signal(signal.SIGINT)
     status, said = finished(command)
@@ -139,7 +153,7 @@ def test_a_run_saves_and_goes_on_when_it_is_cancelled_signalled_and_preempted(
     assert "stopped and saved" in text(log)
     assert run_folder.manifest(out / "runs" / run)["state"] == "stopped"
 
-    command = reproducing(env, steps, profile, out)
+    command = start(steps)
     urgent = ("sbatch", "--partition=urgent", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 1")
     for words in (("scancel", "--signal=TERM"), ("scancel", "--signal=USR1"), urgent):
         wait(lambda: re.search(r"continues at step .*\n.* \| epoch", text(log)) and "saved" not in text(log))
@@ -156,12 +170,12 @@ def test_a_run_saves_and_goes_on_when_it_is_cancelled_signalled_and_preempted(
 
 
 def test_slurm_is_asked_for_the_threads_gpus_memory_and_minutes_of_the_plan(
-    env: dict[str, str], profile: Path, tmp_path: Path
+    env: dict[str, str], start: Start, profile: Path, tmp_path: Path
 ) -> None:
     step = Step("large", "run", "large", "a test", (("--help",),), (), ("a.txt",), threads=4, gpu=1)
     with open(profile / "config.yaml", "a") as more:
         more.write("set-resources:\n  large:\n    runtime: 33\n")
-    status, said = finished(reproducing(env, [step], profile, tmp_path / "out"))
+    status, said = finished(start([step]))
     assert status == 0, said
     [number] = re.findall(r"submitted with SLURM jobid (\d+)", text(tmp_path / "out" / "logs" / "snakemake.log"))
     job = ask(env, "scontrol", "--oneliner", "show", "job", number)
@@ -170,21 +184,19 @@ def test_slurm_is_asked_for_the_threads_gpus_memory_and_minutes_of_the_plan(
 
 
 def test_what_slurm_refuses_or_ends_is_told_in_a_sentence_with_the_path_of_the_log(
-    env: dict[str, str], profile: Path, tmp_path: Path
+    start: Start, profile: Path, tmp_path: Path
 ) -> None:
     step = Step("a", "run", "a", "a test", (("--help",),), (), ("a.txt",))
     (profile / "config.yaml").write_text(PROFILE.replace("short", "nowhere") + "retries: 1\n")
-    status, said = finished(reproducing(env, [step], profile, tmp_path / "out"))
+    status, said = finished(start([step]))
     log = tmp_path / "out" / "logs" / "snakemake.log"
     assert status == 1 and "Slurm refused a job (" in said and "nvalid partition" in said, said
     assert f"the log of the workflow engine is {log}." in said.splitlines()[-1] and "Traceback" not in said
     assert text(log).count("SLURM sbatch failed") == 2  # one more try, as the profile says
 
 
-def test_a_step_that_fails_is_reported_at_once_and_tried_no_second_time(
-    env: dict[str, str], profile: Path, tmp_path: Path
-) -> None:
+def test_a_step_that_fails_is_reported_at_once_and_tried_no_second_time(start: Start, tmp_path: Path) -> None:
     step = Step("bad", "run", "bad", "a test", (("pretrain", "simsam"),), (), ("a.txt",))
-    status, said = finished(reproducing(env, [step], profile, tmp_path / "out"))
+    status, said = finished(start([step]))
     assert status == 1 and "FAILED. There is no recipe 'simsam'" in said, said
     assert text(tmp_path / "out" / step.log).count("simsam") == 1
