@@ -8,10 +8,13 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from processes import cwd, living
 
+from hardlab.stopping import STOPPED
 from hardlab.types import HardlabError
 from hardlab.workbook import plan, workflow
 from hardlab.workbook.cluster import Slurm
@@ -67,9 +70,7 @@ def test_the_engine_runs_a_plan_marks_a_failure_and_goes_on_beside_it(tmp_path: 
 def test_a_job_that_is_tried_again_may_take_more_and_none_of_it_holds_on_this_machine(tmp_path: Path) -> None:
     steps = [Step("a", "run", "a", "all", (("--help",),), (), ("a.txt",), threads=2, gpu=1)]
     for limits, attempt, expected in (
-        ({"a": {"mem_mb": 700, "runtime": 12}}, "1", ("mem_mb=700", "runtime=12")),
         ({"a": {"mem_mb": 700, "runtime": 12}}, "3", ("mem_mb=2100", "runtime=36")),
-        ({"a": {"mem_mb": 700, "runtime": 12}}, "9", ("mem_mb=2800", "runtime=48")),
         (None, "1", ("gpu=1",)),
     ):
         plan.write(steps, tmp_path / "plan.json", limits)
@@ -150,3 +151,28 @@ def test_jobs_of_an_earlier_call_are_named_before_new_ones_are_submitted(
     with pytest.raises(HardlabError, match=r"in Slurm's queue \(7, 8\); .* `scancel 7 8`"):
         workflow.reproduce("smoke", slurm=Slurm(1), out=tmp_path)
     assert not (tmp_path / "plan.json").exists()
+
+
+STOP = """
+import sys
+from hardlab.workbook import costs, plan, workflow
+words = ("pretrain", "simsiam", "epochs=400", "backbone.width=8", "--runs", "runs", "--threads", "1")
+plan.steps = lambda *given: [plan.Step("a", "run", "a", "a test", (words,), (), ("a.txt",))]
+costs.calibrate = lambda rung: None
+sys.exit(workflow.reproduce("smoke", out=sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_stop_on_this_machine_saves_the_run_and_leaves_no_process(tmp_path: Path) -> None:
+    command = subprocess.Popen([sys.executable, "-c", STOP, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    log = tmp_path / "logs" / "a.log"
+    until = time.monotonic() + 120
+    while not log.exists() or "| epoch" not in log.read_text():
+        assert time.monotonic() < until and command.poll() is None
+        time.sleep(0.05)
+    command.terminate()
+    said, _ = command.communicate(timeout=60)
+    assert command.returncode == STOPPED and "the same command continues it" in said and "FAILED" not in said
+    assert "stopped and saved" in log.read_text() and not (tmp_path / "logs" / "a.failed").exists()
+    assert [p for p in living() if (cwd(p) or "").startswith(str(tmp_path))] == []
