@@ -64,6 +64,9 @@ def test_the_kubernetes_job_of_the_page_runs_hardlab_and_takes_a_stop_for_no_fai
 
 def test_the_page_states_the_numbers_of_the_code() -> None:
     text = " ".join(TEXT.split())
-    assert f"Memory is {costs.MEMORY_MB:,} MB for up to three threads and {4 * costs.MEMORY_MB:,} MB for" in text
+    assert (
+        f"Memory (`mem_mb`) is {costs.MEMORY_MB:,} MB for up to three threads and {4 * costs.MEMORY_MB:,} MB for"
+        in text
+    )
     own = cluster._DEFAULTS
     assert f"hardlab's own ({own['retries']}, {own['latency-wait']} seconds, and `squeue`" in text

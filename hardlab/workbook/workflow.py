@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,14 +113,9 @@ def _check_folders(steps: Sequence[plan.Step], out: Path) -> None:
 
 def _asked_of_slurm(todo: Sequence[plan.Step], rates: costs.Rates | None) -> str:
     """A sentence on the largest request of a plan's jobs."""
-    each = [costs.limits(step, rates) for step in todo]
-    most = {name: max(limits[name] for limits in each) for name in each[0]}
-    minutes = f", {most['runtime']} minutes" if "runtime" in most else ""
-    gpus = max(step.gpu for step in todo)
-    return (
-        f"Each is a job of Slurm, of at most {max(step.threads for step in todo)} threads, {most['mem_mb']} MB"
-        f"{minutes} and {gpus} GPUs."
-    )
+    each = [{"threads": step.threads, "gpu": step.gpu, **costs.limits(step, rates)} for step in todo]
+    most = [f"{name}={max(asked[name] for asked in each)}" for name in each[0]]
+    return f"Each is a job of Slurm; the largest asks for {', '.join(most)}."
 
 
 def _reproduce(steps: Sequence[plan.Step], cores: int, slurm: cluster.Slurm | None, rung: str, out: Path) -> int:
@@ -147,7 +142,7 @@ def _reproduce(steps: Sequence[plan.Step], cores: int, slurm: cluster.Slurm | No
         print("Stopped; the same command continues from here.")
     elif status:
         print(f"Some steps were not done. {_trouble(out, display)}", file=sys.stderr)
-    elif rates is not None:
+    elif rates is not None and slurm is None:
         times = {"rates": rates._asdict(), "took": display.took, "minutes": (time.monotonic() - display.begun) / 60}
         write_atomic(out / "times.json", json.dumps(times, indent=1).encode())
     return status or _results(out)
@@ -190,7 +185,9 @@ def _in_slurm(slurm: cluster.Slurm, out: Path, display: progress.Display) -> int
         stopped = _followed(child, stops, display)
         if stopped:
             print("Cancelling the jobs in Slurm's queue; runs save first.", flush=True)
-            os.killpg(child.pid, signal.SIGKILL)  # its own way to cancel misses jobs whose state it is just asking for
+            with suppress(ProcessLookupError):
+                # its own way to cancel misses jobs whose state it is just asking for
+                os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         if stopped or child.returncode:
             try:

@@ -133,8 +133,8 @@ def test_a_dry_run_for_slurm_says_what_the_largest_job_asks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for rates, rung, expected in (
-        (workflow.costs.Rates(0.1, 0.05, "fp32"), "smoke", r"at most 1 threads, 4000 MB, \d+ minutes and 0 GPUs\."),
-        (None, "gpu", r"at most 8 threads, 16000 MB and 1 GPUs\."),
+        (workflow.costs.Rates(0.1, 0.05, "fp32"), "smoke", r"for threads=1, gpu=0, mem_mb=4000, runtime=\d+\."),
+        (None, "gpu", r"for threads=8, gpu=1, mem_mb=16000\."),
     ):
         monkeypatch.setattr(workflow.costs, "calibrate", lambda rung, rates=rates: rates)
         monkeypatch.setattr(workflow.plan, "check", lambda *given: None)  # of images that this machine lacks
