@@ -80,38 +80,51 @@ def text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-Start = Callable[[Sequence[Step]], subprocess.Popen[str]]
+Start = Callable[[Sequence[str | Path]], subprocess.Popen[str]]
+Run = Callable[[Sequence[Step]], subprocess.Popen[str]]
 
 
 @pytest.fixture
-def start(env: dict[str, str], profile: Path, tmp_path: Path) -> Iterator[Start]:
-    """Starts `workflow.reproduce` with given steps in the folder ``out``."""
+def start(env: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    """Starts a command in the test's folder; at the end, what still runs is asked to stop, and cancels its jobs."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(steps: Sequence[Step]) -> subprocess.Popen[str]:
-        words = [json.dumps([asdict(step) for step in steps]), str(profile), str(tmp_path / "out")]
-        command = [sys.executable, "-c", CODE, *words]
-        started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    def begin(command: Sequence[str | Path]) -> subprocess.Popen[str]:
+        started.append(
+            subprocess.Popen(
+                command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        )
         return started[-1]
 
     yield begin
     for command in started:
         if command.poll() is None:
             command.terminate()
-            command.wait()
+            command.communicate()
 
 
-def finished(command: subprocess.Popen[str], seconds: float = 600) -> tuple[int, str]:
+@pytest.fixture
+def reproduce(start: Start, profile: Path, tmp_path: Path) -> Run:
+    """Starts `workflow.reproduce` with given steps in the folder ``out``."""
+
+    def begin(steps: Sequence[Step]) -> subprocess.Popen[str]:
+        return start([sys.executable, "-c", CODE, json.dumps([asdict(s) for s in steps]), profile, tmp_path / "out"])
+
+    return begin
+
+
+def finished(command: subprocess.Popen[str], seconds: float = 900) -> tuple[int, str]:
     said, _ = command.communicate(timeout=seconds)
     return command.returncode, said
 
 
-def test_the_workbook_runs_as_jobs_of_slurm_to_its_report(env: dict[str, str], profile: Path, tmp_path: Path) -> None:
-    words = ["reproduce", "--executor", "slurm", "--jobs", "4", "--profile", str(profile), *("epochs=2", *SMALL)]
-    hardlab = Path(sys.executable).with_name("hardlab")
-    done = subprocess.run([hardlab, *words], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
+def test_the_workbook_runs_as_jobs_of_slurm_to_its_report(
+    env: dict[str, str], start: Start, profile: Path, tmp_path: Path
+) -> None:
+    words = f"reproduce --executor slurm --jobs 4 --profile {profile} epochs=2 data.fraction=0.2".split()
+    status, said = finished(start([Path(sys.executable).with_name("hardlab"), *words]), seconds=3000)
+    assert status == 0, said
     out = tmp_path / "out" / "smoke"
     steps = json.loads((out / "plan.json").read_text())
     assert f"{len(steps)} of {len(steps)} steps to run" in said and "with 4 at a time" in said
@@ -125,7 +138,7 @@ def test_the_workbook_runs_as_jobs_of_slurm_to_its_report(env: dict[str, str], p
 
 
 def test_a_run_saves_and_goes_on_when_it_is_cancelled_signalled_and_preempted(
-    env: dict[str, str], start: Start, tmp_path: Path
+    env: dict[str, str], reproduce: Run, tmp_path: Path
 ) -> None:
     """Ctrl-C, the same command, then two signals to the job's steps, and a job of a higher partition."""
     words = ("epochs=60", *SMALL)
@@ -143,7 +156,7 @@ def test_a_run_saves_and_goes_on_when_it_is_cancelled_signalled_and_preempted(
     def job() -> str:
         return ask(env, "squeue", "--noheader", "--states=RUNNING", "--partition=short", "--format=%i")
 
-    command = start(steps)
+    command = reproduce(steps)
     wait(lambda: " | epoch" in text(log))
     command.send_signal(signal.SIGINT)
     status, said = finished(command)
@@ -153,7 +166,7 @@ def test_a_run_saves_and_goes_on_when_it_is_cancelled_signalled_and_preempted(
     assert "stopped and saved" in text(log)
     assert run_folder.manifest(out / "runs" / run)["state"] == "stopped"
 
-    command = start(steps)
+    command = reproduce(steps)
     urgent = ("sbatch", "--partition=urgent", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 1")
     for words in (("scancel", "--signal=TERM"), ("scancel", "--signal=USR1"), urgent):
         wait(lambda: re.search(r"continues at step .*\n.* \| epoch", text(log)) and "saved" not in text(log))
@@ -170,12 +183,12 @@ def test_a_run_saves_and_goes_on_when_it_is_cancelled_signalled_and_preempted(
 
 
 def test_slurm_is_asked_for_the_threads_gpus_memory_and_minutes_of_the_plan(
-    env: dict[str, str], start: Start, profile: Path, tmp_path: Path
+    env: dict[str, str], reproduce: Run, profile: Path, tmp_path: Path
 ) -> None:
     step = Step("large", "run", "large", "a test", (("--help",),), (), ("a.txt",), threads=4, gpu=1)
     with open(profile / "config.yaml", "a") as more:
         more.write("set-resources:\n  large:\n    runtime: 33\n")
-    status, said = finished(start([step]))
+    status, said = finished(reproduce([step]))
     assert status == 0, said
     [number] = re.findall(r"submitted with SLURM jobid (\d+)", text(tmp_path / "out" / "logs" / "snakemake.log"))
     job = ask(env, "scontrol", "--oneliner", "show", "job", number)
@@ -184,19 +197,23 @@ def test_slurm_is_asked_for_the_threads_gpus_memory_and_minutes_of_the_plan(
 
 
 def test_what_slurm_refuses_or_ends_is_told_in_a_sentence_with_the_path_of_the_log(
-    start: Start, profile: Path, tmp_path: Path
+    reproduce: Run, profile: Path, tmp_path: Path
 ) -> None:
     step = Step("a", "run", "a", "a test", (("--help",),), (), ("a.txt",))
     (profile / "config.yaml").write_text(PROFILE.replace("short", "nowhere") + "retries: 1\n")
-    status, said = finished(start([step]))
+    status, said = finished(reproduce([step]))
     log = tmp_path / "out" / "logs" / "snakemake.log"
     assert status == 1 and "Slurm refused a job (" in said and "nvalid partition" in said, said
     assert f"the log of the workflow engine is {log}." in said.splitlines()[-1] and "Traceback" not in said
     assert text(log).count("SLURM sbatch failed") == 2  # one more try, as the profile says
 
 
-def test_a_step_that_fails_is_reported_at_once_and_tried_no_second_time(start: Start, tmp_path: Path) -> None:
+def test_a_step_that_fails_is_reported_with_its_reason_before_the_engine_has_tried_it_again(
+    reproduce: Run, profile: Path, tmp_path: Path
+) -> None:
+    (profile / "config.yaml").write_text(PROFILE + "retries: 1\n")
     step = Step("bad", "run", "bad", "a test", (("pretrain", "simsam"),), (), ("a.txt",))
-    status, said = finished(start([step]))
+    status, said = finished(reproduce([step]))
     assert status == 1 and "FAILED. There is no recipe 'simsam'" in said, said
-    assert text(tmp_path / "out" / step.log).count("simsam") == 1
+    assert text(tmp_path / "out" / step.failed) == "2\n"
+    assert text(tmp_path / "out" / "logs" / "snakemake.log").count("submitted with SLURM jobid") == 2
