@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from processes import cwd, living
+from processes import cwd, living, wait_for
 
 from hardlab.stopping import STOPPED
 from hardlab.types import HardlabError
@@ -176,3 +179,30 @@ def test_a_stop_on_this_machine_saves_the_run_and_leaves_no_process(tmp_path: Pa
     assert command.returncode == STOPPED and "the same command continues it" in said and "FAILED" not in said
     assert "stopped and saved" in log.read_text() and not (tmp_path / "logs" / "a.failed").exists()
     assert [p for p in living() if (cwd(p) or "").startswith(str(tmp_path))] == []
+
+
+@pytest.mark.slow
+def test_in_a_job_of_a_cluster_nothing_ends_before_the_command_has_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All processes get a signal at once, as Slurm sends it; the stand-in for hardlab is slower to end than the engine."""
+    monkeypatch.setattr(plan.sys, "executable", str(tmp_path / "python"))
+    (tmp_path / "hardlab").write_text(
+        f"#!/bin/sh\ntrap 'echo > noticed' USR1\ntrap 'sleep 6; echo > saved; exit {STOPPED}' TERM\necho > began\n"
+        "while :; do sleep 0.1; done\n"
+    )
+    (tmp_path / "hardlab").chmod(0o755)
+    (tmp_path / "logs").mkdir()
+    plan.write([Step("a", "run", "a", "all", (("--help",),), (), ("a.txt",))], tmp_path / "plan.json")
+    monkeypatch.undo()
+    words = ["--snakefile", workflow.SNAKEFILE, "--directory", tmp_path, "--cores", "1", "--nolock", "--mode", "remote"]
+    job = subprocess.Popen([sys.executable, "-m", "snakemake", *words], start_new_session=True)
+    try:
+        wait_for(tmp_path / "began")
+        os.killpg(job.pid, signal.SIGUSR1)
+        wait_for(tmp_path / "noticed")
+        os.killpg(job.pid, signal.SIGTERM)
+        assert job.wait(60) == 1 and (tmp_path / "saved").exists() and not (tmp_path / "logs" / "a.failed").exists()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
