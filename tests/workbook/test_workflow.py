@@ -185,7 +185,7 @@ def test_a_stop_on_this_machine_saves_the_run_and_leaves_no_process(tmp_path: Pa
 def test_in_a_job_of_a_cluster_nothing_ends_before_the_command_has_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All processes get a signal at once, as Slurm sends it; the stand-in for hardlab is slower to end than the engine."""
+    """All processes get a signal at once, as from Slurm; the stand-in for hardlab ends later than an engine would."""
     monkeypatch.setattr(plan.sys, "executable", str(tmp_path / "python"))
     (tmp_path / "hardlab").write_text(
         f"#!/bin/sh\ntrap 'echo > noticed' USR1\ntrap 'sleep 6; echo > saved; exit {STOPPED}' TERM\necho > began\n"
