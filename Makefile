@@ -5,7 +5,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce figures test test-fast test-browser test-faults bench lint format lock clean
+.PHONY: help install reproduce figures test test-fast test-browser test-cluster test-faults bench lint format lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -27,6 +27,9 @@ test-fast: install ## run the tests that take seconds, CORES of them at a time
 
 test-browser: install ## open notebooks, explorer and report in JupyterLab and the Chromium that is installed
 	@$(BIN)/python -m pytest -m browser
+
+test-cluster: install ## run the workbook as jobs of a one-node Slurm that it starts, as root, where Slurm is installed
+	@$(BIN)/python -m pytest -m cluster
 
 test-faults: install ## run the tests of the fault table at full length (hours), with counts; the soak: tests/faults/soak.py
 	@HARDLAB_FAULTS=long $(BIN)/python -m pytest --timeout 3600 $$($(BIN)/python tests/faults/rows.py)

@@ -1097,22 +1097,34 @@ def print_completion(shell: str) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @RUNG
 @click.option("--claims", is_flag=True, help="Also train every arm of the claims that this rung can test.")
-@click.option("--cores", type=int, default=2, show_default=True, callback=_few_threads, help="CPU cores to use.")
+@click.option("--cores", type=int, default=None, callback=_few_threads,
+              help="Steps at a time on this machine; default: 2.")  # fmt: skip
+@click.option("--executor", default="local", show_default=True,
+              help="local: this machine. slurm: each step is a job of Slurm (docs/cluster.md).")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(1), default=None, help="Jobs in Slurm's queue at a time.")
+@click.option("--profile", type=PATH, default=None,
+              help="Folder of a Snakemake profile: partition, account, limits.")  # fmt: skip
 @DRY
-def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, dry_run: bool) -> None:
+def reproduce(
+    overrides: tuple[str, ...], rung: str, claims: bool, cores: int | None, executor: str, jobs: int | None,
+    profile: Path | None, dry_run: bool,
+) -> None:  # fmt: skip
     """Train, evaluate, draw and report what a rung lacks.
 
     Snakemake runs the missing steps. Overrides, such as epochs=10, apply to all runs.
     """
     from hardlab import compatible, data, recipes
+    from hardlab.workbook import cluster
 
+    with usage():
+        slurm = cluster.chosen(executor, jobs, profile, cores)
     with usage():  # checks the first run only, because checking all takes longer
         run = recipes.recipe("simsiam", rung, _settings(overrides, ("recipe", "rung", "seed")))
         compatible.check(run)
         data.check_folder(run.data.name)
     from hardlab.workbook import workflow
 
-    sys.exit(workflow.reproduce(rung, overrides, claims=claims, cores=cores, dry_run=dry_run))
+    sys.exit(workflow.reproduce(rung, overrides, claims=claims, cores=cores or 2, slurm=slurm, dry_run=dry_run))
 
 
 @cli.command()

@@ -28,8 +28,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         skips["gpu"] = pytest.mark.skip(reason="no CUDA device")
     if "HARDLAB_TEST_DATA" not in os.environ:
         skips["data"] = pytest.mark.skip(reason="HARDLAB_TEST_DATA names no data root with the real data sets")
-    if "browser" not in config.getoption("markexpr"):
-        skips["browser"] = pytest.mark.skip(reason="`make test-browser` runs it, with the Chromium that is installed")
+    for mark, needs in (("browser", "the Chromium that is installed"), ("cluster", "the Slurm that is installed")):
+        if mark not in config.getoption("markexpr"):
+            skips[mark] = pytest.mark.skip(reason=f"`make test-{mark}` runs it, with {needs}")
     for item in items:
         for name in skips.keys() & {mark.name for mark in item.iter_markers()}:  # keywords have the folders' names too
             item.add_marker(skips[name])

@@ -146,6 +146,13 @@ AT_ONCE = [
     ("campaign cpu --data nowhere", REFUSED),
     ("reproduce seed=1", REFUSED),
     ("reproduce data=folder:nowhere", REFUSED),
+    ("reproduce --executor slrum --jobs 4", REFUSED),
+    ("reproduce --jobs 4", REFUSED),
+    ("reproduce --profile nowhere", REFUSED),
+    ("reproduce --executor slurm", REFUSED),
+    ("reproduce --executor slurm --jobs 0", REFUSED),
+    ("reproduce --executor slurm --jobs 4 --cores 2", REFUSED),
+    ("reproduce --executor slurm --jobs 4 --profile nowhere", REFUSED),
 ]  # fmt: skip
 LEDGER = [
     ("claims", 0),
@@ -220,6 +227,13 @@ def test_a_command_that_answers_at_once_loads_nothing_heavy(runs: str) -> None:
 def test_a_gpu_on_a_machine_without_its_driver_is_refused_without_torch(runs: str) -> None:
     for command, (status, output, modules) in answers(word.replace("RUNS", f"{runs}/DINO") for word in GPU).items():
         assert (status, "is not available" in output, set(modules) & set(HEAVY)) == (REFUSED, True, set()), command
+
+
+def test_a_slurm_that_is_not_installed_is_missed_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    [(status, output, modules)] = answers(["reproduce --executor slurm --jobs 4"]).values()
+    assert (status, set(modules) & set(HEAVY)) == (REFUSED, set())
+    assert "needs the command 'sbatch'" in output or "pip install 'hardlab[cluster]'" in output
 
 
 def test_the_ledger_of_claims_loads_tables_and_no_torch(runs: str) -> None:

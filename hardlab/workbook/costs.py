@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ PARTS = {  # of a peak, in the order of `memory.Cost`
     "optimiser": "gradients and optimisers",
     "activations": "activations, views, temporary results",
 }
+MEMORY_MB = 4000  # for a step on up to three threads; the largest of rung smoke took 2,900 MB
 
 
 class Rates(NamedTuple):
@@ -164,6 +166,15 @@ def estimate(step: Step, rates: Rates | None) -> float:
 def _kind(step: Step) -> str:
     """The name under which costs other than training are recorded; all runs share one."""
     return "run" if step.kind == "run" else step.name
+
+
+def limits(step: Step, rates: Rates | None) -> dict[str, int]:
+    """What a cluster may grant a step: memory in MB and, with rates, three times the estimated minutes, and ten more.
+
+    By the names of Snakemake's resources.
+    """
+    memory = {"mem_mb": MEMORY_MB * max(1, step.threads // 2)}
+    return memory if rates is None else memory | {"runtime": 10 + math.ceil(3 * estimate(step, rates) / 60)}
 
 
 def finish(

@@ -24,6 +24,7 @@ from hardlab.analysis.schema import FILES
 from hardlab.config import Run
 from hardlab.errors import HardlabError
 from hardlab.figures import FIGURES
+from hardlab.stopping import SIGNALS, STOPPED
 from hardlab.workbook import execute
 
 Arm = tuple[str, tuple[str, ...]]  # a recipe with overrides
@@ -113,12 +114,17 @@ class Step:
 
     @property
     def shell(self) -> str:
-        """The command line; it records a failure in ``failed``, and creates an output that no command writes."""
+        """The command line; it records a failure in ``failed``, and creates an output that no command writes.
+
+        A stop is no failure: an engine that retries goes on from there. What failed, it does not repeat.
+        """
         program = shlex.quote(str(Path(sys.executable).with_name("hardlab")))
         lines = " && ".join(f"{program} {shlex.join(words)}" for words in self.commands)
         log, failed = shlex.quote(self.log), shlex.quote(self.failed)
         end = f"touch {shlex.quote(self.outputs[0])}" if self.kind == "run" else ":"
-        return f"if {{ {lines}; }} > {log} 2>&1; then {end}; else echo $? > {failed}; exit 1; fi"
+        asked = "|".join(map(str, (STOPPED, *(128 + number for number in SIGNALS))))  # the latter before it listens
+        lasting = f"s=$?; case $s in {asked}) ;; *) echo $s > {failed} ;; esac; exit 1"
+        return f"if [ -e {failed} ]; then exit 1; elif {{ {lines}; }} > {log} 2>&1; then {end}; else {lasting}; fi"
 
 
 def steps(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -> list[Step]:
@@ -336,7 +342,8 @@ def missing(plan: Sequence[Step], folder: Path) -> list[Step]:
     return list(due.values())
 
 
-def write(plan: Sequence[Step], file: Path) -> None:
-    """Write a plan for the Snakefile."""
-    rows = [asdict(s) | {"log": s.log, "shell": s.shell} for s in plan]
+def write(plan: Sequence[Step], file: Path, limits: Mapping[str, Mapping[str, int]] | None = None) -> None:
+    """Write a plan for the Snakefile. limits: step -> its resources besides threads and GPUs, by Snakemake's names."""
+    limits = limits or {}
+    rows = [asdict(s) | {"log": s.log, "shell": s.shell, "limits": dict(limits.get(s.name, {}))} for s in plan]
     file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -24,6 +25,15 @@ def test_an_estimate_is_the_recorded_ratios_times_what_was_measured() -> None:
     unknown = step("d", recipe="moco", steps=10)
     assert costs.estimate(unknown, RATES) == pytest.approx(10 * 3 * 0.1 + 5)  # the median of what is recorded
     assert costs.estimate(STEPS[0], None) == 0
+
+
+def test_a_job_may_take_three_times_its_estimate_and_memory_by_its_threads() -> None:
+    assert costs.limits(STEPS[0], RATES) == {
+        "mem_mb": costs.MEMORY_MB,
+        "runtime": 12,
+    }  # 25 s, of which three times is 2 min
+    wide = dataclasses.replace(STEPS[0], threads=8)
+    assert costs.limits(wide, None) == {"mem_mb": 4 * costs.MEMORY_MB}
 
 
 def test_the_time_of_the_whole_is_that_of_the_best_of_no_idle_workers() -> None:

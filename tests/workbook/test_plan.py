@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,31 @@ def test_training_steps_on_a_folder_of_images_leave_out_what_is_held_out(tmp_pat
             assert plan.training_steps(run) == 3 * (len(build.images(run)) // 2) > 0
     gone = recipes.recipe("simsiam", "smoke", own | {"data": f"folder:{tmp_path / 'gone'}"})
     assert plan.training_steps(gone) == 0
+
+
+def test_what_was_stopped_by_a_signal_or_saved_is_no_failure_and_what_failed_is_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line with a stand-in for hardlab that ends as its file says: with a status, or by a signal."""
+    monkeypatch.setattr(plan.sys, "executable", str(tmp_path / "python"))
+    (tmp_path / "hardlab").write_text('#!/bin/sh\necho . >> calls\nread how < how\neval "$how"\n')
+    (tmp_path / "hardlab").chmod(0o755)
+    (tmp_path / "logs").mkdir()
+    step = Step("a", "run", "a", "a test", (("--help",),), (), ("a.txt",))
+
+    def ends(how: str) -> tuple[int, int, str | None]:
+        (tmp_path / "how").write_text(how + "\n")
+        status = subprocess.run(["bash", "-euo", "pipefail", "-c", step.shell], cwd=tmp_path, check=False).returncode
+        failed = tmp_path / step.failed
+        return (
+            status,
+            len((tmp_path / "calls").read_text().splitlines()),
+            failed.read_text() if failed.exists() else None,
+        )
+
+    assert ends("exit 75") == (1, 1, None)
+    for calls, name in enumerate(("TERM", "INT", "USR1"), 2):
+        assert ends(f"kill -{name} $$") == (1, calls, None), name
+    assert ends("exit 0") == (0, 5, None) and (tmp_path / "a.txt").exists()
+    assert ends("kill -KILL $$") == (1, 6, "137\n")
+    assert ends("exit 0") == (1, 6, "137\n")

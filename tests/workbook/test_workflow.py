@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from processes import cwd, living, wait_for
 
+from hardlab.stopping import STOPPED
 from hardlab.types import HardlabError
 from hardlab.workbook import plan, workflow
+from hardlab.workbook.cluster import Slurm
 from hardlab.workbook.plan import Step
 
 
@@ -61,6 +69,23 @@ def test_the_engine_runs_a_plan_marks_a_failure_and_goes_on_beside_it(tmp_path: 
     assert not (tmp_path / "logs" / "after.log").exists()
 
 
+@pytest.mark.slow
+def test_a_job_that_is_tried_again_may_take_more_and_none_of_it_holds_on_this_machine(tmp_path: Path) -> None:
+    steps = [Step("a", "run", "a", "all", (("--help",),), (), ("a.txt",), threads=2, gpu=1)]
+    for limits, attempt, expected in (
+        ({"a": {"mem_mb": 700, "runtime": 12}}, "3", ("mem_mb=2100", "runtime=36")),
+        (None, "1", ("gpu=1",)),
+    ):
+        plan.write(steps, tmp_path / "plan.json", limits)
+        [line] = [
+            line
+            for line in snakemake(tmp_path, "--dry-run", "--attempt", attempt).splitlines()
+            if line.strip().startswith("resources:") and "gpu=1" in line
+        ]
+        assert all(f"{word}," in f"{line.strip()}," for word in expected), line
+        assert limits or ("runtime" not in line and "mem_mb" not in line)
+
+
 def test_a_dry_run_prints_the_plan_with_its_minutes_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,3 +130,79 @@ def test_when_the_engine_itself_stops_one_sentence_tells_why_and_where_its_log_i
     assert "MissingInputException" in printed.err and str(tmp_path / "out" / workflow.LOG) in printed.err
     assert len(printed.err.splitlines()) == 1
     assert json.loads((tmp_path / "out" / "plan.json").read_text())[-1]["outputs"] == ["report.html"]
+
+
+def test_a_dry_run_for_slurm_says_what_the_largest_job_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rates, rung, expected in (
+        (workflow.costs.Rates(0.1, 0.05, "fp32"), "smoke", r"for threads=1, gpu=0, mem_mb=4000, runtime=\d+\."),
+        (None, "gpu", r"for threads=8, gpu=1, mem_mb=16000\."),
+    ):
+        monkeypatch.setattr(workflow.costs, "calibrate", lambda rung, rates=rates: rates)
+        monkeypatch.setattr(workflow.plan, "check", lambda *given: None)  # of images that this machine lacks
+        assert workflow.reproduce(rung, slurm=Slurm(9), out=tmp_path / "out", dry_run=True) == 0
+        printed = capsys.readouterr().out
+        assert re.search(expected, printed.splitlines()[-1]), printed
+        assert rates is None or "with 9 at a time" in printed
+
+
+def test_jobs_of_an_earlier_call_are_named_before_new_ones_are_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow.cluster, "queued", lambda out: ["7", "8"])
+    with pytest.raises(HardlabError, match=r"in Slurm's queue \(7, 8\); .* `scancel 7 8`"):
+        workflow.reproduce("smoke", slurm=Slurm(1), out=tmp_path)
+    assert not (tmp_path / "plan.json").exists()
+
+
+STOP = """
+import sys
+from hardlab.workbook import costs, plan, workflow
+words = ("pretrain", "simsiam", "epochs=400", "backbone.width=8", "--runs", "runs", "--threads", "1")
+plan.steps = lambda *given: [plan.Step("a", "run", "a", "a test", (words,), (), ("a.txt",))]
+costs.calibrate = lambda rung: None
+sys.exit(workflow.reproduce("smoke", out=sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_stop_on_this_machine_saves_the_run_and_leaves_no_process(tmp_path: Path) -> None:
+    command = subprocess.Popen([sys.executable, "-c", STOP, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    log = tmp_path / "logs" / "a.log"
+    until = time.monotonic() + 120
+    while not log.exists() or "| epoch" not in log.read_text():
+        assert time.monotonic() < until and command.poll() is None
+        time.sleep(0.05)
+    command.terminate()
+    said, _ = command.communicate(timeout=60)
+    assert command.returncode == STOPPED and "the same command continues it" in said and "FAILED" not in said
+    assert "stopped and saved" in log.read_text() and not (tmp_path / "logs" / "a.failed").exists()
+    assert [p for p in living() if (cwd(p) or "").startswith(str(tmp_path))] == []
+
+
+@pytest.mark.slow
+def test_in_a_job_of_a_cluster_nothing_ends_before_the_command_has_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All processes get a signal at once, as from Slurm; the stand-in for hardlab ends later than an engine would."""
+    monkeypatch.setattr(plan.sys, "executable", str(tmp_path / "python"))
+    (tmp_path / "hardlab").write_text(
+        f"#!/bin/sh\ntrap 'echo > noticed' USR1\ntrap 'sleep 6; echo > saved; exit {STOPPED}' TERM\necho > began\n"
+        "while :; do sleep 0.1; done\n"
+    )
+    (tmp_path / "hardlab").chmod(0o755)
+    (tmp_path / "logs").mkdir()
+    plan.write([Step("a", "run", "a", "all", (("--help",),), (), ("a.txt",))], tmp_path / "plan.json")
+    monkeypatch.undo()
+    words = ["--snakefile", workflow.SNAKEFILE, "--directory", tmp_path, "--cores", "1", "--nolock", "--mode", "remote"]
+    job = subprocess.Popen([sys.executable, "-m", "snakemake", *words], start_new_session=True)
+    try:
+        wait_for(tmp_path / "began")
+        os.killpg(job.pid, signal.SIGUSR1)
+        wait_for(tmp_path / "noticed")
+        os.killpg(job.pid, signal.SIGTERM)
+        assert job.wait(60) == 1 and (tmp_path / "saved").exists() and not (tmp_path / "logs" / "a.failed").exists()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
