@@ -218,6 +218,7 @@ class Run(_Strict):
     logs: Logs = Logs()
     local: LocalView | None = None
     parent: Run | None = None  # a run to train first, because a strategy starts from its networks
+    sync_bn: bool = True  # in several processes: one BN batch over all, or one in each; norms in groups keep theirs
 
     @model_validator(mode="after")
     def _names(self) -> Run:
@@ -333,7 +334,7 @@ def _augments(name: str, changes: Mapping[str, Any]) -> list[Augment]:
 _LATER: dict[str, Any] = {
     "optim.warmup_from": 0, "optim.schedule": "cosine", "optim.clip_by": "all", "optim.trust_by": "scale",
     "optim.rate_by": "step", "optim.rate_of": "gradient",
-    "local": None, "parent": None,
+    "local": None, "parent.sync_bn": True, "parent": None, "sync_bn": True,
 }  # fmt: skip
 
 
@@ -371,8 +372,8 @@ def without_later_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
     for key, default in _LATER.items():
         head, _, last = key.rpartition(".")
-        node = out[head] if head else out
-        if last in node and node[last] == default:
+        node = out.get(head) if head else out
+        if node and last in node and node[last] == default:
             del node[last]
     return out
 

@@ -39,7 +39,7 @@ SNAPSHOT = "-" + 8 * "[0-9]" + ".npz"  # the end of a snapshot's name, for `glob
 STATES = ("running", "done", "stopped", "failed")
 MANIFEST: Kinds = (
     dict.fromkeys(("id", "config_hash", "commit", "python", "device", "precision", "started", "state"), TEXT)
-    | dict.fromkeys(("ended", "parent", "error", "cuda", "driver"), TEXT + _MAYBE)
+    | dict.fromkeys(("ended", "parent", "error", "cuda", "driver", "backend"), TEXT + _MAYBE)
     | dict.fromkeys(("threads", "world_size", "seed", "epochs_done", "steps_done"), WHOLE)
     | dict.fromkeys(("images_per_s", "peak_memory_mb"), NUMBER)
     | dict.fromkeys(("config", "versions", "data"), TABLE)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardlab import ranks
 from hardlab.methods.base import Method
 from hardlab.types import Out
 
@@ -101,9 +102,9 @@ def loss_of_guess(method: Method, out: Out) -> float | None:
     a, b = method.pairs[0]
     if method.negatives is None or a not in out.q or b not in out.t:
         return None
-    q, t = out.q[a].detach().float(), out.t[b].detach().float()
+    q, t = (ranks.whole(x.detach().float()) for x in (out.q[a], out.t[b]))
     # negatives may be random, and logging must leave the run's random numbers alone
-    with torch.random.fork_rng([q.device] if q.is_cuda else []):
+    with ranks.alone(), torch.random.fork_rng([q.device] if q.is_cuda else []):
         counted = torch.isfinite(method.negatives.similarities(q, t)).sum(1).double().mean()
     return math.log1p(float(counted))
 
@@ -197,7 +198,6 @@ class Monitor:
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self.streaks: Counter[str] = Counter()
         self.alarms: list[dict[str, Any]] = []
-        self.guess: float | None = None  # constant during a run
         self.clocks: deque[tuple[float, float]] = deque(maxlen=PATIENCE + 1)  # seconds: waited for data, and in all
         self.last: Mapping[str, float] = {}
         for row in rows:
