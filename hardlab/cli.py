@@ -81,18 +81,6 @@ def _of_system(error: OSError) -> str:
     return f"'{short}' cannot be used ({error.strerror or error})."
 
 
-def _settings(overrides: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, Any]:
-    """Parse key=value pairs; raises ``HardlabError`` if one of them sets a label."""
-    from hardlab import config
-    from hardlab.errors import HardlabError
-
-    given = config.parse(overrides)
-    for label in labels:
-        if label in given:
-            raise HardlabError(f"'{label}' labels the results and cannot be overridden: name another {label} instead.")
-    return given
-
-
 def _load(code: Sequence[Path]) -> None:
     """Register the methods and strategies that these files define."""
     if code:
@@ -141,6 +129,9 @@ def _completed_recipe(context: click.Context, param: click.Parameter, incomplete
               help="Then evaluate with this protocol, as `hardlab evaluate` does; repeatable.")  # fmt: skip
 @click.option("--pixels", is_flag=True, help="With --protocol: run the same protocols on raw pixels too.")
 @click.option("--anew", is_flag=True, help="Start over; move an existing run to RUNS/.replaced.")
+@click.option("--devices", type=click.IntRange(1, 1024), default=1, show_default=True,
+              help="Train in this many processes together, each with a GPU of its own or its share of the cores "
+              "(docs/ranks.md).")  # fmt: skip
 @click.option("--list", "list_", is_flag=True, help="List the recipes and exit.")
 @click.option("--data", "folder", type=PATH, default=None,
               help="Train on all images of this folder, with or without classes and splits, with settings derived from "
@@ -160,6 +151,7 @@ def pretrain(
     protocols: tuple[str, ...],
     pixels: bool,
     anew: bool,
+    devices: int,
     list_: bool,
     code: tuple[Path, ...],
 ) -> None:
@@ -180,7 +172,7 @@ def pretrain(
     if recipe is None:
         raise click.UsageError("Name a recipe; `hardlab pretrain --list` lists them.")
     with usage():
-        given = _settings(overrides, ("recipe", "rung"))
+        given = config.settings(overrides, ("recipe", "rung"))
         run = recipes.recipe(recipe, rung, None if folder else given)
         config.device(device)
         if folder is not None:
@@ -202,6 +194,10 @@ def pretrain(
         machine.alone()
         build.check(run)
         build.device(device)
+        if devices > 1:
+            from hardlab import process
+
+            process.check_devices(run, devices, device)
     if dry_run:
         from hardlab import files, run_folder
         from hardlab.evaluate import runner
@@ -224,7 +220,10 @@ def pretrain(
     process.keep_pages()
     if threads is not None:
         torch.set_num_threads(threads)
-    path = train.train(run, runs_dir, root=root, device=device, anew=anew)
+    if devices > 1:
+        path = process.together(run, runs_dir, devices, root=root, device=device, threads=threads, anew=anew, code=code)
+    else:
+        path = train.train(run, runs_dir, root=root, device=device, anew=anew)
     _echo(as_json, str(path), run_folder.manifest(path))
     if folder is not None:
         click.echo(f"Which images and views are hard, and why: `hardlab explore {path}`", err=True)
@@ -908,10 +907,10 @@ def reproduce(overrides: tuple[str, ...], rung: str, claims: bool, cores: int, d
 
     OVERRIDES (key=value, e.g. epochs=10) apply to all its runs.
     """
-    from hardlab import compatible, recipes
+    from hardlab import compatible, config, recipes
 
     with usage():  # checks the first run only, because checking all takes longer
-        compatible.check(recipes.recipe("simsiam", rung, _settings(overrides, ("recipe", "rung", "seed"))))
+        compatible.check(recipes.recipe("simsiam", rung, config.settings(overrides, ("recipe", "rung", "seed"))))
     from hardlab.workbook import workflow
 
     sys.exit(workflow.reproduce(rung, overrides, claims=claims, cores=cores, dry_run=dry_run))

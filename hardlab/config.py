@@ -456,6 +456,15 @@ def parse(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
     return out
 
 
+def settings(overrides: list[str] | tuple[str, ...], labels: tuple[str, ...]) -> dict[str, Any]:
+    """As ``parse``; raises HardlabError if one of the overrides sets a label."""
+    given = parse(overrides)
+    for label in labels:
+        if label in given:
+            raise HardlabError(f"'{label}' labels the results and cannot be overridden: name another {label} instead.")
+    return given
+
+
 def from_here(pair: str) -> str:
     """An override ``key=value`` for a process in another working directory: folders of images get absolute paths."""
     key, _, value = pair.partition("=")

@@ -171,11 +171,12 @@ class Logger:
         }
 
     def _numbers(self, now: Step) -> dict[str, float]:
-        """The numbers of predictions, method and strategies, each a mean over the ranks of that of their own rows."""
+        """The numbers of predictions, of the whole batch, and of method and strategies, means over the ranks."""
         s = self.session
+        few = {i: ranks.whole(now.out.q[i].detach()) for i in list(now.out.q)[:2]}
         with ranks.alone():
             numbers = {
-                **health.collapse_signals(now.out),
+                **health.collapse_signals(now.out._replace(q=few)),
                 **({} if self.guess is None else {"loss_of_guess": self.guess}),
                 **s.method.logs(now),
                 **{key: float(x) for h in s.hard for key, x in h.numbers(now).items()},

@@ -79,14 +79,25 @@ def joined(cuda: bool) -> Iterator[Place]:
     cuda: whether this rank's tensors lie on the GPU of its number on this machine (nccl), or on the CPU (gloo).
     """
     if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(number_here())
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
     token = _place.set(Place(dist.get_rank(), dist.get_world_size(), True))
     try:
         yield _place.get()
+        dist.destroy_process_group()  # after an error the others may be gone, and it would wait for them
     finally:
         _place.reset(token)
-        dist.destroy_process_group()
+
+
+def number_here() -> int:
+    """The number of this process among those on this machine, from 0, as its launcher says."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error says that another rank is gone."""
+    words = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
+    return size() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 @contextmanager
@@ -99,12 +110,13 @@ def alone() -> Iterator[None]:
         _place.reset(token)
 
 
-def check_batch(batch_size: int) -> None:
-    """Refuse a batch that does not split into equal parts. Raises HardlabError."""
-    if batch_size % size():
-        fits = max(1, round(batch_size / size())) * size()
+def check_batch(batch_size: int, parts: int | None = None) -> None:
+    """Refuse a batch that does not split into equal parts, by default one for each rank. Raises HardlabError."""
+    parts = size() if parts is None else parts
+    if batch_size % parts:
+        fits = max(1, round(batch_size / parts)) * parts
         raise HardlabError(
-            f"batch_size={batch_size} does not split into equal parts for {size()} processes: the nearest that does is "
+            f"batch_size={batch_size} does not split into equal parts for {parts} processes: the nearest that does is "
             f"batch_size={fits}."
         )
 
@@ -241,6 +253,7 @@ def told(f: Callable[[], T]) -> T:
         raise error
     answer, sent = box[0]
     if sent is not None:
+        sent.told = True
         raise sent
     return answer
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 import time
 import types
@@ -10,9 +12,10 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from hardlab import build, nets, optim, players, ranks, run_folder, stopping
+from hardlab import build, config, machine, nets, optim, players, ranks, recipes, run_folder, stopping
 from hardlab.config import Run
 from hardlab.data.base import Missing
 from hardlab.hard.base import Hard
@@ -95,8 +98,12 @@ def train(
                     folder.update(state="stopped", ended=run_folder.now())
                 raise
             except Exception as e:
+                gone = ranks.lost(e)
+                why = f"A process that trains {run.id} with this one has ended." if gone else str(e)
                 if folder is not None and folder.manifest:
-                    folder.update(state="failed", ended=run_folder.now(), error=str(e))
+                    folder.update(state="failed", ended=run_folder.now(), error=why)
+                if gone:
+                    raise HardlabError(why) from e
                 raise
         finally:
             if folder is not None:
@@ -246,6 +253,48 @@ def _patience(run: Run, say: Say, asked: list[int]) -> Callable[[], None]:
     return wait
 
 
+def main(argv: list[str] | None = None) -> int:
+    """``torchrun --nproc-per-node N -m hardlab.train RECIPE [KEY=VALUE]...``: train a run in N processes together.
+
+    Without torchrun it trains in one. Exit status: 0 done, 1 failed, 75 stopped on request and able to continue.
+    """
+    parser = argparse.ArgumentParser(prog="python -m hardlab.train", description=main.__doc__)
+    parser.add_argument("recipe", help="a recipe, or the whole configuration of a run as JSON")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--rung", default="smoke")
+    parser.add_argument("--runs", default=Path("runs"), type=Path)
+    parser.add_argument("--root", default=None)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--anew", action="store_true")
+    parser.add_argument("--code", action="append", default=[], type=Path)
+    args = parser.parse_args(argv)
+    machine.keep_pages()
+    try:
+        for path in args.code:
+            build.load(path)
+        if config.threads(args.threads) is not None:
+            torch.set_num_threads(args.threads)
+        if args.recipe.startswith("{"):
+            run = config.make(json.loads(args.recipe))
+        else:
+            run = recipes.recipe(args.recipe, args.rung, config.settings(args.overrides, ("recipe", "rung")))
+        on = build.device(args.device)
+        with ExitStack() as stack:
+            if ranks.launched():
+                if on.type == "cuda":
+                    on = build.device(f"cuda:{ranks.number_here()}")
+                stack.enter_context(ranks.joined(on.type == "cuda"))
+            train(run, args.runs, root=args.root, device=str(on), anew=args.anew)
+    except Stopped:
+        return stopping.STOPPED
+    except HardlabError as e:
+        if not hasattr(e, "told"):  # the first rank prints what it has told the others
+            say(f"hardlab: {e}")
+        return 1
+    return 0
+
+
 class _Module(types.ModuleType):
     """Makes the module callable, as in ``hardlab.train(run)``."""
 
@@ -272,3 +321,6 @@ class _Module(types.ModuleType):
 
 
 sys.modules[__name__].__class__ = _Module
+
+if __name__ == "__main__":
+    sys.exit(main())
