@@ -965,10 +965,25 @@ def campaign(
 @cli.command("doctor")
 @JSON
 @click.option("--matrix", is_flag=True, help="Print which strategy works with which method, or why not.")
-def examine_installation(as_json: bool, matrix: bool) -> None:
+@click.option("--parallel", type=click.IntRange(2, 64), default=None, metavar="N",
+              help="Train in N processes and in one, and print what is equal (docs/ranks.md).")  # fmt: skip
+@click.option("--resume", is_flag=True, help="With --parallel: stop a run and take it up in N processes and in one.")
+@click.option("--every", is_flag=True, help="With --parallel: every pair of method and strategy, not each once.")
+@DEVICE
+def examine_installation(
+    as_json: bool, matrix: bool, parallel: int | None, resume: bool, every: bool, device: str
+) -> None:
     """Print what this machine has, what hardlab can use, and what is missing."""
     from hardlab.workbook import doctor
 
+    if parallel is None and (resume or every):
+        raise click.UsageError(f"--{'resume' if resume else 'every'} needs --parallel N.")
+    if parallel is not None:
+        from hardlab.workbook import parallel as proof
+
+        rows = proof.prove(parallel, resume, every, device)
+        _echo(as_json, proof.describe(parallel, rows), rows)
+        sys.exit(0 if all(row["equal"] for row in rows) else 1)
     if matrix:
         pairs = doctor.matrix()
         _echo(as_json, doctor.describe_matrix(pairs), pairs)

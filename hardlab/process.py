@@ -99,10 +99,6 @@ def together(
     as ``max_restarts`` they start again from the last checkpoint. threads: of each process; default: its share of the
     cores. Raises ``Stopped``, or ``HardlabError`` after the processes have printed why.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
     check_devices(run, devices, device)
     share = threads or max(1, (os.cpu_count() or 1) // devices)
     words = ["-m", "hardlab.train", json.dumps(run.model_dump(mode="json"))]
@@ -110,8 +106,21 @@ def together(
     words += ["--root", str(root)] if root is not None else []
     words += ["--anew"] if anew else []
     words += [word for path in code for word in ("--code", str(path))]
+    launched_together(words, devices, f"Training of {run.id} in {devices} processes", max_restarts)
+    return Path(runs_dir) / run.id
+
+
+def launched_together(words: Sequence[str], n: int, what: str, max_restarts: int = 0) -> None:
+    """Run ``python WORDS`` in ``n`` processes that torchrun's launcher starts and watches.
+
+    what: for the message. Raises ``Stopped``, or ``HardlabError`` after the processes have printed why.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     at = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=devices, run_id=run.id, max_restarts=max_restarts,
+        min_nodes=1, max_nodes=1, nproc_per_node=n, run_id="hardlab", max_restarts=max_restarts,
         rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1",
         signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
     )  # fmt: skip
@@ -121,12 +130,11 @@ def together(
     except SignalException:
         raise Stopped from None
     except ChildFailedError as e:
-        number, first = e.get_first_failure()
+        rank, first = e.get_first_failure()
         if first.exitcode == STOPPED:
             raise Stopped from None
         how = first.signal_name() if first.exitcode < 0 else f"exit {first.exitcode}"
-        raise HardlabError(f"Training of {run.id} in {devices} processes failed (rank {number}: {how}).") from None
-    return Path(runs_dir) / run.id
+        raise HardlabError(f"{what} failed (rank {rank}: {how}).") from None
 
 
 def _in_notebook() -> bool:
