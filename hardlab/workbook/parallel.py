@@ -64,15 +64,22 @@ def double_precision() -> Iterator[None]:
 # ----------------------------------------------------------------------------------- the same steps, together and alone
 
 
-def pairs() -> list[tuple[str, ...]]:
-    """Every method by itself, and with every strategy that it goes with."""
-    return [(m,) for m in registry.METHODS] + [pair for pair, why in build.matrix().items() if why is None]
+def pairs(every: bool = True) -> dict[str, Run]:
+    """Small runs of every method by itself, and with every strategy that it goes with, by name.
+
+    every: otherwise each strategy comes once, with the first method that it goes with.
+    """
+    together = [pair for pair, why in build.matrix().items() if why is None]
+    if not every:
+        together = [next(pair for pair in together if pair[1] == h) for h in registry.HARD]
+    names: list[tuple[str, ...]] = [(m,) for m in registry.METHODS]
+    return {"+".join(each): small(*each) for each in names + list(together)}
 
 
-def few() -> list[tuple[str, ...]]:
-    """Every method and every strategy at least once, strategies with the first method that they go with."""
-    every = pairs()
-    return every[: len(registry.METHODS)] + [next(p for p in every if p[1:] == (h,)) for h in registry.HARD]
+def small(method: str, *strategies: str) -> Run:
+    """The run of a contract, with smaller views; those of a GAN have the size of its images."""
+    run = contracts.run(method, *strategies)
+    return run if method == "gan" else run.with_({"augment.size": 16})
 
 
 class _Recorder(health.Watch):
@@ -141,20 +148,20 @@ def _digest(state: Any) -> str:
     return hashlib.sha256(b"".join(x.contiguous().view(-1).numpy().tobytes() for _, x in tensors)).hexdigest()
 
 
-def compare(which: Sequence[tuple[str, ...]], device: str = "cpu") -> Iterator[Difference]:
+def compare(runs: Mapping[str, Run], device: str = "cpu") -> Iterator[Difference]:
     """Compare the steps of all ranks together with those of one alone; every rank gets the same answers."""
     at = ranks.rank(), ranks.size()
     with ranks.alone():  # the ranks share the work of being alone
-        by_one = {names: steps(contracts.run(*names), device) for names in which[at[0] :: at[1]]}
-    for i, names in enumerate(which):
-        together = steps(contracts.run(*names), device)
+        by_one = {name: steps(runs[name], device) for name in list(runs)[at[0] :: at[1]]}
+    for i, (name, run) in enumerate(runs.items()):
+        together = steps(run, device)
         here = None
-        if names in by_one:
-            here = [difference(x, y) for x, y in zip(together, by_one.pop(names), strict=True)]
+        if name in by_one:
+            here = [difference(x, y) for x, y in zip(together, by_one.pop(name), strict=True)]
         told: list[Any] = [None] * at[1]
         dist.all_gather_object(told, (_digest(together.state), here))
         loss, gradient, state = told[i % at[1]][1]
-        yield Difference("+".join(names), loss, gradient, state, len({digest for digest, _ in told}) == 1)
+        yield Difference(name, loss, gradient, state, len({digest for digest, _ in told}) == 1)
 
 
 # ------------------------------------------------------------------------------------------------- a stop, and going on
@@ -271,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
             at = args.out.with_suffix("")
             rows = [{"what": what, "state": x, "equal": equal} for what, x, equal in goes_on(at, device)]
         else:
-            each = compare(pairs() if args.every else few(), device)
+            each = compare(pairs(args.every), device)
             rows = [d._asdict() | {"equal": d.equal} for d in each]
         if ranks.first():
             args.out.write_text(json.dumps(rows))
