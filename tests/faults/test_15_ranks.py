@@ -129,9 +129,10 @@ def test_two_agents_on_two_addresses_meet_and_train_one_run(tmp_path, count):
         for i, address in enumerate(addresses):
             prefix = ["ip", "netns", "exec", names[i]] if made else []
             surroundings = os.environ | {"GLOO_SOCKET_IFNAME": "v0" if made else "lo"}
-            command = [*prefix, *TORCHRUN, *meet, "--local-addr", address, *words(run, tmp_path)]
+            host = ["--rdzv-conf", f"is_host={int(i == 0)}", "--local-addr", address]
+            command = [*prefix, *TORCHRUN, *meet, *host, *words(run, tmp_path)]
             agents.append(subprocess.Popen(command, env=surroundings, stderr=subprocess.PIPE, text=True))
-        said = [agent.communicate(timeout=120)[1] for agent in agents]
+        said = [agent.communicate(timeout=300)[1] for agent in agents]
     finally:
         for agent in agents:
             agent.kill()
