@@ -77,9 +77,10 @@ def pairs(every: bool = True) -> dict[str, Run]:
 
 
 def small(method: str, *strategies: str) -> Run:
-    """The run of a contract, with smaller views; those of a GAN have the size of its images."""
+    """The run of a contract, with smaller views, but for a GAN's, and a hard negative for each anchor."""
     run = contracts.run(method, *strategies)
-    return run if method == "gan" else run.with_({"augment.size": 16})
+    changes = {} if method == "gan" else {"augment.size": 16}
+    return run.with_(changes | ({"hard.mined.mine": "top1"} if "mined" in strategies else {}))
 
 
 class _Recorder(health.Watch):

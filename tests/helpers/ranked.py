@@ -49,6 +49,7 @@ VARIANTS = {
     "deepcluster, small crops": (("deepcluster", "double"), CROPS),
     "hnssl, two gradients": (("hnssl",), {"method.student": "gradient"}),
     "ibot, random depth": (("ibot",), {"backbone.drop_path": 0.4, "method.patch_head": "own"}),
+    "mined, some anchors": (("moco", "mined"), {"hard.mined.mine": "threshold"}),
     "mined, all": (("simclr", "mined"), {"hard.mined.mine": "all", "hard.mined.reduction": "mean"}),
     "hcl on a queue, attacked": (("moco", "hcl", "adversarial"), {"optim.clip": 0.1}),
     "gan, augmented": (("gan",), {"method.diffaugment": True, "method.d_steps": 1, "method.keep_from": 1}),
