@@ -1,6 +1,7 @@
 """One of several processes of a test: compares many runs, together and alone, and writes what it found.
 
-`torchrun ranked.py OUT [--few] [--go-on FOLDER]`; ``VARIANTS`` are options that the pairs of the matrix leave at rest.
+`torchrun ranked.py OUT [--few]`; ``VARIANTS`` are options that the pairs of the matrix leave at rest. --few: every method
+and every strategy once, and nothing else.
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ if __name__ == "__main__":
     out, words = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
     with ranks.joined(cuda=False), parallel.double_precision():
-        runs = variants() | parallel.pairs(every="--few" not in words)
-        if "--variants" in words:
-            runs = variants()
+        few = "--few" in words
+        runs = parallel.pairs(every=not few) | ({} if few else variants())
         rows = [d._asdict() | {"equal": d.equal} for d in parallel.compare(runs)]
-        rows += [{"what": what, "equal": equal} for what, _, equal in parallel.goes_on(out.parent)]
+        if not few:
+            rows += [{"what": what, "equal": equal} for what, _, equal in parallel.goes_on(out.parent)]
         if ranks.first():
             out.write_text(json.dumps(rows))
