@@ -1,7 +1,7 @@
 """One of several processes of a test: compares many runs, together and alone, and writes what it found.
 
-`torchrun ranked.py OUT [--few]`; ``VARIANTS`` are options that the pairs of the matrix leave at rest. --few: every method
-and every strategy once, and nothing else.
+`torchrun ranked.py OUT [--few]`; ``VARIANTS`` are options that the pairs of the matrix leave at rest. --few: every
+method and every strategy once, and nothing else.
 """
 
 from __future__ import annotations
