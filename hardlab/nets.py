@@ -7,9 +7,10 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -322,11 +323,44 @@ def whole_bn(net: nn.Module) -> nn.Module:
     return net
 
 
+class _Normalised(torch.autograd.Function):
+    """x (N,C,...) normalised over the rows of all ranks, with their mean (C,) and variance (C,); keeps x alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, ...]:
+        over, shape = [d for d in range(x.ndim) if d != 1], [1, -1] + [1] * (x.ndim - 2)
+        values = x.float()
+        var, mean = torch.var_mean(values, over, correction=0)
+        means, variances = ranks.whole(torch.stack([mean, var])[None]).unbind(1)  # (size,C) each
+        mean = means.mean(0)
+        var = variances.mean(0) + (means - mean).square().mean(0)
+        spread = (var + eps).rsqrt()
+        scale = spread if weight is None else spread * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        ctx.save_for_backward(x, weight, mean, spread)
+        ctx.over, ctx.shape, ctx.size, ctx.offset = over, shape, ranks.size(), bias is not None
+        ctx.mark_non_differentiable(mean, var)
+        return (values * scale.view(shape) + shift.view(shape)).to(x.dtype), mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, spread = ctx.saved_tensors
+        shape, count = ctx.shape, ctx.size * x.numel() // x.shape[1]
+        g, unit = outer[0].float(), (x.float() - mean.view(shape)) * spread.view(shape)
+        sums = torch.stack([g.sum(ctx.over), (g * unit).sum(ctx.over)])  # (2,C)
+        own = sums.clone()  # weights sum up own rows: their gradients are averaged with all others
+        dist.all_reduce(sums)  # not by `ranks`: a GPU's backward pass runs in a thread that has joined nobody
+        level, slope = (sums / count).view(2, *shape).unbind(0)
+        scale = spread if weight is None else spread * weight
+        back = ((g - level - unit * slope) * scale.view(shape)).to(x.dtype)
+        return back, None if weight is None else own[1], own[0] if ctx.offset else None, None
+
+
 class _Synchronised(_BatchNorm):
     """BatchNorm over the rows of all ranks: (N,C,...) -> (N,C,...), N the rows of this one.
 
-    torch's ``SyncBatchNorm`` has no form for a CPU. The mean and the variance of each rank are exchanged, and their
-    gradients come back the same way. In eval mode and in its keys, it is plain BatchNorm.
+    torch's ``SyncBatchNorm`` has no form for a CPU. The mean and the variance of each rank are exchanged, and in the
+    backward pass the sums of the gradients. In eval mode and in its keys, it is plain BatchNorm.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -334,19 +368,10 @@ class _Synchronised(_BatchNorm):
         if ranks.size() == 1 or not here:
             return super().forward(x)
         self._check_input_dim(x)
-        over = [d for d in range(x.ndim) if d != 1]
         with torch.autocast(x.device.type, enabled=False):
-            values = x.float()
-            var, mean = torch.var_mean(values, over, correction=0)
-            means, variances = ranks.whole(torch.stack([mean, var])[None]).unbind(1)  # (size,C) each
-            mean = means.mean(0)
-            var = variances.mean(0) + (means - mean).square().mean(0)
-            self._follow(mean.detach(), var.detach(), ranks.size() * x.numel() // x.shape[1])
-            scale = (var + self.eps).rsqrt()
-            scale = scale if self.weight is None else scale * self.weight
-            shift = -mean * scale if self.bias is None else self.bias - mean * scale
-            shape = [1, -1] + [1] * (x.ndim - 2)
-            return (values * scale.view(shape) + shift.view(shape)).to(x.dtype)
+            y, mean, var = _Normalised.apply(x, self.weight, self.bias, self.eps)
+        self._follow(mean, var, ranks.size() * x.numel() // x.shape[1])
+        return y
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, var: Tensor, count: int) -> None:

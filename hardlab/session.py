@@ -103,8 +103,16 @@ class Session:
             "players": {p.name: p.opt.state_dict() for p in self.players},
             "generator": self.generator.get_state(),
             "rng": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "rng_cuda": self._rng_cuda(),
         }
+
+    def _rng_cuda(self) -> list[Tensor]:
+        """The states of the GPUs' generators; of several processes each uses one GPU, and all have the same numbers."""
+        if not torch.cuda.is_available():
+            return []
+        if ranks.size() > 1 and self.device.type == "cuda":
+            return [torch.cuda.get_rng_state(self.device)] * torch.cuda.device_count()
+        return torch.cuda.get_rng_state_all()
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Restore a state from ``dump``. Raises OtherImages, and HardlabError or other errors for any other state."""
@@ -120,8 +128,9 @@ class Session:
             optim.restore(p.opt, saved["players"][p.name])
         self.generator.set_state(saved["generator"])
         torch.set_rng_state(saved["rng"])
-        if saved["rng_cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(saved["rng_cuda"])
+        if torch.cuda.is_available():
+            for i, state in zip(range(torch.cuda.device_count()), saved["rng_cuda"], strict=False):
+                torch.cuda.set_rng_state(state, i)
         self.epoch.restore(saved["sums"])
         self.done = saved["step"]
         self.precision = saved.get("precision", self.precision)  # old checkpoints leave it to the manifest
