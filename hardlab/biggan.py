@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from hardlab import transfer
+from hardlab import ranks, transfer
 from hardlab.backbones import GAN_HALVES, check_gan
 from hardlab.data import Images
 from hardlab.nets import running_stats_frozen
@@ -134,10 +134,14 @@ class Generator(nn.Module):
         return torch.tanh(self.last(F.relu(self.bn(x))))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw latents (n,latent) on the device of the network, from torch's generator or the given one."""
+        """Draw latents (n,latent) on the device of the network, from torch's generator or the given one.
+
+        Those from torch's are this rank's part of as many for each.
+        """
         like = self.bn.weight
-        at = generator.device if generator else like.device
-        return torch.randn(n, self.latent, generator=generator, device=at).to(like)
+        if generator is None:
+            return ranks.draw(lambda rows: torch.randn(rows, self.latent, device=like.device), n).to(like)
+        return torch.randn(n, self.latent, generator=generator, device=generator.device).to(like)
 
 
 class Trunk(nn.Module):
@@ -173,7 +177,7 @@ def diffaugment(x: Tensor) -> Tensor:
     rows, columns = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
 
     def draw(low: int, high: int) -> Tensor:
-        return torch.randint(low, high + 1, (n, 1), device=x.device)
+        return ranks.draw(lambda rows: torch.randint(low, high + 1, (rows, 1), device=x.device), n)
 
     def outside(at: Tensor, extent: int) -> Tensor:
         side = int(extent * 0.5 + 0.5)

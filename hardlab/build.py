@@ -32,6 +32,8 @@ def device(name: str = "auto") -> torch.device:
     chosen = torch.device(name)
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise config.no_gpu(name)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise HardlabError(f"Device '{name}' is not available, torch sees {torch.cuda.device_count()} GPUs here.")
     return chosen
 
 

@@ -97,18 +97,6 @@ def _of_system(error: OSError) -> str:
     return f"'{short}' cannot be used ({error.strerror or error})."
 
 
-def _settings(overrides: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, Any]:
-    """Parse key=value pairs; raises ``HardlabError`` if one of them sets a label."""
-    from hardlab import config
-    from hardlab.errors import HardlabError
-
-    given = config.parse(overrides)
-    for label in labels:
-        if label in given:
-            raise HardlabError(f"'{label}' labels the results and cannot be overridden: name another {label} instead.")
-    return given
-
-
 def _load(code: Sequence[Path]) -> None:
     """Register the methods and strategies that these files define."""
     if code:
@@ -161,6 +149,9 @@ def _completed_recipe(context: click.Context, param: click.Parameter, incomplete
               help="Then evaluate with this protocol, as `hardlab evaluate` does; repeatable.")  # fmt: skip
 @click.option("--pixels", is_flag=True, help="With --protocol: run the same protocols on raw pixels too.")
 @click.option("--anew", is_flag=True, help="Start over; move an existing run to RUNS/.replaced.")
+@click.option("--devices", type=click.IntRange(1, 1024), default=1, show_default=True,
+              help="Train in this many processes together, each with a GPU of its own or its share of the cores "
+              "(docs/ranks.md).")  # fmt: skip
 @click.option("--list", "list_", is_flag=True, help="List the recipes and exit.")
 @click.option("--data", "folder", type=PATH, default=None,
               help="Train on all images of this folder, with or without classes and splits, with settings derived from "
@@ -180,6 +171,7 @@ def pretrain(
     protocols: tuple[str, ...],
     pixels: bool,
     anew: bool,
+    devices: int,
     list_: bool,
     code: tuple[Path, ...],
 ) -> None:
@@ -202,7 +194,7 @@ def pretrain(
     if recipe is None:
         raise click.UsageError("Name a recipe; `hardlab pretrain --list` lists them.")
     with usage():
-        given = _settings(overrides, ("recipe", "rung"))
+        given = config.settings(overrides, ("recipe", "rung"))
         run = recipes.recipe(recipe, rung, None if folder else given)
         config.device(device)
         if folder is not None:
@@ -228,6 +220,10 @@ def pretrain(
         machine.alone()
         build.check(run)
         build.device(device)
+        if devices > 1:
+            from hardlab import process
+
+            process.check_devices(run, devices, device)
     if dry_run:
         from hardlab import run_folder
         from hardlab.evaluate import runner
@@ -249,7 +245,10 @@ def pretrain(
     process.keep_pages()
     if threads is not None:
         torch.set_num_threads(threads)
-    path = train.train(run, runs_dir, root=root, device=device, anew=anew)
+    if devices > 1:
+        path = process.together(run, runs_dir, devices, root=root, device=device, threads=threads, anew=anew, code=code)
+    else:
+        path = train.train(run, runs_dir, root=root, device=device, anew=anew)
     _echo(as_json, str(path), run_folder.manifest(path))
     if folder is not None:
         click.echo(f"Which images and views are hard, and why: `hardlab explore {path}`", err=True)
@@ -395,7 +394,7 @@ def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str, card: 
     E.g. `hardlab costs dino-resnet50 --rung paper backbone.recompute=true`. Memory is that of torch's tensors at the
     peak of a step: cuDNN's workspaces and the CUDA context add to it. Hours are at rates measured on one GPU.
     """
-    from hardlab import compatible, recipes
+    from hardlab import compatible, config, recipes
     from hardlab.workbook import costs
 
     with usage():
@@ -410,7 +409,7 @@ def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str, card: 
             lines.append(f"Calculated; hours at rates measured on one {costs.calculated()['device']}.")
             _echo(as_json, "\n".join(lines), rows)
             return
-        run = recipes.recipe(recipe, rung, _settings(overrides, ("recipe", "rung")))
+        run = recipes.recipe(recipe, rung, config.settings(overrides, ("recipe", "rung")))
         compatible.check(run)
         from hardlab.workbook import memory
 
@@ -1113,13 +1112,13 @@ def reproduce(
 
     Snakemake runs the missing steps. Overrides, such as epochs=10, apply to all runs.
     """
-    from hardlab import compatible, data, recipes
+    from hardlab import compatible, config, data, recipes
     from hardlab.workbook import cluster
 
     with usage():
         slurm = cluster.chosen(executor, jobs, profile, cores)
     with usage():  # checks the first run only, because checking all takes longer
-        run = recipes.recipe("simsiam", rung, _settings(overrides, ("recipe", "rung", "seed")))
+        run = recipes.recipe("simsiam", rung, config.settings(overrides, ("recipe", "rung", "seed")))
         compatible.check(run)
         data.check_folder(run.data.name)
     from hardlab.workbook import workflow
@@ -1175,10 +1174,25 @@ def campaign(
 @cli.command("doctor", short_help="Check this machine, and print what is missing.")
 @JSON
 @click.option("--matrix", is_flag=True, help="Print which strategy works with which method, or why not.")
-def examine_installation(as_json: bool, matrix: bool) -> None:
+@click.option("--parallel", type=click.IntRange(2, 64), default=None, metavar="N",
+              help="Train in N processes and in one, and print what is equal (docs/ranks.md).")  # fmt: skip
+@click.option("--resume", is_flag=True, help="With --parallel: stop a run and take it up in N processes and in one.")
+@click.option("--every", is_flag=True, help="With --parallel: every pair of method and strategy, not each once.")
+@DEVICE
+def examine_installation(
+    as_json: bool, matrix: bool, parallel: int | None, resume: bool, every: bool, device: str
+) -> None:
     """Print what this machine has, what hardlab can use, and what is missing."""
     from hardlab.workbook import doctor
 
+    if parallel is None and (resume or every):
+        raise click.UsageError(f"--{'resume' if resume else 'every'} needs --parallel N.")
+    if parallel is not None:
+        from hardlab.workbook import parallel as proof
+
+        rows = proof.prove(parallel, resume, every, device)
+        _echo(as_json, proof.describe(parallel, rows), rows)
+        sys.exit(0 if all(row["equal"] for row in rows) else 1)
     if matrix:
         pairs = doctor.matrix()
         _echo(as_json, doctor.describe_matrix(pairs), pairs)

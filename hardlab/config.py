@@ -221,6 +221,7 @@ class Run(_Strict):
     logs: Logs = Logs()
     local: LocalView | None = None
     parent: Run | None = None  # a run to train first, because a strategy starts from its networks
+    sync_bn: bool = True  # in several processes: one BN batch over all, or one in each; norms in groups keep theirs
 
     @model_validator(mode="after")
     def _names(self) -> Run:
@@ -336,7 +337,7 @@ def _augments(name: str, changes: Mapping[str, Any]) -> list[Augment]:
 _LATER: dict[str, Any] = {
     "optim.warmup_from": 0, "optim.schedule": "cosine", "optim.clip_by": "all", "optim.trust_by": "scale",
     "optim.rate_by": "step", "optim.rate_of": "gradient",
-    "local": None, "parent": None,
+    "local": None, "parent.sync_bn": True, "parent": None, "sync_bn": True,
 }  # fmt: skip
 
 
@@ -383,8 +384,8 @@ def without_later_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
     for key, default in _LATER.items():
         head, _, last = key.rpartition(".")
-        node = out[head] if head else out
-        if last in node and node[last] == default:
+        node = out.get(head) if head else out
+        if node and last in node and node[last] == default:
             del node[last]
     return out
 
@@ -465,6 +466,15 @@ def parse(pairs: list[str] | tuple[str, ...]) -> dict[str, Any]:
         except HardlabError as e:
             raise HardlabError(f"{key}={e}") from None
     return out
+
+
+def settings(overrides: list[str] | tuple[str, ...], labels: tuple[str, ...]) -> dict[str, Any]:
+    """As ``parse``; raises HardlabError if one of the overrides sets a label."""
+    given = parse(overrides)
+    for label in labels:
+        if label in given:
+            raise HardlabError(f"'{label}' labels the results and cannot be overridden: name another {label} instead.")
+    return given
 
 
 def from_here(pair: str) -> str:

@@ -45,12 +45,12 @@ def _demand(holds: object, complaint: str) -> None:
 
 
 @cache
-def toy() -> Images:
+def toy(device: str = "cpu") -> Images:
     """Random pixels of ten classes."""
     labels = np.arange(COUNT) % 10
     source = Source(tuple("abcdefghij"), labels, [str(i) for i in range(COUNT)])
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 3), np.uint8)
-    return Pixels("toy", "train", source, [], label_map=np.arange(10), device="cpu", size=None, pixels=pixels)
+    return Pixels("toy", "train", source, [], label_map=np.arange(10), device=device, size=None, pixels=pixels)
 
 
 def small(kind: str, name: str) -> dict[str, Any]:

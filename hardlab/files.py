@@ -41,7 +41,7 @@ SEALED = ("views", "crops", "snapshots")  # the folders of a run whose files its
 STATES = ("running", "done", "stopped", "failed")
 MANIFEST: Kinds = (
     dict.fromkeys(("id", "config_hash", "commit", "python", "device", "precision", "started", "state"), TEXT)
-    | dict.fromkeys(("ended", "parent", "error", "cuda", "driver"), TEXT + _MAYBE)
+    | dict.fromkeys(("ended", "parent", "error", "cuda", "driver", "backend"), TEXT + _MAYBE)
     | dict.fromkeys(("threads", "world_size", "seed", "epochs_done", "steps_done"), WHOLE)
     | dict.fromkeys(("images_per_s", "peak_memory_mb"), NUMBER)
     | dict.fromkeys(("config", "versions", "data", "files"), TABLE)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardlab import ranks
 from hardlab.methods.base import Method
 from hardlab.types import Out, unit
 
@@ -105,9 +106,9 @@ def loss_of_guess(method: Method, out: Out) -> float | None:
     a, b = method.pairs[0]
     if method.negatives is None or a not in out.q or b not in out.t:
         return None
-    q, t = out.q[a].detach().float(), out.t[b].detach().float()
+    q, t = (ranks.whole(x.detach().float()) for x in (out.q[a], out.t[b]))
     # negatives may be random, and logging must leave the run's random numbers alone
-    with torch.random.fork_rng([q.device] if q.is_cuda else []):
+    with ranks.alone(), torch.random.fork_rng([q.device] if q.is_cuda else []):
         counted = torch.isfinite(method.negatives.similarities(q, t)).sum(1).double().mean()
     return math.log1p(float(counted))
 
@@ -126,14 +127,17 @@ def false_negatives(method: Method, out: Out, targets: Tensor) -> dict[str, floa
     if method.negatives is None or method.borrowed or a not in out.q or b not in out.t:
         return {}
     views = out.views
-    others = views.group[:, None] != views.group
-    pictures = F.adaptive_avg_pool2d(unit(views.raw), 8).flatten(1)
+    group, index = ranks.whole(views.group), ranks.whole(views.index)
+    others = group[:, None] != group
+    pictures = ranks.whole(F.adaptive_avg_pool2d(unit(views.raw), 8).flatten(1))
     same = torch.cdist(pictures, pictures, p=1) < SAME_PIXELS * pictures.shape[1]
+    q, k = (ranks.whole(x.detach().float()) for x in (out.q[a], out.t[b]))
     signals = {"copies": float((same & others).any(1).float().mean())}
-    known = views.index >= 0  # others were generated
-    labels = targets[views.index[known].cpu()].to(known.device)
+    known = index >= 0  # others were generated
+    labels = targets[index[known].cpu()].to(known.device)
     if len(labels) and bool((labels >= 0).all()):
-        q, k, others = out.q[a][known].float(), out.t[b][known].float(), others[known][:, known]
+        q, k = q[known], k[known]
+        others = others[known][:, known]
         temperature: Any = method.temperature
         weight = (q @ k.T / temperature).masked_fill(~others, -torch.inf).softmax(1)
         alike = (labels[:, None] == labels) & others
@@ -247,7 +251,6 @@ class Monitor:
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self.streaks: Counter[str] = Counter()
         self.alarms: list[dict[str, Any]] = []
-        self.guess: float | None = None  # constant during a run
         self.clocks: deque[tuple[float, float]] = deque(maxlen=PATIENCE + 1)  # seconds: waited for data, and in all
         self.last: Mapping[str, float] = {}
         for row in rows:

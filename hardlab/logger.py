@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
-from hardlab import build, checkpoint, health, meters, run_folder
+from hardlab import build, checkpoint, health, meters, ranks, run_folder
 from hardlab.evaluate.runner import monitor
 from hardlab.methods.base import Step
 from hardlab.session import Say, Session
@@ -18,31 +19,34 @@ from hardlab.types import Candidates
 class Logger:
     """Records a session in its folder; between two logged steps it reads nothing from the device.
 
-    root: the folder of the data sets. parent: the folder of the run's parent.
+    Where several processes train together, each has one; the first writes, the others give it what is theirs.
+
+    folder: of the run, None for the others. root: the folder of the data sets. parent: the folder of the run's parent.
     """
 
     def __init__(
-        self, session: Session, folder: run_folder.Folder, root: str | Path | None, parent: Path | None, say: Say
+        self, session: Session, folder: run_folder.Folder | None, root: str | Path | None, parent: Path | None, say: Say
     ) -> None:
         self.session, self.folder, self.root, self.say = session, folder, root, say
-        self._begin(parent)
-        self.rate = meters.Rate(session.total - session.done, session.run.batch_size)
         self.loss: float | None = None  # of the last logged step, for progress lines: reading another would synchronise
-        self.signs = health.Monitor(run_folder.metrics(folder.path))
-        folder.update(health=self.signs.alarms)
+        self.guess: float | None = None  # the loss of a guess, constant during a run
+        self.signs = health.Monitor()
+        ranks.told(lambda: self._begin(parent))
+        self.rate = meters.Rate(session.total - session.done, session.run.batch_size)
 
     def _begin(self, parent: Path | None) -> None:
         """Delete what was logged after the checkpoint, and write the manifest."""
-        s, seen = self.session, self.folder.manifest.get("data", {})
+        s, folder = self.session, self._written
+        seen = folder.manifest.get("data", {})
         known = {"test_digest": seen["test_digest"]} if s.done and "test_digest" in seen else {}
         if known:
             run_folder.check_test_images(s.run.id, seen, build.images(s.run, "test", self.root, s.device))
         skipped = [Path(p).name for p in s.data.skipped[:20]]
-        if harmed := self.folder.rewind(s.done):
+        if harmed := folder.rewind(s.done):
             self.say(
                 f"{s.run.id}: {harmed} damaged lines of metrics.jsonl were left out; the old file is kept beside it."
             )
-        self.folder.begin(
+        folder.begin(
             s.device,
             s.precision,
             {
@@ -63,51 +67,74 @@ class Logger:
             self.say(
                 f"{s.run.id}: left out {len(s.data.skipped)} broken images, first {', '.join(s.data.skipped[:3])}."
             )
+        self.signs = health.Monitor(run_folder.metrics(folder.path))
+        folder.update(health=self.signs.alarms)
+
+    @property
+    def _written(self) -> run_folder.Folder:
+        assert self.folder is not None, "the first rank alone writes"
+        return self.folder
 
     def step(self, now: Step) -> None:
         """Record a step: its views, its row and a line of progress, each if it is due."""
         s, run, logs = self.session, self.session.run, self.session.run.logs
         epoch = now.at.epoch
         if now.at.step % logs.views_every == 0:
-            self.folder.log_views(_seen(now), now.out.views.index, epoch, s.done, logs.views_rows)
+            seen, index = _gathered(_seen(now), now.out.views.index, logs.views_rows)
+            if self.folder is not None:
+                self.folder.log_views(seen, index, epoch, s.done, logs.views_rows)
         self.rate.tick()
         if now.at.step % logs.step_every == 0:
             s.check()
-            self.folder.collect_views()
             row = self._step_row(now)
             self.loss = row["loss"]
-            self.folder.metric(row)
-            for alarm in self.signs.look(row, s.epoch.seconds):
-                self.folder.metric({"kind": "health", "epoch": epoch, **alarm})
-                self.folder.update(health=self.signs.alarms)
-                self.say(f"{run.id}: {alarm['rule']}. {alarm['sentence']}")
-        if self.rate.due():
+            if self.folder is not None:
+                self._write(self.folder, row)
+        if self.folder is not None and self.rate.due():
             loss = "" if self.loss is None else f"loss {self.loss:.4f} | "
             where = f"epoch {epoch + 1}/{run.epochs}, step {s.done}/{s.total}"
             self.say(f"{run.id} | {where} | {loss}{self.rate.describe()}")
 
+    def _write(self, folder: run_folder.Folder, row: dict[str, Any]) -> None:
+        s = self.session
+        folder.collect_views()
+        folder.metric(row)
+        for alarm in self.signs.look(row, s.epoch.seconds):
+            folder.metric({"kind": "health", "epoch": row["epoch"], **alarm})
+            folder.update(health=self.signs.alarms)
+            self.say(f"{s.run.id}: {alarm['rule']}. {alarm['sentence']}")
+
     def epoch(self, now: Step) -> None:
         """Record the end of an epoch: its row, with the accuracy if that is monitored."""
-        s, run = self.session, self.session.run
-        s.check()
+        self.session.check()
+        ranks.told(lambda: self._end(now))
+
+    def _end(self, now: Step) -> None:
+        s, run, folder = self.session, self.session.run, self._written
         done = now.at.epoch + 1
         monitored = run.logs.monitor_every and (done == run.epochs or done % run.logs.monitor_every == 0)
-        self.folder.metric(self._epoch_row(now) | ({"knn": self._accuracy()} if monitored else {}))
-        self.folder.update(epochs_done=done, steps_done=s.done)
+        with ranks.alone():
+            folder.metric(self._epoch_row(now) | ({"knn": self._accuracy()} if monitored else {}))
+        folder.update(epochs_done=done, steps_done=s.done)
 
     def save(self) -> None:
         """Save a checkpoint, the snapshots of all parts, and the view log so far."""
-        s, folder = self.session, self.folder
-        s.check()
+        self.session.check()
+        ranks.told(self._save)
+
+    def _save(self) -> None:
+        s, folder = self.session, self._written
         folder.flush_views(s.done)
-        folder.snapshot("method", s.done, s.method.snapshot(s.data, s.look))
-        for h in s.hard:
-            folder.snapshot(h.name, s.done, h.snapshot(s.data, s.look))
+        with ranks.alone():
+            folder.snapshot("method", s.done, s.method.snapshot(s.data, s.look))
+            for h in s.hard:
+                folder.snapshot(h.name, s.done, h.snapshot(s.data, s.look))
         checkpoint.save(folder.checkpoints, s.done, s.dump(), s.run.logs.keep)
 
     def flush(self) -> None:
         """Write the view log so far."""
-        self.folder.flush_views(self.session.done)
+        if self.folder is not None:
+            self.folder.flush_views(self.session.done)
 
     def stop(self) -> NoReturn:
         """Save and raise ``Stopped``."""
@@ -119,6 +146,8 @@ class Logger:
     def finish(self) -> None:
         """Record the end of the run in the manifest."""
         s = self.session
+        if self.folder is None:
+            return
         self.folder.update(
             state="done",
             ended=run_folder.now(),
@@ -132,9 +161,10 @@ class Logger:
         self.say(f"{s.run.id}: done, {s.done} steps." + (f" Its health: {ill}; see its manifest." if ill else ""))
 
     def _step_row(self, now: Step) -> dict[str, Any]:
-        s, signs = self.session, self.signs
+        s = self.session
         terms = {name: float(mean) for name, mean in now.means().items()}
-        guess = signs.guess = signs.guess or health.loss_of_guess(s.method, now.out)
+        if self.guess is None:
+            self.guess = health.loss_of_guess(s.method, now.out)
         return {
             "kind": "step",
             "step": s.done,
@@ -143,12 +173,25 @@ class Logger:
             "terms": terms,
             "lr": now.rates,
             "images_per_s": self.rate.images_per_s(),
-            **health.collapse_signals(now.out),
-            **({} if guess is None else {"loss_of_guess": guess}),
-            **health.false_negatives(s.method, now.out, s.data.targets),
-            **s.method.logs(now),
-            **{key: float(x) for h in s.hard for key, x in h.numbers(now).items()},
+            **self._numbers(now),
         }
+
+    def _numbers(self, now: Step) -> dict[str, float]:
+        """The numbers of predictions, of the whole batch, and of method and strategies, means over the ranks."""
+        s = self.session
+        signals = health.false_negatives(s.method, now.out, s.data.targets)
+        few = {i: ranks.whole(now.out.q[i].detach()) for i in list(now.out.q)[:2]}
+        with ranks.alone():
+            numbers = {
+                **health.collapse_signals(now.out._replace(q=few)),
+                **({} if self.guess is None else {"loss_of_guess": self.guess}),
+                **signals,
+                **s.method.logs(now),
+                **{key: float(x) for h in s.hard for key, x in h.numbers(now).items()},
+            }
+        if ranks.size() == 1:
+            return numbers
+        return dict(zip(numbers, ranks.mean(torch.tensor([*numbers.values()]).double()).tolist(), strict=True))
 
     def _epoch_row(self, now: Step) -> dict[str, Any]:
         s = self.session
@@ -167,10 +210,24 @@ class Logger:
     def _accuracy(self) -> float:
         s = self.session
         test = build.images(s.run, "test", self.root, s.device)
-        seen = self.folder.manifest["data"]
+        folder = self._written
+        seen = folder.manifest["data"]
         run_folder.check_test_images(s.run.id, seen, test)
-        self.folder.update(data={**seen, "test_digest": test.digest()})
+        folder.update(data={**seen, "test_digest": test.digest()})
         return monitor(next(iter(s.method.networks().values())), s.look, s.data, test, s.precision)
+
+
+def _gathered(seen: Candidates, index: Tensor, rows: int) -> tuple[Candidates, Tensor]:
+    """The candidates of the first ``rows`` images of the whole batch, and their rows in the data set."""
+    if ranks.size() == 1:
+        return seen, index
+    few = min(-(-rows // ranks.size()), len(seen.best))
+
+    def whole(x: Tensor) -> Tensor:
+        return ranks.whole(x[:few].detach())
+
+    local = None if seen.local is None else whole(seen.local)
+    return Candidates(whole(seen.params), seen.pairs, whole(seen.loss), whole(seen.best), local), whole(index)
 
 
 def _seen(now: Step) -> Candidates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -276,6 +277,17 @@ def _cpuinfo(key: str) -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(key)), "")
 
 
+def keep_pages() -> None:
+    """Let glibc keep freed memory: otherwise blocks over 32 MiB cause page faults at every step."""
+    if sys.platform == "linux":
+        try:
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: keep the top of the heap
+        except OSError:  # another C library: nothing to tune
+            pass
+
+
 _PROCESSES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")  # torchrun, MPI, srun
 
 
@@ -285,6 +297,7 @@ def alone(environment: Mapping[str, str] = os.environ) -> None:
         value = environment.get(name, "").strip()
         if value not in ("", "0", "1"):
             raise HardlabError(
-                f"{name}={value} in the environment says that several processes train together, and hardlab trains in "
-                f"one: each of them would train the same run. Start it by itself, or set {name}=1."
+                f"{name}={value} in the environment says that several processes work together, and this one was not "
+                "started to: each of them would do the same. Let torchrun start `-m hardlab.train`, or take `hardlab "
+                f"pretrain --devices {value}`; to work alone, set {name}=1."
             )

@@ -31,6 +31,11 @@ class Negatives(nn.Module):
         """Whether they are a strategy's, or wrap such."""
         return any(inner.borrowed for inner in self.held())
 
+    @property
+    def mixes(self) -> bool:
+        """Whether what they are to one query depends on the other rows of the batch."""
+        return any(inner.mixes for inner in self.held())
+
     def similarities(self, q: Tensor, k: Tensor) -> Tensor:
         """Similarities (N,M) of unit rows q (N,D) to the negatives; -inf for a negative that does not count.
 
@@ -174,6 +179,8 @@ class OtherKeys(Negatives):
     q, k: (N,D) unit rows, q_i and k_i positives -> (N,2N), -inf at the anchor itself and at its positive.
     SimCLR (arXiv 2002.05709), Sec. 2.1.
     """
+
+    mixes = True
 
     def similarities(self, q: Tensor, k: Tensor) -> Tensor:
         own = torch.eye(len(q), dtype=torch.bool, device=q.device).repeat(1, 2)  # (N,2N)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import StochasticDepth
 
+from hardlab import ranks
 from hardlab.backbones import check_patches
 from hardlab.numbers import Factor, Layers, Momentum, Pixels, Units
 from hardlab.types import HardlabError
@@ -164,6 +166,17 @@ class Attention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, d))
 
 
+class DropPath(StochasticDepth):
+    """Stochastic depth per row; in several processes, of the rows of the whole batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if ranks.size() == 1 or not self.training or not self.p:
+            return super().forward(x)
+        ones = [1] * (x.ndim - 1)
+        kept = ranks.draw(lambda n: x.new_empty(n, *ones).bernoulli_(1 - self.p), len(x))
+        return x * kept / (1 - self.p)
+
+
 class Block(nn.Module):
     """A pre-norm transformer block with stochastic depth per sample, (N,T,D) -> (N,T,D)."""
 
@@ -172,7 +185,7 @@ class Block(nn.Module):
         self.norm1, self.attn = nn.LayerNorm(dim, eps=1e-6), Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = nn.Sequential(OrderedDict(fc1=nn.Linear(dim, 4 * dim), act=nn.GELU(), fc2=nn.Linear(4 * dim, dim)))
-        self.drop_path = StochasticDepth(drop_path, "row")
+        self.drop_path = DropPath(drop_path, "row")
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x)))
@@ -364,7 +377,8 @@ class SplitBN(nn.BatchNorm2d):
     """BatchNorm that normalises a batch in ``groups`` groups, image i in group i % groups, as several GPUs would.
 
     (N,C,H,W) -> (N,C,H,W), N a multiple of groups. The running statistics average those of the groups; in eval mode,
-    and in its keys, it is plain BatchNorm. ``SplitBatchNorm`` of MoCo's CIFAR notebook.
+    and in its keys, it is plain BatchNorm. ``SplitBatchNorm`` of MoCo's CIFAR notebook. Several processes share the
+    groups out, each of which lies in one of them: every process normalises as many.
     """
 
     groups: int
@@ -373,19 +387,20 @@ class SplitBN(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         n, c, h, w = x.shape
+        groups = self.groups // ranks.size()  # row i of a batch is in rank i % size, so a group is in one rank
         assert self.running_mean is not None
         assert self.running_var is not None
         track = self.track_running_stats
-        mean = self.running_mean.repeat(self.groups) if track else None
-        var = self.running_var.repeat(self.groups) if track else None
-        weight, bias = self.weight.repeat(self.groups), self.bias.repeat(self.groups)
+        mean = self.running_mean.repeat(groups) if track else None
+        var = self.running_var.repeat(groups) if track else None
+        weight, bias = self.weight.repeat(groups), self.bias.repeat(groups)
         assert self.momentum is not None
         out = F.batch_norm(
-            x.reshape(n // self.groups, self.groups * c, h, w), mean, var, weight, bias, True, self.momentum, self.eps
+            x.reshape(n // groups, groups * c, h, w), mean, var, weight, bias, True, self.momentum, self.eps
         )
         if mean is not None and var is not None:
-            self.running_mean.copy_(mean.view(self.groups, c).mean(0))
-            self.running_var.copy_(var.view(self.groups, c).mean(0))
+            self.running_mean.copy_(mean.view(groups, c).mean(0))
+            self.running_var.copy_(var.view(groups, c).mean(0))
         return out.view(n, c, h, w)
 
 
@@ -404,6 +419,110 @@ def whole_bn(net: nn.Module) -> nn.Module:
         if isinstance(m, SplitBN):
             m.__class__ = nn.BatchNorm2d  # type: ignore[assignment]  # the type before split_bn
     return net
+
+
+class _Normalised(torch.autograd.Function):
+    """x (N,C,...) normalised over the rows of all ranks, with their mean (C,) and variance (C,); keeps x alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, ...]:
+        over, shape = [d for d in range(x.ndim) if d != 1], [1, -1] + [1] * (x.ndim - 2)
+        values = x.float()
+        var, mean = torch.var_mean(values, over, correction=0)
+        means, variances = ranks.whole(torch.stack([mean, var])[None]).unbind(1)  # (size,C) each
+        mean = means.mean(0)
+        var = variances.mean(0) + (means - mean).square().mean(0)
+        spread = (var + eps).rsqrt()
+        scale = spread if weight is None else spread * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        ctx.save_for_backward(x, weight, mean, spread)
+        ctx.over, ctx.shape, ctx.size, ctx.offset = over, shape, ranks.size(), bias is not None
+        ctx.mark_non_differentiable(mean, var)
+        return (values * scale.view(shape) + shift.view(shape)).to(x.dtype), mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, spread = ctx.saved_tensors
+        shape, count = ctx.shape, ctx.size * x.numel() // x.shape[1]
+        g, unit = outer[0].float(), (x.float() - mean.view(shape)) * spread.view(shape)
+        sums = torch.stack([g.sum(ctx.over), (g * unit).sum(ctx.over)])  # (2,C)
+        own = sums.clone()  # weights sum up own rows: their gradients are averaged with all others
+        dist.all_reduce(sums)  # not by `ranks`: a GPU's backward pass runs in a thread that has joined nobody
+        level, slope = (sums / count).view(2, *shape).unbind(0)
+        scale = spread if weight is None else spread * weight
+        back = ((g - level - unit * slope) * scale.view(shape)).to(x.dtype)
+        return back, None if weight is None else own[1], own[0] if ctx.offset else None, None
+
+
+class _Synchronised(_BatchNorm):
+    """BatchNorm over the rows of all ranks: (N,C,...) -> (N,C,...), N the rows of this one.
+
+    torch's ``SyncBatchNorm`` has no form for a CPU. The mean and the variance of each rank are exchanged, and in the
+    backward pass the sums of the gradients. In eval mode and in its keys, it is plain BatchNorm.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        here = self.training or self.running_mean is None
+        if ranks.size() == 1 or not here:
+            return super().forward(x)
+        self._check_input_dim(x)
+        with torch.autocast(x.device.type, enabled=False):
+            y, mean, var = _Normalised.apply(x, self.weight, self.bias, self.eps)
+        self._follow(mean, var, ranks.size() * x.numel() // x.shape[1])
+        return y
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, var: Tensor, count: int) -> None:
+        if not (self.training and self.track_running_stats) or self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), share)
+
+
+class _Synchronised1d(_Synchronised, nn.BatchNorm1d):
+    pass
+
+
+class _Synchronised2d(_Synchronised, nn.BatchNorm2d):
+    pass
+
+
+_TOGETHER: dict[type[nn.Module], type[nn.Module]] = {nn.BatchNorm1d: _Synchronised1d, nn.BatchNorm2d: _Synchronised2d}
+
+
+def synchronise_bn(net: nn.Module) -> None:
+    """Let every BatchNorm of ``net`` normalise over all ranks, in place; norms in groups stay as they are."""
+    for m in net.modules():
+        m.__class__ = _TOGETHER.get(type(m), type(m))
+
+
+def check_groups(net: nn.Module) -> None:
+    """Refuse norms in groups that the ranks cannot share out. Raises HardlabError."""
+    for m in net.modules():
+        if isinstance(m, SplitBN) and m.groups % ranks.size():
+            raise HardlabError(
+                f"Norms in {m.groups} groups do not split over {ranks.size()} processes: take method.groups="
+                f"{max(1, round(m.groups / ranks.size())) * ranks.size()} or method.bn=plain."
+            )
+
+
+def average_running_stats(net: nn.Module) -> None:
+    """Set the running statistics of norms that see one rank's rows alone to their means over the ranks, in place."""
+    if ranks.size() == 1:
+        return
+    stats = [
+        s
+        for m in net.modules()
+        if isinstance(m, _BatchNorm) and not isinstance(m, _Synchronised)
+        for s in (m.running_mean, m.running_var)
+        if s is not None
+    ]
+    for s, of_all in zip(stats, ranks.averaged(stats), strict=True):
+        assert of_all is not None
+        s.copy_(of_all)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from hardlab import health, optim
+from hardlab import health, optim, ranks
 from hardlab.config import Optim, Run
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player, Step
@@ -58,10 +58,12 @@ def play(
     def timed(p: Player) -> AbstractContextManager[None]:
         return time("step" if p is learner else p.name)
 
-    def gradients(p: Player, retain: bool = False) -> tuple[Tensor | None, ...]:
+    def gradients(p: Player, retain: bool = False) -> Sequence[Tensor | None]:
         loss = p.objective(step)
-        grads = torch.autograd.grad(loss, p.params, allow_unused=True, retain_graph=retain)
-        watch.note(p.name, step.at.step, loss, grads, step.out.views.index)
+        own = torch.autograd.grad(loss, p.params, allow_unused=True, retain_graph=retain)
+        known, *grads = ranks.averaged([loss.detach(), *own])
+        assert known is not None
+        watch.note(p.name, step.at.step, known, grads, step.out.views.index)
         return grads
 
     early = {}

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
+import logging
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from hardlab import build, config, files, live, registry, run_folder, train
+from hardlab import build, config, files, live, ranks, registry, run_folder, train
 from hardlab.config import Run
+from hardlab.machine import keep_pages as keep_pages  # as cli and benchmarks know it
 from hardlab.stopping import STOPPED, Stopped
 from hardlab.types import HardlabError
-
-
-def keep_pages() -> None:
-    """Let glibc keep freed memory: otherwise blocks over 32 MiB cause page faults at every step."""
-    if sys.platform == "linux":
-        try:
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
-            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: keep the top of the heap
-        except OSError:  # another C library: nothing to tune
-            pass
 
 
 def launch(
@@ -81,6 +71,70 @@ def launch(
     if status != 0:
         raise HardlabError(f"Training of {run.id} failed (exit {status}): {line.strip()}")
     return runs_dir / run.id
+
+
+def check_devices(run: Run, devices: int, device: str = "auto") -> None:
+    """Refuse a number of processes that cannot share a run. Raises HardlabError."""
+    ranks.check_batch(run.batch_size, devices)
+    here = torch.cuda.device_count()
+    if build.device(device).type == "cuda" and devices > here:
+        raise HardlabError(f"--devices {devices}: torch sees {here} GPUs here; take as many, or --device cpu.")
+
+
+def together(
+    run: Run,
+    runs_dir: Path | str,
+    devices: int,
+    *,
+    root: str | Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    anew: bool = False,
+    code: Sequence[Path] = (),
+    max_restarts: int = 0,
+) -> Path:
+    """Train a run in ``devices`` processes of this machine, by torchrun's launcher; returns its folder.
+
+    A signal to this process reaches all, which save and stop. If one of them dies, the others are ended, and as often
+    as ``max_restarts`` they start again from the last checkpoint. threads: of each process; default: its share of the
+    cores. Raises ``Stopped``, or ``HardlabError`` after the processes have printed why.
+    """
+    check_devices(run, devices, device)
+    share = threads or max(1, (os.cpu_count() or 1) // devices)
+    words = ["-m", "hardlab.train", json.dumps(run.model_dump(mode="json"))]
+    words += ["--runs", str(runs_dir), "--device", device, "--threads", str(share)]
+    words += ["--root", str(root)] if root is not None else []
+    words += ["--anew"] if anew else []
+    words += [word for path in code for word in ("--code", str(path))]
+    launched_together(words, devices, f"Training of {run.id} in {devices} processes", max_restarts)
+    return Path(runs_dir) / run.id
+
+
+def launched_together(words: Sequence[str], n: int, what: str, max_restarts: int = 0) -> None:
+    """Run ``python WORDS`` in ``n`` processes that torchrun's launcher starts and watches.
+
+    what: for the message. Raises ``Stopped``, or ``HardlabError`` after the processes have printed why.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    at = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=n, run_id="hardlab", max_restarts=max_restarts,
+        rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1",
+        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+    )  # fmt: skip
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say what is wrong
+    try:
+        elastic_launch(at, sys.executable)(*words)
+    except SignalException:
+        raise Stopped from None
+    except ChildFailedError as e:
+        rank, first = e.get_first_failure()
+        if first.exitcode == STOPPED:
+            raise Stopped from None
+        how = first.signal_name() if first.exitcode < 0 else f"exit {first.exitcode}"
+        raise HardlabError(f"{what} failed (rank {rank}: {how}).") from None
 
 
 def _in_notebook() -> bool:

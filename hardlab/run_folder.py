@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hardlab import build, checkpoint, config, files, machine
+from hardlab import build, checkpoint, config, files, machine, ranks
 from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.hard.base import Hard
@@ -204,7 +204,8 @@ class Folder:
             "driver": driver() if device.type == "cuda" else None,
             "precision": precision,
             "threads": torch.get_num_threads(),
-            "world_size": 1,
+            "world_size": ranks.size(),
+            **({"backend": ranks.backend()} if ranks.size() > 1 else {}),
             "seed": self.run.seed,
             "data": data,
             "parameters": parameters,

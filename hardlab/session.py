@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hardlab import build, checkpoint, config, health, machine, meters, optim, players, run_folder
+from hardlab import build, checkpoint, config, health, machine, meters, nets, optim, players, ranks, run_folder
 from hardlab.config import Run, precision_of
 from hardlab.data import Images
 from hardlab.hard.base import Hard
@@ -66,7 +67,7 @@ class Session:
         return Progress(self.done, self.total, self.done // self.per_epoch, self.run.epochs)
 
     def batches(self) -> Iterator[Batch]:
-        """The remaining batches of the current epoch."""
+        """The remaining batches of the current epoch, of each this rank's rows."""
         epoch, passed = divmod(self.done, self.per_epoch)
         rows = epoch_order(self.run.seed, epoch, len(self.data), self.run.batch_size)
         for h in self.hard:
@@ -76,14 +77,18 @@ class Session:
                     f"Strategy '{h.name}' returns rows {tuple(rows.shape)} from `order`: it must return "
                     f"{tuple(wanted)}, as it gets, each a row of the {len(self.data)} images."
                 )
-        return self.data.batches(rows[passed:])
+        return self.data.batches(ranks.own(rows[passed:], dim=1))
 
     def check(self) -> None:
-        """Raise HardlabError if a loss or gradient so far was not finite."""
-        complaint = self.watch.complaint()
-        if complaint is not None:
-            good = checkpoint.listed(self.checkpoints) if self.checkpoints else []
-            raise HardlabError(f"{complaint} The last good checkpoint is {good[0].name if good else 'none'}.")
+        """Raise HardlabError if a loss or gradient so far was not finite; all ranks see the same."""
+
+        def check() -> None:
+            complaint = self.watch.complaint()
+            if complaint is not None:
+                good = checkpoint.listed(self.checkpoints) if self.checkpoints else []
+                raise HardlabError(f"{complaint} The last good checkpoint is {good[0].name if good else 'none'}.")
+
+        ranks.told(check)
 
     def dump(self) -> dict[str, Any]:
         """The state that steps change: weights, strategies, optimisers, sums, random number generators."""
@@ -98,8 +103,16 @@ class Session:
             "players": {p.name: p.opt.state_dict() for p in self.players},
             "generator": self.generator.get_state(),
             "rng": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "rng_cuda": self._rng_cuda(),
         }
+
+    def _rng_cuda(self) -> list[Tensor]:
+        """The states of the GPUs' generators; of several processes each uses one GPU, and all have the same numbers."""
+        if not torch.cuda.is_available():
+            return []
+        if ranks.size() > 1 and self.device.type == "cuda":
+            return [torch.cuda.get_rng_state(self.device)] * torch.cuda.device_count()
+        return torch.cuda.get_rng_state_all()
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Restore a state from ``dump``. Raises OtherImages, and HardlabError or other errors for any other state."""
@@ -115,8 +128,9 @@ class Session:
             optim.restore(p.opt, saved["players"][p.name])
         self.generator.set_state(saved["generator"])
         torch.set_rng_state(saved["rng"])
-        if saved["rng_cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(saved["rng_cuda"])
+        if torch.cuda.is_available():
+            for i, state in zip(range(torch.cuda.device_count()), saved["rng_cuda"], strict=False):
+                torch.cuda.set_rng_state(state, i)
         self.epoch.restore(saved["sums"])
         self.done = saved["step"]
         self.precision = saved.get("precision", self.precision)  # old checkpoints leave it to the manifest
@@ -136,6 +150,8 @@ def open(
 ) -> Session:
     """Open the run at its start, or at the newest intact checkpoint in ``folder``; writes nothing.
 
+    Where several processes train together, each opens it, the first with the folder; the others take its state.
+
     data: images instead of those that the run names.
     root: the folder of the data sets.
     parent: the folder of the run's parent.
@@ -143,13 +159,29 @@ def open(
 
     Raises HardlabError.
     """
-    machine.alone()
+    if not ranks.met():
+        machine.alone()
+    ranks.check_batch(run.batch_size)
     on = build.device(device)
-    data = build.images(run, "train", root, on) if data is None else data
+    if data is None:
+        if ranks.size() > 1:
+            ranks.told(lambda: build.images(run, "train", root, on).name)  # one makes or downloads what is not there
+        data = build.images(run, "train", root, on)
     build.fits(run, data, build.look(run))
     build.check_monitor(run, root)
     preferred = machine.resolve(run.precision, on)
     session = _begun(run, on, preferred, data, parent, say)
+    ranks.told(lambda: _take_up(session, folder, preferred, say))
+    if ranks.size() > 1:
+        state = ranks.told(session.dump)
+        if not ranks.first():
+            session.restore(state)
+    return session
+
+
+def _take_up(session: Session, folder: run_folder.Folder | None, preferred: machine.Precision, say: Say) -> None:
+    """Restore the newest intact checkpoint in the folder, if there is one."""
+    run, data = session.run, session.data
     if folder is not None:
         session.checkpoints = folder.checkpoints
         session.precision = folder.manifest.get("precision", preferred)
@@ -162,7 +194,6 @@ def open(
             say(f"{run.id}: continues at step {session.done} of {session.total}.")
         if session.precision != preferred:
             say(f"{run.id}: stays in {session.precision}, as it began; a new run would take {preferred} here.")
-    return session
 
 
 def reopen(path: Path, step: int | None = None, *, root: str | Path | None = None, device: str = "cpu") -> Session:
@@ -193,11 +224,14 @@ def _begun(
             say(f"{run.id}: {remark}")
         h.on_start(data, run.batch_size)
         if parent is not None and type(h).start_from is not Hard.start_from:
-            h.start_from(parent.name, _networks(parent))
+            h.start_from(parent.name, ranks.told(partial(_networks, parent)))
         h.check_steps(run.epochs * (len(data) // run.batch_size), run.epochs)
         h.to(on)
     for net in (method, *hard):
         machine.set_memory_format(net, on, run.channels_last)
+        nets.check_groups(net)
+        if ranks.size() > 1 and run.sync_bn:
+            nets.synchronise_bn(net)
     generator = torch.Generator(on).manual_seed(run.seed)
     parties = players.assemble(run, method, hard)
     return Session(run, on, precision, data, build.look(run), method.train(), hard, parties, generator)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 import time
 import types
@@ -10,9 +12,10 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from hardlab import build, optim, players, run_folder, stopping
+from hardlab import build, config, machine, nets, optim, players, ranks, recipes, run_folder, stopping
 from hardlab.config import Run
 from hardlab.data.base import Missing
 from hardlab.hard.base import Hard
@@ -42,6 +45,8 @@ def train(
     A finished run returns at once; a run's parent is trained first. Ctrl-C, SIGTERM and SIGUSR1 save and raise
     ``Stopped``. A loss or gradient that is not finite ends the run before it is logged or saved.
 
+    Inside ``ranks.joined`` every process calls this; the first has the folder, writes it and prints.
+
     root: the folder of the data sets.
     say: prints progress lines.
     wait: wait while another process trains this run, instead of raising, so that a parent of several runs is trained
@@ -53,7 +58,7 @@ def train(
     """
     parent = None
     if run.parent is not None:
-        if not (Path(runs_dir) / run.parent.id).exists():  # refuse before training the parent for hours
+        if not ranks.told((Path(runs_dir) / run.parent.id).exists):  # refuse before training the parent for hours
             build.check_images(run, root)
         again: dict[str, Any] = {"root": root, "device": device, "say": say, "wait": True}
         try:
@@ -62,33 +67,52 @@ def train(
             if not anew:
                 raise
             parent = train(run.parent, runs_dir, **again, anew=True)
+    if not ranks.first():
+        say = _nothing
     with stopping.requests() as asked:
-        folder = run_folder.Folder(runs_dir, run, _patience(run, say, asked) if wait else None)
-        try:
+        folder: run_folder.Folder | None = None
+
+        def done() -> bool:
+            nonlocal folder
+            folder = run_folder.Folder(runs_dir, run, _patience(run, say, asked) if wait else None)
             if anew and (aside := folder.set_aside()):
                 say(f"{run.id}: starts over; the old run is in {aside}.")
             if folder.complaint:
                 say(f"{run.id}: {folder.complaint} The checkpoints say where it was.")
-            if finished(folder.manifest, run, root, say):
+            return finished(folder.manifest, run, root, say)
+
+        try:
+            if ranks.told(done):
                 say(f"{run.id}: already finished, nothing to do.")
-                return folder.path
+                return runs_dir / run.id
             try:
                 session = open(run, folder, root=root, device=device, parent=parent, say=say)
-                if asked:
+                if ranks.any_of(bool(asked)):
                     say(f"{run.id}: asked to stop before its first step; the same command starts it.")
                     raise Stopped
+                if ranks.size() > 1:
+                    say(f"{run.id}: trains in {ranks.size()} processes, tensors by {ranks.backend()}.")
                 loop(session, Logger(session, folder, root, parent, say), asked)
             except Stopped:
-                if folder.manifest:
+                if folder is not None and folder.manifest:
                     folder.update(state="stopped", ended=run_folder.now())
                 raise
             except Exception as e:
-                if folder.manifest:
-                    folder.update(state="failed", ended=run_folder.now(), error=str(e))
+                gone = ranks.lost(e)
+                why = f"A process that trains {run.id} with this one has ended." if gone else str(e)
+                if folder is not None and folder.manifest:
+                    folder.update(state="failed", ended=run_folder.now(), error=why)
+                if gone:
+                    raise HardlabError(why) from e
                 raise
         finally:
-            folder.close()
-    return folder.path
+            if folder is not None:
+                folder.close()
+    return runs_dir / run.id
+
+
+def _nothing(line: str) -> None:
+    """Print nothing: the first rank does."""
 
 
 def loop(session: Session, log: Logger, asked: Sequence[int] = ()) -> None:
@@ -105,11 +129,11 @@ def loop(session: Session, log: Logger, asked: Sequence[int] = ()) -> None:
         for batch in s.epoch.around("data", s.batches()):
             now = step(s, batch)
             log.step(now)
-            if asked and s.done % s.per_epoch:  # at the end of an epoch, log its row first
+            if s.done % s.per_epoch and ranks.any_of(bool(asked)):  # at the end of an epoch, log its row first
                 log.stop()
         log.epoch(now)
         last = epoch + 1 == run.epochs
-        if asked and not last:
+        if not last and ranks.any_of(bool(asked)):
             log.stop()
         if last or (epoch + 1) % run.logs.checkpoint_every == 0:
             log.save()
@@ -127,6 +151,8 @@ def step(session: Session, batch: Batch) -> Step:
     lr = optim.set_schedule(s.players[0].opt, run.optim, run.batch_size, s.done, s.total, warmup, s.per_epoch)
     now = begin(s, batch)
     players.play(now, s.players, run.optim, s.watch, timed)
+    for net in (s.method, *s.hard):
+        nets.average_running_stats(net)
     now.rates = {p.name: p.opt.param_groups[0]["lr"] for p in s.players} | {"learner": lr}
     with timed("step"):
         s.method.after_step(now)
@@ -227,6 +253,48 @@ def _patience(run: Run, say: Say, asked: list[int]) -> Callable[[], None]:
     return wait
 
 
+def main(argv: list[str] | None = None) -> int:
+    """``torchrun --nproc-per-node N -m hardlab.train RECIPE [KEY=VALUE]...``: train a run in N processes together.
+
+    Without torchrun it trains in one. Exit status: 0 done, 1 failed, 75 stopped on request and able to continue.
+    """
+    parser = argparse.ArgumentParser(prog="python -m hardlab.train", description=main.__doc__)
+    parser.add_argument("recipe", help="a recipe, or the whole configuration of a run as JSON")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--rung", default="smoke")
+    parser.add_argument("--runs", default=Path("runs"), type=Path)
+    parser.add_argument("--root", default=None)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--anew", action="store_true")
+    parser.add_argument("--code", action="append", default=[], type=Path)
+    args = parser.parse_args(argv)
+    machine.keep_pages()
+    try:
+        for path in args.code:
+            build.load(path)
+        if config.threads(args.threads) is not None:
+            torch.set_num_threads(args.threads)
+        if args.recipe.startswith("{"):
+            run = config.make(json.loads(args.recipe))
+        else:
+            run = recipes.recipe(args.recipe, args.rung, config.settings(args.overrides, ("recipe", "rung")))
+        on = build.device(args.device)
+        with ExitStack() as stack:
+            if ranks.launched():
+                if on.type == "cuda":
+                    on = build.device(f"cuda:{ranks.number_here()}")
+                stack.enter_context(ranks.joined(on.type == "cuda"))
+            train(run, args.runs, root=args.root, device=str(on), anew=args.anew)
+    except Stopped:
+        return stopping.STOPPED
+    except HardlabError as e:
+        if not hasattr(e, "told"):  # the first rank prints what it has told the others
+            say(f"hardlab: {e}")
+        return 1
+    return 0
+
+
 class _Module(types.ModuleType):
     """Makes the module callable, as in ``hardlab.train(run)``."""
 
@@ -253,3 +321,6 @@ class _Module(types.ModuleType):
 
 
 sys.modules[__name__].__class__ = _Module
+
+if __name__ == "__main__":
+    sys.exit(main())

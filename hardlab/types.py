@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardlab import ranks
 from hardlab.errors import HardlabError as HardlabError
 
 
@@ -76,7 +77,7 @@ class Drawn:
             torch.cat([F.pad(r, (0, width - r.shape[3], 0, height - r.shape[2])) for r in raw]),
             torch.cat([self.sizes, more.sizes]),
             torch.cat([self.index, more.index]),
-            torch.cat([self.group, more.group + len(self.group)]),
+            torch.cat([self.group, more.group + ranks.size() * len(self.group)]),
             torch.cat([self.params, more.params]),
             _both(self.local_params, more.local_params),
             self.grouped or more.grouped,

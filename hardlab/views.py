@@ -15,7 +15,7 @@ from itertools import pairwise, permutations
 import torch
 from torch import Tensor
 
-from hardlab import transfer
+from hardlab import ranks, transfer
 from hardlab.augment import COLOUR as COLOUR
 from hardlab.augment import PARAMS as PARAMS
 from hardlab.augment import PRESETS as PRESETS
@@ -145,7 +145,7 @@ class Look:
             raise HardlabError(f"{local} local crops were asked for, but this run's augmentation has none: set `local`")
         params = self.draw(batch.sizes, n, generator)
         small = [self._local(i).draw(batch.sizes, 1, generator) for i in range(local)]
-        group = torch.arange(len(batch.index), device=batch.index.device)
+        group = ranks.own(torch.arange(ranks.size() * len(batch.index), device=batch.index.device))
         return Drawn(batch.raw, batch.sizes, batch.index, group, params, torch.cat(small, 1) if small else None)
 
     def render(self, v: Drawn, plain: bool = False, size: int | None = None) -> Rendered:
@@ -287,7 +287,8 @@ def _stage(p: Tensor) -> Tensor:
 
 def _uniform(b: int, v: int, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
     at = generator.device if generator else device
-    return torch.rand(b, v, n, generator=generator, device=at).to(device, non_blocking=True)
+    u = ranks.draw(lambda rows: torch.rand(rows, v, n, generator=generator, device=at), b)
+    return u.to(device, non_blocking=True)
 
 
 def _between(u: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -273,3 +273,16 @@ def test_lab_opens_jupyterlab_on_the_first_notebook_and_hands_options_on(monkeyp
 def test_what_is_no_run_is_not_watched(tmp_path):
     refused = call("watch", str(tmp_path))
     assert refused.exit_code == 2 and "is not a run" in refused.output
+
+
+def test_processes_that_cannot_share_a_batch_are_refused_and_nothing_is_written(tmp_path):
+    words = ["pretrain", "moco", "batch_size=9", "method.groups=3", "method.queue=9", "--runs", str(tmp_path / "runs")]
+    done = call(*words, "--devices", "2", "--device", "cpu")
+    assert done.exit_code == 2 and "batch_size=9 does not split into equal parts for 2 processes" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--every"])
+def test_a_comparison_of_processes_needs_their_number(flag):
+    done = call("doctor", flag)
+    assert done.exit_code == 2 and f"{flag} needs --parallel N" in done.output

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from hardlab import recipes, registry, run_folder, train
+from hardlab.workbook import parallel
 
 TRACES = Path(__file__).with_name("golden.json")
 SYSTEMS = (
@@ -50,18 +51,11 @@ LOOSE = {"stn-affine": 2e-5}
 
 @contextmanager
 def double_precision():
-    """What the code makes or turns into float32 is float64 inside, and drawn alike by every release of torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "float32", torch.float64)
-        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    """Inside, all is float64, and drawn alike by every release of torch."""
+    with parallel.double_precision(), pytest.MonkeyPatch.context() as patch:
         # releases draw it differently; at -2 and 2, a hundred deviations away, nothing is cut off
         patch.setattr(torch.nn.init, "trunc_normal_", torch.nn.init.normal_)
-        usual = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(usual)
+        yield
 
 
 class Enough(Exception):

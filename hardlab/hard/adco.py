@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from hardlab import transfer
+from hardlab import ranks, transfer
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player, Step
@@ -29,6 +29,8 @@ _TILE, _TILE_GPU = 2**20, 2**22  # similarities at once: on a CPU 4 MiB stay in 
 
 class KeysOfOthers(Negatives):
     """The other images' keys of the batch, as in AdCo's code: (N,N), -inf at an own key."""
+
+    mixes = True
 
     def similarities(self, q: Tensor, k: Tensor) -> Tensor:
         return (q @ k.T).masked_fill(torch.eye(len(q), dtype=torch.bool, device=q.device), -torch.inf)
@@ -58,6 +60,8 @@ class Learned(Negatives):
     ``loss`` goes over the bank once, in tiles: it gives the loss, its gradient for the queries, and, inside
     ``record``, ``descent``, minus the gradient of the adversary's loss wrt W. vectors: (K,D). AdCo, Eqs. 1, 4-7.
     """
+
+    mixes = True  # the adversary answers to all queries of a batch at once
 
     def __init__(
         self, size: int, dim: int, inside: Negatives | None, temperature: float, objective: str, wrt: str
@@ -302,13 +306,13 @@ class AdCo(Hard):
         a, b = method.pairs[0]
         if at.step < self.filling:
             rows = w[at.step * self.batch_size : (at.step + 1) * self.batch_size]
-            rows.copy_(out.t[b][: len(rows)])
+            rows.copy_(ranks.whole(out.t[b])[: len(rows)])
             if at.step + 1 == self.filling:
                 method.catch_up()
         elif self.renorm:
             for rows in w.split(4096):
                 rows.copy_(F.normalize(rows, dim=1))
-        self.queries.note(at.step, out.q[a], out.views.index)
+        self.queries.note(at.step, ranks.whole(out.q[a]), ranks.whole(out.views.index))
 
     @torch.no_grad()
     def logs(self, step: Step) -> Mapping[str, float]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hardlab import nets, transfer
+from hardlab import nets, ranks, transfer
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Step
@@ -118,8 +118,8 @@ class Adversarial(Hard):
 
         t = {i: label.detach() for i, label in out.t.items()}
         if self.aim == "towards":
-            other = torch.randperm(len(v.index)).to(v.index.device, non_blocking=True)
-            t = {i: label[other] for i, label in t.items()}
+            other = torch.randperm(ranks.size() * len(v.index)).to(v.index.device, non_blocking=True)
+            t = {i: ranks.taken(label, other) for i, label in t.items()}
         delta = [self._within(self._first(x)) for x in clean]
         with ExitStack() as stack:
             stack.enter_context(nets.running_stats_frozen(method))
@@ -135,7 +135,8 @@ class Adversarial(Hard):
                 grads = torch.autograd.grad(loss if self.aim == "away" else -loss, x)
                 delta = [self._within(d + self._step(g / unit)) for d, g in zip(delta, grads, strict=True)]
         pixels = moved(delta)
-        self.note(step, max_delta=torch.stack([((a - x) * unit).abs().max() for a, x in zip(pixels, clean)]).max())
+        most = torch.stack([((a - x) * unit).abs().max() for a, x in zip(pixels, clean)]).max()
+        self.note(step, max_delta=ranks.largest(most))
         made = replace(v, x=pixels[0], local=tuple(pixels[1:]))
         self._shown = first_images(v), first_images(made)
         return made
@@ -150,7 +151,7 @@ class Adversarial(Hard):
         return method.embed(v, (a for a, _ in method.pairs), ())[0], t
 
     def _first(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x) if self.start == "clean" else self.epsilon * (2 * torch.rand_like(x) - 1)
+        return torch.zeros_like(x) if self.start == "clean" else self.epsilon * (2 * ranks.rand_like(x) - 1)
 
     def _step(self, g: Tensor) -> Tensor:
         """The step of length eta along a gradient (...,3,S,S) with respect to grey levels."""

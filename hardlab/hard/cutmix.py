@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from hardlab import nets
+from hardlab import nets, ranks
 from hardlab.data import Images
 from hardlab.hard.adversarial import first_images, in_unit_range
 from hardlab.hard.base import Hard
@@ -78,11 +78,14 @@ class CutMix(Hard):
         if self.weight == 0:
             return {}
         v = step.out.views
-        n = len(v.index) if self.per == "sample" else 1
+        count = ranks.size() * len(v.index)
+        n = count if self.per == "sample" else 1
         # drawn on the CPU: the same boxes on every device
         share = torch.distributions.Beta(self.alpha, self.beta).sample((n,))
         place = torch.rand(n, 2)
-        other = torch.randperm(len(v.index)).to(v.index.device, non_blocking=True)  # (B,) pi
+        if n > 1:
+            share, place = ranks.own(share), ranks.own(place)
+        other = torch.randperm(count).to(v.index.device, non_blocking=True)  # (B,) pi, of the whole batch
         views = {} if self.source == "adversarial" else {"cutmix": (v, self.bn == "aux")}
         if self.source != "clean":
             views["cutmix_adversarial"] = (step.made["adversarial"](), True)
@@ -97,18 +100,19 @@ class CutMix(Hard):
         for x in (v.x, *v.local):
             inside = boxes(share, place, x.shape[-1], self.box).to(x.device, non_blocking=True)  # (n,S,S)
             kept.append(1 - inside.float().mean((1, 2)))  # (n,) lambda, counted
-            pixels.append(torch.where(inside.view(len(inside), *[1] * (x.ndim - 3), *inside.shape[1:]), x[other], x))
+            cut = inside.view(len(inside), *[1] * (x.ndim - 3), *inside.shape[1:])
+            pixels.append(torch.where(cut, ranks.taken(x, other), x))
         if name == "cutmix":
             self._shown = first_images(replace(v, x=pixels[0]))
         slots = v.x.shape[1]
         with nets.auxiliary(method) if aux else nullcontext():
             q = method.embed(replace(v, x=pixels[0], local=tuple(pixels[1:])), (a for a, _ in method.pairs), ())[0]
-        swapped = {i: label[other] for i, label in t.items()}
+        swapped = {i: ranks.taken(label, other) for i, label in t.items()}
         lam = {a: kept[max(0, a - slots + 1)] for a, _ in method.pairs}
         right = lam[0] * method.accuracy(q, t) + (1 - lam[0]) * method.accuracy(q, swapped)
         self.note(step, **{"lambda": kept[0].mean(), name.replace("cutmix", "top1"): right.mean()})
         if self.labels == "soft":
-            same = other == torch.arange(len(other), device=other.device)
+            same = ranks.own(other == torch.arange(len(other), device=other.device))
             losses = [self._soft(method, q[a], t[b], swapped[b], lam[a], same) for a, b in method.pairs]
             return torch.stack(losses).mean(0)
         own: dict[tuple[int, int], Tensor] = {}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from hardlab import ranks
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Step
@@ -41,7 +42,8 @@ class Double(Hard):
         steps = at.total // at.epochs
         generator = torch.Generator().manual_seed(self._seed + at.epoch)
         order = torch.randperm(len(self.images), generator=generator)[: steps * self.batch_size]
-        self._more = self.images.batches(order.view(steps, self.batch_size)[at.step - at.epoch * steps :])
+        left = order.view(steps, self.batch_size)[at.step - at.epoch * steps :]
+        self._more = self.images.batches(ranks.own(left, dim=1))
         self._epoch = at.epoch
 
     def views(self, step: Step) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardlab import biggan, losses
+from hardlab import biggan, losses, ranks
 from hardlab.backbones import check_gan
 from hardlab.data import Images
 from hardlab.hard.base import Hard
@@ -108,6 +108,15 @@ class Generated(Hard):
             if made != wanted or method.options["latent"] != latent:
                 raise other_sizes(at.parent.id)
 
+    def on_start(self, images: Images, batch_size: int) -> None:
+        count, parts = batch_size if self.count is None else self.count, ranks.size()
+        pair = 2 if self.positives == "pair" else 1
+        if count % (pair * parts) and parts > 1:
+            raise HardlabError(
+                f"{count} generated images do not split over {parts} processes: take hard.generated.count="
+                f"{max(1, round(count / pair / parts)) * pair * parts}."
+            )
+
     def start_from(self, parent: str, networks: Mapping[str, Tensor]) -> None:
         def part(prefix: str) -> dict[str, Any]:
             return {k.removeprefix(prefix): v for k, v in networks.items() if k.startswith(prefix)}
@@ -138,21 +147,22 @@ class Generated(Hard):
 
     def _images(self, real: int) -> Tensor:
         """Images (count,3,S,S) in [-1,1]: G(z) for each z, or G(z_1), G_ema(z_1), G(z_2), ...; gradient through G."""
-        n = real if self.count is None else self.count
+        n = real if self.count is None else self.count // ranks.size()
         if self.positives == "view":
             return self.generator(self.generator.sample(n))
         z = self.generator.sample(n // 2)
         with torch.no_grad():
             twins = self.averaged(z)
-        return torch.stack([self.generator(z), twins], 1).flatten(0, 1)
+        # the two images of a latent follow each other in the batch, so they may belong to two ranks
+        return ranks.own(torch.stack([ranks.whole(self.generator(z)), ranks.whole(twins)], 1).flatten(0, 1))
 
     def _mixed(self, v: Drawn, made: Tensor, look: Look) -> Drawn:
         """The batch followed by generated images, with views drawn like the real ones, grouped by their latents."""
         n, size, device = len(made), made.shape[-1], v.raw.device
         images = Batch((made + 1) / 2, torch.full((n, 2), size, device=device), torch.full((n,), -1, device=device))
         fresh = look.views(images, v.params.shape[1], local=v.crops)
-        latents = torch.arange(n, device=device) // (2 if self.positives == "pair" else 1)
-        return v.append(replace(fresh, group=latents, grouped=self.positives == "pair"))
+        latents = torch.arange(ranks.size() * n, device=device) // (2 if self.positives == "pair" else 1)
+        return v.append(replace(fresh, group=ranks.own(latents), grouped=self.positives == "pair"))
 
     # --------------------------------------------------------------------------------------------------- the players
 
@@ -221,7 +231,10 @@ class Generated(Hard):
         """This step's real images (B,3,S,S) in [-1,1], as a GAN sees them: half of them mirrored."""
         v, _ = step.kept[self.name]
         x = biggan.real_images(v.raw, v.sizes, step.look, self.generator.size)
-        return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x) if mirror else x
+        if not mirror:
+            return x
+        turned = ranks.draw(lambda n: torch.rand(n, 1, 1, 1, device=x.device), len(x)) < 0.5
+        return torch.where(turned, x.flip(3), x)
 
     def after_step(self, step: Step) -> None:
         if self.learn != "frozen" and self.count != 0 and self.due(step.at.step):

@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hardlab import transfer
+from hardlab import ranks, transfer
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Step
 from hardlab.numbers import Epochs, Many, Share
-from hardlab.types import HardlabError, Progress
+from hardlab.types import Drawn, HardlabError, Progress
 from hardlab.views import Look, iou
 
 
@@ -64,8 +64,19 @@ class IoUPolicy(Hard):
 
     @torch.no_grad()
     def views(self, step: Step) -> None:
-        """Replace the rejected pairs; random numbers are torch's own (a redraw is rare)."""
+        """Replace the rejected pairs; random numbers are torch's own (a redraw is rare).
+
+        How many it takes depends on the pairs, so each rank redraws those of the whole batch.
+        """
         v = step.views
+        every = replace(v.drawn(), params=ranks.whole(v.params), sizes=ranks.whole(v.sizes))
+        with ranks.alone():
+            params = self._bounded(every, step)
+        if params is not None:
+            step.views = replace(v, params=ranks.own(params))
+
+    def _bounded(self, v: Drawn, step: Step) -> Tensor | None:
+        """The parameters of views within the bound, or None if they are so already."""
         over = iou(v.params[:, 0], v.params[:, 1]) > self.bound
         known = transfer.on_host(over)
         if self.alternate == "random" and self.bound < 1:
@@ -86,9 +97,8 @@ class IoUPolicy(Hard):
             gave_up=gave_up.sum() / len(over),
         )
         if not known:
-            step.views = replace(v, params=params)
-        elif len(rows):
-            step.views = replace(v, params=v.params.index_copy(0, rows, params))
+            return params
+        return v.params.index_copy(0, rows, params) if len(rows) else None
 
     def redraw(
         self, params: Tensor, sizes: Tensor, look: Look, due: Tensor | None = None

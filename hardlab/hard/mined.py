@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hardlab import losses, transfer
+from hardlab import losses, ranks, transfer
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Step
 from hardlab.numbers import Weight
@@ -47,15 +47,15 @@ class Mined(Hard):
         self.threshold, self.epsilon, self.mine, self.reduction = threshold, epsilon, mine, reduction
 
     def terms(self, step: Step) -> Mapping[str, Tensor]:
-        """The term's rows: all anchors with a hard negative, for each pair of the method."""
+        """The term's rows: all anchors of the whole batch with a hard negative, for each pair of the method."""
         out = step.out
-        same = out.views.group[:, None] == out.views.group
+        group = ranks.whole(out.views.group)
+        same = group[:, None] == group
         totals, some, measured = [], [], []  # measured: distances and hard sets, for the logs
         with torch.autocast(same.device.type, enabled=False):
             for a, b in step.method.pairs:
-                d = losses.squared_distances(
-                    losses.max_normalise(out.t[b].float()), losses.max_normalise(out.q[a].float())
-                )
+                q, t = (ranks.whole(losses.max_normalise(x.float())) for x in (out.q[a], out.t[b]))
+                d = losses.squared_distances(t, q)
                 if self.reduction == "mean":
                     d = d / out.q[a].shape[1]
                 hard = self.hard(d.detach(), same)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardlab import ranks
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method
 from hardlab.needs import Setting
@@ -73,10 +74,11 @@ class Mixed(Synthetic):
     def make(self, q: Tensor, hard: Tensor) -> Tensor:
         n, h, _ = hard.shape
         rows = torch.arange(n, device=q.device)[:, None]
-        i, j = torch.randint(h, (2, n, self.pairs), device=q.device)
-        a = torch.rand(n, self.pairs, 1, device=q.device)
-        m = torch.randint(h, (n, self.queries), device=q.device)
-        b = torch.rand(n, self.queries, 1, device=q.device) / 2  # the query always has the smaller share
+        at, pairs, queries = q.device, self.pairs, self.queries
+        i, j = ranks.draw(lambda n: torch.randint(h, (2, n, pairs), device=at), n, dim=1)
+        a = ranks.draw(lambda n: torch.rand(n, pairs, 1, device=at), n)
+        m = ranks.draw(lambda n: torch.randint(h, (n, queries), device=at), n)
+        b = ranks.draw(lambda n: torch.rand(n, queries, 1, device=at), n) / 2  # the query always has the smaller share
         return torch.cat([a * hard[rows, i] + (1 - a) * hard[rows, j], b * q[:, None] + (1 - b) * hard[rows, m]], dim=1)
 
 

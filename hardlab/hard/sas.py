@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardlab import ranks
 from hardlab.backbones import may_be_one
 from hardlab.clusters import check_clusters, kmeans
 from hardlab.data import Images
@@ -77,7 +78,9 @@ class SAS(Hard):
 
     def order(self, rows: Tensor, epoch: int, images: Images, look: Look) -> Tensor:
         if (self.rows == NONE).any():
-            self.rows.copy_(self.chosen(images, look))
+            with ranks.alone():
+                self.rows.copy_(self.chosen(images, look))
+            ranks.same(self.rows)
         generator = torch.Generator().manual_seed((int(self.seed) + epoch) % 2**63)
         kept, whole = self.rows.cpu(), len(self.rows) // self.batch_size * self.batch_size
         parts = [

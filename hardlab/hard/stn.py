@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from hardlab import transfer
+from hardlab import ranks, transfer
 from hardlab.data import Images
 from hardlab.hard.base import Hard
 from hardlab.methods.base import Method, Player, Step
@@ -188,7 +188,7 @@ class STN(Hard):
         return F.huber_loss(area, target) + F.huber_loss(stays, self._between(area, low**0.125, high**0.125))
 
     def _between(self, like: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        share = torch.rand_like(like) if self.target == "uniform" else torch.full_like(like, 0.5)
+        share = ranks.rand_like(like) if self.target == "uniform" else torch.full_like(like, 0.5)
         return low + (high - low) * share
 
     def _looks(self, look: Look) -> list[Look]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardlab import ranks
 from hardlab.hard.mochi import Synthesis
 from hardlab.negatives import Negatives, Synthetic
 from hardlab.numbers import Count, Epochs, ManyOrNone, Weight
@@ -30,10 +31,11 @@ class SixKinds(Synthetic):
         rows = torch.arange(n, device=q.device)[:, None]
 
         def some(count: int) -> Tensor:
-            return hard[rows, torch.randint(h, (n, count), device=q.device)]  # (N,count,D)
+            which = ranks.draw(lambda n: torch.randint(h, (n, count), device=hard.device), n)
+            return hard[rows, which]  # (N,count,D)
 
         def share(count: int) -> Tensor:
-            return torch.rand(n, count, 1, device=q.device)
+            return ranks.draw(lambda n: torch.rand(n, count, 1, device=hard.device), n)
 
         between, beyond, mixed, noised, perturbed, adversarial = self.counts
         q, made = q[:, None], []
@@ -41,7 +43,8 @@ class SixKinds(Synthetic):
         made.append(_towards(some(beyond), q, -share(beyond) / 2))  # q + b (n - q), b in (1, 1.5)
         made.append(_towards(some(mixed), some(mixed), share(mixed)))
         near = some(noised)
-        made.append(near + self.sigma * torch.randn_like(near))
+        noise = ranks.draw(lambda n: torch.randn(n, *near.shape[1:], dtype=near.dtype, device=near.device), n)
+        made.append(near + self.sigma * noise)
         made.append(some(perturbed) + self.delta * q)  # q is the gradient of the similarity q n
         made.append(some(adversarial) + self.eta * q.sign())
         return torch.cat(made, dim=1)

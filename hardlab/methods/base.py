@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hardlab import ranks
 from hardlab.data import Images
 from hardlab.needs import no_crops
 from hardlab.negatives import Negatives
@@ -54,6 +55,7 @@ class Step:
     numbers: dict[str, Tensor | float] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     seen: Candidates | None = None
+    _means: dict[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         self.views = self.drawn
@@ -64,8 +66,11 @@ class Step:
         return torch.autocast(self.drawn.raw.device.type, torch.bfloat16, enabled=self.low)
 
     def means(self) -> dict[str, Tensor]:
-        """Term -> its mean (), on the device, without terms that have no rows."""
-        return {name: t.detach().mean() for name, t in self.terms.items() if len(t)}
+        """Term -> its mean () over the rows of all ranks, on the device, without terms that have no rows."""
+        if self._means is None:
+            own = {name: t.detach().mean() for name, t in self.terms.items() if len(t)}
+            self._means = dict(zip(own, ranks.averaged(list(own.values())), strict=True))  # type: ignore[arg-type]
+        return self._means
 
 
 class Player(NamedTuple):
@@ -245,8 +250,22 @@ class Method(nn.Module):
         with torch.autocast(device, enabled=False):  # similarities in float32 even if the network ran in bf16
             for a, b in ((at(a), at(b)) for a, b in self.pairs):
                 if (a, b) not in known:
-                    known[a, b] = self.loss(_full(q[a]), _full(t[b]), group)
+                    known[a, b] = self._rows(_full(q[a]), _full(t[b]), group)
         return torch.stack([known[at(a), at(b)] for a, b in self.pairs]).mean(0)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the loss of a row depends on the others of the batch, by itself or by its negatives."""
+        return self.mixes_rows or (self.negatives is not None and self.negatives.mixes)
+
+    def _rows(self, q: Tensor, t: Tensor, group: Tensor | None) -> Tensor:
+        """``loss`` of this rank's rows, among the rows of all ranks where rows mix."""
+        if ranks.size() == 1 or not self.mixes:
+            return self.loss(q, t, group)
+        every = ranks.whole(q), ranks.whole(t), None if group is None else ranks.whole(group)
+        with ranks.alone():
+            loss = self.loss(*every)
+        return ranks.own(loss)
 
     def right(self, q: Tensor, t: Tensor) -> Tensor:
         """Whether the own label ranks first, (N,D), (N,...) -> (N,) in [0,1]; by default among the batch's labels."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardlab import ranks
 from hardlab.clusters import check_clusters, kmeans
 from hardlab.data import Images
 from hardlab.methods.base import Method, Step
@@ -102,14 +103,21 @@ class DeepCluster(Method):
     def after_step(self, step: Step) -> None:
         out = step.out
         # a generated image changes nothing: it writes the same as the first image, which is real
-        real = (out.views.index >= 0)[:, None]
-        index = torch.where(real[:, 0], out.views.index, out.views.index[0])
+        rows = ranks.whole(out.views.index)
+        real = (rows >= 0)[:, None]
+        index = torch.where(real[:, 0], rows, rows[0])
         for crop in range(2):
-            q = out.q[crop].detach()
+            q = ranks.whole(out.q[crop].detach())
             self.bank[crop, index] = torch.where(real, q, q[0])
 
     @torch.no_grad()
     def on_epoch(self, at: Progress, images: Images, look: Look) -> None:
+        """Each rank fills its bank by itself: a pass without gradient, once in a run; and clusters it by itself."""
+        with ranks.alone():
+            self._cluster(at, images, look)
+        ranks.same(self.bank, self.centroids, self.assigned, self.measured)
+
+    def _cluster(self, at: Progress, images: Images, look: Look) -> None:
         if at.epoch == 0:
             for batch in images.all(self.batch_size):
                 z, _ = self.embed(look.render(look.views(batch, 2)), (0, 1), ())

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from hardlab import losses
+from hardlab import losses, ranks
 from hardlab.methods.base import Method, Step, ema, twin_of
 from hardlab.numbers import Natural, Share, Temperature, Units
 from hardlab.types import HardlabError, Progress
@@ -161,7 +161,7 @@ class DINO(Method):
 
     def after_step(self, step: Step) -> None:
         mean = torch.stack([t.float().mean(0) for t in step.out.t.values()]).mean(0)
-        self.center.lerp_(mean, 1 - self.center_momentum)
+        self.center.lerp_(ranks.mean(mean), 1 - self.center_momentum)
         ema(self.teacher, self.backbone, self.keep)
         ema(self.teacher_head, self.head, self.keep)
 

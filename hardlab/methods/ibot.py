@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardlab import losses
+from hardlab import losses, ranks
 from hardlab.backbones import is_vit
 from hardlab.methods.base import Step, by_slot, ema, twin_of
 from hardlab.methods.dino import DINO, Head, Prototypes
@@ -224,7 +224,7 @@ class IBOT(DINO):
         super().after_step(step)
         if means := patches(step.out.t):
             mean = torch.stack(list(means.values())).mean(0)
-            self.patch_center.lerp_(mean.float(), 1 - self.center_momentum)
+            self.patch_center.lerp_(ranks.mean(mean.float()), 1 - self.center_momentum)
         if self.patch_prototypes is not None and self.teacher_patch_prototypes is not None:
             ema(self.teacher_patch_prototypes, self.patch_prototypes, self.keep)
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardlab import ranks
 from hardlab.backbones import last_side
 from hardlab.data import Images
 from hardlab.methods.base import Method, Step, ema, twin_of
@@ -116,9 +117,9 @@ class MoCo(Method):
     @torch.no_grad()
     def target(self, x: Tensor, index: Tensor | None) -> Tensor:
         shuffled = self.bn == "shuffled" and self.training
-        order = torch.randperm(len(x), device=x.device) if shuffled else slice(None)
-        k = self.key_head(self.key_backbone(x[order]))
-        return F.normalize((k[order.argsort()] if isinstance(order, Tensor) else k).float(), dim=1)  # (N,dim)
+        order = torch.randperm(ranks.size() * len(x), device=x.device) if shuffled else None
+        k = self.key_head(self.key_backbone(x if order is None else ranks.taken(x, order)))
+        return F.normalize((k if order is None else ranks.taken(k, order.argsort())).float(), dim=1)  # (N,dim)
 
     def loss(self, q: Tensor, t: Tensor, group: Tensor | None = None) -> Tensor:
         # the trainer's mean over the pairs of as many times the loss is the sum over the pairs
@@ -143,8 +144,9 @@ class MoCo(Method):
     def after_step(self, step: Step) -> None:
         out = step.out
         self._average(self.momentum)
-        self.negatives.enqueue(torch.cat([out.t[b] for b in dict.fromkeys(b for _, b in self.pairs)]))
-        self.queries.note(step.at.step, out.q[self.pairs[0][0]], out.views.index)
+        keys = dict.fromkeys(b for _, b in self.pairs)
+        self.negatives.enqueue(torch.cat([ranks.whole(out.t[b]) for b in keys]))
+        self.queries.note(step.at.step, ranks.whole(out.q[self.pairs[0][0]]), ranks.whole(out.views.index))
 
     @torch.no_grad()
     def logs(self, step: Step) -> Mapping[str, float]:

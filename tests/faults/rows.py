@@ -81,10 +81,17 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         "test_health.py::test_a_recipe_of_a_large_rung_raises_no_alarm_in_its_first_steps",
         "test_health.py::test_the_signals_of_the_workbooks_runs_raise_no_alarm",
     ]),
-    14: ("one process against several: there is one, and others are refused", [
+    14: ("one process against several: loss, gradient, state; processes that die, stop, or were not started together", [
+        "workbook/test_parallel.py::test_two_processes_train_every_pair_like_one_and_a_stopped_run_goes_on_in_one_and_two",
+        "workbook/test_parallel.py::test_four_processes_train_like_one",
         "faults/test_14_processes.py::test_one_of_several_processes_trains_and_evaluates_nothing",
+        "faults/test_14_ranks.py::"
+        "test_a_killed_process_ends_the_others_torchrun_starts_all_again_and_one_process_goes_on",
+        "faults/test_14_ranks.py::test_a_signal_to_the_command_stops_all_processes_and_one_goes_on",
+        "faults/test_14_ranks.py::test_two_agents_on_two_addresses_meet_and_train_one_run",
     ]),
     15: ("data that do not divide: the rest of an epoch is left out, evaluation counts each image once", [
+        "test_cli.py::test_processes_that_cannot_share_a_batch_are_refused_and_nothing_is_written",
         "data/test_base.py::test_the_rest_of_an_order_gives_the_rest_of_the_batches_and_all_gives_each_row_once",
         "evaluate/test_features.py::test_features_do_not_depend_on_batch_size_or_order",
     ]),

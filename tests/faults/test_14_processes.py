@@ -1,4 +1,4 @@
-"""Rows 14 and 15: there is no training in several processes, and whoever starts it so is told."""
+"""Row 14: a process that says that it is one of several, and was not started together with them, is refused."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Fixed:
         monkeypatch.setattr(torch, "randint", lambda *a, **k: self.indices.pop(0))
         monkeypatch.setattr(torch, "rand", lambda *a, **k: self.shares.pop(0))
         if noise is not None:
-            monkeypatch.setattr(torch, "randn_like", lambda x: noise)
+            monkeypatch.setattr(torch, "randn", lambda *a, **k: noise)
 
 
 def nearest(method, q, count):

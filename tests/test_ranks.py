@@ -1,0 +1,111 @@
+"""The rows of a rank, and the random numbers of them. What ranks exchange is tested by workbook/test_parallel.py."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from hardlab import ranks
+from hardlab.types import HardlabError
+
+
+@contextmanager
+def as_rank(rank, size):
+    """This process as one of several, as long as nothing is exchanged."""
+    token = ranks._place.set(ranks.Place(rank, size, True))
+    try:
+        yield
+    finally:
+        ranks._place.reset(token)
+
+
+def of_each(f, size):
+    parts = []
+    for rank in range(size):
+        torch.manual_seed(3)
+        with as_rank(rank, size):
+            parts.append(f())
+    return parts
+
+
+def woven(parts):
+    """Rows 0, 1, ... of the first part, the second, ... in turn."""
+    return torch.stack(parts, 1).flatten(0, 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_own_rows_of_the_ranks_are_those_of_the_batch_also_of_slots_one_after_the_other(size):
+    slots = torch.arange(8)[:, None] + torch.tensor([0, 100])  # (8,2)
+    whole = torch.cat([slots[:, 0], slots[:, 1]])
+    parts = of_each(lambda: ranks.own(whole), size)
+    assert torch.equal(woven(parts), whole)
+    for rank, part in enumerate(parts):
+        assert part.tolist() == [*range(rank, 8, size), *range(100 + rank, 108, size)]
+    assert torch.equal(torch.cat(of_each(lambda: ranks.own(slots.T, dim=1)[0], size)).sort().values, slots[:, 0])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_numbers_that_the_ranks_draw_are_those_of_the_whole_batch_and_leave_the_same_state(size):
+    torch.manual_seed(3)
+    wanted, after = torch.randn(8, 5), torch.rand(1)
+    parts = of_each(lambda: (ranks.draw(lambda n: torch.randn(n, 5), 8 // size), torch.rand(1)), size)
+    assert torch.equal(woven([x for x, _ in parts]), wanted)
+    assert all(torch.equal(x, after) for _, x in parts)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+def test_numbers_like_a_tensor_follow_its_order_in_memory(order):
+    def laid(n):
+        lengths = [(n, 3, 5)[d] for d in order]
+        return torch.empty(lengths).permute([order.index(d) for d in range(3)])
+
+    torch.manual_seed(3)
+    wanted = torch.rand_like(laid(8))
+    assert torch.equal(woven(of_each(lambda: ranks.rand_like(laid(4)), 2)), wanted)
+    torch.manual_seed(3)
+    assert torch.equal(ranks.rand_like(laid(8)), wanted)
+
+
+def test_a_process_that_acts_alone_has_the_whole_batch_and_is_still_one_of_several():
+    with as_rank(1, 4):
+        assert (ranks.rank(), ranks.size(), ranks.met(), ranks.first()) == (1, 4, True, False)
+        with ranks.alone():
+            assert (ranks.rank(), ranks.size(), ranks.met(), ranks.first()) == (0, 1, True, True)
+            assert ranks.own(torch.arange(4)).tolist() == [0, 1, 2, 3]
+        assert ranks.size() == 4
+    assert (ranks.rank(), ranks.size(), ranks.met()) == (0, 1, False)
+
+
+def test_one_process_exchanges_nothing():
+    x = torch.ones(2, requires_grad=True)
+    assert all(f(x) is x for f in (ranks.own, ranks.whole, ranks.mean, ranks.largest))
+    assert ranks.averaged([x, None])[0] is x and ranks.backend() is None
+    assert ranks.any_of(True) and not ranks.any_of(False)
+    assert ranks.told(lambda: 3) == 3
+    ranks.same(x)
+    assert torch.equal(ranks.taken(x, torch.tensor([1])), x[1:])
+
+
+def test_a_batch_that_does_not_split_is_refused_with_the_nearest_that_does():
+    ranks.check_batch(10)
+    with as_rank(0, 4):
+        ranks.check_batch(12)
+        with pytest.raises(HardlabError, match=r"batch_size=10 does not split .* 4 processes: .* batch_size=8"):
+            ranks.check_batch(10)
+
+
+def test_a_launcher_names_all_that_processes_need_to_meet():
+    told = dict.fromkeys(ranks.LAUNCHED, "1")
+    assert ranks.launched(told)
+    assert not any(ranks.launched({k: v for k, v in told.items() if k != name}) for name in told)
+
+
+def test_only_an_error_of_the_exchange_says_that_another_process_is_gone():
+    error = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:2100")
+    assert not ranks.lost(error)
+    with as_rank(0, 2):
+        assert ranks.lost(error)
+        assert not ranks.lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+        assert not ranks.lost(HardlabError("Connection closed by peer"))
