@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,7 +70,7 @@ ADDED: dict[str, str] = {
     "hardlab check my_strategy.py": "",
     "hardlab reproduce --dry-run": "",
     "hardlab reproduce --rung smoke": DRY,
-    "hardlab reproduce --rung cpu --claims epochs=10": f"data.fraction=1 {DRY}",  # of a made archive of 5,000 images
+    "hardlab reproduce --rung cpu --claims epochs=10": f"data.fraction=1 {DRY}",  # of made sets of 5,000 images
     "HARDLAB_DATA=<folder with the archive> hardlab reproduce --rung cpu": f"data.fraction=1 {DRY}",
     "hardlab claims --why": "",
     "hardlab campaign cpu --budget 6h": DRY,
@@ -107,7 +108,6 @@ ADDED: dict[str, str] = {
     "hardlab campaign": HELP,
     "hardlab campaign PLAN": DRY,
     "hardlab campaign cpu --dry-run": "",
-    "hardlab campaign cpu --budget 6h --jobs 2": DRY,
     "hardlab claims --data out/campaign/data": "",
     "hardlab figures --all --from out/campaign/runs --add": DRY,
     "hardlab figures --all --from runs --add": DRY,
@@ -216,6 +216,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
             about = tarfile.TarInfo(f"{'test' if i % 100 == 0 else 'train'}/{i % 10}/{i}.png")
             about.size = len(picture)
             tar.addfile(about, io.BytesIO(picture))
+    raw = folder / "archive" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split, count in (("train", 5000), ("t10k", 100)):
+        for kind, magic, sizes in (("images-idx3", 2051, (28, 28)), ("labels-idx1", 2049, ())):
+            head = struct.pack(f">{2 + len(sizes)}i", magic, count, *sizes)
+            (raw / f"{split}-{kind}-ubyte").write_bytes(head + bytes(i % 10 for i in range(count * math.prod(sizes))))
     (folder / "my_strategy.py").write_text(named("adding.md")["my_strategy.py"])
     (folder / "my_method.py").write_text(METHOD)
     (folder / "plan.yaml").write_text(fences("campaign.md", "yaml")[0])
@@ -227,7 +233,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return Desk(folder, run, other)
 
 
-def command_of(spoken: str, desk: Desk) -> tuple[dict[str, str], list[str]]:
+def command_of(spoken: str, desk: Desk) -> tuple[dict[str, str], tuple[str, ...]]:
     """A command as a reader types it, with the words of ``ADDED``: its variables, and its words."""
     text = re.sub(r" \[.*?\]", "", spoken) if spoken.startswith("hardlab explore") else spoken
     text = text.replace("<folder with the archive>", "archive")
@@ -239,10 +245,11 @@ def command_of(spoken: str, desk: Desk) -> tuple[dict[str, str], list[str]]:
         put["simsiam-hvs"] = desk.run.name  # more runs of this recipe are there
     words = [put.get(word, word) for word in [*shlex.split(text), *shlex.split(ADDED[spoken])]]
     variables = [word for word in words if re.match("HARDLAB_[A-Z]+=", word)]
-    return dict(v.split("=", 1) for v in variables), words[len(variables) :]
+    return dict(v.split("=", 1) for v in variables), tuple(words[len(variables) :])
 
 
-def answer(words: Sequence[str], folder: Path) -> tuple[int, str]:
+@cache  # several pages have the same command in other words
+def answer(words: tuple[str, ...], folder: Path) -> tuple[int, str]:
     """The exit status and the output of a command: hardlab's in this process, others in one of their own."""
     tool, *rest = words
     if tool == "hardlab" and rest[0] != "lab":  # which replaces its process by JupyterLab
@@ -347,7 +354,7 @@ def test_the_script_of_the_page_on_adding_trains_the_strategy_above_it(
     done = subprocess.run([sys.executable, script], cwd=desk.folder, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     (run,) = (desk.folder / "runs").glob("simsiam-confident-smoke-s7-*")
-    status, output = answer(["hardlab", "evaluate", str(run), "--protocol", "knn", "--code", str(script)], desk.folder)
+    status, output = answer(("hardlab", "evaluate", str(run), "--protocol", "knn", "--code", str(script)), desk.folder)
     assert status == 0 and "knn" in output, output
 
 
