@@ -31,6 +31,7 @@ from run_folders import folder_of
 from small_runs import small_run
 
 from hardlab import build, cli, compatible, recipes, train
+from hardlab.data import packs
 from hardlab.errors import HardlabError
 from hardlab.workbook import campaign_plan, costs, export
 
@@ -44,7 +45,8 @@ TINY = "data=digits data.fraction=0.1 epochs=1 batch_size=32 backbone.width=4 pr
 HELP = "--help"  # a page names the command alone, or what it does is tested elsewhere and takes minutes
 DRY = "--dry-run"  # all of it is checked, nothing is trained
 DETECTION = "--set iterations=2 --set batch_size=2 --set steps=[] --set images=4 --set test_images=4"
-BY_MAKE = ("reproduce", "test", "test-fast", "test-browser", "install", "help", "bench", "lint", "format", "lock")
+BY_MAKE = ("reproduce", "test", "test-fast", "test-browser", "test-cluster", "install", "help", "bench", "lint",
+           "format", "lock")  # fmt: skip
 
 ADDED: dict[str, str] = {
     # README
@@ -104,6 +106,7 @@ ADDED: dict[str, str] = {
     "hardlab claims": "",
     "python -m benchmarks reproduce": HELP,
     "python -m hardlab.process": HELP,
+    "hardlab figures --from RUNS --add": HELP,
     # docs/campaign.md, docs/gpu.md
     "hardlab campaign": HELP,
     "hardlab campaign PLAN": DRY,
@@ -120,6 +123,25 @@ ADDED: dict[str, str] = {
     "hardlab pretrain simclr-hvs --data ~/photos epochs=50 augment.size=48": DRY,
     "hardlab explore runs/simclr-hvs-smoke-s0-...": "",
     "hardlab explore RUN [RUN ...]": "",
+    "hardlab data pack IMAGENET OUT": "",
+    "hardlab data check OUT": "",
+    "hardlab pretrain moco --rung paper data=pack:OUT": f"augment.size=32 batch_size=16 method.queue=64 {DRY}",
+    "hardlab evaluate --anew": HELP,
+    "python -m benchmarks input": HELP,
+    # docs/gpu.md
+    "hardlab costs --rung paper": "",
+    "hardlab costs adco --rung paper batch_size=512": "",
+    "hardlab costs dino-resnet50 --rung paper": "",
+    "hardlab costs dino-resnet50 --rung paper backbone.recompute=true": "",
+    # docs/cluster.md, whose commands are read in test_docs_of_cluster.py, and docs/ranks.md
+    "hardlab reproduce --executor slurm --jobs 4": HELP,
+    "hardlab reproduce --rung smoke --executor slurm --jobs 4": HELP,
+    "hardlab reproduce --rung smoke --executor slurm --jobs 4 --dry-run": HELP,
+    "hardlab reproduce --rung gpu --executor slurm --jobs 20 --profile FOLDER": HELP,
+    "hardlab doctor --parallel 2": HELP,  # tests/faults/test_14_ranks.py
+    "hardlab doctor --parallel 2 --resume": HELP,
+    "hardlab evaluate": HELP,
+    "hardlab pretrain --devices": f"2 simclr {DRY}",
     # docs/runs.md
     "hardlab runs list --sort size": "",
     "hardlab runs show simsiam-hvs": "",
@@ -224,6 +246,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
             (raw / f"{split}-{kind}-ubyte").write_bytes(head + bytes(i % 10 for i in range(count * math.prod(sizes))))
     (folder / "my_strategy.py").write_text(named("adding.md")["my_strategy.py"])
     (folder / "my_method.py").write_text(METHOD)
+    packs.write(folder / "photos", folder / "OUT")
     (folder / "plan.yaml").write_text(fences("campaign.md", "yaml")[0])
     (folder / "out" / "campaign").mkdir(parents=True)
     (folder / "out" / "campaign" / "data").symlink_to(ROOT / "figures" / "data")
@@ -239,7 +262,7 @@ def command_of(spoken: str, desk: Desk) -> tuple[dict[str, str], tuple[str, ...]
     text = text.replace("<folder with the archive>", "archive")
     put = {
         **dict.fromkeys(("RUN", "runs/<id>", "runs/simclr-hvs-smoke-s0-..."), str(desk.run)), "OTHER": str(desk.other),
-        "FOLDER": "photos", "RECIPE": "simsiam", "NAME": "simsiam", "PLAN": "plan.yaml",
+        "FOLDER": "photos", "IMAGENET": "photos", "RECIPE": "simsiam", "NAME": "simsiam", "PLAN": "plan.yaml",
     }  # fmt: skip
     if spoken.startswith("hardlab runs"):
         put["simsiam-hvs"] = desk.run.name  # more runs of this recipe are there
