@@ -13,7 +13,7 @@ CALCULATED = Path(__file__).with_name("recipe_costs.json")  # which `python -m b
 PARTS = {  # of a peak, in the order of `memory.Cost`
     "images": "pixels of a data set in memory",
     "networks": "networks, banks and queues",
-    "optimiser": "gradients and optimisers",
+    "optimiser": "gradients, optimisers, a batch",
     "activations": "activations, views, temporary results",
 }
 
