@@ -16,7 +16,8 @@ from typing import Any
 
 from hardlab import checkpoint, recipes
 from hardlab.types import HardlabError
-from hardlab.workbook import costs, memory
+from hardlab.workbook import memory
+from hardlab.workbook import recipe_costs as costs
 
 MEASURED = Path(__file__).with_name("gpu") / "nvidia-h200.json"
 RUNGS = ("gpu", "paper")

@@ -395,7 +395,7 @@ def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str, card: 
     peak of a step: cuDNN's workspaces and the CUDA context add to it. Hours are at rates measured on one GPU.
     """
     from hardlab import compatible, config, recipes
-    from hardlab.workbook import costs
+    from hardlab.workbook import recipe_costs as costs
 
     with usage():
         if recipe is None:

@@ -34,8 +34,8 @@ class Cost(NamedTuple):
     """Bytes on a GPU at the peak of a step, by part, and floating-point operations per image.
 
     images: the pixels of a data set that is kept in memory. networks: weights, momentum networks, banks and queues.
-    optimiser: gradients and the optimisers' state. activations: what else lives at the peak, such as activations,
-    views and temporary results.
+    optimiser: gradients, the optimisers' state and the pixels of a batch. activations: what else lives at the peak,
+    such as activations, views and temporary results.
     """
 
     images: int

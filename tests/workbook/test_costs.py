@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-from pathlib import Path
 
 import pytest
 from made_steps import RATES, STEPS, step
 
-from hardlab import recipes
-from hardlab.errors import HardlabError
 from hardlab.workbook import costs
-
-GPU = Path(__file__).parents[2] / "benchmarks" / "gpu" / "nvidia-h200.json"
 
 pytestmark = pytest.mark.usefixtures("book")
 
@@ -54,32 +48,3 @@ def test_the_time_of_the_whole_is_that_of_the_best_of_no_idle_workers() -> None:
 def test_steps_behind_one_that_failed_are_not_waited_for() -> None:
     assert costs.finish([STEPS[2], step("d", "never.txt")], {"c": 2.0, "d": 1.0}, 2) == 2.0
     assert costs.finish([step("e", "e0.txt"), STEPS[2]], {"c": 2.0, "e": 1.0}, 1) == 3.0
-
-
-@pytest.mark.parametrize("rung", ["gpu", "paper"])
-def test_the_recorded_costs_are_those_of_the_recipes_as_they_are(rung):
-    rows = costs.calculated()["rungs"][rung]
-    assert rows.keys() == recipes.RECIPES.keys(), "run `python -m benchmarks.recipe_costs`"
-    old = [name for name, row in rows.items() if row["hash"] != recipes.recipe(name, rung).hash]
-    assert old == [], "their settings have changed: run `python -m benchmarks.recipe_costs`"
-
-
-def test_gpu_hours_are_the_operations_of_a_training_at_the_measured_rate():
-    measured = {r["recipe"]: r for r in json.loads(GPU.read_text())["rows"] if r["rate"].startswith("gpu/")}
-    hours = {row["recipe"]: row["gpu_hours"] for row in costs.table("gpu")}
-    for name in ("moco", "simsiam"):  # at the rung that was measured, simply images by images/s
-        assert hours[name] == pytest.approx(200 * 50_000 / measured[name]["images_per_s"] / 3600, rel=0.01)
-    book = costs.calculated()
-    row = book["rungs"]["gpu"]["ppcl"]
-    alone = costs.gpu_hours("ppcl", row["images"], row["flops"])
-    assert hours["ppcl"] == pytest.approx(alone + hours["gan"])  # with its parent's
-
-
-def test_recorded_costs_that_are_damaged_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(costs, "CALCULATED", tmp_path / "costs.json")
-    for content in ("{", "[]", '{"rungs": {"paper": {"moco": {}}}, "rates": {}}'):
-        (tmp_path / "costs.json").write_text(content)
-        costs.calculated.cache_clear()
-        with pytest.raises(HardlabError, match=r"'.*costs\.json' cannot be read, it is damaged"):
-            costs.calculated()
-    costs.calculated.cache_clear()
