@@ -1,6 +1,7 @@
 """Backbones: published numbers of weights, torchvision's and DINO's keys, what a ViT does with other sizes."""
 
 import contextlib
+import copy
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hexa_steps import buffers, method, views
 from resuming import same
 from torch import nn
 
-from hardlab import nets
+from hardlab import nets, ranks
 from hardlab.types import HardlabError
 
 WEIGHTS = {  # millions, without a classifier
@@ -185,3 +186,20 @@ def test_the_route_through_the_second_set_ends_with_its_block_even_after_an_erro
         raise ZeroDivisionError
     net.query(views().slot(0))
     assert same(aux, buffers(net, aux=True))
+
+
+def test_a_synchronised_norm_has_the_keys_of_a_plain_one_and_by_itself_its_numbers():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5), nn.BatchNorm1d(5))
+    plain, x = copy.deepcopy(net), torch.randn(6, 3, 4, 4)
+    nets.synchronise_bn(net)
+    assert [type(m) for m in net if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)] != [nn.BatchNorm2d, nn.BatchNorm1d]
+    assert torch.equal(net(x), plain(x))
+    assert same(net.state_dict(), plain.state_dict())
+
+
+def test_groups_that_processes_cannot_share_out_are_refused_with_a_number_that_fits(monkeypatch):
+    net = nets.split_bn(nets.Tiny(4), 6)
+    nets.check_groups(net)
+    monkeypatch.setattr(ranks, "size", lambda: 4)
+    with pytest.raises(HardlabError, match=r"6 groups do not split over 4 processes: take method\.groups=8 or"):
+        nets.check_groups(net)
