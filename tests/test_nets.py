@@ -1,6 +1,7 @@
 """Backbones: published numbers of weights, torchvision's and DINO's keys, what a ViT does with other sizes."""
 
 import contextlib
+import copy
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hexa_steps import buffers, method, views
 from resuming import same
 from torch import nn
 
-from hardlab import nets, registry
+from hardlab import nets, ranks, registry
 from hardlab.types import HardlabError
 
 WEIGHTS = {  # millions, without a classifier
@@ -250,3 +251,20 @@ def test_split_norms_are_recomputed_in_their_groups():
         net(torch.randn(4, 3, 16, 16)).square().sum().backward()
         grads.append([p.grad for p in net.parameters()] + list(net.buffers()))
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_a_synchronised_norm_has_the_keys_of_a_plain_one_and_by_itself_its_numbers():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5), nn.BatchNorm1d(5))
+    plain, x = copy.deepcopy(net), torch.randn(6, 3, 4, 4)
+    nets.synchronise_bn(net)
+    assert [type(m) for m in net if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)] != [nn.BatchNorm2d, nn.BatchNorm1d]
+    assert torch.equal(net(x), plain(x))
+    assert same(net.state_dict(), plain.state_dict())
+
+
+def test_groups_that_processes_cannot_share_out_are_refused_with_a_number_that_fits(monkeypatch):
+    net = nets.split_bn(nets.Tiny(4), 6)
+    nets.check_groups(net)
+    monkeypatch.setattr(ranks, "size", lambda: 4)
+    with pytest.raises(HardlabError, match=r"6 groups do not split over 4 processes: take method\.groups=8 or"):
+        nets.check_groups(net)

@@ -77,10 +77,11 @@ def pairs(every: bool = True) -> dict[str, Run]:
 
 
 def small(method: str, *strategies: str) -> Run:
-    """The run of a contract, with smaller views, but for a GAN's, and a hard negative for each anchor."""
+    """The run of a contract, with smaller views, but for a GAN's, and less to do; each anchor has a hard negative."""
     run = contracts.run(method, *strategies)
-    changes = {} if method == "gan" else {"augment.size": 16}
-    return run.with_(changes | ({"hard.mined.mine": "top1"} if "mined" in strategies else {}))
+    changes: dict[str, Any] = {} if method == "gan" else {"augment.size": 16}
+    changes |= {"hard.mined.mine": "top1"} if "mined" in strategies else {}
+    return run.with_(changes | ({"hard.generated.d_steps": 2} if "generated" in strategies else {}))
 
 
 class _Recorder(health.Watch):
