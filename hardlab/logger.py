@@ -31,7 +31,7 @@ class Logger:
         self.loss: float | None = None  # of the last logged step, for progress lines: reading another would synchronise
         self.guess: float | None = None  # the loss of a guess, constant during a run
         self.signs = health.Monitor()
-        ranks.told(lambda: self._begin(parent))
+        ranks.from_first(lambda: self._begin(parent))
         self.rate = meters.Rate(session.total - session.done, session.run.batch_size)
 
     def _begin(self, parent: Path | None) -> None:
@@ -107,7 +107,7 @@ class Logger:
     def epoch(self, now: Step) -> None:
         """Record the end of an epoch: its row, with the accuracy if that is monitored."""
         self.session.check()
-        ranks.told(lambda: self._end(now))
+        ranks.from_first(lambda: self._end(now))
 
     def _end(self, now: Step) -> None:
         s, run, folder = self.session, self.session.run, self._written
@@ -120,7 +120,7 @@ class Logger:
     def save(self) -> None:
         """Save a checkpoint, the snapshots of all parts, and the view log so far."""
         self.session.check()
-        ranks.told(self._save)
+        ranks.from_first(self._save)
 
     def _save(self) -> None:
         s, folder = self.session, self._written

@@ -222,9 +222,9 @@ def any_of(flag: bool) -> bool:
     """Whether the flag is set on any rank; they agree on the answer."""
     if size() == 1:
         return flag
-    told = torch.tensor(int(flag))
-    dist.all_reduce(told, dist.ReduceOp.MAX)
-    return bool(told)
+    answer = torch.tensor(int(flag))
+    dist.all_reduce(answer, dist.ReduceOp.MAX)
+    return bool(answer)
 
 
 def same(*tensors: Tensor) -> None:
@@ -236,7 +236,7 @@ def same(*tensors: Tensor) -> None:
             t.detach().copy_(part)
 
 
-def told(f: Callable[[], T]) -> T:
+def from_first(f: Callable[[], T]) -> T:
     """What ``f`` returns on the first rank, which alone calls it; its error is raised on every rank."""
     if size() == 1:
         return f()
@@ -253,7 +253,7 @@ def told(f: Callable[[], T]) -> T:
         raise error
     answer, sent = box[0]
     if sent is not None:
-        sent.told = True
+        sent.printed_by_first = True
         raise sent
     return answer
 

@@ -88,7 +88,7 @@ class Session:
                 good = checkpoint.listed(self.checkpoints) if self.checkpoints else []
                 raise HardlabError(f"{complaint} The last good checkpoint is {good[0].name if good else 'none'}.")
 
-        ranks.told(check)
+        ranks.from_first(check)
 
     def dump(self) -> dict[str, Any]:
         """The state that steps change: weights, strategies, optimisers, sums, random number generators."""
@@ -165,15 +165,15 @@ def open(
     on = build.device(device)
     if data is None:
         if ranks.size() > 1:
-            ranks.told(lambda: build.images(run, "train", root, on).name)  # one makes or downloads what is not there
+            ranks.from_first(lambda: build.images(run, "train", root, on).name)  # one downloads
         data = build.images(run, "train", root, on)
     build.fits(run, data, build.look(run))
     build.check_monitor(run, root)
     preferred = machine.resolve(run.precision, on)
     session = _begun(run, on, preferred, data, parent, say)
-    ranks.told(lambda: _take_up(session, folder, preferred, say))
+    ranks.from_first(lambda: _take_up(session, folder, preferred, say))
     if ranks.size() > 1:
-        state = ranks.told(session.dump)
+        state = ranks.from_first(session.dump)
         if not ranks.first():
             session.restore(state)
     return session
@@ -224,7 +224,7 @@ def _begun(
             say(f"{run.id}: {remark}")
         h.on_start(data, run.batch_size)
         if parent is not None and type(h).start_from is not Hard.start_from:
-            h.start_from(parent.name, ranks.told(partial(_networks, parent)))
+            h.start_from(parent.name, ranks.from_first(partial(_networks, parent)))
         h.check_steps(run.epochs * (len(data) // run.batch_size), run.epochs)
         h.to(on)
     for net in (method, *hard):

@@ -58,7 +58,7 @@ def train(
     """
     parent = None
     if run.parent is not None:
-        if not ranks.told((Path(runs_dir) / run.parent.id).exists):  # refuse before training the parent for hours
+        if not ranks.from_first((Path(runs_dir) / run.parent.id).exists):  # refuse before training the parent for hours
             build.check_images(run, root)
         again: dict[str, Any] = {"root": root, "device": device, "say": say, "wait": True}
         try:
@@ -82,7 +82,7 @@ def train(
             return finished(folder.manifest, run, root, say)
 
         try:
-            if ranks.told(done):
+            if ranks.from_first(done):
                 say(f"{run.id}: already finished, nothing to do.")
                 return runs_dir / run.id
             try:
@@ -289,7 +289,7 @@ def main(argv: list[str] | None = None) -> int:
     except Stopped:
         return stopping.STOPPED
     except HardlabError as e:
-        if not hasattr(e, "told"):  # the first rank prints what it has told the others
+        if not hasattr(e, "printed_by_first"):
             say(f"hardlab: {e}")
         return 1
     return 0

@@ -83,7 +83,7 @@ def test_one_process_exchanges_nothing():
     assert all(f(x) is x for f in (ranks.own, ranks.whole, ranks.mean, ranks.largest))
     assert ranks.averaged([x, None])[0] is x and ranks.backend() is None
     assert ranks.any_of(True) and not ranks.any_of(False)
-    assert ranks.told(lambda: 3) == 3
+    assert ranks.from_first(lambda: 3) == 3
     ranks.same(x)
     assert torch.equal(ranks.taken(x, torch.tensor([1])), x[1:])
 
@@ -97,9 +97,9 @@ def test_a_batch_that_does_not_split_is_refused_with_the_nearest_that_does():
 
 
 def test_a_launcher_names_all_that_processes_need_to_meet():
-    told = dict.fromkeys(ranks.LAUNCHED, "1")
-    assert ranks.launched(told)
-    assert not any(ranks.launched({k: v for k, v in told.items() if k != name}) for name in told)
+    environment = dict.fromkeys(ranks.LAUNCHED, "1")
+    assert ranks.launched(environment)
+    assert not any(ranks.launched({k: v for k, v in environment.items() if k != name}) for name in environment)
 
 
 def test_only_an_error_of_the_exchange_says_that_another_process_is_gone():

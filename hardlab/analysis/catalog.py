@@ -61,10 +61,10 @@ class Catalog:
         ``data`` is the training set, ``evaluated_on`` the set of the evaluation, ``options`` JSON. Of repeated
         measurements the last line counts.
         """
-        what = [c for c in schema.columns("evaluation") if c != "value"]
-        columns = [*what, "value", "state", "n_train", "n_test", "cost_s"]
+        key = [c for c in schema.columns("evaluation") if c != "value"]
+        columns = [*key, "value", "state", "n_train", "n_test", "cost_s"]
         frame = pd.DataFrame(self._measured("results.jsonl"), columns=columns)
-        return frame.drop_duplicates(what, keep="last", ignore_index=True)
+        return frame.drop_duplicates(key, keep="last", ignore_index=True)
 
     @cached_property
     def curves(self) -> pd.DataFrame:
@@ -73,11 +73,11 @@ class Catalog:
         ``classifier_epoch`` is NaN in a learning curve over checkpoints. Rows are sorted by run, measurement, step and
         ``classifier_epoch``.
         """
-        what = [c for c in schema.columns("evaluation") if c != "value"]
+        key = [c for c in schema.columns("evaluation") if c != "value"]
         at = ["step", "epoch", "classifier_epoch"]
-        columns = [*what, *at, "value", "state", "n_train", "n_test", "cost_s"]
+        columns = [*key, *at, "value", "state", "n_train", "n_test", "cost_s"]
         frame = pd.DataFrame(self._measured("curves.jsonl"), columns=columns)
-        return frame.sort_values([*what, *at], kind="stable", ignore_index=True)
+        return frame.sort_values([*key, *at], kind="stable", ignore_index=True)
 
     def _measured(self, file: str) -> list[dict[str, Any]]:
         rows = []

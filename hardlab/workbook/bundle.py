@@ -80,7 +80,7 @@ def write(out: Path, named: Mapping[str, Content]) -> None:
 
 def _rows(data_dir: Path, runs: set[str]) -> dict[str, Content]:
     """The tables of a folder with the rows of these runs alone, and their manifests; nothing for tables without any."""
-    found: dict[str, Content] = {}
+    tables: dict[str, Content] = {}
     named = set(runs)  # also by rows that combine several runs
     for path in sorted(data_dir.glob("*.csv"), key=lambda path: (path.stem == schema.RUNS, path)):
         with open(path, newline="", encoding="utf-8") as f, files.as_expected(path):
@@ -95,9 +95,9 @@ def _rows(data_dir: Path, runs: set[str]) -> dict[str, Content]:
                 writer = csv.DictWriter(sink, list(own[0]), lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(own)
-                found[f"data/{path.name}"] = sink.getvalue().encode()
+                tables[f"data/{path.name}"] = sink.getvalue().encode()
     lines = [m for m in files.read_lines(data_dir / "manifests.jsonl", appended=False) if m.get("id") in runs]
     if lines:
         text = "".join(json.dumps(m, ensure_ascii=False) + "\n" for m in lines)
-        found["data/manifests.jsonl"] = text.encode()
-    return found
+        tables["data/manifests.jsonl"] = text.encode()
+    return tables

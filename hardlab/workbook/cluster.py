@@ -117,13 +117,13 @@ def cancel(out: Path) -> None:
 
 def trouble(log: Sequence[str]) -> str | None:
     """What Slurm refused or ended last, from the lines of the engine's log; None if nothing."""
-    said = None
+    sentence = None
     for line in log:
         if refused := re.search(r"SLURM sbatch failed. The error message was '(.*?)'?[.]?$", line):
-            said = f"Slurm refused a job ({refused[1].removeprefix('sbatch: error: ')})"
+            sentence = f"Slurm refused a job ({refused[1].removeprefix('sbatch: error: ')})"
         elif ended := re.search(r"SLURM-job '(\S+)' failed, SLURM status is: '(\w+)'", line):
-            said = f"Slurm's job {ended[1]} ended as {ended[2]}"
-    return said
+            sentence = f"Slurm's job {ended[1]} ended as {ended[2]}"
+    return sentence
 
 
 def _ask(*command: str) -> subprocess.CompletedProcess[str]:

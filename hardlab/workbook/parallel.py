@@ -160,10 +160,10 @@ def compare(runs: Mapping[str, Run], device: str = "cpu") -> Iterator[Difference
         here = None
         if name in by_one:
             here = [difference(x, y) for x, y in zip(together, by_one.pop(name), strict=True)]
-        told: list[Any] = [None] * at[1]
-        dist.all_gather_object(told, (_digest(together.state), here))
-        loss, gradient, state = told[i % at[1]][1]
-        yield Difference(name, loss, gradient, state, len({digest for digest, _ in told}) == 1)
+        answers: list[Any] = [None] * at[1]
+        dist.all_gather_object(answers, (_digest(together.state), here))
+        loss, gradient, state = answers[i % at[1]][1]
+        yield Difference(name, loss, gradient, state, len({digest for digest, _ in answers}) == 1)
 
 
 # ------------------------------------------------------------------------------------------------- a stop, and going on
@@ -209,7 +209,7 @@ def goes_on(scratch: Path, device: str = "cpu") -> Iterator[tuple[str, float, bo
     quiet: dict[str, Any] = {"device": device, "say": lambda line: None}
     whole = train.train(run, scratch / "whole", **quiet)
     stop_early(run, scratch / "stopped", device)
-    ranks.told(lambda: _copied(scratch / "stopped", scratch / "by-one"))
+    ranks.from_first(lambda: _copied(scratch / "stopped", scratch / "by-one"))
     again = train.train(run, scratch / "stopped", **quiet)
     if ranks.first():
         with ranks.alone():

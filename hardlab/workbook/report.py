@@ -174,8 +174,8 @@ def _results(catalog: Catalog, data_dir: Path) -> Part:
     rows = catalog.results
     rows = rows[rows["run"].isin(catalog.done["run"])]
     epochs = catalog.done.set_index("run")["epochs"]
-    what = ["protocol", "metric", "evaluated_on", "split", "options"]
-    for (protocol, metric, data, split, options), group in rows.groupby(what, sort=True):
+    columns = ["protocol", "metric", "evaluated_on", "split", "options"]
+    for (protocol, metric, data, split, options), group in rows.groupby(columns, sort=True):
         lines = []
         for values in arms.each_arm(group, "features"):  # runs with other epochs, data or options have their own row
             shared = values[["recipe", "arm", "setting", "features"]].iloc[0]
