@@ -72,7 +72,7 @@ ADDED: dict[str, str] = {
     "hardlab check my_strategy.py": "",
     "hardlab reproduce --dry-run": "",
     "hardlab reproduce --rung smoke": DRY,
-    "hardlab reproduce --rung cpu --claims epochs=10": f"data.fraction=1 {DRY}",  # of made sets of 5,000 images
+    "hardlab reproduce --rung cpu --claims epochs=10": HELP,
     "HARDLAB_DATA=<folder with the archive> hardlab reproduce --rung cpu": f"data.fraction=1 {DRY}",
     "hardlab claims --why": "",
     "hardlab campaign cpu --budget 6h": DRY,

@@ -83,7 +83,8 @@ ROWS: dict[int, tuple[str, list[str]]] = {
     ]),
     14: ("one process against several: loss, gradient, state; processes that die, stop, or were not started together", [
         "workbook/test_parallel.py::test_two_processes_train_every_pair_like_one_and_a_stopped_run_goes_on_in_one_and_two",
-        "workbook/test_parallel.py::test_four_processes_train_like_one",
+        "workbook/test_parallel.py::"
+        "test_four_processes_train_every_pair_like_one_and_a_stopped_run_goes_on_in_four",
         "faults/test_14_processes.py::test_one_of_several_processes_trains_and_evaluates_nothing",
         "faults/test_14_ranks.py::"
         "test_a_killed_process_ends_the_others_torchrun_starts_all_again_and_one_process_goes_on",

@@ -1,7 +1,6 @@
 """One of several processes of a test: compares many runs, together and alone, and writes what it found.
 
-`torchrun ranked.py OUT [--few]`; ``VARIANTS`` are options that the pairs of the matrix leave at rest. --few: every
-method and every strategy once, and nothing else.
+`torchrun ranked.py OUT`; ``VARIANTS`` are options that the pairs of the matrix leave at rest.
 """
 
 from __future__ import annotations
@@ -64,13 +63,11 @@ def variants() -> dict[str, Run]:
 
 
 if __name__ == "__main__":
-    out, words = Path(sys.argv[1]), sys.argv[2:]
+    out = Path(sys.argv[1])
     torch.set_num_threads(1)
     with ranks.joined(cuda=False), parallel.double_precision():
-        few = "--few" in words
-        runs = parallel.pairs(every=not few) | ({} if few else variants())
+        runs = parallel.pairs() | variants()
         rows = [d._asdict() | {"equal": d.equal} for d in parallel.compare(runs)]
-        if not few:
-            rows += [{"what": what, "equal": equal} for what, _, equal in parallel.goes_on(out.parent)]
+        rows += [{"what": what, "equal": equal} for what, _, equal in parallel.goes_on(out.parent)]
         if ranks.first():
             out.write_text(json.dumps(rows))
