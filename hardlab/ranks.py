@@ -47,7 +47,7 @@ def rank() -> int:
     return _place.get().rank
 
 
-def first() -> bool:
+def writes() -> bool:
     """Whether this process is the one that writes and prints."""
     return rank() == 0
 
@@ -80,7 +80,15 @@ def joined(cuda: bool) -> Iterator[Place]:
     """
     if cuda:
         torch.cuda.set_device(number_here())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":  # torchrun on one machine
+        # its store outlives a restart: without names of their own, processes may call addresses of those that died
+        store, at, count = next(dist.rendezvous("env://", timeout=_PATIENCE))  # type: ignore[attr-defined]
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"hardlab/attempt-{attempt}", store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=at, world_size=count, timeout=_PATIENCE)
+    else:
+        dist.init_process_group(backend, timeout=_PATIENCE)
     token = _place.set(Place(dist.get_rank(), dist.get_world_size(), True))
     try:
         yield _place.get()
@@ -242,7 +250,7 @@ def from_first(f: Callable[[], T]) -> T:
         return f()
     box: list[Any] = [None]
     error: BaseException | None = None
-    if first():
+    if writes():
         try:
             box = [(f(), None)]
         except Exception as e:

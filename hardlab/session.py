@@ -174,7 +174,7 @@ def open(
     ranks.from_first(lambda: _take_up(session, folder, preferred, say))
     if ranks.size() > 1:
         state = ranks.from_first(session.dump)
-        if not ranks.first():
+        if not ranks.writes():
             session.restore(state)
     return session
 

@@ -67,7 +67,7 @@ def train(
             if not anew:
                 raise
             parent = train(run.parent, runs_dir, **again, anew=True)
-    if not ranks.first():
+    if not ranks.writes():
         say = _nothing
     with stopping.requests() as asked:
         folder: run_folder.Folder | None = None

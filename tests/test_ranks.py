@@ -70,9 +70,9 @@ def test_numbers_like_a_tensor_follow_its_order_in_memory(order):
 
 def test_a_process_that_acts_alone_has_the_whole_batch_and_is_still_one_of_several():
     with as_rank(1, 4):
-        assert (ranks.rank(), ranks.size(), ranks.met(), ranks.first()) == (1, 4, True, False)
+        assert (ranks.rank(), ranks.size(), ranks.met(), ranks.writes()) == (1, 4, True, False)
         with ranks.alone():
-            assert (ranks.rank(), ranks.size(), ranks.met(), ranks.first()) == (0, 1, True, True)
+            assert (ranks.rank(), ranks.size(), ranks.met(), ranks.writes()) == (0, 1, True, True)
             assert ranks.own(torch.arange(4)).tolist() == [0, 1, 2, 3]
         assert ranks.size() == 4
     assert (ranks.rank(), ranks.size(), ranks.met()) == (0, 1, False)

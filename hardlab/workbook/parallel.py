@@ -179,7 +179,7 @@ def stateful() -> Run:
 
 def stop_early(run: Run, runs_dir: Path, device: str = "cpu") -> None:
     """Train the first steps of a run, and stop in the middle of an epoch."""
-    folder = run_folder.Folder(runs_dir, run) if ranks.first() else None
+    folder = run_folder.Folder(runs_dir, run) if ranks.writes() else None
     try:
         session = train.open(run, folder, device=device, say=lambda line: None)
         log = Logger(session, folder, None, None, lambda line: None)
@@ -211,13 +211,13 @@ def goes_on(scratch: Path, device: str = "cpu") -> Iterator[tuple[str, float, bo
     stop_early(run, scratch / "stopped", device)
     ranks.from_first(lambda: _copied(scratch / "stopped", scratch / "by-one"))
     again = train.train(run, scratch / "stopped", **quiet)
-    if ranks.first():
+    if ranks.writes():
         with ranks.alone():
             stop_early(run, scratch / "by-all", device)
             by_one = train.train(run, scratch / "by-one", **quiet)
     dist.barrier()
     by_all = train.train(run, scratch / "by-all", **quiet)
-    if ranks.first():
+    if ranks.writes():
         wanted = learned(whole)
         apart = difference(learned(again), wanted)
         yield f"{n} processes, stopped, then {n}, against {n} never stopped: bitwise", apart, apart == 0
@@ -282,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             each = compare(pairs(args.every), device)
             rows = [d._asdict() | {"equal": d.equal} for d in each]
-        if ranks.first():
+        if ranks.writes():
             args.out.write_text(json.dumps(rows))
     return 0
 

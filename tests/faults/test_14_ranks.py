@@ -16,7 +16,7 @@ import pytest
 from resuming import learned, rows, views
 from small_runs import small_run
 
-from hardlab import build, run_folder, stopping, train
+from hardlab import build, config, run_folder, stopping, train
 from hardlab.workbook import parallel
 
 DYING = Path(__file__).parents[1] / "helpers" / "dying.py"
@@ -86,7 +86,7 @@ def test_a_signal_to_the_command_stops_all_processes_and_one_goes_on(tmp_path, c
     assert child.wait(30) == stopping.STOPPED
     (log,) = tmp_path.glob("*/metrics.jsonl")
     assert run_folder.manifest(log.parent)["state"] == "stopped" and learned(log.parent)["step"] > 0
-    run = run_folder.read_run(log.parent)[0]
+    run = config.read_run(log.parent)[0]
     path = train.train(run, tmp_path, **QUIET)
     logged = [row["step"] for row in run_folder.metrics(path, "step")]
     assert logged == list(range(1, run_folder.manifest(path)["steps_done"] + 1))

@@ -69,5 +69,5 @@ if __name__ == "__main__":
         runs = parallel.pairs() | variants()
         rows = [d._asdict() | {"equal": d.equal} for d in parallel.compare(runs)]
         rows += [{"what": what, "equal": equal} for what, _, equal in parallel.goes_on(out.parent)]
-        if ranks.first():
+        if ranks.writes():
             out.write_text(json.dumps(rows))

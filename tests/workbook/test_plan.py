@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,10 @@ def test_what_was_stopped_by_a_signal_or_saved_is_no_failure_and_what_failed_is_
 
     def ends(how: str) -> tuple[int, int, str | None]:
         (tmp_path / "how").write_text(how + "\n")
-        status = subprocess.run(["bash", "-euo", "pipefail", "-c", step.shell], cwd=tmp_path, check=False).returncode
+        status = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", step.shell], cwd=tmp_path, check=False,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what runs in the background
+        ).returncode  # fmt: skip
         failed = tmp_path / step.failed
         return (
             status,
