@@ -41,13 +41,16 @@ def collect(
     """Write the tables of ``schema.FILES`` as CSV, the runs' manifests and the pictures; returns the paths.
 
     Only finished runs count; of runs of one recipe that differ in nothing but their name, only the one that started
-    last. Rows are sorted, so the files are byte-identical if nothing changed. root: the folder of the data sets; a
-    picture is left out if the run's images are missing or are not those it was trained on. add: keep the rows and
-    manifests of runs in ``out_dir`` that are not in ``runs_dir`` or lack there what a table is made from, such as
-    weights, since they may come from another machine (``arms.not_replaced`` has the rule), and do not compute
-    importances and predictions of unchanged runs again. only: the tables to write instead of all; importances and the
-    comparison across the papers take the longest. Raises ``HardlabError`` before anything is written if there is no
-    finished run and ``add`` is off.
+    last. Rows are sorted, so the files are byte-identical if nothing changed.
+
+    root: the folder of the data sets; a picture is left out if the run's images are missing or are not those it was
+        trained on.
+    add: keep the rows and manifests of runs in ``out_dir`` that are not in ``runs_dir``, or lack there what a table is
+        made from, such as weights: they may come from another machine (``arms.not_replaced`` has the rule). Importances
+        and predictions of unchanged runs are not computed again.
+    only: the tables to write instead of all; importances and the comparison across the papers take the longest.
+
+    Raises ``HardlabError`` before anything is written if there is no finished run and ``add`` is off.
     """
     for name in only or ():
         if name not in BUILDERS:
