@@ -44,8 +44,9 @@ TOOLS = ("hardlab", "python", "python3", "make", "pip", "conda")
 TINY = "data=digits data.fraction=0.1 epochs=1 batch_size=32 backbone.width=4 precision=fp32"
 HELP = "--help"  # a page names the command alone, or what it does is tested elsewhere and takes minutes
 DRY = "--dry-run"  # all of it is checked, nothing is trained
-BY_MAKE = ("reproduce", "test", "test-fast", "test-browser", "test-cluster", "test-faults", "install", "help", "bench",
-           "lint", "format", "lock")  # fmt: skip
+DETECTION = "--set iterations=2 --set batch_size=2 --set steps=[] --set images=4 --set test_images=4"
+BY_MAKE = ("reproduce", "test", "test-fast", "test-browser", "test-cluster", "test-faults", "install", "help",
+           "bench", "lint", "format", "lock")  # fmt: skip
 
 ADDED: dict[str, str] = {
     # README
@@ -60,8 +61,8 @@ ADDED: dict[str, str] = {
     "hardlab watch --tensorboard": "events runs/<id>",
     "hardlab evaluate --list": "",
     "hardlab evaluate runs/<id> --protocol knn --protocol svm": "",
-    "hardlab evaluate runs/<id> --protocol detection": HELP,
-    "hardlab evaluate RUN --protocol detection": HELP,
+    "hardlab evaluate runs/<id> --protocol detection": DETECTION,
+    "hardlab evaluate RUN --protocol detection": DETECTION,
     "hardlab lab": "--version",
     "hardlab nb list": "",
     "hardlab nb run 01_pretrain recipe=simclr-hvs rung=smoke": DRY,
@@ -71,10 +72,10 @@ ADDED: dict[str, str] = {
     "hardlab check my_strategy.py": "",
     "hardlab reproduce --dry-run": "",
     "hardlab reproduce --rung smoke": DRY,
-    "hardlab reproduce --rung cpu --claims epochs=10": HELP,
-    "HARDLAB_DATA=<folder with the archive> hardlab reproduce --rung cpu": HELP,
+    "hardlab reproduce --rung cpu --claims epochs=10": f"data.fraction=1 {DRY}",  # of made sets of 5,000 images
+    "HARDLAB_DATA=<folder with the archive> hardlab reproduce --rung cpu": f"data.fraction=1 {DRY}",
     "hardlab claims --why": "",
-    "hardlab campaign cpu --budget 6h": HELP,
+    "hardlab campaign cpu --budget 6h": DRY,
     "hardlab report --single-file": "",
     "hardlab report --paper hvs": DRY,  # tests/workbook/test_paper_report.py writes it
     "hardlab runs list": "",
@@ -111,7 +112,7 @@ ADDED: dict[str, str] = {
     "hardlab campaign PLAN": DRY,
     "hardlab campaign cpu --dry-run": "",
     "hardlab claims --data out/campaign/data": "",
-    "hardlab figures --all --from out/campaign/runs --add": HELP,
+    "hardlab figures --all --from out/campaign/runs --add": DRY,
     "hardlab figures --all --from runs --add": DRY,
     "python -m benchmarks.lease": HELP,
     "python -m benchmarks.lease prepare --data PATH/cifar10-jpeg.tar.xz": HELP,
@@ -130,7 +131,7 @@ ADDED: dict[str, str] = {
     # docs/gpu.md
     "hardlab costs --rung paper": "",
     "hardlab costs adco --rung paper batch_size=512": "",
-    "hardlab costs dino-resnet50 --rung paper": HELP,
+    "hardlab costs dino-resnet50 --rung paper": "",
     "hardlab costs dino-resnet50 --rung paper backbone.recompute=true": "",
     # docs/cluster.md, whose commands are read in test_docs_of_cluster.py, and docs/ranks.md
     "hardlab reproduce --executor slurm --jobs 4": HELP,

@@ -1,7 +1,6 @@
 """Training in a process of its own."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,8 +11,6 @@ from resuming import learned, quick, same
 
 from hardlab import process, run_folder, stopping, train
 from hardlab.types import HardlabError
-
-LONG = pytest.mark.skipif(os.environ.get("HARDLAB_FAULTS") != "long", reason="`make test-faults` runs it")
 
 
 def test_a_finished_run_is_found_without_starting_a_process(tmp_path, monkeypatch):
@@ -71,10 +68,7 @@ def never_stopped(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGTERM, *[pytest.param(s, marks=LONG) for s in (signal.SIGINT, signal.SIGUSR1)]],
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_ends_the_process_with_75_and_the_same_command_goes_on_exactly(number, tmp_path, never_stopped):
     run = quick(**MANY_STEPS)
     command = [sys.executable, "-m", "hardlab.process", "--runs", str(tmp_path), "--threads", "1"]

@@ -1,12 +1,11 @@
 """One of several processes of a test: compares many runs, together and alone, and writes what it found.
 
-`torchrun ranked.py OUT`; ``VARIANTS`` are options that the pairs of the matrix leave at rest, for `make test-faults`.
+`torchrun ranked.py OUT`; ``VARIANTS`` are options that the pairs of the matrix leave at rest.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -67,7 +66,7 @@ if __name__ == "__main__":
     out = Path(sys.argv[1])
     torch.set_num_threads(1)
     with ranks.joined(cuda=False), parallel.double_precision():
-        runs = parallel.pairs() | (variants() if os.environ.get("HARDLAB_FAULTS") == "long" else {})
+        runs = parallel.pairs() | variants()
         rows = [d._asdict() | {"equal": d.equal} for d in parallel.compare(runs)]
         rows += [{"what": what, "equal": equal} for what, _, equal in parallel.goes_on(out.parent)]
         if ranks.writes():
