@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.bench_train import MEAN, NETS, STD, race, row, worker
-from hardlab import data, process, train
+from hardlab import data, machine, train
 from hardlab.hard.base import Hard
 from hardlab.hard.hvs import HVS
 from hardlab.methods.base import Step
@@ -32,7 +32,7 @@ class Dino:
     """hardlab's DINO with 2048 prototypes and no small crops, under selection where ``hvs`` names an arm."""
 
     def __init__(self, net: str, precision: str, hvs: str = "") -> None:
-        process.keep_pages()
+        machine.keep_pages()
         make, self.batch = NETS[net]
         torch.manual_seed(0)
         self.method = DINO(make(), prototypes=2048).to(memory_format=torch.channels_last)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.bench_train import MEAN, NETS, STD, race, row, worker
-from hardlab import data, process, train
+from hardlab import data, machine, train
 from hardlab.hard.adversarial import Adversarial
 from hardlab.hard.base import Hard
 from hardlab.hard.cutmix import CutMix
@@ -34,7 +34,7 @@ class Hexa:
     """hardlab's MoCo-v2 with a queue of 4096 and the strategies of ``arm``, as the trainer puts them together."""
 
     def __init__(self, net: str, precision: str, arm: str) -> None:
-        process.keep_pages()
+        machine.keep_pages()
         make, self.batch = NETS[net]
         torch.manual_seed(0)
         self.method = MoCo(make(), queue=4096, momentum=0.99)

@@ -27,7 +27,7 @@ from torchvision import datasets, transforms
 
 from benchmarks import pictures
 from benchmarks.timing import Ratio, Seconds, interleaved
-from hardlab import data, process, session
+from hardlab import data, machine, session
 from hardlab.data import packs
 from hardlab.data.base import quick_pixels
 
@@ -124,7 +124,7 @@ def run(rounds: int = 7, count: int = COUNT) -> list[dict[str, Any]]:
     """Rows of name, value, unit, peer, ratio, target, ok; 2 threads, medians of interleaved rounds after a warm-up."""
     threads = torch.get_num_threads()
     torch.set_num_threads(WORKERS)
-    process.keep_pages()
+    machine.keep_pages()
     try:
         with tempfile.TemporaryDirectory() as folder:
             return _run(Path(folder), rounds, count)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.timing import Seconds, skipped
-from hardlab import data, machine, nets, process, train
+from hardlab import data, machine, nets, train
 from hardlab.hard.base import Hard
 from hardlab.hard.hvs import HVS
 from hardlab.methods.base import Step
@@ -51,7 +51,7 @@ class Ours:
     """hardlab's own parts, as the trainer puts them together."""
 
     def __init__(self, net: str, precision: str, hvs: str = "", loader: bool = True) -> None:
-        process.keep_pages()
+        machine.keep_pages()
         make, self.batch = NETS[net]
         torch.manual_seed(0)
         self.method = SimSiam(make(), layers=2).to(memory_format=torch.channels_last)
@@ -123,7 +123,7 @@ class Peer:
         from torchvision import transforms as T
 
         if tuned:
-            process.keep_pages()
+            machine.keep_pages()
         make, usual = NETS[net]
         self.batch, self.device = batch or usual, torch.device(device)
         torch.manual_seed(0)

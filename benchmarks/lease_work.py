@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.lease import Line, read_queue
-from hardlab import build, checkpoint, config, machine, process, recipes, run_folder, stopping, train
+from hardlab import build, checkpoint, config, machine, recipes, run_folder, stopping, train
 from hardlab.config import Run
 from hardlab.types import HardlabError
 from hardlab.workbook.job_queue import Job, Machine
@@ -246,7 +246,7 @@ def peer(rung: str, device: torch.device, rehearsal: bool, seconds: float = 8.0)
 def throughput(out: Path, seconds: float, rehearsal: bool, parts: bool) -> None:
     """Measure all rows and write them to ``out``, one by one; rows of an earlier call on this device are kept."""
     until = time.monotonic() + seconds
-    process.keep_pages()
+    machine.keep_pages()
     device = build.device("auto")
     torch.set_num_threads(1 if device.type == "cuda" else os.cpu_count() or 1)
     name = torch.cuda.get_device_name() if device.type == "cuda" else machine.processor()

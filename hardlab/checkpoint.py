@@ -50,7 +50,7 @@ def named(path: Path) -> tuple[int, str]:
 
 def check_step(run: Path, step: int) -> None:
     """Refuse a step of which a run's folder has no checkpoint. Raises HardlabError."""
-    steps = [named(p)[0] for p in listed(run / "checkpoints")]
+    steps = sorted(named(p)[0] for p in listed(run / "checkpoints"))
     if step not in steps:
         raise HardlabError(f"{run} has no checkpoint of step {step}; it has: {', '.join(map(str, steps)) or 'none'}.")
 

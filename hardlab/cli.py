@@ -242,7 +242,7 @@ def pretrain(
 
     from hardlab import process, run_folder, train
 
-    process.keep_pages()
+    machine.keep_pages()
     if threads is not None:
         torch.set_num_threads(threads)
     if devices > 1:

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import torch
 
-from hardlab import build, config, files, live, ranks, registry, run_folder, train
+from hardlab import build, config, files, live, machine, ranks, registry, run_folder, train
 from hardlab.config import Run
-from hardlab.machine import keep_pages as keep_pages  # as cli and benchmarks know it
 from hardlab.stopping import STOPPED, Stopped
 from hardlab.types import HardlabError
 
@@ -202,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pixels", action="store_true")
     parser.add_argument("--code", action="append", default=[], type=Path)
     args = parser.parse_args(argv)
-    keep_pages()
+    machine.keep_pages()
     try:
         for path in args.code:
             build.load(path)

@@ -494,8 +494,6 @@ def restored(path: Path, about: Mapping[str, Any], step: int | None, load: Calla
             raise HardlabError(f"{state[2][0]} An older checkpoint cannot stand in for it: train the run again.")
         return state[1]
     checkpoints = {checkpoint.named(p)[0]: p for p in checkpoint.listed(path / "checkpoints")}
-    if step not in checkpoints:
-        steps = ", ".join(map(str, sorted(checkpoints))) or "none"
-        raise HardlabError(f"{path} has no checkpoint of step {step}; it has: {steps}.")
+    checkpoint.check_step(path, step)
     checkpoint.take(checkpoints[step], own)
     return checkpoints[step]

@@ -22,7 +22,7 @@ import torch
 from hardlab import recipes, train
 from hardlab.config import Run
 from hardlab.evaluate.runner import evaluate_run
-from hardlab.process import keep_pages
+from hardlab.machine import keep_pages
 
 WARM_UP = 0.25  # share of the time, and a round of all recipes at least, in which caches fill
 RECIPES = ("simclr", "simsiam-hvs", "moco", "adco", "byol", "dino", "hnssl", "gan")
