@@ -7,8 +7,8 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hardlab import compatible, config, data, registry
-from hardlab.config import Run, Spec
+from hardlab.config import Data, Run, Spec
 from hardlab.data import Images
 from hardlab.data.base import Absent, offline
 from hardlab.hard.base import Hard
@@ -46,7 +46,9 @@ def images(
 ) -> Images:
     """The images of a run; ``fraction`` applies to the training split only. dry: as in ``data.load``."""
     c = run.data
-    return data.load(
+    if dry and _read is not None and (c, split) in _read:
+        return _read[c, split]
+    loaded = data.load(
         c.name,
         split,
         root=root,
@@ -60,6 +62,25 @@ def images(
         workers=min(16, os.cpu_count() or 1),  # only large images are decoded while training
         dry=dry,
     )
+    if dry and _read is not None:
+        if any(of != c for of, _ in _read):  # one data set at a time
+            _read.clear()
+        _read[c, split] = loaded
+    return loaded
+
+
+_read: dict[tuple[Data, str], Images] | None = None
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Within it, a dry reading of the data that was read last, from the same root, gives the same images again."""
+    global _read
+    _read = {}
+    try:
+        yield
+    finally:
+        _read = None
 
 
 def look(run: Run) -> Look:
@@ -245,11 +266,19 @@ def _passes(run: Run, skeleton: Method) -> None:
     """Refuse views that are too small for the backbone, by a forward pass of the smallest ones on ``meta``."""
     large, local = run.augments()
     size = min(crop.size for crop in (*large, *local))
+    # the class, since a name can be given to another one
+    key = (registry.find("backbone", run.backbone.name), run.backbone.model_dump_json(), run.batch_size, size)
+    if key in _passed:
+        return
     try:
         skeleton.backbone(torch.empty(run.batch_size, 3, size, size, device="meta"))
     except (RuntimeError, ValueError, ZeroDivisionError) as e:
         about = f"backbone {run.backbone.name} {run.backbone.options}"
         raise HardlabError(f"Views of {size} pixels cannot pass through {about}: {e}") from e
+    _passed.add(key)
+
+
+_passed: set[tuple[Callable[..., Any], str, int, int]] = set()  # backbones, batches and sizes that were tried
 
 
 def matrix() -> dict[tuple[str, str], str | None]:
@@ -259,5 +288,6 @@ def matrix() -> dict[tuple[str, str], str | None]:
 
 def fits(run: Run, images: Images, look: Look) -> None:
     """Refuse a batch or a crop that is larger than these images allow. Raises HardlabError."""
-    smallest = int(next(iter(images.all(1))).sizes.min()) if images.in_memory else None  # images of one size
+    first = next(images.batches([torch.arange(1)])) if images.in_memory else None
+    smallest = None if first is None else int(first.sizes.min())  # images in memory are of one size
     compatible.check_sizes(run, len(images), smallest, look.augment[0].size)

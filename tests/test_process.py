@@ -62,23 +62,19 @@ def test_progress_is_printed_where_there_is_no_notebook_or_plain_lines_are_wante
 MANY_STEPS = {"data.fraction": 1.0, "batch_size": 64, "epochs": 4}  # so many that a signal comes in time, each short
 
 
-@pytest.fixture(scope="module")
-def never_stopped(tmp_path_factory):
-    return learned(process.launch(quick(**MANY_STEPS), tmp_path_factory.mktemp("whole"), threads=1))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_ends_the_process_with_75_and_the_same_command_goes_on_exactly(number, tmp_path, never_stopped):
+def test_each_signal_ends_the_process_with_75_and_the_same_command_goes_on_exactly(tmp_path):
     run = quick(**MANY_STEPS)
     command = [sys.executable, "-m", "hardlab.process", "--runs", str(tmp_path), "--threads", "1"]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    child.stdin.write(json.dumps(run.model_dump(mode="json")))
-    child.stdin.close()
-    while run_folder.manifest(tmp_path / run.id) is None:
-        assert child.poll() is None
-        time.sleep(0.01)
-    child.send_signal(number)
-    assert child.wait(60) == stopping.STOPPED
-    assert run_folder.manifest(tmp_path / run.id)["state"] == "stopped"
-    assert same(learned(process.launch(run, tmp_path, threads=1)), never_stopped)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        child.stdin.write(json.dumps(run.model_dump(mode="json")))
+        child.stdin.close()
+        while (run_folder.manifest(tmp_path / run.id) or {}).get("state") != "running":
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.send_signal(number)
+        assert child.wait(60) == stopping.STOPPED
+        assert run_folder.manifest(tmp_path / run.id)["state"] == "stopped"
+    whole = process.launch(run, tmp_path / "whole", threads=1)
+    assert same(learned(process.launch(run, tmp_path, threads=1)), learned(whole))

@@ -750,6 +750,7 @@ class Selection:
         self.used: list[pd.DataFrame] = []
         self.marks: dict[float, str] = {}
         self.protocols: dict[str, str] = {}
+        self._by_measure: dict[tuple[Any, ...], pd.DataFrame] = {}
 
     def _of_one_device(self, costs: pd.DataFrame) -> pd.DataFrame:
         """The rows of the device on which most recipes ran, then most runs: seconds of two devices have no mean."""
@@ -860,6 +861,12 @@ class Selection:
 
     def _measured(self, measure: Measure) -> pd.DataFrame:
         """The rows of one of the measure's protocols; on training data, of one protocol per data set and share."""
+        key = measure.rows, measure.on
+        if key not in self._by_measure:
+            self._by_measure[key] = self._choose(measure)
+        return self._by_measure[key]
+
+    def _choose(self, measure: Measure) -> pd.DataFrame:
         if measure.on:  # what was trained on the very set is no transfer to it
             names = DATA.get(measure.on, (measure.on,))
             rows = self.rows[self.rows["evaluated_on"].isin(names) & ~_own(self.rows).isin(names)]

@@ -178,13 +178,14 @@ def check(rung: str, overrides: Sequence[str] = (), with_claims: bool = False) -
     from hardlab import build
 
     checked: set[config.Data] = set()
-    for run in runs:
-        if overrides:
-            build.check(run)
-            build.check_images(run)
-        elif run.data not in checked and run.data.name not in sets.BUILT_IN:
-            build.check_images(run)
-        checked.add(run.data)
+    with build.reading_once():
+        for run in sorted(runs, key=lambda run: run.data.model_dump_json()):
+            if overrides:
+                build.check(run)
+                build.check_images(run)
+            elif run.data not in checked and run.data.name not in sets.BUILT_IN:
+                build.check_images(run)
+            checked.add(run.data)
 
 
 def _arms(rung: str, with_claims: bool) -> dict[Arm, set[tuple[str, str]]]:

@@ -40,7 +40,7 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         "test_checkpoint.py::test_a_checkpoint_that_carries_code_is_refused_and_the_code_does_not_run",
     ]),
     7: ("SIGTERM, SIGINT, SIGUSR1 to trainer and runner", [
-        "test_process.py::test_a_signal_ends_the_process_with_75_and_the_same_command_goes_on_exactly",
+        "test_process.py::test_each_signal_ends_the_process_with_75_and_the_same_command_goes_on_exactly",
         "workbook/test_execute.py::test_a_stop_lets_training_save_ends_everybody_and_exits_75",
     ]),
     8: ("a kernel is killed, a cell raises or exits", [
