@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,13 @@ DEFINITION = (
     "product of the same precision, measured on this device in the same process. seconds: of a step, by part; on a GPU "
     "in a process whose launches wait for the device, so that they add up to more than a step takes."
 )
+IMAGES = {"shapes": 5000, "cifar10-jpeg": 50_000}  # data set -> training images
 NETWORKS = {"cpu": "tiny", "gpu": "resnet18"}  # rung -> its network, at 32 pixels
+# recipes of rung paper, at 224 pixels, whose memory is calculated in docs/gpu.md
+LARGE: dict[str, dict[str, Any]] = {
+    "adco": {"batch_size": 512},  # 65,536 learned negatives
+    "dino-resnet50": {"batch_size": 512, "backbone.recompute": True},  # 2 + 8 crops
+}
 
 
 # ------------------------------------------------------------------------------------------------ the plan
@@ -131,29 +137,31 @@ def _wait(device: torch.device) -> None:
 
 
 def arm(rung: str, recipe: str, rehearsal: bool, steps: int) -> Run:
-    """The recipe on the built-in images, for at least ``steps`` steps, without monitoring and checkpoints."""
+    """The recipe on the built-in images, at rung paper on CIFAR-10, for ``steps`` steps or more, without monitoring."""
     if rehearsal:
         run = recipes.recipe(recipe, "smoke", {"data.fraction": 0.1})
         if recipe != "gan":
             run = run.with_({"backbone": NETWORKS[rung]} | ({} if recipe == "hnssl" else {"batch_size": 32}))
     else:
         run = recipes.recipe(recipe, rung, {"data": {"name": "shapes"}, "seed": 0})
+        if rung == "paper":  # the built-in images are not drawn as large
+            run = run.with_({"data": {"name": "cifar10-jpeg", "size": 224, "fraction": 0.07}} | LARGE[recipe])
     if any(s.name == "adco" for s in run.hard):
         run = run.with_({"hard.adco.init": "random"})  # so that all steps cost the same
     if run.parent is not None:
         run = run.with_({"parent.data": run.data.model_dump(mode="json"), "parent.epochs": 0})
-    every = 1 if rehearsal else 10
+    every = 1 if rehearsal or rung == "paper" else 10
     logs = {"logs.step_every": every, "logs.monitor_every": 0, "logs.checkpoint_every": 10**6, "logs.keep": 1}
     run = run.with_(logs | ({"data.fraction": _share(run, steps)} if rehearsal else {}))
-    per_epoch = max(1, int(5000 * run.data.fraction) // run.batch_size)
+    per_epoch = max(1, int(IMAGES[run.data.name] * run.data.fraction) // run.batch_size)
     epochs = math.ceil(steps / per_epoch)
     late = {"method.teacher_warmup_epochs": 0} if run.method.options.get("teacher_warmup_epochs", 0) > epochs else {}
     return run.with_({"epochs": epochs} | late)
 
 
 def _share(run: Run, steps: int) -> float:
-    """The share of the 5,000 built-in images that is enough for ``steps`` batches."""
-    return min(1.0, (steps * run.batch_size + 10) / 5000)
+    """The share of the images that is enough for ``steps`` batches."""
+    return min(1.0, (steps * run.batch_size + 10) / IMAGES[run.data.name])
 
 
 def measure(run: Run, device: torch.device, warm: int, parts: bool) -> dict[str, Any]:
@@ -243,8 +251,11 @@ def peer(rung: str, device: torch.device, rehearsal: bool, seconds: float = 8.0)
             "precision": "bf16" if low else "fp32", "batch": theirs.batch}  # fmt: skip
 
 
-def throughput(out: Path, seconds: float, rehearsal: bool, parts: bool) -> None:
-    """Measure all rows and write them to ``out``, one by one; rows of an earlier call on this device are kept."""
+def throughput(out: Path, seconds: float, rehearsal: bool, parts: bool, only: Sequence[str] = ()) -> None:
+    """Measure all rows and write them to ``out``, one by one; rows of an earlier call on this device are kept.
+
+    only: the rates to measure, ``<rung>/<recipe>``; all if empty.
+    """
     until = time.monotonic() + seconds
     machine.keep_pages()
     device = build.device("auto")
@@ -267,6 +278,8 @@ def throughput(out: Path, seconds: float, rehearsal: bool, parts: bool) -> None:
     if not parts:
         for i, rung in ((2, "cpu"), (len(ARMS) + 3, "gpu")):
             todo.insert(i, (rung, "lightly"))
+        todo += [("paper", recipe) for recipe in LARGE if not rehearsal]
+    todo = [(rung, recipe) for rung, recipe in todo if not only or f"{rung}/{recipe}" in only]
     have = {row["rate"] for row in rows}
     left = []
     for rung, recipe in todo:
@@ -276,13 +289,15 @@ def throughput(out: Path, seconds: float, rehearsal: bool, parts: bool) -> None:
         if time.monotonic() > until:
             left.append(key)
             continue
-        row: dict[str, Any] = {"rate": key, "network": NETWORKS[rung], "recipe": recipe}
+        row: dict[str, Any] = {"rate": key, "network": NETWORKS.get(rung), "recipe": recipe}
         try:
             if recipe == "lightly":
                 row |= peer(rung, device, rehearsal)
             else:
-                run = arm(rung, recipe, rehearsal, steps)
-                row |= {"network": run.backbone.name} | measure(run, device, warm, parts)
+                large = rung == "paper"
+                run = arm(rung, recipe, rehearsal, 6 if large else steps)
+                row |= {"network": run.backbone.name} | ({"changes": LARGE[recipe]} if large else {})
+                row |= measure(run, device, 2 if large else warm, parts)
                 if not parts:
                     row["flops_per_image"] = flops(run, device, 2 if run.parent is None and recipe != "gan" else 10)
                     peak = facts["peak_flops"].get(row["precision"])
@@ -303,7 +318,8 @@ def main(words: list[str]) -> int:
     if verb == "plan":
         make_plan(Path(rest[0]), Path(rest[1]), rest[2])
     else:
-        throughput(Path(rest[0]), float(rest[1]), "--rehearsal" in rest, "--parts" in rest)
+        only = rest[rest.index("--only") + 1 :] if "--only" in rest else []
+        throughput(Path(rest[0]), float(rest[1]), "--rehearsal" in rest, "--parts" in rest, only)
     return 0
 
 
