@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,10 @@ from hardlab.config import Run
 from hardlab.errors import HardlabError
 from hardlab.workbook.timing import Ratio, Seconds
 
+WORK = [sys.executable, "-m", "hardlab.workbook.bench_work"]
 WARM = 6  # steps before the first timed one: optimisers make their state, networks are compiled, graphs recorded
-LIMIT_S = 600.0  # for a contestant to become ready
+LIMIT_S = 600.0  # for the first steps of a contestant, or for a turn
+END_S = 5.0  # for its process to end by itself
 STEPS, ROUNDS = 10, 7
 
 
@@ -117,7 +119,7 @@ class _Child:
         self.about = about
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  it lives as long as the process
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "hardlab.workbook.bench_work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            WORK, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self.errors, text=True, env={**os.environ, **environment},
         )  # fmt: skip
         self.answers: queue.Queue[str] = queue.Queue()
@@ -145,7 +147,7 @@ class _Child:
             line = self.answers.get(timeout=max(0.01, seconds))
         except queue.Empty:
             self.about.error = "it was not ready in time"
-            self.end()
+            self.process.kill()
             return None
         said: dict[str, Any] = json.loads(line) if line else {"error": self._last_words()}
         self.about.error = said.get("error")
@@ -158,8 +160,13 @@ class _Child:
         return lines[-1][:300] if lines else f"its process ended with status {self.process.returncode}"
 
     def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        """Wait for the process, which ends with its input, so that those that it started end too."""
+        try:
+            self.process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.errors.close()
 
 
 @contextmanager
@@ -174,8 +181,10 @@ def _children(entered: Sequence[Contestant], device: str, threads: int | None) -
         yield children
     finally:
         for child in children:
+            with suppress(BrokenPipeError):
+                child.process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
+        for child in children:
             child.end()
-            child.errors.close()
 
 
 def measure(
