@@ -49,6 +49,10 @@ BY_MAKE = ("reproduce", "test", "test-fast", "test-browser", "test-cluster", "te
            "bench", "lint", "format", "lock")  # fmt: skip
 
 ADDED: dict[str, str] = {
+    "hardlab bench simsiam-hvs --profile": DRY,
+    "hardlab bench simsiam --compare execution=eager,compile,graphs": DRY,
+    "hardlab bench moco --compare channels_last=true,false --out FOLDER": DRY,
+    "python -m benchmarks.bench_execution --out FOLDER --seconds 60": "--help",
     # README
     "hardlab doctor": "",
     "hardlab doctor --matrix": "",
