@@ -131,6 +131,11 @@ def check_settings(run: Run, borrows: Sequence[bool]) -> None:
     """
     at = setting(run, any(borrows))
     backbones.check(at.backbone.name, at.backbone.options, at.view, run.backbone.options)
+    if run.execution != "eager" and at.backbone.options.get("recompute"):
+        raise HardlabError(
+            f"execution={run.execution} does not go with backbone.recompute=true, which torch.compile cannot read: "
+            "keep one of them."
+        )
     if at.local and registry.binder("method", run.method.name, "multi_crop") == "Method":
         raise needs.no_crops(at.method.kind, at.local)
     _rules("method", run.method, at)

@@ -222,6 +222,7 @@ class Run(_Strict):
     local: LocalView | None = None
     parent: Run | None = None  # a run to train first, because a strategy starts from its networks
     sync_bn: bool = True  # in several processes: one BN batch over all, or one in each; norms in groups keep theirs
+    execution: Literal["eager", "compile", "graphs"] = "eager"  # how networks run in a step; docs/gpu.md
 
     @model_validator(mode="after")
     def _names(self) -> Run:
@@ -337,7 +338,8 @@ def _augments(name: str, changes: Mapping[str, Any]) -> list[Augment]:
 _LATER: dict[str, Any] = {
     "optim.warmup_from": 0, "optim.schedule": "cosine", "optim.clip_by": "all", "optim.trust_by": "scale",
     "optim.rate_by": "step", "optim.rate_of": "gradient",
-    "local": None, "parent.sync_bn": True, "parent": None, "sync_bn": True,
+    "local": None, "parent.sync_bn": True, "parent.execution": "eager", "parent": None, "sync_bn": True,
+    "execution": "eager",
 }  # fmt: skip
 
 

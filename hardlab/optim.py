@@ -38,20 +38,21 @@ class LARS(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                d = p.grad.add(p, alpha=group["weight_decay"])
+            for params in at_once(group["params"]):
+                for p in params:
+                    if "v" not in self.state[p]:
+                        self.state[p]["v"] = torch.zeros_like(p)
+                moments = [self.state[p]["v"] for p in params]
+                d = list(torch._foreach_add(gradients(params), params, alpha=group["weight_decay"]))
                 if group["adapt"]:
-                    norm_p, norm_d = torch.linalg.vector_norm(p), torch.linalg.vector_norm(d)
+                    norm_p, norm_d = norms(params), norms(d)
                     ratio = group["trust"] * norm_p / norm_d.clamp_min(1e-12)
-                    d.mul_(torch.where((norm_p > 0) & (norm_d > 0), ratio, torch.ones_like(ratio)))
-                state = self.state[p]
-                if "v" not in state:
-                    state["v"] = torch.zeros_like(p)
+                    ratio = torch.where((norm_p > 0) & (norm_d > 0), ratio, torch.ones_like(ratio))
+                    torch._foreach_mul_(d, list(ratio.unbind()))
                 before, after = (1.0, group["lr"]) if self.outside else (group["lr"], 1.0)
-                state["v"].mul_(group["momentum"]).add_(d, alpha=before)
-                p.sub_(state["v"], alpha=after)
+                torch._foreach_mul_(moments, group["momentum"])
+                torch._foreach_add_(moments, d, alpha=before)
+                torch._foreach_sub_(params, moments, alpha=after)
 
 
 class LARC(SGD):
@@ -77,19 +78,41 @@ class LARC(SGD):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         decays = [group["weight_decay"] for group in self.param_groups]
         for group, decay in zip(self.param_groups, decays):
-            for p in group["params"]:
-                if p.grad is None or not group.get("adapt", True):
-                    continue
-                norm_p, norm_g = torch.linalg.vector_norm(p), torch.linalg.vector_norm(p.grad)
+            for params in at_once(group["params"]) if group.get("adapt", True) else ():
+                grads = gradients(params)
+                norm_p, norm_g = norms(params), norms(grads)
                 ratio = self.trust * norm_p / (norm_g + decay * norm_p + 1e-8)
                 if self.by == "clip":
                     ratio = (ratio / group["lr"]).clamp_max(1)
-                scaled = p.grad.add(p, alpha=decay).mul_(ratio)
-                p.grad.copy_(torch.where((norm_p > 0) & (norm_g > 0), scaled, p.grad))
+                scaled = torch._foreach_add(grads, params, alpha=decay)
+                torch._foreach_mul_(scaled, list(ratio.unbind()))
+                known = ((norm_p > 0) & (norm_g > 0)).unbind()
+                for g, new, usable in zip(grads, scaled, known, strict=True):
+                    g.copy_(torch.where(usable, new, g))
             group["weight_decay"] = 0.0  # the gradient already includes it
         super().step()
         for group, decay in zip(self.param_groups, decays):
             group["weight_decay"] = decay
+
+
+def at_once(params: Iterable[Tensor]) -> list[list[Tensor]]:
+    """The parameters that have a gradient, in lists to step at once.
+
+    On a GPU all of them, since launching a kernel for each takes longer than its arithmetic; on a CPU one after the
+    other, since its cache holds one.
+    """
+    moved = [p for p in params if p.grad is not None]
+    return [moved] if moved and moved[0].is_cuda else [[p] for p in moved]
+
+
+def gradients(params: Iterable[Tensor]) -> list[Tensor]:
+    """The gradients of parameters that have one."""
+    return [p.grad for p in params if p.grad is not None]
+
+
+def norms(tensors: list[Tensor]) -> Tensor:
+    """The Euclidean norm of each tensor, (n,)."""
+    return torch.stack(torch._foreach_norm(tensors))
 
 
 def groups(params: Iterable[Tensor], config: Optim, constant: Iterable[Tensor] = ()) -> list[dict]:

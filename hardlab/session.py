@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardlab import build, checkpoint, config, health, machine, meters, nets, optim, players, ranks, run_folder
+from hardlab import (
+    build,
+    checkpoint,
+    config,
+    execution,
+    health,
+    machine,
+    meters,
+    nets,
+    optim,
+    players,
+    ranks,
+    run_folder,
+)
 from hardlab.config import Run, precision_of
 from hardlab.data import Images
 from hardlab.hard.base import Hard
@@ -38,6 +51,7 @@ class Session:
     epoch: sums of the current epoch.
     watch: detects numbers that are not finite.
     checkpoints: the folder of the run's checkpoints, if it has one.
+    networks: a context in which the networks run as ``run.execution`` says.
     """
 
     run: Run
@@ -53,6 +67,7 @@ class Session:
     epoch: meters.Epoch = field(default_factory=meters.Epoch)
     watch: health.Watch = field(default_factory=health.Watch)
     checkpoints: Path | None = None
+    networks: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def per_epoch(self) -> int:
@@ -163,6 +178,7 @@ def open(
         machine.alone()
     ranks.check_batch(run.batch_size)
     on = build.device(device)
+    execution.check(run.execution, on, ranks.size())
     if data is None:
         if ranks.size() > 1:
             ranks.from_first(lambda: build.images(run, "train", root, on).name)  # one downloads
@@ -234,7 +250,11 @@ def _begun(
             nets.synchronise_bn(net)
     generator = torch.Generator(on).manual_seed(run.seed)
     parties = players.assemble(run, method, hard)
-    return Session(run, on, precision, data, build.look(run), method.train(), hard, parties, generator)
+    session = Session(run, on, precision, data, build.look(run), method.train(), hard, parties, generator)
+    if run.execution != "eager":
+        twice = any(p.joint for p in parties)
+        session.networks = execution.Compiled(method, run.execution, on, twice).step
+    return session
 
 
 def _networks(parent: Path) -> Mapping[str, Tensor]:

@@ -175,7 +175,8 @@ def begin(session: Session, batch: Batch) -> Step:
         large = max(method.slots, *(h.draws for h in s.hard), 0)
         local = max(method.locals, *(h.local_draws for h in s.hard), 0)
         now = Step(method, s.look, s.look.views(batch, large, s.generator, local), at, s.precision == "bf16")
-    forward(now, s.hard, s.epoch.time)
+    with s.networks():
+        forward(now, s.hard, s.epoch.time)
     return now
 
 

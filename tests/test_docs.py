@@ -133,6 +133,11 @@ ADDED: dict[str, str] = {
     "hardlab costs adco --rung paper batch_size=512": "",
     "hardlab costs dino-resnet50 --rung paper": "",
     "hardlab costs dino-resnet50 --rung paper backbone.recompute=true": "",
+    "hardlab bench": HELP,
+    "hardlab bench simsiam-hvs --profile": DRY,
+    "hardlab bench simsiam --compare execution=eager,compile,graphs": DRY,
+    "hardlab bench moco --compare channels_last=true,false --out FOLDER": DRY,
+    "python -m benchmarks.bench_execution --out FOLDER --seconds 60": HELP,
     # docs/cluster.md, whose commands are read in test_docs_of_cluster.py, and docs/ranks.md
     "hardlab reproduce --executor slurm --jobs 4": HELP,
     "hardlab reproduce --rung smoke --executor slurm --jobs 4": HELP,

@@ -149,3 +149,39 @@ def test_larc_rescales_every_layer_as_apex_does_or_bounds_its_rate_and_leaves_ex
                 ratio = torch.clamp(ratio / 0.5, max=1) if by == "clip" else ratio
                 g = (g + 0.1 * w) * ratio
             assert torch.allclose(p, w - 0.5 * g, atol=1e-6)
+
+
+KINDS = [
+    {"name": "sgd"}, {"name": "adam"}, {"name": "adamw"}, {"name": "lars"}, {"name": "lars", "rate_of": "momentum"},
+    {"name": "larc"}, {"name": "larc", "trust_by": "clip"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS[3:], ids=lambda kind: "-".join(kind.values()))
+def test_a_step_of_all_tensors_at_once_as_on_a_gpu_is_that_of_one_after_the_other_bit_for_bit(kind, monkeypatch):
+    config, weights = Optim(lr=0.5, weight_decay=0.1, exclude_bias_norm=True, **kind), []
+    for at_once in (optim.at_once, lambda params: [[p for p in params if p.grad is not None]]):
+        monkeypatch.setattr(optim, "at_once", at_once)
+        model = net()
+        model[3].bias.requires_grad_(False)
+        nn.init.zeros_(model[3].weight)  # without a norm, its gradient stays as it is
+        steps(model, optim.build(model.parameters(), config, 256))
+        weights.append([p.detach() for p in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
+def test_on_a_gpu_a_step_launches_few_kernels_however_many_tensors_there_are(kind):
+    from torch.profiler import ProfilerActivity, profile
+
+    params = [torch.randn(40, 40, device="cuda", requires_grad=True) for _ in range(100)]
+    opt = optim.build(params, Optim(weight_decay=0.1, **kind), 256)
+    for p in params:
+        p.grad = torch.randn_like(p)
+    opt.step()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        opt.step()
+    launches = sum("LaunchKernel" in event.name for event in seen.events())
+    # a ratio a tensor of LARS and LARC is a product a tensor, and LARC's choice and copy are two more
+    assert 0 < launches < {"lars": 150, "larc": 350}.get(kind["name"], 50)
