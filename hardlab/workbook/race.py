@@ -6,6 +6,7 @@ turns; checkpoints at the same numbers of images are evaluated by one function, 
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -16,12 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from hardlab import __version__
 from hardlab.files import check_folder, read_lines, write_atomic
 
 RUNS = "race.jsonl"
 OWN, PEERS = "hardlab", ("lightly",)
-CPU: dict[str, Any] = {"network": "tiny", "batch": 128, "target": 38.0, "budget": 90.0}
-GPU: dict[str, Any] = {"network": "resnet18", "batch": 512, "target": 50.0, "budget": 8.0}
+CPU: dict[str, Any] = {"network": "tiny", "batch": 128, "target": 38.0, "budget": 120.0}
+GPU: dict[str, Any] = {"network": "resnet18", "batch": 512, "target": 50.0, "budget": 12.0}
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def run(
     task = libraries.Task(settings.network, settings.batch, on, settings.precision, train, max(2, cores - 2))
     head, dirty = run_folder.commit()
     where = machine.processor() if on.type == "cpu" else torch.cuda.get_device_name(on)
+    where += "".join(f", {name}={os.environ[name]}" for name in machine.KERNELS if name in os.environ)
     about = {
         "machine": where, "cores": cores, "settings": asdict(settings), "workers": task.workers, "commit": head,
         "dirty": dirty, "python": platform.python_version(), "versions": run_folder.versions(),
@@ -98,8 +101,8 @@ def run(
 
 
 def _version(library: str) -> str:
-    import importlib.metadata
-
+    if library == OWN:
+        return __version__  # also of a checkout that is not installed
     return importlib.metadata.version(library)
 
 

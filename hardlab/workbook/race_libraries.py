@@ -206,7 +206,7 @@ class Lightly:
 LIBRARIES: dict[str, type[Contestant]] = {"hardlab": Hardlab, "lightly": Lightly}
 
 
-FIRST, GROWTH = 40, 1.25  # steps before the first checkpoint, and those before each over those before the last
+FIRST, GROWTH = 60, 1.25  # steps before the first checkpoint, and those before each over those before the last
 NEIGHBOURS, VOTES = 200, 0.1  # k and temperature of lightly's benchmark
 
 
@@ -247,7 +247,7 @@ def race(task: Task, test: Images, name: str, seed: int, budget: float, target: 
     return {"trained_s": round(seconds, 3), "trained_images": steps * task.batch, "step_s": bare, "curve": curve}
 
 
-def _seconds(step: Callable[[], None], device: torch.device, least: int = 5, long: float = 3.0) -> float:
+def _seconds(step: Callable[[], None], device: torch.device, least: int = 5, long: float = 1.5) -> float:
     """Seconds of a step: the mean over ``long`` seconds and at least ``least`` steps, after a warm-up."""
     for _ in range(3):
         step()
