@@ -22,8 +22,8 @@ from hardlab.files import check_folder, read_lines, write_atomic
 
 RUNS = "race.jsonl"
 OWN, PEERS = "hardlab", ("lightly",)
-CPU: dict[str, Any] = {"network": "tiny", "batch": 128, "target": 38.0, "budget": 120.0}
-GPU: dict[str, Any] = {"network": "resnet18", "batch": 512, "target": 50.0, "budget": 12.0}
+CPU: dict[str, Any] = {"network": "tiny", "batch": 128, "target": 38.0, "budget": 100.0}
+GPU: dict[str, Any] = {"network": "resnet18", "batch": 512, "target": 45.0, "budget": 15.0}
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,8 @@ def spread(values: Sequence[float | None], form: str = ".1f") -> str:
         return f"not reached by {len(values) - len(known)} of {len(values)}"
     endless = [*known, *[float("inf")] * (len(values) - len(known))]
     last = f"{endless[-1]:{form}}" if len(known) == len(values) else "not reached"
-    return f"{statistics.median(endless):{form}} ({known[0]:{form}} to {last}, {len(values)} seeds)"
+    seeds = "1 seed" if len(values) == 1 else f"{len(values)} seeds"
+    return f"{statistics.median(endless):{form}} ({known[0]:{form}} to {last}, {seeds})"
 
 
 def describe(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -188,5 +189,6 @@ def describe(rows: Sequence[Mapping[str, Any]]) -> str:
     for side in sides:
         if own and side is not own and None not in (*side["seconds"], *own["seconds"]):
             pairs = [b / a for a, b in zip(own["seconds"], side["seconds"]) if a]
-            lines.append(f"{side['library']} needs {spread(pairs, '.2f')} times the seconds of {OWN}")
+            if pairs:  # none if the untrained network has the target
+                lines.append(f"{side['library']} needs {spread(pairs, '.2f')} times the seconds of {OWN}")
     return "\n".join(lines)
