@@ -1203,11 +1203,11 @@ def examine_installation(
 
 
 @cli.command("race")
-@click.option("--peer", "peers", multiple=True, type=click.Choice(["lightly"]), default=("lightly",), show_default=True,
-              help="Race against this library; repeatable.")  # fmt: skip
+@click.option("--peer", "peers", multiple=True, type=click.Choice(["lightly", "stable-pretraining"]),
+              default=("lightly",), show_default=True, help="Race against this library; repeatable.")  # fmt: skip
 @click.option("--target", type=click.FloatRange(1, 100), default=None,
-              help="Accuracy of nearest neighbours in %; default: 38 on a CPU, 45 on a GPU.")  # fmt: skip
-@click.option("--budget", default=None, help="Training time of each run; default: 100s on a CPU, 15s on a GPU.")
+              help="Accuracy of nearest neighbours in %; default: 36 on a CPU, 45 on a GPU.")  # fmt: skip
+@click.option("--budget", default=None, help="Training time of each run; default: 60s on a CPU, 15s on a GPU.")
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each library.")
 @click.option("--until", default=None, metavar="TIME",
               help="Begin no further seed that would end later than this time from now on, such as 75s.")  # fmt: skip
@@ -1246,7 +1246,7 @@ def race_to_accuracy(
         files.check_folder(out)
         for name in peers:
             if importlib.util.find_spec(name.replace("-", "_")) is None:
-                raise HardlabError(f"{name} is not installed: `pip install 'hardlab[bench]'` adds it.")
+                raise HardlabError(f"{name} is not installed: `{race.PEERS[name]}` adds it.")
         if dry_run:
             data.load("cifar10-jpeg", "train", root=root, dry=True)
             named = ", ".join((race.OWN, *dict.fromkeys(peers)))

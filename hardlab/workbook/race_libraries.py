@@ -8,7 +8,7 @@ Precision, memory format, batch and number of workers are those of the race.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -21,11 +21,13 @@ from hardlab import build, machine, recipes, registry, train
 from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.evaluate import features, knn
+from hardlab.nets import mlp
 from hardlab.types import Batch, Drawn, Rendered
 from hardlab.views import Look
 
 RATE, MOMENTUM, DECAY, TEMPERATURE, EPOCHS = 0.06, 0.9, 5e-4, 0.5, 200  # the rate is that of 128 images
 SIDE, DIM = 32, 128
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels; lightly's recipe takes ImageNet's
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Task:
         """The recipe as a run of hardlab."""
         given = {
             "data": {"name": self.images.name}, "backbone": self.network, "batch_size": self.batch, "seed": seed,
-            "precision": self.precision, "epochs": EPOCHS, "augment": "simclr_cifar", "logs.monitor_every": 0,
+            "precision": self.precision, "epochs": EPOCHS, "logs.monitor_every": 0,
+            "augment": "simclr_cifar", "pixel_mean": MEAN, "pixel_std": STD,
             "method": {"name": "simclr", "options": {"temperature": TEMPERATURE, "dim": DIM}},
             "optim": {"name": "sgd", "lr": 2 * RATE, "momentum": MOMENTUM, "weight_decay": DECAY},  # of 256 images
         }  # fmt: skip
@@ -140,34 +143,39 @@ class Pictures(torch.utils.data.Dataset[tuple[Any, int]]):
         return image if self.transform is None else self.transform(image), self.targets[i]
 
 
-class Lightly:
-    """lightly: PIL transforms in the workers of a DataLoader."""
+class _Loading:
+    """A library that makes views one by one in the workers of a DataLoader, and gets its images as PIL."""
+
+    criterion: Callable[[Tensor, Tensor], Tensor]
 
     def __init__(self, task: Task, seed: int) -> None:
-        from lightly.data import LightlyDataset
-        from lightly.loss import NTXentLoss
-        from lightly.models.modules.heads import SimCLRProjectionHead
-        from lightly.transforms.simclr_transform import SimCLRTransform
-
         self.task = task
         torch.manual_seed(seed)
         self.backbone: nn.Module = registry.build("backbone", task.network, {})
-        features = cast(int, self.backbone.dim)
-        self.head = SimCLRProjectionHead(features, features, DIM)
+        self.head = self.make_head(cast(int, self.backbone.dim))
         self.parts = nn.ModuleList([self.backbone, self.head]).to(task.device).train()
         machine.set_memory_format(self.parts, task.device)
-        self.criterion = NTXentLoss(temperature=TEMPERATURE)
         rate = RATE * task.batch / 128
         self.opt = torch.optim.SGD(self.parts.parameters(), lr=rate, momentum=MOMENTUM, weight_decay=DECAY)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.opt, EPOCHS)
-        transform = SimCLRTransform(input_size=SIDE, cj_strength=0.5, gaussian_blur=0.0)
-        self.loader = torch.utils.data.DataLoader(
-            LightlyDataset.from_torch_dataset(Pictures(task.images), transform=transform),
-            batch_size=task.batch, shuffle=True, drop_last=True, num_workers=task.workers,
-            persistent_workers=task.workers > 0, pin_memory=task.device.type == "cuda",
+        self.loader: Iterable[Any] = torch.utils.data.DataLoader(
+            self.make_dataset(Pictures(task.images)), batch_size=task.batch, shuffle=True, drop_last=True,
+            num_workers=task.workers, persistent_workers=task.workers > 0, pin_memory=task.device.type == "cuda",
         )  # fmt: skip
         self.batches = self._batches()
         self.first: Any = None
+
+    def make_head(self, features: int) -> nn.Module:
+        """The projection head for (N, features), and ``criterion``."""
+        raise NotImplementedError
+
+    def make_dataset(self, pictures: Pictures) -> torch.utils.data.Dataset[Any]:
+        """The images with the library's transforms."""
+        raise NotImplementedError
+
+    def views(self, loaded: Any) -> Sequence[Tensor]:
+        """The two views (B,3,S,S) of a batch as loaded."""
+        raise NotImplementedError
 
     def _batches(self) -> Iterator[Any]:
         while True:
@@ -179,7 +187,7 @@ class Lightly:
 
     def step(self) -> None:
         loaded, self.first = self.first or next(self.batches), None
-        self._train(*(view.to(self.task.device, non_blocking=True) for view in loaded[0]))
+        self._train(*(view.to(self.task.device, non_blocking=True) for view in self.views(loaded)))
 
     def _train(self, first: Tensor, second: Tensor) -> None:
         low = self.task.precision == "bf16"
@@ -203,7 +211,70 @@ class Lightly:
         del self.batches, self.loader  # ends the workers
 
 
-LIBRARIES: dict[str, type[Contestant]] = {"hardlab": Hardlab, "lightly": Lightly}
+class Lightly(_Loading):
+    """lightly, with the parts and settings of its ``cifar10_benchmark.py``."""
+
+    def make_head(self, features: int) -> nn.Module:
+        from lightly.loss import NTXentLoss
+        from lightly.models.modules.heads import SimCLRProjectionHead
+
+        self.criterion = NTXentLoss(temperature=TEMPERATURE)
+        head: nn.Module = SimCLRProjectionHead(features, features, DIM)
+        return head
+
+    def make_dataset(self, pictures: Pictures) -> torch.utils.data.Dataset[Any]:
+        from lightly.data import LightlyDataset
+        from lightly.transforms.simclr_transform import SimCLRTransform
+
+        transform = SimCLRTransform(input_size=SIDE, cj_strength=0.5, gaussian_blur=0.0)
+        dataset: torch.utils.data.Dataset[Any] = LightlyDataset.from_torch_dataset(pictures, transform=transform)
+        return dataset
+
+    def views(self, loaded: Any) -> Sequence[Tensor]:
+        views: Sequence[Tensor] = loaded[0]
+        return views
+
+
+class StablePretraining(_Loading):
+    """stable-pretraining, with the views, data set and loss of its ``benchmarks/cifar10/simclr-resnet18.py``.
+
+    Head and optimiser are those of the race: its own warm up for ten epochs of a thousand, longer than a race lasts.
+    """
+
+    def make_head(self, features: int) -> nn.Module:
+        from stable_pretraining.losses import NTXEntLoss
+
+        self.criterion = NTXEntLoss(temperature=TEMPERATURE)
+        return mlp(features, features, DIM, bn_output=True, bias_output=False)
+
+    def make_dataset(self, pictures: Pictures) -> torch.utils.data.Dataset[Any]:
+        from stable_pretraining import data as theirs
+        from stable_pretraining.data import transforms as T
+
+        def view() -> Any:
+            return T.Compose(
+                T.RGB(),
+                T.RandomResizedCrop((SIDE, SIDE)),
+                T.RandomHorizontalFlip(p=0.5),
+                T.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
+                T.RandomGrayscale(p=0.2),
+                T.ToImage(mean=MEAN, std=STD),  # as the evaluation does
+            )
+
+        dataset: torch.utils.data.Dataset[Any] = theirs.FromTorchDataset(
+            pictures, names=["image", "label"], transform=T.MultiViewTransform([view(), view()])
+        )
+        return dataset
+
+    def views(self, loaded: Any) -> Sequence[Tensor]:
+        return [view["image"] for view in loaded["views"]]
+
+
+LIBRARIES: dict[str, type[Contestant]] = {
+    "hardlab": Hardlab,
+    "lightly": Lightly,
+    "stable-pretraining": StablePretraining,
+}
 
 
 FIRST, GROWTH = 60, 1.25  # steps before the first checkpoint, and those before each over those before the last

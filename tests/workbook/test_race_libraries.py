@@ -69,18 +69,19 @@ def test_both_draw_views_from_one_distribution(both: tuple[Hardlab, Lightly]) ->
     assert ours.blur == ours.solarize == 0
 
 
-def test_a_step_of_each_trains_on_views_and_the_arithmetic_alone_loads_nothing(task: Task) -> None:
-    for make in race_libraries.LIBRARIES.values():
-        side = make(task, 0)
-        side.begin()
-        before = {key: value.clone() for key, value in side.backbone.state_dict().items()}
-        side.step()
-        after = side.backbone.state_dict()
-        assert not torch.equal(before["stem.0.weight"], after["stem.0.weight"]), make
-        step = side.arithmetic()
-        side.batches = iter(())  # type: ignore[attr-defined]
-        step()
-        side.close()
+@pytest.mark.parametrize("name", race_libraries.LIBRARIES)
+def test_a_step_of_each_trains_on_views_and_the_arithmetic_alone_loads_nothing(name: str, task: Task) -> None:
+    if name == "stable-pretraining":
+        pytest.importorskip("stable_pretraining", reason="it is no part of the lock (docs/race.md)")
+    side = race_libraries.LIBRARIES[name](task, 0)
+    side.begin()
+    before = side.backbone.state_dict()["stem.0.weight"].clone()
+    side.step()
+    assert not torch.equal(before, side.backbone.state_dict()["stem.0.weight"])
+    step = side.arithmetic()
+    side.batches = iter(())  # type: ignore[attr-defined]
+    step()
+    side.close()
 
 
 def test_checkpoints_are_judged_as_a_search_of_all_neighbours_would(task: Task) -> None:
