@@ -84,7 +84,7 @@ def keep(new: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(known.values())
 
 
-def draw(kept: Sequence[Mapping[str, Any]], path: Path = PICTURE) -> Path:
+def draw(kept: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """Draw accuracy over seconds, a panel for each row: the peer, hardlab and the limit, which is arithmetic alone."""
     import matplotlib.pyplot as plt
 
@@ -132,7 +132,7 @@ def main(words: Sequence[str]) -> int:
         raise HardlabError(f"No run is in {' or '.join(words)}: name folders of `hardlab race --out FOLDER`.")
     new = rows(runs)
     print("\n".join(f"{row['name']}: {row.get('ratio') or row['skipped']}" for row in new))
-    print(draw(keep(new)))
+    print(draw(keep(new), PICTURE))
     return 0
 
 
