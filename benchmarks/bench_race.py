@@ -91,7 +91,7 @@ def draw(kept: Sequence[Mapping[str, Any]], path: Path) -> Path:
     from hardlab.figures import style
 
     with style.applied():
-        fig, axes = plt.subplots(1, len(kept), figsize=(style.WIDTH, 2.6), squeeze=False)
+        fig, axes = plt.subplots(1, len(kept), figsize=(3.4 * len(kept), 2.6), squeeze=False)
         for ax, row in zip(axes[0], kept):
             s, peer = race.Settings(**row["settings"]), row["other"]
             runs = {
@@ -109,12 +109,13 @@ def draw(kept: Sequence[Mapping[str, Any]], path: Path) -> Path:
                     y = [100 * p["accuracy"] for p in one["curve"]]
                     ax.plot(x, y, dashes, color=colour, label="" if i else label, marker=".", markersize=3, linewidth=1)
             ax.axhline(s.target, color=style.INK, linewidth=0.5, linestyle=":")
-            about = f"{s.network}, B = {s.batch}, {s.precision}: {row['machine']}"
             times = row.get("skipped") or (
                 f"{peer['library']} takes {row['ratio']:.1f} times as long "
-                f"({row['interval'][0]:.1f} to {row['interval'][1]:.1f}) to {s.target:g} %"
+                f"({row['interval'][0]:.1f} to {row['interval'][1]:.1f})"
             )
-            ax.set(xlabel="seconds of training, loading included", ylabel="kNN, %", title=f"{about}\n{times}")
+            title = f"{row['machine']}: {s.network}, B = {s.batch}, {s.precision}\nto {s.target:g} %: {times}"
+            ax.set_title(title, fontsize=7, loc="left")
+            ax.set(xlabel="seconds of training, loading included", ylabel="kNN, %")
             ax.set_xlim(left=0)
             ax.legend(loc="lower right")
         fig.tight_layout()
