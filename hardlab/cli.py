@@ -1263,6 +1263,72 @@ def examine_installation(
     sys.exit(0 if doctor.healthy(report) else 1)
 
 
+@cli.command("race")
+@click.option("--peer", "peers", multiple=True, type=click.Choice(["lightly", "stable-pretraining"]),
+              default=("lightly",), show_default=True, help="Race against this library; repeatable.")  # fmt: skip
+@click.option("--target", type=click.FloatRange(1, 100), default=None,
+              help="Accuracy of nearest neighbours in %; default: 36 on a CPU, 45 on a GPU.")  # fmt: skip
+@click.option("--budget", default=None, help="Training time of each run; default: 60s on a CPU, 15s on a GPU.")
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each library.")
+@click.option("--until", default=None, metavar="TIME",
+              help="Begin no further seed that would end later than this time from now on, such as 75s.")  # fmt: skip
+@click.option("--network", type=click.Choice(["tiny", "resnet18"]), default=None,
+              help="Default: tiny on a CPU, resnet18 on a GPU.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(2, 4096), default=None, help="Default: 128 on a CPU, 512 on a GPU.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
+              help="Of all libraries; auto: bf16 where it is faster.")  # fmt: skip
+@click.option("--out", type=PATH, default=Path("out/race"), show_default=True, help="Folder of the results.")
+@ROOT
+@DEVICE
+@THREADS
+@JSON
+@DRY
+def race_to_accuracy(
+    peers: tuple[str, ...], target: float | None, budget: str | None, seeds: int, until: str | None,
+    network: str | None, batch: int | None, precision: str, out: Path, root: Path | None, device: str,
+    threads: int | None, as_json: bool, dry_run: bool,
+) -> None:  # fmt: skip
+    """Race other libraries to an accuracy on CIFAR-10.
+
+    Every library trains the same network by the same recipe on this machine; the result is the time and the number of
+    images to the target (docs/race.md). Runs in OUT with the same settings are kept.
+    """
+    import importlib.util
+
+    from hardlab import config, data, files
+    from hardlab.errors import HardlabError
+    from hardlab.workbook import race
+
+    given: dict[str, Any] = {"network": network, "batch": batch, "target": target, "precision": precision}
+    with usage():
+        given["budget"] = None if budget is None else config.budget(budget)
+        end = None if until is None else config.budget(until)
+        config.device(device)
+        files.check_folder(out)
+        for name in peers:
+            if importlib.util.find_spec(name.replace("-", "_")) is None:
+                raise HardlabError(f"{name} is not installed: `{race.PEERS[name]}` adds it.")
+        if dry_run:
+            data.load("cifar10-jpeg", "train", root=root, dry=True)
+            named = ", ".join((race.OWN, *dict.fromkeys(peers)))
+            _echo(as_json, f"would train {named}, {seeds} runs each, and write {out / race.RUNS}",
+                  {"would_write": str(out / race.RUNS)})  # fmt: skip
+            return
+    import torch
+
+    from hardlab import machine
+
+    machine.alone()
+    machine.keep_pages()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    rows = race.run(
+        {key: value for key, value in given.items() if value is not None}, list(dict.fromkeys(peers)), seeds,
+        out=out, device=device, root=root, until=end, say=lambda line: click.echo(line, err=True),
+    )  # fmt: skip
+    _echo(as_json, race.describe(rows), race.summary(rows))
+
+
 @cli.command("check")
 @click.argument("file", type=PATH)
 @JSON

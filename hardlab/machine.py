@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SWITCH = "HARDLAB_BF16"
-_KERNELS = (  # environment variables that select other kernels on the same processor
+KERNELS = (  # environment variables that select other kernels on the same processor
     "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS", "DNNL_CPU_ISA_HINTS",
     "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS",
 )  # fmt: skip
@@ -225,7 +225,7 @@ def _facts() -> dict[str, object]:
         "processor": _name(),
         "flags": _cpuinfo("flags") or _cpuinfo("features"),  # a virtual machine may hide some
         "torch": torch.__version__,
-        **{name: os.environ[name] for name in _KERNELS if name in os.environ},
+        **{name: os.environ[name] for name in KERNELS if name in os.environ},
     }
 
 

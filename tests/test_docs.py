@@ -147,6 +147,13 @@ ADDED: dict[str, str] = {
     "hardlab doctor --parallel 2 --resume": HELP,
     "hardlab evaluate": HELP,
     "hardlab pretrain --devices": f"2 simclr {DRY}",
+    # docs/race.md
+    "hardlab race": DRY,
+    "hardlab race --target 40 --budget 3m": DRY,
+    "hardlab race --peer stable-pretraining": HELP,  # which is no part of the lock
+    "python -m benchmarks.bench_race FOLDER": HELP,
+    'python -c "from hardlab.cli import main; main()" race --seeds 1 --budget 13s --until 75s --out DIR': HELP,
+    "hardlab race --out FOLDER": HELP,
     # docs/runs.md
     "hardlab runs list --sort size": "",
     "hardlab runs show simsiam-hvs": "",

@@ -26,7 +26,7 @@ def timed(fp32, bf16):
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
     """A process that has not asked yet, with an empty cache and no wish of the user's."""
-    for name in (machine.SWITCH, *machine._KERNELS):
+    for name in (machine.SWITCH, *machine.KERNELS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     machine._ratio.cache_clear()
@@ -92,7 +92,7 @@ def test_it_is_measured_once_and_a_damaged_file_is_measured_again(fresh, monkeyp
         assert json.loads(kept.read_text())["ratio"] == 3.0
 
 
-@pytest.mark.parametrize("name", machine._KERNELS)
+@pytest.mark.parametrize("name", machine.KERNELS)
 def test_other_kernels_are_measured_for_themselves(fresh, monkeypatch, name):
     says(monkeypatch, 0.5)
     assert machine.fast_bfloat16()
@@ -185,7 +185,7 @@ def test_the_processor_has_a_name_on_linux_macos_and_arm(monkeypatch, system, in
     reason="other kernels cannot be forced here",
 )
 def test_kernels_without_bf16_are_noticed_on_this_very_machine(tmp_path):
-    environment = {k: v for k, v in os.environ.items() if k not in (machine.SWITCH, *machine._KERNELS)}
+    environment = {k: v for k, v in os.environ.items() if k not in (machine.SWITCH, *machine.KERNELS)}
     environment["XDG_CACHE_HOME"] = str(tmp_path)
     forced = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
     kernels = [
