@@ -94,7 +94,7 @@ QUANTITIES = {
         size=lambda n: n * n,
     ),
 }  # fmt: skip
-ROWS = (2, 8, 32, 128)  # segments of a view log
+ROWS = (1, 4, 16, 64)  # segments of a view log
 SEGMENT = 6144  # its rows: 1024 images with six pairs each
 RANKS = (1, 2, 4)
 SHARE = {"batch_size": 128, "epochs": 1000}  # of each process
