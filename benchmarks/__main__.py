@@ -14,6 +14,7 @@ from benchmarks import (
     bench_commands,
     bench_dino,
     bench_evaluate,
+    bench_growth,
     bench_hexa,
     bench_importance,
     bench_input,
@@ -37,6 +38,7 @@ RACES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "adco": bench_adco.run,
     "evaluate": bench_evaluate.run,
     **bench_importance.RACES,
+    "growth": bench_growth.run,
     "reproduce": bench_reproduce.run,
     "race": bench_race.run,
 }
@@ -73,7 +75,11 @@ def main(names: list[str]) -> int:
             about = f"{between:16} {target:14} {row.get('peer') or '':40} {verdict}"
             print(f"{row['name']:62} {measured:8.3f}  {about}", flush=True)
         ok &= all(row["ok"] is not False for row in rows)
-        if name in ("reproduce", "race"):  # their rows name the kind of machine, and those of other kinds stay
+        if name in (
+            "growth",
+            "reproduce",
+            "race",
+        ):  # their rows name the kind of machine, and those of other kinds stay
             ours = {row["name"] for row in rows}
             rows = [row for row in results.get(name, {}).get("rows", []) if row["name"] not in ours] + rows
         results[name] = {

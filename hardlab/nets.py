@@ -422,36 +422,36 @@ def whole_bn(net: nn.Module) -> nn.Module:
 
 
 class _Normalised(torch.autograd.Function):
-    """x (N,C,...) normalised over the rows of all ranks, with their mean (C,) and variance (C,); keeps x alone."""
+    """x (N,C,...) normalised over the rows of all ranks, with their mean (C,) and variance (C,); keeps x alone.
+
+    By the kernels of torch's own norms: sums of one rank's rows, and normalising by given statistics.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, ...]:
-        over, shape = [d for d in range(x.ndim) if d != 1], [1, -1] + [1] * (x.ndim - 2)
-        values = x.float()
-        var, mean = torch.var_mean(values, over, correction=0)
+        # running statistics that nobody reads: their type is that of the sums, float32 for bf16
+        unread = x.new_zeros(2, x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+        mean, var = torch.ops.aten.batch_norm_update_stats(x, *unread, 0.0)
         means, variances = ranks.whole(torch.stack([mean, var])[None]).unbind(1)  # (size,C) each
         mean = means.mean(0)
         var = variances.mean(0) + (means - mean).square().mean(0)
-        spread = (var + eps).rsqrt()
-        scale = spread if weight is None else spread * weight
-        shift = -mean * scale if bias is None else bias - mean * scale
-        ctx.save_for_backward(x, weight, mean, spread)
-        ctx.over, ctx.shape, ctx.size, ctx.offset = over, shape, ranks.size(), bias is not None
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.eps, ctx.size, ctx.offset = eps, ranks.size(), bias is not None
         ctx.mark_non_differentiable(mean, var)
-        return (values * scale.view(shape) + shift.view(shape)).to(x.dtype), mean, var
+        return torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0], mean, var
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, spread = ctx.saved_tensors
-        shape, count = ctx.shape, ctx.size * x.numel() // x.shape[1]
-        g, unit = outer[0].float(), (x.float() - mean.view(shape)) * spread.view(shape)
-        sums = torch.stack([g.sum(ctx.over), (g * unit).sum(ctx.over)])  # (2,C)
-        own = sums.clone()  # weights sum up own rows: their gradients are averaged with all others
+        x, weight, mean, var = ctx.saved_tensors
+        given = (x, weight, mean, var, None, None, False, ctx.eps, [True, True, True])
+        back, *own = torch.ops.aten.native_batch_norm_backward(outer[0], *given)  # as if the statistics were constant
+        sums = torch.stack(own)  # (2,C); weights sum up own rows: their gradients are averaged with all others
         dist.all_reduce(sums)  # not by `ranks`: a GPU's backward pass runs in a thread that has joined nobody
-        level, slope = (sums / count).view(2, *shape).unbind(0)
-        scale = spread if weight is None else spread * weight
-        back = ((g - level - unit * slope) * scale.view(shape)).to(x.dtype)
-        return back, None if weight is None else own[1], own[0] if ctx.offset else None, None
+        scale = (var + ctx.eps).rsqrt()
+        scale = scale if weight is None else scale * weight
+        slope, level = sums * (scale * x.shape[1] / (ctx.size * x.numel()))
+        back -= torch.native_batch_norm(x, slope, level, mean, var, False, 0.0, ctx.eps)[0]
+        return back, None if weight is None else own[0], own[1] if ctx.offset else None, None
 
 
 class _Synchronised(_BatchNorm):

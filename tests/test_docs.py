@@ -164,6 +164,10 @@ ADDED: dict[str, str] = {
     "hardlab export RUN --features parquet": "",
     "hardlab export RUN --onnx": DRY,
     "hardlab bundle RUN OTHER": "",
+    # docs/performance.md
+    "python -m benchmarks growth": HELP,
+    "python -m benchmarks.growth measure --device cuda --out FOLDER": HELP,
+    "python -m benchmarks.growth page FOLDER/growth.json": HELP,
     # docs/tuning.md, docs/verdicts.md, docs/results.md
     "python -m benchmarks.tune RECIPE KEY=VALUE ...": HELP,
     "python -m benchmarks.tune --page": HELP,
