@@ -79,7 +79,7 @@ def main(names: list[str]) -> int:
             "growth",
             "reproduce",
             "race",
-        ):  # their rows name the kind of machine, and those of other kinds stay
+        ):  # rows of other kinds of machines stay
             ours = {row["name"] for row in rows}
             rows = [row for row in results.get(name, {}).get("rows", []) if row["name"] not in ours] + rows
         results[name] = {
