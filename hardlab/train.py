@@ -269,7 +269,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--anew", action="store_true")
     parser.add_argument("--code", action="append", default=[], type=Path)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # an option may stand between RECIPE and KEY=VALUE
     machine.keep_pages()
     try:
         for path in args.code:
