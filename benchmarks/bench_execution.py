@@ -1,20 +1,28 @@
 """How the networks of a step run best on this machine: as they are written, compiled, or replayed as CUDA graphs.
 
-``python -m benchmarks.bench_execution --out FOLDER [--seconds 60] [--rung gpu]`` appends its rows to bench.jsonl in the
-folder; what is not compiled in time is a row that says so. All contestants get ready at once, then take turns.
+    python -m benchmarks.bench_execution --out FOLDER [--seconds 60]    # measures, and appends to FOLDER/bench.jsonl
+    python -m benchmarks.bench_execution --page FOLDER/bench.jsonl      # keeps these rows, in docs/gpu.md too
+
+What is not compiled in time is a row that says so. All contestants get ready at once, then take turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hardlab import checkpoint
 from hardlab.errors import HardlabError
 from hardlab.workbook import bench
 
 MEASURING_S = 20.0  # of the budget, for the turns
+KEPT = Path(__file__).with_name("gpu") / "execution.jsonl"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
+MARKS = "<!-- execution:begin -->\n", "<!-- execution:end -->"
 EXECUTIONS = ("eager", "compile", "graphs")
 # recipe, rung, a setting with its values, whether the parts of a step are measured
 FIELD: tuple[tuple[str, str, str, tuple[Any, ...], bool], ...] = (
@@ -24,32 +32,97 @@ FIELD: tuple[tuple[str, str, str, tuple[Any, ...], bool], ...] = (
     ("adco", "gpu", "execution", ("eager", "graphs"), False),
     ("simsiam-hvs", "gpu", "execution", ("eager",), True),
 )
+ON_A_CPU: tuple[tuple[str, str, str, tuple[Any, ...], bool], ...] = (
+    ("simsiam", "smoke", "execution", ("eager", "compile"), False),
+    ("simsiam", "smoke", "channels_last", (True, False), False),
+    ("simsiam-hvs", "smoke", "execution", ("eager",), True),
+)
 
 
-def entered(rung: str, steps: int) -> list[list[bench.Contestant]]:
-    """The contestants, in groups that are compared. rung: instead of gpu, for a rehearsal."""
+def entered(on_a_cpu: bool, steps: int) -> list[list[bench.Contestant]]:
+    """The contestants, in groups that are compared."""
     groups: list[list[bench.Contestant]] = []
-    for i, (recipe, usual, key, values, profile) in enumerate(FIELD):
-        group = bench.contestants(recipe, rung if usual == "gpu" else usual, {}, steps, (key, values), profile)
+    for i, (recipe, rung, key, values, profile) in enumerate(ON_A_CPU if on_a_cpu else FIELD):
+        group = bench.contestants(recipe, rung, {}, steps, (key, values), profile)
         for contestant in group:
             contestant.group = i
         groups.append(group)
     return groups
 
 
+def key_of(row: Mapping[str, Any]) -> str:
+    """What a row measures, and where: a later one of the same key replaces it."""
+    return json.dumps([row.get(k) for k in ("device", "threads", "recipe", "rung", "settings")], sort_keys=True)
+
+
+def merged(*books: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The measured rows, of each key the last, device by device."""
+    rows = {key_of(row): row for book in books for row in book if "device" in row}  # else its process did not begin
+    return sorted(rows.values(), key=lambda row: row["device"])
+
+
+def page(text: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """The page with a table of the rows between its marks."""
+    head, rest = text.split(MARKS[0])
+    lines = [
+        "| device | recipe, rung | network | batch | setting | images/s | times as fast | first steps, s | peak, MB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    shares = ["| device | recipe | ms | parts of a step |", "|---|---|---|---|"]
+    for row in rows:
+        setting = ", ".join(f"`{key}={json.dumps(value).strip(chr(34))}`" for key, value in row["settings"].items())
+        network = f"{row['network']}, {row['precision']}"
+        about = f"| {row['device']} | {row['recipe']}, {row['rung']} | {network} | {row['batch']} | {setting}"
+        if "error" in row:
+            lines.append(f"{about} | not measured: {row['error']} | – | – | – |")
+            continue
+        low, high = row["interval"]
+        times = "–"
+        if "ratio" in row:
+            times = f"{row['ratio']:.2f} ({row['ratio_interval'][0]:.2f} to {row['ratio_interval'][1]:.2f})"
+        lines.append(
+            f"{about} | {row['images_per_s']:.0f} ({low:.0f} to {high:.0f}) | {times} | "
+            f"{row['first_steps_s']:.0f} | {row['peak_memory_mb']:.0f} |"
+        )
+        if "seconds" in row:
+            total = sum(row["seconds"].values())
+            parts = ", ".join(f"{name} {100 * s / total:.1f} %" for name, s in row["seconds"].items())
+            shares.append(f"| {row['device']} | {row['recipe']}, {row['rung']} | {1000 * total:.1f} | {parts} |")
+    table = "\n".join([*lines, "", *shares])
+    return f"{head}{MARKS[0]}{table}\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
+
+
+def read(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def keep(measured: Path) -> None:
+    """Keep the rows of a file beside those of other devices, and write all to the page."""
+    rows = merged(read(KEPT), read(measured))
+    checkpoint.write_atomic(KEPT, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    PAGE.write_text(page(PAGE.read_text(), rows))
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the rows")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="folder of the rows")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="rows to keep and to write to docs/gpu.md")
     parser.add_argument("--seconds", type=float, default=60.0, help="after which it ends by itself")
-    parser.add_argument("--rung", default="gpu", help="smoke: a rehearsal without a GPU")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu", action="store_true", help="what a CPU can measure, on all its cores")
+    parser.add_argument("--threads", type=int, help="default: 2, with --cpu all cores")
+    parser.add_argument("--steps", type=int, default=10, help="of a turn")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant")
     given = parser.parse_args(argv)
-    steps, rounds = (10, 5) if given.rung == "gpu" else (1, 2)
-    groups = entered(given.rung, bench.WARM + steps * rounds)
+    if given.page is not None:
+        keep(given.page)
+        return 0
+    if given.out is None:
+        raise HardlabError("name a folder for the rows: --out FOLDER.")
+    groups = entered(given.cpu, bench.WARM + given.steps * given.rounds)
     everyone = [contestant for group in groups for contestant in group]
     ready_s = max(given.seconds / 2, given.seconds - MEASURING_S)
-    bench.measure(everyone, given.device, given.threads, steps, rounds, ready_s, given.seconds - 2)
+    device, threads = ("cpu", given.threads) if given.cpu else ("auto", given.threads or 2)
+    bench.measure(everyone, device, threads, given.steps, given.rounds, ready_s, given.seconds - 2)
     bench.write(given.out, everyone)
     for group in groups:
         print(bench.describe(group), end="\n\n", flush=True)

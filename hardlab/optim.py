@@ -205,6 +205,7 @@ def clip(params: Iterable[Tensor], norm: float, by: str = "all") -> None:
     if by == "all":
         torch.nn.utils.clip_grad_norm_(params, norm)
         return
-    for p in params:
-        if p.grad is not None:
-            torch.nn.utils.clip_grad_norm_([p], norm)
+    for some in at_once(params):
+        grads = gradients(some)
+        shares = (norm / (norms(grads) + 1e-6)).clamp_max(1)  # as torch's clip_grad_norm_
+        torch._foreach_mul_(grads, list(shares.unbind()))

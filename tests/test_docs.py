@@ -138,6 +138,7 @@ ADDED: dict[str, str] = {
     "hardlab bench simsiam --compare execution=eager,compile,graphs": DRY,
     "hardlab bench moco --compare channels_last=true,false --out FOLDER": DRY,
     "python -m benchmarks.bench_execution --out FOLDER --seconds 60": HELP,
+    "python -m benchmarks.bench_execution --page FOLDER/bench.jsonl": HELP,
     # docs/cluster.md, whose commands are read in test_docs_of_cluster.py, and docs/ranks.md
     "hardlab reproduce --executor slurm --jobs 4": HELP,
     "hardlab reproduce --rung smoke --executor slurm --jobs 4": HELP,

@@ -170,6 +170,24 @@ def test_a_step_of_all_tensors_at_once_as_on_a_gpu_is_that_of_one_after_the_othe
     assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_each_gradient_is_clipped_to_a_norm_as_torch_clips_one_alone(together, monkeypatch):
+    if together:  # as on a GPU
+        monkeypatch.setattr(optim, "at_once", lambda params: [[p for p in params if p.grad is not None]])
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(n)) for n in (1, 7, 300, 5)]
+    for p, scale in zip(params[:3], (1e-3, 1.0, 1e3), strict=True):
+        p.grad = scale * torch.randn_like(p)
+    expected = [p.grad.clone() for p in params[:3]]
+    for g in expected:
+        alone = nn.Parameter(torch.zeros_like(g))
+        alone.grad = g
+        nn.utils.clip_grad_norm_([alone], 0.5)
+    optim.clip(params, 0.5, "tensor")
+    assert all(torch.equal(p.grad, g) for p, g in zip(params[:3], expected, strict=True))
+    assert params[3].grad is None and float(params[2].grad.norm()) == pytest.approx(0.5)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
 def test_on_a_gpu_a_step_launches_few_kernels_however_many_tensors_there_are(kind):

@@ -76,6 +76,24 @@ def test_the_first_half_of_a_step_has_the_terms_of_the_whole_and_moves_nothing()
     assert whole.done == 1 and not same(whole.method.state_dict(), one.method.state_dict())
 
 
+@pytest.mark.parametrize("last", [True, False])
+def test_activations_have_the_layout_that_a_run_asks_for_in_every_layer(last):
+    wide = {"backbone.width": 8}  # narrower networks stay as they are on some processors (machine.set_memory_format)
+    session = opened("simsiam", channels_last=last, **wide)
+    layouts = []
+
+    def seen(module, args, out):
+        if out.ndim == 4 and out.shape[1] > 1 and out.shape[2] > 1:  # else one layout is the other
+            layouts.append((out.is_contiguous(memory_format=torch.channels_last), out.is_contiguous()))
+
+    for module in session.method.backbone.modules():
+        module.register_forward_hook(seen)
+    train.step(session, next(session.batches()))
+    assert len(layouts) > 20 and set(layouts) == {(last, not last)}
+    weights = [p for p in session.method.backbone.parameters() if p.ndim == 4 and p.shape[2] > 1 and p.shape[1] > 1]
+    assert {p.is_contiguous(memory_format=torch.channels_last) for p in weights} == {last}
+
+
 def test_a_number_that_is_none_is_noticed_and_named_by_its_player():
     session = opened("simsiam")
     with torch.no_grad():

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import queue
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -250,14 +249,14 @@ def fastest(entered: Sequence[Contestant]) -> Contestant | None:
 
 
 def profile(about: Contestant) -> dict[str, float]:
-    """Seconds of a step by part, means over the rounds, so that they add up to the mean step."""
-    facts = about.facts
-    names = {"data": "data", "views": "views", "step": "model", "optimizer": "optimizers", "logs": "logs"}
-    names |= {name: f"strategy {name}" for name in facts["strategies"]} | {n: f"player {n}" for n in facts["players"]}
-    order = ["data", "views", *facts["strategies"], "step", *facts["players"], "optimizer", "logs"]
-    means = {name: statistics.fmean(r.get(name, 0.0) for r in about.parts) for r_ in about.parts for name in r_}
-    known = {names[name]: means.get(name, 0.0) for name in dict.fromkeys(order)}
-    return known | {"rest": sum(seconds for name, seconds in means.items() if name not in names)}
+    """Seconds of a step by part in the median turn, so that they add up to its step."""
+    strategies, players = about.facts["strategies"], about.facts["players"]
+    names = {"data": "data", "views": "views"} | {name: f"strategy {name}" for name in strategies} | {"step": "model"}
+    names |= {name: f"player {name}" for name in players} | {"optimizer": "optimizers", "logs": "logs"}
+    turn = sorted(zip(about.rounds, range(len(about.rounds)), strict=True))[len(about.rounds) // 2][1]
+    parts = about.parts[turn]
+    known = {text: parts.get(name, 0.0) for name, text in names.items()}
+    return known | {"rest": sum(seconds for name, seconds in parts.items() if name not in names)}
 
 
 def rows(entered: Sequence[Contestant]) -> list[dict[str, Any]]:
