@@ -23,7 +23,7 @@ from hardlab.files import check_folder, read_lines, write_atomic
 RUNS = "race.jsonl"
 OWN = "hardlab"
 PEERS = {"lightly": "pip install 'hardlab[bench]'", "stable-pretraining": "pip install stable-pretraining"}
-CPU: dict[str, Any] = {"network": "tiny", "batch": 128, "target": 36.0, "budget": 60.0}
+CPU: dict[str, Any] = {"network": "tiny", "batch": 128, "target": 38.0, "budget": 90.0}
 GPU: dict[str, Any] = {"network": "resnet18", "batch": 512, "target": 45.0, "budget": 15.0}
 
 
