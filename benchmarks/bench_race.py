@@ -20,7 +20,7 @@ from hardlab.workbook import race
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PICTURE = ROOT / "benchmarks" / "results.json", ROOT / "docs" / "race.png"
-KEPT = ("library", "seed", "step_s", "trained_s", "load", "curve")  # of a run
+KEPT = ("library", "seed", "step_s", "trained_s", "trained_images", "load", "curve")  # of a run
 FACTS = ("commit", "dirty", "machine", "python", "versions")
 
 

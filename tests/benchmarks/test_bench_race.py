@@ -25,7 +25,7 @@ def made(library: str, seed: int, seconds: float, machine: str = "M", best: floa
         "date": f"2026-0{seed + 1}",
     }
     return about | {"library": library, "version": "1", "seed": seed, "settings": settings, "curve": curve,
-                    "step_s": 0.1, "trained_s": 60.0, "load": 0.5}  # fmt: skip
+                    "step_s": 0.1, "trained_s": 60.0, "trained_images": 9000, "load": 0.5}  # fmt: skip
 
 
 def test_a_row_has_the_seconds_of_hardlab_and_the_ratio_of_the_medians_over_common_seeds() -> None:

@@ -34,12 +34,13 @@ def test_a_target_that_no_checkpoint_has_is_told_with_the_time_spent_and_never_m
     own, peer = race.summary(runs)
     assert own["seconds"] == pytest.approx([5.0]) and peer["seconds"] == peer["images"] == peer["arithmetic"] == [None]
     line = race.describe(runs).splitlines()[-1]
-    assert line.startswith("lightly 1") and "not reached by 1 of 1; trained for 60 s" in line
+    assert line.startswith("lightly 1") and "not reached by 1 of 1" in line and line.endswith("; trained for 60 s")
 
 
 def test_seconds_of_arithmetic_are_those_of_the_steps_to_the_target() -> None:
     (side,) = race.summary([made("hardlab", 0, [(0, 0.0, 0.3), (1000, 10.0, 0.5)], step=0.25)])
     assert side["arithmetic"] == pytest.approx([500 / 100 * 0.25])
+    assert side["rate"] == pytest.approx([9000 / 60.5])
 
 
 def test_the_ratio_is_of_pairs_of_one_seed() -> None:
