@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -47,6 +48,7 @@ def made(cost, unavoidable=lambda x: 1e6 + 8 * x, values=SIZES) -> dict:
         "bytes": [2 * int(unavoidable(x)) for x in values],
         "unavoidable": [int(unavoidable(x)) for x in values],
         "own norms": [[1.0, 1.0, 1.0]],
+        "others": 0.02,
     }
 
 
@@ -75,8 +77,18 @@ def test_two_processes_are_as_good_as_one_if_they_take_as_long_for_twice_the_ima
     assert bench_growth.efficiency(ranks) == pytest.approx(2 * 2.0 / 4.0)  # 2 shares in 4 s, against 1 in 2 s
     assert bench_growth.efficiency(ranks, 2) == pytest.approx(5.0 / 4.0)
     assert bench_growth.efficiency(ranks, own_norms=True) == pytest.approx(4.0)
-    row = bench_growth.rows({"kind": "K", "quantities": {"ranks": ranks}})[-1]
-    assert (float(row["ratio"]), row["target"], row["ok"]) == (1.0, 0.9, True)
+    _, row, without = bench_growth.rows({"kind": "K", "quantities": {"ranks": ranks}})
+    assert (float(row["ratio"]), row["target"], row["ok"], without["ratio"]) == (1.0, 0.9, True, 4.0)
+
+
+def test_a_turn_is_repeated_while_others_are_busy_and_the_quietest_counts(monkeypatch) -> None:
+    steps, spent, at = itertools.count(1), itertools.chain([0, 9], [9, 12], [12, 18]), itertools.chain(range(0, 60, 10))
+    monkeypatch.setattr(bench_growth, "busy", lambda: next(spent))
+    monkeypatch.setattr(bench_growth.time, "perf_counter", lambda: next(at))
+    monkeypatch.setattr(bench_growth.os, "cpu_count", lambda: 1)
+    group = lambda: next(steps)  # noqa: E731  a second of processor time a step
+    # three turns of two steps in 10 s, beside others that take 7, 1 and 4 of them
+    assert bench_growth.turn_of(group, 2, tries=3) == (5.0, 0.1)
 
 
 def test_every_panel_shows_what_was_measured_the_fitted_line_the_limit_and_proportional_growth() -> None:
@@ -105,7 +117,7 @@ def test_the_page_is_what_was_measured_and_keeps_what_stands_around_it() -> None
         "old" not in page and re.sub(r"<!-- (\w+):begin -->.*?<!-- \1:end -->\n", "", page, flags=re.S) == "a\nb\nc\n"
     )
     assert "| images in a batch, B | 64 to 512 | 0.90 (0.90 to 0.90) |" in page
-    assert "| Processor X | 0.50 (" in page
+    assert "| Processor X | tiny network | synchronised | 0.50 (" in page
     assert growth.page(page, books) == page
 
 
