@@ -94,10 +94,13 @@ QUANTITIES = {
         size=lambda n: n * n,
     ),
 }  # fmt: skip
+QUIET, TRIES, TURN = 0.1, 4, 0.3  # share of the cores, turns, seconds
 ROWS = (1, 4, 16, 64)  # segments of a view log
 SEGMENT = 6144  # its rows: 1024 images with six pairs each
-RANKS = (1, 2, 4)
-SHARE = {"batch_size": 128, "epochs": 1000}  # of each process
+RANKS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {  # -> numbers of processes, and the run of one
+    "ranks": ((1, 2, 4), {"batch_size": 128}),
+    "ranks, ResNet-18": ((1, 2), {"batch_size": 32, "backbone": "resnet18"}),
+}
 
 
 # ------------------------------------------------------------------------------------------- a step, and its limit
@@ -333,8 +336,8 @@ class Together:
             self.children.append(child)
         self()
 
-    def __call__(self, word: str = "step") -> Any:
-        """Returns the sum of what the processes answer."""
+    def __call__(self, word: str = "step") -> float:
+        """Returns the sum of what the processes answer: after a step, their seconds of processor time so far."""
         for pipe in self.pipes:
             pipe.send(word)
         try:
@@ -344,7 +347,7 @@ class Together:
 
     def end(self) -> int:
         """End the processes; returns the bytes that they took at their peak, beyond what they started with."""
-        peak: int = self("end")
+        peak = int(self("end"))
         for child in self.children:
             child.join()
         return peak
@@ -363,32 +366,74 @@ def _rank(pipe: Any, rank: int, n: int, port: int, threads: int, changes: dict[s
         for word in iter(pipe.recv, "end"):
             assert word == "step"
             trained.step()
-            pipe.send(0)
+            pipe.send(time.process_time())
         pipe.send(0 if before is None else resident(peak=True, before=before) + _bytes(trained.tensors()))
 
 
-def processes(rounds: int, share: dict[str, Any] = SHARE) -> dict[str, Any]:
-    """Seconds of a step of 1, 2 and 4 processes on all cores, each with ``share``; and of one with as many images."""
-    cores = os.cpu_count() or 1
+def busy() -> float | None:
+    """Seconds of all cores so far in which they did not wait; None where Linux does not say."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return None
+    user, nice, system, _, _, *interrupted = (int(word) for word in path.read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + sum(interrupted)) / os.sysconf("SC_CLK_TCK")
+
+
+def turn_of(group: Together, count: int, tries: int = TRIES) -> tuple[float, float]:
+    """Seconds of a step, the mean of ``count``, and the share of all cores that other programs took meanwhile.
+
+    A turn is repeated while others take more than ``QUIET``; of ``tries``, the one with the smallest share counts.
+    """
+    taken = []
+    for _ in range(tries):
+        before, ours, start = busy(), group(), time.perf_counter()
+        for _ in range(count):
+            last = group()
+        seconds, after = time.perf_counter() - start, busy()
+        others = 0.0 if before is None or after is None else after - before - (last - ours)
+        taken.append((max(0.0, others / seconds / (os.cpu_count() or 1)), seconds / count))
+        if taken[-1][0] <= QUIET:
+            break
+    share, each = min(taken)
+    return each, share
+
+
+def processes(name: str, rounds: int, seconds: float = 45.0) -> dict[str, Any]:
+    """Seconds of a step of several processes on all cores, each with as many images; and of one with all of these.
+
+    seconds: the most to spend on rounds, of which there are three at least.
+    """
+    cores, (numbers, share) = os.cpu_count() or 1, RANKS[name]
 
     def group(n: int, shares: int, **more: Any) -> Together:
-        changes = {"data.name": "shapes"} | share | {"batch_size": shares * share["batch_size"]} | more
+        changes = {"data.name": "shapes", "epochs": 1000} | share | {"batch_size": shares * share["batch_size"]} | more
         return Together(n, max(1, cores // n), changes)
 
-    groups = {f"together {n}": group(n, n) for n in RANKS}
-    groups |= {f"one {n}": group(1, n) for n in RANKS if n > 1}
-    groups["apart 2"] = group(2, 2, sync_bn=False)
-    taken, _ = interleaved(dict(groups), rounds)
-    peak = {name: each.end() for name, each in groups.items()}
+    groups = {f"together {n}": group(n, n) for n in numbers}
+    groups |= {f"one {n}": group(1, n) for n in numbers if n > 1}
+    groups["own norms"] = group(2, 2, sync_bn=False)
+    count = max(1, round(TURN / turn_of(groups["together 1"], 3)[0]))
+    taken: dict[str, list[float]] = {key: [] for key in groups}
+    others = []
+    start = time.monotonic()
+    for i in range(rounds):
+        if i >= 3 and time.monotonic() - start > seconds:
+            break
+        for key in list(groups)[:: 1 if i % 2 == 0 else -1]:
+            each, part = turn_of(groups[key], count)
+            taken[key].append(each)
+            others.append(part)
+    peak = {key: each.end() for key, each in groups.items()}
     taken["one 1"], peak["one 1"] = taken["together 1"], peak["together 1"]
     return {
-        "values": list(RANKS),
-        "seconds": [_rounded(taken[f"together {n}"].rounds) for n in RANKS],
-        "alone": [_rounded(taken[f"one {n}"].rounds) for n in RANKS],
-        "own norms": [_rounded(taken["apart 2"].rounds)],
-        "bytes": [peak[f"together {n}"] or None for n in RANKS],
-        "unavoidable": [peak[f"one {n}"] or None for n in RANKS],
+        "values": list(numbers),
+        "seconds": [_rounded(taken[f"together {n}"]) for n in numbers],
+        "alone": [_rounded(taken[f"one {n}"]) for n in numbers],
+        "own norms": [_rounded(taken["own norms"])],
+        "bytes": [peak[f"together {n}"] or None for n in numbers],
+        "unavoidable": [peak[f"one {n}"] or None for n in numbers],
         "cores": cores,
+        "others": round(statistics.median(others), 3),
     }
 
 
@@ -528,7 +573,8 @@ def here(rounds: int = 7) -> dict[str, Any]:
         measured |= view_log(rounds)
     finally:
         torch.set_num_threads(threads)
-    return facts("cpu") | {"quantities": measured | {"ranks": processes(2 * rounds)}}
+    measured |= {name: processes(name, 2 * rounds) for name in RANKS}
+    return facts("cpu") | {"quantities": measured}
 
 
 def keep(book: dict[str, Any], path: Path = MEASURED) -> None:
@@ -596,12 +642,14 @@ def rows(book: dict[str, Any]) -> list[dict[str, Any]]:
         out.append({"name": f"growth of a step's seconds, {name}, {book['kind']}", "value": found.all,
                     "unit": "exponent", "peer": f"the limit: {found.alone:.2f}", "ratio": None,
                     "target": EXPECTED + MORE, "ok": as_expected(found)})  # fmt: skip
-    if "ranks" in book["quantities"]:
-        ratio = efficiency(book["quantities"]["ranks"])
-        out.append({"name": f"2 processes with half of the cores, {book['kind']}",
-                    "value": statistics.median(book["quantities"]["ranks"]["seconds"][1]), "unit": "s",
-                    "peer": "1 process with all cores", "ratio": ratio, "target": EFFICIENCY,
-                    "ok": bool(ratio >= EFFICIENCY)})  # fmt: skip
+    for name, own_norms in itertools.product(RANKS, (False, True)):
+        if name in book["quantities"]:
+            measured = book["quantities"][name]
+            ratio = efficiency(measured, own_norms=own_norms)
+            taken = measured["own norms"][0] if own_norms else measured["seconds"][1]
+            out.append({"name": f"2 processes, {name}{', sync_bn=false' * own_norms}, {book['kind']}",
+                        "value": statistics.median(taken), "unit": "s", "peer": "1 process with all cores",
+                        "ratio": ratio, "target": EFFICIENCY, "ok": bool(ratio >= EFFICIENCY)})  # fmt: skip
     return out
 
 

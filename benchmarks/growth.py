@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import re
 import statistics
@@ -33,10 +34,12 @@ PANELS = {  # quantities in one panel -> its title; each quantity -> its name th
     ("queue", "bank"): "negatives, K",
     ("pixels",): "pixels of a view",
     ("log read", "log written"): "rows of the view log",
-    ("ranks",): "processes on all cores",
+    ("ranks", "ranks, ResNet-18"): "processes on all cores",
 }
 NAMES = {"queue": "MoCo's queue", "bank": "AdCo's bank", "log read": "read", "log written": "written"}
-LIMITS = {"log read": "pyarrow reads", "log written": "pyarrow writes", "ranks": "one process"}
+NAMES |= {"ranks": "tiny network", "ranks, ResNet-18": "ResNet-18"}
+LIMITS = {"log read": "pyarrow reads", "log written": "pyarrow writes"}
+LIMITS |= dict.fromkeys(bench_growth.RANKS, "one process")
 
 
 def bytes_of(name: str, measured: dict[str, Any], what: str) -> Exponent | None:
@@ -83,18 +86,16 @@ def table(book: dict[str, Any]) -> str:
 
 def together(books: dict[str, Any]) -> str:
     """Markdown: images per second of two processes with half of the cores each, over those of one with all."""
-    lines = [
-        "| processor | the same share each | the same images in all | with norms of its own each |",
-        "|---" * 4 + "|",
-    ]
+    lines = ["| processor | network | norms | to as many images each | to as many in all | others |", "|---" * 6 + "|"]
     for kind, book in books.items():
-        if "ranks" not in book["quantities"]:
-            continue
-        measured = book["quantities"]["ranks"]
-        ratios = [bench_growth.efficiency(measured), bench_growth.efficiency(measured, 2)]
-        ratios.append(bench_growth.efficiency(measured, own_norms=True))
-        cells = [f"{r:.2f} ({r.interval[0]:.2f} to {r.interval[1]:.2f})" for r in ratios]
-        lines.append(f"| {kind} | {' | '.join(cells)} |")
+        for name, own in itertools.product(bench_growth.RANKS, (False, True)):
+            if name not in book["quantities"]:
+                continue
+            ratios = [bench_growth.efficiency(book["quantities"][name], n, own) for n in (1, 2)]
+            cells = [f"{r:.2f} ({r.interval[0]:.2f} to {r.interval[1]:.2f})" for r in ratios]
+            norms = "of each process" if own else "synchronised"
+            others = f"{100 * book['quantities'][name]['others']:.0f} %"
+            lines.append(f"| {' | '.join([kind, NAMES[name], norms, *cells, others])} |")
     return "\n".join(lines)
 
 
@@ -144,7 +145,7 @@ def figure(book: dict[str, Any]) -> Any:
                 _curve(above, name, measured, seconds, alone, colour, label, limit)
                 if None not in measured["bytes"]:
                     taken, least = ([b / 1e6 for b in measured[key]] for key in ("bytes", "unavoidable"))
-                    limit = LIMITS[name] if name == "ranks" else "unavoidable"
+                    limit = LIMITS[name] if name in bench_growth.RANKS else "unavoidable"
                     _curve(below, name, measured, taken, least, colour, label, limit)
                 if measured.get("calculated"):
                     at = bench_growth.sizes(name, measured["values"])
@@ -153,7 +154,7 @@ def figure(book: dict[str, Any]) -> Any:
             above.set_title(PANELS[block[column]])
             for ax, unit in ((above, "seconds"), (below, "MB at the peak")):
                 ax.set(xscale="log", yscale="log", ylabel=unit if column == 0 else "")
-                at = bench_growth.sizes(block[column][0], measured["values"])
+                at = bench_growth.sizes(block[column][0], book["quantities"][block[column][0]]["values"])
                 ax.set_xticks(at, [f"{x / 1000:.0f}k" if x > 9999 else f"{x}" for x in at])
                 ax.xaxis.set_minor_locator(NullLocator())
                 ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
