@@ -47,7 +47,7 @@ class Settings:
 def run(
     given: Mapping[str, Any],
     peers: Sequence[str],
-    seeds: int,
+    repeats: int,
     *,
     out: Path,
     device: str = "auto",
@@ -86,7 +86,7 @@ def run(
     }  # fmt: skip
     rows = read_lines(out / RUNS) if (out / RUNS).exists() else []
     longest = 0.0
-    for seed in range(seeds):
+    for seed in range(repeats):
         todo = [name for name in (OWN, *peers) if not _kept(rows, about, name, seed)]
         start = time.monotonic()
         if todo and until is not None and start - begun + longest > until:

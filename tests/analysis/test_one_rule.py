@@ -29,12 +29,17 @@ ALLOWED = {
     ("hardlab/cli.py", "next((folder / 'runs').glob('*/manifest.json'), None)"): "whether there is any",
     ("hardlab/evaluate/runner.py", "list(networks.items())[:1]"): "the network of a run's main result",
     ("hardlab/figures/hvs.py", "rows.groupby('run')['outside'].first()"): "a run has one number in all of its bins",
+    ("hardlab/workbook/bench.py", "max(surely, key=lambda pair: pair[0])"): "the fastest setting, by a measured ratio",
     ("hardlab/workbook/campaign_plan.py",
      "next((i for i, (_, runs) in enumerate(self.steps) if not done.issuperset(runs)), len(self.steps))"):
         "how many steps of a question are done",
     ("hardlab/workbook/campaign_plan.py", "next(seeds)"): "the next seed to train is the next number",
     ("hardlab/workbook/explorer.py", "list(some)[-1]"): "whether a sentence is the last of a panel",
     ("hardlab/workbook/pages.py", "(measured if len(measured) else headlines).head(1)"): "a claim, not a run",
+    ("hardlab/workbook/plan.py", "sorted(runs, key=lambda run: run.data.model_dump_json())"):
+        "those of one data set after another: all are checked",
+    ("hardlab/workbook/race.py", "sorted((row for row in rows if row['library'] == name), key=lambda row: row['seed'])"):
+        "all are printed",
     ("hardlab/workbook/report.py", "values['run'].iloc[0]"): "runs of one setting have the same length",
     ("notebooks/02_evaluate.ipynb",
      "top1.drop_duplicates(['evaluated_on', 'bar', 'protocol', 'seed'], keep='last')"): "raw pixels of a seed",
