@@ -458,7 +458,7 @@ class Lease:
                 shutil.copy(earlier, target)
             share = until if name != "throughput" else begin + 0.7 * (until - begin)
             seconds = max(0.0, share - time.monotonic())
-            if seconds < 5 and not rehearsal:
+            if not self.args.rates or (seconds < 5 and not rehearsal):
                 self.say(f"{name}: no time left")
                 continue
             words = ["throughput", str(target), f"{seconds:.0f}", *(["--rehearsal"] if rehearsal else []),

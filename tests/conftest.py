@@ -44,6 +44,12 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
+def pytest_unconfigure() -> None:
+    """Let libraries of bindings find nothing left at exit, which they would print behind the summary."""
+    gc.unfreeze()
+    gc.collect()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The data root of the whole session: empty at first, shared by all tests, so that each set is made once.

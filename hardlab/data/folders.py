@@ -186,13 +186,13 @@ def cifar10_jpeg(split: str, root: str | None, size: int | None) -> Source:
     raise Missing(f"cifar10-jpeg was not found: put {ARCHIVE} into {archives[0].parent}, or say root=<archive>")
 
 
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, into: str) -> None:
     """Extract one file or folder; tarfile.TarError for other members, and for a path outside ``into``."""
-    path = (into / member.name).resolve()
+    path = os.path.normpath(os.path.join(into, member.name))  # no part of it is a link, since none is extracted
     source = tar.extractfile(member) if member.isfile() else None
-    if not path.is_relative_to(into) or (source is None and not member.isdir()):
+    if os.path.commonpath([into, path]) != into or (source is None and not member.isdir()):
         raise tarfile.TarError(f"'{member.name}' is no file or folder of the archive's own")
-    (path if source is None else path.parent).mkdir(parents=True, exist_ok=True)
+    os.makedirs(path if source is None else os.path.dirname(path), exist_ok=True)
     if source is not None:
         with source, open(path, "wb") as sink:
             shutil.copyfileobj(source, sink)
@@ -211,8 +211,9 @@ def _unpack(archive: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.mkdtemp(dir=target.parent, prefix=f"{target.name}.part-")
         with tarfile.open(archive) as tar:
+            into = os.path.realpath(scratch)
             for member in tar:  # by hand: tarfile's own filters came with Python 3.11.4
-                _extract(tar, member, Path(scratch).resolve())
+                _extract(tar, member, into)
         top = Path(scratch)
         if not (top / "train").is_dir() and len(inner := _entries(top)[0]) == 1:
             top /= inner[0]

@@ -38,7 +38,8 @@ ALLOWED = {
     ("hardlab/workbook/pages.py", "(measured if len(measured) else headlines).head(1)"): "a claim, not a run",
     ("hardlab/workbook/plan.py", "sorted(runs, key=lambda run: run.data.model_dump_json())"):
         "those of one data set after another: all are checked",
-    ("hardlab/workbook/race.py", "sorted((row for row in rows if row['library'] == name), key=lambda row: row['seed'])"):
+    ("hardlab/workbook/race.py",
+     "sorted((row for row in rows if row['library'] == name), key=lambda row: row['seed'])"):
         "all are printed",
     ("hardlab/workbook/report.py", "values['run'].iloc[0]"): "runs of one setting have the same length",
     ("notebooks/02_evaluate.ipynb",
