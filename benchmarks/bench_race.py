@@ -110,7 +110,7 @@ def draw(kept: Sequence[Mapping[str, Any]], path: Path) -> Path:
                     y = [100 * p["accuracy"] for p in one["curve"]]
                     ax.plot(x, y, dashes, color=colour, label="" if i else label, marker=".", markersize=3, linewidth=1)
             ax.axhline(s.target, color=style.INK, linewidth=0.5, linestyle=":")
-            spread = "{0:.1f} to {1:.1f}".format(*row["interval"]) if "interval" in row else "one seed"
+            spread = "{:.1f} to {:.1f}".format(*row["interval"]) if "interval" in row else "one seed"
             times = row.get("skipped") or f"{peer['library']} takes {row.get('ratio', 0):.1f} times as long ({spread})"
             title = f"{row['machine']}: {s.network}, B = {s.batch}, {s.precision}\nto {s.target:g} %: {times}"
             ax.set_title(title, fontsize=7, loc="left")
