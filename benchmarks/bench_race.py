@@ -75,7 +75,8 @@ def keep(new: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     known = {(row["name"], row["peer"]): row for row in results.get("race", {}).get("rows", [])}
     for row in new:
         if "ratio" in row:
-            row["interval"] = [round(end, 3) for end in row["ratio"].interval]
+            if len(row["hardlab"]["seeds"]) > 1:
+                row["interval"] = [round(end, 3) for end in row["ratio"].interval]
             row |= {key: round(float(row[key]), 4) for key in ("value", "ratio")}
         known[row["name"], row["peer"]] = row
     last = max(known.values(), key=lambda row: row["date"])
@@ -109,10 +110,8 @@ def draw(kept: Sequence[Mapping[str, Any]], path: Path) -> Path:
                     y = [100 * p["accuracy"] for p in one["curve"]]
                     ax.plot(x, y, dashes, color=colour, label="" if i else label, marker=".", markersize=3, linewidth=1)
             ax.axhline(s.target, color=style.INK, linewidth=0.5, linestyle=":")
-            times = row.get("skipped") or (
-                f"{peer['library']} takes {row['ratio']:.1f} times as long "
-                f"({row['interval'][0]:.1f} to {row['interval'][1]:.1f})"
-            )
+            spread = "{:.1f} to {:.1f}".format(*row["interval"]) if "interval" in row else "one seed"
+            times = row.get("skipped") or f"{peer['library']} takes {row.get('ratio', 0):.1f} times as long ({spread})"
             title = f"{row['machine']}: {s.network}, B = {s.batch}, {s.precision}\nto {s.target:g} %: {times}"
             ax.set_title(title, fontsize=7, loc="left")
             ax.set(xlabel="seconds of training, loading included", ylabel="kNN, %")

@@ -62,6 +62,7 @@ def test_rows_of_other_machines_stay_and_those_of_the_same_are_replaced(
     results = json.loads(bench_race.RESULTS.read_text())
     assert results["views"] == {"rows": []}
     assert {row["name"].rsplit(", ")[-1]: row["ratio"] for row in results["race"]["rows"]} == {"M": 4.0, "GPU": 3.0}
+    assert not any("interval" in row for row in results["race"]["rows"]), "one seed has no spread"
     assert bench_race.PICTURE.read_bytes().startswith(b"\x89PNG")
 
 
