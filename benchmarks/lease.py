@@ -2,6 +2,7 @@
 
     python  -m benchmarks.lease prepare --data PATH/cifar10-jpeg.tar.xz    # here, with a network
     python3 -m benchmarks.lease run --out DIR                              # there, in the root of the checkout
+    python3 -m benchmarks.lease measure --out DIR                          # there, afterwards, on the same machine
     python  -m benchmarks.lease merge DIR/*.tar.gz                         # here
 
 docs/gpu.md explains it. This module imports the standard library alone, as do the queue and the archives, which it
@@ -55,6 +56,18 @@ LIMIT_MIB = 60.0  # largest total size of the files sent there: 64 MiB include w
 ARCHIVE_MB, ARCHIVES = 12.0, 5  # 60 of the 64 MB that may come back; an archive may have 16
 TABLE_SHARE = 0.4  # share of the remaining time for the table of rates (--rates)
 PACK_EVERY_S = 90.0  # packed results survive if the machine is taken away
+# name, largest seconds, words after `python`; {out} is the folder of results: what needs the GPU alone
+MEASUREMENTS: tuple[tuple[str, float, str], ...] = (
+    ("tests", 60, "-m pytest -q -m gpu -p no:cacheprovider tests/test_waits.py tests/test_views.py "
+                  "tests/test_execution.py tests/test_optim.py"),
+    ("memory", 50, "-m benchmarks.lease_work throughput {out}/throughput.json 40 --only "
+                   "paper/adco paper/dino-resnet50"),
+    ("race", 85, "-c RUN race --device cuda --seeds 1 --budget 13s --until 75s --out {out}/race"),
+    ("nccl", 30, "-m torch.distributed.run --nproc-per-node 1 -m hardlab.train simsiam --rung smoke --runs {out}/nccl"),
+    ("execution", 70, "-m benchmarks.bench_execution --out {out}/execution --seconds 60"),
+    ("growth", 50, "-m benchmarks.growth measure --device cuda --out {out}/growth"),
+)  # fmt: skip
+RUN = "from hardlab.cli import main; main()"  # hardlab is not installed there
 
 
 class LeaseError(Exception):
@@ -389,6 +402,8 @@ class Lease:
     def go(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
+        if self.args.verb == "measure":
+            return self.measure_all()
         try:
             self._go()
         finally:
@@ -433,6 +448,19 @@ class Lease:
         self.measure(kept_plan["rehearsal_on"])
         self.pack()
         self.queue(kept_plan)
+
+    def measure_all(self) -> int:
+        """Run ``MEASUREMENTS`` one after the other, each with its limit; logs and rows are in --out."""
+        for name, seconds, text in MEASUREMENTS:
+            if self.stop() or time.monotonic() > self.start + self.budget:
+                self.say(f"{name}: no time left")
+                continue
+            words = [RUN if word == "RUN" else word for word in text.format(out=self.out).split()]
+            process = self.child(name, [sys.executable, *words])
+            self.wait(name, process, min(time.monotonic() + seconds, self.start + self.budget))
+            self.say(f"{name}: {last_line(self.logs / f'{name}.log')}")
+            shutil.copy(self.logs / f"{name}.log", self.out)
+        return STOPPED if self.asked else 0
 
     def undone(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs that no earlier call finished, and the parents whose weights they need."""
@@ -623,6 +651,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--archive-mb", type=float, default=ARCHIVE_MB,
                    help="Largest size of an archive in 10**6 bytes, at most 16 (%(default)s).")  # fmt: skip
     p.add_argument("--archives", type=int, default=ARCHIVES)
+    p = verb("measure", "Measure what needs the GPU alone: memory, a race, execution, growth; and test it.")
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--budget", type=float, default=5.0, metavar="MINUTES")
+    p.add_argument(
+        "--work", type=Path, default=ROOT / "out" / "lease", help="Where `run` has put the images (%(default)s)."
+    )
     p = verb("merge", "Unpack the archives of a lease; the next lease continues from there.")
     p.add_argument("archives", nargs="+", type=Path)
     p.add_argument("--into", type=Path, default=ROOT / "runs")

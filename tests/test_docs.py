@@ -117,6 +117,7 @@ ADDED: dict[str, str] = {
     "python -m benchmarks.lease": HELP,
     "python -m benchmarks.lease prepare --data PATH/cifar10-jpeg.tar.xz": HELP,
     "python3 -m benchmarks.lease run --out DIR": HELP,
+    "python3 -m benchmarks.lease measure --out DIR": HELP,
     "python -m benchmarks.lease merge DIR/*.tar.gz": HELP,
     # docs/data.md, docs/explore.md
     "hardlab pretrain simclr-hvs --data ~/photos": "epochs=1 backbone.width=4",

@@ -284,3 +284,24 @@ def test_a_lease_that_is_told_to_stop_packs_first(tmp_path: Path) -> None:
     assert process.wait(60) == lease.STOPPED
     assert (tmp_path / "out" / "lease-1.tar.gz").exists()
     assert (tmp_path / "out" / "report.txt").exists()
+
+
+def test_measurements_run_in_turn_within_their_limits_and_their_last_lines_and_logs_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = "import time; print('begun', flush=True); time.sleep(60)"
+    (tmp_path / "slow.py").write_text(slow)
+    (tmp_path / "fast.py").write_text("import sys; print('rows in', sys.argv[1])")
+    made = (("slow", 0.5, f"{tmp_path}/slow.py"), ("fast", 30, f"{tmp_path}/fast.py {{out}}/x"))
+    monkeypatch.setattr(lease, "MEASUREMENTS", made)
+    (tmp_path / "brought").mkdir()
+    words = ["--out", f"{tmp_path}/out", "--work", f"{tmp_path}/work", "--brought", f"{tmp_path}/brought"]
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        assert lease.main(["measure", *words, "--budget", "1"]) == 0
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
+    text = capsys.readouterr().out
+    assert "slow was ended" in text and "slow: begun" in text and f"fast: rows in {tmp_path}/out/x" in text
+    assert (tmp_path / "out" / "slow.log").read_text() == "begun\n"
