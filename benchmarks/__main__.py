@@ -28,6 +28,8 @@ from hardlab.registry import unknown
 from hardlab.types import HardlabError
 
 RESULTS = Path(__file__).with_name("results.json")
+OF_A_KIND = ("growth", "processes", "race", "reproduce")  # their rows name the kind of machine; those of others stay
+OF_A_KIND = ("growth", "processes", "reproduce")  # their rows name the kind of processor, and those of others stay
 RACES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "commands": bench_commands.run,
     "views": bench_views.run,
@@ -38,7 +40,7 @@ RACES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "adco": bench_adco.run,
     "evaluate": bench_evaluate.run,
     **bench_importance.RACES,
-    "growth": bench_growth.run,
+    **bench_growth.RACES,
     "reproduce": bench_reproduce.run,
     "race": bench_race.run,
 }
@@ -75,11 +77,7 @@ def main(names: list[str]) -> int:
             about = f"{between:16} {target:14} {row.get('peer') or '':40} {verdict}"
             print(f"{row['name']:62} {measured:8.3f}  {about}", flush=True)
         ok &= all(row["ok"] is not False for row in rows)
-        if name in (
-            "growth",
-            "reproduce",
-            "race",
-        ):  # rows of other kinds of machines stay
+        if name in OF_A_KIND:
             ours = {row["name"] for row in rows}
             rows = [row for row in results.get(name, {}).get("rows", []) if row["name"] not in ours] + rows
         results[name] = {

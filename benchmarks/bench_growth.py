@@ -1,6 +1,7 @@
 """How the cost of a step grows: seconds and memory against batch, views, negatives, pixels, view log, processes.
 
-    python -m benchmarks growth                                      # this processor; about three minutes
+    python -m benchmarks growth                                      # this processor; about two minutes
+    python -m benchmarks processes                                   # several processes on it; about two minutes
     python -m benchmarks.growth measure --device cuda --out FOLDER   # a GPU; about 40 seconds, and no further package
     python -m benchmarks.growth page [FILE...]                       # adds such files, and writes docs/performance.md
 
@@ -386,7 +387,8 @@ def turn_of(group: Together, count: int, tries: int = TRIES) -> tuple[float, flo
     """
     taken = []
     for _ in range(tries):
-        before, ours, start = busy(), group(), time.perf_counter()
+        ours = group()
+        before, start = busy(), time.perf_counter()
         for _ in range(count):
             last = group()
         seconds, after = time.perf_counter() - start, busy()
@@ -545,12 +547,12 @@ def kind_of(device: str) -> str:
 def facts(device: str) -> dict[str, Any]:
     head, dirty = run_folder.commit()
     return {"kind": kind_of(device), "device": device, "commit": head, "dirty": dirty, "date": run_folder.now(),
-            "versions": run_folder.versions()}  # fmt: skip
+            "versions": run_folder.versions(), "quantities": {}}  # fmt: skip
 
 
 def steps(device: str, out: Path, seconds: float, rounds: int = 9) -> Path:
     """Measure the quantities of a step and write them to a file, quantity by quantity, within about ``seconds``."""
-    book = facts(device) | {"quantities": {}}
+    book = facts(device)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "growth.json"
     until = time.monotonic() + seconds
@@ -563,40 +565,27 @@ def steps(device: str, out: Path, seconds: float, rounds: int = 9) -> Path:
     return path
 
 
-def here(rounds: int = 7) -> dict[str, Any]:
-    """All quantities on this processor."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    machine.keep_pages()
-    try:
-        measured = {name: quantity(name, "cpu", rounds) for name in QUANTITIES}
-        measured |= view_log(rounds)
-    finally:
-        torch.set_num_threads(threads)
-    measured |= {name: processes(name, 2 * rounds) for name in RANKS}
-    return facts("cpu") | {"quantities": measured}
-
-
 def keep(book: dict[str, Any], path: Path = MEASURED) -> None:
     """Add the measurements of a kind, in place of earlier ones, with the memory that is calculated for them."""
     from hardlab.workbook import memory
 
     device = "cpu" if book["device"] == "cpu" else "cuda"
     precision = next(word for word in book["kind"].split(", ") if word in ("bf16", "fp32"))
+    kept = known(path)
+    of_kind = kept.setdefault(book["kind"], {})
     for name, measured in book["quantities"].items():
-        if name in QUANTITIES and "calculated" not in measured:
+        of_kind[name] = measured | {key: book[key] for key in ("commit", "dirty", "date", "versions")}
+        if name in QUANTITIES:
             runs = [QUANTITIES[name].run(v, device).with_({"precision": precision}) for v in measured["values"]]
             costs = [memory.calculate(run) for run in runs]
-            measured["calculated"] = [cost.peak - cost.images for cost in costs]
-    kept = known(path)
-    kept[book["kind"]] = {key: value for key, value in book.items() if key != "kind"}
+            of_kind[name]["calculated"] = [cost.peak - cost.images for cost in costs]
     checkpoint.write_atomic(path, (json.dumps(kept, indent=1) + "\n").encode())
 
 
 def known(path: Path = MEASURED) -> dict[str, Any]:
-    """The recorded measurements by kind."""
-    book: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return book
+    """The recorded measurements, by kind and quantity."""
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return kept
 
 
 class Grown(NamedTuple):
@@ -653,8 +642,26 @@ def rows(book: dict[str, Any]) -> list[dict[str, Any]]:
     return out
 
 
-def run() -> list[dict[str, Any]]:
-    """Measure here, keep the measurements and return their rows."""
-    book = here()
-    keep(dict(book))
+def run(rounds: int = 7) -> list[dict[str, Any]]:
+    """Measure a step and the view log on this processor, keep the measurements and return their rows."""
+    book = facts("cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    machine.keep_pages()
+    try:
+        book["quantities"] |= {name: quantity(name, "cpu", rounds) for name in QUANTITIES} | view_log(rounds)
+    finally:
+        torch.set_num_threads(threads)
+    keep(book)
     return rows(book)
+
+
+def run_processes(rounds: int = 15) -> list[dict[str, Any]]:
+    """Measure several processes on the cores of this machine, keep the measurements and return their rows."""
+    book = facts("cpu")
+    book["quantities"] |= {name: processes(name, rounds) for name in RANKS}
+    keep(book)
+    return rows(book)
+
+
+RACES: dict[str, Callable[[], list[dict[str, Any]]]] = {"growth": run, "processes": run_processes}

@@ -3,7 +3,7 @@
     python -m benchmarks.growth measure --device cuda --out FOLDER    # about 40 seconds, writes FOLDER/growth.json
     python -m benchmarks.growth page [FILE...]                        # keeps such files, writes docs/performance.md
 
-`benchmarks.bench_growth` says what is measured, and `python -m benchmarks growth` measures all of it on a processor.
+`benchmarks.bench_growth` says what is measured, and how to measure all of it on a processor.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ def _range(e: Exponent) -> str:
 
 
 def table(book: dict[str, Any]) -> str:
-    """Markdown: a row per quantity with its exponents, of seconds and of bytes."""
+    """Markdown of a kind's measurements: a row per quantity with its exponents, of seconds and of bytes."""
     lines = [
         "| what grows | from, to | seconds | last step | limit | memory | calculated | limit |",
         "|---" * 8 + "|",
     ]
     for panel, title in PANELS.items():
         for name in panel:
-            if name not in book["quantities"]:
+            if name not in book:
                 continue
-            measured = book["quantities"][name]
+            measured = book[name]
             at = bench_growth.sizes(name, measured["values"])
             found = bench_growth.grown(name, measured)
             memory = [bytes_of(name, measured, what) for what in ("bytes", "calculated", "unavoidable")]
@@ -89,12 +89,12 @@ def together(books: dict[str, Any]) -> str:
     lines = ["| processor | network | norms | to as many images each | to as many in all | others |", "|---" * 6 + "|"]
     for kind, book in books.items():
         for name, own in itertools.product(bench_growth.RANKS, (False, True)):
-            if name not in book["quantities"]:
+            if name not in book:
                 continue
-            ratios = [bench_growth.efficiency(book["quantities"][name], n, own) for n in (1, 2)]
+            ratios = [bench_growth.efficiency(book[name], n, own) for n in (1, 2)]
             cells = [f"{r:.2f} ({r.interval[0]:.2f} to {r.interval[1]:.2f})" for r in ratios]
             norms = "of each process" if own else "synchronised"
-            others = f"{100 * book['quantities'][name]['others']:.0f} %"
+            others = f"{100 * book[name]['others']:.0f} %"
             lines.append(f"| {' | '.join([kind, NAMES[name], norms, *cells, others])} |")
     return "\n".join(lines)
 
@@ -103,8 +103,10 @@ def page(text: str, books: dict[str, Any]) -> str:
     """docs/performance.md with the measurements between its marks."""
     parts = []
     for kind, book in books.items():
-        rates = f"measured on {book['date'][:10]}, commit {book['commit'][:8]}{', with changes' * book['dirty']}"
-        parts.append(f"### {kind}\n\n![Cost of a step, {kind}]({_picture(kind).name})\n\n{table(book)}\n\n{rates}")
+        shown = f"![The cost of a step on {kind}]({_picture(kind).name})"
+        commits = {m["commit"][:8] + ", with changes" * m["dirty"]: m["date"][:10] for m in book.values()}
+        when = "; ".join(f"{date} at {commit}" for commit, date in commits.items())
+        parts.append("\n\n".join([f"### {kind}", shown, table(book), f"Measured {when}."]))
     for mark, block in zip(PARTS, ("\n\n".join(parts), together(books)), strict=True):
         begin, end = f"<!-- {mark}:begin -->\n", f"<!-- {mark}:end -->"
         before, _, rest = text.partition(begin)
@@ -121,12 +123,12 @@ def _picture(kind: str) -> Path:
 
 
 def figure(book: dict[str, Any]) -> Any:
-    """Seconds and bytes over each quantity: what was measured, the fitted line, and the limit."""
+    """Seconds and bytes of a kind over each quantity: what was measured, the fitted line, and the limit."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     from hardlab.figures import style
 
-    panels = [p for p in PANELS if p[0] in book["quantities"]]
+    panels = [p for p in PANELS if p[0] in book]
     columns = 3 if len(panels) > 4 else 2
     blocks = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     made, axes = style.new(3.5 * len(blocks), columns, 2 * len(blocks))
@@ -138,7 +140,7 @@ def figure(book: dict[str, Any]) -> Any:
                 below.set_axis_off()
                 continue
             for name, colour in zip(block[column], (style.BLUE, style.RED)):
-                measured = book["quantities"][name]
+                measured = book[name]
                 label = NAMES.get(name, "measured")
                 limit = LIMITS.get(name, "the network alone")
                 seconds, alone = ([statistics.median(s) for s in measured[key]] for key in ("seconds", "alone"))
@@ -150,18 +152,19 @@ def figure(book: dict[str, Any]) -> Any:
                 if measured.get("calculated"):
                     at = bench_growth.sizes(name, measured["values"])
                     calculated = [b / 1e6 for b in measured["calculated"]]
-                    below.plot(at, calculated, "o", color=colour, mfc="none", markersize=5, label="calculated")
+                    once = "calculated" if name == block[column][0] else None
+                    below.plot(at, calculated, "o", color=colour, mfc="none", markersize=5, label=once)
             above.set_title(PANELS[block[column]])
             for ax, unit in ((above, "seconds"), (below, "MB at the peak")):
                 ax.set(xscale="log", yscale="log", ylabel=unit if column == 0 else "")
-                at = bench_growth.sizes(block[column][0], book["quantities"][block[column][0]]["values"])
+                at = bench_growth.sizes(block[column][0], book[block[column][0]]["values"])
                 ax.set_xticks(at, [f"{x / 1000:.0f}k" if x > 9999 else f"{x}" for x in at])
                 ax.xaxis.set_minor_locator(NullLocator())
                 ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
                 ax.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
                 ax.yaxis.set_minor_locator(NullLocator())
                 lo, hi = ax.get_ylim()
-                ax.set_ylim(lo, hi * (hi / lo) ** 0.5)  # room for the legend
+                ax.set_ylim(lo, hi * (hi / lo) ** (0.15 + 0.35 * len(block[column])))  # room for the legend
                 ax.legend(fontsize=5.5, handlelength=1.4, loc="upper left", borderaxespad=0)
     style.caption(made, "dots: measured; lines: fitted, with their exponents; dashed: the limit; dotted: proportional")
     return made

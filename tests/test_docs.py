@@ -168,6 +168,7 @@ ADDED: dict[str, str] = {
     "hardlab bundle RUN OTHER": "",
     # docs/performance.md
     "python -m benchmarks growth": HELP,
+    "python -m benchmarks processes": HELP,
     "python -m benchmarks.growth measure --device cuda --out FOLDER": HELP,
     "python -m benchmarks.growth page FOLDER/growth.json": HELP,
     # docs/tuning.md, docs/verdicts.md, docs/results.md

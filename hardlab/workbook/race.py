@@ -57,6 +57,7 @@ def run(
 ) -> list[dict[str, Any]]:
     """Train what ``out/race.jsonl`` lacks and return its rows for these settings.
 
+    repeats: the seeds of each library, from 0 on.
     given: fields of ``Settings``; the others are those of ``CPU`` or ``GPU``.
     until: seconds from now on; a seed that would end later, judging by the one before, is not begun.
     """

@@ -49,6 +49,9 @@ def made(cost, unavoidable=lambda x: 1e6 + 8 * x, values=SIZES) -> dict:
         "unavoidable": [int(unavoidable(x)) for x in values],
         "own norms": [[1.0, 1.0, 1.0]],
         "others": 0.02,
+        "date": "2026-01-02T03:04:05",
+        "commit": "0123456789",
+        "dirty": False,
     }
 
 
@@ -65,7 +68,7 @@ def test_what_grows_faster_than_its_size_is_marked_and_a_part_that_stays_is_not(
     assert bench_growth.as_expected(bench_growth.grown("batch", made(cost))) == expected
     book = {"kind": "K", "quantities": {"batch": made(cost)}}
     (row,) = bench_growth.rows(book)
-    assert row["ok"] == expected and ("**faster**" in growth.table(book)) != expected
+    assert row["ok"] == expected and ("**faster**" in growth.table(book["quantities"])) != expected
 
 
 def test_pixels_count_by_area() -> None:
@@ -92,9 +95,7 @@ def test_a_turn_is_repeated_while_others_are_busy_and_the_quietest_counts(monkey
 
 
 def test_every_panel_shows_what_was_measured_the_fitted_line_the_limit_and_proportional_growth() -> None:
-    book = {
-        "quantities": {"batch": made(lambda x: 1e-3 * x**0.8), "queue": made(lambda x: x), "bank": made(lambda x: x)}
-    }
+    book = {"batch": made(lambda x: 1e-3 * x**0.8), "queue": made(lambda x: x), "bank": made(lambda x: x)}
     seconds, negatives, memory, _ = growth.figure(book).axes
     points, line, limit, proportional = seconds.lines
     assert list(points.get_ydata()) == pytest.approx([1e-3 * x**0.8 for x in SIZES])
@@ -107,10 +108,7 @@ def test_every_panel_shows_what_was_measured_the_fitted_line_the_limit_and_propo
 
 
 def test_the_page_is_what_was_measured_and_keeps_what_stands_around_it() -> None:
-    about = {"date": "2026-01-02T03:04:05", "commit": "0123456789", "dirty": False}
-    books = {
-        "Processor X": about | {"quantities": {"batch": made(lambda x: x**0.9), "ranks": made(float, values=SHARES)}}
-    }
+    books = {"Processor X": {"batch": made(lambda x: x**0.9), "ranks": made(float, values=SHARES)}}
     text = "a\n<!-- growth:begin -->\nold\n<!-- growth:end -->\nb\n<!-- together:begin -->\n<!-- together:end -->\nc\n"
     page = growth.page(text, books)
     assert (
