@@ -29,7 +29,6 @@ from hardlab.types import HardlabError
 
 RESULTS = Path(__file__).with_name("results.json")
 OF_A_KIND = ("growth", "processes", "race", "reproduce")  # their rows name the kind of machine; those of others stay
-OF_A_KIND = ("growth", "processes", "reproduce")  # their rows name the kind of processor, and those of others stay
 RACES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "commands": bench_commands.run,
     "views": bench_views.run,

@@ -31,7 +31,7 @@ TEXT, NUMBER, FINITE, WHOLE, FLAG, TABLE, NUMBERS = (
     "numbers",
 )
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_RUN = re.compile(r".+-s\d+-[0-9a-f]{10}")  # the name of a run's folder
+RUN = re.compile(r".+-s\d+-[0-9a-f]{10}")  # the name of a run's folder
 _LARGEST = 2**63  # the limit of integer columns
 _MAYBE = " or nothing"
 _REST = "*"  # the kind of all other values
@@ -175,7 +175,7 @@ def read_manifest(path: Path, need: tuple[str, ...] = ()) -> dict[str, Any]:
     """
     about = checked_manifest(read_json(path), path, need)
     folder, run = path.absolute().parent.name, about.get("id", "")
-    if _RUN.fullmatch(folder) and run and run != folder:  # a folder may be renamed, but not to another run's name
+    if RUN.fullmatch(folder) and run and run != folder:  # a folder may be renamed, but not to another run's name
         raise damaged(path, f"it is that of {run}")
     return about
 

@@ -248,7 +248,7 @@ class Folder:
                 raise files.damaged(path, e) from e
             lines = content.splitlines(keepends=True)
             self._check_own(lines, path)
-            steps = [_step_of(line, path, number) for number, line in enumerate(lines, 1)]
+            steps = [_step_of(line, path, number, self.run.id) for number, line in enumerate(lines, 1)]
             harmed = sum(at is None for at, line in zip(steps, lines, strict=True) if line.endswith(b"\n"))
             if harmed:
                 checkpoint.write_atomic(path.with_name("metrics.jsonl.damaged"), content)
@@ -263,13 +263,13 @@ class Folder:
         return harmed
 
     def _check_own(self, lines: Sequence[bytes], path: Path) -> None:
-        """Raise HardlabError for a log that names another run; damaged lines are skipped."""
+        """Raise HardlabError for a log that names another run; damaged lines and names are skipped."""
         for number, line in enumerate(lines, 1):
             if b'"run"' not in line:
                 continue
             with contextlib.suppress(files.DamagedFile):
                 named = files.read_line(line, path, number).get("run", self.run.id)
-                if named != self.run.id:
+                if _other_run(str(named), self.run.id):
                     raise HardlabError(
                         f"'{path}' is the log of the run {named}, not of {self.run.id}: put the right one back, or "
                         "remove it, and the run goes on with a new one."
@@ -397,12 +397,18 @@ def driver() -> str | None:
     return answer.stdout.split("\n")[0].strip()
 
 
-def _step_of(line: bytes, path: Path, number: int) -> int | None:
-    """The step of a line of the log; None if it is damaged or cut off, like the last one of a killed process."""
+def _other_run(named: str, run: str) -> bool:
+    """Whether a name is that of another run, and not this one's with a byte or two damaged: their hashes are apart."""
+    return bool(files.RUN.fullmatch(named)) and sum(a != b for a, b in zip(named[-10:], run[-10:], strict=True)) > 2
+
+
+def _step_of(line: bytes, path: Path, number: int, run: str) -> int | None:
+    """The step of a line of the log of ``run``; None if it is damaged, or cut off like the last of a killed process."""
     try:
-        step: int = files.read_line(line, path, number)["step"]
+        (row,) = files.of_run([files.read_line(line, path, number)], run, path)
     except HardlabError:
         return None
+    step: int = row["step"]
     return step if line.endswith(b"\n") else None
 
 

@@ -83,10 +83,10 @@ class Row(_Strict):
             return None
         base = column.base if column else ""
         arm = Arm(
-            self.recipe.format(base=base),
+            self.recipe.replace("{base}", base),
             tuple(self.set.items()),
             wider=self.wider,
-            minus=self.minus.format(base=base),
+            minus=self.minus.replace("{base}", base),
             budget=self.budget,
         )
         if column is None:
