@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from hardlab import ranks
+from hardlab import ranks, run_folder, train
 from hardlab.types import HardlabError
 
 
@@ -109,3 +109,10 @@ def test_only_an_error_of_the_exchange_says_that_another_process_is_gone():
         assert ranks.lost(error)
         assert not ranks.lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
         assert not ranks.lost(HardlabError("Connection closed by peer"))
+
+
+def test_what_torchrun_starts_takes_options_and_settings_in_any_order(tmp_path):
+    words = ["simsiam", "--rung", "smoke", "epochs=0", "--runs", str(tmp_path), "seed=3"]
+    assert train.main(words) == 0
+    (path,) = tmp_path.glob("simsiam-smoke-s3-*")
+    assert run_folder.manifest(path)["config"]["epochs"] == 0

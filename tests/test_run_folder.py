@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,25 @@ def test_a_folder_in_which_nothing_can_be_made_is_told_and_not_waited_for(tmp_pa
     for runs_dir in (tmp_path / "file", Path("/proc/x")):
         with pytest.raises(HardlabError, match=r"cannot be written \(.*\); choose another folder for runs"):
             run_folder.Folder(runs_dir, quick(), wait=lambda: None)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda name: "",
+        lambda name: 7,
+        lambda name: name.upper(),
+        lambda name: name[:-1] + ("1" if name[-1] == "0" else "0"),
+    ],
+    ids=["empty", "a number", "other letters", "one digit"],
+)
+def test_a_log_whose_name_of_the_run_is_damaged_loses_that_line_alone(harm, tmp_path):
+    run = quick(epochs=1)
+    path = train.train(run, tmp_path)
+    log = path / "metrics.jsonl"
+    first, *others = log.read_text().splitlines(keepends=True)
+    log.write_text(json.dumps(json.loads(first) | {"run": harm(run.id)}) + "\n" + "".join(others))
+    held = run_folder.Folder(tmp_path, run)
+    assert held.rewind(10**6) == 1
+    held.close()
+    assert log.read_text() == "".join(others)

@@ -294,9 +294,9 @@ def describe(entered: Sequence[Contestant]) -> str:
     first = next((about for about in entered if not about.error), entered[0])
     wide = max(20, *(len(about.name) for about in entered))
     facts, run = first.facts, first.run
+    where = f", {facts['precision']}, on {facts['device']}, {facts['threads']} threads" if facts else ""
     lines = [
-        f"{run.recipe}, rung {run.rung}: batches of {run.batch_size}, {run.backbone.name}, "
-        f"{facts.get('precision', '')}, on {facts.get('device', 'nothing')}, {facts.get('threads', 0)} threads",
+        f"{run.recipe}, rung {run.rung}: batches of {run.batch_size}, {run.backbone.name}{where}",
         f"{'':{wide}}  {'images/s':>9}  {'95 % interval':>19}  {'times as fast':>22}  first steps     memory",
     ]
     for about in entered:

@@ -24,6 +24,7 @@ from hardlab.analysis.intervals import interval
 from hardlab.evaluate.protocols import settings
 from hardlab.figures import published_table
 from hardlab.recipes import recipe
+from hardlab.types import HardlabError
 
 
 # values in each published table: rows by columns, less the dashes
@@ -238,3 +239,12 @@ def test_more_lengths_than_signs_still_have_a_sign_each() -> None:
     ours.other_length = lambda arm, measure: float(arm.wider)  # type: ignore[method-assign]
     signs = [ours.mark(arms.Arm("dino", wider=length), arms.KNN) for length in (*range(1, 7), 1)]
     assert signs[-1] == signs[0] and len(set(signs)) == 6
+
+
+def test_a_broken_brace_in_the_description_of_the_tables_is_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "published_tables.yaml"
+    file.write_text(
+        published_table.SOURCE.read_text(encoding="utf-8").replace("{base}-iou-40-60", "{base-iou-40-60", 1)
+    )
+    with pytest.raises(HardlabError, match="base-iou-40-60"):
+        published_table.load.__wrapped__(file)

@@ -38,6 +38,8 @@ def test_the_fastest_is_named_only_if_its_whole_interval_lies_above_the_first():
     text = bench.describe([eager, lucky, graphs, broken])
     assert "Take execution=graphs here." in text and "execution=compile     not measured: no compiler" in text
     assert "Take execution=eager here: no other value is faster" in bench.describe([eager, lucky])
+    broken.facts = {}  # of a process that never answered
+    assert bench.describe([broken]).splitlines()[0].endswith(f", {broken.run.backbone.name}")
 
 
 def test_images_a_second_are_the_batch_over_the_median_step_and_the_parts_are_those_of_the_median_turn():

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import pytest
 
-from hardlab import config, own_images, recipes
+from hardlab import build, config, own_images, recipes
 from hardlab.analysis import claims as ledger
 from hardlab.cli import cli
 from hardlab.figures import FIGURES
@@ -155,3 +155,19 @@ def test_what_was_stopped_by_a_signal_or_saved_is_no_failure_and_what_failed_is_
     assert ends("exit 0") == (0, 5, None) and (tmp_path / "a.txt").exists()
     assert ends("kill -KILL $$") == (1, 6, "137\n")
     assert ends("exit 0") == (1, 6, "137\n")
+
+
+def test_a_check_of_all_runs_reads_each_data_set_once_and_another_check_reads_them_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load, reads = build.data.load, []
+
+    def counted(name: str, split: str, **options: Any) -> Any:
+        reads.append((name, split))
+        return load(name, split, **options)
+
+    monkeypatch.setattr(build.data, "load", counted)
+    plan.check("smoke", ["logs.monitor_every=1"])  # which reads the test images too
+    assert sorted(reads) == [("shapes", "test"), ("shapes", "train")]
+    plan.check("smoke", ["logs.monitor_every=1"])
+    assert len(reads) == 4
