@@ -6,11 +6,13 @@ says what it would do. A command that a page adds, changes or drops makes the fi
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import os
 import re
+import runpy
 import shlex
 import shutil
 import struct
@@ -290,6 +292,20 @@ def command_of(spoken: str, desk: Desk) -> tuple[dict[str, str], tuple[str, ...]
     return dict(v.split("=", 1) for v in variables), tuple(words[len(variables) :])
 
 
+def helped(words: list[str]) -> tuple[int, str]:
+    """The exit status and the help of a module that is run, in this process, where torch is loaded already."""
+    module = words[0]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as text:
+        patch.setattr(sys, "argv", words)
+        patch.syspath_prepend(str(ROOT))
+        patch.delitem(sys.modules, module, raising=False)  # as if nobody had imported it, of which runpy would warn
+        try:
+            runpy.run_module(module, run_name="__main__")
+        except SystemExit as e:
+            return int(e.code or 0), text.getvalue()
+    return 0, text.getvalue()
+
+
 @cache  # several pages have the same command in other words
 def answer(words: tuple[str, ...], folder: Path) -> tuple[int, str]:
     """The exit status and the output of a command: hardlab's in this process, others in one of their own."""
@@ -300,6 +316,8 @@ def answer(words: tuple[str, ...], folder: Path) -> tuple[int, str]:
     if tool == "make":
         shown = subprocess.run(["make", "-n", *rest], cwd=ROOT, text=True, capture_output=True)
         return shown.returncode, shown.stdout + shown.stderr
+    if rest[0] == "-m" and rest[-1] == HELP:
+        return helped(rest[1:])
     in_python = {
         "hardlab": ["-c", "from hardlab.cli import main; main()"],
         "pip": ["-m", "pip"],
