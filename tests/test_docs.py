@@ -135,8 +135,8 @@ ADDED: dict[str, str] = {
     # docs/gpu.md
     "hardlab costs --rung paper": "",
     "hardlab costs adco --rung paper batch_size=512": "",
-    "hardlab costs dino-resnet50 --rung paper": "",
-    "hardlab costs dino-resnet50 --rung paper backbone.recompute=true": "",
+    "hardlab costs dino-resnet50 --rung paper": "batch_size=32",  # as the page says it: workbook/test_memory.py
+    "hardlab costs dino-resnet50 --rung paper backbone.recompute=true": "batch_size=32",
     "hardlab bench": HELP,
     "hardlab bench simsiam-hvs --profile": DRY,
     "hardlab bench simsiam --compare execution=eager,compile,graphs": DRY,

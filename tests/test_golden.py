@@ -36,11 +36,11 @@ SMALL = {
 ACTIVE = {
     "adco": {"hard.adco.size": 64},
     "hnssl": {"hard.mined.threshold": 30.0},
-    "ppcl": {"hard.generated.every": 3},
+    "ppcl": {"hard.generated.every": 3, "data.fraction": 0.04},  # its GAN learns on all of them
     "stn-affine": {"augment.size": 24},  # of 32: at whole pixels the slope of an interpolation jumps
     "moco-mochi": {"hard.mochi.warmup_epochs": 0},
     "moco-synco": {"hard.synco.warmup_epochs": 0},
-    "simclr-sas": {"parent.backbone.width": 32},
+    "simclr-sas": {"parent.backbone.width": 16},
 }
 
 # what else is traced: in these steps the discriminator is so sure of generated images that its loss ignores them
@@ -90,7 +90,7 @@ def trace(name, runs_dir, changes=None):
         | ({f"parent.{k}": v for k, v in SMALL.items() if k != "data"} if run.parent else {})
     )
     if run.backbone.name == "tiny":
-        small["backbone.width"] = 32
+        small["backbone.width"] = 16
     run = run.with_(small | (changes or {}))
     with double_precision(), ended_after(run, STEPS):
         train.train(run, Path(runs_dir), device="cpu", say=lambda line: None)
