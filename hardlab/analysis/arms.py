@@ -751,6 +751,7 @@ class Selection:
         self.marks: dict[float, str] = {}
         self.protocols: dict[str, str] = {}
         self._by_measure: dict[tuple[Any, ...], pd.DataFrame] = {}
+        self._by_arm: dict[tuple[Arm, int], tuple[pd.DataFrame, pd.DataFrame]] = {}
 
     def _of_one_device(self, costs: pd.DataFrame) -> pd.DataFrame:
         """The rows of the device on which most recipes ran, then most runs: seconds of two devices have no mean."""
@@ -760,7 +761,14 @@ class Selection:
 
     def runs(self, arm: Arm, rows: pd.DataFrame | None = None) -> pd.DataFrame:
         """The rows of an arm in one setting."""
-        rows = self.book.only(self.rows if rows is None else rows, arm)
+        among = self.rows if rows is None else rows
+        key = arm, id(among)
+        if key not in self._by_arm:  # a table asks for an arm once a column; the rows stay beside it, and so their id
+            self._by_arm[key] = among, self._of_arm(arm, among)
+        return self._by_arm[key][1]
+
+    def _of_arm(self, arm: Arm, rows: pd.DataFrame) -> pd.DataFrame:
+        rows = self.book.only(rows, arm)
         if arm.trained is not None:
             rows = rows[rows["data"].isin(trained_on(*arm.trained))]
         elif self.home:
@@ -857,7 +865,10 @@ class Selection:
         return self._note(runs, pd.to_numeric(keys.set_index("seed")["value"]) if len(keys) else pd.Series(dtype=float))
 
     def _costs_of(self, measure: Measure) -> pd.DataFrame:
-        return _where(self.costs, measure)
+        key = "costs", *sorted(measure.where.items())
+        if key not in self._by_measure:
+            self._by_measure[key] = _where(self.costs, measure)
+        return self._by_measure[key]
 
     def _measured(self, measure: Measure) -> pd.DataFrame:
         """The rows of one of the measure's protocols; on training data, of one protocol per data set and share."""

@@ -72,18 +72,24 @@ def test_a_caption_says_which_arms_were_trained_in_another_precision(
     assert uniform == texts(figures.make(name, data_dir)).replace("\n", " ")
 
 
+@pytest.fixture(scope="module")
+def shuffled(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same tables, their rows in another order."""
+    folder = tmp_path_factory.mktemp("mixed") / "shuffled"
+    shutil.copytree(data_dir, folder)
+    for table in folder.glob("*.csv"):
+        pd.read_csv(table, dtype=str, keep_default_na=False).sample(frac=1, random_state=0).to_csv(table, index=False)
+    return folder
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_a_figure_is_the_same_bytes_when_rows_are_shuffled_and_the_callers_style_differs(
-    name: str, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, data_dir: Path, shuffled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = drawn(figures.draw(name, data_dir, tmp_path / "a"))
-    shuffled = tmp_path / "shuffled"
-    shutil.copytree(data_dir, shuffled)
-    for table in shuffled.glob("*.csv"):
-        pd.read_csv(table, dtype=str, keep_default_na=False).sample(frac=1, random_state=0).to_csv(table, index=False)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(shuffled.parent)
     with matplotlib.rc_context({"font.size": 20, "svg.hashsalt": "other", "savefig.dpi": 50, "axes.grid": True}):
-        again = drawn(figures.draw(name, Path("shuffled"), Path("b")))
+        again = drawn(figures.draw(name, Path("shuffled"), tmp_path / "b"))
         assert matplotlib.rcParams["font.size"] == 20
     assert again == first
     assert set(first) == {f"{name}.svg", f"{name}.png"}
