@@ -9,14 +9,13 @@ import pytest
 import torch
 import torch._dynamo
 from resuming import learned, same, whole_and_parts
+from shallow import Shallow
 from small_runs import small_run
-from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
 
 from hardlab import compatible, config, execution, nets, recipes, run_folder, train
 from hardlab.errors import HardlabError
 from hardlab.evaluate.runner import evaluate_run
-from hardlab.numbers import Units
 
 
 @pytest.fixture
@@ -79,15 +78,6 @@ def test_a_compiled_run_learns_what_the_eager_one_does_goes_on_where_it_stopped_
     # backbone, projector and predictor, in a step and without gradient in its selection; for monitor, protocol and
     # copies none
     assert len(traced) == 2 * 3
-
-
-class Shallow(nets.Tiny):
-    """One convolution and its norm, so that what is around a backbone takes most of the tracing."""
-
-    def __init__(self, width: Units = 32) -> None:
-        super().__init__(width)
-        self.stem = nn.Sequential(nn.Conv2d(3, self.dim, 3, 2, bias=False), nn.BatchNorm2d(self.dim), nn.ReLU())
-        self.body = nn.Identity()
 
 
 @pytest.mark.slow
