@@ -212,7 +212,9 @@ def test_a_slip_in_the_last_name_shows_before_the_first_run_is_measured(done):
 
 
 LONG = "n" * 300
-NO_TABLES = "There are no tables in" if sys.version_info >= (3, 13) else "File name too long"  # as pathlib has it
+# pathlib looks for files in a folder of an impossible name since Python 3.13, and finds none
+NO_TABLES = "There are no tables in" if sys.version_info >= (3, 13) else "File name too long"
+NO_RUNS = "There is nothing to report in" if sys.version_info >= (3, 13) else "File name too long"
 
 
 @pytest.mark.parametrize(
@@ -236,7 +238,7 @@ NO_TABLES = "There are no tables in" if sys.version_info >= (3, 13) else "File n
         (["figures", "--all", "--data", LONG], NO_TABLES),
         (["figures", "--all", "--from", LONG], "File name too long"),
         (["claims", "--data", LONG], NO_TABLES),
-        (["report", "--out", LONG], "File name too long"),
+        (["report", "--out", LONG], NO_RUNS),
         (["check", LONG], "not a Python file"),
     ],
 )

@@ -306,7 +306,8 @@ def interactions(
     settings: dict[str, Any] = {"trees": trees, "leaf": leaf, "max_features": max_features, "seed": seed}
     table = pd.DataFrame(importance(x, y, pairs=True, **settings))[["effect", "order", "share"]]
     rows, response = x.to_numpy(np.float64), np.asarray(y, np.float64)
-    explainer = shapiq.TreeExplainer(_grown(rows, response, **settings), index="k-SII", max_order=2, min_order=1)
+    explain: Any = shapiq.TreeExplainer  # an `object` to mypy
+    explainer = explain(_grown(rows, response, **settings), index="k-SII", max_order=2, min_order=1)
     chosen = np.random.default_rng(seed).choice(len(rows), min(explained, len(rows)), replace=False)
     values = [explainer.explain(row) for row in rows[chosen]]
     columns = range(x.shape[1])
