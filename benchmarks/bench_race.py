@@ -112,7 +112,7 @@ def draw(kept: Sequence[Mapping[str, Any]], path: Path) -> Path:
             ax.axhline(s.target, color=style.INK, linewidth=0.5, linestyle=":")
             spread = "{:.1f} to {:.1f}".format(*row["interval"]) if "interval" in row else "one seed"
             times = row.get("skipped") or f"{peer['library']} takes {row.get('ratio', 0):.1f} times as long ({spread})"
-            title = f"{row['machine']}: {s.network}, B = {s.batch}, {s.precision}\nto {s.target:g} %: {times}"
+            title = f"{row['machine']}: {s.network}, B = {s.batch}, {s.precision}; to {s.target:g} %,\n{times}"
             ax.set_title(title, fontsize=7, loc="left")
             ax.set(xlabel="seconds of training, loading included", ylabel="kNN, %")
             ax.set_xlim(left=0)
