@@ -59,7 +59,7 @@ def test_progress_is_printed_where_there_is_no_notebook_or_plain_lines_are_wante
     assert not process._in_notebook()
 
 
-MANY_STEPS = {"data.fraction": 1.0, "batch_size": 64, "epochs": 4}  # so many that a signal comes in time, each short
+MANY_STEPS = {"data.fraction": 1.0, "batch_size": 64, "epochs": 3}  # so many that a signal comes in time, each short
 
 
 @pytest.mark.slow

@@ -262,7 +262,7 @@ def test_a_whole_lease_in_small_stops_by_itself_and_a_second_one_goes_on(tmp_pat
         assert time.monotonic() - start < 120
         return result.stdout
 
-    report = hold("first", "0.1")
+    report = hold("first", "0.05")
     assert "packages  all there" in report
     assert "rates:" in report or "plan was ended" in report  # what a loaded machine has time for is open
     came = lease.merge(sorted((tmp_path / "first").glob("*.tar.gz")), tmp_path / "runs", tmp_path / "brought")
