@@ -70,14 +70,16 @@ def test_a_compiled_run_learns_what_the_eager_one_does_goes_on_where_it_stopped_
     assert losses(whole) == pytest.approx(losses(eager), rel=1e-5) and losses(parts) == losses(whole)
     assert same(learned(parts)["method"], learned(whole)["method"])
     assert_close(learned(whole)["method"], learned(eager)["method"])
+    graphs = len(traced)
+    # backbone, projector and predictor, in a step and without gradient in its selection; torch 2.11 leaves its own
+    # containers, as the last two are, uncompiled
+    assert graphs in (2 * 3, 2)
     evaluate_run(whole, ["knn"], device="cpu")
     session = train.reopen(whole, 4)
     steps_of(session, 1)
     for net in (session.method.backbone, copy.deepcopy(session.method.backbone)):
         net(torch.zeros(5, 3, 8, 8))
-    # backbone, projector and predictor, in a step and without gradient in its selection; for monitor, protocol and
-    # copies none
-    assert len(traced) == 2 * 3
+    assert len(traced) == graphs  # none for monitor, protocol and copies
 
 
 @pytest.mark.slow
