@@ -141,11 +141,11 @@ def test_a_run_saves_and_goes_on_when_it_is_cancelled_signalled_and_preempted(
     env: dict[str, str], reproduce: Run, tmp_path: Path
 ) -> None:
     """Ctrl-C, the same command, then two signals to the job's steps, and a job of a higher partition."""
-    words = ("epochs=60", *SMALL)
+    words = ("epochs=400", *SMALL)  # some fifty seconds, so that no signal comes late
     own = ("pretrain", "simsiam", *words, "--runs", "runs", "--threads", "1")
     config = recipes.recipe("simsiam", "smoke", parse(words))
     run, done = config.id, f"runs/{config.id}/evaluated.txt"
-    trains = (Training(run, "simsiam", 900),)
+    trains = (Training(run, "simsiam", 6000),)
     steps = [
         Step("simsiam", "run", "simsiam", "a test", (own,), (), (done,), trains=trains),
         Step("report", "run", "report", "the end", (("--help",),), (done,), ("report.html",)),
