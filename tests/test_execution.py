@@ -73,7 +73,7 @@ def test_a_compiled_run_learns_what_the_eager_one_does_goes_on_where_it_stopped_
     graphs = len(traced)
     # backbone, projector and predictor, in a step and without gradient in its selection; torch 2.11 leaves its own
     # containers, as the last two are, uncompiled
-    assert graphs in (2 * 3, 2)
+    assert graphs == (2 if torch.__version__.startswith("2.11.") else 2 * 3)
     evaluate_run(whole, ["knn"], device="cpu")
     session = train.reopen(whole, 4)
     steps_of(session, 1)
