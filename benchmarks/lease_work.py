@@ -23,6 +23,7 @@ from benchmarks.lease import Line, read_queue
 from hardlab import build, checkpoint, config, machine, recipes, run_folder, stopping, train
 from hardlab.config import Run
 from hardlab.types import HardlabError
+from hardlab.workbook import bench
 from hardlab.workbook.job_queue import Job, Machine
 
 # every base method, then strategies; the most important first, in case time runs out
@@ -146,13 +147,10 @@ def arm(rung: str, recipe: str, rehearsal: bool, steps: int) -> Run:
         run = recipes.recipe(recipe, rung, {"data": {"name": "shapes"}, "seed": 0})
         if rung == "paper":  # the built-in images are not drawn as large
             run = run.with_({"data": {"name": "cifar10-jpeg", "size": 224, "fraction": 0.07}} | LARGE[recipe])
-    if any(s.name == "adco" for s in run.hard):
-        run = run.with_({"hard.adco.init": "random"})  # so that all steps cost the same
     if run.parent is not None:
-        run = run.with_({"parent.data": run.data.model_dump(mode="json"), "parent.epochs": 0})
-    every = 1 if rehearsal or rung == "paper" else 10
-    logs = {"logs.step_every": every, "logs.monitor_every": 0, "logs.checkpoint_every": 10**6, "logs.keep": 1}
-    run = run.with_(logs | ({"data.fraction": _share(run, steps)} if rehearsal else {}))
+        run = run.with_({"parent.data": run.data.model_dump(mode="json")})
+    logs = {"logs.step_every": 1 if rehearsal or rung == "paper" else 10, "logs.keep": 1}
+    run = bench.alike(run).with_(logs | ({"data.fraction": _share(run, steps)} if rehearsal else {}))
     per_epoch = max(1, int(IMAGES[run.data.name] * run.data.fraction) // run.batch_size)
     epochs = math.ceil(steps / per_epoch)
     late = {"method.teacher_warmup_epochs": 0} if run.method.options.get("teacher_warmup_epochs", 0) > epochs else {}

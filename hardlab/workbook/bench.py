@@ -63,24 +63,32 @@ class Contestant:
         return ", ".join(f"{key}={config.written(value)}" for key, value in self.settings.items()) or self.recipe
 
 
-def prepared(recipe: str, rung: str, given: Mapping[str, Any], steps: int) -> Run:
-    """The run of a recipe, on the built-in images unless ``given`` names others, for at least twice ``steps`` steps.
-
-    Nothing is saved or monitored, and all its steps cost the same. Raises HardlabError.
-    """
-    run = recipes.recipe(recipe, rung, {"data": {"name": "shapes"}} | dict(given))
+def alike(run: Run) -> Run:
+    """``run`` with steps that all cost the same: nothing is saved or monitored, and no step fills a bank."""
     changes: dict[str, Any] = {"logs.monitor_every": 0, "logs.checkpoint_every": 10**6}
-    if any(s.name == "adco" for s in run.hard) and "hard.adco.init" not in given:
+    if any(s.name == "adco" for s in run.hard):
         changes["hard.adco.init"] = "random"  # instead of the keys of the first steps
     if run.parent is not None:
         changes["parent.epochs"] = 0
+    return run.with_(changes)
+
+
+def prepared(recipe: str, rung: str, given: Mapping[str, Any], steps: int) -> Run:
+    """The run of a recipe, on the built-in images unless ``given`` names others, for at least twice ``steps`` steps.
+
+    Its steps are alike, unless ``given`` says otherwise. Raises HardlabError.
+    """
+    given = {"data": {"name": "shapes"}} | dict(given)
+    run = alike(recipes.recipe(recipe, rung, given))
+    if "hard.adco.init" in given:
+        run = run.with_({"hard.adco.init": given["hard.adco.init"]})
     if run.epochs == 0:
         raise HardlabError(f"Recipe '{recipe}' takes no training steps with epochs=0: there is nothing to measure.")
     count, _ = compatible.known_images(run)
     if count is not None and count >= run.batch_size:
         per_epoch = count // run.batch_size
-        changes["epochs"] = max(run.epochs, 2 * (steps // per_epoch + 2))
-    return run.with_(changes)
+        run = run.with_({"epochs": max(run.epochs, 2 * (steps // per_epoch + 2))})
+    return run
 
 
 def contestants(
