@@ -13,7 +13,8 @@ from typing import Any
 from hardlab.errors import HardlabError
 
 RESULTS = Path(__file__).with_name("results.json")
-OF_A_KIND = ("growth", "processes", "race", "reproduce")  # their rows name the kind of machine; those of others stay
+# their rows name the kind of machine; those of others stay
+OF_A_KIND = ("growth", "minutes", "processes", "race", "reproduce")
 # each race's module, which is loaded when its turn comes: peers take seconds to import
 RACES = {
     "commands": "bench_commands",
@@ -26,6 +27,7 @@ RACES = {
     "evaluate": "bench_evaluate",
     **dict.fromkeys(("importance", "tsne"), "bench_importance"),
     **dict.fromkeys(("growth", "processes"), "bench_growth"),
+    "minutes": "bench_minutes",
     "reproduce": "bench_reproduce",
     "race": "bench_race",
 }

@@ -23,6 +23,7 @@ TIMES, HEADLINES, RESULTS, CLAIMS = "times", "headlines", "results", "claims"  #
 NAMES = {"hexa": "HEXA", "hvs": "HVS", "hnssl": "HNSSL", "adco": "AdCo", "ppcl": "PPCL"}
 _NOTEBOOK = re.compile(r"^\| `(\w+)` \|(.*)\|[^|]*\|$", re.M)  # a row of the README's table of notebooks; time last
 IMAGENET = 1_281_167  # images of its training set
+ALONE = "training of "  # with which rows of benchmarks/results.json begin: a recipe, its rung, the kind of machine
 _MANY = 190  # above it, the page says "too many" instead of the number
 
 
@@ -36,8 +37,8 @@ def write(
     """Rewrite the README's blocks and docs/results.md from the tables in ``data_dir``.
 
     executed: folder of executed notebooks, whose times go into the README's table of notebooks. benchmarks: file with
-    the minutes of `make reproduce`. Returns the paths of both files. Raises ``HardlabError`` if marks or tables are
-    missing.
+    the minutes of `make reproduce` and of training. Returns the paths of both files. Raises ``HardlabError`` if marks
+    or tables are missing.
     """
     readme, results, data_dir = Path(readme), Path(results), Path(data_dir)
     if not (data_dir / "evaluation.csv").exists():
@@ -51,7 +52,7 @@ def write(
     judged = claims.verdicts(data_dir)
     text = _between(text, TIMES, _times(Path(benchmarks)))
     text = _between(text, HEADLINES, [*scale(judged, data_dir), *_headlines(judged)])
-    text = _between(text, RESULTS, _levels(claims.levels(data_dir, judged), data_dir))
+    text = _between(text, RESULTS, levels(claims.levels(data_dir, judged), data_dir, Path(benchmarks)))
     text = _between(text, CLAIMS, _decided(judged))
     text = _NOTEBOOK.sub(lambda row: _timed(row, Path(executed)), text)
     write_atomic(results, ("\n".join(_results(judged, data_dir)) + "\n").encode())
@@ -142,27 +143,42 @@ def with_seeds(row: Any) -> str:
     return f"{claims.ours(row)}{seeds}, rung {row.rung}" if row.n else "–"
 
 
-def _levels(levels: Iterable[claims.Level], data_dir: Path) -> list[str]:
-    """The accuracy of each arm of a headline under every probe."""
-    duration, manifests = minutes(data_dir), schema.read_manifests(data_dir)
+def levels(arms: Iterable[claims.Level], data_dir: Path, benchmarks: Path) -> list[str]:
+    """The accuracy of each arm of a headline under every probe, and how long its training takes by itself."""
+    manifests, rates = schema.read_manifests(data_dir), _rates(benchmarks)
     rows = []
-    for level in levels:
-        cost: dict[str, list[float]] = {}
-        for run in level.runs:
-            device = str(manifests.get(run, {}).get("device") or "")
-            if duration.get(run):
-                cost.setdefault("" if device.endswith("cores") else f" on {device}", []).append(duration[run])
+    for level in arms:
+        images = np.mean([m["steps_done"] * m["config"]["batch_size"] for m in map(manifests.get, level.runs) if m])
+        alone = [of_kind.get((level.name, level.rung)) for of_kind in rates.values()]
         rows.append(
             (
                 f"`{level.name}`" if " " not in level.name else level.name,
                 *(value.in_words() if (value := level.by.get(probe)) else "–" for probe in claims.PROBES),
                 f"{level.rung}, {level.data}",
                 f"{level.epochs:g}" if level.epochs else "–",
-                ", ".join(f"{np.mean(values):.1f}{device}" for device, values in sorted(cost.items())) or "–",
+                *(f"{images / rate / 60:.1f}" if rate and level.epochs else "–" for rate in alone),
             )
         )
     probes = [f"{probe}, %" for probe in claims.PROBES]
-    return table(("Arm", *probes, "Rung, data", "Epochs", "Minutes per run (CPU unless a GPU is named)"), rows)
+    return table(
+        ("Arm", *probes, "Rung, data", "Epochs", *(f"Minutes a run, alone on: {kind}" for kind in rates)), rows
+    )
+
+
+def _rates(benchmarks: Path) -> dict[str, dict[tuple[str, str], float]]:
+    """Kind of machine -> recipe and rung -> images per second of a run that has the machine for itself."""
+    rates: dict[str, dict[tuple[str, str], float]] = {}
+    with as_expected(benchmarks):
+        for row in read_json(benchmarks).get("minutes", {}).get("rows", []):
+            recipe, rung, kind = row["name"].removeprefix(ALONE).split(", ", 2)
+            if "value" in row:
+                rates.setdefault(kind, {})[recipe, rung.removeprefix("rung ")] = row["value"]
+    for path in sorted((benchmarks.parent / "gpu").glob("*.json")):
+        with as_expected(path):
+            book = read_json(path)
+            found = {(r["recipe"], r["rate"].split("/")[0]): r["images_per_s"] for r in book["rows"]}
+            rates[book["device"]] = found
+    return rates
 
 
 def _decided(judged: pd.DataFrame) -> list[str]:

@@ -102,6 +102,27 @@ def test_the_arms_stand_under_the_same_probes_beside_the_untrained_network_and_r
     assert any(line[1].startswith(f"{100 * hvs['value'].mean():.4g} (") for line in cells(text, "`simsiam-hvs`"))
 
 
+def test_the_minutes_of_an_arm_are_those_of_its_run_at_the_rate_of_a_machine_that_it_has_for_itself(
+    tmp_path: Path, verdicts: pd.DataFrame
+) -> None:
+    results = tmp_path / "results.json"
+    row = {"name": "training of simsiam-hvs, rung cpu, a machine, fp32", "value": 25.0}
+    skipped = {"name": "training of simsiam, rung cpu, a machine, fp32", "skipped": "no memory"}
+    results.write_text(json.dumps({"minutes": {"rows": [row, skipped]}}))
+    (tmp_path / "gpu").mkdir()
+    rates = [{"rate": "cpu/simsiam", "recipe": "simsiam", "images_per_s": 50.0}]
+    (tmp_path / "gpu" / "a.json").write_text(json.dumps({"device": "a card", "rows": rates}))
+    text = "\n".join(pages.levels(claims.levels(DATA, verdicts), DATA, results))
+    assert text.splitlines()[0].endswith(
+        "| Minutes a run, alone on: a machine, fp32 | Minutes a run, alone on: a card |"
+    )
+    minutes = {name: cells(text, f"`{name}` ")[0][-2:] for name in ("simsiam", "simsiam-hvs", "moco")}
+    images = 39 * 30 * 128  # batches of a tenth of CIFAR-10, epochs
+    assert minutes["simsiam-hvs"] == [f"{images / 25 / 60:.1f}", "–"]
+    assert minutes["simsiam"] == ["–", f"{images / 50 / 60:.1f}"]
+    assert minutes["moco"] == ["–", "–"]
+
+
 def test_each_claim_that_the_committed_rows_decide_is_a_row_of_the_readme(
     written: dict[str, str], verdicts: pd.DataFrame
 ) -> None:
