@@ -177,6 +177,7 @@ class Book:
             name: _whole(fact) if "method.name" in fact else dict(fact) for name, fact in (facts or {}).items()
         }
         self.started: dict[str, str] = {}  # when each began, where its manifest says so
+        self.devices: dict[str, str] = {}  # what each ran on, where its manifest says so
 
     @classmethod
     def of_configs(cls, configs: pd.DataFrame | None) -> Book:
@@ -205,6 +206,7 @@ class Book:
             facts[name] = read[text] | seed
         book = cls(facts)
         book.started = {name: str(m["started"]) for name, m in manifests.items() if m.get("started")}
+        book.devices = {name: str(m["device"]) for name, m in manifests.items() if m.get("device")}
         return book
 
     # ------------------------------------------------------------------------------------- which runs are an arm

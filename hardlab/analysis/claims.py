@@ -268,6 +268,11 @@ class Claim(_Strict):
         return HEADLINE_SEEDS if self.headline else SEEDS
 
     @property
+    def timed(self) -> bool:
+        """Whether it compares seconds."""
+        return self.measure.table == "costs" and self.measure.where.get("quantity", "").startswith("seconds")
+
+    @property
     def probe(self) -> tuple[str, str] | None:
         """Protocol and metric of an accuracy on frozen features, which needs a positive control; None for others."""
         where = self.measure.where
@@ -558,7 +563,7 @@ class Ledger:
         trained = [side for side in claim.arms if side.recipe != UNTRAINED]
         alike = self.book.alike([claim.arm(side) for side in trained])
         values = [self.values(claim.seen(side), runs) for side, runs in zip(trained, alike, strict=True)]
-        groups = self.book.paired(alike, values, claim.testable_from)
+        groups = self._groups(claim, alike, values)
         if not groups:
             return Judged(claim, self._wanted(claim, trained, alike, values), None)
         group = groups[0]
@@ -581,6 +586,18 @@ class Ledger:
                 why = f"{_too_few(finding.ours, claim.seeds)} on what a paper is known for; so far {finding.why}"
                 finding = finding._replace(verdict=NO_SEEDS, why=why, p=np.nan)
         return Judged(claim, finding, group)
+
+    def _groups(
+        self, claim: Claim, alike: Sequence[Mapping[str, tuple[str, str]]], values: Sequence[Mapping[str, float]]
+    ) -> list[Paired]:
+        """The comparable runs, the best group first. Seconds compare on one device: the one with the most seeds."""
+        if not claim.timed:
+            return self.book.paired(alike, values, claim.testable_from)
+        groups = []
+        for device in sorted(set(self.book.devices.values())):
+            here = [{run: x for run, x in side.items() if self.book.devices.get(run) == device} for side in values]
+            groups += self.book.paired(alike, here, claim.testable_from)[:1]
+        return sorted(groups, key=lambda group: len(group.seeds), reverse=True)
 
     def _unmeasured(
         self,
@@ -673,7 +690,8 @@ class Ledger:
             arms = _shared(columns, group.seeds, claim.published.scale)
             if len(arms[0]) > 1 and len(arms) == len(claim.arms):
                 effect = judge(claim.test, arms).ours
-                sentences.append(f"{name} {effect.mean:.3g} ({effect.lo:.3g} to {effect.hi:.3g}, {effect.n} seeds)")
+                mean, lo, hi = written(*effect[:3])
+                sentences.append(f"{name} {mean} ({lo} to {hi}, {effect.n} seeds)")
         return "; ".join(sentences)
 
     def row(self, judged: Judged, q: float, spread: tuple[float, int]) -> dict[str, Any]:
@@ -707,13 +725,16 @@ class Ledger:
         """The seconds that a run of each arm took, if one arm trains longer to take as many seconds as the other."""
         if group is None or all(side.longer == 1 for side in claim.arms) or claim.test.of == "gain":
             return ""
+        devices = {self.book.devices.get(name, "") for name in group.names}
+        if len(devices) > 1:
+            return "these runs were trained on several machines, whose seconds do not compare"
         an_epoch = Measure(table="costs", where={"quantity": "seconds.total"})
         seconds_by_arm = [self.values(an_epoch, runs) for runs in group.runs]
         seconds = [[value * self.book.epochs(name) for name, value in of_arm.items()] for of_arm in seconds_by_arm]
         if not all(seconds):
             return ""
         means = " and ".join(f"{np.mean(arm_seconds):.0f}" for arm_seconds in seconds)
-        return f"on the machine of these runs, the training of one took {means} s"
+        return f"on {devices.pop()}, where these runs were trained, they took {means} s"
 
     def _strength(self, judged: Judged, spread: tuple[float, int]) -> dict[str, Any]:
         """A finding's sign-flip test, interval by the pooled spread, missing seeds, and excluded size."""
@@ -731,9 +752,12 @@ class Ledger:
         size = claim.size()
         if finding.verdict in WEAKLY and judged.tested:
             return evidence_columns | self._excluded(size, finding.ours)
+        # of several comparisons one decides at this level, see `_several`
+        level = evidence.LEVEL / (len(claim.arms) - 1 if claim.test.name in ("ordering", "largest") else 1)
         for name, effect in (("more_seeds", finding.ours.mean - finding.threshold), ("more_seeds_published", size)):
-            if effect is not None and (needed := evidence.seeds_for(float(effect), sd)):
-                evidence_columns[name] = max(0, max(needed, claim.seeds) - finding.ours.n)
+            if effect is not None and (needed := evidence.seeds_for(float(effect), sd, level=level)):
+                more = max(0, max(needed, claim.seeds) - finding.ours.n)
+                evidence_columns[name] = more if needed < evidence.MOST else evidence.MOST
         return evidence_columns | self._excluded(size, finding.ours)
 
     def _excluded(self, size: float | None, ours: Interval) -> dict[str, str]:
@@ -951,8 +975,22 @@ def ours(row: Any) -> str:
     """Mean, interval and unit of a row of ``verdicts`` as text; "" without a mean."""
     if not row.n:
         return ""
-    inner = f" ({row.lo:.3g} to {row.hi:.3g})" if row.n > 1 else " (one seed)"
-    return f"{row.mean:.3g}{inner} {row.unit}"
+    mean, *limits = written(row.mean, row.lo, row.hi)
+    return f"{mean}{f' ({limits[0]} to {limits[1]})' if row.n > 1 else ' (one seed)'} {row.unit}"
+
+
+def written(mean: float, lo: float, hi: float) -> tuple[str, str, str]:
+    """A mean and its limits with the same decimals, of which half the interval fills two; three digits without one."""
+    half = (hi - lo) / 2
+    if not (np.isfinite(half) and half > 0):
+        return f"{mean:.3g}", f"{lo:.3g}", f"{hi:.3g}"
+    decimals = max(0, 1 - int(np.floor(np.log10(half))))
+    return f"{mean:.{decimals}f}", f"{lo:.{decimals}f}", f"{hi:.{decimals}f}"
+
+
+def seeds_in_words(seeds: float) -> str:
+    """A number of missing seeds; from ``evidence.MOST`` on nobody counts them."""
+    return f"{seeds:.0f}" if seeds < evidence.MOST else f"{evidence.MOST} or more"
 
 
 def strength(row: Any) -> str:
@@ -962,13 +1000,14 @@ def strength(row: Any) -> str:
         sign = f", {row.p_sign:.2g} by changes of sign" if np.isfinite(row.p_sign) else ""
         sentences.append(f"p = {row.p:.2g}{sign}, q = {row.q:.2g} over all claims.")
     if np.isfinite(row.pooled_lo):
-        sentences.append(f"By the spread of all claims of this measure {row.pooled_lo:.3g} to {row.pooled_hi:.3g}.")
+        _, lo, hi = written(row.mean, row.pooled_lo, row.pooled_hi)
+        sentences.append(f"By the spread of all claims of this measure {lo} to {hi}.")
     if row.excluded:
         sentences.append(f"The published size is {'' if row.excluded == 'yes' else 'not '}excluded at this scale.")
     if np.isfinite(row.more_seeds):
-        sentences.append(f"Seeds still needed to detect the observed size: {row.more_seeds:.0f}.")
+        sentences.append(f"Seeds still needed to detect the observed size: {seeds_in_words(row.more_seeds)}.")
     if np.isfinite(row.more_seeds_published):
-        sentences.append(f"For the published size: {row.more_seeds_published:.0f}.")
+        sentences.append(f"For the published size: {seeds_in_words(row.more_seeds_published)}.")
     return " ".join(sentences)
 
 

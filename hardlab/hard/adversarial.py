@@ -39,6 +39,9 @@ class Adversarial(Hard):
     aux_of: which norms get a second set: ``all``, or ``2d``, those of images only (CLAE).
     aux_momentum: momentum of the second running statistics.
     against: the ``label`` (HEXA), or the ``clean`` view itself, first slot only (CLAE, for SimCLR).
+
+    Logs how often the label is found: ``top1`` from the adversarial views, ``top1_start`` from the clean ones by the
+    same norms (where the attack begins with these), ``top1_clean`` from the clean ones by the main norms.
     """
 
     offers = frozenset({"adversarial"})
@@ -127,10 +130,13 @@ class Adversarial(Hard):
                 stack.enter_context(nets.auxiliary(method))
             # with gradient: a pass without gradient would leave its casts in autocast's cache
             q = {0: method.query(v.slot(0)).detach()} if self.against == "clean" else {}
-            for _ in range(self.steps):
+            for i in range(self.steps):
                 x = [part.requires_grad_() for part in moved(delta)]
                 attacked = replace(v, x=x[0], local=tuple(x[1:]))
-                loss = method.score(*self._compared(attacked, q, t, method), group=v.positives).sum()
+                compared = self._compared(attacked, q, t, method)
+                if i == 0 and self._starts_as_judged:
+                    self.note(step, top1_start=method.accuracy(*compared).mean())
+                loss = method.score(*compared, group=v.positives).sum()
                 # towards the pixels only: autograd then leaves out the gradients of the weights
                 grads = torch.autograd.grad(loss if self.aim == "away" else -loss, x)
                 delta = [self._within(d + self._step(g / unit)) for d, g in zip(delta, grads, strict=True)]
@@ -140,6 +146,11 @@ class Adversarial(Hard):
         made = replace(v, x=pixels[0], local=tuple(pixels[1:]))
         self._shown = first_images(v), first_images(made)
         return made
+
+    @property
+    def _starts_as_judged(self) -> bool:
+        """Whether the attack begins with the clean view, its own label and the norms of the adversarial view."""
+        return self.start == "clean" and self.aim == "away" and self.attack_bn == "aux"
 
     def _compared(
         self, v: Rendered, q: Mapping[int, Tensor], t: Mapping[int, Tensor], method: Method

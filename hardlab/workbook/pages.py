@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hardlab.analysis.arms import next_rung, reaches
 from hardlab.errors import HardlabError
 from hardlab.files import as_expected, read_json, write_atomic
 from hardlab.recipes import recipe
+from hardlab.workbook import recipe_costs
 from hardlab.workbook.plan import training_steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +25,6 @@ NAMES = {"hexa": "HEXA", "hvs": "HVS", "hnssl": "HNSSL", "adco": "AdCo", "ppcl":
 _NOTEBOOK = re.compile(r"^\| `(\w+)` \|(.*)\|[^|]*\|$", re.M)  # a row of the README's table of notebooks; time last
 IMAGENET = 1_281_167  # images of its training set
 ALONE = "training of "  # with which rows of benchmarks/results.json begin: a recipe, its rung, the kind of machine
-_MANY = 190  # above it, the page says "too many" instead of the number
 
 
 def write(
@@ -93,8 +93,9 @@ def _headlines(judged: pd.DataFrame) -> list[str]:
         headlines = judged[(judged["paper"] == paper) & judged["headline"]]
         measured = headlines[(headlines["n"] > 0) & ~headlines["verdict"].str.startswith("needs rung")]
         for r in (measured if len(measured) else headlines).head(1).itertuples():
-            rows.append((name, r.statement, r.published, with_seeds(r), r.verdict, tells(r)))
-    return table(("Paper", "Headline", "Published", "Ours, 95 % interval", "Verdict", "Can this scale decide?"), rows)
+            rows.append((name, r.statement, r.published, with_seeds(r), r.beside, r.verdict, tells(r)))
+    ours = ("Ours, 95 % interval", "By other probes")
+    return table(("Paper", "Headline", "Published", *ours, "Verdict", "Can this scale decide?"), rows)
 
 
 def scale(judged: pd.DataFrame, data_dir: Path) -> list[str]:
@@ -121,18 +122,19 @@ def _range(values: Sequence[float], unit: float, form: str) -> str:
 
 def tells(row: Any) -> str:
     """Whether the scale of a row of ``claims.verdicts`` can decide its claim and, if not, which would."""
+    size = {"yes": "; the published size is excluded", "no": "; the published size is not excluded"}
     if row.verdict in claims.DECIDED:
-        size = {"yes": "; the published size is excluded", "no": "; the published size is not excluded"}
         return "yes" + size.get(row.excluded, "")
     if row.verdict == claims.NOT_LEARNED:
         return "no, a network has to learn first"
     if row.verdict in (claims.INCONCLUSIVE, claims.NO_SEEDS):
-        seeds_needed = [
-            f"{'over ' + str(_MANY) if seeds > _MANY else int(seeds)} for the {size}"
-            for seeds, size in ((row.more_seeds, "size seen"), (row.more_seeds_published, "published size"))
+        needed = [
+            f"{claims.seeds_in_words(seeds)} for the {of}"
+            for seeds, of in ((row.more_seeds, "size seen"), (row.more_seeds_published, "published size"))
             if np.isfinite(seeds)
         ]
-        return "not yet" + (f", seeds still needed: {', '.join(seeds_needed)}" if seeds_needed else "")
+        more = f", seeds still needed: {', '.join(needed)}" if needed else ""
+        return "not yet" + more + size.get(row.excluded, "")
     if row.verdict == claims.CANNOT:
         return "no"
     return ("no, " if row.verdict.startswith("needs rung") else "not yet, ") + row.verdict
@@ -146,14 +148,15 @@ def with_seeds(row: Any) -> str:
 def levels(arms: Iterable[claims.Level], data_dir: Path, benchmarks: Path) -> list[str]:
     """The accuracy of each arm of a headline under every probe, and how long its training takes by itself."""
     manifests, rates = schema.read_manifests(data_dir), _rates(benchmarks)
-    rows = []
+    rows, arms = [], list(arms)
+    probes = [probe for probe in claims.PROBES if any(probe in level.by for level in arms)]
     for level in arms:
         images = np.mean([m["steps_done"] * m["config"]["batch_size"] for m in map(manifests.get, level.runs) if m])
         alone = [of_kind.get((level.name, level.rung)) for of_kind in rates.values()]
         rows.append(
             (
                 f"`{level.name}`" if " " not in level.name else level.name,
-                *(value.in_words() if (value := level.by.get(probe)) else "–" for probe in claims.PROBES),
+                *(value.in_words() if (value := level.by.get(probe)) else "–" for probe in probes),
                 f"{level.rung}, {level.data}",
                 f"{level.epochs:g}" if level.epochs else "–",
                 *(f"{images / rate / 60:.1f}" if rate and level.epochs else "–" for rate in alone),
@@ -217,6 +220,8 @@ def _results(judged: pd.DataFrame, data_dir: Path) -> Iterator[str]:
         hours = sum(duration.get(run, 0) for run in runs) / 60
         yield f"## {name}\n"
         yield f"{len(rows)} claims, judged by {len(runs)} runs that took {hours:.1f} hours: {claims.counted(rows)}.\n"
+        if runs:
+            yield _was_run(runs, manifests)
         images = sum(manifests[run]["config"]["batch_size"] * (manifests[run].get("steps_done") or 0) for run in runs)
         if images and (above := next_rung(rung for rung in rows["rung"] if rung)):
             yield one_rung_up(paper, above, images)
@@ -229,25 +234,51 @@ def _results(judged: pd.DataFrame, data_dir: Path) -> Iterator[str]:
             yield ""
 
 
+def _strength(row: Any) -> Iterator[str]:
+    """p by the t-test and by changes of sign, and q, as far as they exist."""
+    for name, value in (("p", row.p), ("by changes of sign", row.p_sign), ("q", row.q)):
+        if np.isfinite(value):
+            yield f"{name} = {value:.2g}" if len(name) == 1 else f"{value:.2g} {name}"
+
+
+def _was_run(runs: Iterable[str], manifests: Mapping[str, Mapping[str, Any]]) -> str:
+    """The arms of these runs by rung, each with its epochs and seeds."""
+    seeds: dict[tuple[str, int, str], set[int]] = {}
+    for run in runs:
+        ran = manifests[run]["config"]
+        seeds.setdefault((ran["rung"], ran["epochs"], ran["recipe"]), set()).add(ran["seed"])
+    arms: dict[tuple[str, int], list[str]] = {}
+    for (rung, epochs, name), own in sorted(seeds.items()):
+        arms.setdefault((rung, epochs), []).append(f"`{name}` {len(own)}")
+    lines = [f"rung {rung}, {epochs} epochs: {', '.join(names)}" for (rung, epochs), names in arms.items()]
+    return f"What was run, with the number of seeds: {'; '.join(lines)}.\n"
+
+
 def one_rung_up(paper: str, rung: str, trained: int) -> str:
     """The cost of a paper's claims at ``rung``, with as many seeds as their verdicts need.
 
     trained: images that the runs so far were trained on.
     """
-    runs: dict[str, int] = {}
+    known = recipe_costs.calculated()
+    flops = {name: row["flops"] for name, row in known["rungs"].get(rung, {}).items()}
+    seen: dict[str, int] = {}
+    hours: dict[str, float] = {}
     for claim in claims.load():
         if claim.paper == paper and reaches(rung, claim.testable_from):
             for side in claim.arms:
                 for seed in range(claim.seeds):
                     run = recipe(side.recipe, rung, config.parse([*claim.overrides(side, rung), f"seed={seed}"]))
                     for run_ in (run, *([run.parent] if run.parent is not None else [])):
-                        runs[run_.id] = training_steps(run_) * run_.batch_size
-    images = sum(runs.values())
+                        seen[run_.id] = training_steps(run_) * run_.batch_size
+                        if run_.recipe in flops:
+                            hours[run_.id] = recipe_costs.gpu_hours(run_.recipe, seen[run_.id], flops[run_.recipe])
+    images = sum(seen.values())
     if not images:
-        return f"One rung up, at `{rung}`, these claims need {len(runs)} runs.\n"
+        return f"One rung up, at `{rung}`, these claims need {len(seen)} runs.\n"
+    cost = f", about {sum(hours.values()):,.0f} hours of one {known['device']} ([gpu.md](gpu.md))" * bool(hours)
     return (
-        f"One rung up, at `{rung}`, these claims need {len(runs)} runs that see {images / 1e6:,.0f} million images, "
-        f"{images / trained:,.0f} times as many as so far.\n"
+        f"One rung up, at `{rung}`, these claims need {len(seen)} runs that see {images / 1e6:,.0f} million images, "
+        f"{images / trained:,.0f} times as many as so far{cost}.\n"
     )
 
 
@@ -266,8 +297,9 @@ def _section(rows: pd.DataFrame) -> Iterator[str]:
                 r.statement,
                 f"{r.place}: {r.published}",
                 with_seeds(r)
-                + (f"; pooled {r.pooled_lo:.3g} to {r.pooled_hi:.3g}" if np.isfinite(r.pooled_lo) else ""),
-                r.verdict + (f", q = {r.q:.2g}" if np.isfinite(r.q) else ""),
+                + ("; pooled {1} to {2}".format(*claims.written(r.mean, r.pooled_lo, r.pooled_hi)))
+                * bool(np.isfinite(r.pooled_lo)),
+                ", ".join([r.verdict, *_strength(r)]),
                 tells(r),
                 " ".join(text for text in (r.beside and f"{r.beside}.", r.why) if text),
             )

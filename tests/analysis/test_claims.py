@@ -678,9 +678,9 @@ def test_the_other_probes_stand_beside_the_primary_one(folder: Folder) -> None:
         folder.run("simsiam-hvs", s, 0.3 + 0.001 * s, protocol="knn", metric="top1@k=20")
         folder.run("simsiam", s, 0.4, protocol="knn", metric="top1@k=20")
     row = folder.verdict(claim())
-    assert row.beside == "kNN -9.9 (-10.1 to -9.65, 3 seeds)"
+    assert row.beside == "kNN -9.90 (-10.15 to -9.65, 3 seeds)"
     knn = {"table": "evaluation", "where": {"protocol": "knn", "metric": "top1@k=20"}}
-    assert folder.verdict(claim(measure=knn)).beside.startswith("converged probe 11 (")
+    assert folder.verdict(claim(measure=knn)).beside.startswith("converged probe 11.0 (")
 
 
 def test_seeds_that_were_trained_and_not_evaluated_come_before_new_ones(folder: Folder) -> None:

@@ -107,6 +107,23 @@ def test_the_attack_raises_the_loss_of_most_images_and_moves_no_statistics(name)
     assert losses[1].mean() > losses[0].mean()
 
 
+def test_what_the_attack_begins_with_is_judged_by_the_norms_of_the_attacked_views():
+    net = method("moco")
+    hard = ready(net)
+    now = taken(hard, net, net(views()))
+    hard.terms(now)
+    with nets.running_stats_frozen(net), nets.auxiliary(net), torch.no_grad():
+        q = net.query(now.out.views.slot(0))
+    found = [bool(q[i] @ now.out.t[1][i] > (net.negatives.keys @ q[i]).max()) for i in range(B)]
+    assert float(now.numbers["adversarial.top1_start"]) == pytest.approx(sum(found) / B)
+    for other in ({"start": "random"}, {"aim": "towards"}, {"attack_bn": "main"}):
+        net = method("moco")
+        hard = ready(net, **other)
+        now = taken(hard, net, net(views()))
+        hard.terms(now)
+        assert "adversarial.top1_start" not in now.numbers and "adversarial.top1" in now.numbers
+
+
 def test_an_attack_towards_another_label_lowers_the_loss_with_it():
     net = method("deepcluster")
     hard = ready(net, aim="towards", epsilon=8, eta=8)

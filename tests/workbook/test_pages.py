@@ -76,10 +76,13 @@ def test_every_paper_has_a_row_with_its_first_headline_that_was_measured_and_whe
         r = next(headlines[headlines["verdict"].str.contains("rung").eq(False)].itertuples(), None)
         if r is None:  # nothing was measured: the first headline, and what it needs
             r = next(verdicts[(verdicts["paper"] == paper) & verdicts["headline"]].itertuples())
-            assert (row[1], row[3], row[4]) == (r.statement, "–", r.verdict) and r.verdict.startswith("needs")
+            assert (row[1], row[3], row[5]) == (r.statement, "–", r.verdict) and r.verdict.startswith("needs")
             continue
-        assert (row[1], row[4]) == (r.statement, r.verdict)
-        assert row[3].startswith(f"{r.mean:.3g}") and f"{r.n} seeds, rung {r.rung}" in row[3]
+        assert (row[1], row[4], row[5]) == (r.statement, r.beside, r.verdict)
+        assert (
+            float(row[3].split(" ")[0]) == pytest.approx(r.mean, abs=(r.hi - r.lo) / 20)
+            and f"{r.n} seeds, rung {r.rung}" in row[3]
+        )
     manifests = [json.loads(line) for line in (DATA / "manifests.jsonl").read_text().splitlines()]
     behind = {run for runs in verdicts.loc[verdicts["headline"], "runs"] for run in runs.split()}
     passes = [m["steps_done"] * m["config"]["batch_size"] / 1281167 for m in manifests if m["id"] in behind]
@@ -145,7 +148,14 @@ def test_the_page_of_results_has_every_claim_once_in_the_section_of_its_paper(
         for r in claims[claims["n"] > 0].itertuples():
             (row,) = cells(text, f"`{r.id}`")
             assert row[4].startswith(r.verdict)
+            if np.isfinite(r.p_sign):
+                assert f"{r.p_sign:.2g} by changes of sign" in row[4]
+        runs = {run for names in claims["runs"] for run in names.split()}
+        (arms,) = [line for line in text.splitlines() if line.startswith("What was run")] if runs else ("",)
+        assert sum(map(int, re.findall(r"` (\d+)", arms))) <= len(runs)
+        assert all(f"`{run.partition('-cpu-s')[0]}` " in arms for run in runs if "-cpu-s" in run)
         assert re.search(r"One rung up, at `gpu`, these claims need \d+ runs that see [\d,]+ million images", text)
+        assert re.search(r"times as many as so far, about [\d,]+ hours of one NVIDIA", text)
         assert "hardlab pretrain" not in text  # commands are `hardlab claims --why`'s
 
 
@@ -155,8 +165,9 @@ def test_the_page_of_results_has_every_claim_once_in_the_section_of_its_paper(
         ({"verdict": claims.REPRODUCED, "excluded": "yes"}, "yes; the published size is excluded"),
         ({"verdict": claims.NOT_LEARNED}, "no, a network has to learn first"),
         (
-            {"verdict": claims.INCONCLUSIVE, "more_seeds": 2.0, "more_seeds_published": 196.0},
-            "not yet, seeds still needed: 2 for the size seen, over 190 for the published size",
+            {"verdict": claims.INCONCLUSIVE, "more_seeds": 2.0, "more_seeds_published": 200.0, "excluded": "yes"},
+            "not yet, seeds still needed: 2 for the size seen, 200 or more for the published size"
+            "; the published size is excluded",
         ),
         ({"verdict": "needs rung gpu"}, "no, needs rung gpu"),
     ],
