@@ -645,12 +645,8 @@ class Ledger:
         """
         if claim.probe is None:
             return None
-        began, measure = self.book.untrained(group.names), claim.measure
-        pixels = measure.model_copy(update={"where": measure.where | {"features": "pixels"}})
-        controls = {
-            "the untrained network": list(self.values(measure, began).values()),
-            "raw pixels": list(self.values(pixels, began).values()),
-        }
+        began = self.book.untrained(group.names)
+        controls = self._controls(claim.measure, began)
         lacking = [name for name, values in controls.items() if len(values) < (1 if name == "raw pixels" else 2)]
         if lacking:
             like = next(iter(group.names))
@@ -673,11 +669,22 @@ class Ledger:
                     failures.append(f"the arm {side.recipe} does not surely beat {name} ({reached})")
         return Finding(NOT_LEARNED, NOTHING, "; ".join(failures)) if failures else None
 
+    def _controls(self, measure: Measure, began: Sequence[str]) -> dict[str, list[float]]:
+        """What an arm has to beat, by a probe: the values of untrained networks and of raw pixels."""
+        pixels = measure.model_copy(update={"where": measure.where | {"features": "pixels"}})
+        return {
+            "the untrained network": list(self.values(measure, began).values()),
+            "raw pixels": list(self.values(pixels, began).values()),
+        }
+
     def beside(self, claim: Claim, group: Paired) -> str:
-        """The same comparison by other probes that measured all arms with two seeds or more, as text."""
+        """The same comparison by other probes that measured all arms with two seeds or more, as text.
+
+        It names the control that a trained arm does not reach by such a probe.
+        """
         if claim.probe not in PROBES.values() or "evaluated_on" in claim.measure.where:
             return ""
-        sentences = []
+        sentences, began = [], self.book.untrained(group.names)
         for name, (protocol, metric) in PROBES.items():
             if (protocol, metric) == claim.probe:
                 continue
@@ -691,7 +698,11 @@ class Ledger:
             if len(arms[0]) > 1 and len(arms) == len(claim.arms):
                 effect = judge(claim.test, arms).ours
                 mean, lo, hi = written(*effect[:3])
-                sentences.append(f"{name} {mean} ({lo} to {hi}, {effect.n} seeds)")
+                lowest = min(np.mean(list(column.values())) for column in columns)
+                controls = self._controls(measure, began).items()
+                below = [control for control, values in controls if values and lowest <= np.mean(values)]
+                remark = f", an arm below {' and '.join(below)}" * bool(below)
+                sentences.append(f"{name} {mean} ({lo} to {hi}, {effect.n} seeds{remark})")
         return "; ".join(sentences)
 
     def row(self, judged: Judged, q: float, spread: tuple[float, int]) -> dict[str, Any]:
@@ -985,6 +996,7 @@ def written(mean: float, lo: float, hi: float) -> tuple[str, str, str]:
     if not (np.isfinite(half) and half > 0):
         return f"{mean:.3g}", f"{lo:.3g}", f"{hi:.3g}"
     decimals = max(0, 1 - int(np.floor(np.log10(half))))
+    mean, lo, hi = (round(x, decimals) + 0.0 for x in (mean, lo, hi))  # no -0
     return f"{mean:.{decimals}f}", f"{lo:.{decimals}f}", f"{hi:.{decimals}f}"
 
 

@@ -449,7 +449,7 @@ def describe(campaign: Campaign, places: int) -> str:
     wide = max((len(row.claim) for row in campaign.rows), default=5)
     lines = [f"{'claim':{wide}}  seeds there  seeds needed  runs  minutes"]
     lines += [
-        f"{r.claim:{wide}}  {r.seeds_there:11}  {r.seeds_needed:12}  {r.runs:4}  {r.minutes:7.1f}"
+        f"{r.claim:{wide}}  {r.seeds_there:11}  {claims.seeds_in_words(r.seeds_needed):>12}  {r.runs:4}  {r.minutes:7.1f}"
         for r in campaign.rows
     ]
     total = sum(row.minutes for row in campaign.rows)

@@ -193,8 +193,8 @@ def _methodology(paper: str, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[
         c = m["config"]
         share = f", {100 * c['data'].get('fraction', 1):g} %"
         data = f"{m['data']['name']}{share} ({m['data']['count']} images)"
-        size = m.get("parameters", {}).get("backbone") or 0
-        network = f"{c['backbone']['name']} ({size / 1e6:.2g} million parameters)"
+        size = m.get("parameters", {}).get("backbone")  # which old manifests lack
+        network = c["backbone"]["name"] + (f" ({size / 1e6:.2g} million parameters)" if size else "")
         key = (
             c["recipe"],
             c["rung"],

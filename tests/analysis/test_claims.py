@@ -672,6 +672,21 @@ def test_the_spread_is_pooled_over_the_claims_of_one_measure_and_each_pair_of_ru
     assert power[0] < 0.8 <= power[1] + 1e-6
 
 
+def test_seconds_compare_on_one_device_alone(folder: Folder) -> None:
+    for seed, (ours, theirs, devices) in enumerate(
+        [(30, 20, "AB"), (3, 2, "BB"), (6, 4, "BB"), (9, 2, "AA"), (9, 2, "AB")]
+    ):
+        for name, seconds, device in zip(("simsiam-hvs", "simsiam"), (ours, theirs), devices, strict=True):
+            run = folder.run(name, seed, seconds, table="costs", quantity="seconds.total")
+            folder.manifests = [json.dumps(json.loads(m) | {"device": device}) if json.loads(m)["id"] == run else m
+                                for m in folder.manifests]  # fmt: skip
+    seconds = {"table": "costs", "where": {"quantity": "seconds.total"}}
+    row = folder.verdict(
+        claim(measure=seconds, test={"name": "equal_within", "of": "ratio", "value": 1.55, "margin": 0.2})
+    )
+    assert (row.n, row.mean) == (2, 1.5) and "device" not in row.why
+
+
 def test_the_other_probes_stand_beside_the_primary_one(folder: Folder) -> None:
     accuracies(folder, [0.5, 0.51, 0.52], [0.4, 0.4, 0.4])
     for s in range(3):
@@ -679,6 +694,8 @@ def test_the_other_probes_stand_beside_the_primary_one(folder: Folder) -> None:
         folder.run("simsiam", s, 0.4, protocol="knn", metric="top1@k=20")
     row = folder.verdict(claim())
     assert row.beside == "kNN -9.90 (-10.15 to -9.65, 3 seeds)"
+    folder.untrained = (0.35, 0.351, 0.352)  # of raw pixels as well
+    assert folder.verdict(claim()).beside.endswith("3 seeds, an arm below the untrained network and raw pixels)")
     knn = {"table": "evaluation", "where": {"protocol": "knn", "metric": "top1@k=20"}}
     assert folder.verdict(claim(measure=knn)).beside.startswith("converged probe 11.0 (")
 
