@@ -448,10 +448,9 @@ def describe(campaign: Campaign, places: int) -> str:
     """The plan as a table, with its total time."""
     wide = max((len(row.claim) for row in campaign.rows), default=5)
     lines = [f"{'claim':{wide}}  seeds there  seeds needed  runs  minutes"]
-    lines += [
-        f"{r.claim:{wide}}  {r.seeds_there:11}  {claims.seeds_in_words(r.seeds_needed):>12}  {r.runs:4}  {r.minutes:7.1f}"
-        for r in campaign.rows
-    ]
+    for r in campaign.rows:
+        needed = claims.seeds_in_words(r.seeds_needed)
+        lines.append(f"{r.claim:{wide}}  {r.seeds_there:11}  {needed:>12}  {r.runs:4}  {r.minutes:7.1f}")
     total = sum(row.minutes for row in campaign.rows)
     lines.append(
         f"{len(campaign.jobs)} runs for {len(campaign.rows)} claims: {total:.0f} minutes one after the other, "
