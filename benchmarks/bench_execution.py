@@ -21,8 +21,10 @@ from hardlab.workbook import bench
 
 MEASURING_S = 20.0  # of the budget, for the turns
 KEPT = Path(__file__).with_name("gpu") / "execution.jsonl"
+RATES = KEPT.with_name("nvidia-h200.json")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
 MARKS = "<!-- execution:begin -->\n", "<!-- execution:end -->"
+TARGETS = "<!-- targets:begin -->\n", "<!-- targets:end -->"
 EXECUTIONS = ("eager", "compile", "graphs")
 # recipe, rung, a setting with its values, whether the parts of a step are measured
 FIELD: tuple[tuple[str, str, str, tuple[Any, ...], bool], ...] = (
@@ -61,9 +63,32 @@ def merged(*books: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return sorted(rows.values(), key=lambda row: row["device"])
 
 
+def targets(book: Mapping[str, Any]) -> list[str]:
+    """A table of what a GPU of ``benchmarks/gpu`` reached and should reach, ResNet-18 at 32 pixels."""
+    rows = {row["recipe"]: row for row in book["rows"] if row["rate"].startswith("gpu/")}
+    rate = {name: row["images_per_s"] for name, row in rows.items()}
+    seconds = rows["simsiam"]["seconds"]
+    reached = [
+        ("SimSiam, images/s over those of lightly with its loader", rate["simsiam"] / rate["lightly"], 5.0, True),
+        ("HVS among four views, seconds of a step over those without", rate["simsiam"] / rate["simsiam-hvs"], 1.55, False),
+        ("AdCo, seconds of a step over those of MoCo", rate["moco"] / rate["adco"], 1.02, False),
+        ("share of the networks in a step of SimSiam", seconds["step"] / seconds["total"], 0.9, True),
+    ]  # fmt: skip
+    lines = [f"| on one {book['device']}, commit {book['commit'][:8]} | reached | target | |", "|---|---|---|---|"]
+    for name, value, target, least in reached:
+        missed = "" if (value >= target) == least else "missed"
+        lines.append(f"| {name} | {value:.2f} | {'at least' if least else 'at most'} {target:g} | {missed} |")
+    return lines
+
+
+def between(text: str, marks: tuple[str, str], lines: Iterable[str]) -> str:
+    """The page with other lines between two marks."""
+    head, rest = text.split(marks[0])
+    return f"{head}{marks[0]}{chr(10).join(lines)}\n{marks[1]}{rest.split(marks[1])[1]}"
+
+
 def page(text: str, rows: Iterable[Mapping[str, Any]]) -> str:
     """The page with a table of the rows between its marks."""
-    head, rest = text.split(MARKS[0])
     lines = [
         "| device | recipe, rung | network | batch | setting | images/s | times as fast | first steps, s | peak, MB |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -88,8 +113,7 @@ def page(text: str, rows: Iterable[Mapping[str, Any]]) -> str:
             total = sum(row["seconds"].values())
             parts = ", ".join(f"{name} {100 * s / total:.1f} %" for name, s in row["seconds"].items())
             shares.append(f"| {row['device']} | {row['recipe']}, {row['rung']} | {1000 * total:.1f} | {parts} |")
-    table = "\n".join([*lines, "", *shares])
-    return f"{head}{MARKS[0]}{table}\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
+    return between(text, MARKS, [*lines, "", *shares])
 
 
 def read(path: Path) -> list[Any]:
@@ -100,7 +124,8 @@ def keep(measured: Path) -> None:
     """Keep the rows of a file beside those of other devices, and write all to the page."""
     rows = merged(read(KEPT), read(measured))
     checkpoint.write_atomic(KEPT, "".join(json.dumps(row) + "\n" for row in rows).encode())
-    PAGE.write_text(page(PAGE.read_text(), rows))
+    text = between(PAGE.read_text(), TARGETS, targets(json.loads(RATES.read_text())))
+    PAGE.write_text(page(text, rows))
 
 
 def main(argv: list[str] | None = None) -> int:

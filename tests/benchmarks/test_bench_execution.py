@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from benchmarks import bench_execution as benchmark
@@ -24,6 +26,20 @@ def test_the_page_is_what_the_rows_say():
     )
     assert "| simsiam, gpu | 40.0 | data 25.0 %, model 75.0 % |" in text
     assert text.startswith("before") and text.endswith(" after") and benchmark.page(text, [ROW]) == text
+
+
+def test_the_page_says_which_targets_the_recorded_gpu_missed():
+    book = json.loads(benchmark.RATES.read_text())
+    assert benchmark.PAGE.read_text() == benchmark.between(
+        benchmark.PAGE.read_text(), benchmark.TARGETS, benchmark.targets(book)
+    )
+    rates = {"simsiam": 100.0, "lightly": 10.0, "simsiam-hvs": 50.0, "moco": 101.0, "adco": 100.0}
+    rows = [{"rate": f"gpu/{name}", "recipe": name, "images_per_s": x} for name, x in rates.items()]
+    rows[0]["seconds"] = {"step": 3.0, "total": 4.0}
+    lines = benchmark.targets({"device": "a card", "commit": "0" * 40, "rows": rows})
+    ends = [line.split(" | ", 1)[1] for line in lines[2:]]
+    assert ends == ["10.00 | at least 5 |  |", "2.00 | at most 1.55 | missed |", "1.01 | at most 1.02 |  |",
+                    "0.75 | at least 0.9 | missed |"]  # fmt: skip
 
 
 def test_a_later_row_of_the_same_device_and_setting_replaces_the_earlier_one():
