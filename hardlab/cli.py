@@ -189,6 +189,7 @@ def pretrain(
         summaries = {name: (make.__doc__ or "").splitlines()[0] for name, make in recipes.RECIPES.items()}
         wide = max(map(len, summaries))
         lines = [f"{name:{wide}}  {text.removeprefix(f'{name}: ')}" for name, text in summaries.items()]
+        lines.append("The later edition of HVS calls it HVP: '-hvp' in a name stands for '-hvs'.")
         _echo(as_json, "\n".join(lines), summaries)
         return
     if recipe is None:

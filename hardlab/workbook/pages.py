@@ -194,7 +194,9 @@ def _decided(judged: pd.DataFrame) -> list[str]:
         (NAMES[r.paper], r.statement, r.published, claims.ours(r), f"{r.n}, {r.rung}", f"{r.q:.2g}", r.verdict)
         for r in decided.itertuples()
     )
-    return [*lines, "", *table(("Paper", "Statement", "Published", "Ours", "Seeds, rung", "q", "Verdict"), rows)]
+    head = ("Paper", "Statement", "Published", "Ours", "Seeds, rung", "q", "Verdict")
+    folded = "<details>", f"<summary>The {len(decided)} that are decided, one by one</summary>"
+    return [*lines, "", *folded, "", *table(head, rows), "", "</details>"]
 
 
 GROUPS = {  # of docs/results.md, in this order
