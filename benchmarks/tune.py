@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import sys
 from collections.abc import Mapping
@@ -119,10 +120,18 @@ def sides(rows: list[dict[str, Any]]) -> str:
 
 
 def picture(rows: list[dict[str, Any]]) -> bytes:
-    """SVG: for runs with negatives, both sides of the distance over steps, norms and decay, accuracy over mass."""
+    """SVG: for runs with negatives, both sides of the distance over steps, norms and decay, accuracy over mass.
+
+    Runs of the longest training alone, since accuracy grows with it; the seeds of a setting share a colour.
+    """
     from hardlab.figures import style
 
-    shown = [row for row in rows if row.get("sides")]
+    longest = max((row["steps_done"] for row in rows if row.get("sides")), default=0)
+    shown: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row.get("sides") and row["steps_done"] == longest:
+            changed = (f"{k}={config.written(v)}" for k, v in row["overrides"].items() if k != "seed")
+            shown.setdefault(" ".join([row["recipe"], *changed]), []).append(row)
     colours = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.SKY)
     with style.applied():
         figure, (near, far, norms, masses) = style.new(4.4, 2, 2)
@@ -130,16 +139,16 @@ def picture(rows: list[dict[str, Any]]) -> bytes:
         far.set(title="negative to its nearest query", xlabel="step", ylabel="median cosine")
         norms.set(title="norm; dashed: by decay alone", xlabel="step", ylabel="median norm")
         masses.set(title="accuracy over mass", xlabel="mass of the learned negatives", ylabel="converged probe (%)")
-        for i, row in enumerate(shown):
-            colour, steps = colours[i % len(colours)], [at["step"] for at in row["sides"]]
-            label = " ".join([row["recipe"], *(f"{k}={config.written(v)}" for k, v in row["overrides"].items())])
-            near.plot(steps, [at["query_hardest"] for at in row["sides"]], color=colour, label=label)
-            far.plot(steps, [at["negative_nearest"] for at in row["sides"]], color=colour)
-            last = row["sides"][-1]
-            if last["norm"] is not None:
-                norms.plot(steps, [at["norm"] for at in row["sides"]], color=colour)
-                norms.plot(steps, [at["decayed"] for at in row["sides"]], color=colour, linestyle="--")
-            masses.plot(last["mass"] or 0.0, row["probe"], "o" if last["mass"] else "x", color=colour)
+        for colour, (setting, seeds) in zip(itertools.cycle(colours), shown.items()):
+            for i, row in enumerate(seeds):
+                steps, last = [at["step"] for at in row["sides"]], row["sides"][-1]
+                hardest = [at["query_hardest"] for at in row["sides"]]
+                near.plot(steps, hardest, color=colour, label=setting if i == 0 else None)
+                far.plot(steps, [at["negative_nearest"] for at in row["sides"]], color=colour)
+                if last["norm"] is not None:
+                    norms.plot(steps, [at["norm"] for at in row["sides"]], color=colour)
+                    norms.plot(steps, [at["decayed"] for at in row["sides"]], color=colour, linestyle="--")
+                masses.plot(last["mass"] or 0.0, row["probe"], "o" if last["mass"] else "x", color=colour)
         figure.legend(loc="outside upper center", ncols=2)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
