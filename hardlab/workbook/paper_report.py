@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from hardlab import figures
 from hardlab.analysis import claims, evidence, schema
-from hardlab.analysis.arms import LINEAR, next_rung
+from hardlab.analysis.arms import LINEAR, Measure, next_rung
 from hardlab.analysis.claims import Claim, Side
 from hardlab.errors import HardlabError
 from hardlab.figures import markup
@@ -163,9 +163,41 @@ def in_words(claim: Claim) -> str:
         assert test.value is not None
         comparison = f"within {test.margin:g} of" if test.name == "equal_within" else test.name
         sentence = f"{quantity} {comparison} {test.value:g} {unit}"
-    m = claim.measure
-    read = [m.table, *map(str, m.where.values()), *([m.value] if m.value != "value" else []), f"({m.over})"]
-    return f"{sentence}; measured by {' '.join(read)}"
+    return f"{sentence}; measured by {_measured(claim.measure)}"
+
+
+# table of a measure -> what a run's rows of it are, with the columns of `where` by name
+_ROWS = {
+    "hvs_f4_right": "the share of images whose selected pair has the lowest IoU",
+    "hvs_f4_left": "the IoU of pairs",
+    "hvs_distance": "the distance of the centres of a pair's crops",
+    "importance": "the share of the variance of the loss that a parameter explains",
+    "predictability": "the share of selected pairs that are predicted",
+    "epochs": "the log of {name}",
+    "costs": "seconds of an epoch",
+    "negatives": "the median distance of a query to its nearest other query",
+    "adco_f2": "the distance of a {kind} to the nearest one of the other kind",
+}
+_OVER = {  # as `claims.OVER` defines them
+    "first": "the first epoch",
+    "last": "the last epoch",
+    "rise": "the last fifth of the epochs less the first",
+    "later": "the last fifth of the epochs less the second",
+    "late": "the last fifth of the epochs",
+    "early": "the first fifth of the epochs, but for the first one, less the rest",
+    "spread": "the spread over the epochs",
+    "jitter": "the spread from epoch to epoch",
+    "tail": "the value that a tenth exceed",
+}
+
+
+def _measured(m: Measure) -> str:
+    """What is measured, in words."""
+    if m.table == "evaluation":
+        on = f" on {m.where['evaluated_on']}" if "evaluated_on" in m.where else ""
+        return f"the evaluation {m.where['protocol']} ({m.where['metric']}){on}"
+    rows = _ROWS[m.table].format(**m.where)
+    return f"{rows}: {_OVER[m.over]}" if m.over in _OVER else rows
 
 
 def _against(arms: Sequence[str], how: str, margin: float, unit: str) -> str:

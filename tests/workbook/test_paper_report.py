@@ -75,7 +75,7 @@ def test_a_test_is_told_in_words(given: str, expected: str) -> None:
         "measure": {"where": {"protocol": "knn", "metric": "top1@k=20"}},
     }  # fmt: skip
     claim = claims.Claim.model_validate(about | yaml.safe_load(given))
-    assert paper_report.in_words(claim) == f"{expected}; measured by evaluation knn top1@k=20 (mean)"
+    assert paper_report.in_words(claim) == f"{expected}; measured by the evaluation knn (top1@k=20)"
 
 
 def test_a_report_of_no_paper_or_of_no_rows_is_refused(tmp_path: Path) -> None:
@@ -92,3 +92,10 @@ def test_every_paper_has_sentences_of_what_was_easy_and_what_was_hard() -> None:
         assert len(notes["easy"]) > 2 and len(notes["hard"]) > 3 and notes["authors"]
         assert not [line for line in notes["hard"] + notes["easy"] if re.search(r"\d \%|points", line)]
         assert len(paper_report.departures(paper)) > 9
+
+
+def test_every_measure_of_a_claim_has_words() -> None:
+    told = {c.id: paper_report.in_words(c).partition("measured by ")[2] for c in claims.load()}
+    assert all(text and "{" not in text and "_f4" not in text for text in told.values())
+    assert told["hvs-iou-varies"] == "the IoU of pairs: the spread from epoch to epoch"
+    assert told["hvs-cost-simsiam"] == "seconds of an epoch"
