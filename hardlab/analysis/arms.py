@@ -954,8 +954,15 @@ def fullest(selections: Mapping[str, Selection]) -> str:
 
 
 def one_protocol(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the first evaluation protocol by name, so that a curve does not mix two."""
-    return rows[rows["protocol"] == rows["protocol"].min()] if len(rows) else rows
+    """The rows of one evaluation protocol, so that a figure does not mix two.
+
+    It is that of the most recipes; of equals the primary probe below rung ``paper``, then the first by name.
+    """
+    if not len(rows):
+        return rows
+    arms = rows.groupby("protocol")["recipe"].nunique()
+    primary = "" if rows["rung"].eq("paper").any() else LINEAR[0]
+    return rows[rows["protocol"] == min(arms.index, key=lambda name: (-arms[name], name != primary, name))]
 
 
 def _of_one(rows: pd.DataFrame, any_data: bool) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from hardlab.registry import options
 
 ABOVE = 1.17  # of an axes' height: titles stand over the ticks of a published curve
 # one number per protocol, fixed beforehand: k = 20 is the authors' usual choice, the last epoch needs no choice
+NETWORKS = {"dino": "ViT-S/16"}  # of a method's first rows in Table 1, where that is no RN50
 HEADLINE = {"knn": "top1@k=20", "linear": "top1-last", "linear-lbfgs": "top1"}
 
 
@@ -119,26 +120,30 @@ def results(evaluation: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     headline = [HEADLINE.get(protocol) for protocol in evaluation["protocol"]]
     rows = evaluation[evaluation["split"].eq("test") & evaluation["metric"].eq(pd.Series(headline, evaluation.index))]
     rows = arms.at_home(rows)
-    probe = "linear, L-BFGS"
-    if rows["protocol"].eq("linear").any():
-        rows, probe = rows[rows["protocol"] != "linear-lbfgs"], "linear, SGD"  # one kind of linear probe per figure
+    # a method with small crops has its own draws of them: that is its HVS, whatever the options
+    own = rows["arm"].str.startswith(f"{HVS} ") & rows["recipe"].eq(rows["method"] + "-hvs")
+    rows = rows.assign(arm=rows["arm"].mask(own, HVS))
     trained = rows[rows["arm"].isin([STANDARD, HVS, STATIC]) & rows["features"].ne("pixels")]
     compared = trained.loc[trained["arm"] != STANDARD, "method"]  # other papers' baselines are not in this comparison
     chosen = arms.headline_of_each_method(trained[trained["method"].isin(compared)] if len(compared) else trained)
-    figure, axes = style.new(2.8, 3)
-    for ax, title, protocol in zip(axes, ("kNN, k = 20", probe), ("knn", "linear"), strict=False):
-        ax.set(title=title, ylabel="top-1 accuracy (%)")
+    probed = arms.one_protocol(_protocol(chosen, "linear"))
+    by = probed["protocol"].iloc[0] if len(probed) else arms.LINEAR[0]
+    rows, chosen = (frame[frame["protocol"].isin(["knn", by])] for frame in (rows, chosen))
+    figure, axes = style.new(2.9, 3, widths=(1.05, 1.05, 1))
+    for ax, title, protocol in zip(axes, ("kNN, k = 20", "linear"), ("knn", "linear"), strict=False):
+        ax.set(title=title)
         measured = _protocol(chosen, protocol)
         if len(measured):
             _accuracies(ax, measured, _protocol(arms.same_data(rows, chosen), protocol))
         else:
             style.gap(ax, f"no finished run with\na {title} evaluation")
+    axes[0].set_ylabel("top-1 accuracy (%)")
     axes[2].set(title="gain by HVS", ylabel="points of top-1")
     _gains(axes[2], chosen, paper)
     style.legend_above(figure)
     style.caption(
         figure,
-        f"{style.about(chosen)}\na dot is a seed, a bar the 95 % t-interval; HVS and standard of a seed are a pair"
+        f"{style.about(chosen)}\nlinear: by {by} · {plots.BARS}\nHVS and standard of a seed are a pair"
         if len(chosen)
         else "no run of ours",
     )
@@ -222,7 +227,7 @@ def _accuracies(ax: Axes, selected: pd.DataFrame, peers: pd.DataFrame) -> None:
         if len(rows):
             ax.axhline(_per_seed(rows).mean(), color=style.GREY, linewidth=0.9, linestyle=line, label=label)
     ax.set_xticks(range(len(methods)), [style.METHODS.get(m, m) for m in methods])
-    ax.set_xlim(-0.6, len(methods) - 0.4)
+    ax.set_xlim(-0.55, len(methods) - 0.45)
 
 
 def _gains(ax: Axes, chosen: pd.DataFrame, paper: pd.DataFrame) -> None:
@@ -240,7 +245,7 @@ def _gains(ax: Axes, chosen: pd.DataFrame, paper: pd.DataFrame) -> None:
             table = paper[
                 paper["paper"].eq("hvs") & paper["item"].eq("Table 1") & paper["column"].eq(f"{protocol} 100 epochs")
             ]
-            name = f"{style.METHODS.get(method, method)} RN50"
+            name = f"{style.METHODS.get(method, method)} {NETWORKS.get(method, 'RN50')}"
             pair = [table.loc[table["row"].eq(r), "value"] for r in (f"{name} + HVS", name)]
             if all(len(v) for v in pair):
                 value = float(pair[0].iloc[0]) - float(pair[1].iloc[0])
@@ -248,13 +253,13 @@ def _gains(ax: Axes, chosen: pd.DataFrame, paper: pd.DataFrame) -> None:
                     at + 0.18, value, "D", markersize=4, color=style.GREY, markerfacecolor="white",
                     label="published gain (ImageNet, 100 epochs)" if at == 0 else "_",
                 )  # fmt: skip
-            ticks.append("kNN" if protocol == "knn" else protocol)
+            ticks.append("kNN" if protocol == "knn" else "lin.")
             places.append(at)
         if places:
             name = style.METHODS.get(method, method)
             ax.text(
                 sum(places) / len(places),
-                -0.13,
+                -0.16,
                 name,
                 transform=ax.get_xaxis_transform(),
                 ha="center",

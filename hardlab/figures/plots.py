@@ -18,7 +18,7 @@ from hardlab.figures import style
 
 COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.SKY)
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)))
-BARS = "dots: seeds · bars: 95 % t-intervals"
+BARS = "dots: seeds · bars: 95 % t-intervals of three seeds or more"
 
 
 def arms(
