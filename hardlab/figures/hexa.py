@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from hardlab.analysis.arms import Arm, Selection, at_home, fullest, linear, one_protocol, preferred
+from hardlab.analysis.arms import LINEAR, Arm, Selection, at_home, fullest, linear, one_protocol, preferred
 from hardlab.analysis.gap_notes import gap
 from hardlab.figures import plots, style
 from hardlab.figures.paper import published
@@ -112,9 +112,13 @@ def _scheme(
     return Selection([a.recipe for _, a in arms if a], evaluation, configs), arms
 
 
-def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+# what the ledger says, with all seeds, of the arms of Figure 3
+CLAIMS = {"(a)": "hexa-adv-moco", "(b), but without small crops:": "hexa-adv-deepcluster"}
+
+
+def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame, verdicts: pd.DataFrame) -> Figure:
     """HEXA Figure 3: (a) accuracy over pre-training; (b) over the training of the classifier."""
-    figure, (a, b) = style.new(2.7, 2)
+    figure, (a, b) = style.new(3.1, 2)
     a.set(title="(a) checkpoints of one training", xlabel="epoch", ylabel="linear top-1 (%)")
     b.set(title="(b) training of the classifier", xlabel="epoch of the classifier", ylabel="top-1 (%)")
     rows = curves[
@@ -122,26 +126,22 @@ def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figu
     ]
     rows = at_home(rows).assign(value=lambda frame: 100 * frame["value"].astype(float))
     at_end = rows[rows["classifier_epoch"].isna() & rows["metric"].isin(["top1-last", "top1"])]
-    drawn = [
-        plots.curves(
-            a,
-            _one(at_end, ("moco", "hexa-moco"), configs),
-            (("MoCo-v2", "moco"), ("HEXA MoCo", "hexa-moco")),
-            protocol="linear",
-        ),
-        _classifier(b, rows, configs),
-    ]
+    named = (("MoCo-v2", "moco"), ("HEXA MoCo", "hexa-moco"))
+    by_checkpoint = _one(at_end, tuple(r for _, r in named), configs)
+    drawn = [plots.curves(a, by_checkpoint, named, protocol=LINEAR[0]), _classifier(b, rows, configs)]
     for ax in (a, b):
         if ax.get_legend_handles_labels()[0]:
             low, high = ax.get_ylim()
             ax.set_ylim(low - 0.35 * (high - low), high)
             ax.legend(loc="lower right")
     printed = [f"({p}) {_points(published(paper, 'hexa', f'Figure 3{p}'))}" for p in "ab"]
+    judged = [f"{of} {text}" for of, name in CLAIMS.items() if (text := plots.verdict(verdicts, name, configs))]
+    by = [f"({p}) {text}" for p, text in zip("ab", (plots.probes(drawn[0]), _by(drawn[1])), strict=True) if text]
     plots.add_caption(
         figure,
-        pd.concat(drawn),
-        f"ours on an analogue; {style.bands(pd.concat(drawn))} · published end points, ImageNet:\n"
-        + "\n".join(printed),
+        plots.with_lengths(pd.concat(drawn), configs),
+        "\n".join(["published end points, ImageNet:", *printed, " · ".join(["ours on an analogue", *by])]),
+        "\n".join([style.bands(pd.concat(drawn)), *judged]),
     )
     return figure
 
@@ -160,6 +160,10 @@ def _classifier(ax: Axes, rows: pd.DataFrame, configs: pd.DataFrame) -> pd.DataF
         curve = curve[curve["epoch"] == curve.groupby("run")["epoch"].transform("max")]
         curve = curve.assign(epoch=curve["classifier_epoch"])
     return plots.curves(ax, curve, arms, protocol="linear-hexa-deepcluster")
+
+
+def _by(drawn: pd.DataFrame) -> str:
+    return f"by {drawn['protocol'].iloc[0]}" if len(drawn) else ""
 
 
 def _points(values: Mapping[tuple[str, str], str]) -> str:

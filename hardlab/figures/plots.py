@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from hardlab.analysis.arms import Arm, Book, Measure, Selection
+from hardlab.analysis.arms import LINEAR, Arm, Book, Measure, Selection
 from hardlab.analysis.gap_notes import evaluate_command, gap
 from hardlab.figures import style
 
@@ -186,6 +186,33 @@ def by(*shown: Selection) -> str:
     """The protocols that measured the arms of a figure, as text for its caption."""
     names = sorted({protocol for ours in shown for protocol in ours.by})
     return f"by {' and '.join(names)} · " if names else ""
+
+
+def with_lengths(frame: pd.DataFrame, configs: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the training length of their runs, for a caption, instead of the epoch that each is of."""
+    runs = configs[configs["key"] == "epochs"].drop_duplicates("run").set_index("run")["value"]
+    return frame.drop(columns="epoch", errors="ignore").assign(epochs=pd.to_numeric(frame["run"].map(runs)))
+
+
+def probes(drawn: pd.DataFrame) -> str:
+    """The protocol of a learning curve, for a caption, and that it is not the primary one; "" for a monitor."""
+    names = sorted(drawn["protocol"].unique()) if "protocol" in drawn else []
+    lacks = f" (no checkpoint was measured by {LINEAR[0]})" if names and LINEAR[0] not in names else ""
+    return f"by {' and '.join(names)}{lacks}" if names else ""
+
+
+def verdict(verdicts: pd.DataFrame, name: str, configs: pd.DataFrame) -> str:
+    """What the ledger says of a claim, for the caption of a figure with fewer seeds; "" if it has no runs."""
+    rows = verdicts[verdicts["id"].eq(name) & verdicts["n"].gt(0)]
+    if not len(rows):
+        return ""
+    row = next(rows.itertuples())
+    lengths = sorted(with_lengths(pd.DataFrame({"run": row.runs.split()}), configs)["epochs"].dropna().unique())
+    long = f" of {' and '.join(f'{n:g}' for n in lengths)} epochs" if lengths else ""
+    seeds = f"{row.n} seed{'s' * (row.n > 1)}"
+    within = f" ({row.lo:.2f} to {row.hi:.2f})" if row.n > 1 else ""
+    numbers = f"{row.mean:.2f}{within}".replace("-", "\N{MINUS SIGN}")
+    return f"claim {name}, {seeds}{long}: {numbers} {row.unit}, {row.verdict}"
 
 
 def tiles(title: str, labels: pd.DataFrame, pixels: np.ndarray | None, recipe: str, by_epoch: bool = False) -> Figure:

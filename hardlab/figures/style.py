@@ -150,13 +150,13 @@ def legend(ax: Axes, bottom: float, values: Iterable[float], lines: int, columns
     )
 
 
-def legend_above(figure: Figure) -> None:
+def legend_above(figure: Figure, columns: int = 3) -> None:
     """Put one legend above all axes, with every label once."""
     handles = {
         label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, columnspacing=1.5)
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, columnspacing=1.5)
 
 
 def about(frame: pd.DataFrame) -> str:

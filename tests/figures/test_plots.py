@@ -14,6 +14,8 @@ from made_tables import (
 from matplotlib.figure import Figure
 
 from hardlab import figures
+from hardlab.analysis import claims
+from hardlab.figures import hexa, hnssl, plots
 
 
 @pytest.mark.slow  # draws six figures
@@ -32,3 +34,16 @@ def test_an_accuracy_on_another_set_is_none_of_the_accuracies_on_the_own_set(dat
     for name in ("hvs_results", "hnssl_f3", "hexa_f3"):
         own = heights(figures.make(name, tmp_path))
         assert own == heights(figures.make(name, data_dir)) and any(own), name
+
+
+def test_a_caption_says_of_a_claim_what_the_ledger_says_and_nothing_without_runs() -> None:
+    made = {"id": "c", "n": 3, "mean": -1.1, "lo": -1.69, "hi": -0.51, "unit": "points", "verdict": "contradicted"}
+    verdicts = pd.DataFrame([made | {"runs": "a b"}, made | {"id": "none", "n": 0, "runs": ""}])
+    configs = pd.DataFrame({"run": ["a", "b"], "key": "epochs", "value": ["30", "30"]})
+    said = "claim c, 3 seeds of 30 epochs: \N{MINUS SIGN}1.10 (\N{MINUS SIGN}1.69 to \N{MINUS SIGN}0.51) points"
+    assert plots.verdict(verdicts, "c", configs) == f"{said}, contradicted"
+    assert plots.verdict(verdicts, "none", configs) == plots.verdict(verdicts, "unknown", configs) == ""
+
+
+def test_the_claims_that_captions_name_are_in_the_ledger() -> None:
+    assert {*hexa.CLAIMS.values(), *hnssl.CLAIMS} <= {claim.id for claim in claims.load()}
