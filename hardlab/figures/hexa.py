@@ -17,7 +17,7 @@ from hardlab.figures.paper import published
 from hardlab.registry import options
 
 SCHEMES = {"adv": "+Adv", "cmx": "+Cmx", "adv-cmx": "+Adv\n+Cmx", "adv-cmxa": "+Adv\n+Cmx$_A$"} | {
-    "adv-cmx-cmxa": "+Adv+Cmx\n+Cmx$_A$"
+    "adv-cmx-cmxa": "+Adv\n+Cmx\n+Cmx$_A$"
 }
 
 
@@ -77,9 +77,9 @@ def _space(ax: Axes) -> None:
 
 
 def f2(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HEXA Figure 2: linear accuracy of each scheme of hard examples, on MoCo-v2 and DeepCluster-v2."""
-    figure, axes = style.new(2.6, 2)
-    selections = []
+    """HEXA Figure 2: the gain in linear accuracy by each scheme of hard examples, on MoCo-v2 and DeepCluster-v2."""
+    figure, axes = style.new(3.1, 2)
+    selections, levels = [], []
     for ax, base, names in zip(
         axes, ("moco", "deepcluster"), (("moco",), ("deepcluster-6crop", "deepcluster")), strict=True
     ):
@@ -87,29 +87,32 @@ def f2(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
         name = fullest({name: ours for name, (ours, _) in schemes.items()})
         ours, named = schemes[name]
         measure = linear(f"linear-hexa-{base}-1")
-        plots.arms(ax, ours, named, measure)
-        crops = ", 6 crops" if "6crop" in name else ""
-        ax.set(title=f"HEXA on {style.METHODS[base]}{crops}", ylabel="linear top-1 (%)")
-        if len(ours.frame):
-            ax.tick_params(axis="x", labelsize=7, rotation=40)
+        title = style.METHODS[base] + (", 6 crops" if "6crop" in name else "")
+        levels.append(plots.gains(ax, ours, (f"Std of {title}", named[0][1]), named[1:], measure))
+        ax.set(title=f"HEXA on {title}", ylabel="points over Std")
         selections.append(ours)
+    style.legend_above(figure)
     plots.add_caption(
         figure,
         pd.concat(ours.frame for ours in selections),
-        f"ours on an analogue; no number is printed for this figure\n{plots.by(*selections)}{plots.BARS}",
+        f"ours on an analogue; no number is printed for this figure\n{_caption(levels, *selections)}",
     )
     return figure
 
 
-def _scheme(
-    name: str, evaluation: pd.DataFrame, configs: pd.DataFrame
-) -> tuple[Selection, list[tuple[str, Arm | None]]]:
+def _caption(levels: list[str], *shown: Selection) -> str:
+    """What differences from arms without hard examples are, and how accurate those are."""
+    pairs = "differences between runs of one seed and one length"
+    return "\n".join([f"{plots.by(*shown)}{pairs}", plots.BARS, *filter(None, levels)])
+
+
+def _scheme(name: str, evaluation: pd.DataFrame, configs: pd.DataFrame) -> tuple[Selection, list[tuple[str, Arm]]]:
     """The arms of all schemes on one base method: label -> arm."""
-    arms: list[tuple[str, Arm | None]] = [("Std", Arm(name))]
+    arms = [("Std", Arm(name))]
     for scheme, label in SCHEMES.items():
         recipe = {"adv": f"hexa-{name}", "adv-cmx": f"hexa-plus-{name}"}.get(scheme, f"hexa-{name}-{scheme}")
         arms.append((label, Arm(recipe)))
-    return Selection([a.recipe for _, a in arms if a], evaluation, configs), arms
+    return Selection([a.recipe for _, a in arms], evaluation, configs), arms
 
 
 # what the ledger says, with all seeds, of the arms of Figure 3
@@ -175,24 +178,25 @@ def _points(values: Mapping[tuple[str, str], str]) -> str:
 
 
 def f4(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HEXA Figure 4: linear accuracy over the bound and the step of the attack."""
-    figure, (ax,) = style.new(2.4)
+    """HEXA Figure 4: the gain in linear accuracy over the bound and the step of the attack."""
+    figure, (ax,) = style.new(2.9)
     recipe = preferred(("hexa-deepcluster", "hexa-moco"), evaluation)
     base = recipe.removeprefix("hexa-")
-    named: list[tuple[str, Arm | None]] = [("no attack", Arm(base))]
+    named = []
     for epsilon in (1.0, 3.0):
         for eta in (1.0, 3.0):
             keys = {"epsilon": epsilon, "eta": eta}
             changes = tuple((f"hard.adversarial.{k}", v) for k, v in keys.items() if v != 1)
             named.append((rf"$\epsilon$ = {epsilon:g}, $\eta$ = {eta:g}", Arm(recipe, changes)))
     ours = Selection((base, recipe), evaluation, configs)
-    ax.set(title="bound and step of the attack, in grey levels of 255", ylabel="linear top-1 (%)")
-    plots.arms(ax, ours, named, linear("linear-hexa-deepcluster"))
+    level = plots.gains(ax, ours, ("no attack", Arm(base)), named, linear("linear-hexa-deepcluster"))
+    ax.set(title="bound and step of the attack, in grey levels of 255", ylabel="points over no attack")
+    style.legend_above(figure)
     plots.add_caption(
         figure,
         ours.frame,
         "ours on an analogue; no number is printed for this figure\nwith one step a pixel moves by the smaller of "
-        f"the two: three of the four are one training\n{plots.by(ours)}{plots.BARS}",
+        f"the two: three of the four are one training\n{_caption([level], ours)}",
     )
     return figure
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from hardlab.analysis.arms import LINEAR, Arm, Book, Measure, Selection
+from hardlab.analysis.arms import LINEAR, Arm, Book, Measure, Selection, gain, own_length
 from hardlab.analysis.gap_notes import evaluate_command, gap
 from hardlab.figures import style
 
@@ -68,6 +68,62 @@ def arms(
     if any(arm and not len(seeds) for (_, arm), seeds in zip(named, series, strict=True)):  # room for those marks
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.4 * (high - low), high)
+
+
+def gains(
+    ax: Axes,
+    ours: Selection,
+    base: tuple[str, Arm],
+    named: Sequence[tuple[str, Arm]],
+    measure: Measure,
+    missing: str = "no finished run\nof these arms",
+) -> str:
+    """Plot how much better arms are than ``base``, paired by seed, each training length beside the others.
+
+    Two lengths on one axis would be no comparison of arms. The recipe's own length comes first, where an arm that
+    lacks it is a marked gap. named: (label, arm) of each place. Returns the accuracy of ``base``, for a caption.
+    """
+    label, standard = base
+    recipes = {arm.recipe for _, arm in named}
+    trained = ours.rows.groupby("recipe")["epochs"].unique() if len(ours.rows) else {}
+    lengths = {float(n) for n in trained.get(standard.recipe, ()) if any(n in trained.get(r, ()) for r in recipes)}
+    usual = own_length(standard.recipe, str(ours.rows["rung"].iloc[0]) if len(ours.rows) else "cpu")
+    shown: dict[float, tuple[pd.Series, list[pd.Series]]] = {}
+    for length in sorted(lengths | {float(usual)}, key=lambda n: (n != usual, -n)):
+        level, *values = (_of_length(ours, arm, measure, length, usual) for arm in (standard, *(a for _, a in named)))
+        each = [gain(value, level) for value in values]
+        if any(map(len, each)):
+            shown[length] = level, each
+    if not shown:
+        style.gap(ax, missing)
+        return ""
+    places = np.linspace(-0.2, 0.2, len(shown)) if len(shown) > 1 else np.zeros(1)
+    others = iter(COLOURS[1:])
+    for place, (length, (_, each)) in zip(places, shown.items(), strict=True):
+        legend, colour = f"{length:g} epochs", COLOURS[0] if length == usual else next(others)
+        for at, seeds in enumerate(each):
+            if len(seeds):
+                style.dots(ax, at + place, seeds, colour, legend)
+                legend = "_"
+            else:
+                ax.text(
+                    at + place, 0.03, "no run", fontsize=7, color=colour, ha="center", va="bottom", rotation=90,
+                    transform=ax.get_xaxis_transform(),
+                )  # fmt: skip
+    ax.axhline(0, color=style.INK, linewidth=0.7)
+    ax.set_xticks(range(len(named)), [name for name, _ in named])
+    ax.set_xlim(-0.6, len(named) - 0.4)
+    ax.margins(y=0.12)
+    low, high = ax.get_ylim()
+    if any(not len(seeds) for _, each in shown.values() for seeds in each):  # room for those marks
+        ax.set_ylim(low - 0.4 * (high - low), high)
+    return f"{label}: " + ", ".join(f"{level.mean():.1f} % after {n:g} epochs" for n, (level, _) in shown.items())
+
+
+def _of_length(ours: Selection, arm: Arm, measure: Measure, length: float, usual: float) -> pd.Series:
+    """Seed -> value of an arm's runs of one length; a gap is noted for the usual length alone."""
+    arm = arm._replace(changes=(*arm.changes, ("epochs", int(length))))
+    return ours.values(arm, measure) if length == usual or len(ours.runs(arm)) else pd.Series(dtype=float)
 
 
 def lengths(
