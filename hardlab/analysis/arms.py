@@ -860,7 +860,8 @@ class Selection:
             rows = self.runs(arm, self._costs_of(measure))
             per_seed = rows.groupby("seed")["value"].mean() / measure.per if len(rows) else pd.Series(dtype=float)
             return self._note(rows, per_seed)
-        runs, keys = self.runs(arm), _where(self.configs, measure)
+        # beside costs, a setting is that of the runs that cost so much
+        runs, keys = self.runs(arm, self.costs if len(self.costs) else None), _where(self.configs, measure)
         keys = keys[keys["run"].isin(runs["run"])]
         return self._note(runs, pd.to_numeric(keys.set_index("seed")["value"]) if len(keys) else pd.Series(dtype=float))
 
