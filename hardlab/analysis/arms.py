@@ -792,6 +792,10 @@ class Selection:
             return gain(rows, other)
         return rows
 
+    def measured(self, arm: Arm, measure: Measure) -> pd.DataFrame:
+        """The rows of an accuracy that stand for an arm."""
+        return self.runs(arm, self._measured(measure))
+
     def length(self, arm: Arm, measure: Measure) -> float:
         """The training length of the rows that stand for an arm, in epochs; 0 without rows."""
         tables = {"evaluation": self._measured, "costs": self._costs_of}

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from hardlab.analysis.arms import LINEAR, Arm, Book, Measure, Selection, gain, own_length
+from hardlab.analysis.arms import LINEAR, LONG, Arm, Book, Measure, Selection, gain, own_length
 from hardlab.analysis.gap_notes import evaluate_command, gap
 from hardlab.figures import style
 
@@ -149,7 +149,8 @@ def lengths(
     values: dict[str, dict[float, float]] = {}
     for (name, epochs), value in printed.items():
         values.setdefault(name, {})[float(epochs)] = float(value)
-    budgets(ax, ours, named, measure, (right, values))
+    left_out = budgets(ax, ours, named, measure, (right, values))
+    remark = f"{remark}left out: {left_out} · " if left_out else remark
     style.legend_above(figure)
     scale = "ours at CIFAR scale, each point is a separate training run · open diamonds: points whose number is stated"
     add_caption(figure, ours.frame, f"{scale}\n{remark}{style.bands(ours.frame)}")
@@ -163,18 +164,25 @@ def budgets(
     measure: Measure,
     beside: tuple[Axes, Mapping[str, Mapping[float, float]]] | None = None,
     missing: str = "no finished run\nof these arms",
-) -> None:
+) -> str:
     """Plot accuracy over the epochs of training, with separate runs for each budget.
+
+    Returns, as text, what is left out: a length of more than ``LONG`` times the longest of every other line, which has
+    nothing beside it and squeezes the axis.
 
     named: (label, recipe) of each line.
     beside: other axes for the published points, which are too far off to share one, and those points: name -> epochs ->
         value.
     """
     printed, values = beside or (None, {})
+    trained = {r: sorted(ours.rows.loc[ours.rows["recipe"] == r, "epochs"].dropna().unique()) for _, r in named}
+    left_out = []
     for n, (name, recipe) in enumerate(named):
-        rows = ours.rows[(ours.rows["recipe"] == recipe) & ours.rows["epochs"].notna()]
+        others = [epochs for r, its in trained.items() if r != recipe for epochs in its]
+        alone = [epochs for epochs in trained[recipe] if others and epochs > LONG * max(others)]
+        left_out += [f"{name} after {epochs:g} epochs" for epochs in alone]
         points = []
-        for epochs in sorted(rows["epochs"].unique()):
+        for epochs in sorted(set(trained[recipe]) - set(alone)):
             seeds = ours.values(Arm(recipe, (("epochs", int(epochs)),)), measure)
             points += [(epochs, v, seed) for seed, v in seeds.items()]
         if points:
@@ -197,6 +205,7 @@ def budgets(
         if axes is not None and axes.get_lines():
             axes.margins(0.12, 0.15)
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 2.5, 5, 10]))
+    return ", ".join(left_out)
 
 
 def curves(
