@@ -794,6 +794,10 @@ class Selection:
             return gain(rows, other)
         return rows
 
+    def measured(self, arm: Arm, measure: Measure) -> pd.DataFrame:
+        """The rows of an accuracy that stand for an arm."""
+        return self.runs(arm, self._measured(measure))
+
     def length(self, arm: Arm, measure: Measure) -> float:
         """The training length of the rows that stand for an arm, in epochs; 0 without rows."""
         tables = {"evaluation": self._measured, "costs": self._costs_of}
@@ -862,7 +866,8 @@ class Selection:
             rows = self.runs(arm, self._costs_of(measure))
             per_seed = rows.groupby("seed")["value"].mean() / measure.per if len(rows) else pd.Series(dtype=float)
             return self._note(rows, per_seed)
-        runs, keys = self.runs(arm), _where(self.configs, measure)
+        # beside costs, a setting is that of the runs that cost so much
+        runs, keys = self.runs(arm, self.costs if len(self.costs) else None), _where(self.configs, measure)
         keys = keys[keys["run"].isin(runs["run"])]
         return self._note(runs, pd.to_numeric(keys.set_index("seed")["value"]) if len(keys) else pd.Series(dtype=float))
 
@@ -956,8 +961,15 @@ def fullest(selections: Mapping[str, Selection]) -> str:
 
 
 def one_protocol(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the first evaluation protocol by name, so that a curve does not mix two."""
-    return rows[rows["protocol"] == rows["protocol"].min()] if len(rows) else rows
+    """The rows of one evaluation protocol, so that a figure does not mix two.
+
+    It is that of the most recipes; of equals the primary probe below rung ``paper``, then the first by name.
+    """
+    if not len(rows):
+        return rows
+    arms = rows.groupby("protocol")["recipe"].nunique()
+    primary = "" if rows["rung"].eq("paper").any() else LINEAR[0]
+    return rows[rows["protocol"] == min(arms.index, key=lambda name: (-arms[name], name != primary, name))]
 
 
 def _of_one(rows: pd.DataFrame, any_data: bool) -> pd.DataFrame:

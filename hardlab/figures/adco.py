@@ -13,6 +13,7 @@ from hardlab.figures import plots, style
 from hardlab.figures.paper import published
 
 LINEAR = linear("linear-adco")
+SIDES = {"negative": "negative to its nearest query", "query": "query to its nearest negative"}  # of a distance
 
 
 def f1(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
@@ -27,6 +28,7 @@ def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame, configs: pd.DataFrame) ->
     """AdCo Figure 2: negatives and the queries of the last six batches by t-SNE, and the share of outliers."""
     figure, axes = style.new(3.0, 2)
     layout_runs = plots.strongest(adco_f2, ["adco", "adco-queue", "moco"], configs)
+    drawn: list[pd.DataFrame] = []
     last = negatives[negatives["step"] == negatives.groupby("run")["step"].transform("max")]
     for ax, (name, recipes) in zip(axes, (("AdCo", ("adco",)), ("MoCo v2", ("adco-queue", "moco"))), strict=True):
         ax.set_title(name)
@@ -36,6 +38,7 @@ def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame, configs: pd.DataFrame) ->
             gap(Arm(recipes[0]).command("cpu"))
             style.gap(ax, f"no finished run of\n{' or '.join(recipes)}\nwith snapshots")
             continue
+        drawn.append(pictured)
         laid_out = pictured.dropna(subset=["x"])  # of each arm the first seed
         first = laid_out[laid_out["run"] == arms.first(laid_out if len(laid_out) else pictured)["run"]]
         for kind, colour, marker, label in (
@@ -44,8 +47,10 @@ def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame, configs: pd.DataFrame) ->
             part = first[first["kind"] == kind]
             ax.scatter(part["x"], part["y"], s=5, marker=marker, color=colour, linewidth=0.6, alpha=0.7, label=label)
         ax.set(xticks=[], yticks=[])
-        distances = pictured[pictured["kind"] == "negative"].groupby("run")["distance"].mean()
-        notes = [f"distance to the nearest query: {_with_half(distances, 3)}"]
+        notes = []
+        for kind, between in SIDES.items():
+            distances = pictured[pictured["kind"] == kind].groupby("run")["distance"].mean().dropna()
+            notes.append(f"{between}: {_with_half(distances, 3) if len(distances) else 'not measured'}")
         scores = last[last["run"].isin(pictured["run"])]
         if len(scores):
             notes.append(
@@ -56,7 +61,7 @@ def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame, configs: pd.DataFrame) ->
         style.legend_above(figure)
     plots.add_caption(
         figure,
-        layout_runs,
+        plots.with_lengths(pd.concat(drawn) if drawn else layout_runs, configs),
         "ours at CIFAR scale; layout of the first seed by t-SNE · numbers: mean of 1 minus cosine; negatives farther\n"
         "from all queries than 95 % of queries are from all others; ± half the 95 % t-interval over seeds",
     )

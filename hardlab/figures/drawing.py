@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hardlab.analysis import gap_notes, schema
+from hardlab.analysis import claims, gap_notes, schema
 from hardlab.config import precision_of
 from hardlab.errors import HardlabError
 from hardlab.figures import FIGURES, TABLE, find, markup, published_table, style
@@ -28,8 +28,9 @@ Manifests = Mapping[str, Mapping[str, Any]]  # by run
 def make(name: str, data_dir: Path | str) -> Figure:
     """Make the figure ``name`` from the tables in ``data_dir``.
 
-    A parameter ``x`` of a figure function receives the table ``x.csv``, and ``x_pixels`` the picture ``x_pixels.png``
-    as (H,W,3) uint8 or None. A missing table is passed as an empty one, which the figure shows as a gap.
+    A parameter ``x`` of a figure function receives the table ``x.csv``, ``x_pixels`` the picture ``x_pixels.png`` as
+    (H,W,3) uint8 or None, and ``verdicts`` those of all claims on these tables. A missing table is passed as an empty
+    one, which the figure shows as a gap.
     """
     with style.applied():
         figure = _made(name, data_dir)
@@ -105,7 +106,7 @@ def sources(name: str) -> list[str]:
         return published_table.sources(name)
     module, _, attribute = where.partition(":")
     parameters = inspect.signature(getattr(importlib.import_module(module), attribute)).parameters
-    return [p for p in parameters if not p.endswith("_pixels")]
+    return [p for p in parameters if p != "verdicts" and not p.endswith("_pixels")]
 
 
 def sheet(name: str, data_dir: Path | str) -> Sheet:
@@ -116,6 +117,8 @@ def sheet(name: str, data_dir: Path | str) -> Sheet:
 
 
 def _read(data_dir: Path, parameter: str, manifests: Manifests) -> Any:
+    if parameter == "verdicts":
+        return claims.verdicts(data_dir)
     if not parameter.endswith("_pixels"):
         return _rows(data_dir, parameter, manifests)
     picture = data_dir / f"{parameter}.png"

@@ -10,14 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from hardlab.analysis.arms import Arm, Selection, at_home, fullest, linear, one_protocol, preferred
+from hardlab.analysis.arms import LINEAR, Arm, Selection, at_home, fullest, linear, one_protocol, preferred
 from hardlab.analysis.gap_notes import gap
 from hardlab.figures import plots, style
 from hardlab.figures.paper import published
 from hardlab.registry import options
 
 SCHEMES = {"adv": "+Adv", "cmx": "+Cmx", "adv-cmx": "+Adv\n+Cmx", "adv-cmxa": "+Adv\n+Cmx$_A$"} | {
-    "adv-cmx-cmxa": "+Adv+Cmx\n+Cmx$_A$"
+    "adv-cmx-cmxa": "+Adv\n+Cmx\n+Cmx$_A$"
 }
 
 
@@ -77,9 +77,9 @@ def _space(ax: Axes) -> None:
 
 
 def f2(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HEXA Figure 2: linear accuracy of each scheme of hard examples, on MoCo-v2 and DeepCluster-v2."""
-    figure, axes = style.new(2.6, 2)
-    selections = []
+    """HEXA Figure 2: the gain in linear accuracy by each scheme of hard examples, on MoCo-v2 and DeepCluster-v2."""
+    figure, axes = style.new(3.1, 2)
+    selections, levels = [], []
     for ax, base, names in zip(
         axes, ("moco", "deepcluster"), (("moco",), ("deepcluster-6crop", "deepcluster")), strict=True
     ):
@@ -87,34 +87,41 @@ def f2(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
         name = fullest({name: ours for name, (ours, _) in schemes.items()})
         ours, named = schemes[name]
         measure = linear(f"linear-hexa-{base}-1")
-        plots.arms(ax, ours, named, measure)
-        crops = ", 6 crops" if "6crop" in name else ""
-        ax.set(title=f"HEXA on {style.METHODS[base]}{crops}", ylabel="linear top-1 (%)")
-        if len(ours.frame):
-            ax.tick_params(axis="x", labelsize=7, rotation=40)
+        title = style.METHODS[base] + (", 6 crops" if "6crop" in name else "")
+        levels.append(plots.gains(ax, ours, (f"Std of {title}", named[0][1]), named[1:], measure))
+        ax.set(title=f"HEXA on {title}", ylabel="points over Std")
         selections.append(ours)
+    style.legend_above(figure)
     plots.add_caption(
         figure,
         pd.concat(ours.frame for ours in selections),
-        f"ours on an analogue; no number is printed for this figure\n{plots.by(*selections)}{plots.BARS}",
+        f"ours on an analogue; no number is printed for this figure\n{_caption(levels, *selections)}",
     )
     return figure
 
 
-def _scheme(
-    name: str, evaluation: pd.DataFrame, configs: pd.DataFrame
-) -> tuple[Selection, list[tuple[str, Arm | None]]]:
+def _caption(levels: list[str], *shown: Selection) -> str:
+    """What differences from arms without hard examples are, and how accurate those are."""
+    pairs = "differences between runs of one seed and one length"
+    return "\n".join([f"{plots.by(*shown)}{pairs}", plots.BARS, *filter(None, levels)])
+
+
+def _scheme(name: str, evaluation: pd.DataFrame, configs: pd.DataFrame) -> tuple[Selection, list[tuple[str, Arm]]]:
     """The arms of all schemes on one base method: label -> arm."""
-    arms: list[tuple[str, Arm | None]] = [("Std", Arm(name))]
+    arms = [("Std", Arm(name))]
     for scheme, label in SCHEMES.items():
         recipe = {"adv": f"hexa-{name}", "adv-cmx": f"hexa-plus-{name}"}.get(scheme, f"hexa-{name}-{scheme}")
         arms.append((label, Arm(recipe)))
-    return Selection([a.recipe for _, a in arms if a], evaluation, configs), arms
+    return Selection([a.recipe for _, a in arms], evaluation, configs), arms
 
 
-def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+# what the ledger says, with all seeds, of the arms of Figure 3
+CLAIMS = {"(a)": "hexa-adv-moco", "(b), but without small crops:": "hexa-adv-deepcluster"}
+
+
+def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame, verdicts: pd.DataFrame) -> Figure:
     """HEXA Figure 3: (a) accuracy over pre-training; (b) over the training of the classifier."""
-    figure, (a, b) = style.new(2.7, 2)
+    figure, (a, b) = style.new(3.1, 2)
     a.set(title="(a) checkpoints of one training", xlabel="epoch", ylabel="linear top-1 (%)")
     b.set(title="(b) training of the classifier", xlabel="epoch of the classifier", ylabel="top-1 (%)")
     rows = curves[
@@ -122,26 +129,22 @@ def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figu
     ]
     rows = at_home(rows).assign(value=lambda frame: 100 * frame["value"].astype(float))
     at_end = rows[rows["classifier_epoch"].isna() & rows["metric"].isin(["top1-last", "top1"])]
-    drawn = [
-        plots.curves(
-            a,
-            _one(at_end, ("moco", "hexa-moco"), configs),
-            (("MoCo-v2", "moco"), ("HEXA MoCo", "hexa-moco")),
-            protocol="linear",
-        ),
-        _classifier(b, rows, configs),
-    ]
+    named = (("MoCo-v2", "moco"), ("HEXA MoCo", "hexa-moco"))
+    by_checkpoint = _one(at_end, tuple(r for _, r in named), configs)
+    drawn = [plots.curves(a, by_checkpoint, named, protocol=LINEAR[0]), _classifier(b, rows, configs)]
     for ax in (a, b):
         if ax.get_legend_handles_labels()[0]:
             low, high = ax.get_ylim()
             ax.set_ylim(low - 0.35 * (high - low), high)
             ax.legend(loc="lower right")
     printed = [f"({p}) {_points(published(paper, 'hexa', f'Figure 3{p}'))}" for p in "ab"]
+    judged = [f"{of} {text}" for of, name in CLAIMS.items() if (text := plots.verdict(verdicts, name, configs))]
+    by = [f"({p}) {text}" for p, text in zip("ab", (plots.probes(drawn[0]), _by(drawn[1])), strict=True) if text]
     plots.add_caption(
         figure,
-        pd.concat(drawn),
-        f"ours on an analogue; {style.bands(pd.concat(drawn))} · published end points, ImageNet:\n"
-        + "\n".join(printed),
+        plots.with_lengths(pd.concat(drawn), configs),
+        "\n".join(["published end points, ImageNet:", *printed, " · ".join(["ours on an analogue", *by])]),
+        "\n".join([style.bands(pd.concat(drawn)), *judged]),
     )
     return figure
 
@@ -162,6 +165,10 @@ def _classifier(ax: Axes, rows: pd.DataFrame, configs: pd.DataFrame) -> pd.DataF
     return plots.curves(ax, curve, arms, protocol="linear-hexa-deepcluster")
 
 
+def _by(drawn: pd.DataFrame) -> str:
+    return f"by {drawn['protocol'].iloc[0]}" if len(drawn) else ""
+
+
 def _points(values: Mapping[tuple[str, str], str]) -> str:
     """Published points as text, because they are too far from ours to share an axis."""
     points: dict[str, list[str]] = {}
@@ -171,24 +178,25 @@ def _points(values: Mapping[tuple[str, str], str]) -> str:
 
 
 def f4(evaluation: pd.DataFrame, configs: pd.DataFrame) -> Figure:
-    """HEXA Figure 4: linear accuracy over the bound and the step of the attack."""
-    figure, (ax,) = style.new(2.4)
+    """HEXA Figure 4: the gain in linear accuracy over the bound and the step of the attack."""
+    figure, (ax,) = style.new(2.9)
     recipe = preferred(("hexa-deepcluster", "hexa-moco"), evaluation)
     base = recipe.removeprefix("hexa-")
-    named: list[tuple[str, Arm | None]] = [("no attack", Arm(base))]
+    named = []
     for epsilon in (1.0, 3.0):
         for eta in (1.0, 3.0):
             keys = {"epsilon": epsilon, "eta": eta}
             changes = tuple((f"hard.adversarial.{k}", v) for k, v in keys.items() if v != 1)
             named.append((rf"$\epsilon$ = {epsilon:g}, $\eta$ = {eta:g}", Arm(recipe, changes)))
     ours = Selection((base, recipe), evaluation, configs)
-    ax.set(title="bound and step of the attack, in grey levels of 255", ylabel="linear top-1 (%)")
-    plots.arms(ax, ours, named, linear("linear-hexa-deepcluster"))
+    level = plots.gains(ax, ours, ("no attack", Arm(base)), named, linear("linear-hexa-deepcluster"))
+    ax.set(title="bound and step of the attack, in grey levels of 255", ylabel="points over no attack")
+    style.legend_above(figure)
     plots.add_caption(
         figure,
         ours.frame,
         "ours on an analogue; no number is printed for this figure\nwith one step a pixel moves by the smaller of "
-        f"the two: three of the four are one training\n{plots.by(ours)}{plots.BARS}",
+        f"the two: three of the four are one training\n{_caption([level], ours)}",
     )
     return figure
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hardlab.analysis.arms import Book, at_home, one_protocol
+from hardlab.analysis.arms import LINEAR, Book, at_home, one_protocol
 from hardlab.analysis.intervals import interval
 from hardlab.figures import plots, style
 from hardlab.registry import options
@@ -62,7 +64,7 @@ def f1() -> Figure:
 
 def f2(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """HNSSL Figure 2: the loss of three arms over training."""
-    figure, (ax,) = style.new(2.5)
+    figure, (ax,) = style.new(2.9)
     ax.set(xlabel="epochs of training", ylabel="training loss")
     rows = plots.strongest(epochs[epochs["name"] == "loss"], [r for _, r in ARMS], configs)
     drawn = plots.curves(ax, _done(rows), ARMS)
@@ -74,21 +76,32 @@ def _done(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(epoch=rows["epoch"] + 1)
 
 
-def _with_caption(figure: Figure, drawn: pd.DataFrame) -> Figure:
-    """Add the legend and the caption of both curves."""
+def _with_caption(figure: Figure, drawn: pd.DataFrame, by: str = "", judged: Sequence[str] = ()) -> Figure:
+    """Add the legend and the caption of both curves. by: the probe. judged: lines on claims."""
     if len(drawn):
-        figure.axes[0].legend(loc="best")
+        style.legend_above(figure, columns=2)
     plots.add_caption(
         figure,
         drawn,
-        f"ours at CIFAR scale; the published curve (ResNet-200 2x, ImageNet) has no numbers\n{style.bands(drawn)}",
+        "ours at CIFAR scale; the published curve (ResNet-200 2x, ImageNet) has no numbers\n"
+        + " · ".join(text for text in (by, style.bands(drawn)) if text),
+        "\n".join(judged),
     )
     return figure
 
 
-def f3(epochs: pd.DataFrame, curves: pd.DataFrame, configs: pd.DataFrame, evaluation: pd.DataFrame) -> Figure:
+CLAIMS = ("hnssl-mining-accuracy", "hnssl-gradient-accuracy")  # of the arms of Figure 3, with all seeds
+
+
+def f3(
+    epochs: pd.DataFrame,
+    curves: pd.DataFrame,
+    configs: pd.DataFrame,
+    evaluation: pd.DataFrame,
+    verdicts: pd.DataFrame,
+) -> Figure:
     """HNSSL Figure 3: the accuracy of three arms over training, and of the network that they began as."""
-    figure, (ax,) = style.new(2.5)
+    figure, (ax,) = style.new(2.9)
     names = [r for _, r in ARMS]
     rows = curves[curves["protocol"].str.startswith("linear", na=False) & curves["metric"].isin(["top1-last", "top1"])]
     rows = at_home(rows)
@@ -100,13 +113,17 @@ def f3(epochs: pd.DataFrame, curves: pd.DataFrame, configs: pd.DataFrame, evalua
     if monitor["recipe"].nunique() > rows["recipe"].nunique():  # the monitor of training stands in
         rows, ylabel = _done(monitor), "kNN top-1 (%), monitor"
     ax.set(xlabel="epochs of training", ylabel=ylabel if len(rows) else "linear top-1 (%)")
-    drawn = plots.curves(ax, rows.assign(value=100 * rows["value"].astype(float)), ARMS, protocol="linear")
+    drawn = plots.curves(ax, rows.assign(value=100 * rows["value"].astype(float)), ARMS, protocol=LINEAR[0])
     began = evaluation[evaluation["run"].isin(Book.of_configs(configs).untrained(drawn["run"]))]
     first_rows = drawn.iloc[:1] if "protocol" in drawn else drawn.iloc[:0]  # the monitor has no row of it
     began = began.merge(first_rows[["protocol", "metric", "options"]]) if len(first_rows) else began.iloc[:0]
     began = at_home(began[began["features"] == "backbone"])
     if len(began):
-        value, _, _, n = interval(100 * began["value"].astype(float))
-        ax.axhline(value, color=style.INK, linewidth=0.7, linestyle=(0, (1, 2)))
-        ax.plot([], [], color=style.INK, linewidth=0.7, linestyle=(0, (1, 2)), label=f"untrained ({n} seeds)")
-    return _with_caption(figure, drawn)
+        value, lo, hi, n = interval(100 * began["value"].astype(float))
+        label = f"untrained, {n} seed{'s' * (n > 1)}"
+        if n >= style.BANDED:
+            ax.axhspan(lo, hi, color=style.GREY, alpha=0.18, linewidth=0)
+            label += ", band: 95 % t-interval"
+        ax.axhline(value, color=style.INK, linewidth=0.7, linestyle=(0, (1, 2)), label=label)
+    judged = [text for name in CLAIMS if (text := plots.verdict(verdicts, name, configs))]
+    return _with_caption(figure, plots.with_lengths(drawn, configs), plots.probes(drawn), judged)

@@ -23,6 +23,7 @@ from hardlab.registry import options
 
 ABOVE = 1.17  # of an axes' height: titles stand over the ticks of a published curve
 # one number per protocol, fixed beforehand: k = 20 is the authors' usual choice, the last epoch needs no choice
+NETWORKS = {"dino": "ViT-S/16"}  # of a method's first rows in Table 1, where that is no RN50
 HEADLINE = {"knn": "top1@k=20", "linear": "top1-last", "linear-lbfgs": "top1"}
 
 
@@ -119,26 +120,30 @@ def results(evaluation: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     headline = [HEADLINE.get(protocol) for protocol in evaluation["protocol"]]
     rows = evaluation[evaluation["split"].eq("test") & evaluation["metric"].eq(pd.Series(headline, evaluation.index))]
     rows = arms.at_home(rows)
-    probe = "linear, L-BFGS"
-    if rows["protocol"].eq("linear").any():
-        rows, probe = rows[rows["protocol"] != "linear-lbfgs"], "linear, SGD"  # one kind of linear probe per figure
+    # a method with small crops has its own draws of them: that is its HVS, whatever the options
+    own = rows["arm"].str.startswith(f"{HVS} ") & rows["recipe"].eq(rows["method"] + "-hvs")
+    rows = rows.assign(arm=rows["arm"].mask(own, HVS))
     trained = rows[rows["arm"].isin([STANDARD, HVS, STATIC]) & rows["features"].ne("pixels")]
     compared = trained.loc[trained["arm"] != STANDARD, "method"]  # other papers' baselines are not in this comparison
     chosen = arms.headline_of_each_method(trained[trained["method"].isin(compared)] if len(compared) else trained)
-    figure, axes = style.new(2.8, 3)
-    for ax, title, protocol in zip(axes, ("kNN, k = 20", probe), ("knn", "linear"), strict=False):
-        ax.set(title=title, ylabel="top-1 accuracy (%)")
+    probed = arms.one_protocol(_protocol(chosen, "linear"))
+    by = probed["protocol"].iloc[0] if len(probed) else arms.LINEAR[0]
+    rows, chosen = (frame[frame["protocol"].isin(["knn", by])] for frame in (rows, chosen))
+    figure, axes = style.new(2.9, 3, widths=(1.05, 1.05, 1))
+    for ax, title, protocol in zip(axes, ("kNN, k = 20", "linear"), ("knn", "linear"), strict=False):
+        ax.set(title=title)
         measured = _protocol(chosen, protocol)
         if len(measured):
             _accuracies(ax, measured, _protocol(arms.same_data(rows, chosen), protocol))
         else:
             style.gap(ax, f"no finished run with\na {title} evaluation")
+    axes[0].set_ylabel("top-1 accuracy (%)")
     axes[2].set(title="gain by HVS", ylabel="points of top-1")
     _gains(axes[2], chosen, paper)
     style.legend_above(figure)
     style.caption(
         figure,
-        f"{style.about(chosen)}\na dot is a seed, a bar the 95 % t-interval; HVS and standard of a seed are a pair"
+        f"{style.about(chosen)}\nlinear: by {by} · {plots.BARS}\nHVS and standard of a seed are a pair"
         if len(chosen)
         else "no run of ours",
     )
@@ -222,7 +227,7 @@ def _accuracies(ax: Axes, selected: pd.DataFrame, peers: pd.DataFrame) -> None:
         if len(rows):
             ax.axhline(_per_seed(rows).mean(), color=style.GREY, linewidth=0.9, linestyle=line, label=label)
     ax.set_xticks(range(len(methods)), [style.METHODS.get(m, m) for m in methods])
-    ax.set_xlim(-0.6, len(methods) - 0.4)
+    ax.set_xlim(-0.55, len(methods) - 0.45)
 
 
 def _gains(ax: Axes, chosen: pd.DataFrame, paper: pd.DataFrame) -> None:
@@ -240,7 +245,7 @@ def _gains(ax: Axes, chosen: pd.DataFrame, paper: pd.DataFrame) -> None:
             table = paper[
                 paper["paper"].eq("hvs") & paper["item"].eq("Table 1") & paper["column"].eq(f"{protocol} 100 epochs")
             ]
-            name = f"{style.METHODS.get(method, method)} RN50"
+            name = f"{style.METHODS.get(method, method)} {NETWORKS.get(method, 'RN50')}"
             pair = [table.loc[table["row"].eq(r), "value"] for r in (f"{name} + HVS", name)]
             if all(len(v) for v in pair):
                 value = float(pair[0].iloc[0]) - float(pair[1].iloc[0])
@@ -248,13 +253,13 @@ def _gains(ax: Axes, chosen: pd.DataFrame, paper: pd.DataFrame) -> None:
                     at + 0.18, value, "D", markersize=4, color=style.GREY, markerfacecolor="white",
                     label="published gain (ImageNet, 100 epochs)" if at == 0 else "_",
                 )  # fmt: skip
-            ticks.append("kNN" if protocol == "knn" else protocol)
+            ticks.append("kNN" if protocol == "knn" else "lin.")
             places.append(at)
         if places:
             name = style.METHODS.get(method, method)
             ax.text(
                 sum(places) / len(places),
-                -0.13,
+                -0.16,
                 name,
                 transform=ax.get_xaxis_transform(),
                 ha="center",
@@ -408,10 +413,10 @@ def f7(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
 
 
 def f8(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
-    """HVS Figure 8: accuracy over the number of views."""
-    figure, axes = style.new(2.5, 3)
+    """HVS Figure 8: accuracy over the number of views; of ours the gain over two."""
+    figure, axes = style.new(2.9, 3)
     values = published(paper, "hvs", "Figure 8")
-    named = (("2\n(base)", Arm("simsiam")), ("4", Arm("simsiam-hvs")), ("8", Arm("simsiam-hvs-8")))
+    base, named = Arm("simsiam"), (("4", Arm("simsiam-hvs")), ("8", Arm("simsiam-hvs-8")))
     for ax, epochs in zip(axes, (100, 200), strict=False):
         ax.set(title=f"published, {epochs} epochs", xlabel="views")
         printed = [float(v) for n in (2, 4, 8) if (v := values.get((f"{n} views", f"linear {epochs} epochs")))]
@@ -420,23 +425,22 @@ def f8(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
             for at, value in enumerate(printed):
                 ax.text(at, value + 0.06, f"{value:.2f}", ha="center", fontsize=7)
             ax.set(ylim=(min(printed) - 0.25, max(printed) + 0.3), xlim=(-0.6, 2.6))
-            ax.set_xticks(range(3), [name for name, _ in named])
+            ax.set_xticks(range(3), ["2\n(base)", "4", "8"])
         else:
             style.gap(ax, "no published value\nat hand")
-    ours = Selection([a.recipe for _, a in named], evaluation, configs)
-    axes[2].set(title="ours", xlabel="views")
-    measure = linear("linear-hvs-simsiam")
-    plots.arms(axes[2], ours, named, measure, missing="no finished run")
-    pairs = [(at, arm) for at, (_, arm) in enumerate(named) if not ours.other_length(arm, measure)]
-    shared = pd.DataFrame({at: ours.values(arm, measure) for at, arm in pairs})
-    for _, seed in shared.iterrows():  # an arm may lack seeds that others have: these are the pairs
-        axes[2].plot(seed.dropna(), color=style.GREY, linewidth=0.6, zorder=0)
+    ours = Selection([base.recipe, *(a.recipe for _, a in named)], evaluation, configs)
+    level = plots.gains(
+        axes[2], ours, ("ours of 2 views", base), named, linear("linear-hvs-simsiam"), "no finished run"
+    )
+    axes[2].set(title="ours, less 2 views", xlabel="views", ylabel="points of top-1")
     axes[0].set_ylabel("linear top-1 (%)")
+    style.legend_above(figure)
     plots.add_caption(
         figure,
         ours.frame,
         "published: SimSiam, ImageNet (values from the authors' code) · ours on an analogue\n"
-        f"{plots.BARS} · grey: one seed",
+        f"{plots.by(ours)}differences between runs of one seed and one length\n{plots.BARS}"
+        + (f"\n{level}" if level else ""),
     )
     return figure
 

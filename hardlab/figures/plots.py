@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from hardlab.analysis.arms import Arm, Book, Measure, Selection
+from hardlab.analysis.arms import LINEAR, LONG, Arm, Book, Measure, Selection, gain, own_length
 from hardlab.analysis.gap_notes import evaluate_command, gap
 from hardlab.figures import style
 
 COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.SKY)
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)))
-BARS = "dots: seeds · bars: 95 % t-intervals"
+BARS = "dots: seeds · bars: 95 % t-intervals of three seeds or more"
 
 
 def arms(
@@ -70,6 +70,62 @@ def arms(
         ax.set_ylim(low - 0.4 * (high - low), high)
 
 
+def gains(
+    ax: Axes,
+    ours: Selection,
+    base: tuple[str, Arm],
+    named: Sequence[tuple[str, Arm]],
+    measure: Measure,
+    missing: str = "no finished run\nof these arms",
+) -> str:
+    """Plot how much better arms are than ``base``, paired by seed, each training length beside the others.
+
+    Two lengths on one axis would be no comparison of arms. The recipe's own length comes first, where an arm that
+    lacks it is a marked gap. named: (label, arm) of each place. Returns the accuracy of ``base``, for a caption.
+    """
+    label, standard = base
+    recipes = {arm.recipe for _, arm in named}
+    trained = ours.rows.groupby("recipe")["epochs"].unique() if len(ours.rows) else {}
+    lengths = {float(n) for n in trained.get(standard.recipe, ()) if any(n in trained.get(r, ()) for r in recipes)}
+    usual = own_length(standard.recipe, str(ours.rows["rung"].iloc[0]) if len(ours.rows) else "cpu")
+    shown: dict[float, tuple[pd.Series, list[pd.Series]]] = {}
+    for length in sorted(lengths | {float(usual)}, key=lambda n: (n != usual, -n)):
+        level, *values = (_of_length(ours, arm, measure, length, usual) for arm in (standard, *(a for _, a in named)))
+        each = [gain(value, level) for value in values]
+        if any(map(len, each)):
+            shown[length] = level, each
+    if not shown:
+        style.gap(ax, missing)
+        return ""
+    places = np.linspace(-0.2, 0.2, len(shown)) if len(shown) > 1 else np.zeros(1)
+    others = iter(COLOURS[1:])
+    for place, (length, (_, each)) in zip(places, shown.items(), strict=True):
+        legend, colour = f"{length:g} epochs", COLOURS[0] if length == usual else next(others)
+        for at, seeds in enumerate(each):
+            if len(seeds):
+                style.dots(ax, at + place, seeds, colour, legend)
+                legend = "_"
+            else:
+                ax.text(
+                    at + place, 0.03, "no run", fontsize=7, color=colour, ha="center", va="bottom", rotation=90,
+                    transform=ax.get_xaxis_transform(),
+                )  # fmt: skip
+    ax.axhline(0, color=style.INK, linewidth=0.7)
+    ax.set_xticks(range(len(named)), [name for name, _ in named])
+    ax.set_xlim(-0.6, len(named) - 0.4)
+    ax.margins(y=0.12)
+    low, high = ax.get_ylim()
+    if any(not len(seeds) for _, each in shown.values() for seeds in each):  # room for those marks
+        ax.set_ylim(low - 0.4 * (high - low), high)
+    return f"{label}: " + ", ".join(f"{level.mean():.1f} % after {n:g} epochs" for n, (level, _) in shown.items())
+
+
+def _of_length(ours: Selection, arm: Arm, measure: Measure, length: float, usual: float) -> pd.Series:
+    """Seed -> value of an arm's runs of one length; a gap is noted for the usual length alone."""
+    arm = arm._replace(changes=(*arm.changes, ("epochs", int(length))))
+    return ours.values(arm, measure) if length == usual or len(ours.runs(arm)) else pd.Series(dtype=float)
+
+
 def lengths(
     ours: Selection,
     named: Sequence[tuple[str, str]],
@@ -93,7 +149,8 @@ def lengths(
     values: dict[str, dict[float, float]] = {}
     for (name, epochs), value in printed.items():
         values.setdefault(name, {})[float(epochs)] = float(value)
-    budgets(ax, ours, named, measure, (right, values))
+    left_out = budgets(ax, ours, named, measure, (right, values))
+    remark = f"{remark}left out: {left_out} · " if left_out else remark
     style.legend_above(figure)
     scale = "ours at CIFAR scale, each point is a separate training run · open diamonds: points whose number is stated"
     add_caption(figure, ours.frame, f"{scale}\n{remark}{style.bands(ours.frame)}")
@@ -107,18 +164,25 @@ def budgets(
     measure: Measure,
     beside: tuple[Axes, Mapping[str, Mapping[float, float]]] | None = None,
     missing: str = "no finished run\nof these arms",
-) -> None:
+) -> str:
     """Plot accuracy over the epochs of training, with separate runs for each budget.
+
+    Returns, as text, what is left out: a length of more than ``LONG`` times the longest of every other line, which has
+    nothing beside it and squeezes the axis.
 
     named: (label, recipe) of each line.
     beside: other axes for the published points, which are too far off to share one, and those points: name -> epochs ->
         value.
     """
     printed, values = beside or (None, {})
+    trained = {r: sorted(ours.rows.loc[ours.rows["recipe"] == r, "epochs"].dropna().unique()) for _, r in named}
+    left_out = []
     for n, (name, recipe) in enumerate(named):
-        rows = ours.rows[(ours.rows["recipe"] == recipe) & ours.rows["epochs"].notna()]
+        others = [epochs for r, its in trained.items() if r != recipe for epochs in its]
+        alone = [epochs for epochs in trained[recipe] if others and epochs > LONG * max(others)]
+        left_out += [f"{name} after {epochs:g} epochs" for epochs in alone]
         points = []
-        for epochs in sorted(rows["epochs"].unique()):
+        for epochs in sorted(set(trained[recipe]) - set(alone)):
             seeds = ours.values(Arm(recipe, (("epochs", int(epochs)),)), measure)
             points += [(epochs, v, seed) for seed, v in seeds.items()]
         if points:
@@ -141,6 +205,7 @@ def budgets(
         if axes is not None and axes.get_lines():
             axes.margins(0.12, 0.15)
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 2.5, 5, 10]))
+    return ", ".join(left_out)
 
 
 def curves(
@@ -186,6 +251,33 @@ def by(*shown: Selection) -> str:
     """The protocols that measured the arms of a figure, as text for its caption."""
     names = sorted({protocol for ours in shown for protocol in ours.by})
     return f"by {' and '.join(names)} · " if names else ""
+
+
+def with_lengths(frame: pd.DataFrame, configs: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the training length of their runs, for a caption, instead of the epoch that each is of."""
+    runs = configs[configs["key"] == "epochs"].drop_duplicates("run").set_index("run")["value"]
+    return frame.drop(columns="epoch", errors="ignore").assign(epochs=pd.to_numeric(frame["run"].map(runs)))
+
+
+def probes(drawn: pd.DataFrame) -> str:
+    """The protocol of a learning curve, for a caption, and that it is not the primary one; "" for a monitor."""
+    names = sorted(drawn["protocol"].unique()) if "protocol" in drawn else []
+    lacks = f" (no checkpoint was measured by {LINEAR[0]})" if names and LINEAR[0] not in names else ""
+    return f"by {' and '.join(names)}{lacks}" if names else ""
+
+
+def verdict(verdicts: pd.DataFrame, name: str, configs: pd.DataFrame) -> str:
+    """What the ledger says of a claim, for the caption of a figure with fewer seeds; "" if it has no runs."""
+    rows = verdicts[verdicts["id"].eq(name) & verdicts["n"].gt(0)]
+    if not len(rows):
+        return ""
+    row = next(rows.itertuples())
+    lengths = sorted(with_lengths(pd.DataFrame({"run": row.runs.split()}), configs)["epochs"].dropna().unique())
+    long = f" of {' and '.join(f'{n:g}' for n in lengths)} epochs" if lengths else ""
+    seeds = f"{row.n} seed{'s' * (row.n > 1)}"
+    within = f" ({row.lo:.2f} to {row.hi:.2f})" if row.n > 1 else ""
+    numbers = f"{row.mean:.2f}{within}".replace("-", "\N{MINUS SIGN}")
+    return f"claim {name}, {seeds}{long}: {numbers} {row.unit}, {row.verdict}"
 
 
 def tiles(title: str, labels: pd.DataFrame, pixels: np.ndarray | None, recipe: str, by_epoch: bool = False) -> Figure:

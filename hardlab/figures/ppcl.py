@@ -59,7 +59,7 @@ def f1(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     plots.add_caption(
         figure,
         drawn,
-        f"(a) from the recipe ppcl: G moves once in {every_n} step{'s' * (every_n > 1)}, its average has no gradient\n"
+        f"(a) from the recipe ppcl: G moves {_often(every_n)}, its average has no gradient\n"
         f"(b) ours at CIFAR scale{_pace(drawn, configs)}\n{style.bands(drawn)}",
     )
     return figure
@@ -69,13 +69,19 @@ def _pace(drawn: pd.DataFrame, configs: pd.DataFrame) -> str:
     """How often the generator moved in these runs; nothing where that is not known."""
     keys = configs[configs["run"].isin(drawn["run"]) & configs["key"].str.fullmatch(r"hard\.\d\.options\.every")]
     paces = sorted(keys["value"].astype(int).unique())
-    return f", where G moves once in {' or '.join(map(str, paces))} steps" if paces else ""
+    return f", where G moves {' or '.join(map(_often, paces))}" if paces else ""
+
+
+def _often(steps: int) -> str:
+    return "in every step" if steps == 1 else f"once in {steps} steps"
 
 
 def f2(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """PPCL Figure 2: SimCLR alone, with a GAN, and with the proposed generation."""
     named = (("SimCLR", "ppcl-simclr"), ("SimCLR + GAN", "ppcl-gan"), ("proposed", "ppcl"))
-    return _panels("Figure 2", named, ("CIFAR-10 100 %", "CIFAR-100 100 %"), evaluation, configs, paper)
+    return _panels(
+        "Figure 2", named, ("CIFAR-10 100 %", "CIFAR-100 100 %", "CIFAR-10 10 %"), evaluation, configs, paper
+    )
 
 
 def f4(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> Figure:
@@ -87,7 +93,7 @@ def f4(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
         ("G+Pos.", "ppcl-pos"),
         ("G+Pos.+Hard", "ppcl"),
     )
-    return _panels("Figure 4", named, ("CIFAR-10 100 %", "CIFAR-10 20 %"), evaluation, configs, paper)
+    return _panels("Figure 4", named, ("CIFAR-10 100 %", "CIFAR-10 20 %", "CIFAR-10 10 %"), evaluation, configs, paper)
 
 
 def _panels(
@@ -98,40 +104,65 @@ def _panels(
     configs: pd.DataFrame,
     paper: pd.DataFrame,
 ) -> Figure:
-    """Draw a column per training set: ours above the printed accuracies, which are too far off to share an axis."""
-    figure, axes = style.new(3.6, len(data), rows=2)
+    """Draw a column per training set: ours above the printed accuracies, which are too far off to share an axis.
+
+    What is printed of a set that the paper's figure lacks is from Table 1.
+    """
+    figure, axes = style.new(4.0, len(data), rows=2)
     ours = Selection([r for _, r in named], evaluation, configs, any_data=True)
     values, note = published(paper, "ppcl", item), ""
     shown_data = {d for data_set in data for d in trained_on(*split_share(data_set))}
     for ax, below, data_set in zip(axes, axes[len(data) :], data, strict=False):
         name, share = split_share(data_set)
-        column_name = name if (named[0][0], name) in values else data_set
+        column_name = name if share == "100 %" and (named[0][0], name) in values else data_set
         printed = {n: float(values[n, column_name]) for n, _ in named if (n, column_name) in values}
         arms = [(n, Arm(r, trained=(name, share))) for n, r in named]
         title = data_set.replace(" 100 %", "")
-        below.set(title=f"published, {title}", ylabel="linear top-1 (%)")
+        below.set_title(f"published,\n{title}")
+        if not printed and (printed := _in_table(paper, data_set, named)):
+            below.set_title(f"published (Table 1),\n{title}")
         if not any(len(ours.values(arm, LINEAR)) for _, arm in arms) and (
             replacement := ours.stand_in(share, shown_data)
         ):
             shown_data.add(replacement)
             arms = [(n, Arm(r, trained=split_share(replacement))) for n, r in named]
-            title = f"{replacement}\ninstead of {title}"
+            title = f"{replacement},\nnot {title}"
             note += _published_for(paper, replacement, named)
         plots.arms(ax, ours, arms, LINEAR, missing=f"no finished run on\n{data_set}")
-        ax.set(title=f"ours, {title}", ylabel="linear top-1 (%)")
+        ax.set_title("\n".join([f"ours, {title}", *_trained(ours, [arm for _, arm in arms])]))
         plots.arms(below, ours, [(n, None) for n, _ in named], LINEAR, printed, "no published value\nat hand")
         for panel in (ax, below):
-            panel.tick_params(axis="x", rotation=35, labelbottom=panel is below or not panel.axison)
+            panel.tick_params(axis="x", labelbottom=panel is below or not panel.axison)
+            for label in panel.get_xticklabels():
+                label.set(rotation=50, ha="right", rotation_mode="anchor")
+    for panel in (axes[0], axes[len(data)]):
+        panel.set_ylabel("linear top-1 (%)")
     plots.add_caption(figure, ours.frame, f"{note}ours at CIFAR scale · {plots.BARS}")
     return figure
 
 
+def _trained(ours: Selection, arms: list[Arm]) -> list[str]:
+    """The lengths and the probe of a panel's runs, as text; empty without runs."""
+    frames = [rows for arm in arms if len(rows := ours.measured(arm, LINEAR))]
+    if not frames:
+        return []
+    shown = pd.concat(frames)
+    lengths = sorted(shown["epochs"].dropna().unique())
+    long = f"{' and '.join(f'{n:g}' for n in lengths)} epoch{'s' * (lengths != [1])}, " if lengths else ""
+    return [f"{long}{' and '.join(sorted(shown['protocol'].unique()))}"]
+
+
 def _published_for(paper: pd.DataFrame, data: str, named: tuple[tuple[str, str], ...]) -> str:
     """The numbers of Table 1 for the data set and share of our runs, as text."""
-    values, rows = published(paper, "ppcl", "Table 1"), {recipe: row for row, recipe in ARMS}
     printed = next((f"{d} {share}" for d in SETS for share in SHARES if data in trained_on(d, share)), "")
-    values_by_name = [f"{n} {values[rows[r], printed]}" for n, r in named if (rows.get(r), printed) in values]
+    values_by_name = [f"{name} {value:.2f}" for name, value in _in_table(paper, printed, named).items()]
     return f"published for {printed}: {', '.join(values_by_name)}\n" if values_by_name else ""
+
+
+def _in_table(paper: pd.DataFrame, data: str, named: tuple[tuple[str, str], ...]) -> dict[str, float]:
+    """Label -> the number of Table 1 for a data set with its share."""
+    values, rows = published(paper, "ppcl", "Table 1"), {recipe: row for row, recipe in ARMS}
+    return {name: float(values[rows[r], data]) for name, r in named if (rows.get(r), data) in values}
 
 
 def f3() -> Figure:

@@ -134,6 +134,8 @@ class Compared(_Strict):
     turned: draw rows as columns.
     any_data: the columns say which data an arm was trained on.
     says_devices, says_protocols: name these in the caption.
+    says_below: two published columns; the caption says in how many arms ours of the first is below ours of the second.
+    says_pixels: the caption says how many arms are below raw pixels by kNN.
     """
 
     kind: Literal["results"] = "results"
@@ -147,6 +149,8 @@ class Compared(_Strict):
     any_data: bool = False
     says_devices: bool = False
     says_protocols: bool = True
+    says_below: tuple[str, str] | None = None
+    says_pixels: bool = False
 
     @field_validator("rows", mode="before")
     @classmethod
@@ -291,7 +295,7 @@ def _compared(table: Compared, printed: Mapping[tuple[str, str], str], read: Tab
     ours = Selection(recipes, read("evaluation"), configs, costs, table.any_data)
     cells = [[_cell(ours, printed, r, c, measures.get(c.ours)) for c in table.columns] for r in rows]
     names = [(r.says or r.name, _called(r), r.rule and at > 0) for at, r in enumerate(rows)]
-    heads = [(c.title, c.below, False) for c in table.columns]
+    heads = [(c.title, c.below or _probe(c, ours, table), False) for c in table.columns]
     if table.turned:
         cells = [list(line) for line in zip(*cells, strict=True)]
         names, heads = heads, names
@@ -303,10 +307,50 @@ def _compared(table: Compared, printed: Mapping[tuple[str, str], str], read: Tab
         notes.insert(0, "trained for another length than the recipe's: " + ours.legend)
     if table.says_devices and len(ours.costs):
         notes.insert(0, f"seconds on {ours.costs['device'].iloc[0] or 'an unknown device'}")
+    named = [arm for r in rows if (arm := r.arm())]
+    if table.says_below:
+        notes.append(_below(table, ours, named, measures))
+    if table.says_pixels:
+        notes.append(_pixels(ours, named, read("evaluation")))
+    notes = [note for note in notes if note]
     if any(c.to in BUILT_IN for c in table.columns):
         notes.append(f"{' and '.join(BUILT_IN)}: built-in sets, ours alone; nothing is printed for them")
     legend = f"{SCALES[table.scale]} (blue; ± half the 95 % t-interval; {GAP} no row yet)"
     return Sheet(table.title, names, heads, cells, "\n".join([legend, about + by, *notes]))
+
+
+def _probe(column: Column, ours: Selection, table: Compared) -> str:
+    """The protocol of a column's numbers, if the columns of different data sets have different ones."""
+    if not table.any_data or column.trained is None or len(ours.by) < 2:
+        return ""
+    rows = ours.frame[ours.frame["data"].isin(arms.trained_on(*column.trained))]
+    rows = rows[rows["evaluated_on"].isin(arms.DATA.get(column.to or column.trained[0], ()))]
+    return ", ".join(sorted(set(rows["protocol"])))
+
+
+def _below(table: Compared, ours: Selection, named: list[Arm], measures: Mapping[str, Measure]) -> str:
+    """In how many arms one column of ours is below another; "" if in none."""
+    assert table.says_below
+    by_name = {name: measures[c.ours] for c in table.columns for name in c.name if c.ours}
+    values = [[ours.interval(arm, by_name[name]) for name in table.says_below] for arm in named]
+    both = [(low.mean, high.mean) for low, high in values if low.n and high.n]
+    count, (first, second) = sum(low < high for low, high in both), table.says_below
+    return f"ours {first} is below ours {second} in {count} of {len(both)} arms" if count else ""
+
+
+def _pixels(ours: Selection, named: list[Arm], evaluation: pd.DataFrame) -> str:
+    """How many arms are below raw pixels by kNN; "" if none is, or without such rows."""
+    (protocol, metric), shown = arms.KNN.rows[0], ours.frame
+    rows = arms.at_home(evaluation[evaluation["features"].eq("pixels") & evaluation["split"].eq("test")])
+    rows = rows[rows["protocol"].eq(protocol) & rows["metric"].eq(metric)]
+    rows = rows[rows["rung"].isin(shown["rung"]) & rows["data"].isin(shown["data"])]
+    values = [value.mean for arm in named if (value := ours.interval(arm, arms.KNN)).n]
+    pixels = 100 * rows["value"].mean() if len(rows) else 0.0
+    below = [value for value in values if value < pixels]
+    if not below:
+        return ""
+    between = f"{min(below):.1f} to {max(below):.1f}"
+    return f"by kNN {len(below)} of {len(values)} arms ({between}) are below raw pixels ({pixels:.1f})"
 
 
 def _protocol(protocol: str, rows: pd.DataFrame) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +20,7 @@ WIDTH = 5.5  # inches: the text width of the usual one-column proceedings, so th
 # Okabe and Ito's palette: distinct with any colour vision; in grey the line styles differ as well
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
 GREY, LIGHT, INK = "#707070", "#D9D9D9", "#202020"
+LETTERS = 112  # of a line of small text that fit into the width
 BANDED = 3  # seeds from which an interval is drawn as a band: that of two is 13 times as wide as their distance
 METHODS = {"simsiam": "SimSiam", "simclr": "SimCLR", "dino": "DINO", "ibot": "iBOT", "moco": "MoCo", "byol": "BYOL"} | {
     "deepcluster": "DeepCluster-v2",
@@ -59,15 +62,32 @@ def applied() -> Iterator[None]:
         yield
 
 
-def new(height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """Make a figure of text width, with its axes row by row. height: inches."""
+def new(
+    height: float, columns: int = 1, rows: int = 1, widths: Sequence[float] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of text width, with its axes row by row. height: inches. widths: of the columns, relative."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, list(np.ravel(figure.subplots(rows, columns)))
+    return figure, list(np.ravel(figure.subplots(rows, columns, width_ratios=widths)))
 
 
 def caption(figure: Figure, text: str) -> None:
-    """Write small text under the axes: rung, data, seeds, and the meaning of the bands."""
-    figure.supxlabel(text, fontsize=7, color=GREY)
+    """Write small text under the axes: rung, data, seeds, and the meaning of the bands. Long lines are broken."""
+    lines = [part for line in text.split("\n") for part in even(line, LETTERS)]
+    figure.supxlabel("\n".join(lines), fontsize=7, color=GREY)
+
+
+def even(text: str, width: int) -> list[str]:
+    """Break text into as few lines as the width allows, of similar length, between the parts of a list if possible."""
+    if len(text) <= width:
+        return [text]
+    text = re.sub(r"\((\d+) (epochs?\))", "(\\1\N{NO-BREAK SPACE}\\2", text)
+    parts = text.split(" \N{MIDDLE DOT} ")
+    if max(map(len, parts)) <= 0.75 * width:  # longer parts would leave short lines before them
+        text = "\N{NO-BREAK SPACE}\N{MIDDLE DOT} ".join(p.replace(" ", "\N{NO-BREAK SPACE}") for p in parts)
+    least = min(width, max(width // 2, *map(len, text.split(" "))))
+    wrapped = {w: textwrap.wrap(text, w, break_on_hyphens=False) for w in range(least, width + 1)}
+    even_lines = next(lines for lines in wrapped.values() if len(lines) == len(wrapped[width]))
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in even_lines]
 
 
 def placeholder(title: str, missing: str) -> Figure:
@@ -130,13 +150,13 @@ def legend(ax: Axes, bottom: float, values: Iterable[float], lines: int, columns
     )
 
 
-def legend_above(figure: Figure) -> None:
+def legend_above(figure: Figure, columns: int = 3) -> None:
     """Put one legend above all axes, with every label once."""
     handles = {
         label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, columnspacing=1.5)
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, columnspacing=1.5)
 
 
 def about(frame: pd.DataFrame) -> str:
@@ -178,9 +198,12 @@ def _one(frame: pd.DataFrame, column: str) -> str:
 
 
 def dots(ax: Axes, at: float, values: pd.Series, colour: str, label: str) -> None:
-    """Plot the values of seeds side by side, their mean as a horizontal bar and its interval as a vertical line."""
+    """Plot the values of seeds side by side and their mean as a horizontal bar.
+
+    From ``BANDED`` seeds its interval is a vertical line.
+    """
     mean, lo, hi, n = interval(values)
-    if n > 1:
+    if n >= BANDED:
         ax.plot([at, at], [lo, hi], color=colour, linewidth=1.2)
     ax.plot([at - 0.09, at + 0.09], [mean, mean], color=colour, linewidth=1.6, label=label)
     spread = np.linspace(-0.05, 0.05, n) if n > 1 else np.zeros(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -62,7 +61,7 @@ def typeset(
         parts = textwrap.wrap(name, room) or [""] * any(c.printed for c in line)
         lines.append((parts, ours if any(c.ours for c in line) else "", line, rule))
     heights = [len(parts) + any(bool(c.ours) for c in line) for parts, _, line, _ in lines]
-    foot = [part for text in caption.split("\n") for part in _even(text, 104)]
+    foot = [part for text in caption.split("\n") for part in style.even(text, 104)]
     total = 0.3 + LINE * (sum(tops) + sum(heights) + len(foot)) + 0.045 * len(lines) + 0.16
     figure = Figure(figsize=(style.WIDTH, total))
     ax = figure.add_axes((0, 0, 1, 1))
@@ -98,18 +97,6 @@ def typeset(
     for i, text in enumerate(foot):
         _text(ax, 0.04, y + 0.07 + LINE * i, text, style.GREY, "left")
     return figure
-
-
-def _even(text: str, width: int) -> list[str]:
-    """Break text into as few lines as the width allows, of similar length, between the parts of a list if possible."""
-    text = re.sub(r"\((\d+) (epochs?\))", "(\\1\N{NO-BREAK SPACE}\\2", text)
-    parts = text.split(" \N{MIDDLE DOT} ")
-    if max(map(len, parts)) <= 0.75 * width:  # longer parts would leave short lines before them
-        text = "\N{NO-BREAK SPACE}\N{MIDDLE DOT} ".join(p.replace(" ", "\N{NO-BREAK SPACE}") for p in parts)
-    least = min(width, max(width // 2, *map(len, text.split(" "))))
-    wrapped = {w: textwrap.wrap(text, w, break_on_hyphens=False) for w in range(least, width + 1)}
-    even = next(lines for lines in wrapped.values() if len(lines) == len(wrapped[width]))
-    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in even]
 
 
 def _text(ax: Axes, x: float, y: float, text: str, colour: str, align: str) -> None:

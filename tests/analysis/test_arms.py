@@ -242,6 +242,16 @@ def test_below_the_papers_rung_the_primary_probe_is_shown_where_as_many_arms_hav
     assert selection.by == [shown]
 
 
+def test_a_figure_without_a_selection_takes_the_probe_of_most_recipes_then_the_primary_one_below_rung_paper() -> None:
+    rows = pd.DataFrame(
+        [{"rung": "cpu", "recipe": r, "protocol": p} for r in ("moco", "byol") for p in ("linear", "linear-lbfgs")]
+    )
+    assert set(rules.one_protocol(rows)["protocol"]) == {"linear-lbfgs"}
+    assert set(rules.one_protocol(rows.assign(rung="paper"))["protocol"]) == {"linear"}
+    assert set(rules.one_protocol(rows[:3])["protocol"]) == {"linear"}
+    assert not len(rules.one_protocol(rows[:0]))
+
+
 def test_each_data_set_has_one_probe_of_its_own() -> None:
     rows = probed("cpu", "cifar10 10 %", linear=3, linear_lbfgs=1) + probed("cpu", "fashionmnist", linear=2)
     selection = Selection(("hnssl", "byol"), pd.DataFrame(rows), any_data=True)

@@ -58,9 +58,9 @@ def test_a_caption_says_which_arms_were_trained_in_another_precision(
     def caption(precision: str) -> str:
         """Of the figure where the runs of one recipe took this precision: as auto, or asked for as it once was."""
         manifests = [
-            {"id": run, "config": {"precision": "auto"}, "precision": precision}
+            {"id": run, "config": {"precision": "auto", "seed": 0}, "precision": precision}
             if recipe == odd
-            else {"id": run, "config": {"precision": "bf16"}}
+            else {"id": run, "config": {"precision": "bf16", "seed": 0}}
             for run, recipe in sorted(rows)
         ]
         (tmp_path / "manifests.jsonl").write_text("".join(json.dumps(m) + "\n" for m in manifests))

@@ -101,3 +101,27 @@ def test_the_overlap_of_the_selection_is_over_training_steps_where_they_are_know
     assert (plain.get_xlabel(), plain.get_xlim()[1]) == ("epoch", max(last, 1))
     in_steps = hvs.f3(tables[0].assign(epoch_steps=39.0), *tables[1:]).axes[0]
     assert (in_steps.get_xlabel(), in_steps.get_xlim()[1]) == ("training steps", max(39 * last, 1))
+
+
+def test_the_primary_probe_stands_before_another_of_as_many_recipes_and_is_named(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(data_dir, tmp_path / "t")
+    table = pd.read_csv(folder / "evaluation.csv", dtype={"setting": str})
+    primary = table[table["protocol"].eq("linear-lbfgs") & table["rung"].eq("smoke")]
+    other = primary.assign(protocol="linear", metric="top1-last", value=0.1)
+    pd.concat([other, table]).to_csv(folder / "evaluation.csv", index=False)
+    figure = figures.make("hvs_results", folder)
+    assert "linear: by linear-lbfgs" in figure.get_supxlabel()
+    assert min(min(line.get_ydata()) for line in figure.axes[1].get_lines()) > 20
+
+
+def test_dino_with_its_own_draws_of_small_crops_is_dino_with_hvs(data_dir: Path) -> None:
+    table, paper = (pd.read_csv(data_dir / f"{n}.csv", dtype={"setting": str}) for n in ("evaluation", "paper"))
+    table = table[table["method"].eq("simsiam") & table["rung"].eq("smoke")]
+    dino = table.assign(method="dino", setting="dino", recipe=table["recipe"].str.replace("simsiam", "dino"))
+    dino["arm"] = dino["arm"].replace(HVS, "hvs local_draws=4")
+    gains = hvs.results(pd.concat([table, dino]), paper).axes[2]
+    assert {"SimSiam", "DINO"} <= {t.get_text() for t in gains.texts}
+    printed = [line.get_ydata()[0] for line in gains.get_lines() if line.get_marker() == "D"]
+    assert printed[-2:] == pytest.approx([70.72 - 68.80, 74.67 - 73.52])

@@ -234,6 +234,44 @@ def test_settings_other_than_the_published_ones_are_told_in_the_caption(tmp_path
     assert any(t.endswith(" by finetune-hnssl (updates=50)") for t in placed(figure))
 
 
+def test_the_caption_counts_the_arms_that_are_below_their_probe_when_finetuned_and_below_raw_pixels() -> None:
+    names = ["stn-baseline", "stn-affine", "stn-rotation-translation"]
+    linear = accuracies(names, "cifar10", value=0.4).assign(protocol="linear-lbfgs", metric="top1")
+    tuned = accuracies(names, "cifar10", value=0.3).assign(protocol="finetune-hvs-vit")
+    tuned["value"] = tuned["value"].mask(tuned["recipe"] == "stn-affine", 0.5)
+    near = accuracies(names, "cifar10", value=0.35).assign(protocol="knn", metric="top1@k=20")
+    pixels = near[:1].assign(features="pixels", value=0.36)
+    shown = texts(drawn_from("hvs_t5", [linear, tuned, near, pixels]))
+    assert "ours finetuned is below ours linear in 2 of 3 arms" in shown
+    assert "by kNN 3 of 3 arms (35.0 to 35.0) are below raw pixels (36.0)" in shown
+    shown = texts(drawn_from("hvs_t5", [linear, tuned.assign(value=0.6), near, pixels.assign(value=0.2)]))
+    assert "below" not in shown
+
+
+def test_the_epochs_beside_seconds_are_those_of_the_runs_that_took_them() -> None:
+    own = recipe("adco", "gpu").epochs
+    frames = [accuracies(["adco", "adco-queue"], "cifar10", n) for n in (10, own)]
+    configs = lengths(*frames)
+    runs = configs.drop(columns=["key", "value"])
+    timed = runs[runs["run"].str.contains("-10-")]
+    rows = {"paper": pd.read_csv(PAPER, dtype=str), "evaluation": pd.concat(frames)}
+    rows |= {"configs": configs, "costs": timed.assign(quantity="seconds.total", value=3.0)}
+    sheet = published_table.sheet("adco_t2", rows.__getitem__)
+    ours = {name[1]: [cell.ours for cell in line] for name, line in zip(sheet.names, sheet.cells, strict=True)}
+    assert ours["adco"] == ["10", "", "3±0†"] and "epochs: 10\n" in sheet.caption
+
+
+def test_where_sets_have_probes_of_their_own_each_line_names_its_probe() -> None:
+    tenth = accuracies(["ppcl-simclr", "ppcl"], "cifar10-jpeg 10 %").assign(protocol="linear-lbfgs", metric="top1")
+    every = accuracies(["ppcl-simclr"], "cifar10-jpeg")
+    rows = {"paper": pd.read_csv(PAPER, dtype=str), "evaluation": pd.concat([tenth, every])}
+    sheet = published_table.sheet("ppcl_t1", (rows | {"configs": lengths(tenth, every)}).__getitem__)
+    probes = {name[0]: name[1] for name in sheet.names if name[1]}
+    assert probes == {"CIFAR-10 100 %": "linear-ppcl", "CIFAR-10 10 %": "linear-lbfgs"}
+    alone = published_table.sheet("ppcl_t1", (rows | {"evaluation": tenth, "configs": lengths(tenth)}).__getitem__)
+    assert not any(name[1] for name in alone.names)
+
+
 def test_more_lengths_than_signs_still_have_a_sign_each() -> None:
     ours = arms.Selection(["dino"], accuracies(["dino"], "cifar10"))
     ours.other_length = lambda arm, measure: float(arm.wider)  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ from made_tables import (
     one,
 )
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy import stats
 
 from hardlab.figures import style
@@ -45,3 +46,17 @@ def test_below_three_seeds_a_curve_has_its_seeds_and_no_band() -> None:
     ]
     mixed = pd.concat([frame, pd.DataFrame([one("adco", 0)])])
     assert style.bands(mixed).startswith("bands: 95 % t-intervals of three seeds or more")
+
+
+def test_below_three_seeds_dots_have_no_interval() -> None:
+    for values, lines in (([1.0, 2.0], 2), ([1.0, 2.0, 3.0], 3)):
+        ax = Figure().subplots()
+        style.dots(ax, 0, pd.Series(values), style.BLUE, "ours")
+        assert len(ax.get_lines()) == lines  # mean, seeds, and from three on the interval
+
+
+def test_a_long_line_of_a_caption_is_broken_and_a_short_one_is_not() -> None:
+    figure = Figure()
+    style.caption(figure, "short\n" + " · ".join(["twenty letters in it"] * 8))
+    short, *broken = figure.get_supxlabel().split("\n")
+    assert short == "short" and len(broken) == 2 and max(map(len, broken)) <= style.LETTERS
