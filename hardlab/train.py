@@ -129,9 +129,11 @@ def loop(session: Session, log: Logger, asked: Sequence[int] = ()) -> None:
         for batch in s.epoch.around("data", s.batches()):
             now = step(s, batch)
             log.step(now)
+            rates = now.rates
+            del now  # its pixels would live while the next step's are rendered
             if s.done % s.per_epoch and ranks.any_of(bool(asked)):  # at the end of an epoch, log its row first
                 log.stop()
-        log.epoch(now)
+        log.epoch(epoch, rates)
         last = epoch + 1 == run.epochs
         if not last and ranks.any_of(bool(asked)):
             log.stop()
@@ -151,6 +153,7 @@ def step(session: Session, batch: Batch) -> Step:
     lr = optim.set_schedule(s.players[0].opt, run.optim, run.batch_size, s.done, s.total, warmup, s.per_epoch)
     now = begin(s, batch)
     players.play(now, s.players, run.optim, s.watch, timed)
+    now.release()
     for net in (s.method, *s.hard):
         nets.average_running_stats(net)
     now.rates = {p.name: p.opt.param_groups[0]["lr"] for p in s.players} | {"learner": lr}
