@@ -118,9 +118,11 @@ def _nothing(line: str) -> None:
 def loop(session: Session, log: Logger, asked: Sequence[int] = ()) -> None:
     """Take steps to the end of the run, with logs and checkpoints.
 
-    asked: signals that ask to stop, checked after each step. Raises ``Stopped`` after saving if there is one.
+    asked: signals that ask to stop, checked after each step. Raises ``Stopped`` after saving if there is one; several
+        processes agree on it while they take one step more.
     """
     s, run = session, session.run
+    any_asked = ranks.AnyOf()
     for epoch in range(s.done // s.per_epoch, run.epochs):
         if s.done % s.per_epoch == 0:
             s.epoch.clear()
@@ -131,7 +133,7 @@ def loop(session: Session, log: Logger, asked: Sequence[int] = ()) -> None:
             log.step(now)
             rates = now.rates
             del now  # its pixels would live while the next step's are rendered
-            if s.done % s.per_epoch and ranks.any_of(bool(asked)):  # at the end of an epoch, log its row first
+            if s.done % s.per_epoch and any_asked(bool(asked)):  # at the end of an epoch, log its row first
                 log.stop()
         log.epoch(epoch, rates)
         last = epoch + 1 == run.epochs
