@@ -109,6 +109,11 @@ def number_here() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def here() -> int:
+    """How many processes of those that train together are on this machine, as their launcher says."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if met() else 1
+
+
 def lost(error: BaseException) -> bool:
     """Whether an error says that another rank is gone."""
     words = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")

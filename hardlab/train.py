@@ -154,7 +154,8 @@ def step(session: Session, batch: Batch) -> Step:
     warmup = round(run.optim.warmup_epochs * s.per_epoch)
     lr = optim.set_schedule(s.players[0].opt, run.optim, run.batch_size, s.done, s.total, warmup, s.per_epoch)
     now = begin(s, batch)
-    players.play(now, s.players, run.optim, s.watch, timed)
+    with s.gradients():
+        players.play(now, s.players, run.optim, s.watch, timed)
     now.release()
     for net in (s.method, *s.hard):
         nets.average_running_stats(net)

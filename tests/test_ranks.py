@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hardlab import process, ranks, run_folder, train
+from hardlab import build, data, process, ranks, recipes, run_folder, train
 from hardlab.types import HardlabError
 
 WAITING = Path(__file__).parent / "helpers" / "waiting.py"
@@ -99,6 +99,21 @@ def test_a_batch_that_does_not_split_is_refused_with_the_nearest_that_does():
         ranks.check_batch(12)
         with pytest.raises(HardlabError, match=r"batch_size=10 does not split .* 4 processes: .* batch_size=8"):
             ranks.check_batch(10)
+
+
+@pytest.mark.parametrize(("cores", "here", "decoders"), [(64, "4", 16), (24, "4", 6), (2, "4", 1), (24, None, 16)])
+def test_the_ranks_of_a_machine_share_its_cores_for_decoding(cores, here, decoders, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr(data, "load", lambda *a, workers, **options: seen.append(workers))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if here is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    with as_rank(0, 8):
+        build.images(recipes.recipe("simsiam", "smoke"))
+        with ranks.alone():  # the others are there all the same
+            build.images(recipes.recipe("simsiam", "smoke"))
+    assert seen == [decoders] * 2
 
 
 def test_a_launcher_names_all_that_processes_need_to_meet():
