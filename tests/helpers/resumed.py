@@ -1,4 +1,7 @@
-"""One of several processes of a test: `torchrun resumed.py FOLDER stop` stops a run early, `... go` takes it to its end."""
+"""One of several processes of a test.
+
+`torchrun resumed.py FOLDER stop` stops a run early, `torchrun resumed.py FOLDER go` takes it to its end.
+"""
 
 from __future__ import annotations
 

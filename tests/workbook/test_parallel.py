@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,6 @@ def test_two_processes_train_every_pair_like_one_and_a_stopped_run_goes_on_in_on
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.environ.get("HARDLAB_FAULTS") != "long", reason="`make test-faults` runs it")
 def test_four_processes_train_every_pair_like_one_and_a_stopped_run_goes_on_in_four(tmp_path):
     assert unequal(ranked(4, tmp_path)) == [APART]
 
