@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardlab import compatible, config, data, registry
+from hardlab import compatible, config, data, ranks, registry
 from hardlab.config import Data, Run, Spec
 from hardlab.data import Images
 from hardlab.data.base import Absent, offline
@@ -59,7 +59,7 @@ def images(
         device=str(on),
         on_broken=c.on_broken,
         held_out=c.held_out,
-        workers=min(16, os.cpu_count() or 1),  # only large images are decoded while training
+        workers=_decoders(),  # only large images are decoded while training
         dry=dry,
     )
     if dry and _read is not None:
@@ -67,6 +67,11 @@ def images(
             _read.clear()
         _read[c, split] = loaded
     return loaded
+
+
+def _decoders() -> int:
+    """Threads or processes that decode images for this process: its share of the cores of the machine."""
+    return max(1, min(16, (os.cpu_count() or 1) // ranks.here()))
 
 
 _read: dict[tuple[Data, str], Images] | None = None

@@ -20,11 +20,11 @@ import click
 # help, lists and refusals answer at once; tests/test_quick.py names what they may not load
 
 
-def _known_rung(context: click.Context, option: click.Parameter, value: str) -> str:
+def _known_rung(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
     from hardlab import recipes, registry
 
     with usage():
-        if value not in recipes.RUNGS:
+        if value is not None and value not in recipes.RUNGS:
             raise registry.unknown("rung", value, recipes.RUNGS)
     return value
 
@@ -383,14 +383,15 @@ def _rows_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
 @cli.command("costs")
 @click.argument("recipe", required=False, shell_complete=_completed_recipe)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@RUNG
+@click.option("--rung", default=None, callback=_known_rung,
+              help="smoke, cpu, gpu or paper.  [default: gpu, with RECIPE smoke]")  # fmt: skip
 @click.option("--card", default=80.0, show_default=True, type=click.FloatRange(min=0), metavar="GB",
               help="With RECIPE: the memory of a GPU to compare with.")  # fmt: skip
 @JSON
-def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str, card: float, as_json: bool) -> None:
+def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str | None, card: float, as_json: bool) -> None:
     """Calculate GPU memory and GPU-hours of recipes.
 
-    Without RECIPE, list those of all recipes of rung gpu or paper.
+    Without RECIPE, list those of all recipes of rung gpu, or of rung paper with --rung paper.
 
     E.g. `hardlab costs dino-resnet50 --rung paper backbone.recompute=true`. Memory is that of torch's tensors at the
     peak of a step: cuDNN's workspaces and the CUDA context add to it. Hours are at rates measured on one GPU.
@@ -400,7 +401,7 @@ def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str, card: 
 
     with usage():
         if recipe is None:
-            rows = costs.table(rung)
+            rows = costs.table(rung or next(iter(costs.calculated()["rungs"])))
             wide = max(len(row["recipe"]) for row in rows)
             lines = [f"{'recipe':{wide}}  {'batch':>5}  {'peak, GB':>8}  {'GPU-hours':>9}"]
             lines += [
@@ -410,7 +411,7 @@ def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str, card: 
             lines.append(f"Calculated; hours at rates measured on one {costs.calculated()['device']}.")
             _echo(as_json, "\n".join(lines), rows)
             return
-        run = recipes.recipe(recipe, rung, config.settings(overrides, ("recipe", "rung")))
+        run = recipes.recipe(recipe, rung or "smoke", config.settings(overrides, ("recipe", "rung")))
         compatible.check(run)
         from hardlab.workbook import memory
 

@@ -47,22 +47,31 @@ class Compiled:
         self.calls: list[Callable[..., Any]] = []
 
     @contextmanager
+    def gradients(self) -> Iterator[None]:
+        """Inside, players take their gradients through what was compiled."""
+        import torch._functorch.config
+
+        if not self.twice:
+            yield
+            return
+        # the first backward pass may not use the memory of what the second one needs
+        with torch._functorch.config.patch(donated_buffer=False):
+            yield
+
+    @contextmanager
     def step(self) -> Iterator[None]:
         """Inside, the networks are compiled. Raises HardlabError if torch cannot compile them here."""
         import torch._dynamo
-        import torch._functorch.config
 
         if not self.calls:
             check(self.execution, self.device)
-            if self.twice:  # the first backward pass may not use the memory of what the second one needs
-                torch._functorch.config.donated_buffer = False
             options = _OPTIONS[self.execution] if BACKEND == "inductor" else None
             self.calls = [
                 torch.compile(net._call_impl, backend=BACKEND, dynamic=False, options=options) for net in self.networks
             ]
         if self.execution == "graphs":
             torch.compiler.cudagraph_mark_step_begin()  # the graphs may use the memory of the step before again
-        with torch._dynamo.config.patch(recompile_limit=VARIANTS):
+        with torch._dynamo.config.patch(recompile_limit=VARIANTS), self.gradients():
             try:
                 for net, call in zip(self.networks, self.calls, strict=True):
                     net._compiled_call_impl = call  # as nn.Module.compile does; neither copied nor part of a state

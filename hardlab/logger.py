@@ -104,17 +104,20 @@ class Logger:
             folder.update(health=self.signs.alarms)
             self.say(f"{s.run.id}: {alarm['rule']}. {alarm['sentence']}")
 
-    def epoch(self, now: Step) -> None:
-        """Record the end of an epoch: its row, with the accuracy if that is monitored."""
-        self.session.check()
-        ranks.from_first(lambda: self._end(now))
+    def epoch(self, epoch: int, rates: dict[str, float]) -> None:
+        """Record the end of an epoch: its row, with the accuracy if that is monitored.
 
-    def _end(self, now: Step) -> None:
+        rates: player -> learning rate of the last step.
+        """
+        self.session.check()
+        ranks.from_first(lambda: self._end(epoch, rates))
+
+    def _end(self, epoch: int, rates: dict[str, float]) -> None:
         s, run, folder = self.session, self.session.run, self._written
-        done = now.at.epoch + 1
+        done = epoch + 1
         monitored = run.logs.monitor_every and (done == run.epochs or done % run.logs.monitor_every == 0)
         with ranks.alone():
-            folder.metric(self._epoch_row(now) | ({"knn": self._accuracy()} if monitored else {}))
+            folder.metric(self._epoch_row(epoch, rates) | ({"knn": self._accuracy()} if monitored else {}))
         folder.update(epochs_done=done, steps_done=s.done)
 
     def save(self) -> None:
@@ -193,16 +196,16 @@ class Logger:
             return numbers
         return dict(zip(numbers, ranks.mean(torch.tensor([*numbers.values()]).double()).tolist(), strict=True))
 
-    def _epoch_row(self, now: Step) -> dict[str, Any]:
+    def _epoch_row(self, epoch: int, rates: dict[str, float]) -> dict[str, Any]:
         s = self.session
         means = s.epoch.means()
         return {
             "kind": "epoch",
-            "epoch": now.at.epoch,
+            "epoch": epoch,
             "step": s.done,
             "loss": means["base"],
             "terms": means,
-            "lr": now.rates,
+            "lr": rates,
             "seconds": {part: round(seconds, 4) for part, seconds in s.epoch.seconds.items()},
             "peak_memory_mb": round(run_folder.peak_memory_mb(s.device), 1),
         }

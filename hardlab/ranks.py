@@ -22,17 +22,23 @@ from torch import Tensor
 from hardlab.errors import HardlabError
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process
-_PATIENCE = timedelta(hours=2)  # the others wait while the first rank evaluates; a process that dies is noticed at once
+_PATIENCE = timedelta(hours=2)  # the others wait while the first rank evaluates
+# between exchanges of a step; a machine that is gone closes no connection, and NCCL notices no process that dies
+_STEP = timedelta(minutes=10)
 
 T = TypeVar("T")
 
 
 class Place(NamedTuple):
-    """The number of this process among those that train together, from 0, how many they are, and whether they met."""
+    """The number of this process among those that train together, from 0, how many they are, and whether they met.
+
+    patient: the group in which the others wait for the first; None = that of the exchanges of a step.
+    """
 
     rank: int = 0
     size: int = 1
     met: bool = False
+    patient: Any = None
 
 
 _place: ContextVar[Place] = ContextVar("_place", default=Place())  # noqa: B039  a tuple
@@ -86,10 +92,11 @@ def joined(cuda: bool) -> Iterator[Place]:
         store, at, count = next(dist.rendezvous("env://", timeout=_PATIENCE))  # type: ignore[attr-defined]
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"hardlab/attempt-{attempt}", store)  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=at, world_size=count, timeout=_PATIENCE)
+        dist.init_process_group(backend, store=store, rank=at, world_size=count, timeout=_STEP)
     else:
-        dist.init_process_group(backend, timeout=_PATIENCE)
-    token = _place.set(Place(dist.get_rank(), dist.get_world_size(), True))
+        dist.init_process_group(backend, timeout=_STEP)
+    patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    token = _place.set(Place(dist.get_rank(), dist.get_world_size(), True, patient))
     try:
         yield _place.get()
         dist.destroy_process_group()  # after an error the others may be gone, and it would wait for them
@@ -100,6 +107,11 @@ def joined(cuda: bool) -> Iterator[Place]:
 def number_here() -> int:
     """The number of this process among those on this machine, from 0, as its launcher says."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def here() -> int:
+    """How many processes of those that train together are on this machine, as their launcher says."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if met() else 1
 
 
 def lost(error: BaseException) -> bool:
@@ -235,6 +247,29 @@ def any_of(flag: bool) -> bool:
     return bool(answer)
 
 
+class AnyOf:
+    """``any_of``, answered when asked the next time: by then the exchange is over, and nobody waits for it.
+
+    All ranks ask equally often. A flag must stay set.
+    """
+
+    def __init__(self) -> None:
+        self._asked: tuple[Any, Tensor] | None = None
+
+    def __call__(self, flag: bool) -> bool:
+        if size() == 1:
+            return flag
+        if self._asked is not None:
+            exchange, answer = self._asked
+            exchange.wait()
+            self._asked = None
+            if bool(answer):
+                return True
+        answer = torch.tensor(int(flag))
+        self._asked = dist.all_reduce(answer, dist.ReduceOp.MAX, async_op=True), answer
+        return False
+
+
 def same(*tensors: Tensor) -> None:
     """Overwrite tensors by those of the first rank."""
     if size() > 1:
@@ -256,7 +291,7 @@ def from_first(f: Callable[[], T]) -> T:
         except Exception as e:
             error = e
             box = [(None, _sendable(e))]
-    dist.broadcast_object_list(box, 0)
+    dist.broadcast_object_list(box, 0, group=_place.get().patient)
     if error is not None:
         raise error
     answer, sent = box[0]

@@ -128,6 +128,8 @@ class Folder:
         kept = self.manifest.get("files")
         self.sums: dict[str, str] = kept if isinstance(kept, dict) else {}  # file -> its digest
         self._seen: list[tuple[Candidates, torch.Tensor, int, int]] = []  # on the device, for the first images
+        self._sent: list[tuple[Candidates, torch.Tensor, int, int]] = []  # on their way to the host
+        self._arrived: torch.cuda.Event | None = None  # once it has happened, they are there
         self._rows: list[pa.Table] = []
         self._crops: list[pa.Table] = []
 
@@ -303,13 +305,29 @@ class Folder:
         few = Candidates(kept(seen.params), seen.pairs, kept(seen.loss), kept(seen.best), local)
         self._seen.append((few, kept(index), epoch, step))
         if len(self._seen) >= HELD:
-            self.collect_views()
+            self._send_views()
+
+    def _send_views(self) -> None:
+        """Begin to copy the part of the view log on the device to the host, without waiting for it."""
+        for seen, index, epoch, step in self._seen:
+            params, pairs, loss, best, of_row = (
+                t.to("cpu", non_blocking=True) for t in (seen.params, seen.pairs, seen.loss, seen.best, index)
+            )
+            local = None if seen.local is None else seen.local.to("cpu", non_blocking=True)
+            self._sent.append((Candidates(params, pairs, loss, best, local), of_row, epoch, step))
+        device = self._seen[0][1].device
+        if device.type == "cuda":
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(device))
+        self._seen = []
 
     def collect_views(self) -> None:
         """Copy the part of the view log on the device to the host, which synchronises."""
-        for seen, index, epoch, step in self._seen:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        for seen, index, epoch, step in self._sent + self._seen:
             self._collect(seen, index, epoch, step)
-        self._seen = []
+        self._sent, self._seen, self._arrived = [], [], None
 
     def _collect(self, seen: Candidates, index: torch.Tensor, epoch: int, step: int) -> None:
         index = index.cpu()

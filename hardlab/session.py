@@ -52,6 +52,7 @@ class Session:
     watch: detects numbers that are not finite.
     checkpoints: the folder of the run's checkpoints, if it has one.
     networks: a context in which the networks run as ``run.execution`` says.
+    gradients: a context in which the players take gradients through them.
     """
 
     run: Run
@@ -68,6 +69,7 @@ class Session:
     watch: health.Watch = field(default_factory=health.Watch)
     checkpoints: Path | None = None
     networks: Callable[[], AbstractContextManager[None]] = nullcontext
+    gradients: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def per_epoch(self) -> int:
@@ -253,7 +255,8 @@ def _begun(
     session = Session(run, on, precision, data, build.look(run), method.train(), hard, parties, generator)
     if run.execution != "eager":
         twice = any(p.joint for p in parties)
-        session.networks = execution.Compiled(method, run.execution, on, twice).step
+        compiled = execution.Compiled(method, run.execution, on, twice)
+        session.networks, session.gradients = compiled.step, compiled.gradients
     return session
 
 

@@ -118,9 +118,11 @@ def _nothing(line: str) -> None:
 def loop(session: Session, log: Logger, asked: Sequence[int] = ()) -> None:
     """Take steps to the end of the run, with logs and checkpoints.
 
-    asked: signals that ask to stop, checked after each step. Raises ``Stopped`` after saving if there is one.
+    asked: signals that ask to stop, checked after each step. Raises ``Stopped`` after saving if there is one; several
+        processes agree on it while they take one step more.
     """
     s, run = session, session.run
+    any_asked = ranks.AnyOf()
     for epoch in range(s.done // s.per_epoch, run.epochs):
         if s.done % s.per_epoch == 0:
             s.epoch.clear()
@@ -129,9 +131,11 @@ def loop(session: Session, log: Logger, asked: Sequence[int] = ()) -> None:
         for batch in s.epoch.around("data", s.batches()):
             now = step(s, batch)
             log.step(now)
-            if s.done % s.per_epoch and ranks.any_of(bool(asked)):  # at the end of an epoch, log its row first
+            rates = now.rates
+            del now  # its pixels would live while the next step's are rendered
+            if s.done % s.per_epoch and any_asked(bool(asked)):  # at the end of an epoch, log its row first
                 log.stop()
-        log.epoch(now)
+        log.epoch(epoch, rates)
         last = epoch + 1 == run.epochs
         if not last and ranks.any_of(bool(asked)):
             log.stop()
@@ -150,7 +154,9 @@ def step(session: Session, batch: Batch) -> Step:
     warmup = round(run.optim.warmup_epochs * s.per_epoch)
     lr = optim.set_schedule(s.players[0].opt, run.optim, run.batch_size, s.done, s.total, warmup, s.per_epoch)
     now = begin(s, batch)
-    players.play(now, s.players, run.optim, s.watch, timed)
+    with s.gradients():
+        players.play(now, s.players, run.optim, s.watch, timed)
+    now.release()
     for net in (s.method, *s.hard):
         nets.average_running_stats(net)
     now.rates = {p.name: p.opt.param_groups[0]["lr"] for p in s.players} | {"learner": lr}

@@ -34,3 +34,8 @@ def on_host(x: Tensor) -> bool:
 def constant(values: Sequence[Any], like: Tensor) -> Tensor:
     """Numbers as a tensor with the device and type of ``like``; ``like.new_tensor(values)`` would synchronise."""
     return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+
+
+def sent(x: Tensor, like: Tensor) -> Tensor:
+    """A tensor of the host on the device of ``like``, by memory from which a GPU copies while the host goes on."""
+    return (x.pin_memory() if like.is_cuda else x).to(like.device, non_blocking=True)

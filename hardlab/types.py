@@ -138,6 +138,11 @@ class Rendered(Drawn):
     def drawn(self) -> Drawn:
         return Drawn(**{f.name: getattr(self, f.name) for f in fields(Drawn)})
 
+    def detached(self) -> Rendered:
+        """The same pixels without a graph: a strategy may have made them with gradient."""
+        labels = {i: x.detach() for i, x in self.labels.items()}
+        return replace(self, x=self.x.detach(), local=tuple(x.detach() for x in self.local), labels=labels)
+
     @classmethod
     def of(cls, v: Drawn, x: Tensor, local: Sequence[Tensor] = (), plain: Tensor | None = None) -> Rendered:
         """The views ``v`` with the given pixels."""
@@ -166,6 +171,11 @@ class Out(NamedTuple):
     q: Mapping[int, Tensor]
     t: Mapping[int, Tensor]
     loss: Tensor
+
+    def detached(self) -> Out:
+        """The same numbers without their graph."""
+        q, t = ({i: x.detach() for i, x in part.items()} for part in (self.q, self.t))
+        return Out(self.views.detached(), q, t, self.loss.detach())
 
 
 Owned = TypeVar("Owned")

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 import torch._dynamo
+import torch._functorch.config
 from resuming import learned, same, whole_and_parts
 from shallow import Shallow
 from small_runs import small_run
@@ -95,6 +96,22 @@ def test_every_composition_takes_the_same_steps_compiled(name, traced, monkeypat
     for one, other in zip(taken["compile"][0], taken["eager"][0], strict=True):
         assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
     assert_close(taken["compile"][1], taken["eager"][1])
+
+
+def test_what_two_players_of_one_graph_need_of_torch_is_set_for_their_steps_alone(traced, monkeypatch):
+    monkeypatch.setattr(nets, "Tiny", Shallow)
+    donated, play = [], train.players.play
+
+    def watched(*args):
+        donated.append(torch._functorch.config.donated_buffer)
+        play(*args)
+
+    monkeypatch.setattr(train.players, "play", watched)
+    before = torch._functorch.config.donated_buffer
+    for name in ("stn-affine", "simsiam"):
+        steps_of(opened(name, "compile"), 2)
+    assert before and donated == [False, False, True, True]
+    assert torch._functorch.config.donated_buffer == before
 
 
 @pytest.mark.slow

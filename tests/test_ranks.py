@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 
-from hardlab import ranks, run_folder, train
+from hardlab import build, data, process, ranks, recipes, run_folder, train
 from hardlab.types import HardlabError
+
+WAITING = Path(__file__).parent / "helpers" / "waiting.py"
 
 
 @contextmanager
@@ -83,6 +87,7 @@ def test_one_process_exchanges_nothing():
     assert all(f(x) is x for f in (ranks.own, ranks.whole, ranks.mean, ranks.largest))
     assert ranks.averaged([x, None])[0] is x and ranks.backend() is None
     assert ranks.any_of(True) and not ranks.any_of(False)
+    assert [ranks.AnyOf()(flag) for flag in (True, False)] == [True, False]
     assert ranks.from_first(lambda: 3) == 3
     ranks.same(x)
     assert torch.equal(ranks.taken(x, torch.tensor([1])), x[1:])
@@ -94,6 +99,21 @@ def test_a_batch_that_does_not_split_is_refused_with_the_nearest_that_does():
         ranks.check_batch(12)
         with pytest.raises(HardlabError, match=r"batch_size=10 does not split .* 4 processes: .* batch_size=8"):
             ranks.check_batch(10)
+
+
+@pytest.mark.parametrize(("cores", "here", "decoders"), [(64, "4", 16), (24, "4", 6), (2, "4", 1), (24, None, 16)])
+def test_the_ranks_of_a_machine_share_its_cores_for_decoding(cores, here, decoders, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr(data, "load", lambda *a, workers, **options: seen.append(workers))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if here is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    with as_rank(0, 8):
+        build.images(recipes.recipe("simsiam", "smoke"))
+        with ranks.alone():  # the others are there all the same
+            build.images(recipes.recipe("simsiam", "smoke"))
+    assert seen == [decoders] * 2
 
 
 def test_a_launcher_names_all_that_processes_need_to_meet():
@@ -109,6 +129,15 @@ def test_only_an_error_of_the_exchange_says_that_another_process_is_gone():
         assert ranks.lost(error)
         assert not ranks.lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
         assert not ranks.lost(HardlabError("Connection closed by peer"))
+
+
+@pytest.mark.slow
+def test_ranks_wait_long_for_the_first_and_shortly_for_a_step_and_agree_on_a_stop_one_question_late(tmp_path):
+    process.launched_together([str(WAITING), str(tmp_path)], 2, "The test")
+    seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert [one["answers"] for one in seen] == [[False, False, False, True]] * 2  # asked at the third
+    assert [one["first"] for one in seen] == ["late"] * 2
+    assert seen[0]["lost"] and 2 < seen[0]["after"] < 6
 
 
 def test_what_torchrun_starts_takes_options_and_settings_in_any_order(tmp_path):

@@ -123,7 +123,7 @@ class Calls(TorchFunctionMode):
             target, here = next(named, None), self.play.on_host(args[0])
             there = self.play.on_host(target) if isinstance(target, Tensor) else target == "cpu"
             if target is None or there:
-                if not here and there:
+                if not here and there and not kwargs.get("non_blocking"):
                     self.play.waits.append("to")
             elif here:
                 if not kwargs.get("non_blocking"):
@@ -242,6 +242,11 @@ def test_a_step_that_is_not_logged_waits_nowhere_for_its_device(name, tmp_path, 
     if not kinds()[name]:  # another recipe has the same method and strategies, and a whole network
         monkeypatch.setattr(nets, "Tiny", Shallow)
     assert waits_of(name, tmp_path, monkeypatch) == []
+
+
+def test_a_view_log_that_is_full_between_two_logged_steps_leaves_the_device_without_a_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "HELD", 2)
+    assert waits_of("simsiam-hvs", tmp_path, monkeypatch) == []
 
 
 def test_the_first_step_of_a_later_epoch_waits_nowhere_either(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -35,11 +35,13 @@ from hardlab.files import read_arrays
 from hardlab.numbers import ordered
 from hardlab.types import Batch, HardlabError
 
+T = TypeVar("T")
+
 SMALL_SIDE = 96  # images up to this side are held in memory ...
 SMALL_BYTES = 2 * 1024**3  # ... as long as the whole set stays below this
 _BLOCK = 4096  # bytes of a block of files that are not read as a whole
 _DECODER = 2  # part of the cache key: raise it when a change of `decode` changes pixels
-_AHEAD = 2  # batches that threads decode while one is used
+_AHEAD = 2  # batches that threads decode or gather while one is used
 _PROBES = 32  # headers read to guess whether a folder holds small images of one size
 
 Annotate = Callable[[int], dict[str, np.ndarray]]
@@ -505,11 +507,38 @@ class Pixels(Images):
         return h.hexdigest()
 
     def _batches(self, rows: Sequence[Tensor]) -> Iterator[Batch]:
-        height, width = self.pixels.shape[2:]
-        for row in rows:
-            raw = self.pixels[row.to(self.pixels.device, non_blocking=True)].to(self.device, non_blocking=True)
-            sizes = torch.tensor([height, width]).to(self.device, non_blocking=True).expand(len(row), 2)
-            yield Batch(raw, sizes, row.to(self.device, non_blocking=True))
+        size = torch.tensor(self.pixels.shape[2:]).to(self.device, non_blocking=True)
+        if self.in_memory:
+            for row in rows:
+                index = row.to(self.device, non_blocking=True)
+                yield Batch(self.pixels[index], size.expand(len(row), 2), index)
+            return
+        pool = ThreadPoolExecutor(1, "read")  # training does not wait for pixels to be gathered
+        try:
+            for raw, index in _ahead(rows, lambda row: pool.submit(self._gathered, row)):
+                yield Batch(raw.to(self.device, non_blocking=True), size.expand(len(index), 2),
+                            index.to(self.device, non_blocking=True))  # fmt: skip
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _gathered(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        return _pinned(self.pixels[row], self.device), _pinned(row, self.device)
+
+
+def _pinned(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host from which ``device`` can copy while the host goes on."""
+    return x.pin_memory() if device.type == "cuda" else x
+
+
+def _ahead(rows: Iterable[Tensor], begin: Callable[[Tensor], Future[T]]) -> Iterator[T]:
+    """The results of ``begin``, in order, of which some are begun before they are needed."""
+    begun: deque[Future[T]] = deque()
+    for row in rows:
+        begun.append(begin(row))
+        if len(begun) > _AHEAD:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
 
 
 class _Rows(Dataset):
@@ -600,14 +629,9 @@ class Packed(Decoded):
 
     def _batches(self, rows: Sequence[Tensor]) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(max(1, self.workers), "decode")
-        ahead: deque[Future[Batch]] = deque()
         try:
-            for row in rows:
-                ahead.append(self._begun(pool, row.tolist()))
-                if len(ahead) > _AHEAD:
-                    yield self._placed(ahead.popleft().result())
-            while ahead:
-                yield self._placed(ahead.popleft().result())
+            for batch in _ahead(rows, lambda row: self._begun(pool, row.tolist())):
+                yield Batch(*(t.to(self.device, non_blocking=True) for t in batch))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -632,16 +656,13 @@ class Packed(Decoded):
                     if isinstance(image, BaseException):
                         raise image
                 made = _stacked(images, row)
-                batch.set_result(Batch(*(t.pin_memory() for t in made)) if self.device.type == "cuda" else made)
+                batch.set_result(Batch(*(_pinned(t, self.device) for t in made)))
             except BaseException as e:
                 batch.set_exception(e)
 
         for place in range(len(row)):
             pool.submit(one, place)
         return batch
-
-    def _placed(self, batch: Batch) -> Batch:
-        return Batch(*(t.to(self.device, non_blocking=True) for t in batch))
 
 
 # ---------------------------------------------------------------------------------------------- subsets

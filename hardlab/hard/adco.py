@@ -294,7 +294,8 @@ class AdCo(Hard):
         # fused: one pass over the bank, no copies of it
         self.opt = SGD([w], self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True)
         moves = lambda step: int(step >= self.filling)  # noqa: E731
-        return [Player("negatives", [w], self.opt, self.loss, moves, joint=True)]
+        # not joint: the forward pass leaves the gradient, so that nobody keeps the learner's graph for it
+        return [Player("negatives", [w], self.opt, self.loss, moves)]
 
     def loss(self, step: Step) -> Tensor:
         """() what the adversary minimises: minus the contrastive loss at its own temperature."""

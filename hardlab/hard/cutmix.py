@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from hardlab import nets, ranks
+from hardlab import nets, ranks, transfer
 from hardlab.data import Images
 from hardlab.hard.adversarial import first_images, in_unit_range
 from hardlab.hard.base import Hard
@@ -85,7 +85,7 @@ class CutMix(Hard):
         place = torch.rand(n, 2)
         if n > 1:
             share, place = ranks.own(share), ranks.own(place)
-        other = torch.randperm(count).to(v.index.device, non_blocking=True)  # (B,) pi, of the whole batch
+        other = transfer.sent(torch.randperm(count), v.index)  # (B,) pi, of the whole batch
         views = {} if self.source == "adversarial" else {"cutmix": (v, self.bn == "aux")}
         if self.source != "clean":
             views["cutmix_adversarial"] = (step.made["adversarial"](), True)
@@ -98,7 +98,7 @@ class CutMix(Hard):
         method, t = step.method, step.out.t
         pixels, kept = [], []
         for x in (v.x, *v.local):
-            inside = boxes(share, place, x.shape[-1], self.box).to(x.device, non_blocking=True)  # (n,S,S)
+            inside = transfer.sent(boxes(share, place, x.shape[-1], self.box), x)  # (n,S,S)
             kept.append(1 - inside.float().mean((1, 2)))  # (n,) lambda, counted
             cut = inside.view(len(inside), *[1] * (x.ndim - 3), *inside.shape[1:])
             pixels.append(torch.where(cut, ranks.taken(x, other), x))

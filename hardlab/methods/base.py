@@ -65,6 +65,13 @@ class Step:
         # a context that also ran without gradient has cached weights that cut the graph
         return torch.autocast(self.drawn.raw.device.type, torch.bfloat16, enabled=self.low)
 
+    def release(self) -> None:
+        """Let go of the graph once every player has used it; later hooks read the same numbers."""
+        self.out = self.out.detached()
+        self.views = self.out.views
+        self.terms = {name: t.detach() for name, t in self.terms.items()}
+        self.numbers = {key: x.detach() if isinstance(x, Tensor) else x for key, x in self.numbers.items()}
+
     def means(self) -> dict[str, Tensor]:
         """Term -> its mean () over the rows of all ranks, on the device, without terms that have no rows."""
         if self._means is None:

@@ -22,6 +22,7 @@ from hardlab import build, config, execution, machine, meters, run_folder, train
 from hardlab.config import Run
 from hardlab.logger import Logger
 from hardlab.methods.base import Step
+from hardlab.negatives import Around
 from hardlab.session import Session
 from hardlab.types import HardlabError
 
@@ -67,11 +68,36 @@ class Timeline(meters.Epoch):
         self.leave()
 
     def watch(self, session: Session) -> None:
-        """Make the steps of optimisers a part of their own, whichever player takes them."""
+        """Make these parts of their own, whoever asks for them.
+
+        The steps of optimisers, the rendering of views, and the loss against negatives that a strategy has replaced or
+        wrapped, without the similarities that are the method's.
+        """
         session.epoch = self
         for player in session.players:
             player.opt.register_step_pre_hook(lambda *_: self.enter("optimizer"))
             player.opt.register_step_post_hook(lambda *_: self.leave())
+        self._inside("views", session.look, "render")
+        negatives = session.method.negatives
+        if negatives is None or not negatives.held():
+            return
+        # of the strategies of a run, one at most replaces or wraps the negatives
+        self._inside(next((h.name for h in session.hard if h.owns_loss), "step"), negatives, "loss")
+        if isinstance(negatives, Around):
+            self._inside("step", negatives.inner, "similarities")
+
+    def _inside(self, part: str, owner: Any, name: str) -> None:
+        """Give the time inside a method of one object to ``part``."""
+        called = getattr(owner, name)
+
+        def timed(*args: Any, **options: Any) -> Any:
+            self.enter(part)
+            try:
+                return called(*args, **options)
+            finally:
+                self.leave()
+
+        setattr(owner, name, timed)
 
     def start(self) -> None:
         self.marks = []

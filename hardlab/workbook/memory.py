@@ -155,7 +155,7 @@ def _calculated(run: Run) -> Cost:
             networks_size = tally.now
             batches = images.batches(torch.arange(2 * run.batch_size).view(2, -1))
             train.step(session, next(batches))  # makes the optimisers' state
-            kept, tally.peak, tally.flops = tally.now, tally.now, 0.0
+            kept, tally.peak, tally.flops = tally.now, tally.now, 0.0  # as in the trainer's loop, no step is held
             train.step(session, next(batches))
     finally:
         torch.distributions.Distribution.set_default_validate_args(validated)

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from hardlab.data import load
-from hardlab.data.base import data_root, decode, stratified
+from hardlab.data import base, load
+from hardlab.data.base import Pixels, Source, data_root, decode, stratified
 from hardlab.types import HardlabError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -87,6 +88,24 @@ def test_small_images_of_one_size_are_held_in_memory_and_equal_their_files(tmp_p
     assert batch.sizes.tolist() == [[20, 20], [20, 20]]
     for raw, path in zip(batch.raw, ["bee/01.png", "ant/01.png"]):
         np.testing.assert_array_equal(raw.permute(1, 2, 0), np.array(Image.open(tmp_path / "train" / path)))
+
+
+def test_small_images_that_are_too_many_for_the_device_come_in_the_same_batches(tmp_path, monkeypatch):
+    top, order = make_folder(tmp_path), torch.randperm(8).view(4, 2)
+    on_device = load("folder", root=top)
+    monkeypatch.setattr(base, "SMALL_BYTES", on_device.pixels.numel())
+    on_host = Pixels(
+        "toy", "train", Source(("ant", "bee"), on_device.targets.numpy(), list(on_device.names)), [],
+        label_map=np.arange(2), device="cpu", size=None, pixels=on_device.pixels.permute(0, 2, 3, 1).numpy(),
+    )  # fmt: skip
+    assert on_device.in_memory and not on_host.in_memory
+    threads = threading.active_count()
+    for a, b in zip(on_device.batches(order), on_host.batches(order), strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    batches = on_host.batches(order)
+    next(batches)
+    batches.close()  # a run that ends in mid-epoch
+    assert threading.active_count() == threads
 
 
 def test_one_image_of_another_size_among_small_ones_sends_the_set_to_the_decoder(tmp_path):

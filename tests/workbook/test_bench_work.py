@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 
@@ -47,6 +48,55 @@ def test_each_moment_counts_for_the_innermost_part_alone_and_all_of_them_add_up(
     line.start()
     clock(3)
     assert line.stop() == {"rest": 3}
+
+
+def seconds_of(name, clock, monkeypatch, **slow):
+    """The parts of a step in which the given functions, as "module:class.function", take so many seconds each time."""
+    calls = {}
+    for place, seconds in slow.items():
+        module, _, path = place.partition(":")
+        owner, function = path.split(".")
+        cls = getattr(importlib.import_module(f"hardlab.{module}"), owner)
+        called = getattr(cls, function)
+
+        def taking(*args, _called=called, _place=place, _seconds=seconds, **options):
+            calls[_place] = calls.get(_place, 0) + 1
+            clock(_seconds)
+            return _called(*args, **options)
+
+        monkeypatch.setattr(cls, function, taking)
+    session = train.open(small_run(name), device="cpu", say=lambda line: None)
+    line = Timeline(session.device)
+    line.watch(session)
+    batch = next(session.batches())
+    line.start()
+    train.step(session, batch)
+    return line.stop(), calls
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "own"),
+    [
+        ("adco", "adco", "hard.adco:Learned.sweep"),
+        ("moco-mochi", "mochi", "hard.mochi:Mixed.make"),
+        ("moco-synco", "synco", "hard.synco:SixKinds.make"),
+        ("simclr-hcl", "hcl", "hard.hcl:Reweighted.loss"),
+    ],
+)
+def test_the_loss_against_negatives_of_a_strategy_is_a_part_of_that_strategy(name, strategy, own, clock, monkeypatch):
+    of_method = {"moco": "negatives:Queue.similarities", "simclr": "negatives:OtherKeys.similarities"}
+    inner = {of_method[name.split("-")[0]]: 1} if name != "adco" else {}
+    parts, calls = seconds_of(name, clock, monkeypatch, **{own: 100}, **inner)
+    assert parts.pop(strategy) == 100 * calls[own] > 0
+    assert parts.get("step", 0) == sum(calls[place] for place in inner)
+    assert not any(parts[part] for part in parts if part != "step")
+
+
+def test_what_a_selection_renders_is_a_part_of_the_views(clock, monkeypatch):
+    slow = {"views:Look.apply": 100, "hard.hvs:HVS.embed": 1}
+    parts, calls = seconds_of("simsiam-hvs", clock, monkeypatch, **slow)
+    assert parts["views"] == 100 * calls["views:Look.apply"] > 0
+    assert parts["hvs"] == calls["hard.hvs:HVS.embed"] == 1
 
 
 def answers_of(job, lines, monkeypatch, capsys):

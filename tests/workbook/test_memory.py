@@ -51,8 +51,10 @@ def measured_peak(name: str, **changes) -> int:
         pytest.param("simsiam", {"backbone": "resnet18"}, marks=pytest.mark.slow),
         pytest.param("simsiam", {"backbone": "resnet18", "backbone.recompute": True}, marks=pytest.mark.slow),
         ("moco", {"backbone": "tiny", "backbone.width": 32}),
+        ("adco", {"backbone": "tiny", "backbone.width": 32}),
+        ("dino-multicrop", {"backbone": "tiny", "backbone.width": 32}),
     ],
-    ids=["resnet18", "resnet18-recompute", "moco"],
+    ids=["resnet18", "resnet18-recompute", "moco", "adco", "dino-multicrop"],
 )
 def test_the_calculated_peak_is_that_of_a_real_step(name, changes):
     changes |= {"data": "shapes", "data.fraction": 0.1, "batch_size": 64, "precision": "fp32", "epochs": 1}
@@ -73,7 +75,8 @@ def test_arithmetic_and_memory_are_those_measured_on_a_gpu(name):
     cost = memory.calculate(recipes.recipe(name, "gpu"))
     assert cost.flops == pytest.approx(row["flops_per_image"], rel=0.01)
     # its rates were measured with a few images; cuDNN's workspaces are in what was measured, and not calculated
-    assert cost.peak - cost.images == pytest.approx(1e6 * row["peak_memory_mb"], rel=0.12)
+    measured = 2**20 * row["peak_memory_mb"]
+    assert 1 <= measured / (cost.peak - cost.images) < 1.17
 
 
 class Known(nn.Module):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from hardlab import process
+from hardlab import process, run_folder, train
 from hardlab.errors import HardlabError
 from hardlab.workbook import parallel
 
 WORKER = Path(__file__).parents[1] / "helpers" / "ranked.py"
+RESUMED = WORKER.with_name("resumed.py")
 APART = "norms of each process"  # the variant that is not what one process does
 
 
@@ -35,9 +35,20 @@ def test_two_processes_train_every_pair_like_one_and_a_stopped_run_goes_on_in_on
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.environ.get("HARDLAB_FAULTS") != "long", reason="`make test-faults` runs it")
 def test_four_processes_train_every_pair_like_one_and_a_stopped_run_goes_on_in_four(tmp_path):
     assert unequal(ranked(4, tmp_path)) == [APART]
+
+
+@pytest.mark.slow
+def test_a_run_that_two_processes_stop_and_four_take_up_ends_like_one_that_was_not_stopped(tmp_path):
+    run = parallel.stateful()
+    for n, how in ((2, "stop"), (4, "go")):
+        process.launched_together([str(RESUMED), str(tmp_path), how], n, "The test")
+        about = run_folder.manifest(tmp_path / run.id)
+        assert (about["state"], about["world_size"]) == ("done" if how == "go" else "running", n)
+    with parallel.double_precision():
+        whole = train.train(run, tmp_path / "whole", device="cpu", say=lambda line: None)
+    assert parallel.difference(parallel.learned(tmp_path / run.id), parallel.learned(whole)) < parallel.BOUND
 
 
 def test_the_difference_of_two_states_is_that_of_the_tensor_that_is_farthest_off():

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from hardlab import recipes
+from hardlab import cli, recipes
 from hardlab.errors import HardlabError
 from hardlab.workbook import recipe_costs as costs
 
@@ -29,6 +30,12 @@ def test_gpu_hours_are_the_operations_of_a_training_at_the_measured_rate():
     row = book["rungs"]["gpu"]["ppcl"]
     alone = costs.gpu_hours("ppcl", row["images"], row["flops"])
     assert hours["ppcl"] == pytest.approx(alone + hours["gan"])  # with its parent's
+
+
+def test_the_command_alone_lists_the_first_rung_that_is_recorded():
+    alone, gpu = (CliRunner().invoke(cli.cli, ["costs", *words]) for words in ([], ["--rung", "gpu"]))
+    assert alone.exit_code == 0 and alone.output == gpu.output and "dino-resnet50" in alone.output
+    assert CliRunner().invoke(cli.cli, ["costs", "--rung", "smoke"]).exit_code == 2
 
 
 def test_recorded_costs_that_are_damaged_are_named(tmp_path, monkeypatch):
