@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise, permutations
 
@@ -132,13 +132,13 @@ class Look:
         b, v = params.shape[:2]
         pixels = _TILE if transfer.on_host(raw) else _TILE_GPU
         source = raw.shape[2] * raw.shape[3]
-        large = source > _LARGE and transfer.on_host(raw) and transfer.on_host(params)
+        large = _is_large(raw) and transfer.on_host(params)
         tile = max(1, pixels // max(size * size, 0 if large and self.crop != "last" else source))
         params = params.transpose(0, 1).flatten(0, 1)  # (V*B,P): slot by slot, so that a slot is contiguous
         dtype = raw.dtype if raw.is_floating_point() else torch.float32
         x = torch.empty(v * b, 3, size, size, dtype=dtype, device=raw.device)
         # pixels keep their precision inside any autocast context
-        with _one_thread() if large else nullcontext(), torch.autocast(raw.device.type, enabled=False):
+        with _threads(large), torch.autocast(raw.device.type, enabled=False):
             for rows in torch.arange(b * v, device=params.device).split(tile):
                 self._tile(x, raw, params, rows, bare, large)
         return x.view(v, b, 3, size, size).transpose(0, 1)
@@ -150,8 +150,9 @@ class Look:
         """
         if local and not self.local:
             raise HardlabError(f"{local} local crops were asked for, but this run's augmentation has none: set `local`")
-        params = self.draw(batch.sizes, n, generator)
-        small = [self._local(i).draw(batch.sizes, 1, generator) for i in range(local)]
+        with _threads(_is_large(batch.raw)):
+            params = self.draw(batch.sizes, n, generator)
+            small = [self._local(i).draw(batch.sizes, 1, generator) for i in range(local)]
         group = ranks.own(torch.arange(ranks.size() * len(batch.index), device=batch.index.device))
         return Drawn(batch.raw, batch.sizes, batch.index, group, params, torch.cat(small, 1) if small else None)
 
@@ -340,15 +341,21 @@ def _resample(
     return weight.new_zeros(len(start), size, n).scatter_(2, pixel.long(), weight)
 
 
+def _is_large(raw: Tensor) -> bool:
+    return raw.shape[2] * raw.shape[3] > _LARGE and transfer.on_host(raw)
+
+
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """While others decode the next images, torch's threads would wait for a core at the end of every operation."""
+def _threads(large: bool) -> Iterator[None]:
+    """One thread of torch for large images: where others decode the next ones, two would wait in every operation."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if large:
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        if large:
+            torch.set_num_threads(threads)
 
 
 def _resized(images: Sequence[Tensor], params: Tensor, size: int, interpolation: str) -> Tensor:
