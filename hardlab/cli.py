@@ -392,7 +392,8 @@ def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str, card: 
     Without RECIPE, list those of all recipes of rung gpu or paper.
 
     E.g. `hardlab costs dino-resnet50 --rung paper backbone.recompute=true`. Memory is that of torch's tensors at the
-    peak of a step: cuDNN's workspaces and the CUDA context add to it. Hours are at rates measured on one GPU.
+    peak of a step: cuDNN's workspaces and the CUDA context add to it. Hours are at rates measured on one GPU, without
+    the reading and decoding of images.
     """
     from hardlab import compatible, config, recipes
     from hardlab.workbook import recipe_costs as costs
@@ -401,12 +402,14 @@ def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str, card: 
         if recipe is None:
             rows = costs.table(rung)
             wide = max(len(row["recipe"]) for row in rows)
-            lines = [f"{'recipe':{wide}}  {'batch':>5}  {'peak, GB':>8}  {'GPU-hours':>9}"]
-            lines += [
-                f"{row['recipe']:{wide}}  {row['batch']:5}  {row['peak_gb']:8.1f}  {row['gpu_hours']:9.3g}"
-                for row in rows
+            lines = [
+                f"{'recipe':{wide}}  {'batch':>5}  {'peak, GB':>8}  {'GPU-hours':>9}  {'decoding, core-hours':>20}"
             ]
-            lines.append(f"Calculated; hours at rates measured on one {costs.calculated()['device']}.")
+            for row in rows:
+                cores = "-" if row["decoding_hours"] is None else f"{row['decoding_hours']:.3g}"
+                numbers = f"{row['batch']:5}  {row['peak_gb']:8.1f}  {row['gpu_hours']:9.3g}  {cores:>20}"
+                lines.append(f"{row['recipe']:{wide}}  {numbers}")
+            lines.append(f"Memory is calculated. {costs.conditions()}")
             _echo(as_json, "\n".join(lines), rows)
             return
         run = recipes.recipe(recipe, rung, config.settings(overrides, ("recipe", "rung")))
@@ -415,12 +418,13 @@ def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str, card: 
 
         cost = memory.calculate(run)
     images = run.epochs * memory.count(run)
-    hours, device = costs.gpu_hours(run.recipe, images, cost.flops), costs.calculated()["device"]
+    hours, device = costs.gpu_hours(run, images, cost.flops), costs.calculated()["device"]
     verdict = f"{'fits' if cost.peak <= card * 1e9 else 'does not fit'} a card of {card:g} GB"
     lines = [f"{name:38} {value / 1e9:8.2f} GB" for name, value in zip(costs.PARTS.values(), cost)]
     lines += [
         f"{'peak of a step':38} {cost.peak / 1e9:8.2f} GB, {verdict}",
         f"{images} images of {cost.flops / 1e9:.4g} GFLOP are {hours:.3g} GPU-hours of one {device}.",
+        costs.conditions(),
     ]
     facts = cost._asdict() | {"peak": cost.peak, "fits": cost.peak <= card * 1e9, "gpu_hours": hours}
     _echo(as_json, "\n".join(lines), facts)
