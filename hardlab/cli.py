@@ -502,9 +502,13 @@ def handle_data() -> None:
 @click.option("--skip-broken", is_flag=True, help="Leave broken images out, up to 1 %, instead of stopping.")
 @click.option("--threads", type=int, default=None, callback=_few_threads,
               help="Images decoded at once; default: one a core.")  # fmt: skip
+@click.option("--shards", default=None, type=click.IntRange(min=1), metavar="MB",
+              help="For object stores: the images in litdata's chunks of this size instead of one file.")  # fmt: skip
 @JSON
 @DRY
-def pack_data(folder: Path, out: Path, skip_broken: bool, threads: int | None, as_json: bool, dry_run: bool) -> None:
+def pack_data(
+    folder: Path, out: Path, skip_broken: bool, threads: int | None, shards: int | None, as_json: bool, dry_run: bool
+) -> None:
     """Pack FOLDER into OUT, to train with data=pack:OUT.
 
     The same images, labels and digest as data=folder:FOLDER, decoded faster (docs/data.md). The same command goes on
@@ -520,6 +524,8 @@ def pack_data(folder: Path, out: Path, skip_broken: bool, threads: int | None, a
         from hardlab.data import packs
         from hardlab.workbook import run_list
 
+        if shards:
+            packs.litdata()
         planned = packs.plan(folder, out)
         size = run_list.readable(planned.bytes)
         each = {split: len(source.targets) for split, source in planned.sources.items()}
@@ -527,9 +533,13 @@ def pack_data(folder: Path, out: Path, skip_broken: bool, threads: int | None, a
             would = {"would_write": str(out), "images": each, "bytes": planned.bytes}
             _echo(as_json, f"would pack {planned.total} images, {size}, into {out}", would)
             return
-    about = packs.write(
-        folder, out, skip_broken=skip_broken, workers=threads, say=lambda line: click.echo(line, err=True)
-    )
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    about = packs.write(folder, out, skip_broken=skip_broken, workers=threads, say=say)
+    if shards:
+        about = packs.shard(out, shards, say)
     _echo(as_json, _packed(out, about), about)
 
 
