@@ -394,7 +394,8 @@ def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str | None,
     Without RECIPE, list those of all recipes of rung gpu, or of rung paper with --rung paper.
 
     E.g. `hardlab costs dino-resnet50 --rung paper backbone.recompute=true`. Memory is that of torch's tensors at the
-    peak of a step: cuDNN's workspaces and the CUDA context add to it. Hours are at rates measured on one GPU.
+    peak of a step: cuDNN's workspaces and the CUDA context add to it. Hours are at rates measured on one GPU, without
+    the reading and decoding of images.
     """
     from hardlab import compatible, config, recipes
     from hardlab.workbook import recipe_costs as costs
@@ -403,12 +404,14 @@ def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str | None,
         if recipe is None:
             rows = costs.table(rung or next(iter(costs.calculated()["rungs"])))
             wide = max(len(row["recipe"]) for row in rows)
-            lines = [f"{'recipe':{wide}}  {'batch':>5}  {'peak, GB':>8}  {'GPU-hours':>9}"]
-            lines += [
-                f"{row['recipe']:{wide}}  {row['batch']:5}  {row['peak_gb']:8.1f}  {row['gpu_hours']:9.3g}"
-                for row in rows
+            lines = [
+                f"{'recipe':{wide}}  {'batch':>5}  {'peak, GB':>8}  {'GPU-hours':>9}  {'decoding, core-hours':>20}"
             ]
-            lines.append(f"Calculated; hours at rates measured on one {costs.calculated()['device']}.")
+            for row in rows:
+                cores = "-" if row["decoding_hours"] is None else f"{row['decoding_hours']:.3g}"
+                numbers = f"{row['batch']:5}  {row['peak_gb']:8.1f}  {row['gpu_hours']:9.3g}  {cores:>20}"
+                lines.append(f"{row['recipe']:{wide}}  {numbers}")
+            lines.append(f"Memory is calculated. {costs.conditions()}")
             _echo(as_json, "\n".join(lines), rows)
             return
         run = recipes.recipe(recipe, rung or "smoke", config.settings(overrides, ("recipe", "rung")))
@@ -417,12 +420,13 @@ def show_costs(recipe: str | None, overrides: tuple[str, ...], rung: str | None,
 
         cost = memory.calculate(run)
     images = run.epochs * memory.count(run)
-    hours, device = costs.gpu_hours(run.recipe, images, cost.flops), costs.calculated()["device"]
+    hours, device = costs.gpu_hours(run, images, cost.flops), costs.calculated()["device"]
     verdict = f"{'fits' if cost.peak <= card * 1e9 else 'does not fit'} a card of {card:g} GB"
     lines = [f"{name:38} {value / 1e9:8.2f} GB" for name, value in zip(costs.PARTS.values(), cost)]
     lines += [
         f"{'peak of a step':38} {cost.peak / 1e9:8.2f} GB, {verdict}",
         f"{images} images of {cost.flops / 1e9:.4g} GFLOP are {hours:.3g} GPU-hours of one {device}.",
+        costs.conditions(),
     ]
     facts = cost._asdict() | {"peak": cost.peak, "fits": cost.peak <= card * 1e9, "gpu_hours": hours}
     _echo(as_json, "\n".join(lines), facts)
@@ -500,9 +504,13 @@ def handle_data() -> None:
 @click.option("--skip-broken", is_flag=True, help="Leave broken images out, up to 1 %, instead of stopping.")
 @click.option("--threads", type=int, default=None, callback=_few_threads,
               help="Images decoded at once; default: one a core.")  # fmt: skip
+@click.option("--shards", default=None, type=click.IntRange(min=1), metavar="MB",
+              help="For object stores: the images in litdata's chunks of this size instead of one file.")  # fmt: skip
 @JSON
 @DRY
-def pack_data(folder: Path, out: Path, skip_broken: bool, threads: int | None, as_json: bool, dry_run: bool) -> None:
+def pack_data(
+    folder: Path, out: Path, skip_broken: bool, threads: int | None, shards: int | None, as_json: bool, dry_run: bool
+) -> None:
     """Pack FOLDER into OUT, to train with data=pack:OUT.
 
     The same images, labels and digest as data=folder:FOLDER, decoded faster (docs/data.md). The same command goes on
@@ -518,6 +526,8 @@ def pack_data(folder: Path, out: Path, skip_broken: bool, threads: int | None, a
         from hardlab.data import packs
         from hardlab.workbook import run_list
 
+        if shards:
+            packs.litdata()
         planned = packs.plan(folder, out)
         size = run_list.readable(planned.bytes)
         each = {split: len(source.targets) for split, source in planned.sources.items()}
@@ -525,9 +535,13 @@ def pack_data(folder: Path, out: Path, skip_broken: bool, threads: int | None, a
             would = {"would_write": str(out), "images": each, "bytes": planned.bytes}
             _echo(as_json, f"would pack {planned.total} images, {size}, into {out}", would)
             return
-    about = packs.write(
-        folder, out, skip_broken=skip_broken, workers=threads, say=lambda line: click.echo(line, err=True)
-    )
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    about = packs.write(folder, out, skip_broken=skip_broken, workers=threads, say=say)
+    if shards:
+        about = packs.shard(out, shards, say)
     _echo(as_json, _packed(out, about), about)
 
 

@@ -141,7 +141,7 @@ class DamagedFile(HardlabError):
     """A file does not have the expected content."""
 
 
-def damaged(path: Path, why: Exception | str) -> DamagedFile:
+def damaged(path: Path | str, why: Exception | str) -> DamagedFile:
     """The error for a file without the expected content. why: the reason, or an exception."""
     if isinstance(why, Exception):
         message = (str(why).strip().splitlines() or [""])[0].rstrip(".")

@@ -8,11 +8,13 @@ distribution is torchvision's (``RandomResizedCrop``, ``ColorJitter``, ...), and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise, permutations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hardlab import ranks, transfer
@@ -33,6 +35,7 @@ _NO_HUE, _NO_JITTER = 4, 5  # stages without a change of hue, without jitter
 _NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # brightness, contrast, saturation, hue of a view without jitter
 # pixels to render at once: on a CPU they stay in a core's cache from start to end, elsewhere this bounds memory
 _TILE, _TILE_GPU = 256 * 32 * 32, 2**25
+_LARGE = 128 * 128  # pixels of an image above which a CPU resizes crops one by one, instead of by products of matrices
 
 
 class Look:
@@ -116,7 +119,8 @@ class Look:
 
         raw: (B,3,H,W) uint8, or float in [0,1] (a gradient flows to it). params: (B,V,P). size: another resolution than
         the augmentation's. Returns (B,V,3,S,S) float, each slot contiguous. It does not synchronise, so parameters on a
-        GPU are not checked. Raises HardlabError.
+        GPU are not checked. On a CPU, crops of uint8 images above 128 x 128 pixels are resized to whole levels, bit for
+        bit as torchvision resizes uint8. Raises HardlabError.
         """
         return self._render(raw, params, size)
 
@@ -127,13 +131,16 @@ class Look:
         self._check(raw, params, size)
         b, v = params.shape[:2]
         pixels = _TILE if transfer.on_host(raw) else _TILE_GPU
-        tile = max(1, pixels // max(size * size, raw.shape[2] * raw.shape[3]))
+        source = raw.shape[2] * raw.shape[3]
+        large = _is_large(raw) and transfer.on_host(params)
+        tile = max(1, pixels // max(size * size, 0 if large and self.crop != "last" else source))
         params = params.transpose(0, 1).flatten(0, 1)  # (V*B,P): slot by slot, so that a slot is contiguous
         dtype = raw.dtype if raw.is_floating_point() else torch.float32
         x = torch.empty(v * b, 3, size, size, dtype=dtype, device=raw.device)
-        with torch.autocast(raw.device.type, enabled=False):  # pixels keep their precision inside any autocast context
+        # pixels keep their precision inside any autocast context
+        with _threads(large), torch.autocast(raw.device.type, enabled=False):
             for rows in torch.arange(b * v, device=params.device).split(tile):
-                self._tile(x, raw, params, rows, bare)
+                self._tile(x, raw, params, rows, bare, large)
         return x.view(v, b, 3, size, size).transpose(0, 1)
 
     def views(self, batch: Batch, n: int, generator: torch.Generator | None = None, local: int = 0) -> Drawn:
@@ -143,8 +150,9 @@ class Look:
         """
         if local and not self.local:
             raise HardlabError(f"{local} local crops were asked for, but this run's augmentation has none: set `local`")
-        params = self.draw(batch.sizes, n, generator)
-        small = [self._local(i).draw(batch.sizes, 1, generator) for i in range(local)]
+        with _threads(_is_large(batch.raw)):
+            params = self.draw(batch.sizes, n, generator)
+            small = [self._local(i).draw(batch.sizes, 1, generator) for i in range(local)]
         group = ranks.own(torch.arange(ranks.size() * len(batch.index), device=batch.index.device))
         return Drawn(batch.raw, batch.sizes, batch.index, group, params, torch.cat(small, 1) if small else None)
 
@@ -226,9 +234,10 @@ class Look:
             bad = dict(zip(PARAMS[:6], params[~good.all(-1)][0, :6].tolist(), strict=True))
             raise HardlabError(f"a crop must lie within its image, and that within {tuple(raw.shape[2:])}; got {bad}")
 
-    def _tile(self, out: Tensor, raw: Tensor, params: Tensor, rows: Tensor, bare: bool) -> None:
+    def _tile(self, out: Tensor, raw: Tensor, params: Tensor, rows: Tensor, bare: bool, large: bool) -> None:
         """Render ``rows`` (n,) of params (V*B,P) into those of out (V*B,3,S,S); row r is a view of image r % B.
 
+        large: resize each crop by itself; what lies outside the crops is then not even read.
         If the parameters are on the host, each operation runs only for the rows that need it. On a device, reading them
         would take longer than running all operations for all rows.
         """
@@ -242,17 +251,22 @@ class Look:
             rows = rows[order]
         params = params[rows]
         rows = rows.to(raw.device, non_blocking=True)
-        raw = raw.index_select(0, rows % len(raw))
-        raw = raw if raw.is_floating_point() else raw.float()
-        p = params.to(raw, non_blocking=True)
-        if known:
-            reach = (params[:, 4:6].amax(0) / size).clamp_min(1).tolist()
-        else:
-            reach = [max(1.0, n / size) for n in raw.shape[2:]]
-        down = _resample(p[:, 2], p[:, 4], raw.shape[2], size, reach[0], cubic)  # (n,S,H)
-        across = _resample(p[:, 3], p[:, 5], raw.shape[3], size, reach[1], cubic, p[:, 6]).mT  # (n,W,S)
+        p = params.to(out, non_blocking=True)
+        images = raw.unbind() if large and look.crop != "last" else ()
+        if not images:
+            raw = raw.index_select(0, rows % len(raw))
+            raw = raw if raw.is_floating_point() else raw.float()
+        if not large:
+            if known:
+                reach = (params[:, 4:6].amax(0) / size).clamp_min(1).tolist()
+            else:
+                reach = [max(1.0, n / size) for n in raw.shape[2:]]
+            down = _resample(p[:, 2], p[:, 4], raw.shape[2], size, reach[0], cubic)  # (n,S,H)
+            across = _resample(p[:, 3], p[:, 5], raw.shape[3], size, reach[1], cubic, p[:, 6]).mT  # (n,W,S)
 
         def crop(x: Tensor) -> Tensor:  # (3,n,H,W) -> (3,n,S,S)
+            if large:
+                return _resized(x.unbind(1), params, size, self.interpolation)
             x = torch.stack([torch.bmm(torch.bmm(down, c), across) for c in x])
             return x.clamp_(0, 1) if cubic else x  # the cubic kernel overshoots: clamp as 8-bit pipelines do
 
@@ -271,6 +285,9 @@ class Look:
             # padding is put to 0, so that it adds nothing to the mean that contrast needs
             x = (raw * unit).transpose(0, 1) * (inside[0][:, :, None] & inside[1][:, None, :])
             x = crop(appear(x, p[:, :2]))
+        elif images:
+            x = _resized([images[i] for i in (rows % len(images)).tolist()], params, size, self.interpolation)
+            x = appear(x, torch.full_like(p[:, :2], size))
         else:
             down = down * unit
             x = appear(crop(raw.transpose(0, 1)), torch.full_like(p[:, :2], size))
@@ -322,6 +339,43 @@ def _resample(
     weight = weight * ((distance >= 0) & (distance < length[:, :, None]))
     weight = weight / weight.sum(-1, keepdim=True)
     return weight.new_zeros(len(start), size, n).scatter_(2, pixel.long(), weight)
+
+
+def _is_large(raw: Tensor) -> bool:
+    return raw.shape[2] * raw.shape[3] > _LARGE and transfer.on_host(raw)
+
+
+@contextmanager
+def _threads(large: bool) -> Iterator[None]:
+    """One thread of torch for large images: where others decode the next ones, two would wait in every operation."""
+    threads = torch.get_num_threads()
+    if large:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if large:
+            torch.set_num_threads(threads)
+
+
+def _resized(images: Sequence[Tensor], params: Tensor, size: int, interpolation: str) -> Tensor:
+    """Crops of images (3,H,W) by their rows of params (n,P), flipped and resized: (3,n,S,S) floats in [0,1].
+
+    As the products with ``_resample``'s matrices, but no pixel outside a crop is read, and no weight of 0. The kernel
+    is torch's own, which rounds uint8 to whole levels after either direction.
+    """
+    views = []
+    for image, box in zip(images, params[:, 2:7].int().tolist(), strict=True):
+        top, left, height, width, flip = box
+        crop = image[:, top : top + height, left : left + width]
+        if crop.dtype != torch.uint8:  # the kernel for floats is slow where a pixel's channels lie side by side
+            crop = crop.contiguous()
+        view = F.interpolate(crop[None], (size, size), mode=interpolation, antialias=True)[0]
+        views.append(view.flip(-1) if flip else view)
+    x = torch.stack(views, 1)
+    if x.dtype == torch.uint8:
+        return x.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
+    return x.clamp(0, 1) if interpolation == "bicubic" else x
 
 
 def _jitter(x: Tensor, p: Tensor, ends: list[int], pixels: Tensor) -> Tensor:

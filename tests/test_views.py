@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.transforms import ColorJitter, InterpolationMode, RandomResizedCrop
 
+from hardlab import views
 from hardlab.types import Batch, HardlabError, Rendered
 from hardlab.views import COLOUR, PARAMS, PRESETS, Augment, Look, centre_distance, colour_distance, iou
 
@@ -206,6 +207,60 @@ def test_a_crop_after_the_appearance_gives_the_pixels_of_torchvision_on_padded_i
     look = make(crop="last", scale=(0.5, 1.0), kernel=3, **ALL)
     raw, sizes = photos(16, 64, 48), torch.tensor([[64, 48], [40, 30], [33, 48], [64, 17]]).repeat(4, 1)
     assert furthest(look, raw, look.draw(sizes, 3, rng()), 32) < 2e-5
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_crops_of_large_images_are_those_of_torchvision_on_bytes(interpolation: str) -> None:
+    """Bit for bit for the same kernel, and within a level of Pillow, which ImageFolder's transforms use."""
+    look, raw = make(96, interpolation=interpolation), photos(6, 200, 260)
+    p = look.draw(torch.tensor([[200, 260]] * 6), 3, rng(2))
+    p[..., COLOUR] = row(1, 1)[0, 0, COLOUR]
+    x, mode = look.apply(raw, p), InterpolationMode(interpolation)
+    for i, one in enumerate(raw):
+        for view, q in zip(x[i], p[i], strict=True):
+            box, flip = q[2:6].int().tolist(), bool(q[6])
+            same = F.resized_crop(one, *box, [96, 96], mode, antialias=True)
+            pillow = F.pil_to_tensor(F.resized_crop(F.to_pil_image(one), *box, [96, 96], mode))
+            same, pillow = (F.horizontal_flip(y) if flip else y for y in (same, pillow))
+            assert torch.equal(view, F.normalize(same.float() * (1 / 255), list(MEAN), list(STD)))
+            assert (same.int() - pillow.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("crop", ["first", "last", "none"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_crops_of_large_images_are_the_products_of_small_ones(
+    crop: str, interpolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of floats to rounding, of bytes to whole levels, rounded after either direction."""
+    look, raw = make(64, crop=crop, interpolation=interpolation), photos(4, 200, 150) // 2 + 64  # without overshoot
+    sizes = torch.tensor([[200, 150], [130, 150], [200, 90], [170, 140]])
+    p, plain = look.draw(sizes, 2, rng(3)), look.draw(sizes, 2, rng(3))
+    plain[..., COLOUR] = row(1, 1)[0, 0, COLOUR]
+    pixels = (raw.float() / 255).requires_grad_()
+
+    def rendered() -> tuple[Tensor, Tensor, Tensor]:
+        x = look.apply(pixels, plain)  # the gradients of colours jump, where two channels of a pixel are the same
+        gradient = torch.autograd.grad((x * torch.linspace(-1, 1, x.numel()).view(x.shape)).sum(), pixels)[0]
+        return look.apply(pixels, p).detach(), gradient, look.apply(raw, plain) * torch.tensor(STD).view(3, 1, 1)
+
+    one_by_one = rendered()
+    monkeypatch.setattr(views, "_LARGE", 10**9)
+    products = rendered()
+    assert torch.allclose(one_by_one[0], products[0], atol=2e-5)
+    assert torch.allclose(one_by_one[1], products[1], atol=1e-4 * float(products[1].abs().max()))
+    levels = (one_by_one[2] - products[2]).abs() * 255
+    assert levels.max() < 1.25
+    assert (levels.max() > 0.1) == (crop != "last")  # whose colours make floats of bytes before
+
+
+def test_rendering_large_images_leaves_the_number_of_threads_alone() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        make(64).apply(photos(1, 150, 150), row(150, 150))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_float_images_are_rendered_like_the_same_bytes() -> None:

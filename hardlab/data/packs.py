@@ -4,6 +4,8 @@ A pack is a folder of three kinds of files. ``SPLIT.images`` holds the bytes of 
 the order of the rows. ``SPLIT.npz`` is the index: of each image its length, CRC-32, height, width, label, name, and
 whether the quick decoder gives its pixels. ``pack.json`` is written last and makes the rest a pack: classes, and for
 each split the number of images, bytes, and the sha256 of the index.
+
+For object stores, ``shard`` moves the bytes of ``SPLIT.images`` into litdata's chunks, in a folder ``SPLIT.shards``.
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +34,7 @@ from hardlab.data.folders import WHOLE, chosen_split, read_folder, splits
 from hardlab.types import HardlabError
 
 FORMAT = 1
+WHERE = "HARDLAB_SHARDS"  # the folder or address of the folders ``SPLIT.shards``, if they are not in the pack
 SPLIT_FILES = {"train": "train", "val": "val", "test": "test", WHOLE: "all"}  # the beginning of the names of its files
 _PIECE = 256  # images between two entries of the journal, which is where an interrupted pack goes on
 _BROKEN_SHARE = 0.01  # as the default of ``data.load``
@@ -45,7 +51,7 @@ class Rows(Pack):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         key: str,
         names: Sequence[str],
         rows: np.ndarray,
@@ -56,8 +62,11 @@ class Rows(Pack):
         self.lengths = rows["length"].astype(np.int64)
         self.shapes = np.stack([rows["height"], rows["width"]], 1).astype(np.int64)
         self._rows, self._starts = rows, starts
-        self._handle = os.open(path, os.O_RDONLY) if handle is None else os.dup(handle)
+        self._handle = self._opened(handle)
         self._checked = np.zeros(len(rows), bool)
+
+    def _opened(self, handle: Any) -> Any:
+        return os.open(self.path, os.O_RDONLY) if handle is None else os.dup(handle)
 
     def __del__(self) -> None:
         os.close(self._handle)
@@ -82,7 +91,53 @@ class Rows(Pack):
     def take(self, rows: np.ndarray) -> Rows:
         key = hashlib.sha256(self.key.encode() + np.asarray(rows, np.int64).tobytes()).hexdigest()
         names = [self.names[i] for i in rows]
-        return Rows(self.path, key, names, self._rows[rows], self._starts[rows], self._handle)
+        return type(self)(self.path, key, names, self._rows[rows], self._starts[rows], self._handle)
+
+
+class Shards(Rows):
+    """Rows of a split in litdata's chunks, of a folder or an object store; the chunks that are needed are kept locally.
+
+    starts: the place of each row in the chunks.
+    """
+
+    _handle: tuple[Any, threading.Lock]
+
+    def _opened(self, handle: Any) -> Any:
+        if handle is not None:
+            return handle
+        package = litdata()
+        try:
+            images = package.StreamingDataset(str(self.path), shuffle=False)
+            count = len(images)
+        except Exception as e:  # whatever a client of an object store raises
+            raise HardlabError(f"The shards {shown(self.path)} cannot be read ({str(e).rstrip('.')}).") from e
+        if count <= self._starts.max():
+            raise files.damaged(self.path, f"it has {count} images")
+        return images, threading.Lock()  # litdata does not say that threads may read at once
+
+    def __del__(self) -> None:
+        pass
+
+    def read(self, row: int, start: int, count: int) -> bytes:
+        images, alone = self._handle
+        try:
+            with alone:
+                content = bytes(images[int(self._starts[row])])
+        except Exception as e:
+            raise HardlabError(f"{shown(self.names[row])} cannot be read from {shown(self.path)} ({e}).") from e
+        if len(content) != self.lengths[row]:
+            raise files.damaged(self.path, f"{shown(self.names[row])} has {len(content)} bytes")
+        return content[start : start + count]
+
+
+def litdata() -> Any:
+    """The package. Raises HardlabError where it is missing."""
+    try:
+        package = import_module("litdata")
+        import_module("litdata.streaming")
+    except ImportError as e:
+        raise HardlabError("Shards need the package litdata: `pip install litdata` (docs/data.md).") from e
+    return package
 
 
 def pack(split: str, root: str | None, size: int | None) -> Source:
@@ -102,7 +157,7 @@ def read_pack(root: Path, split: str) -> Source:
     kept = about["splits"][chosen]
     images, index = (root / f"{SPLIT_FILES[chosen]}.{end}" for end in ("images", "npz"))
     try:
-        size = os.stat(images).st_size
+        size = kept["bytes"] if kept.get("shards") else os.stat(images).st_size
         if size != kept["bytes"]:
             raise files.damaged(images, f"it has {size} bytes instead of {kept['bytes']}")
         if hashlib.sha256(files.content(index)).hexdigest() != kept["index"]:
@@ -115,8 +170,12 @@ def read_pack(root: Path, split: str) -> Source:
         rows, targets = arrays["rows"].astype(_ROW, casting="equiv"), arrays["targets"]
         if not len(rows) == len(targets) == len(names) == kept["images"] or int(rows["length"].sum()) != size:
             raise ValueError("its columns differ in length, or from the images")
-        starts = np.cumsum(rows["length"]) - rows["length"]
-        packed = Rows(images, about["key"] + chosen, names, rows, starts)
+        if not kept.get("shards"):
+            starts = np.cumsum(rows["length"]) - rows["length"]
+            packed = Rows(images, about["key"] + chosen, names, rows, starts)
+    if kept.get("shards"):
+        where = f"{os.environ.get(WHERE) or root}/{SPLIT_FILES[chosen]}.shards"
+        packed = Shards(where, about["key"] + chosen, names, rows, np.arange(len(rows)))
     return Source(tuple(about["classes"]), targets, names, pack=packed, skipped=skipped)
 
 
@@ -207,6 +266,36 @@ def write(
         files.write_atomic(out / "pack.json", (json.dumps(about, indent=1) + "\n").encode())
         for path in (out / "unfinished.json", *out.glob("*.journal")):
             path.unlink()
+    return about
+
+
+def shard(out: Path, megabytes: int, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Move the images of a pack into litdata's chunks of about ``megabytes``; returns the content of ``pack.json``.
+
+    An interrupted call leaves the pack as it was. Raises HardlabError.
+    """
+    streaming = litdata().streaming
+    about = _about(out)
+    with _alone(out):
+        for split, kept in about["splits"].items():
+            if kept.get("shards"):
+                say(f"{split}: its images are in shards already.")
+                continue
+            images = read_pack(out, "train" if split == WHOLE else split).pack
+            assert images is not None
+            folder = out / f"{SPLIT_FILES[split]}.shards"
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                cache = streaming.Cache(input_dir=str(folder), chunk_bytes=megabytes * 10**6)
+                for row in range(len(images)):
+                    cache[row] = images[row].content.tobytes()
+                cache.done()
+                cache.merge()
+                kept["shards"] = True
+                files.write_atomic(out / "pack.json", (json.dumps(about, indent=1) + "\n").encode())
+                (out / f"{SPLIT_FILES[split]}.images").unlink()
+            except OSError as e:
+                raise HardlabError(f"{out} cannot be written ({e.strerror}): the same command goes on.") from e
     return about
 
 

@@ -273,7 +273,7 @@ def one_rung_up(paper: str, rung: str, trained: int) -> str:
                     for run_ in (run, *([run.parent] if run.parent is not None else [])):
                         seen[run_.id] = training_steps(run_) * run_.batch_size
                         if run_.recipe in flops:
-                            hours[run_.id] = recipe_costs.gpu_hours(run_.recipe, seen[run_.id], flops[run_.recipe])
+                            hours[run_.id] = recipe_costs.gpu_hours(run_, seen[run_.id], flops[run_.recipe])
     images = sum(seen.values())
     if not images:
         return f"One rung up, at `{rung}`, these claims need {len(seen)} runs.\n"

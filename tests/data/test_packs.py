@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -368,6 +369,33 @@ def test_the_command_packs_says_what_it_would_do_and_prints_what_it_did(top):
     assert done.exit_code == 0 and re.fullmatch(r"\S+/p: 13 images, \S+ [kM]B\n", done.output)
     checked = CliRunner().invoke(cli.cli, ["data", "check", str(out)])
     assert checked.exit_code == 0 and checked.output == done.output.replace("\n", ", all as packed\n")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_pack_in_shards_gives_the_images_of_its_folder_in_any_order(top, monkeypatch, elsewhere):
+    pytest.importorskip("litdata")
+    out = top.parent / "pack"
+    made = CliRunner().invoke(cli.cli, ["data", "pack", str(top), str(out), "--shards", "1"])
+    assert made.exit_code == 0, made.output
+    assert (out / "train.shards" / "index.json").exists() and not list(out.glob("*.images"))
+    if elsewhere:  # as in an object store
+        for folder in out.glob("*.shards"):
+            folder.rename(top.parent / folder.name)
+        monkeypatch.setenv(packs.WHERE, str(top.parent))
+    packs.check(out)
+    a, b = load(f"folder:{top}", held_out=0.3), load(f"pack:{out}", workers=3, held_out=0.3)
+    assert a.digest() == b.digest()
+    order = torch.randperm(len(a), generator=torch.Generator().manual_seed(0)).split(2)
+    for x, y in zip(a.batches(order), b.batches(order), strict=True):
+        assert torch.equal(x.raw, y.raw) and torch.equal(x.index, y.index)
+
+
+def test_shards_without_litdata_are_refused_in_one_sentence_before_anything_is_packed(top, monkeypatch):
+    monkeypatch.setitem(sys.modules, "litdata", None)
+    out = top.parent / "pack"
+    done = CliRunner().invoke(cli.cli, ["data", "pack", str(top), str(out), "--shards", "64"])
+    assert done.exit_code == 2 and "Shards need the package litdata: `pip install litdata`" in done.output
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
