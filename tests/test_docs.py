@@ -58,7 +58,7 @@ ADDED: dict[str, str] = {
     "hardlab pretrain --list": "",
     "hardlab pretrain simsiam-hvs --rung smoke seed=1": TINY,
     "hardlab pretrain simsiam-hvs hard.hvs.draws=8 --dry-run": "",
-    "hardlab pretrain RECIPE --rung cpu epochs=10 seed=0": TINY,
+    "hardlab pretrain RECIPE --rung cpu seed=0": TINY,
     "hardlab pretrain simclr-hvs --data FOLDER": "epochs=1 backbone.width=4",
     "hardlab watch runs/<id>": "--tensorboard events",
     "hardlab watch --tensorboard": "events runs/<id>",

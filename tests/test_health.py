@@ -203,8 +203,11 @@ def test_a_recipe_of_a_large_rung_raises_no_alarm_in_its_first_steps(name, rung,
     count("13 healthy runs", 1)
 
 
-def test_the_signals_of_the_workbooks_runs_raise_no_alarm(count):
-    """Means of each kept epoch of the runs of rung cpu, in order, as if each were a logged step."""
+def test_the_signals_of_the_workbooks_runs_raise_no_alarm_but_where_the_easiest_pair_is_selected(count):
+    """Means of each kept epoch of the runs of rung cpu, in order, as if each were a logged step.
+
+    Of the arm that selects the easiest pair HVS says that it collapses (App. F.2); an alarm there is right.
+    """
     from hardlab.analysis import schema
     from hardlab.workbook.report import ROOT
 
@@ -220,7 +223,7 @@ def test_the_signals_of_the_workbooks_runs_raise_no_alarm(count):
         ill += [(run, a["sentence"]) for a in monitor.alarms]
     assert looked > 1000
     count("13 epochs of healthy runs", looked)
-    assert ill == []
+    assert [(run, sentence) for run, sentence in ill if not run.startswith("simsiam-hvs-easy-")] == []
 
 
 def row(step=1, **more):
