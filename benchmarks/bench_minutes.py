@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench_growth import QUIET, busy, kind_of
+from benchmarks.timing import skipped
 from hardlab.analysis import claims
 from hardlab.workbook import bench, pages
 
@@ -36,7 +37,7 @@ def run() -> list[dict[str, Any]]:
         seconds, after = time.perf_counter() - start, busy()
         name = f"{pages.ALONE}{recipe}, rung {RUNG}, {kind}"
         if about.error:
-            out.append({"name": name, "skipped": about.error, "ok": True})
+            out.append(skipped(name, about.error))
             continue
         taken = 0.0 if before is None or after is None else after - before - (_own() - own)
         others = max(0.0, taken / seconds / (os.cpu_count() or 1))

@@ -118,7 +118,7 @@ class DeepCluster(Method):
         ranks.same(self.bank, self.centroids, self.assigned, self.measured)
 
     def _cluster(self, at: Progress, images: Images, look: Look) -> None:
-        if at.epoch == 0:
+        if at.epoch == 0 or not self.bank.any():  # a measurement begins in the middle of a run
             for batch in images.all(self.batch_size):
                 z, _ = self.embed(look.render(look.views(batch, 2)), (0, 1), ())
                 self.bank[:, batch.index] = torch.stack([z[0], z[1]])

@@ -174,7 +174,7 @@ def _rates(benchmarks: Path) -> dict[str, dict[tuple[str, str], float]]:
     with as_expected(benchmarks):
         for row in read_json(benchmarks).get("minutes", {}).get("rows", []):
             recipe, rung, kind = row["name"].removeprefix(ALONE).split(", ", 2)
-            if "value" in row:
+            if row["value"] is not None:
                 rates.setdefault(kind, {})[recipe, rung.removeprefix("rung ")] = row["value"]
     for path in sorted((benchmarks.parent / "gpu").glob("*.json")):
         with as_expected(path):

@@ -110,7 +110,7 @@ def test_the_minutes_of_an_arm_are_those_of_its_run_at_the_rate_of_a_machine_tha
 ) -> None:
     results = tmp_path / "results.json"
     row = {"name": "training of simsiam-hvs, rung cpu, a machine, fp32", "value": 25.0}
-    skipped = {"name": "training of simsiam, rung cpu, a machine, fp32", "skipped": "no memory"}
+    skipped = {"name": "training of simsiam, rung cpu, a machine, fp32", "value": None, "skipped": "no memory"}
     results.write_text(json.dumps({"minutes": {"rows": [row, skipped]}}))
     (tmp_path / "gpu").mkdir()
     rates = [{"rate": "cpu/simsiam", "recipe": "simsiam", "images_per_s": 50.0}]
