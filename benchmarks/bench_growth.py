@@ -100,7 +100,7 @@ ROWS = (1, 4, 16, 64)  # segments of a view log
 SEGMENT = 6144  # its rows: 1024 images with six pairs each
 RANKS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {  # -> numbers of processes, and the run of one
     "ranks": ((1, 2, 4), {"batch_size": 128}),
-    "ranks, ResNet-18": ((1, 2), {"batch_size": 128, "backbone": "resnet18"}),
+    "ranks, ResNet-18": ((1, 2), {"batch_size": 256, "backbone": "resnet18"}),
 }
 
 
