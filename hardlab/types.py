@@ -173,8 +173,11 @@ class Out(NamedTuple):
     loss: Tensor
 
     def detached(self) -> Out:
-        """The same numbers without their graph."""
-        q, t = ({i: x.detach() for i, x in part.items()} for part in (self.q, self.t))
+        """The same numbers without their graph; a mapping that holds more than its items says how in ``detached``."""
+        q, t = (
+            part.detached() if hasattr(part, "detached") else {i: x.detach() for i, x in part.items()}
+            for part in (self.q, self.t)
+        )
         return Out(self.views.detached(), q, t, self.loss.detach())
 
 

@@ -41,6 +41,10 @@ class Predictions(dict[int, Tensor]):
         super().__init__(cls)
         self.patch = dict(patch)
 
+    def detached(self) -> Predictions:
+        """The same numbers without their graph."""
+        return Predictions(*({i: x.detach() for i, x in part.items()} for part in (self, self.patch)))
+
 
 def patches(predictions: Mapping[int, Tensor]) -> Mapping[int, Tensor]:
     """What belongs to the patches, by slot; nothing for predictions or labels that a strategy has put together."""
