@@ -42,4 +42,4 @@ if __name__ == "__main__":
         except RuntimeError as e:
             seen |= {"lost": ranks.lost(e), "after": time.monotonic() - began}
         (Path(sys.argv[1]) / f"{at.rank}.json").write_text(json.dumps(seen))
-        os._exit(0)  # as after an error, without a farewell: a thread of gloo may still be in the exchange that was lost
+        os._exit(0)  # as after an error: a thread of gloo may still be in the exchange that was lost
