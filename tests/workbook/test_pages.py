@@ -105,6 +105,12 @@ def test_the_arms_stand_under_the_same_probes_beside_the_untrained_network_and_r
     assert any(line[1].startswith(f"{100 * hvs['value'].mean():.4g} (") for line in cells(text, "`simsiam-hvs`"))
 
 
+def test_every_row_of_a_table_has_a_cell_for_every_column(written: dict[str, str]) -> None:
+    for text in written.values():
+        for part in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
+            assert len({line.count(" | ") for line in part.splitlines()}) == 1, part[:200]
+
+
 def test_the_minutes_of_an_arm_are_those_of_its_run_at_the_rate_of_a_machine_that_it_has_for_itself(
     tmp_path: Path, verdicts: pd.DataFrame
 ) -> None:
