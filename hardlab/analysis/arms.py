@@ -314,9 +314,9 @@ class Book:
             runs = tuple(tuple(each[at][-1] for each in seeds.values()) for at in range(len(alike)))
             numbers = tuple(tuple(own[name] for name in names) for own, names in zip(values, runs, strict=True))
             groups.append(Paired(rung, tuple(seeds), numbers, runs, json.loads(changes)))
-        return sorted(groups, key=lambda group: self._rank(group, least), reverse=True)
+        return sorted(groups, key=lambda group: self.rank(group, least), reverse=True)
 
-    def _rank(self, group: Paired, least: str) -> tuple[Any, ...]:
+    def rank(self, group: Paired, least: str) -> tuple[Any, ...]:
         """The sort key of ``paired``: a single seed of a rung does not hide several of a lower one."""
         rung, seeds = RUNGS.index(group.rung), len(group.seeds)
         longest = max((self.epochs(name) for name in group.names), default=0)

@@ -590,14 +590,14 @@ class Ledger:
     def _groups(
         self, claim: Claim, alike: Sequence[Mapping[str, tuple[str, str]]], values: Sequence[Mapping[str, float]]
     ) -> list[Paired]:
-        """The comparable runs, the best group first. Seconds compare on one device: the one with the most seeds."""
+        """The comparable runs, the best group first. Seconds compare on one device alone."""
         if not claim.timed:
             return self.book.paired(alike, values, claim.testable_from)
         groups = []
         for device in sorted(set(self.book.devices.values())):
             here = [{run: x for run, x in side.items() if self.book.devices.get(run) == device} for side in values]
             groups += self.book.paired(alike, here, claim.testable_from)[:1]
-        return sorted(groups, key=lambda group: len(group.seeds), reverse=True)
+        return sorted(groups, key=lambda group: self.book.rank(group, claim.testable_from), reverse=True)
 
     def _unmeasured(
         self,

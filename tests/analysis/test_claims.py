@@ -673,18 +673,23 @@ def test_the_spread_is_pooled_over_the_claims_of_one_measure_and_each_pair_of_ru
 
 
 def test_seconds_compare_on_one_device_alone(folder: Folder) -> None:
-    for seed, (ours, theirs, devices) in enumerate(
-        [(30, 20, "AB"), (3, 2, "BB"), (6, 4, "BB"), (9, 2, "AA"), (9, 2, "AB")]
-    ):
+    def ran(seed: int, ours: float, theirs: float, devices: str, rung: str) -> None:
         for name, seconds, device in zip(("simsiam-hvs", "simsiam"), (ours, theirs), devices, strict=True):
-            run = folder.run(name, seed, seconds, table="costs", quantity="seconds.total")
+            run = folder.run(name, seed, seconds, rung=rung, table="costs", quantity="seconds.total")
             folder.manifests = [json.dumps(json.loads(m) | {"device": device}) if json.loads(m)["id"] == run else m
                                 for m in folder.manifests]  # fmt: skip
+
+    each = [(30, 20, "AB"), (3, 2, "BB"), (6, 4, "BB"), (12, 8, "BB"), (9, 2, "AA"), (9, 2, "AB")]
+    for seed, (ours, theirs, devices) in enumerate(each):
+        ran(seed, ours, theirs, devices, "cpu")
+    test = {"name": "equal_within", "of": "ratio", "value": 1.55, "margin": 0.2}
     seconds = {"table": "costs", "where": {"quantity": "seconds.total"}}
-    row = folder.verdict(
-        claim(measure=seconds, test={"name": "equal_within", "of": "ratio", "value": 1.55, "margin": 0.2})
-    )
-    assert (row.n, row.mean) == (2, 1.5) and "device" not in row.why
+    row = folder.verdict(claim(measure=seconds, test=test))
+    assert (row.n, row.mean) == (3, 1.5) and "device" not in row.why
+    for seed in range(2):  # a rung that the claim asks for comes before more seeds
+        ran(seed, 8, 4, "CC", "gpu")
+    row = folder.verdict(claim(measure=seconds, test=test, testable_from="gpu"))
+    assert (row.n, row.mean, row.rung) == (2, 2.0, "gpu")
 
 
 def test_the_other_probes_stand_beside_the_primary_one(folder: Folder) -> None:
