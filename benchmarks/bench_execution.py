@@ -17,14 +17,13 @@ from typing import Any
 
 from hardlab import checkpoint
 from hardlab.errors import HardlabError
-from hardlab.workbook import bench
+from hardlab.workbook import bench, pages
 
 MEASURING_S = 20.0  # of the budget, for the turns
 KEPT = Path(__file__).with_name("gpu") / "execution.jsonl"
 RATES = KEPT.with_name("nvidia-h200.json")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
-MARKS = "<!-- execution:begin -->\n", "<!-- execution:end -->"
-TARGETS = "<!-- targets:begin -->\n", "<!-- targets:end -->"
+MARKS, TARGETS = "execution", "targets"  # blocks of the page
 EXECUTIONS = ("eager", "compile", "graphs")
 # recipe, rung, a setting with its values, whether the parts of a step are measured
 FIELD: tuple[tuple[str, str, str, tuple[Any, ...], bool], ...] = (
@@ -81,12 +80,6 @@ def targets(book: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def between(text: str, marks: tuple[str, str], lines: Iterable[str]) -> str:
-    """The page with other lines between two marks."""
-    head, rest = text.split(marks[0])
-    return f"{head}{marks[0]}{chr(10).join(lines)}\n{marks[1]}{rest.split(marks[1])[1]}"
-
-
 def page(text: str, rows: Iterable[Mapping[str, Any]]) -> str:
     """The page with a table of the rows between its marks."""
     lines = [
@@ -113,7 +106,7 @@ def page(text: str, rows: Iterable[Mapping[str, Any]]) -> str:
             total = sum(row["seconds"].values())
             parts = ", ".join(f"{name} {100 * s / total:.1f} %" for name, s in row["seconds"].items())
             shares.append(f"| {row['device']} | {row['recipe']}, {row['rung']} | {1000 * total:.1f} | {parts} |")
-    return between(text, MARKS, [*lines, "", *shares])
+    return pages.between(text, MARKS, [*lines, "", *shares])
 
 
 def read(path: Path) -> list[Any]:
@@ -124,7 +117,7 @@ def keep(measured: Path) -> None:
     """Keep the rows of a file beside those of other devices, and write all to the page."""
     rows = merged(read(KEPT), read(measured))
     checkpoint.write_atomic(KEPT, "".join(json.dumps(row) + "\n" for row in rows).encode())
-    text = between(PAGE.read_text(), TARGETS, targets(json.loads(RATES.read_text())))
+    text = pages.between(PAGE.read_text(), TARGETS, targets(json.loads(RATES.read_text())))
     PAGE.write_text(page(text, rows))
 
 

@@ -24,6 +24,7 @@ from benchmarks import bench_growth
 from benchmarks.timing import Exponent
 from hardlab import build, machine
 from hardlab.types import HardlabError
+from hardlab.workbook import pages
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "performance.md"
@@ -108,9 +109,7 @@ def page(text: str, books: dict[str, Any]) -> str:
         when = "; ".join(f"{date} at {commit}" for commit, date in commits.items())
         parts.append("\n\n".join([f"### {kind}", shown, table(book), f"Measured {when}."]))
     for mark, block in zip(PARTS, ("\n\n".join(parts), together(books)), strict=True):
-        begin, end = f"<!-- {mark}:begin -->\n", f"<!-- {mark}:end -->"
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}{block}\n{end}{rest.partition(end)[2]}"
+        text = pages.between(text, mark, [block])
     return text
 
 

@@ -27,6 +27,7 @@ from hardlab.data import Images
 from hardlab.evaluate import features, protocols
 from hardlab.recipes.bases import untrained
 from hardlab.types import HardlabError
+from hardlab.workbook import pages
 
 ROWS = Path(__file__).with_name("tuning.jsonl")
 PAGE = Path(__file__).parents[1] / "docs" / "tuning.md"
@@ -160,9 +161,7 @@ def page(text: str, rows: list[dict[str, Any]]) -> str:
     base = [row for row in rows if "adco" not in row["recipe"]]
     adco = [row for row in rows if "adco" in row["recipe"]]
     for mark, block in (("base", table(base)), ("adco", table(adco)), ("sides", sides(adco))):
-        begin, end = f"<!-- {mark}:begin -->\n", f"<!-- {mark}:end -->"
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}{block}\n{end}{rest.partition(end)[2]}"
+        text = pages.between(text, mark, [block])
     return text
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from hardlab.analysis import claims
 from hardlab.analysis.arms import LINEAR, LONG, Arm, Book, Measure, Selection, gain, own_length
 from hardlab.analysis.gap_notes import evaluate_command, gap
 from hardlab.figures import style
@@ -274,10 +275,9 @@ def verdict(verdicts: pd.DataFrame, name: str, configs: pd.DataFrame) -> str:
     row = next(rows.itertuples())
     lengths = sorted(with_lengths(pd.DataFrame({"run": row.runs.split()}), configs)["epochs"].dropna().unique())
     long = f" of {' and '.join(f'{n:g}' for n in lengths)} epochs" if lengths else ""
-    seeds = f"{row.n} seed{'s' * (row.n > 1)}"
-    within = f" ({row.lo:.2f} to {row.hi:.2f})" if row.n > 1 else ""
-    numbers = f"{row.mean:.2f}{within}".replace("-", "\N{MINUS SIGN}")
-    return f"claim {name}, {seeds}{long}: {numbers} {row.unit}, {row.verdict}"
+    seeds = f", {row.n} seeds" if row.n > 1 else ""
+    numbers = claims.ours(row).replace("-", "\N{MINUS SIGN}")
+    return f"claim {name}{seeds}{long}: {numbers}, {row.verdict}"
 
 
 def tiles(title: str, labels: pd.DataFrame, pixels: np.ndarray | None, recipe: str, by_epoch: bool = False) -> Figure:

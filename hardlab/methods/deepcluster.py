@@ -114,11 +114,11 @@ class DeepCluster(Method):
     def on_epoch(self, at: Progress, images: Images, look: Look) -> None:
         """Each rank fills its bank by itself: a pass without gradient, once in a run; and clusters it by itself."""
         with ranks.alone():
-            self._cluster(at, images, look)
+            self._cluster(images, look)
         ranks.same(self.bank, self.centroids, self.assigned, self.measured)
 
-    def _cluster(self, at: Progress, images: Images, look: Look) -> None:
-        if at.epoch == 0 or not self.bank.any():  # a measurement begins in the middle of a run
+    def _cluster(self, images: Images, look: Look) -> None:
+        if not self.bank.any():  # at first; a measurement begins in the middle of a run
             for batch in images.all(self.batch_size):
                 z, _ = self.embed(look.render(look.views(batch, 2)), (0, 1), ())
                 self.bank[:, batch.index] = torch.stack([z[0], z[1]])

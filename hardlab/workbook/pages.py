@@ -50,10 +50,10 @@ def write(
         if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
             raise HardlabError(f"'{readme}' needs the lines '{begin}' and '{end}' once each, in this order.")
     judged = claims.verdicts(data_dir)
-    text = _between(text, TIMES, _times(Path(benchmarks)))
-    text = _between(text, HEADLINES, [*scale(judged, data_dir), *_headlines(judged)])
-    text = _between(text, RESULTS, levels(claims.levels(data_dir, judged), data_dir, Path(benchmarks)))
-    text = _between(text, CLAIMS, _decided(judged))
+    text = between(text, TIMES, _times(Path(benchmarks)))
+    text = between(text, HEADLINES, [*scale(judged, data_dir), *_headlines(judged)])
+    text = between(text, RESULTS, levels(claims.levels(data_dir, judged), data_dir, Path(benchmarks)))
+    text = between(text, CLAIMS, _decided(judged))
     text = _NOTEBOOK.sub(lambda row: _timed(row, Path(executed)), text)
     write_atomic(results, ("\n".join(_results(judged, data_dir)) + "\n").encode())
     write_atomic(readme, text.encode())
@@ -61,11 +61,12 @@ def write(
 
 
 def marks(part: str) -> tuple[str, str]:
-    """The lines of the README that enclose a generated block."""
+    """The lines of a page that enclose a generated block."""
     return f"<!-- {part}:begin -->", f"<!-- {part}:end -->"
 
 
-def _between(text: str, part: str, lines: Iterable[str]) -> str:
+def between(text: str, part: str, lines: Iterable[str]) -> str:
+    """The text with other lines in a generated block."""
     begin, end = marks(part)
     return "\n".join([text[: text.index(begin)] + begin, *lines, text[text.index(end) :]])
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from benchmarks import bench_execution as benchmark
+from hardlab.workbook import pages
 
 ROW = {
     "device": "a card", "threads": 2, "recipe": "simsiam", "rung": "gpu", "settings": {"execution": "graphs"},
@@ -19,7 +20,7 @@ ROW = {
 def test_the_page_is_what_the_rows_say():
     rows = benchmark.read(benchmark.KEPT)
     assert benchmark.PAGE.read_text() == benchmark.page(benchmark.PAGE.read_text(), rows)
-    text = benchmark.page(f"before {''.join(benchmark.MARKS)} after", [ROW])
+    text = benchmark.page("before {}\n{} after".format(*pages.marks(benchmark.MARKS)), [ROW])
     assert (
         "| simsiam, gpu | resnet18, bf16 | 512 | `execution=graphs` | 20000 (19000 to 21000) | 1.23 (1.20 to 1.27) |"
         in text
@@ -30,7 +31,7 @@ def test_the_page_is_what_the_rows_say():
 
 def test_the_page_says_which_targets_the_recorded_gpu_missed():
     book = json.loads(benchmark.RATES.read_text())
-    assert benchmark.PAGE.read_text() == benchmark.between(
+    assert benchmark.PAGE.read_text() == pages.between(
         benchmark.PAGE.read_text(), benchmark.TARGETS, benchmark.targets(book)
     )
     rates = {"simsiam": 100.0, "lightly": 10.0, "simsiam-hvs": 50.0, "moco": 101.0, "adco": 100.0}
