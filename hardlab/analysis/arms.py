@@ -178,6 +178,7 @@ class Book:
         }
         self.started: dict[str, str] = {}  # when each began, where its manifest says so
         self.devices: dict[str, str] = {}  # what each ran on, where its manifest says so
+        self.uncommitted: set[str] = set()  # those of a checkout with uncommitted changes
 
     @classmethod
     def of_configs(cls, configs: pd.DataFrame | None) -> Book:
@@ -207,6 +208,7 @@ class Book:
         book = cls(facts)
         book.started = {name: str(m["started"]) for name, m in manifests.items() if m.get("started")}
         book.devices = {name: str(m["device"]) for name, m in manifests.items() if m.get("device")}
+        book.uncommitted = {name for name, m in manifests.items() if m.get("dirty")}
         return book
 
     # ------------------------------------------------------------------------------------- which runs are an arm

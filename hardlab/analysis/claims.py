@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -59,7 +59,7 @@ SEEDS, HEADLINE_SEEDS = 3, 6  # that a verdict takes, and one on the headline of
 COLUMNS = (
     "id", "paper", "headline", "place", "statement", "published", "mean", "lo", "hi", "n", "unit", "rung",
     "testable_from", "pooled_lo", "pooled_hi", "p", "p_sign", "q", "more_seeds", "more_seeds_published", "excluded",
-    "beside", "frozen", "verdict", "why", "commands", "runs",
+    "beside", "frozen", "settings", "verdict", "why", "commands", "runs",
 )  # fmt: skip
 # linear evaluation on the data of the training, and its neighbours: each stands beside the others
 PROBES = {
@@ -69,7 +69,19 @@ PROBES = {
     "PPCL's probe": ("linear-ppcl", "top1-last"),
 }
 # the numbers of the epochs table: a run's own, or one of a strategy
-_PLAIN = ("loss", "knn", "std", "rank", "alignment", "uniformity", "accuracy", "d_ii", "feature_std", "pseudo_top1")
+_PLAIN = (
+    "loss",
+    "objective",
+    "knn",
+    "std",
+    "rank",
+    "alignment",
+    "uniformity",
+    "accuracy",
+    "d_ii",
+    "feature_std",
+    "pseudo_top1",
+)
 _METRICS = {  # by how a protocol's name begins, the first that fits
     "knn": r"top1@k=\d+",
     "linear-lbfgs": r"top[15]|objective",
@@ -287,6 +299,8 @@ class Claim(_Strict):
     def spread_at(self, rung: str) -> tuple[Any, ...] | None:
         """The key by which spreads are pooled: differences of one measure at one rung; None where nothing is."""
         if self.test.of not in ("value", "difference") or len(self.arms) < 2 or self.probe is None:
+            return None
+        if any(side.fails for side in self.arms):  # accuracies of networks that fail vary far more
             return None
         return (rung, *sorted(self.measure.where.items()), self.published.unit)
 
@@ -721,22 +735,29 @@ class Ledger:
             verdict = WEAKLY[verdict]
         row = dict(claim) | ours._asdict() | {"verdict": verdict, "published": str(claim.published)}
         row |= {"unit": claim.published.unit, "p": finding.p, "q": q, "beside": "", "frozen": "", "excluded": ""}
+        changes = group.changes.items() if group is not None else ()
+        row["settings"] = " ".join(f"{k}={v}" for k, v in changes if k != "precision")
         row |= {"p_sign": np.nan, "pooled_lo": np.nan, "pooled_hi": np.nan}
         row |= dict.fromkeys(("more_seeds", "more_seeds_published"), np.nan)
         row |= {"rung": group.rung if group else "", "runs": " ".join(group.names) if group else ""}
         if group is not None:
             row |= self._strength(judged, spread) | {"beside": self.beside(claim, group)}
         note, row["frozen"] = self._since(claim, group)
-        parts = [part for part in (why, claim.note.rstrip("."), self._took(claim, group), note) if part]
+        remarks = (claim.note.rstrip("."), self._took(claim, group), *self._origin(claim, group), note)
+        parts = [part for part in (why, *remarks) if part]
         row["why"] = ". ".join(part[:1].upper() + part[1:] for part in parts) + "."
         row["commands"] = "\n".join(commands)
         return {k: row[k] for k in COLUMNS}
 
     def _took(self, claim: Claim, group: Paired | None) -> str:
-        """The seconds that a run of each arm took, if one arm trains longer to take as many seconds as the other."""
-        if group is None or all(side.longer == 1 for side in claim.arms) or claim.test.of == "gain":
+        """The device of a claim about seconds, and the seconds of each arm where one trains longer to take as many."""
+        if group is None:
             return ""
         devices = {self.book.devices.get(name, "") for name in group.names}
+        if claim.timed:
+            return f"these are seconds of {' and '.join(sorted(devices))}"
+        if all(side.longer == 1 for side in claim.arms) or claim.test.of == "gain":
+            return ""
         if len(devices) > 1:
             return "these runs were trained on several machines, whose seconds do not compare"
         an_epoch = Measure(table="costs", where={"quantity": "seconds.total"})
@@ -746,6 +767,24 @@ class Ledger:
             return ""
         means = " and ".join(f"{np.mean(arm_seconds):.0f}" for arm_seconds in seconds)
         return f"on {devices.pop()}, where these runs were trained, they took {means} s"
+
+    def _origin(self, claim: Claim, group: Paired | None) -> Iterator[str]:
+        """What a referee wants to know of the runs: pairs of two kinds of machine, and uncommitted code."""
+        if group is None:
+            return
+        pairs = [{self.book.devices.get(name, "") for name in pair} for pair in zip(*group.runs, strict=True)]
+        alike = np.array([len(devices) == 1 for devices in pairs])
+        if not alike.all():
+            sentence = (
+                f"in {np.count_nonzero(~alike)} of {len(alike)} pairs the arms were trained on different machines"
+            )
+            arms = self._arms(claim, group)
+            if np.count_nonzero(alike) >= SEEDS and all(len(arm) == len(alike) for arm in arms):
+                mean, lo, hi = written(*judge(claim.test, [arm[alike] for arm in arms]).ours[:3])
+                sentence += f"; the others alone give {mean} ({lo} to {hi})"
+            yield sentence
+        if uncommitted := [name for name in group.names if name in self.book.uncommitted]:
+            yield f"trained from a checkout with uncommitted changes: {' '.join(uncommitted)}"
 
     def _strength(self, judged: Judged, spread: tuple[float, int]) -> dict[str, Any]:
         """A finding's sign-flip test, interval by the pooled spread, missing seeds, and excluded size."""

@@ -137,6 +137,7 @@ def outliers(run_dirs: Sequence[Path | str], quantile: float = 0.95, resamples: 
     lo, hi: 95 % bootstrap over negatives and over the queries' distances.
     norm, age, hardness, distance: medians over the negatives.
     query_distance: median distance of a query to its nearest other one.
+    query_hardest: median cosine of a query with its nearest negative.
     negatives, queries: numbers of each.
     """
     out = []
@@ -150,7 +151,9 @@ def outliers(run_dirs: Sequence[Path | str], quantile: float = 0.95, resamples: 
             out.append(
                 {"run": Path(run_dir).name, "step": bank.step, "share": table["outlier"].mean(), "lo": lo, "hi": hi,
                  "chance": 1 - quantile, **table[["norm", "age", "hardness", "distance"]].median(),
-                 "query_distance": np.median(between), "negatives": len(table), "queries": len(between)}
+                 "query_distance": np.median(between),
+                 "query_hardest": np.median((bank.queries @ bank.negatives.T).max(1)),
+                 "negatives": len(table), "queries": len(between)}
             )  # fmt: skip
     return pd.DataFrame(out)
 

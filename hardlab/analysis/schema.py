@@ -37,8 +37,8 @@ TREES = 16  # of each forest behind the table of importances
 # of a snapshot of negatives; the last three need the images and a checkpoint
 FROM_LABELS = ("false_hardest", "false_all", "nearest_real")
 SCORES = (
-    "step", "share", "chance", "hardness", "distance", "query_distance", "norm", "age", "negatives", "queries",
-    *FROM_LABELS,
+    "step", "share", "chance", "hardness", "distance", "query_distance", "query_hardest", "norm", "age", "negatives",
+    "queries", *FROM_LABELS,
 )  # fmt: skip
 
 TABLES: dict[str, Columns] = {

@@ -21,6 +21,7 @@ from hardlab.analysis.catalog import Catalog, measurement
 from hardlab.analysis.pictures import Table, epoch_of
 from hardlab.analysis.schema import WHO, who
 from hardlab.analysis.summary import quantities, summary
+from hardlab.config import Run
 from hardlab.errors import HardlabError
 from hardlab.files import make_folder, write_atomic
 from hardlab.registry import unknown
@@ -234,13 +235,19 @@ def _some(epochs: list[int]) -> list[int]:
 
 
 def _epochs(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
-    """Per kept epoch: loss, ``terms.<name>``, knn, and the mean over the epoch of each number logged at steps."""
+    """Per kept epoch: loss, objective, ``terms.<name>``, knn, and the mean of each number that is logged at steps.
+
+    objective: the weighted sum of the terms, which the learner minimises; without further terms it is the loss.
+    """
     at: dict[int, dict[str, list[float]]] = {}
+    weights = _weights(config.of(sources.catalog.manifests[about["run"]]))
     for line in sources.catalog.lines(about["run"], "metrics.jsonl"):
         numbers = at.setdefault(line["epoch"], {})
         if line["kind"] == "epoch":
             logged: dict[str, Any] = {k: line[k] for k in ("loss", "knn") if k in line}
             logged |= {f"terms.{k}": v for k, v in line["terms"].items()}
+            if weights:
+                logged["objective"] = sum(weights.get(k, 1.0) * v for k, v in line["terms"].items())
         else:
             signs = ("loss_of_guess", "copies", "false_weight", "false_chance")  # of its health alone
             left_out = ("epoch", "step", "loss", *signs, "images_per_s", "lr", "terms")
@@ -255,6 +262,14 @@ def _epochs(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
         for name, values in at[e].items()
     ]
     return pd.DataFrame(rows, columns=schema.columns("epochs"))
+
+
+def _weights(run: Run) -> dict[str, float]:
+    """The weights of the strategies' terms in the learner's objective; none with the user's own code."""
+    if any(spec.source is not None for spec in run.hard):
+        return {}
+    with torch.device("meta"):
+        return {name: weight for h in build.strategies(run) for name, weight in h.weights.items()}
 
 
 def _shown_epochs(sources: Sources) -> Table:

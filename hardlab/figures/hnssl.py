@@ -65,8 +65,8 @@ def f1() -> Figure:
 def f2(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """HNSSL Figure 2: the loss of three arms over training."""
     figure, (ax,) = style.new(2.9)
-    ax.set(xlabel="epochs of training", ylabel="training loss")
-    rows = plots.strongest(epochs[epochs["name"] == "loss"], [r for _, r in ARMS], configs)
+    ax.set(xlabel="epochs of training", ylabel="training loss, both terms")
+    rows = plots.strongest(epochs[epochs["name"] == "objective"], [r for _, r in ARMS], configs)
     drawn = plots.curves(ax, _done(rows), ARMS)
     return _with_caption(figure, drawn)
 

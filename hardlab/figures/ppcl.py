@@ -59,7 +59,7 @@ def f1(epochs: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     plots.add_caption(
         figure,
         drawn,
-        f"(a) from the recipe ppcl: G moves {_often(every_n)}, its average has no gradient\n"
+        f"(a) from the recipe ppcl, rung gpu: G moves {_often(every_n)}, its average has no gradient\n"
         f"(b) ours at CIFAR scale{_pace(drawn, configs)}\n{style.bands(drawn)}",
     )
     return figure

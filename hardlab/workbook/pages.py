@@ -189,11 +189,11 @@ def _decided(judged: pd.DataFrame) -> list[str]:
     decided = judged[judged["verdict"].isin(claims.DECIDED)]
     if not len(decided):
         return lines
-    rows = (
-        (NAMES[r.paper], r.statement, r.published, claims.ours(r), f"{r.n}, {r.rung}", f"{r.q:.2g}", r.verdict)
-        for r in decided.itertuples()
-    )
-    head = ("Paper", "Statement", "Published", "Ours", "Seeds, rung", "q", "Verdict")
+    rows = []
+    for r in decided.itertuples():
+        of = ", ".join(filter(None, (f"{r.n}, {r.rung}", r.settings)))
+        rows.append((NAMES[r.paper], r.statement, r.published, claims.ours(r), of, f"{r.q:.2g}", r.verdict))
+    head = ("Paper", "Statement", "Published", "Ours", "Seeds, rung, other settings", "q", "Verdict")
     folded = "<details>", f"<summary>The {len(decided)} that are decided, one by one</summary>"
     return [*lines, "", *folded, "", *table(head, rows), "", "</details>"]
 

@@ -88,7 +88,7 @@ def arms(tmp_path: Path) -> Path:
             measured = {"protocol": "linear", "metric": "top1-last", "value": value}
             rows["evaluation"].append(run | where | measured)
             rows["configs"] += configured(run, **({} if tau is None else {"method__tau": tau}))
-            rows["epochs"] += [run | {"epoch": e, "name": "loss", "value": value} for e in (0, 1)]
+            rows["epochs"] += [run | {"epoch": e, "name": "objective", "value": value} for e in (0, 1)]
     for name, seeds in rows.items():
         pd.DataFrame(seeds, columns=schema.columns(name)).to_csv(tmp_path / f"{name}.csv", index=False)
     shutil.copy(PAPER, tmp_path)

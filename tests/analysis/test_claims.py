@@ -685,11 +685,34 @@ def test_seconds_compare_on_one_device_alone(folder: Folder) -> None:
     test = {"name": "equal_within", "of": "ratio", "value": 1.55, "margin": 0.2}
     seconds = {"table": "costs", "where": {"quantity": "seconds.total"}}
     row = folder.verdict(claim(measure=seconds, test=test))
-    assert (row.n, row.mean) == (3, 1.5) and "device" not in row.why
+    assert (row.n, row.mean) == (3, 1.5) and "These are seconds of B." in row.why
     for seed in range(2):  # a rung that the claim asks for comes before more seeds
         ran(seed, 8, 4, "CC", "gpu")
     row = folder.verdict(claim(measure=seconds, test=test, testable_from="gpu"))
     assert (row.n, row.mean, row.rung) == (2, 2.0, "gpu")
+
+
+def test_a_verdict_tells_pairs_of_two_machines_uncommitted_code_and_settings_of_its_runs(folder: Folder) -> None:
+    for seed, (gain, devices) in enumerate([(0.1, "AA"), (0.11, "BB"), (0.12, "AA"), (0.4, "AB")]):
+        for name, accuracy, device in zip(("simsiam-hvs", "simsiam"), (0.4 + gain, 0.4), devices, strict=True):
+            folder.run(name, seed, accuracy, overrides={"epochs": 7})
+            folder.manifests[-1] = json.dumps(json.loads(folder.manifests[-1]) | {"device": device})
+    row = folder.verdict(claim())
+    mean, half = 11.0, stats.t.ppf(0.975, 2) * 1 / np.sqrt(3)
+    told = f"in 1 of 4 pairs the arms were trained on different machines; the others alone give {mean:.1f} "
+    assert f"{told}({mean - half:.1f} to {mean + half:.1f})" in row.why.replace("In 1", "in 1")
+    assert "uncommitted" not in row.why and row.settings == "epochs=7"
+    folder.manifests[0] = json.dumps(json.loads(folder.manifests[0]) | {"dirty": True, "device": "B"})
+    why = folder.verdict(claim()).why  # two pairs are left, too few to judge by
+    assert "In 2 of 4 pairs the arms were trained on different machines. Trained from" in why
+    assert f"checkout with uncommitted changes: {json.loads(folder.manifests[0])['id']}." in why
+
+
+def test_an_arm_that_fails_lends_its_spread_to_no_other_claim(folder: Folder) -> None:
+    accuracies(folder, [0.41, 0.43, 0.48], [0.4, 0.4, 0.4])
+    fails = claim(arms=[{"recipe": "simsiam-hvs", "fails": True}, "simsiam"])
+    assert np.isfinite(folder.verdict(claim()).pooled_lo) and np.isnan(folder.verdict(fails).pooled_lo)
+    assert folder.verdict(fails).more_seeds > 0  # from its own
 
 
 def test_the_other_probes_stand_beside_the_primary_one(folder: Folder) -> None:

@@ -251,6 +251,18 @@ def test_of_a_long_training_so_many_epochs_are_kept_the_first_and_the_last_among
     assert (kept["epoch"] == kept["value"]).all()
 
 
+def test_the_objective_of_an_epoch_is_the_sum_of_its_terms_each_with_its_weight(tmp_path: Path) -> None:
+    weighted = {"hard.mined.alpha2": 0.25}
+    for recipe, changes in (("hnssl", weighted), ("simsiam", {})):
+        run = write_run(tmp_path / "runs", recipe, 0, None, changes=changes)
+        terms = {"base": 2.0, "mined": -1.0} if changes else {"base": 2.0}
+        line = {"kind": "epoch", "step": 1, "epoch": 0, "loss": 2.0, "terms": terms, "seconds": {}}
+        (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    tables.collect(tmp_path / "runs", tmp_path / "out")
+    rows = schema.read(tmp_path / "out", "epochs")
+    assert rows[rows["name"] == "objective"].set_index("recipe")["value"].to_dict() == {"hnssl": 2.0 - 0.25}
+
+
 def test_the_precision_that_auto_became_is_part_of_the_setting_and_stands_in_the_tables(tmp_path: Path) -> None:
     def took(seed: int, precision: str, asked: str = "auto") -> str:
         """A run; asked for by name as all were once, its manifest has no precision of its own."""

@@ -141,7 +141,8 @@ def test_each_claim_that_the_committed_rows_decide_is_a_row_of_the_readme(
     assert len(decided) and text.count("\n| ") == len(decided) + 2
     for r in decided.itertuples():
         (line,) = [line for line in text.splitlines() if f"| {r.statement} |" in line]
-        assert line.endswith(f"| {r.n}, {r.rung} | {r.q:.2g} | {r.verdict} |")
+        settings = f", {r.settings}" if r.settings else ""
+        assert line.endswith(f"| {r.n}, {r.rung}{settings} | {r.q:.2g} | {r.verdict} |")
 
 
 def test_the_page_of_results_has_every_claim_once_in_the_section_of_its_paper(
