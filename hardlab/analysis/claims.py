@@ -765,8 +765,9 @@ class Ledger:
         seconds = [[value * self.book.epochs(name) for name, value in of_arm.items()] for of_arm in seconds_by_arm]
         if not all(seconds):
             return ""
-        means = " and ".join(f"{np.mean(arm_seconds):.0f}" for arm_seconds in seconds)
-        return f"on {devices.pop()}, where these runs were trained, they took {means} s"
+        # not the mean: a run beside other work takes several times as long
+        medians = " and ".join(f"{np.median(arm_seconds):.0f}" for arm_seconds in seconds)
+        return f"on {devices.pop()}, where these runs were trained, the median runs took {medians} s"
 
     def _origin(self, claim: Claim, group: Paired | None) -> Iterator[str]:
         """What a referee wants to know of the runs: pairs of two kinds of machine, and uncommitted code."""

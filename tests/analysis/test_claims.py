@@ -692,6 +692,20 @@ def test_seconds_compare_on_one_device_alone(folder: Folder) -> None:
     assert (row.n, row.mean, row.rung) == (2, 2.0, "gpu")
 
 
+def test_at_equal_compute_the_seconds_of_the_median_run_of_each_arm_are_told(folder: Folder) -> None:
+    test = claim(arms=["simsiam-hvs", {"recipe": "simsiam", "longer": 2}])
+    for seed, seconds in enumerate([3.0, 4.0, 50.0]):
+        for name, epochs in (("simsiam-hvs", 30), ("simsiam", 60)):
+            accuracy = {"simsiam-hvs": 0.5 + 0.01 * seed, "simsiam": 0.4}[name]
+            for value, table in ((accuracy, "evaluation"), (seconds, "costs")):
+                extra = {"quantity": "seconds.total"} if table == "costs" else {}
+                folder.run(name, seed, value, overrides={"epochs": epochs}, table=table, **extra)
+            folder.manifests[-1] = json.dumps(json.loads(folder.manifests[-1]) | {"device": "A"})
+    assert "On A, where these runs were trained, the median runs took 120 and 240 s." in folder.verdict(test).why
+    folder.manifests[0] = json.dumps(json.loads(folder.manifests[0]) | {"device": "B"})
+    assert "were trained on several machines, whose seconds do not compare" in folder.verdict(test).why
+
+
 def test_a_verdict_tells_pairs_of_two_machines_uncommitted_code_and_settings_of_its_runs(folder: Folder) -> None:
     for seed, (gain, devices) in enumerate([(0.1, "AA"), (0.11, "BB"), (0.12, "AA"), (0.4, "AB")]):
         for name, accuracy, device in zip(("simsiam-hvs", "simsiam"), (0.4 + gain, 0.4), devices, strict=True):
