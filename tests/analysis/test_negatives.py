@@ -71,7 +71,7 @@ def test_a_sample_of_the_queries_scores_chance_and_a_far_cloud_scores_one(tmp_pa
     assert near["share"] == pytest.approx(0.1, abs=0.03) and near["chance"] == pytest.approx(0.1)
     assert near["lo"] < near["share"] < near["hi"] < near["lo"] + 0.08
     for row, sign in ((far, -1), (near, 1)):
-        nearest = [max(q @ n for n in sign * same) for q in queries]
+        nearest = [(sign * same @ q).max() for q in queries]
         assert row["query_hardest"] == pytest.approx(np.median(nearest), abs=1e-6)
 
 
