@@ -237,7 +237,7 @@ def _some(epochs: list[int]) -> list[int]:
 def _epochs(sources: Sources, about: Mapping[str, Any]) -> pd.DataFrame:
     """Per kept epoch: loss, objective, ``terms.<name>``, knn, and the mean of each number that is logged at steps.
 
-    objective: the weighted sum of the terms, which the learner minimises; without further terms it is the loss.
+    objective: the weighted sum of the terms, which the learner minimises; only where a strategy weights a term.
     """
     at: dict[int, dict[str, list[float]]] = {}
     weights = _weights(config.of(sources.catalog.manifests[about["run"]]))
