@@ -153,8 +153,8 @@ class Arm(NamedTuple):
 class Paired(NamedTuple):
     """Runs of several arms that differ only in their arm, paired by seed.
 
-    values, runs: of each arm, in the order of ``seeds``. changes: settings in which all of these runs differ from
-    their recipes.
+    values, runs: of each arm, in the order of ``seeds``. changes: settings but precision in which all of these runs
+    differ from their recipes.
     """
 
     rung: str
@@ -285,7 +285,10 @@ class Book:
     ) -> dict[tuple[str, str], dict[int, tuple[list[str], ...]]]:
         """The seeds that every arm has at each rung with the same changes.
 
-        Returns (rung, changes) -> seed -> the names of each arm's runs. alike: as ``alike`` returns, or a part of it.
+        Runs of one seed are partners in one precision only: of two precisions that all arms have, in the one that they
+        have with more seeds. Pairs of both count together: what a precision adds, it adds to both arms.
+        Returns (rung, changes but precision) -> seed -> the names of each arm's runs. alike: as ``alike`` returns, or a
+        part of it.
         """
         sides: list[dict[tuple[str, str], dict[int, list[str]]]] = []
         for runs in alike:
@@ -293,13 +296,18 @@ class Book:
             for name in sorted(runs):
                 side.setdefault(runs[name], {}).setdefault(int(self.runs[name]["seed"]), []).append(name)
             sides.append(side)
-        return {
+        common = {
             key: {
                 seed: tuple(side[key][seed] for side in sides)
-                for seed in sorted(set.intersection(*(set(side[key]) for side in sides)))
+                for seed in set.intersection(*(set(s[key]) for s in sides))
             }
             for key in sorted(set.intersection(*map(set, sides)))
         }
+        pooled: dict[tuple[str, str], dict[int, tuple[list[str], ...]]] = {}
+        for (rung, changes), partners in sorted(common.items(), key=lambda item: len(item[1])):
+            rest = {k: v for k, v in json.loads(changes).items() if k != "precision"}
+            pooled.setdefault((rung, json.dumps(rest, sort_keys=True)), {}).update(partners)
+        return {key: dict(sorted(pooled[key].items())) for key in sorted(pooled)}
 
     def paired(
         self, alike: Sequence[Mapping[str, tuple[str, str]]], values: Sequence[Mapping[str, float]], least: str

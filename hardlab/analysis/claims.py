@@ -736,7 +736,7 @@ class Ledger:
         row = dict(claim) | ours._asdict() | {"verdict": verdict, "published": str(claim.published)}
         row |= {"unit": claim.published.unit, "p": finding.p, "q": q, "beside": "", "frozen": "", "excluded": ""}
         changes = group.changes.items() if group is not None else ()
-        row["settings"] = " ".join(f"{k}={v}" for k, v in changes if k != "precision")
+        row["settings"] = " ".join(f"{k}={v}" for k, v in changes)
         row |= {"p_sign": np.nan, "pooled_lo": np.nan, "pooled_hi": np.nan}
         row |= dict.fromkeys(("more_seeds", "more_seeds_published"), np.nan)
         row |= {"rung": group.rung if group else "", "runs": " ".join(group.names) if group else ""}
@@ -770,22 +770,34 @@ class Ledger:
         return f"on {devices.pop()}, where these runs were trained, the median runs took {medians} s"
 
     def _origin(self, claim: Claim, group: Paired | None) -> Iterator[str]:
-        """What a referee wants to know of the runs: pairs of two kinds of machine, and uncommitted code."""
+        """What a referee wants to know of the runs: precision, pairs of two kinds of machine, and uncommitted code."""
         if group is None:
             return
+        precisions = np.array([self.book.runs[name].get("precision", "") for name in group.runs[0]])
+        kinds = sorted(set(precisions) - {"", "auto"})  # the manifest does not say what became of it
+        if len(kinds) > 1:
+            parts = (f"{np.count_nonzero(precisions == kind)} in {kind}" for kind in kinds)
+            alone = (self._alone(claim, group, precisions == kind, f"those in {kind}") for kind in kinds)
+            yield f"pairs by precision: {' and '.join(parts)}" + "".join(alone)
+        elif kinds:
+            yield f"trained in {kinds[0]}"
         pairs = [{self.book.devices.get(name, "") for name in pair} for pair in zip(*group.runs, strict=True)]
         alike = np.array([len(devices) == 1 for devices in pairs])
         if not alike.all():
             sentence = (
                 f"in {np.count_nonzero(~alike)} of {len(alike)} pairs the arms were trained on different machines"
             )
-            arms = self._arms(claim, group)
-            if np.count_nonzero(alike) >= SEEDS and all(len(arm) == len(alike) for arm in arms):
-                mean, lo, hi = written(*judge(claim.test, [arm[alike] for arm in arms]).ours[:3])
-                sentence += f"; the others alone give {mean} ({lo} to {hi})"
-            yield sentence
+            yield sentence + self._alone(claim, group, alike, "the others")
         if uncommitted := [name for name in group.names if name in self.book.uncommitted]:
             yield f"trained from a checkout with uncommitted changes: {' '.join(uncommitted)}"
+
+    def _alone(self, claim: Claim, group: Paired, some: np.ndarray, name: str) -> str:
+        """What ``some`` of a group's pairs, a mask of these, give alone; "" if they are too few for a verdict."""
+        arms = self._arms(claim, group)
+        if np.count_nonzero(some) < SEEDS or any(len(arm) != len(some) for arm in arms):
+            return ""
+        mean, lo, hi = written(*judge(claim.test, [arm[some] for arm in arms]).ours[:3])
+        return f"; {name} alone give {mean} ({lo} to {hi})"
 
     def _strength(self, judged: Judged, spread: tuple[float, int]) -> dict[str, Any]:
         """A finding's sign-flip test, interval by the pooled spread, missing seeds, and excluded size."""

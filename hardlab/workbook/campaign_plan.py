@@ -260,8 +260,14 @@ class Survey:
         return Question(claim.id, claim.headline, existing, needed, claim.seeds, size, spread, tuple(steps))
 
     def _have(self, claim: Claim, stage: Stage) -> list[set[int]]:
-        """The seeds of each side that have rows from runs with this stage's settings."""
-        book = self.ledger.book
+        """The seeds of each side that have rows from runs with this stage's settings.
+
+        They are in this machine's precision, or a pair in the other one.
+        """
+        book, (_, _, group) = self.ledger.book, self.judged[claim.id]
+        paired = set[int]()
+        if group is not None and group.rung == stage.rung and self._planned(group.changes, stage):
+            paired = set(group.seeds)
         trained = [side for side in claim.arms if side.recipe != UNTRAINED]
         alike = iter(book.alike([claim.arm(side) for side in trained]))
         out = []
@@ -272,6 +278,8 @@ class Survey:
                 run_keys = next(alike).items()
                 names = [n for n, (rung, c) in run_keys if rung == stage.rung and self._planned(json.loads(c), stage)]
             seeds = {int(book.runs[name]["seed"]) for name in self.ledger.values(claim.seen(side), names)}
+            if side.recipe != UNTRAINED:
+                seeds |= paired
             out.append(seeds | {run.seed for run in runs if self._done(run, self._ways(claim, side))})
         return out
 

@@ -457,7 +457,25 @@ def test_runs_that_became_of_different_precision_are_no_pair_and_the_reason_says
     for s in range(3):  # as runs from before there was auto have it, beside one that auto made
         folder.run("simsiam", s, 0.2, overrides={"precision": "bf16"})
     row = folder.verdict(claim())
-    assert row.mean == pytest.approx(30.1) and row.why.endswith("; runs with precision=bf16.")
+    assert row.mean == pytest.approx(30.1) and row.n == 3 and row.why.endswith(". Trained in bf16.")
+
+
+def test_pairs_of_two_precisions_count_together_each_seed_once_and_are_told_apart(folder: Folder) -> None:
+    gains = {"bf16": {0: 0.1, 1: 0.11, 2: 0.12, 3: 0.13}, "fp32": {3: 0.9, 4: 0.2, 5: 0.21, 6: 0.22}}
+    gains["fp32"][7] = 0.23  # more seeds than bf16, so seed 3 counts in fp32
+    for precision, of_seed in gains.items():
+        for s, gain in of_seed.items():
+            folder.run("simsiam", s, 0.4, overrides={"precision": precision})
+            folder.run("simsiam-hvs", s, 0.4 + gain, overrides={"precision": precision})
+    folder.run("simsiam-hvs", 9, 0.99, overrides={"precision": "bf16"})
+    folder.run("simsiam", 9, 0.4, overrides={"precision": "fp32"})  # no pair
+    row = folder.verdict(claim())
+    assert row.n == 8
+    assert row.mean == pytest.approx(np.mean([10, 11, 12, 90, 20, 21, 22, 23]))
+    assert (
+        "Pairs by precision: 3 in bf16 and 5 in fp32; those in bf16 alone give 11.0 (8.5 to 13.5); those in" in row.why
+    )
+    assert "precision" not in row.settings and "precision" not in row.commands
 
 
 def test_a_run_with_another_method_or_strategy_is_not_the_recipes_arm(folder: Folder) -> None:

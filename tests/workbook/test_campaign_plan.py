@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from left_by_runs import finished
 from scipy import stats
@@ -169,6 +171,28 @@ def test_what_is_missing_is_a_run_of_every_arm_and_seed_with_the_control_first(t
     [row] = made.rows
     assert (row.claim, row.seeds_there, row.seeds_needed, row.runs) == ("hvs-simsiam-linear", 1, 6, 3)
     assert row.minutes == pytest.approx((3 * 5.0 + images["smoke/simsiam-hvs"] / 100) / 60)
+
+
+def test_a_pair_of_the_other_precision_counts_and_half_a_pair_does_not(tmp_path: Path) -> None:
+    collected = [
+        (recipe(name, "smoke", {"seed": seed, "epochs": 3, "precision": "bf16"}), 0.4 + 0.1 * seed)
+        for name, seed in (("simsiam-hvs", 0), ("simsiam", 0), ("simsiam", 1))
+    ]
+    (tmp_path / "data").mkdir()
+    lines = [json.dumps({"id": run.id, "config": run.model_dump(mode="json")}) for run, _ in collected]
+    (tmp_path / "data" / "manifests.jsonl").write_text("\n".join(lines))
+    how = {"rung": "smoke", "data": "x", "method": "m", "setting": "0", "arm": "a", "protocol": "linear-lbfgs"}
+    how |= {"metric": "top1", "features": "backbone", "split": "test", "options": "{}"}
+    rows = [
+        how | {"run": run.id, "recipe": run.recipe, "seed": run.seed, "evaluated_on": run.data.name, "value": value}
+        for run, value in collected
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "data" / "evaluation.csv", index=False)
+    asked = survey(tmp_path, claims=["hvs-simsiam-linear"], seeds=2, set={"epochs": 3})
+    [question] = asked.questions(asked.stages[0])
+    assert question.there == 1
+    made = {name: recipe(name, "smoke", {"seed": 1, "epochs": 3}).id for name in ("simsiam-hvs", "simsiam")}
+    assert question.steps[-1] == (2, tuple(made.values())), "both arms in this machine's precision"
 
 
 def test_every_seed_has_a_generator_of_its_own_which_its_arms_share(tmp_path: Path) -> None:
