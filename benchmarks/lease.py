@@ -240,7 +240,7 @@ def write_queue(queue: Path, data: Path | None) -> Path:
     newest = max(tables, key=lambda table: str(table["date"]), default=none)
     known = {row["rate"]: row["images_per_s"] for row in newest["rows"] if row.get("images_per_s")}
     collected = ROOT / "figures" / "data"
-    rates = campaign_plan.rates(schema.read_manifests(collected), newest["device"], known)
+    rates = campaign_plan.rates(schema.read_manifests(collected), newest["device"], "bf16", known)
     stages = campaign_plan.read(str(PLAN))
     survey = campaign_plan.Survey(stages, collected, queue.parent / "runs", "bf16", data.parent if data else None)
     made = campaign_plan.work_out(survey, Estimate(rates))

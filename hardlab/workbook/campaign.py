@@ -96,17 +96,17 @@ def prepare(
 
     device = torch.device("cuda" if gpu else "cpu")
     name = torch.cuda.get_device_name() if gpu else here.processor()
-    rates: dict[str, float] = {}
+    known: dict[str, float] = {}
     for rung in dict.fromkeys(stage.rung for stage in stages):
         measured = None if gpu else costs.calibrate(rung)
         if measured is None:
             continue
         for recipe, steps in costs.recorded()["training"].items():
-            rates[f"{rung}/{recipe}"] = recipes.recipe(recipe, rung).batch_size / (steps * measured.step)
-    estimate = Estimate(
-        campaign_plan.rates(schema.read_manifests(data_dir), name, rates), context_mb=600.0 if gpu else 100.0
-    )
-    survey = Survey(stages, data_dir, runs_dir, here.resolve("auto", device), root)
+            known[f"{rung}/{recipe}"] = recipes.recipe(recipe, rung).batch_size / (steps * measured.step)
+    precision = here.resolve("auto", device)
+    rates = campaign_plan.rates(schema.read_manifests(data_dir), name, precision, known)
+    estimate = Estimate(rates, context_mb=600.0 if gpu else 100.0)
+    survey = Survey(stages, data_dir, runs_dir, precision, root)
     return campaign_plan.work_out(survey, estimate), estimate
 
 

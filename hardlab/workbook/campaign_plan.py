@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hardlab import config, registry
 from hardlab.analysis import claims, evidence
 from hardlab.analysis.arms import LINEAR, UNTRAINED, option_key, reaches
-from hardlab.analysis.claims import Claim, Ledger, Side
+from hardlab.analysis.claims import Claim, Judged, Ledger, Side
 from hardlab.config import Run
 from hardlab.errors import HardlabError
 from hardlab.files import damaged, read_manifest, read_yaml
@@ -110,6 +110,7 @@ class Question:
     needed: number of seeds for a verdict with a power of 80 %.
     least: the smallest number of seeds for a verdict.
     size, spread: of the difference; None if unknown.
+    level: of its test.
     steps: (seeds afterwards, ids of missing runs), each after the steps before it; the first may be the untrained
         networks that an accuracy is compared with.
     """
@@ -122,6 +123,7 @@ class Question:
     size: float | None
     spread: float | None
     steps: tuple[tuple[int, tuple[str, ...]], ...]
+    level: float = evidence.LEVEL
 
     def reached(self, done: Iterable[str]) -> int:
         """The number of steps, from the first, whose runs are all in ``done``."""
@@ -136,12 +138,12 @@ class Question:
             return 0.0
         if self.size is None or self.spread is None:
             return UNKNOWN
-        return _power(self.size, self.spread, seeds)
+        return _power(self.size, self.spread, seeds, self.level)
 
 
 @cache
-def _power(size: float, spread: float, seeds: int) -> float:
-    return float(evidence.power_of(size, spread, np.array([seeds]))[0])
+def _power(size: float, spread: float, seeds: int, level: float) -> float:
+    return float(evidence.power_of(size, spread, np.array([seeds]), level)[0])
 
 
 class Pick(NamedTuple):
@@ -243,11 +245,13 @@ class Survey:
             raise HardlabError("one arm is trained for longer than its recipe says, and the plan sets the epochs.")
         have = self._have(claim, stage)
         existing = len(set.intersection(*(set(seeds) for seeds in have)))
-        size, spread = self._size(claim, stage.rung)
-        enough = evidence.seeds_for(size, spread) if size is not None and spread is not None else 0
+        size, spread = self._size(claim, stage)
+        enough = 0
+        if size is not None and spread is not None:
+            enough = evidence.seeds_for(size, spread, level=claim.level)
         needed = max(claim.seeds, enough)
         judged = self.judged[claim.id]
-        if judged.finding.verdict == claims.NOT_LEARNED and judged.group and self._planned(judged.group.changes, stage):
+        if judged.finding.verdict == claims.NOT_LEARNED and self._at_stage(judged, stage):
             return None  # a network that does not learn decides nothing with more seeds
         steps = [] if claim.probe is None else [(existing, self._control(claim, stage))]
         steps = [step for step in steps if step[1]]
@@ -257,17 +261,17 @@ class Survey:
             sides = [side for side, of_side in zip(claim.arms, have, strict=True) if seed not in of_side]
             runs = dict.fromkeys(run for side in sides for run in self._missing(claim, side, stage, seed))
             steps.append((after, tuple(runs)))
-        return Question(claim.id, claim.headline, existing, needed, claim.seeds, size, spread, tuple(steps))
+        return Question(
+            claim.id, claim.headline, existing, needed, claim.seeds, size, spread, tuple(steps), claim.level
+        )
 
     def _have(self, claim: Claim, stage: Stage) -> list[set[int]]:
         """The seeds of each side that have rows from runs with this stage's settings.
 
         They are in this machine's precision, or a pair in the other one.
         """
-        book, (_, _, group) = self.ledger.book, self.judged[claim.id]
-        paired = set[int]()
-        if group is not None and group.rung == stage.rung and self._planned(group.changes, stage):
-            paired = set(group.seeds)
+        book, judged = self.ledger.book, self.judged[claim.id]
+        paired = set(judged.group.seeds) if judged.group is not None and self._at_stage(judged, stage) else set[int]()
         trained = [side for side in claim.arms if side.recipe != UNTRAINED]
         alike = iter(book.alike([claim.arm(side) for side in trained]))
         out = []
@@ -283,6 +287,11 @@ class Survey:
             out.append(seeds | {run.seed for run in runs if self._done(run, self._ways(claim, side))})
         return out
 
+    def _at_stage(self, judged: Judged, stage: Stage) -> bool:
+        """Whether the runs of a claim have this stage's rung and settings, in whichever precision."""
+        group = judged.group
+        return group is not None and group.rung == stage.rung and self._planned(group.changes, stage)
+
     def _planned(self, changes: Mapping[str, Any], stage: Stage) -> bool:
         """Whether these changes of a recipe are those of the stage, in the precision of this machine."""
         planned = {option_key(k): v for k, v in _without_parent(stage.set).items()}
@@ -290,14 +299,14 @@ class Survey:
         rest = {k: v for k, v in changes.items() if k != "precision"}
         return precision == planned.pop("precision", self.precision) and rest == planned
 
-    def _size(self, claim: Claim, rung: str) -> tuple[float | None, float | None]:
+    def _size(self, claim: Claim, stage: Stage) -> tuple[float | None, float | None]:
         """The expected difference from the threshold, and its spread.
 
-        The difference is the measured one, from two seeds or more, else the published one.
+        The difference is the one measured with this stage's settings, from two seeds or more, else the published one.
         """
         judged, threshold = self.judged[claim.id], claim.test.margin if claim.test.value is None else claim.test.value
-        measured = judged.group is not None and judged.group.rung == rung and judged.finding.ours.n > 1
-        spread, _ = self.spreads.get(claim.spread_at(rung) or (), (np.nan, 0))
+        measured = self._at_stage(judged, stage) and judged.finding.ours.n > 1
+        spread, _ = self.spreads.get(claim.spread_at(stage.rung) or (), (np.nan, 0))
         if measured:
             size: float | None = judged.finding.ours.mean - judged.finding.threshold
             if not np.isfinite(spread):
@@ -389,22 +398,23 @@ class Survey:
 
 
 def rates(
-    manifests: Mapping[str, Mapping[str, Any]], device: str, known: Mapping[str, float]
+    manifests: Mapping[str, Mapping[str, Any]], device: str, precision: str, known: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
     """``<rung>/<recipe>`` -> images_per_s and peak_memory_mb on a device, for ``job_queue.Estimate``.
 
-    A rate is that measured on this device; else the one in ``known`` (images per second by the same keys); else that of
-    another device, times the median ratio over the recipes that both have.
+    A rate is that measured on this device in this precision; else the one in ``known`` (images per second by the same
+    keys); else that of another device or precision, times the median ratio over the recipes that both have.
     """
-    by: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    by: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     memory: dict[str, float] = {}
     for m in manifests.values():
         key = f"{m['config']['rung']}/{m['config']['recipe']}"
         if m.get("images_per_s"):
-            by[str(m.get("device"))][key].append(float(m["images_per_s"]))
+            on = str(m.get("device")), config.precision_of(m)
+            by[on][key].append(float(m["images_per_s"]))
         memory[key] = max(memory.get(key, 0.0), float(m.get("peak_memory_mb") or 0.0))
     medians = {on: {key: statistics.median(x) for key, x in table.items()} for on, table in by.items()}
-    rates = {**known, **medians.pop(device, {})}
+    rates = {**known, **medians.pop((device, precision), {})}
     for table in sorted(medians.values(), key=len, reverse=True):
         if common := rates.keys() & table.keys():
             factor = statistics.median(rates[key] / table[key] for key in common)

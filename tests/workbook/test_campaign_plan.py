@@ -208,12 +208,13 @@ def test_every_seed_has_a_generator_of_its_own_which_its_arms_share(tmp_path: Pa
 
 
 def test_rates_are_those_of_this_device_else_scaled_by_what_two_devices_share() -> None:
-    def manifest(device: str, name: str, rate: float, memory: float = 100.0) -> dict[str, object]:
-        config = {"rung": "cpu", "recipe": name}
+    def manifest(device: str, name: str, rate: float, memory: float = 100.0, took: str = "fp32") -> dict[str, object]:
+        config = {"rung": "cpu", "recipe": name, "precision": took}
         return {"device": device, "config": config, "images_per_s": rate, "peak_memory_mb": memory}
 
     manifests = [manifest("here", "a", 100.0), manifest("here", "a", 300.0), manifest("here", "a", 200.0, 400.0)]
     manifests += [manifest("there", name, rate) for name, rate in (("a", 1000.0), ("b", 3000.0), ("c", 500.0))]
-    table = rates({str(i): m for i, m in enumerate(manifests)}, "here", {"cpu/a": 7.0, "cpu/c": 100.0})
+    manifests.append(manifest("here", "a", 9000.0, took="bf16"))
+    table = rates({str(i): m for i, m in enumerate(manifests)}, "here", "fp32", {"cpu/a": 7.0, "cpu/c": 100.0})
     assert {key: row["images_per_s"] for key, row in table.items()} == {"cpu/a": 200.0, "cpu/c": 100.0, "cpu/b": 600.0}
     assert table["cpu/a"]["peak_memory_mb"] == 400.0
