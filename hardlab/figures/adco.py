@@ -27,7 +27,9 @@ def f1(evaluation: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame) -> 
 def f2(adco_f2: pd.DataFrame, negatives: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """AdCo Figure 2: negatives and the queries of the last six batches by t-SNE, and the share of outliers."""
     figure, axes = style.new(3.0, 2)
-    layout_runs = plots.strongest(adco_f2, ["adco", "adco-queue", "moco"], configs)
+    kinds = adco_f2["run"].map(adco_f2.dropna(subset=["distance"]).groupby("run")["kind"].nunique()).fillna(0)
+    both_sides = adco_f2[kinds == kinds.groupby(adco_f2["recipe"]).transform("max")]  # older runs have one side alone
+    layout_runs = plots.strongest(both_sides, ["adco", "adco-queue", "moco"], configs)
     drawn: list[pd.DataFrame] = []
     last = negatives[negatives["step"] == negatives.groupby("run")["step"].transform("max")]
     for ax, (name, recipes) in zip(axes, (("AdCo", ("adco",)), ("MoCo v2", ("adco-queue", "moco"))), strict=True):

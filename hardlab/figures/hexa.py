@@ -139,7 +139,11 @@ def f3(curves: pd.DataFrame, configs: pd.DataFrame, paper: pd.DataFrame, verdict
             ax.legend(loc="lower right")
     printed = [f"({p}) {_points(published(paper, 'hexa', f'Figure 3{p}'))}" for p in "ab"]
     judged = [f"{of} {text}" for of, name in CLAIMS.items() if (text := plots.verdict(verdicts, name, configs))]
-    by = [f"({p}) {text}" for p, text in zip("ab", (plots.probes(drawn[0]), _by(drawn[1])), strict=True) if text]
+    by = [
+        f"({p}) {text}, {seeds} seed{'s' * int(seeds > 1)} an arm"
+        for p, text, rows in zip("ab", (plots.probes(drawn[0]), _by(drawn[1])), drawn, strict=True)
+        if text and (seeds := rows.groupby("recipe")["seed"].nunique().min())
+    ]
     plots.add_caption(
         figure,
         plots.with_lengths(pd.concat(drawn), configs),

@@ -181,7 +181,10 @@ def about(frame: pd.DataFrame) -> str:
 
 
 def precisions(frame: pd.DataFrame) -> str:
-    """The precision of each recipe, as text for a caption, if the rows differ in it; else ""."""
+    """The precision of each recipe, as text for a caption, if the rows differ in it; else "".
+
+    A recipe in several precisions is told with its epochs, if the rows have them.
+    """
     if "precision" not in frame:
         return ""
     rows = frame[frame["precision"].ne("")]
@@ -189,7 +192,14 @@ def precisions(frame: pd.DataFrame) -> str:
     if len(recipes) < 2:
         return ""
     usual, *others = sorted(recipes.index, key=lambda p: (-len(recipes[p]), p))
-    groups = [f"in {other}: {', '.join(sorted(recipes[other]))}" for other in others]
+
+    def told(recipe: str, precision: str) -> str:
+        if recipe not in recipes[usual] or "epochs" not in rows or "epoch" in rows:
+            return recipe
+        its = rows[rows["recipe"].eq(recipe) & rows["precision"].eq(precision)]
+        return f"{recipe} ({', '.join(f'{e:.0f}' for e in sorted(its['epochs'].dropna().unique()))} epochs)"
+
+    groups = [f"in {other}: {', '.join(told(r, other) for r in sorted(recipes[other]))}" for other in others]
     return f" · in {usual}, but {' and '.join(groups)}"
 
 

@@ -35,3 +35,15 @@ def test_the_caption_is_of_the_runs_drawn_and_both_sides_of_the_distance_stand_i
     older = layout.assign(distance=layout["distance"].where(layout["kind"] == "negative"))
     label = adco.f2(older, schema.empty("negatives"), lengths(layout)).axes[0].get_xlabel()
     assert "query to its nearest negative: not measured" in label
+
+
+def test_runs_with_one_side_of_the_distance_do_not_displace_those_with_both() -> None:
+    points = [
+        one(recipe, s, epochs=30) | {"epoch": 30, "kind": kind, "x": 0.1 * s, "y": 0.0, "distance": 0.5}
+        for recipe in ("adco", "adco-queue")
+        for s in range(6) for kind in (("negative", "query") if s < 2 else ("negative",))
+    ]  # fmt: skip
+    layout = pd.DataFrame(points)
+    figure = adco.f2(layout, schema.empty("negatives"), lengths(layout))
+    assert "2 seeds (0, 1)" in figure.get_supxlabel()
+    assert all("query to its nearest negative: 0.500" in ax.get_xlabel() for ax in figure.axes)

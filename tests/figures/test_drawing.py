@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import importlib
+import inspect
 import json
 import os
 import re
@@ -34,6 +37,7 @@ QUICK = [n for n in figures.FIGURES if "_f" in n] + ["hvs_t2", "hexa_t1", "ppcl_
 WHOLE = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in figures.FIGURES]
 
 
+COMMITTED = Path(__file__).resolve().parents[2] / "figures"
 SCHEMES = ("hvs_f1", "hvs_f10", "hnssl_f1", "ppcl_f3")  # drawn from the registry alone
 
 
@@ -211,3 +215,23 @@ def test_every_command_that_fills_a_gap_names_what_exists(name: str, tmp_path: P
         recipe, _, rung, *pairs = train.removeprefix("hardlab pretrain ").split()
         recipes.recipe(recipe, rung, config.parse(pairs))  # refuses what does not exist
         assert all(e.split("--protocol ")[1].split()[0] in PROTOCOLS for e in evaluations), command
+
+
+def _quotes(name: str) -> bool:
+    """Whether a figure says what the verdicts are."""
+    module, _, function = figures.FIGURES[name].partition(":")
+    return (
+        bool(function)
+        and "verdicts" in inspect.signature(getattr(importlib.import_module(module), function)).parameters
+    )
+
+
+QUOTING = [name for name in figures.FIGURES if _quotes(name)]
+
+
+@pytest.mark.parametrize("name", QUOTING)
+def test_a_committed_picture_quotes_the_verdicts_of_todays_rows(name: str) -> None:
+    svg = " ".join(re.findall(r"<!-- (.*?) -->", (COMMITTED / f"{name}.svg").read_text(encoding="utf-8")))
+    caption = " ".join(figures.make(name, COMMITTED / "data").get_supxlabel().split())
+    told = " ".join(html.unescape(svg).split())
+    assert "seed" in caption and caption in told, f"draw it again: hardlab figures {name}"

@@ -23,6 +23,15 @@ def test_a_caption_tells_where_arms_have_fewer_seeds_and_no_length_where_one_is_
     assert style.about(rows[rows["recipe"] == "simclr"]).endswith(" · 3 seeds (0, 1, 2)")
 
 
+def test_a_recipe_in_two_precisions_is_told_with_the_epochs_of_the_odd_ones() -> None:
+    rows = pd.DataFrame([one("dino", s, epochs=e) | {"epochs": e} for s, e in ((0, 30), (1, 30), (2, 57), (3, 57))])
+    both = rows.assign(precision=["bf16", "bf16", "fp32", "fp32"])
+    assert style.precisions(both) == " · in bf16, but in fp32: dino (57 epochs)"
+    other = pd.DataFrame([one("moco", 0, epochs=30) | {"epochs": 30, "precision": "fp32"}])
+    assert style.precisions(pd.concat([both[:2], other])) == " · in bf16, but in fp32: moco"
+    assert style.precisions(both[:2]) == ""
+
+
 def test_below_three_seeds_a_curve_has_its_seeds_and_no_band() -> None:
     def drawn(seeds: int) -> Axes:
         _, (ax,) = style.new(2)
