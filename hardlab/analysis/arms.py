@@ -286,7 +286,8 @@ class Book:
         """The seeds that every arm has at each rung with the same changes.
 
         Runs of one seed are partners in one precision only: of two precisions that all arms have, in the one that they
-        have with more seeds. Pairs of both count together: what a precision adds, it adds to both arms.
+        have with more seeds, of equals in fp32. Pairs of both count together: what a precision adds, it adds to both
+        arms.
         Returns (rung, changes but precision) -> seed -> the names of each arm's runs. alike: as ``alike`` returns, or a
         part of it.
         """
@@ -304,7 +305,7 @@ class Book:
             for key in sorted(set.intersection(*map(set, sides)))
         }
         pooled: dict[tuple[str, str], dict[int, tuple[list[str], ...]]] = {}
-        for (rung, changes), partners in sorted(common.items(), key=lambda item: len(item[1])):
+        for (rung, changes), partners in sorted(common.items(), key=lambda item: len(item[1])):  # the last one counts
             rest = {k: v for k, v in json.loads(changes).items() if k != "precision"}
             pooled.setdefault((rung, json.dumps(rest, sort_keys=True)), {}).update(partners)
         return {key: dict(sorted(pooled[key].items())) for key in sorted(pooled)}

@@ -55,6 +55,8 @@ DECIDED = (REPRODUCED, WEAKLY[REPRODUCED], CONTRADICTED, WEAKLY[CONTRADICTED])
 VERDICTS = (
     *DECIDED, INCONCLUSIVE, NOT_LEARNED, NO_SEEDS, *(f"needs rung {r}" for r in RUNGS), NO_EVALUATION, NO_RUN, CANNOT,
 )  # fmt: skip
+POOLED_SINCE = datetime.fromisoformat("2026-11-28T15:04:00Z")  # pairs of two precisions count together
+UNPUBLISHED = "not compared in the paper"  # what is published of a comparison that no paper makes
 SEEDS, HEADLINE_SEEDS = 3, 6  # that a verdict takes, and one on the headline of a paper
 COLUMNS = (
     "id", "paper", "headline", "place", "statement", "published", "mean", "lo", "hi", "n", "unit", "rung",
@@ -290,6 +292,11 @@ class Claim(_Strict):
         where = self.measure.where
         protocol, metric = where.get("protocol", ""), where.get("metric", "")
         return (protocol, metric) if protocol.startswith(("knn", "linear")) else None
+
+    @property
+    def level(self) -> float:
+        """The level of each comparison: of several, one decides at a level that they share, see ``_several``."""
+        return evidence.LEVEL / (len(self.arms) - 1 if self.test.name in ("ordering", "largest") else 1)
 
     def size(self) -> float | None:
         """The published size of the tested comparison; None without a number, or if the test compares nothing."""
@@ -779,6 +786,8 @@ class Ledger:
             parts = (f"{np.count_nonzero(precisions == kind)} in {kind}" for kind in kinds)
             alone = (self._alone(claim, group, precisions == kind, f"those in {kind}") for kind in kinds)
             yield f"pairs by precision: {' and '.join(parts)}" + "".join(alone)
+            if any(datetime.fromisoformat(start) < POOLED_SINCE for start in self._started(group)):
+                yield f"that both count together was set on {POOLED_SINCE:%Y-%m-%d}, after its runs"
         elif kinds:
             yield f"trained in {kinds[0]}"
         pairs = [{self.book.devices.get(name, "") for name in pair} for pair in zip(*group.runs, strict=True)]
@@ -815,10 +824,8 @@ class Ledger:
         size = claim.size()
         if finding.verdict in WEAKLY and judged.tested:
             return evidence_columns | self._excluded(size, finding.ours)
-        # of several comparisons one decides at this level, see `_several`
-        level = evidence.LEVEL / (len(claim.arms) - 1 if claim.test.name in ("ordering", "largest") else 1)
         for name, effect in (("more_seeds", finding.ours.mean - finding.threshold), ("more_seeds_published", size)):
-            if effect is not None and (needed := evidence.seeds_for(float(effect), sd, level=level)):
+            if effect is not None and (needed := evidence.seeds_for(float(effect), sd, level=claim.level)):
                 more = max(0, max(needed, claim.seeds) - finding.ours.n)
                 evidence_columns[name] = more if needed < evidence.MOST else evidence.MOST
         return evidence_columns | self._excluded(size, finding.ours)
@@ -829,15 +836,18 @@ class Ledger:
             return {}
         return {"excluded": "no" if ours.lo <= size <= ours.hi else "yes"}
 
+    def _started(self, group: Paired | None) -> list[str]:
+        """When the runs of a group began, where their manifests say so."""
+        return [start for name in (group.names if group else ()) if (start := self.book.started.get(name))]
+
     def _since(self, claim: Claim, group: Paired | None) -> tuple[str, str]:
         """Since when a test stands, and a remark on the last change if it came after the runs began."""
         tests = frozen().get(claim.id, ())
         if not tests or tests[-1].digest != claim.digest:
             return "", ""
         last = tests[-1]
-        began = [self.book.started.get(name, "") for name in (group.names if group else ())]
         note = ""
-        if any(start and datetime.fromisoformat(start) < last.since for start in began):
+        if any(datetime.fromisoformat(start) < last.since for start in self._started(group)):
             note = f"this test was set on {last.since:%Y-%m-%d}, after its runs" + f": {last.changed}" * bool(
                 last.changed
             )
@@ -1081,10 +1091,16 @@ def links(names: str, runs_dir: Path | str) -> str:
 
 
 def counted(judged: pd.DataFrame) -> str:
-    """The number of rows of ``verdicts`` with each verdict, as text in the order of ``VERDICTS``."""
-    counts = judged["verdict"].value_counts()
+    """The number of rows of ``verdicts`` with each verdict, as text in the order of ``VERDICTS``.
+
+    Comparisons that no paper makes are told apart.
+    """
+    counts, unpublished = (
+        rows["verdict"].value_counts() for rows in (judged, judged[judged["published"] == UNPUBLISHED])
+    )
     wording = {v: v.replace("needs", "need") if counts.get(v, 0) > 1 else v for v in VERDICTS}
-    return ", ".join(f"{counts[v]} {text}" for v, text in wording.items() if v in counts)
+    own = {v: f" ({n} by comparisons that no paper makes)" for v, n in unpublished.items() if v in DECIDED}
+    return ", ".join(f"{counts[v]} {text}{own.get(v, '')}" for v, text in wording.items() if v in counts)
 
 
 def describe(judged: pd.DataFrame, *, why: bool = False, width: int = 110) -> str:

@@ -28,7 +28,7 @@ from hardlab.registry import unknown
 
 KEPT_EPOCHS = 25  # of each run in ``epochs``, of each classifier in ``curves``, evenly from the first to the last
 # the last parts of the names of numbers in ``epochs`` that figures show or alarms rest on; claims name theirs
-SHOWN = ("loss", "knn", "pair_cosine", "std", "rank", "norm", "g_spread", "d_spread", "d_loss")
+SHOWN = ("loss", "knn", "pair_cosine", "std", "rank", "norm", "g_spread", "d_spread", "d_loss", "frac_nonempty")
 
 
 def collect(

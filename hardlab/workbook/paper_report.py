@@ -7,6 +7,7 @@ and what was not done. Everything comes from the collected rows and the ledger, 
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -124,7 +125,7 @@ def _notes(paper: str) -> dict[str, Any]:
 
 
 def _summary(paper: str, rows: pd.DataFrame, data_dir: Path) -> Iterator[Block]:
-    yield f"Of {len(rows)} claims of the paper: {claims.counted(rows)}."
+    yield f"Of {len(rows)} claims: {claims.counted(rows)}."
     yield from (re.sub(r"\s+", " ", line).strip() for line in pages.scale(rows, data_dir))
     headlines = rows[rows["headline"]]
     lines = [(r.statement, r.published, pages.with_seeds(r), r.verdict, pages.tells(r)) for r in headlines.itertuples()]
@@ -220,12 +221,16 @@ def _methodology(paper: str, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[
         f"by seed. A verdict needs {claims.SEEDS} seeds ({claims.HEADLINE_SEEDS} on a headline) and is corrected "
         f"for the number of claims (Benjamini-Hochberg, {evidence.LEVEL:g})."
     )
+    sizes: dict[str, int] = {}  # of networks, which old manifests lack
+    for m in runs.values():
+        if size := m.get("parameters", {}).get("backbone"):
+            sizes[json.dumps(m["config"]["backbone"], sort_keys=True)] = size
     each: dict[tuple[Any, ...], set[int]] = defaultdict(set)
     for m in runs.values():
         c = m["config"]
         share = f", {100 * c['data'].get('fraction', 1):g} %"
         data = f"{m['data']['name']}{share} ({m['data']['count']} images)"
-        size = m.get("parameters", {}).get("backbone")  # which old manifests lack
+        size = sizes.get(json.dumps(c["backbone"], sort_keys=True))
         network = c["backbone"]["name"] + (f" ({size / 1e6:.2g} million parameters)" if size else "")
         key = (
             c["recipe"],
@@ -302,23 +307,26 @@ def _negative(rows: pd.DataFrame) -> Iterator[Block]:
 
 def _cost(paper: str, rows: pd.DataFrame, runs: Mapping[str, Mapping[str, Any]], data_dir: Path) -> Iterator[Block]:
     minutes = pages.minutes(data_dir)
-    run_names: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    run_names: dict[tuple[str, str, int, str, str], list[str]] = defaultdict(list)
     for name, m in runs.items():
-        run_names[m["config"]["recipe"], m["config"]["rung"], str(m.get("device"))].append(name)
+        c = m["config"]
+        precision = str(m.get("precision") or c["precision"])
+        run_names[c["recipe"], c["rung"], c["epochs"], precision, str(m.get("device"))].append(name)
     total = sum(minutes.get(name, 0.0) for name in runs)
     yield f"The verdicts rest on {len(runs)} runs, which trained for {total / 60:.1f} hours according to their logs."
+    yield "Most shared their machine with other runs, which lengthens them; the README has the minutes of a quiet one."
     lines = []
-    for (recipe, rung, device), names in sorted(run_names.items()):
+    for (recipe, rung, epochs, precision, device), names in sorted(run_names.items()):
         durations = [minutes[name] for name in names if name in minutes]
         memory = max((float(runs[name].get("peak_memory_mb") or 0) for name in names), default=0.0)
-        lines.append(
-            (recipe, rung, device, str(len(names)), f"{np.mean(durations):.1f}" if durations else "", f"{memory:.0f}")
-        )
-    head = ("Recipe", "Rung", "Device", "Runs", "Minutes each", "Peak memory, MB")
-    yield Rows(head, lines, (0.22, 0.08, 0.34, 0.08, 0.13, 0.15))
+        each = f"{np.median(durations):.1f}" if durations else ""
+        lines.append((recipe, rung, str(epochs), precision, device, str(len(names)), each, f"{memory:.0f}"))
+    head = ("Recipe", "Rung", "Epochs", "Precision", "Device", "Runs", "Minutes, median", "Peak memory, MB")
+    yield Rows(head, lines, (0.2, 0.07, 0.08, 0.09, 0.26, 0.07, 0.1, 0.13))
     images = sum(m["config"]["batch_size"] * (m.get("steps_done") or 0) for m in runs.values())
     if images and (above := next_rung(rung for rung in rows["rung"] if rung)):
-        yield pages.one_rung_up(paper, above, images).replace("`", "").strip()
+        sentence = pages.one_rung_up(paper, above, images).strip()
+        yield re.sub(r"\[(.+?)\]\(.+?\)", r"docs/\1", sentence).replace("`", "")  # links of docs/results.md
 
 
 def _undone(rows: pd.DataFrame) -> Iterator[Block]:

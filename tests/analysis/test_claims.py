@@ -461,21 +461,41 @@ def test_runs_that_became_of_different_precision_are_no_pair_and_the_reason_says
 
 
 def test_pairs_of_two_precisions_count_together_each_seed_once_and_are_told_apart(folder: Folder) -> None:
-    gains = {"bf16": {0: 0.1, 1: 0.11, 2: 0.12, 3: 0.13}, "fp32": {3: 0.9, 4: 0.2, 5: 0.21, 6: 0.22}}
-    gains["fp32"][7] = 0.23  # more seeds than bf16, so seed 3 counts in fp32
-    for precision, of_seed in gains.items():
-        for s, gain in of_seed.items():
-            folder.run("simsiam", s, 0.4, overrides={"precision": precision})
-            folder.run("simsiam-hvs", s, 0.4 + gain, overrides={"precision": precision})
+    def trained(precision: str, gains: Mapping[int, float]) -> None:
+        for seed, gain in gains.items():
+            folder.run("simsiam", seed, 0.4, overrides={"precision": precision})
+            folder.run("simsiam-hvs", seed, 0.4 + gain, overrides={"precision": precision})
+
+    trained("bf16", {0: 0.10, 1: 0.11, 2: 0.12, 3: 0.13})
+    trained("fp32", {3: 0.90, 4: 0.20, 5: 0.21, 6: 0.22})
     folder.run("simsiam-hvs", 9, 0.99, overrides={"precision": "bf16"})
     folder.run("simsiam", 9, 0.4, overrides={"precision": "fp32"})  # no pair
     row = folder.verdict(claim())
-    assert row.n == 8
-    assert row.mean == pytest.approx(np.mean([10, 11, 12, 90, 20, 21, 22, 23]))
+    assert row.n == 7
+    assert row.mean == pytest.approx(np.mean([10, 11, 12, 90, 20, 21, 22]))  # of equals in fp32
     assert (
-        "Pairs by precision: 3 in bf16 and 5 in fp32; those in bf16 alone give 11.0 (8.5 to 13.5); those in" in row.why
+        "Pairs by precision: 3 in bf16 and 4 in fp32; those in bf16 alone give 11.0 (8.5 to 13.5); those in" in row.why
     )
     assert "precision" not in row.settings and "precision" not in row.commands
+
+    trained("bf16", {7: 0.14})
+    row = folder.verdict(claim())
+    assert row.mean == pytest.approx(np.mean([10, 11, 12, 13, 14, 20, 21, 22]))  # else where there are more seeds
+
+
+def test_a_rule_that_came_after_the_runs_is_told_where_it_counts(folder: Folder) -> None:
+    def judged(day: str) -> str:
+        lines = [json.loads(line) | {"started": f"{day}T09:00:00+00:00"} for line in folder.manifests]
+        folder.manifests = [json.dumps(line) for line in lines]
+        return str(folder.verdict(claim()).why)
+
+    for seed, precision in enumerate(("bf16", "bf16", "fp32", "fp32")):
+        for name in ("simsiam", "simsiam-hvs"):
+            folder.run(
+                name, seed, 0.4 + 0.1 * (name == "simsiam-hvs") + 0.001 * seed, overrides={"precision": precision}
+            )
+    assert "That both count together was set on 2026-11-28, after its runs" in judged("2026-11-27")
+    assert "count together" not in judged("2026-11-29")
 
 
 def test_a_run_with_another_method_or_strategy_is_not_the_recipes_arm(folder: Folder) -> None:
@@ -900,6 +920,17 @@ def test_a_verdict_with_rows_links_to_runs_that_were_collected(today: pd.DataFra
 
 
 # ------------------------------------------------------------------------------------------------ where it is shown
+
+
+def test_comparisons_that_no_paper_makes_are_counted_apart() -> None:
+    rows = [
+        ("reproduced", "1 point"),
+        (CONTRADICTED, claims.UNPUBLISHED),
+        (CONTRADICTED, "x"),
+        (NO_RUN, claims.UNPUBLISHED),
+    ]
+    told = claims.counted(pd.DataFrame(rows, columns=["verdict", "published"]))
+    assert told == "1 reproduced, 2 contradicted (1 by comparisons that no paper makes), 1 needs a run"
 
 
 def test_the_terminal_shows_claims_in_110_columns_and_filters_them() -> None:
