@@ -14,7 +14,7 @@ import io
 import itertools
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ import torch
 from torch import nn
 
 from hardlab import build, config, recipes, run_folder, train
+from hardlab.analysis import claims, evidence
+from hardlab.analysis.arms import LINEAR, Arm, Measure
 from hardlab.config import Run
 from hardlab.data import Images
 from hardlab.evaluate import features, protocols
@@ -31,9 +33,11 @@ from hardlab.workbook import pages
 
 ROWS = Path(__file__).with_name("tuning.jsonl")
 PAGE = Path(__file__).parents[1] / "docs" / "tuning.md"
+TABLES = PAGE.parents[1] / "figures" / "data"
 PICTURE = PAGE.with_name("tuning_adco.svg")
 EVERY = 9  # of nine tenths of CIFAR-10, as many images as the tenth used for training
 PROBES = {"probe": ("linear-lbfgs", "top1"), "knn": ("knn", "top1@k=20")}
+BASES = ("simsiam", "simclr", "moco", "byol", "deepcluster", "dino", "stn-baseline", "ibot", "hnssl-unmined")
 # strategies that are part of a paper's method: HNSSL's loss is over all other images
 PART_OF_THE_METHOD = ("hnssl-unmined",)
 
@@ -101,6 +105,35 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def confirmed(names: Iterable[str], data_dir: Path = TABLES, rung: str = "cpu") -> str:
+    """Markdown: what the collected runs of these recipes reach on the test split, and whether they beat the controls.
+
+    A seed that was trained in two precisions counts once. A control is raw pixels, or the untrained network of the same
+    backbone and data.
+    """
+    ledger = claims.Ledger(data_dir)
+    probes = dict(itertools.islice(claims.PROBES.items(), 2))  # the primary one, and the one of kNN
+    head = ["recipe", "epochs", *(part for name in probes for part in (f"{name}, %", "beats both"))]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name in names:
+        own = [run for run, changes in ledger.book.matching(Arm(name)).items() if changes.keys() <= {"precision"}]
+        own = [run for run in own if ledger.book.runs[run]["rung"] == rung]
+        measured = ledger.values(Measure(where=dict(zip(("protocol", "metric"), LINEAR, strict=True))), own)
+        runs = {ledger.book.runs[run]["seed"]: run for run in measured}
+        if not runs:
+            continue
+        level = claims.level_of(ledger, name, tuple(runs.values()))
+        cells = [f"`{name}`", f"{level.epochs:g}"]
+        for probe, (protocol, metric) in probes.items():
+            where = {"protocol": protocol, "metric": metric}
+            values = list(ledger.values(Measure(where=where), runs.values()).values())
+            controls = ledger.controls(Measure(where=where), ledger.book.untrained(runs.values())).values()
+            beaten = [evidence.surely_above(values, control) for control in controls]
+            cells += [level.by[probe].in_words(), "yes" if all(beaten) else "no"] if values else ["–", "–"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def sides(rows: list[dict[str, Any]]) -> str:
     """Markdown: both sides of the distance of each run with negatives, a row per snapshot."""
     names = {
@@ -160,7 +193,8 @@ def page(text: str, rows: list[dict[str, Any]]) -> str:
     """docs/tuning.md with the rows between its marks."""
     base = [row for row in rows if "adco" not in row["recipe"]]
     adco = [row for row in rows if "adco" in row["recipe"]]
-    for mark, block in (("base", table(base)), ("adco", table(adco)), ("sides", sides(adco))):
+    blocks = {"base": table(base), "test": confirmed(BASES), "adco": table(adco), "sides": sides(adco)}
+    for mark, block in blocks.items():
         text = pages.between(text, mark, [block])
     return text
 

@@ -667,7 +667,7 @@ class Ledger:
         if claim.probe is None:
             return None
         began = self.book.untrained(group.names)
-        controls = self._controls(claim.measure, began)
+        controls = self.controls(claim.measure, began)
         lacking = [name for name, values in controls.items() if len(values) < (1 if name == "raw pixels" else 2)]
         if lacking:
             like = next(iter(group.names))
@@ -690,7 +690,7 @@ class Ledger:
                     failures.append(f"the arm {side.recipe} does not surely beat {name} ({reached})")
         return Finding(NOT_LEARNED, NOTHING, "; ".join(failures)) if failures else None
 
-    def _controls(self, measure: Measure, began: Sequence[str]) -> dict[str, list[float]]:
+    def controls(self, measure: Measure, began: Sequence[str]) -> dict[str, list[float]]:
         """What an arm has to beat, by a probe: the values of untrained networks and of raw pixels."""
         pixels = measure.model_copy(update={"where": measure.where | {"features": "pixels"}})
         return {
@@ -720,7 +720,7 @@ class Ledger:
                 effect = judge(claim.test, arms).ours
                 mean, lo, hi = written(*effect[:3])
                 lowest = min(np.mean(list(column.values())) for column in columns)
-                controls = self._controls(measure, began).items()
+                controls = self.controls(measure, began).items()
                 below = [control for control, values in controls if values and lowest <= np.mean(values)]
                 remark = f", an arm below {' and '.join(below)}" * bool(below)
                 sentences.append(f"{name} {mean} ({lo} to {hi}, {effect.n} seeds{remark})")
@@ -1026,13 +1026,14 @@ def levels(data_dir: Path | str, judged: pd.DataFrame) -> list[Level]:
     out = []
     for arm_runs in began.values():
         out += [
-            _level(ledger, "untrained network", arm_runs, "backbone"),
-            _level(ledger, "raw pixels", arm_runs, "pixels"),
+            level_of(ledger, "untrained network", arm_runs, "backbone"),
+            level_of(ledger, "raw pixels", arm_runs, "pixels"),
         ]
-    return out + [_level(ledger, name, arm_runs) for name, arm_runs in distinct]
+    return out + [level_of(ledger, name, arm_runs) for name, arm_runs in distinct]
 
 
-def _level(ledger: Ledger, name: str, runs: tuple[str, ...], features: str = "") -> Level:
+def level_of(ledger: Ledger, name: str, runs: tuple[str, ...], features: str = "") -> Level:
+    """What these runs of an arm reach by every probe; features: of an untrained network, ``backbone`` or ``pixels``."""
     by, facts = {}, ledger.book.runs[runs[0]]
     for probe, (protocol, metric) in PROBES.items():
         where = {"protocol": protocol, "metric": metric} | ({"features": features} if features else {})
