@@ -37,7 +37,7 @@ TABLES = PAGE.parents[1] / "figures" / "data"
 PICTURE = PAGE.with_name("tuning_adco.svg")
 EVERY = 9  # of nine tenths of CIFAR-10, as many images as the tenth used for training
 PROBES = {"probe": ("linear-lbfgs", "top1"), "knn": ("knn", "top1@k=20")}
-BASES = ("simsiam", "simclr", "moco", "byol", "deepcluster", "dino", "stn-baseline", "ibot", "hnssl-unmined")
+BASES = ("simsiam", "simclr", "moco", "byol", "deepcluster", "dino", "ibot", "hnssl-unmined")
 # strategies that are part of a paper's method: HNSSL's loss is over all other images
 PART_OF_THE_METHOD = ("hnssl-unmined",)
 

@@ -115,7 +115,7 @@ def _seeds(frame: pd.DataFrame) -> str:
     return ", ".join(map(str, sorted(frame["seed"].unique())))
 
 
-def results(evaluation: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+def results(evaluation: pd.DataFrame, paper: pd.DataFrame, configs: pd.DataFrame) -> Figure:
     """Accuracy with and without HVS (HVS Table 1 at small scale), and the gain beside the published one."""
     headline = [HEADLINE.get(protocol) for protocol in evaluation["protocol"]]
     rows = evaluation[evaluation["split"].eq("test") & evaluation["metric"].eq(pd.Series(headline, evaluation.index))]
@@ -126,6 +126,8 @@ def results(evaluation: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     trained = rows[rows["arm"].isin([STANDARD, HVS, STATIC]) & rows["features"].ne("pixels")]
     compared = trained.loc[trained["arm"] != STANDARD, "method"]  # other papers' baselines are not in this comparison
     chosen = arms.headline_of_each_method(trained[trained["method"].isin(compared)] if len(compared) else trained)
+    began = arms.Book.of_configs(configs).untrained(chosen["run"])  # of the same backbones
+    rows = rows[rows["arm"].ne(UNTRAINED) | rows["run"].isin(began)]
     probed = arms.one_protocol(_protocol(chosen, "linear"))
     by = probed["protocol"].iloc[0] if len(probed) else arms.LINEAR[0]
     rows, chosen = (frame[frame["protocol"].isin(["knn", by])] for frame in (rows, chosen))

@@ -911,6 +911,21 @@ def test_todays_gains_are_those_of_the_summary(today: pd.DataFrame) -> None:
             assert np.isclose(gain["lo"] * 100, row["lo"], rtol=1e-3, atol=1e-3).any()
 
 
+def test_todays_students_that_hardly_move_leave_nothing_to_mine_as_the_ledger_says(today: pd.DataFrame) -> None:
+    epochs = schema.read(DATA, "epochs")
+    share = epochs[epochs["name"] == "mined.frac_nonempty"].groupby("run")["value"].mean()
+    tau = {
+        manifest["id"]: manifest["config"]["method"]["options"].get("tau", 0.5)
+        for manifest in map(json.loads, (DATA / "manifests.jsonl").read_text().splitlines())
+        if manifest["id"] in share
+    }
+    assert set(tau.values()) == {0.0, 0.5, 0.999, 1.0}
+    assert all(
+        (share[run] < 0.001) == (of_run > 0.9) and (share[run] > 0.3) == (of_run < 0.9) for run, of_run in tau.items()
+    )
+    assert "next to no anchor has a negative near enough" in today.loc["hnssl-tau-best", "why"]
+
+
 def test_a_verdict_with_rows_links_to_runs_that_were_collected(today: pd.DataFrame) -> None:
     known = {json.loads(line)["id"] for line in (DATA / "manifests.jsonl").read_text().splitlines()}
     with_rows = today[today["n"] > 0]

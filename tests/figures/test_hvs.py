@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_tables import (
+    configured,
+    one,
     texts,
     who,
 )
@@ -121,7 +123,27 @@ def test_dino_with_its_own_draws_of_small_crops_is_dino_with_hvs(data_dir: Path)
     table = table[table["method"].eq("simsiam") & table["rung"].eq("smoke")]
     dino = table.assign(method="dino", setting="dino", recipe=table["recipe"].str.replace("simsiam", "dino"))
     dino["arm"] = dino["arm"].replace(HVS, "hvs local_draws=4")
-    gains = hvs.results(pd.concat([table, dino]), paper).axes[2]
+    gains = hvs.results(pd.concat([table, dino]), paper, schema.empty("configs")).axes[2]
     assert {"SimSiam", "DINO"} <= {t.get_text() for t in gains.texts}
     printed = [line.get_ydata()[0] for line in gains.get_lines() if line.get_marker() == "D"]
     assert printed[-2:] == pytest.approx([70.72 - 68.80, 74.67 - 73.52])
+
+
+def test_the_line_of_untrained_networks_is_of_those_with_the_backbone_of_the_runs() -> None:
+    rows, configs = [], []
+
+    def reached(recipe: str, value: float, **options: object) -> None:
+        run = one(recipe, 0, "cifar10-jpeg") | {"rung": "cpu", "run": f"{recipe}-{value:g}"}
+        run["arm"] = {"simsiam": "standard", "simsiam-hvs": HVS}.get(recipe, "untrained")
+        configs.extend(configured(run, **options))
+        where = {"features": "backbone", "split": "test", "options": "{}", "evaluated_on": "cifar10-jpeg"}
+        for protocol, metric in (("knn", "top1@k=20"), ("linear-lbfgs", "top1")):
+            rows.append(run | where | {"protocol": protocol, "metric": metric, "value": value})
+
+    reached("simsiam", 0.5)
+    reached("simsiam-hvs", 0.6)
+    reached("untrained", 0.3)
+    reached("untrained", 0.1, backbone="vit_micro", backbone__patch=8)
+    figure = hvs.results(pd.DataFrame(rows), schema.empty("paper"), pd.DataFrame(configs))
+    dashed = [line.get_ydata()[0] for ax in figure.axes[:2] for line in ax.get_lines() if line.get_linestyle() == "--"]
+    assert dashed == pytest.approx([30, 30])
