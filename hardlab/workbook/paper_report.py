@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from hardlab import figures
+from hardlab import config, figures
 from hardlab.analysis import claims, evidence, schema
 from hardlab.analysis.arms import LINEAR, Measure, next_rung
 from hardlab.analysis.claims import Claim, Side
@@ -239,7 +239,7 @@ def _methodology(paper: str, runs: Mapping[str, Mapping[str, Any]]) -> Iterator[
             network,
             c["epochs"],
             c["batch_size"],
-            m.get("precision") or c["precision"],
+            config.precision_of(m),
         )
         each[key].add(m["seed"])
     lines = [(*map(str, key), str(len(seeds))) for key, seeds in sorted(each.items(), key=str)]
@@ -310,11 +310,10 @@ def _cost(paper: str, rows: pd.DataFrame, runs: Mapping[str, Mapping[str, Any]],
     run_names: dict[tuple[str, str, int, str, str], list[str]] = defaultdict(list)
     for name, m in runs.items():
         c = m["config"]
-        precision = str(m.get("precision") or c["precision"])
-        run_names[c["recipe"], c["rung"], c["epochs"], precision, str(m.get("device"))].append(name)
+        run_names[c["recipe"], c["rung"], c["epochs"], config.precision_of(m), str(m.get("device"))].append(name)
     total = sum(minutes.get(name, 0.0) for name in runs)
     yield f"The verdicts rest on {len(runs)} runs, which trained for {total / 60:.1f} hours according to their logs."
-    yield "Most shared their machine with other runs, which lengthens them; the README has the minutes of a quiet one."
+    yield "A run that shares its machine with others takes longer; the README has the minutes of a quiet one."
     lines = []
     for (recipe, rung, epochs, precision, device), names in sorted(run_names.items()):
         durations = [minutes[name] for name in names if name in minutes]

@@ -946,6 +946,8 @@ def test_comparisons_that_no_paper_makes_are_counted_apart() -> None:
     ]
     told = claims.counted(pd.DataFrame(rows, columns=["verdict", "published"]))
     assert told == "1 reproduced, 2 contradicted (1 by comparisons that no paper makes), 1 needs a run"
+    own = {c.id for c in claims.load() if str(c.published) == claims.UNPUBLISHED}
+    assert own == {c.id for c in claims.load() if c.id.endswith("-equal-compute")} and len(own) == 8
 
 
 def test_the_terminal_shows_claims_in_110_columns_and_filters_them() -> None:
